@@ -1,0 +1,5 @@
+"""Lets the tests import the checkout that they stand in."""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))

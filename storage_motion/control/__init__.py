@@ -1,0 +1,1 @@
+"""What decides: arguments, plan, phases, gate, journal."""

@@ -1,0 +1,1 @@
+"""What moves bytes: the mirror, the copy, and the channel between the two hosts."""

@@ -1,0 +1,1 @@
+"""The paths and programs of dom0: tap-ctl, the SM drivers, image formats, detached processes."""

@@ -1,0 +1,1 @@
+"""What talks to xapi: sessions, tasks, metadata, xenops."""
