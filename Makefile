@@ -1,0 +1,65 @@
+# `make demo` and `make test` do all their own set-up. See README.md.
+SHELL := /bin/sh
+PYTHON := .venv/bin/python
+PYTHON36 := $(shell tools/python36.sh)
+PYTEST := -m pytest -q
+DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
+
+.PHONY: demo test test-unit test-python36 test-lab test-e2e check-dom0-syntax rpm bench clean packages
+
+demo: .venv/ready
+	@$(PYTHON) -m lab.demo
+
+test: test-unit check-dom0-syntax test-python36 test-lab test-e2e
+
+test-unit: .venv/ready
+	$(PYTHON) $(PYTEST) tests/unit
+
+# Without a Python 3.6 the syntax of dom0's code is still held to it; CI insists on the real one (REQUIRE_PYTHON36).
+check-dom0-syntax: .venv/ready
+	@$(PYTHON) -m vermin --quiet --no-tips --violations -t=3.6- --eval-annotations --exclude-regex 'storage_motion/cli/' $(DOM0_CODE)
+
+test-python36: .venv36/ready
+ifneq ($(PYTHON36),)
+	.venv36/bin/python $(PYTEST) -p no:cacheprovider tests/unit
+else
+	@echo '*** There is no Python 3.6 on this machine: the unit tests have NOT run on it. ***'
+	@test -z "$(REQUIRE_PYTHON36)"
+endif
+
+test-lab: .venv/ready
+	$(PYTHON) $(PYTEST) tests/lab tests/rpm
+
+test-e2e: .venv/ready .venv36/ready
+	$(PYTHON) $(PYTEST) tests/e2e
+
+rpm: packages
+	@rpm/build.sh
+
+bench: .venv/ready
+	$(PYTHON) bench/copy_peer.py
+	$(PYTHON) bench/mirror_latency.py
+
+packages:
+	@tools/packages.sh
+
+.venv/ready: requirements.txt | packages
+	@echo 'Making a virtual environment in .venv'
+	@rm -rf .venv && python3 -m venv .venv
+	@.venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv36/ready: requirements-python36.txt
+	@rm -rf .venv36 && mkdir .venv36
+ifneq ($(PYTHON36),)
+	@echo 'Making a virtual environment of Python 3.6 in .venv36'
+	@$(PYTHON36) -m venv .venv36
+	@.venv36/bin/python -m pip install -q --disable-pip-version-check pip==21.3.1
+	@.venv36/bin/python -m pip install -q --disable-pip-version-check -r requirements-python36.txt
+endif
+	@touch $@
+
+clean:
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -m lab.pools clean; fi
+	rm -rf .venv .venv36 build dist *.egg-info .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

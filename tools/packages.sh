@@ -1,0 +1,39 @@
+#!/bin/sh
+# Installs the Debian packages that the lab and the tests need and this machine lacks: names them first.
+set -eu
+
+missing=
+need() {  # need COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || case " $missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
+}
+need python3 python3
+need qemu-img qemu-utils
+need qemu-storage-daemon qemu-system-common
+need openssl openssl
+need rpmbuild rpm
+need rpm rpm
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+
+[ -n "$missing" ] || exit 0
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "These Debian packages are missing, and there is no apt-get here to install them:$missing" >&2
+    exit 1
+fi
+if [ "$(id -u)" = 0 ]; then as_root=
+elif command -v sudo >/dev/null 2>&1; then as_root=sudo
+else
+    echo "These Debian packages are missing, and installing them needs root or sudo:$missing" >&2
+    exit 1
+fi
+echo "Installing these Debian packages, which are missing:$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { $as_root apt-get -qq update &&
+       $as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing; } >"$log" 2>&1; then
+    cat "$log" >&2
+    echo "apt-get could not install:$missing" >&2
+    exit 1
+fi
+for command in qemu-img qemu-storage-daemon openssl rpmbuild; do
+    command -v $command >/dev/null 2>&1 || { echo "$command is still missing after installing$missing" >&2; exit 1; }
+done
