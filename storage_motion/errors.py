@@ -70,3 +70,100 @@ class MirrorBroken(DataPathError):
 class NotFinished(DataPathError):
     """A disk cannot be handed over yet, or never: its mirror did not end cleanly or its copy is not verified."""
     code = "SXM_NOT_FINISHED"
+
+
+# What decides (control) and what talks to xapi.
+
+class NoSuchMigration(MotionError):
+    """[migration]: no journal of it on this host."""
+    code = "SXM_NO_SUCH_MIGRATION"
+
+
+class AlreadyMigrating(MotionError):
+    """[VM uuid, who]: somebody else has claimed the VM."""
+    code = "SXM_ALREADY_MIGRATING"
+
+
+class Cancelled(MotionError):
+    """[migration]: the administrator asked for it."""
+    code = "SXM_CANCELLED"
+
+
+class TooLate(MotionError):
+    """[migration, phase]: past the point of no return, so nothing can be taken back."""
+    code = "SXM_TOO_LATE"
+
+
+class MirrorBroken(MotionError):
+    """[source VDI, why]: the destination has not got every write, so the VM must not move onto it."""
+    code = "SXM_MIRROR_BROKEN"
+
+
+class CopyFailed(MotionError):
+    """[source VDI, why]"""
+    code = "SXM_COPY_FAILED"
+
+
+class MoverFailed(MotionError):
+    """[source VDI, why]: the mover does not run, does not answer, or refused what it was asked."""
+    code = "SXM_MOVER_FAILED"
+
+
+class ReceiverFailed(MotionError):
+    """[migration, why]"""
+    code = "SXM_RECEIVER_FAILED"
+
+
+class GateOpen(MotionError):
+    """[migration, destination VDI]: it may be in use, so it is not taken away."""
+    code = "SXM_GATE_OPEN"
+
+
+class Undecided(MotionError):
+    """[what is not known]: neither end is safe to go to. Nothing has been undone, nothing finished."""
+    code = "SXM_UNDECIDED"
+
+
+class MoveFailed(MotionError):
+    """[VM, why]: xenopsd did not bring the VM to the destination."""
+    code = "SXM_MOVE_FAILED"
+
+
+class NotCleanedUp(MotionError):
+    """[what is left, ...]: the VM has moved, and this could not be taken away behind it."""
+    code = "SXM_NOT_CLEANED_UP"
+
+
+class TimedOut(MotionError):
+    """[what was waited for, seconds]"""
+    code = "SXM_TIMED_OUT"
+
+
+class WorkerDied(MotionError):
+    """[migration, phase]: nobody drives this migration any more."""
+    code = "SXM_WORKER_DIED"
+
+
+class JournalError(MotionError):
+    """[path, why]: not a journal that this version can trust."""
+    code = "SXM_JOURNAL"
+
+
+class BadMetadata(MotionError):
+    """[why]: an exported VM that is refused or not understood."""
+    code = "SXM_BAD_METADATA"
+
+
+class XenopsError(MotionError):
+    """[method, error, ...]: xenopsd refused or failed."""
+    code = "SXM_XENOPS"
+
+
+class Unreachable(MotionError):
+    """[address, why]: no xapi answers there."""
+    code = "SXM_UNREACHABLE"
+
+
+class LaunchFailed(MotionError):
+    """[name, why]: a process of ours did not start."""
+    code = "SXM_LAUNCH"
