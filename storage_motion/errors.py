@@ -94,11 +94,6 @@ class TooLate(MotionError):
     code = "SXM_TOO_LATE"
 
 
-class MirrorBroken(MotionError):
-    """[source VDI, why]: the destination has not got every write, so the VM must not move onto it."""
-    code = "SXM_MIRROR_BROKEN"
-
-
 class CopyFailed(MotionError):
     """[source VDI, why]"""
     code = "SXM_COPY_FAILED"
