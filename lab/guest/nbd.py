@@ -1,0 +1,37 @@
+"""How the guest reaches its disks: one NBD connection for each of its threads."""
+from storage_motion.data import nbd_client
+from storage_motion.errors import ConnectionLost, ProtocolError, RequestFailed
+
+PATIENCE = 120.0
+"""Seconds that one I/O may take; a guest's own timeout is as long (Linux: 30 s and some retries)."""
+
+FAILURES = (ConnectionLost, ProtocolError, RequestFailed)
+"""What a connection raises: to the guest, each of them is an I/O error."""
+
+
+class Connection:
+    """One blocking connection to a disk; `size` in bytes."""
+
+    def __init__(self, path):
+        self._client = nbd_client.connect(path, timeout=PATIENCE)
+        self.size = self._client.size
+
+    def read(self, offset, length):
+        """`length` bytes at `offset`, both multiples of 512."""
+        return self._client.read(offset, length)
+
+    def write(self, offset, data):
+        """Write; returns when the disk has acknowledged it."""
+        self._client.write(offset, data)
+
+    def close(self):
+        """Say goodbye and close."""
+        try:
+            self._client.disconnect()
+        except FAILURES:
+            pass  # the disk is gone already: nothing is outstanding that a goodbye could save
+
+
+def connect(disk):
+    """A new connection to `disk` ({"socket": path, ...})."""
+    return Connection(disk["socket"])
