@@ -1,0 +1,153 @@
+"""The journal of a migration: /var/lib/sxm/<id>.json, all that is known of it if every process were killed now.
+
+Replaced atomically and synced, before and after each step that touches the world. One process writes it: at the source
+the worker, at the destination the plugin's one call at a time. No secret is ever in it.
+"""
+import json
+import os
+import re
+import time
+import uuid
+
+from storage_motion.dom0 import root
+from storage_motion.errors import JournalError, NoSuchMigration
+
+DIRECTORY = "/var/lib/sxm"
+RUN = "/run/sxm"
+VERSION = 1
+MAX_BYTES = 16 * 1024 * 1024
+KEPT = 100                # journals of migrations that have ended
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+RUNNING, SUCCEEDED, FAILED, CANCELLED = "running", "succeeded", "failed", "cancelled"
+STATES = (RUNNING, SUCCEEDED, FAILED, CANCELLED)
+SOURCE, RECEIVING = "", "receive-"   # how the file names of the two sides' journals begin
+
+
+def new_id():
+    """An id for a migration."""
+    return str(uuid.uuid4())
+
+
+def check_id(migration):
+    """`migration`, if it is an id. Raises NoSuchMigration for anything else, before it becomes part of a path."""
+    if not isinstance(migration, str) or not ID.match(migration):
+        raise NoSuchMigration(str(migration)[:64])
+    return migration
+
+
+def run_directory(migration):
+    """/run/sxm/<id>, made where it is missing: sockets and secrets, for root alone. Its path here."""
+    root.private_directory(RUN)
+    return root.private_directory("%s/%s" % (RUN, check_id(migration)))
+
+
+def replace(path, text, sync=True):
+    """Put `text` in the place of a file, atomically; with `sync`, so that it also outlives a crash of the host."""
+    temporary = "%s.%d" % (path, os.getpid())
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as out:
+            out.write(text)
+            out.flush()
+            if sync:
+                os.fsync(out.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    if sync:
+        sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path):
+    """Make the names in a directory outlive a crash."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Journal:
+    """One journal. `entry`: its content, JSON values; change it through `write`."""
+
+    def __init__(self, path, entry):
+        self.path = path
+        self.entry = entry
+
+    @classmethod
+    def create(cls, migration, side=SOURCE, **fields):
+        """Begin one. Raises JournalError if there is one of that id already."""
+        path = _path(migration, side)
+        if os.path.exists(path):
+            raise JournalError(path, "exists")
+        now = time.time()
+        entry = dict({"version": VERSION, "migration": migration, "state": RUNNING, "started": now, "updated": now}, **fields)
+        journal = cls(path, entry)
+        journal.write()
+        return journal
+
+    @classmethod
+    def load(cls, migration, side=SOURCE):
+        """The journal of a migration. Raises NoSuchMigration, or JournalError if it is not one to trust."""
+        path = _path(migration, side)
+        try:
+            with open(path, "rb") as source:
+                text = source.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            raise NoSuchMigration(migration)
+        return cls(path, _parse(path, text, migration))
+
+    def write(self, **fields):
+        """Set fields and put the whole in the file's place."""
+        self.entry.update(fields, updated=time.time())
+        replace(self.path, json.dumps(self.entry, indent=1, sort_keys=True))
+
+    def remove(self):
+        """Forget it."""
+        os.unlink(self.path)
+        sync_directory(os.path.dirname(self.path))
+
+
+def all_ids(side=SOURCE):
+    """The ids of the journals of this host, newest first."""
+    directory = root.path(DIRECTORY)
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    found = []
+    for name in names:
+        migration = name[len(side):-len(".json")]
+        if name == side + migration + ".json" and ID.match(migration):
+            found.append((os.path.getmtime(os.path.join(directory, name)), migration))
+    return [migration for _, migration in sorted(found, reverse=True)]
+
+
+def prune():
+    """Forget the oldest journals of migrations that have ended, beyond KEPT."""
+    for migration in all_ids()[KEPT:]:
+        try:
+            journal = Journal.load(migration)
+        except JournalError:
+            continue  # somebody will want to look at that one
+        if journal.entry["state"] != RUNNING and not journal.entry.get("left"):
+            journal.remove()
+
+
+def _path(migration, side):
+    return os.path.join(root.private_directory(DIRECTORY), "%s%s.json" % (side, check_id(migration)))
+
+
+def _parse(path, text, migration):
+    if len(text) > MAX_BYTES:
+        raise JournalError(path, "more than %d bytes" % MAX_BYTES)
+    try:
+        entry = json.loads(text.decode("utf-8"))
+    except ValueError as error:
+        raise JournalError(path, str(error))
+    except RecursionError:
+        raise JournalError(path, "nested too deeply")
+    if not isinstance(entry, dict) or entry.get("version") != VERSION:
+        raise JournalError(path, "not of version %d" % VERSION)
+    if entry.get("migration") != migration or entry.get("state") not in STATES:
+        raise JournalError(path, "not the journal of migration %s" % migration)
+    return entry

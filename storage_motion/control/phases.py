@@ -1,0 +1,68 @@
+"""The phases of a migration, each with what takes it back: the one table that `migration.run` goes through.
+
+    running VM                      halted VM
+    claim    <-> release            claim    <-> release
+    eject    <-> insert             -
+    receive  <-> abort receiving    receive  <-> abort receiving
+    sync     <-> stop mirrors       sync     <-> stop copies
+    remap    <-> remove the remap   -
+    move     <-> shut the gates     hand-over <-> shut the gates
+    -                               adopt    <-> give back
+    ---------------------- the point of no return ----------------------
+    complete
+    clean-up                        clean-up
+    end                             end
+
+Every action takes the Migration and is idempotent: it may find part of its work done, or none, and an undo also finds
+its phase half done. An undo never touches what it is not sure of: it raises Undecided, and nothing further is undone.
+"""
+from typing import Callable, NamedTuple, Optional
+
+from storage_motion.control import adopt, claim, cleanup, move, receive, remap, sync
+
+
+def _always(plan):
+    return True
+
+
+def _live(plan):
+    return plan.live
+
+
+def _live_cross_pool(plan):
+    return plan.live and plan.cross_pool
+
+
+def _halted(plan):
+    return not plan.live
+
+
+class Phase(NamedTuple):
+    """`applies(plan)`, `do(migration)`, `undo(migration)`; an `undo` of None: past the point of no return."""
+    name: str
+    title: str
+    applies: Callable
+    do: Callable
+    undo: Optional[Callable]
+
+
+PHASES = (
+    #     name        what the user reads                   for              do                   undo
+    Phase("claim", "claiming the VM", _always, claim.claim, claim.release),
+    Phase("eject", "ejecting CDs", _live, claim.eject, claim.insert),
+    Phase("receive", "preparing the destination", _always, receive.begin, receive.abort),
+    Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop),
+    Phase("remap", "describing the VM to the pool", _live_cross_pool, remap.bring_live, remap.remove),
+    Phase("move", "moving the VM", _live, move.move, move.shut_gates),
+    Phase("hand-over", "handing the disks over", _halted, move.hand_over, move.shut_gates),
+    Phase("adopt", "giving the VM its disks", _halted, adopt.adopt, adopt.give_back),
+    Phase("complete", "completing the move", _live, move.complete, None),
+    Phase("clean-up", "cleaning up behind the VM", _always, cleanup.clean_up, None),
+    Phase("end", "ending", _always, cleanup.end, None),
+)
+NAMES = tuple(phase.name for phase in PHASES)
+
+
+def of(plan):
+    """The phases that a plan goes through, in order."""
+    return [phase for phase in PHASES if phase.applies(plan)]

@@ -1,0 +1,152 @@
+"""Processes that outlive the call that started them: worker, movers, receiver.
+
+On a host each becomes a transient unit of systemd, out of xapi's cgroup, so that a restart of xapi does not end it.
+Where there is no systemd to ask (the lab), it is detached by a double fork. Standard output and error go to
+/var/log/sxm.log.
+"""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from storage_motion.dom0 import root
+from storage_motion.errors import LaunchFailed
+
+LOG = "/var/log/sxm.log"
+PYTHON = "/usr/bin/python3"
+SYSTEMD = "/run/systemd/system"
+START_TIMEOUT = 20.0
+POLL = 0.02
+
+
+class Process:
+    """A process by its pid and the time it started (clock ticks since boot), so that a reused pid is not taken for it."""
+
+    def __init__(self, pid, started):
+        self.pid = pid
+        self.started = started
+
+    @classmethod
+    def of(cls, pid):
+        """The process that has this pid now, or None."""
+        started = _started(pid)
+        return None if started is None else cls(pid, started)
+
+    @classmethod
+    def from_json(cls, value):
+        """What `to_json` gave, or None for None."""
+        return cls(value["pid"], value["started"]) if value else None
+
+    def to_json(self):
+        """{"pid", "started"}"""
+        return {"pid": self.pid, "started": self.started}
+
+    def alive(self):
+        """Whether it still runs."""
+        return _started(self.pid) == self.started
+
+    def stop(self, timeout=5.0):
+        """End it: SIGTERM, and SIGKILL when it has not gone after `timeout` seconds. Raises LaunchFailed if even that fails."""
+        for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5.0)):
+            if not self._signal(number) or self.gone(patience):
+                return
+        raise LaunchFailed(str(self.pid), "does not end")
+
+    def gone(self, timeout):
+        """Wait up to `timeout` seconds for it to end by itself. Whether it has."""
+        end = time.monotonic() + timeout
+        while self.alive():
+            if time.monotonic() > end:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def _signal(self, number):
+        if not self.alive():
+            return False
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def _started(pid):
+    """Field 22 of /proc/PID/stat; None when there is no such process, or only its remains."""
+    try:
+        with open("/proc/%d/stat" % pid) as stat:
+            fields = stat.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def python_module(module, *arguments):
+    """The command line that runs a module of ours with dom0's Python."""
+    python = root.path(PYTHON)
+    return [python if os.access(python, os.X_OK) else sys.executable, "-m", module] + list(arguments)
+
+
+def start(name, argv):
+    """Start `argv` detached, as `name` (unique among those that run). Returns its Process. Raises LaunchFailed."""
+    if root.root() == "" and os.path.isdir(SYSTEMD):
+        pid = _start_unit("sxm-" + name, argv)
+    else:
+        pid = _start_detached(name, argv)
+    process = Process.of(pid)
+    if process is None:
+        raise LaunchFailed(name, "ended at once; see %s" % LOG)
+    return process
+
+
+def _start_unit(unit, argv):
+    log = root.path(LOG)
+    shell = ["/bin/sh", "-c", 'exec "$@" >>"$0" 2>&1 </dev/null', log]
+    command = ["systemd-run", "--quiet", "--unit=" + unit] + shell + list(argv)
+    _run(unit, command)
+    end = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < end:
+        answer = _run(unit, ["systemctl", "show", "-p", "MainPID", unit])
+        pid = int(answer.strip().partition("=")[2] or 0)
+        if pid:
+            return pid
+        time.sleep(POLL)
+    raise LaunchFailed(unit, "no process of it after %g s" % START_TIMEOUT)
+
+
+def _run(name, command):
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               universal_newlines=True)
+    try:
+        out, err = process.communicate(timeout=START_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise LaunchFailed(name, "%s does not answer" % command[0])
+    if process.returncode:
+        raise LaunchFailed(name, err.strip())
+    return out
+
+
+# Run by a Python of its own: forking a process that may have threads is left to subprocess.
+_DETACH = """
+import os, sys
+os.setsid()
+pid = os.fork()
+if pid:
+    print(pid, flush=True)
+    os._exit(0)
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+null = os.open(os.devnull, os.O_RDONLY)
+os.dup2(null, 0), os.dup2(log, 1), os.dup2(log, 2)
+os.chdir("/")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _start_detached(name, argv):
+    log = root.path(LOG)
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    answer = _run(name, [sys.executable, "-S", "-E", "-c", _DETACH, log] + list(argv))
+    return int(answer)

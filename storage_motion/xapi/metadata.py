@@ -1,0 +1,101 @@
+"""Taking a VM's metadata out of one pool and bringing it into another: /export_metadata and /import_metadata.
+
+The archive is a tar with one member, `ova.xml`; it is held in memory, with a bound, and never written to disk.
+"""
+import io
+import tarfile
+import urllib.parse
+
+from storage_motion.errors import BadMetadata, TimedOut, Unreachable
+from storage_motion.xapi import ova, tasks, transport
+from storage_motion.xapi.session import NOT_XAPI, reason
+
+MEMBER = "ova.xml"
+MAX_ARCHIVE = ova.MAX_BYTES + 1024 * 1024
+IMPORT_TIMEOUT = 120.0
+CHUNK = 64 * 1024
+
+
+def export(session, vm_ref, snapshots=False):
+    """The `ova.xml` (bytes) of a VM of this host's pool, over the local socket. Raises BadMetadata or Unreachable."""
+    query = urllib.parse.urlencode([("export_snapshots", _flag(snapshots)), ("ref", vm_ref)])
+    connection = transport.local_connection()
+    try:
+        connection.request("GET", "/export_metadata?" + query, headers={"Cookie": "session_id=" + session.handle})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise BadMetadata("export_metadata: HTTP status %d" % answer.status)
+        archive = answer.read(MAX_ARCHIVE + 1)
+    except OSError as error:
+        raise Unreachable(transport.LOCAL_SOCKET, reason(error))
+    finally:
+        connection.close()
+    return unpack(archive)
+
+
+def unpack(archive):
+    """The `ova.xml` (bytes) of an archive (bytes). Raises BadMetadata."""
+    if len(archive) > MAX_ARCHIVE:
+        raise BadMetadata("more than %d bytes" % MAX_ARCHIVE)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            member = tar.next()
+            if member is None or member.name != MEMBER or not member.isreg():
+                raise BadMetadata("no %s at the start of the archive" % MEMBER)
+            if member.size > ova.MAX_BYTES:
+                raise BadMetadata("more than %d bytes" % ova.MAX_BYTES)
+            document = tar.extractfile(member).read()
+    except (tarfile.TarError, EOFError) as error:
+        raise BadMetadata("not a tar archive: %s" % error)
+    if len(document) != member.size:
+        raise BadMetadata("the archive ends in the middle of %s" % MEMBER)
+    return document
+
+
+def pack(document):
+    """The archive (bytes) of an `ova.xml` (bytes)."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
+        member = tarfile.TarInfo(MEMBER)
+        member.size = len(document)
+        tar.addfile(member, io.BytesIO(document))
+    return archive.getvalue()
+
+
+def bring(session, url, document, check_cpu, dry_run=False):
+    """Import `document` at the host whose xapi answers at `url` (a base URL), as a VM that arrives live.
+
+    `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID and MAC addresses.
+    Raises tasks.TaskFailed with xapi's own error, Unreachable, or TimedOut."""
+    query = urllib.parse.urlencode([("restore", "true"), ("live", "true"), ("dry_run", _flag(dry_run)),
+                                    ("check_cpu", _flag(check_cpu)), ("force", "false"),
+                                    ("export_snapshots", "false")])
+    task = session.xenapi.task.create("Import of a VM's metadata", "")
+    try:
+        headers = {"Cookie": "session_id=%s; task_id=%s" % (session.handle, task)}
+        status = _put(url, "/import_metadata?" + query, headers, pack(document))
+        try:
+            tasks.wait(session, task, IMPORT_TIMEOUT if status == 200 else 10.0)
+        except TimedOut:
+            if status == 200:
+                raise
+            raise Unreachable(url, "import_metadata: HTTP status %d" % status)
+    finally:
+        session.xenapi.task.destroy(task)
+
+
+def _put(url, path, headers, body):
+    connection = transport.connection(url)
+    try:
+        connection.request("PUT", path, body=body, headers=headers)
+        answer = connection.getresponse()
+        answer.read(CHUNK)
+        return answer.status
+    except (OSError,) + NOT_XAPI as error:
+        raise Unreachable(url, reason(error))
+    finally:
+        connection.close()
+
+
+def _flag(value):
+    return "true" if value else "false"

@@ -1,0 +1,123 @@
+"""Rewriting `ova.xml`, the document that describes an exported VM (facts: xapi.md, Metadata).
+
+It is an XML-RPC value: a struct with `version` and `objects`, an array of structs `class`, `id`, `snapshot`. The
+rewriting happens here, on the document, so that the database which it came from is never touched. Whatever is not
+rewritten is passed on as it came.
+"""
+from lxml import etree
+
+from storage_motion.errors import BadMetadata
+
+MAPS_TO = "maps_to"          # the other_config key that xapi's importer honours, of VDIs and VIFs
+MAX_BYTES = 32 * 1024 * 1024  # a VM with a hundred disks needs about half a MiB
+MAX_DEPTH = 32               # objects/data/value/struct/member/value/struct/member/value nest 12 deep
+
+
+def parse(document):
+    """The root element of `document` (bytes).
+
+    Raises BadMetadata for anything huge, with a document type, with entities, too deep, or not well-formed."""
+    if len(document) > MAX_BYTES:
+        raise BadMetadata("more than %d bytes" % MAX_BYTES)
+    if b"<!DOCTYPE" in document or b"<!ENTITY" in document:
+        raise BadMetadata("a document type is not allowed")
+    parser = etree.XMLParser(resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True,
+                             huge_tree=False, remove_comments=True, remove_pis=True)
+    try:
+        root = etree.fromstring(document, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise BadMetadata("not well-formed: %s" % error)
+    # The text above was looked at as ASCII; a document in another encoding could have hidden it.
+    if root.getroottree().docinfo.doctype or root.getroottree().docinfo.internalDTD is not None:
+        raise BadMetadata("a document type is not allowed")
+    for element in root.iter():
+        if not isinstance(element.tag, str):
+            raise BadMetadata("entities are not allowed")
+        if _depth(element) > MAX_DEPTH:
+            raise BadMetadata("nested too deeply")
+    return root
+
+
+def rewrite(document, vdis, vifs, drop=()):
+    """The document (bytes) with a counterpart for each of its disks and interfaces.
+
+    `vdis`: {VDI uuid: ref of the importing pool}, `vifs`: {VIF uuid: ref of a network there}. A VDI or VIF that is not
+    named gets no counterpart. `drop`: triples (class, field, test) where test(key, value) says whether an entry of that
+    map is left out. Raises BadMetadata, also when a named VDI or VIF is not in the document."""
+    root = parse(document)
+    missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
+    for class_name, snapshot in objects(root):
+        for name, field, test in drop:
+            if name == class_name:
+                _drop(snapshot, field, test)
+        counterparts = {"VDI": vdis, "VIF": vifs}.get(class_name)
+        if counterparts is None:
+            continue
+        config = _map(snapshot, "other_config")
+        _drop(snapshot, "other_config", lambda key, value: key == MAPS_TO)
+        uuid = _text(_member(snapshot, "uuid"))
+        if uuid in counterparts:
+            _add(config, MAPS_TO, counterparts[uuid])
+            missing.discard((class_name, uuid))
+    if missing:
+        raise BadMetadata("not in the exported VM: %s" % ", ".join("%s %s" % pair for pair in sorted(missing)))
+    return etree.tostring(root, xml_declaration=True, encoding="UTF-8")
+
+
+def objects(root):
+    """Pairs (class name, struct element of the record) for every object of a parsed document."""
+    listed = _member(_struct(root), "objects")
+    data = listed.find("array/data")
+    if data is None:
+        raise BadMetadata("objects is not an array")
+    for value in data.findall("value"):
+        obj = _struct(value)
+        yield _text(_member(obj, "class")), _struct(_member(obj, "snapshot"))
+
+
+def uuids(document, class_name):
+    """The UUIDs of all objects of a class in the document (bytes)."""
+    return [_text(_member(snapshot, "uuid")) for name, snapshot in objects(parse(document)) if name == class_name]
+
+
+def _depth(element):
+    return sum(1 for _ in element.iterancestors())
+
+
+def _struct(element):
+    """The struct inside `element`, a <value> (or the root: a bare <value>, or the params of a call)."""
+    struct = element if element.tag == "struct" else element.find("struct")
+    if struct is None:
+        raise BadMetadata("a struct is missing")
+    return struct
+
+
+def _member(struct, name):
+    """The <value> of a struct's member."""
+    found = [member.find("value") for member in struct.findall("member") if member.findtext("name") == name]
+    if len(found) != 1 or found[0] is None:
+        raise BadMetadata("%d members %r where one is needed" % (len(found), name))
+    return found[0]
+
+
+def _map(snapshot, field):
+    return _struct(_member(snapshot, field))
+
+
+def _text(value):
+    """The string that a <value> holds, with its <string> or without."""
+    child = value.find("string")
+    return (value.text if child is None else child.text) or ""
+
+
+def _drop(snapshot, field, test):
+    config = _map(snapshot, field)
+    for member in config.findall("member"):
+        if test(member.findtext("name") or "", _text(member.find("value"))):
+            config.remove(member)
+
+
+def _add(struct, name, text):
+    member = etree.SubElement(struct, "member")
+    etree.SubElement(member, "name").text = name
+    etree.SubElement(member, "value").text = text

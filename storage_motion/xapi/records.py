@@ -1,0 +1,63 @@
+"""Records of a pool, read once each: what plans and checks look at."""
+import XenAPI
+
+NULL = "OpaqueRef:NULL"
+UNKNOWN = ("UUID_INVALID", "HANDLE_INVALID")
+
+
+class Records:
+    """A read-only view of the pool that `session` belongs to. Classes by their XenAPI names ("VM", "SR", "host")."""
+
+    def __init__(self, session):
+        self.session = session
+        self._records = {}
+
+    def _api(self, class_name):
+        return getattr(self.session.xenapi, class_name)
+
+    def of(self, class_name, ref):
+        """The record of `ref`, or None when it is null or gone."""
+        if not ref or ref == NULL:
+            return None
+        key = (class_name, ref)
+        if key not in self._records:
+            try:
+                self._records[key] = self._api(class_name).get_record(ref)
+            except XenAPI.Failure as failure:
+                if failure.details[0] not in UNKNOWN:
+                    raise
+                self._records[key] = None
+        return self._records[key]
+
+    def ref(self, class_name, uuid):
+        """The ref of the object with this UUID, or None."""
+        try:
+            return self._api(class_name).get_by_uuid(uuid)
+        except XenAPI.Failure as failure:
+            if failure.details[0] not in UNKNOWN:
+                raise
+            return None
+
+    def by_uuid(self, class_name, uuid):
+        """(ref, record) of the object with this UUID, or (None, None)."""
+        ref = self.ref(class_name, uuid)
+        record = self.of(class_name, ref)
+        return (ref, record) if record else (None, None)
+
+    def all(self, class_name):
+        """{ref: record} of a whole class: for the small ones (host, SR, PBD, network, PIF, pool)."""
+        if class_name not in self._records:
+            records = self._api(class_name).get_all_records()
+            self._records[class_name] = records
+            for ref, record in records.items():
+                self._records[(class_name, ref)] = record
+        return self._records[class_name]
+
+    def named(self, class_name, text, *fields):
+        """[(ref, record)] whose uuid, or one of whose `fields`, is `text`."""
+        return [(ref, record) for ref, record in sorted(self.all(class_name).items())
+                if text in [record.get(field) for field in ("uuid",) + fields]]
+
+    def pool(self):
+        """The record of the pool."""
+        return list(self.all("pool").values())[0]

@@ -1,0 +1,123 @@
+"""xenopsd, as xapi passes requests on to it: XML-RPC at /services/xenops (facts: xapi.md, Moving a VM).
+
+Names and encoding are those of xapi-project/xen-api, ocaml/xapi-idl/xen/xenops_interface.ml: parameters are one struct
+of named members, `debug_info` among them; a variant without an argument is its name, one with an argument the pair
+[name, argument].
+"""
+import urllib.parse
+import xmlrpc.client
+
+from storage_motion.errors import Unreachable, XenopsError
+from storage_motion.xapi import transport
+from storage_motion.xapi.session import NOT_XAPI, reason
+
+SERVICE = "/services/xenops"
+MAX_ANSWER = 4 * 1024 * 1024
+PENDING, COMPLETED, FAILED = "Pending", "Completed", "Failed"
+
+
+class Xenops:
+    """The xenopsd of one host. `connect()` gives a connection to that host's xapi; `query`: "session_id=..."."""
+
+    def __init__(self, connect, query, label):
+        self._connect = connect
+        self._path = SERVICE + "?" + query
+        self._label = label
+
+    @classmethod
+    def local(cls, session, label, timeout=60.0):
+        """That of this host. `label`: what xenopsd's log shows with each request."""
+        query = urllib.parse.urlencode({"session_id": session.handle})
+        return cls(lambda: transport.local_connection(timeout), query, label)
+
+    @classmethod
+    def at(cls, xenops_url, label, timeout=60.0):
+        """That which `xenops_url` names (of `host.migrate_receive`, with its session_id)."""
+        query = urllib.parse.urlsplit(xenops_url).query
+        return cls(lambda: transport.connection(xenops_url, timeout), query, label)
+
+    def call(self, method, **parameters):
+        """What xenopsd answers. Raises XenopsError([method, error...]) or Unreachable."""
+        body = xmlrpc.client.dumps((dict(parameters, debug_info=self._label),), method, allow_none=True)
+        connection = self._connect()
+        try:
+            connection.request("POST", self._path, body=body.encode("utf-8"), headers={"Content-Type": "text/xml"})
+            answer = connection.getresponse()
+            text = answer.read(MAX_ANSWER + 1)
+            if answer.status != 200:
+                raise XenopsError(method, "HTTP status %d" % answer.status)
+            if len(text) > MAX_ANSWER:
+                raise XenopsError(method, "an answer of more than %d bytes" % MAX_ANSWER)
+            (value,), _ = xmlrpc.client.loads(text, use_builtin_types=True)
+        except xmlrpc.client.Fault as fault:
+            raise XenopsError(method, str(fault.faultString))
+        except (OSError,) + NOT_XAPI as error:
+            raise Unreachable("xenopsd", reason(error))
+        finally:
+            connection.close()
+        return _value(method, value)
+
+    def migrate(self, vm, vdi_map, vif_map, xenops_url, compress, verify_dest, same_host):
+        """Start to move a VM (its UUID). `vdi_map`: {locator here: locator there}, a locator being "SR uuid/location".
+        `vif_map`: {device: bridge there}. Returns the id of xenopsd's task."""
+        return self.call("VM.migrate", id=vm, vdi_map=[list(pair) for pair in sorted(vdi_map.items())],
+                         vif_map=[[device, ["Local", bridge]] for device, bridge in sorted(vif_map.items())],
+                         pci_map=[], xenops_url=xenops_url, compress=compress, verify_dest=verify_dest,
+                         localhost_migration=same_host)
+
+    def task(self, task):
+        """(state, argument): (PENDING, fraction), (COMPLETED, struct), or (FAILED, error as a list of strings)."""
+        state = self.call("Task.stat", id=task)["state"]
+        name, argument = state if isinstance(state, (list, tuple)) else (state, None)
+        if name == FAILED:
+            argument = _error(argument)
+        return name, argument
+
+    def cancel(self, task):
+        """Ask for a task to stop. It then fails, or completes if that was too late."""
+        self.call("Task.cancel", id=task)
+
+    def destroy(self, task):
+        """Forget a task that has ended."""
+        self.call("Task.destroy", id=task)
+
+    def power_state(self, vm):
+        """"Running", "Halted", "Suspended" or "Paused"; None when this xenopsd does not know the VM (its UUID)."""
+        try:
+            answer = self.call("VM.stat", id=vm)
+        except XenopsError as error:
+            if "Does_not_exist" in error.details:
+                return None
+            raise
+        # The pair (what the VM is, what state it is in).
+        state = answer[1] if isinstance(answer, (list, tuple)) else answer
+        return state["power_state"]
+
+    def forget(self, vm):
+        """Remove what this xenopsd still knows of a VM that does not run here any more."""
+        try:
+            self.call("VM.remove", id=vm)
+        except XenopsError as error:
+            if "Does_not_exist" not in error.details and "Bad_power_state" not in error.details:
+                raise
+
+
+def _value(method, value):
+    """The result in xapi's envelope, {Status, Value | ErrorDescription}, or bare."""
+    if not isinstance(value, dict) or "Status" not in value:
+        return value
+    if value["Status"] == "Success":
+        return value.get("Value")
+    raise XenopsError(method, *_error(value.get("ErrorDescription")))
+
+
+def _error(argument):
+    """xenopsd's error as a flat list of strings: ["Internal_error", "..."]."""
+    if isinstance(argument, dict):  # {code, message}
+        return [str(argument[key]) for key in sorted(argument)]
+    if not isinstance(argument, (list, tuple)):
+        return [str(argument)]
+    flat = []
+    for part in argument:
+        flat.extend(_error(part) if isinstance(part, (list, tuple, dict)) else [str(part)])
+    return flat
