@@ -1,7 +1,7 @@
 """The guest's control socket: one JSON line asks, one JSON line answers, followed by `bytes` raw bytes if it says so.
 
-{"cmd": "restore", "bytes": n} and the memory | {"cmd": "run", "disks": [{"device", "socket", "rw"}]} |
-{"cmd": "suspend"} -> the memory | {"cmd": "status", "reset": false} | {"cmd": "check"} | {"cmd": "quit"}
+{"cmd": "restore", "bytes": n} and the memory | {"cmd": "run", "disks": [{"device", "socket", "rw"}],
+"excluded": seconds} | {"cmd": "suspend"} -> the memory | {"cmd": "status", "reset": false} | {"cmd": "check"} | {"cmd": "quit"}
 """
 import json
 import os
@@ -85,7 +85,7 @@ class ControlSocket:
             self._machine.restore(record.load(memory))
             return {}, b""
         if command == "run":
-            self._machine.run(request["disks"])
+            self._machine.run(request["disks"], request.get("excluded", 0.0))
             return {}, b""
         if command == "status":
             return self._machine.status(bool(request.get("reset"))), b""

@@ -64,9 +64,10 @@ class GuestDisk:
 
     def start(self):
         """Begin to write and read (only read, if the disk is read-only)."""
-        self._stop.clear()
+        self._stop = threading.Event()  # a thread that was stopped but is stuck keeps the old one, and ends by it
+        self._threads = []
         for number in range(self._settings.workers):
-            thread = threading.Thread(target=self._work, name="%s-%d" % (self.device, number), daemon=True)
+            thread = threading.Thread(target=self._work, args=(self._stop,), name="%s-%d" % (self.device, number), daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -121,25 +122,24 @@ class GuestDisk:
             offset = chunks[number * len(chunks) // wanted]
             self._write(connection, offset // content.SECTOR, min(CHUNK, self.size - offset) // content.SECTOR)
 
-    def _work(self):
+    def _work(self, stop):
         connection = None
-        while not self._stop.is_set():
+        while not stop.is_set():
             try:
                 connection = connection or self._connect()
-                self._turn(connection)
+                if not stop.wait(self._pace.delay()):
+                    self._turn(connection)
             except FAILURES as error:
                 self._count(errors=1)
                 self._note({"error": str(error)})
                 if connection is not None:
                     connection.close()
                 connection = None
-                self._stop.wait(RECONNECT)
+                stop.wait(RECONNECT)
         if connection is not None:
             connection.close()
 
     def _turn(self, connection):
-        if self._stop.wait(self._pace.delay()):
-            return
         with self._lock:
             reading = not self.writable or self._workload.chance(self._settings.reads)
             first, count = self._workload.read() if reading else self._workload.write()

@@ -4,7 +4,7 @@ import threading
 import time
 
 from lab.guest import content
-from lab.guest.disk import COUNTERS, GuestDisk
+from lab.guest.disk import COUNTERS, DiskStuck, GuestDisk
 from lab.guest.record import Record
 
 STOP = 90.0
@@ -42,10 +42,14 @@ class Machine:
 
     def restore(self, memory):
         """Take over what another machine's `suspend` gave."""
+        self.id = memory["id"]
         self._memory = dict(memory, moves=memory["moves"] + 1)
 
-    def run(self, disks):
-        """Open these disks, learn and fill them if nothing is remembered of them, and run."""
+    def run(self, disks, excluded=0.0):
+        """Open these disks, learn and fill them if nothing is remembered of them, and run. `excluded`: seconds since the
+        suspend that were spent on measuring, which are not part of the pause."""
+        if self._memory["suspended"]:
+            self._memory["suspended"] += excluded
         remembered = {disk["device"]: disk for disk in self._memory["disks"]}
         self.disks = [self._disk(disk, remembered.get(disk["device"])) for disk in disks]
         for disk in self.disks:
@@ -70,14 +74,19 @@ class Machine:
             connection.close()
 
     def suspend(self):
-        """Stop with nothing outstanding; the memory, as JSON values."""
+        """Stop with nothing outstanding; the memory, as JSON values. Raises DiskStuck, and goes on, if a disk does not answer."""
         self._note_pause()
         stopped = time.time()
-        for disk in self.disks:
-            disk.stop(STOP)
+        try:
+            for disk in self.disks:
+                disk.stop(STOP)
+        except DiskStuck:
+            for disk in self.disks:
+                disk.start()
+            raise
         self._running = False
         disks = [{"device": disk.device, "record": disk.record.pack(), "counters": disk.counters()} for disk in self.disks]
-        return dict(self._memory, suspended=stopped, disks=disks)
+        return dict(self._memory, id=self.id, suspended=stopped, disks=disks)
 
     def full_check(self):
         """Read everything that was ever acknowledged; {"missing", "seconds", "disks": {device: missing}}."""

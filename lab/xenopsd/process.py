@@ -1,0 +1,62 @@
+"""A process that outlives the one that started it: known by its pid and when it started."""
+import os
+import select
+import signal
+import subprocess
+
+
+def start(arguments, log_path, environment=None):
+    """Start a process in a session of its own; (pid, start time)."""
+    with open(log_path, "ab") as log:
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                   start_new_session=True, close_fds=True, env=environment)
+    process.returncode = 0  # reaped by `wait`, not by Popen
+    return process.pid, start_time(process.pid)
+
+
+def start_time(pid):
+    """When this process started, in clock ticks since boot (/proc/PID/stat field 22), or None if it does not run."""
+    try:
+        with open("/proc/%d/stat" % pid) as stream:
+            fields = stream.read().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid, started):
+    """True while the very process that `start` gave runs."""
+    return pid is not None and started is not None and start_time(pid) == started
+
+
+def wait(pid, started, timeout):
+    """Wait until this process has ended, and reap it if it is ours; False if it still runs after `timeout` seconds."""
+    if alive(pid, started):
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            handle = None
+        if handle is not None:
+            try:
+                poll = select.poll()
+                poll.register(handle, select.POLLIN)
+                if not poll.poll(None if timeout is None else timeout * 1000):
+                    return False
+            finally:
+                os.close(handle)
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass  # not ours: started by an xenopsd before this one
+    return True
+
+
+def kill(pid, started, timeout):
+    """Kill it if it runs; True once it has ended."""
+    if not alive(pid, started):
+        return wait(pid, started, 0)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it ended meanwhile
+    return wait(pid, started, timeout)

@@ -1,0 +1,112 @@
+"""The destination's side of VM.migrate, in the order of xenops_server.ml (VM_receive_memory).
+
+The real one takes two PUTs with handshakes for this; here it is four calls, at the same synchronisation points:
+import_metadata, receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3 and 4).
+"""
+import json
+import logging
+import os
+import subprocess
+import time
+
+from lab.xenopsd import hooks
+from lab.xenopsd.errors import XenopsError, bad_power_state
+from lab.xenopsd.figures import Figures
+
+log = logging.getLogger("xenopsd")
+
+AT_SWITCH = 120.0
+OUTPUT = 2000
+
+
+def import_metadata(host, metadata):
+    """Take the metadata (a JSON string) of a VM that arrives; its id here."""
+    identity = host.add(json.loads(metadata))
+    record = host.store.get(identity)
+    record["role"] = "incoming"
+    host.store.save(record)
+    return identity
+
+
+def prepare(host, identity):
+    """Do before the suspend what can be done then: the domain, and the disks that can be attached early."""
+    with host.store.lock(identity):
+        record = host.store.get(identity)
+        try:
+            host.create_domain(record)
+            for disk in record["metadata"]["disks"]:
+                if disk.get("can_attach_early", True):
+                    host.disks.attach(record, disk)
+        except Exception:
+            _clean_up(host, record)
+            raise
+
+
+def take_memory(host, identity, memory, marks):
+    """Take the memory of the guest that was suspended. `marks`: see figures.py."""
+    with host.store.lock(identity):
+        record = host.store.get(identity)
+        host.domains.restore(record["domain"], memory)
+        record["figures"] = {"marks": marks, "memory_bytes": len(memory)}
+        record["power_state"] = "Suspended"
+        host.store.save(record)
+
+
+def finish(host, identity, final):
+    """The all-clear: activate the disks, run, and say so."""
+    with host.store.lock(identity):
+        record = host.store.get(identity)
+        try:
+            standing = host.store.find(final)
+            if standing is not None and standing["power_state"] != "Halted":
+                raise XenopsError("Already_exists", "VM", final)
+            if record["power_state"] != "Suspended":
+                raise bad_power_state(record["power_state"], "Suspended")
+            record["metadata"]["id"] = final
+            host.store.rename(record, final)
+            _resume(host, record)
+            hooks.run(host.root, "vm-post-migrate", final, "destination")
+        except Exception:
+            _clean_up(host, record)
+            raise
+
+
+def abort(host, identity):
+    """The source will not come: forget the VM that was arriving. One that runs already is left alone."""
+    with host.store.lock(identity):
+        record = host.store.find(identity)
+        if record is not None and record["role"] == "incoming":
+            _clean_up(host, record)
+
+
+def _resume(host, record):
+    marks = Figures(record["figures"]["marks"])
+    marks.mark("activate")
+    disks = host.disks.activate_all(record)
+    marks.mark("activated")
+    at_switch = _at_switch(host.root, record)
+    host.domains.run(record["domain"], disks, at_switch["seconds"] if at_switch else 0.0)
+    marks.mark("resumed")
+    record["figures"] = marks.summary(at_switch, record["figures"]["memory_bytes"])
+    host.runs(record)
+
+
+def _at_switch(root, record):
+    """Run the lab's own hook at the instant when no side writes; {"seconds", "exit", "output"}, or None without one."""
+    script = os.path.join(root, "etc/lab-at-switch")
+    if not os.path.exists(script):
+        return None
+    begun = time.time()
+    argument = json.dumps({"id": record["id"], "disks": record["metadata"].get("moved", [])})
+    try:
+        done = subprocess.run([script, argument], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=AT_SWITCH)
+        code, output = done.returncode, done.stdout.decode(errors="replace")[-OUTPUT:]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        code, output = 127, str(error)
+    return {"seconds": round(time.time() - begun, 6), "exit": code, "output": output}
+
+
+def _clean_up(host, record):
+    host.destroy_anyhow(record)
+    host.store.remove(record["id"])
+    host.changed(record["id"])

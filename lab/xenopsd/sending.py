@@ -1,0 +1,137 @@
+"""The source's side of VM.migrate, in the order of xenops_server.ml (VM_migrate)."""
+import http.client
+import json
+import logging
+import time
+import xmlrpc.client
+
+from lab.xenopsd import hooks, wire
+from lab.xenopsd.errors import XenopsError, bad_power_state, internal
+from lab.xenopsd.figures import Figures
+
+log = logging.getLogger("xenopsd")
+
+CALL = 300.0
+POLL = 0.05
+LOST = 20.0
+"""Seconds for which the destination may not answer before it is given up."""
+
+
+class Remote:
+    """The destination's xenopsd, at the URL that its xapi gave."""
+
+    def __init__(self, url, debug_info):
+        self._url = url
+        self._debug_info = debug_info
+
+    def call(self, method, **members):
+        """Call it; raises XenopsError."""
+        try:
+            return wire.call_url(self._url, method, dict(members, debug_info=self._debug_info), CALL)
+        except wire.RpcFailure as error:
+            raise XenopsError.decode(error.description)
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+            raise XenopsError("Failed_to_contact_remote_service", "%s: %s: %s" % (method, type(error).__name__, error))
+
+    def perform(self, method, **members):
+        """Call a method that answers a task, and wait for it; the task's result."""
+        identity = self.call(method, **members)
+        heard = time.monotonic()
+        while True:
+            try:
+                state = self.call("Task.stat", id=identity)["state"]
+                heard = time.monotonic()
+            except XenopsError as error:
+                if error.name != "Failed_to_contact_remote_service" or time.monotonic() - heard > LOST:
+                    raise
+                state = ["Pending", 0.0]
+            if state[0] == "Completed":
+                self.call("Task.destroy", id=identity)
+                return state[1].get("result")
+            if state[0] == "Failed":
+                raise XenopsError.decode(state[1])
+            time.sleep(POLL)
+
+
+def temporary_id(identity, kind):
+    """The id of a VM's copy while it moves: `kind` "0" at the source, "1" at the destination."""
+    return "%s00000000000%s" % (identity[:24], kind)
+
+
+def mapped_metadata(metadata, identity, vdi_map, vif_map):
+    """The VM's metadata for the destination: under another id, with its disks and VIFs mapped."""
+    vdis = dict(vdi_map)
+    networks = {device: network[1] for device, network in vif_map}
+    disks = [dict(disk, vdi=vdis.get(disk["vdi"], disk["vdi"])) for disk in metadata["disks"]]
+    moved = [{"device": disk["device"], "source": disk["vdi"], "destination": vdis.get(disk["vdi"], disk["vdi"])} for disk in metadata["disks"]]
+    vifs = [dict(vif, bridge=networks.get(vif["device"], vif["bridge"])) for vif in metadata.get("vifs", [])]
+    return dict(metadata, id=identity, disks=disks, vifs=vifs, moved=moved)
+
+
+def migrate(host, task, identity, vdi_map, vif_map, url):
+    """Move the VM; raises XenopsError. The VM runs on at the source if that is before its suspend; afterwards it runs
+    at the destination, or it is shut down here."""
+    with host.store.lock(identity):
+        record = host.store.get(identity)
+        if record["power_state"] != "Running":
+            raise bad_power_state(record["power_state"], "Running")
+        hooks.run(host.root, "vm-pre-migrate", identity, "source")
+        remote = Remote(url, task.debug_info)
+        arriving = temporary_id(identity, "1")
+        remote.call("VM.import_metadata", metadata=json.dumps(mapped_metadata(record["metadata"], arriving, vdi_map, vif_map)))
+        figures = Figures()
+        try:
+            task.progress(0.1)
+            remote.perform("VM.receive_prepare", id=arriving)
+            task.progress(0.5)
+            figures.mark("suspend")
+            memory = host.domains.suspend(record["domain"])
+        except Exception:
+            _abort(remote, arriving)
+            raise
+        try:
+            _hand_over(host, record, remote, arriving, memory, figures, identity)
+        except Exception:
+            log.warning("VM %s: its migration failed after the suspend: it is shut down", identity)
+            host.destroy_anyhow(record)
+            if record["id"] != identity:
+                host.store.rename(record, identity)
+            host.changed(identity)
+            raise
+        _forget(host, record, identity)
+
+
+def _hand_over(host, record, remote, arriving, memory, figures, identity):
+    figures.mark("quiet")
+    record["power_state"], record["role"] = "Suspended", "outgoing"
+    host.store.save(record)
+    # all of the guest's I/O is answered; from here on its disks must be as they are
+    host.disks.deactivate_all(record)
+    figures.mark("deactivated")
+    try:
+        remote.call("VM.receive_memory", id=arriving, memory=xmlrpc.client.Binary(memory), marks=figures.marks)
+    except XenopsError:
+        _abort(remote, arriving)
+        raise
+    host.store.rename(record, temporary_id(identity, "0"))
+    host.changed(identity)
+    try:
+        remote.perform("VM.receive_finish", id=arriving, final_id=identity)
+    except XenopsError as error:
+        raise internal("VM.migrate: Failed during Synchronisation point 4. msg: %s" % error)
+
+
+def _forget(host, record, identity):
+    """The VM runs at the destination: shut down what is left of it here."""
+    hooks.run(host.root, "vm-pre-shutdown", identity, "suspend")
+    host.destroy_domain(record)
+    hooks.run(host.root, "vm-post-destroy", identity, "suspend")
+    host.store.remove(record["id"])
+    host.changed(identity)
+
+
+def _abort(remote, arriving):
+    try:
+        remote.call("VM.receive_abort", id=arriving)
+    except XenopsError as error:
+        log.warning("the destination did not hear that the migration has failed: %s", error)

@@ -1,0 +1,90 @@
+"""The methods of xenopsd, and its life.
+
+The names and encodings are xenops_interface.ml's; what the lab has of its own is said in the table. VM.stat answers
+{"power_state", "domid", "disks": [{"device", "vdi", "rw", "plugged"}], "vifs": [...], "guest": counters, "migration": figures}.
+"""
+import logging
+import os
+
+from lab.xenopsd import receiving, sending, wire
+from lab.xenopsd.errors import encode_any, internal
+from lab.xenopsd.tasks import Tasks
+from lab.xenopsd.vms import Host
+
+log = logging.getLogger("xenopsd")
+
+
+class Xenopsd:
+    """Answers calls; one per host."""
+
+    def __init__(self, root):
+        self.host = Host(root)
+        self.tasks = Tasks()
+        host, now, later = self.host, self._now, self._later
+        self._methods = {
+            "query": now(lambda: {"name": "lab", "vendor": "Storage XenMotion", "version": "1", "features": [], "instance_id": str(os.getpid())}),
+            "VM.add": now(host.add, "metadata"),
+            "VM.remove": now(host.remove, "id"),
+            "VM.stat": now(host.stat, "id"),
+            "VM.exists": now(lambda identity: host.store.find(identity) is not None, "id"),
+            "VM.list": now(lambda: [[host.store.get(identity)["metadata"], host.stat(identity)] for identity in host.store.ids()]),
+            "VM.start": later(lambda task, identity: host.start(identity, task), "id"),
+            "VM.shutdown": later(lambda task, identity, hard: host.shutdown(identity, hard), "id", "hard"),
+            "VM.reboot": later(lambda task, identity, hard: host.reboot(identity, task, hard), "id", "hard"),
+            "VM.migrate": later(
+                lambda task, identity, vdi_map, vif_map, pci_map, url, compress, verify, localhost:
+                    sending.migrate(host, task, identity, vdi_map, vif_map, url),
+                "id", "vdi_map", "vif_map", "pci_map", "xenops_url", "compress", "verify_dest", "localhost_migration"),
+            "VM.import_metadata": now(lambda metadata: receiving.import_metadata(host, metadata), "metadata"),
+            # the lab's own, instead of the real one's PUTs
+            "VM.receive_prepare": later(lambda task, identity: receiving.prepare(host, identity), "id"),
+            "VM.receive_memory": now(lambda identity, memory, marks: receiving.take_memory(host, identity, memory, marks), "id", "memory", "marks"),
+            "VM.receive_finish": later(lambda task, identity, final: receiving.finish(host, identity, final), "id", "final_id"),
+            "VM.receive_abort": now(lambda identity: receiving.abort(host, identity), "id"),
+            "Task.stat": now(lambda identity: self.tasks.get(identity).encode(), "id"),
+            "Task.list": now(lambda: [task.encode() for task in self.tasks.all()]),
+            "Task.cancel": now(lambda identity: self.tasks.get(identity).cancelled.set(), "id"),
+            "Task.destroy": now(self.tasks.destroy, "id"),
+        }
+
+    def answer(self, method, members):
+        """The answer to one call, as the bytes of an XML-RPC response."""
+        if method not in self._methods:
+            return wire.unknown_method(method)
+        try:
+            return wire.success(self._methods[method](members))
+        except Exception as error:  # whatever it is, the caller shall know
+            if not method.endswith(".stat"):
+                log.exception("%s failed", method)
+            return wire.failure(encode_any(error))
+
+    @staticmethod
+    def _members(method_members, names):
+        missing = [name for name in ("debug_info",) + names if name not in method_members]
+        if missing:
+            raise internal("missing parameter: %s" % ", ".join(missing))
+        return [method_members[name] for name in names]
+
+    def _now(self, function, *names):
+        """A method that is done when it is answered."""
+        return lambda members: function(*self._members(members, names))
+
+    def _later(self, function, *names):
+        """A method that answers a task."""
+        def start(members):
+            arguments = self._members(members, names)
+            return self.tasks.start(members["debug_info"], lambda task: function(task, *arguments)).id
+        return start
+
+
+def serve(root):
+    """Serve on R/run/xenopsd.sock until killed."""
+    path = os.path.join(root, "run/xenopsd.sock")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    xenopsd = Xenopsd(root)
+    xenopsd.host.recover()
+    if os.path.exists(path):
+        os.unlink(path)
+    server = wire.UnixServer(path, xenopsd.answer)
+    log.info("serving on %s", path)
+    server.serve_forever()

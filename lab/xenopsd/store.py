@@ -1,0 +1,75 @@
+"""What xenopsd knows of each VM, on disk: /var/lib/xenopsd/<id>.json, replaced atomically."""
+import contextlib
+import json
+import os
+import threading
+
+from lab.xenopsd.errors import does_not_exist
+
+
+class Store:
+    """The VMs of one host. A record is a dict; `save` writes it down."""
+
+    def __init__(self, directory):
+        os.makedirs(directory, exist_ok=True)
+        self._directory = directory
+        self.mutex = threading.RLock()
+        """Held while a record is changed and written down."""
+        self._locks = {}
+        self._records = {}
+        for name in os.listdir(directory):
+            if name.endswith(".json"):
+                with open(os.path.join(directory, name)) as stream:
+                    record = json.load(stream)
+                self._records[record["id"]] = record
+
+    def ids(self):
+        """The ids of all VMs."""
+        with self.mutex:
+            return sorted(self._records)
+
+    def get(self, identity):
+        """The record of this VM; raises Does_not_exist."""
+        with self.mutex:
+            if identity not in self._records:
+                raise does_not_exist("VM", identity)
+            return self._records[identity]
+
+    def find(self, identity):
+        """The record of this VM, or None."""
+        with self.mutex:
+            return self._records.get(identity)
+
+    def save(self, record):
+        """Keep this record, from now on and on disk."""
+        with self.mutex:
+            self._records[record["id"]] = record
+            path = self._path(record["id"])
+            with open(path + ".new", "w") as stream:
+                json.dump(record, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(path + ".new", path)
+
+    def remove(self, identity):
+        """Forget this VM."""
+        with self.mutex:
+            self._records.pop(identity, None)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(identity))
+
+    def rename(self, record, identity):
+        """Give the VM of this record another id."""
+        with self.mutex:
+            former = record["id"]
+            record["id"] = identity
+            self.save(record)
+            self.remove(former)
+
+    def lock(self, identity):
+        """The lock under which operations on this VM are done, one at a time."""
+        with self.mutex:
+            return self._locks.setdefault(identity, threading.RLock())
+
+    def _path(self, identity):
+        return os.path.join(self._directory, "%s.json" % identity)

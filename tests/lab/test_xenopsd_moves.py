@@ -1,0 +1,306 @@
+"""xenopsd on two host roots, with a small stand-in for xapi: starts, moves, failures, and being killed."""
+import http.server
+import json
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xmlrpc.client
+
+import pytest
+
+from lab.guest import control
+from lab.xenopsd import process, wire
+
+VM = "11111111-2222-3333-4444-555555555555"
+SIZE = 4 << 20
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """An xenopsd that is killed breaks its connection: nothing to say."""
+
+
+class Xapi:
+    """Of xapi only what xenopsd needs: /services/SM and xenops-event on the unix socket, /services/xenops by TCP."""
+
+    def __init__(self, root, images, journal):
+        self.root, self.images, self.journal = root, images, journal
+        self.daemons, self.refuse, self.gate = {}, set(), threading.Event()
+        self.gate.set()
+        xapi = self
+
+        class Unix(wire._Handler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                (members,), method = xmlrpc.client.loads(body, use_builtin_types=True)
+                try:
+                    answer = xmlrpc.client.dumps((xapi.answer(self.path, method, members),), methodresponse=True, allow_none=True)
+                except Exception as error:
+                    answer = xmlrpc.client.dumps(xmlrpc.client.Fault(46, str(error)), methodresponse=True)
+                self.reply(answer.encode())
+
+            def reply(self, answer):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+        class Tcp(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                connection = wire._UnixConnection(root + "/run/xenopsd.sock", 60)
+                connection.request("POST", "/", body, {"Content-Type": "text/xml"})
+                answer = connection.getresponse().read()
+                connection.close()
+                Unix.reply(self, answer)
+
+            def log_message(self, *arguments):
+                pass
+
+        os.makedirs(root + "/var/lib/xcp")
+        os.makedirs(root + "/nbd")
+        self.servers = [Server(root + "/var/lib/xcp/xapi", Unix),
+                        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tcp)]
+        for server in self.servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.url = "http://127.0.0.1:%d/services/xenops?session_id=x" % self.servers[1].server_address[1]
+
+    def answer(self, path, method, members):
+        if path == "/services/xenops-event":
+            return ""
+        locator = "%s/%s" % (members["sr"], members["vdi"])
+        if (method, locator) in self.refuse:
+            raise ValueError("no %s of %s" % (method, locator))
+        if method == "VDI.activate":
+            assert self.gate.wait(30)
+            sock = self.root + "/nbd/" + members["vdi"]
+            self.daemons[locator] = subprocess.Popen([
+                "qemu-storage-daemon", "--nbd-server", "addr.type=unix,addr.path=" + sock,
+                "--blockdev", "driver=file,node-name=f,filename=%s" % (self.images / members["vdi"]),
+                "--export", "nbd,id=e,node-name=f,name=tapdisk_client,writable=on"])
+            until(lambda: os.path.exists(sock))
+        self.journal.append((os.path.basename(self.root), method, members["vdi"]))
+        if method == "VDI.activate":
+            return {"socket": sock}
+        if method == "VDI.deactivate":
+            self.stop(locator)
+        return {}
+
+    def stop(self, locator):
+        daemon = self.daemons.pop(locator, None)
+        if daemon is not None:
+            daemon.terminate()
+            daemon.wait()
+
+    def close(self):
+        for locator in list(self.daemons):
+            self.stop(locator)
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
+
+
+class Host:
+    def __init__(self, root, images, journal):
+        self.root = root
+        self.xapi = Xapi(root, images, journal)
+        self.start()
+
+    def start(self):
+        sock = self.root + "/run/xenopsd.sock"
+        if os.path.exists(sock):
+            os.unlink(sock)
+        self.process = subprocess.Popen([sys.executable, "-m", "lab.xenopsd", "--root", self.root])
+        until(lambda: os.path.exists(sock) and self.answers())
+
+    def answers(self):
+        try:
+            return self.call("query")
+        except OSError:
+            return False
+
+    def call(self, method, **members):
+        return wire.call_unix(self.root + "/run/xenopsd.sock", "/", method, dict(members, debug_info="test"), 60)
+
+    def perform(self, method, **members):
+        task = self.call(method, **members)
+        until(lambda: self.call("Task.stat", id=task)["state"][0] != "Pending")
+        return self.call("Task.stat", id=task)["state"]
+
+    def record(self, vm=VM):
+        with open("%s/var/lib/xenopsd/%s.json" % (self.root, vm)) as stream:
+            return json.load(stream)
+
+    def hook(self, name, script):
+        os.makedirs("%s/etc/xapi.d/%s" % (self.root, name), exist_ok=True)
+        path = "%s/etc/xapi.d/%s/50-test" % (self.root, name)
+        with open(path, "w") as stream:
+            stream.write("#!/bin/sh\n%s\n" % script)
+        os.chmod(path, 0o755)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        store = self.root + "/var/lib/xenopsd"
+        for name in os.listdir(store):
+            if name.endswith(".json"):
+                with open(os.path.join(store, name)) as stream:
+                    domain = json.load(stream)["domain"]
+                if domain and process.alive(domain["pid"], domain["started"]):
+                    process.kill(domain["pid"], domain["started"], 10)
+        self.xapi.close()
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Two hosts, a journal of what their SMs were asked, and a VM on the first with two disks."""
+    with tempfile.TemporaryDirectory(prefix="sxm-") as short:
+        images, journal = tmp_path, []
+        for name in ("s0", "s1", "d0", "d1"):
+            (images / name).write_bytes(bytes(SIZE))
+        hosts = [Host("%s/%s" % (short, name), images, journal) for name in ("h1", "h2")]
+        disks = [{"device": "xvd" + "ab"[number], "vdi": "SR/s%d" % number, "rw": True} for number in (0, 1)]
+        hosts[0].call("VM.add", metadata={"id": VM, "name": "vm", "memory": 1 << 28, "disks": disks,
+                                          "vifs": [{"device": "0", "mac": "", "bridge": "xenbr0"}], "guest": {"writes": "200", "fill": "0.2"}})
+        yield hosts[0], hosts[1], journal, images
+        for host in hosts:
+            host.close()
+
+
+def migrate(source, destination, **changes):
+    return source.perform("VM.migrate", **dict(dict(
+        id=VM, vdi_map=[["SR/s0", "SR/d0"], ["SR/s1", "SR/d1"]], vif_map=[["0", ["Local", "xenbr7"]]], pci_map=[],
+        xenops_url=destination.xapi.url, compress=False, verify_dest=False, localhost_migration=source is destination), **changes))
+
+
+def copy_images(host, images):
+    """Stands in for the product: at the switch both sides hold the same bytes."""
+    script = os.path.join(host.root, "etc/lab-at-switch")
+    os.makedirs(os.path.dirname(script), exist_ok=True)
+    text = "#!/bin/sh\necho \"$1\"\nfor n in 0 1; do dd if=%s/s$n of=%s/d$n conv=notrunc status=none; done\n" % (images, images)
+    with open(script, "w") as stream:
+        stream.write(text)
+    os.chmod(script, 0o755)
+
+
+def guest(host):
+    return host.call("VM.stat", id=VM)["guest"]
+
+
+@pytest.mark.parametrize("same_host", [False, True])
+def test_a_vm_starts_moves_with_its_memory_and_shuts_down(world, same_host):
+    source, other, journal, images = world
+    destination = source if same_host else other
+    for host in (source, other):
+        for name in ("vm-pre-start", "vm-pre-migrate", "vm-post-migrate", "vm-pre-shutdown", "vm-post-destroy"):
+            host.hook(name, "echo %s %s $* >> %s/hooks" % (os.path.basename(host.root), name, images))
+    copy_images(destination, images)
+    assert source.perform("VM.start", id=VM)[0] == "Completed"
+    until(lambda: guest(source)["writes_acknowledged"] > 100)
+    del journal[:]
+    state = migrate(source, destination)
+    assert state[0] == "Completed", state
+    order = [(host, method) for host, method, _ in journal]
+    here, there = "h1", os.path.basename(destination.root)
+    assert order == 2 * [(there, "VDI.attach")] + 2 * [(here, "VDI.deactivate")] + 2 * [(there, "VDI.activate")] + 2 * [(here, "VDI.detach")]
+    stat = destination.call("VM.stat", id=VM)
+    assert stat["power_state"] == "Running"
+    assert [(disk["vdi"], disk["plugged"]) for disk in stat["disks"]] == [("SR/d0", True), ("SR/d1", True)]
+    assert stat["vifs"][0]["bridge"] == "xenbr7"
+    assert stat["migration"]["at_switch"]["exit"] == 0
+    assert json.loads(stat["migration"]["at_switch"]["output"])["disks"][0] == {"device": "xvda", "source": "SR/s0", "destination": "SR/d0"}
+    assert 0 < stat["migration"]["downtime"] < 5
+    until(lambda: guest(destination)["pauses"])
+    assert control.ask(destination.record()["domain"]["control"], "check", 60)[0]["missing"] == 0
+    if not same_host:
+        with pytest.raises(wire.RpcFailure, match="Does_not_exist"):
+            source.call("VM.stat", id=VM)
+    assert destination.perform("VM.shutdown", id=VM, hard=False)[0] == "Completed"
+    assert destination.call("VM.stat", id=VM)["power_state"] == "Halted"
+    assert destination.record()["attached"] == {}
+    lines = (images / "hooks").read_text().splitlines()
+    assert [line.split()[:2] + [line.split()[-1]] for line in lines] == [
+        [here, "vm-pre-start", "none"], [here, "vm-pre-migrate", "source"], [there, "vm-post-migrate", "destination"],
+        [here, "vm-pre-shutdown", "suspend"], [here, "vm-post-destroy", "suspend"],
+        [there, "vm-pre-shutdown", "clean-shutdown"], [there, "vm-post-destroy", "clean-shutdown"]]
+    assert all(VM in line for line in lines)
+
+
+def test_a_failed_activation_leaves_the_vm_shut_down_at_the_source(world):
+    source, destination, journal, _ = world
+    source.perform("VM.start", id=VM)
+    destination.xapi.refuse.add(("VDI.activate", "SR/d1"))
+    state = migrate(source, destination)
+    assert state[0] == "Failed" and state[1][0] == "Internal_error", state
+    assert source.call("VM.stat", id=VM)["power_state"] == "Halted"
+    assert source.record()["attached"] == {} and not source.xapi.daemons
+    assert destination.call("VM.list") == [] and not destination.xapi.daemons
+
+
+def test_before_the_suspend_a_failure_leaves_it_running(world):
+    source, destination, journal, _ = world
+    source.perform("VM.start", id=VM)
+    destination.xapi.refuse.add(("VDI.attach", "SR/d1"))
+    assert migrate(source, destination)[0] == "Failed"
+    assert source.call("VM.stat", id=VM)["power_state"] == "Running"
+    assert destination.call("VM.list") == []
+    source.hook("vm-pre-migrate", "echo not now; exit 3")
+    assert migrate(source, destination) == ["Failed", ["Hook_failed", ["vm-pre-migrate/50-test", "source", "not now\n", "3"]]]
+    source.hook("vm-pre-migrate", "exit 1")
+    assert migrate(source, destination)[1][0] == "Storage_backend_error"
+    before = guest(source)["writes_acknowledged"]
+    until(lambda: guest(source)["writes_acknowledged"] > before)
+
+
+def test_a_guest_outlives_its_xenopsd_and_a_killed_guest_is_noticed(world):
+    source, _, _, _ = world
+    source.perform("VM.start", id=VM)
+    pid = source.record()["domain"]["pid"]
+    source.process.send_signal(signal.SIGKILL)
+    source.process.wait()
+    source.start()
+    assert source.call("VM.stat", id=VM)["power_state"] == "Running"
+    assert source.record()["domain"]["pid"] == pid
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: source.call("VM.stat", id=VM)["power_state"] == "Halted")
+    assert not source.xapi.daemons
+
+
+def test_the_destination_killed_while_it_waits_for_the_gate(world):
+    source, destination, _, _ = world
+    source.perform("VM.start", id=VM)
+    destination.xapi.gate.clear()
+    task = source.call("VM.migrate", id=VM, vdi_map=[["SR/s0", "SR/d0"], ["SR/s1", "SR/d1"]], vif_map=[], pci_map=[],
+                       xenops_url=destination.xapi.url, compress=False, verify_dest=False, localhost_migration=False)
+    until(lambda: os.path.exists("%s/var/lib/xenopsd/%s.json" % (destination.root, VM)))
+    destination.process.kill()
+    destination.process.wait()
+    destination.xapi.gate.set()
+    destination.start()
+    assert destination.call("VM.list") == []
+    until(lambda: source.call("Task.stat", id=task)["state"][0] == "Failed", 40)
+    assert source.call("VM.stat", id=VM)["power_state"] == "Halted"
+
+
+def test_what_it_does_not_know_it_says_so(world):
+    source, _, _, _ = world
+    with pytest.raises(xmlrpc.client.Fault):
+        source.call("VM.fly")
+    with pytest.raises(wire.RpcFailure, match="missing parameter"):
+        source.call("VM.start")
+    state = migrate(source, source)
+    assert state == ["Failed", ["Bad_power_state", ["Halted", "Running"]]]
