@@ -1,0 +1,1 @@
+"""The storage manager of the lab: upstream's modules and classes, as far as the product meets them."""

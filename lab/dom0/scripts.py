@@ -1,0 +1,45 @@
+"""Puts dom0's scripts and modules on a host of the lab: exec'ed directly, as dom0 does, by that host's own Python."""
+import os
+import shutil
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SITE_PACKAGES = "/usr/lib/python3/site-packages"
+_SHEBANG = "#!/usr/bin/python3"
+
+
+def install_script(text, root, absolute):
+    """Write the script `text` to `absolute` of the host at `root`, to be run by that host's /usr/bin/python3.
+
+    Raises ValueError if the script would be run by anything else. Returns the path.
+    """
+    first, _, rest = text.partition("\n")
+    if first != _SHEBANG:
+        raise ValueError("%s begins with %r instead of %s" % (absolute, first, _SHEBANG))
+    target = install_text("#!%s/usr/bin/python3\n%s" % (root, rest), root, absolute)
+    os.chmod(target, 0o755)
+    return target
+
+
+def install_text(text, root, absolute):
+    """Write `text` to `absolute` of the host at `root`. Returns the path."""
+    target = root + absolute
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    with open(target, "w") as out:
+        out.write(text)
+    return target
+
+
+def install_modules(root):
+    """Install the modules of dom0 that belong to xapi: XenAPIPlugin, and what it needs here."""
+    site = root + SITE_PACKAGES
+    os.makedirs(site, exist_ok=True)
+    for name in ("lab_dom0.py", "XenAPIPlugin.py"):
+        shutil.copyfile(os.path.join(HERE, name), os.path.join(site, name))
+
+
+def write_interpreter(root, python):
+    """Write the /usr/bin/python3 of the host at `root`: `python` (a path), with the host's modules and root."""
+    wrapper = ('#!/bin/sh\n'
+               'export SXM_ROOT=%(root)s PYTHONPATH=%(root)s%(site)s:%(root)s/opt/xensource/sm\n'
+               'exec %(python)s "$@"\n' % {"root": root, "site": SITE_PACKAGES, "python": python})
+    os.chmod(install_text(wrapper, root, "/usr/bin/python3"), 0o755)

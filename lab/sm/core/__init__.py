@@ -1,0 +1,1 @@
+"""What every driver of the storage manager stands on: errors, locks, processes."""

@@ -1,0 +1,292 @@
+"""SR type `file`: a directory of QCOW2 images, one chain for each VDI.
+
+A snapshot turns the leaf into a hidden base, `<new uuid>.qcow2`, with two children: the new leaf, under the
+VDI's own name, and the snapshot. Nothing is mounted, since the lab has no privileges for that:
+/run/sr-mount/<SR> is a symbolic link to the location.
+"""
+import os
+
+from sm import SR
+from sm import SRCommand
+from sm import VDI
+from sm import blktap2
+from sm import qcow2util
+from sm.core import util
+from sm.core import xs_errors
+from sm.core.lock import Lock
+
+CAPABILITIES = ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_CLONE", "VDI_SNAPSHOT",
+                "VDI_RESIZE", "VDI_MIRROR", "VDI_UPDATE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE",
+                "THIN_PROVISIONING"]
+
+DRIVER_INFO = {
+    "name": "Local Path QCOW2",
+    "description": "SR plugin which represents disks as QCOW2 files stored on a local path",
+    "vendor": "Storage XenMotion's lab",
+    "copyright": "",
+    "driver_version": "1.0",
+    "required_api_version": "1.0",
+    "capabilities": CAPABILITIES,
+    "configuration": [["location", "local directory path (required)"]],
+}
+
+OPS_EXCLUSIVE = ["sr_create", "sr_delete", "sr_probe", "sr_attach", "sr_detach", "sr_scan", "vdi_init", "vdi_create",
+                 "vdi_delete", "vdi_attach", "vdi_detach", "vdi_resize_online", "vdi_snapshot", "vdi_clone"]
+
+
+class FileSR(SR.SR):
+    """A directory of images."""
+
+    @staticmethod
+    def handles(srtype):
+        return srtype == "file"
+
+    def load(self, sr_uuid):
+        if not self.dconf.get("location"):
+            raise xs_errors.XenError("ConfigLocationMissing")
+        self.ops_exclusive = OPS_EXCLUSIVE
+        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
+        self.sr_vditype = qcow2util.VDI_TYPE
+        self.remotepath = self.dconf["location"]
+        self.path = os.path.join(SR.MOUNT_BASE, sr_uuid)
+
+    def create(self, sr_uuid, size):
+        try:
+            os.makedirs(self.remotepath, exist_ok=True)
+            if os.listdir(self.remotepath):
+                raise xs_errors.XenError("SRExists", opterr="%s is not empty" % self.remotepath)
+        except OSError as error:
+            raise xs_errors.XenError("FileSRCreate", opterr=str(error))
+
+    def delete(self, sr_uuid):
+        self.attach(sr_uuid)
+        self._collect_garbage()
+        if qcow2util.getAll(self.path):
+            raise xs_errors.XenError("SRNotEmpty", opterr="VDIs still exist in SR")
+        self.detach(sr_uuid)
+
+    def attach(self, sr_uuid):
+        if not os.path.isdir(self.remotepath):
+            raise xs_errors.XenError("SRUnavailable", opterr="no such directory %s" % self.remotepath)
+        if self._attached():
+            return
+        os.makedirs(SR.MOUNT_BASE, exist_ok=True)
+        try:
+            os.symlink(self.remotepath, self.path)
+        except OSError as error:
+            raise xs_errors.XenError("FileSRCreate", opterr="fail to create mount point: %s" % error)
+
+    def detach(self, sr_uuid):
+        if not self._attached():
+            return
+        inside = os.path.join(self.path, "")
+        if any(tapdisk.path.startswith(inside) for tapdisk in blktap2.Tapdisk.list()):
+            raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
+        os.unlink(self.path)
+
+    def _attached(self):
+        return os.path.islink(self.path) and os.readlink(self.path) == self.remotepath
+
+    def scan(self, sr_uuid):
+        if not self._attached():
+            raise xs_errors.XenError("SRUnavailable", opterr="no such directory %s" % self.path)
+        self._collect_garbage()
+        self._load_vdis()
+        self.virtual_allocation = sum(vdi.size for vdi in self.vdis.values() if not vdi.hidden)
+        self._measure()
+        super(FileSR, self).scan(sr_uuid)
+
+    def update(self, sr_uuid):
+        self._update(sr_uuid, 0)
+
+    def _update(self, sr_uuid, virt_alloc_delta):
+        """Bring xapi's record of the SR up to date, its virtual allocation by the difference in bytes."""
+        current = int(self.session.xenapi.SR.get_virtual_allocation(self.sr_ref))
+        self.virtual_allocation = current + virt_alloc_delta
+        self._measure()
+        self._db_update()
+
+    def _measure(self):
+        self.physical_size = util.get_fs_size(self.path)
+        self.physical_utilisation = util.get_fs_utilisation(self.path)
+
+    def vdi(self, uuid):
+        return FileVDI(self, uuid)
+
+    def _load_vdis(self):
+        images = qcow2util.getAll(self.path)
+        parents = {info.parent for info in images.values()}
+        for uuid, info in images.items():
+            if info.hidden and uuid not in parents:
+                continue  # a deleted base that is still open somewhere: no VDI
+            self.vdis[uuid] = self.vdi(uuid)
+            self.vdis[uuid].read_only = info.hidden
+
+    def _collect_garbage(self):
+        """Remove hidden bases that nothing is based on any more, and has open. Called with the SR locked.
+
+        Merging a base into its only child (upstream's coalesce) belongs here, too, and does not exist yet.
+        """
+        open_here = {tapdisk.path for tapdisk in blktap2.Tapdisk.list()}
+        images = qcow2util.getAll(self.path)
+        while True:
+            parents = {info.parent for info in images.values()}
+            garbage = [info for info in images.values()
+                       if info.hidden and info.uuid not in parents and info.path not in open_here]
+            if not garbage:
+                return
+            for info in garbage:
+                util.SMlog("Removing unreferenced base %s" % info.uuid)
+                qcow2util.delete(info.path)
+                del images[info.uuid]
+
+
+class FileVDI(VDI.VDI):
+    """An image of the directory, `<uuid>.qcow2`."""
+
+    def load(self, vdi_uuid):
+        self.vdi_type = qcow2util.VDI_TYPE
+        self.path = os.path.join(self.sr.path, vdi_uuid + qcow2util.FILE_EXTN)
+        self.exists = os.path.exists(self.path)
+        if not self.exists:
+            if self.sr.srcmd.cmd in ("vdi_create", "vdi_delete"):
+                return
+            raise xs_errors.XenError("VDIUnavailable", opterr="VDI %s not found" % vdi_uuid)
+        self._query()
+
+    def _query(self):
+        try:
+            info = qcow2util.getInfo(self.path)
+        except (OSError, util.CommandException) as error:
+            raise xs_errors.XenError("VDILoad", opterr="Failed load VDI information %s: %s" % (self.path, error))
+        self.size = info.size_virt
+        self.utilisation = info.size_phys
+        self.hidden = info.hidden
+        self.managed = not info.hidden
+        self.parent = info.parent or ""
+        self.sm_config_override = {"vhd-parent": info.parent}
+
+    def update(self, sr_uuid, vdi_uuid):
+        self.load(vdi_uuid)
+        self.sm_config = self.session.xenapi.VDI.get_sm_config(self.sr.srcmd.params["vdi_ref"])
+        self._db_update()
+
+    def create(self, sr_uuid, vdi_uuid, size):
+        kind = self.sr.srcmd.params.get("vdi_sm_config", {}).get("type", self.vdi_type)
+        if kind != self.vdi_type:
+            raise xs_errors.XenError("VDIType", opterr="Invalid VDI type %s" % kind)
+        if self.exists:
+            raise xs_errors.XenError("VDIExists")
+        qcow2util.create(self.path, util.roundup(qcow2util.SIZE_UNIT, size))
+        self._query()
+        self._db_introduce()
+        self.sr._update(sr_uuid, self.size)
+        return self.get_params()
+
+    def introduce(self, sr_uuid, vdi_uuid):
+        self._db_introduce()
+        return self.get_params()
+
+    def delete(self, sr_uuid, vdi_uuid, data_only=False):
+        if self.exists and blktap2.Tapdisk.find_by_path(self.path):
+            raise xs_errors.XenError("VDIInUse")
+        qcow2util.delete(self.path)
+        if not data_only:
+            self._db_forget()
+        self.sr._update(sr_uuid, -self.size)
+        self.sr.lock.cleanupAll(vdi_uuid)
+        self.sr._collect_garbage()
+
+    def attach(self, sr_uuid, vdi_uuid):
+        self.attached = True
+        self.xenstore_data["storage-type"] = "ext"
+        return super(FileVDI, self).attach(sr_uuid, vdi_uuid)
+
+    def detach(self, sr_uuid, vdi_uuid):
+        self.attached = False
+
+    def resize(self, sr_uuid, vdi_uuid, size):
+        if self.hidden:
+            raise xs_errors.XenError("VDIUnavailable", opterr="hidden VDI")
+        if size < self.size:
+            raise xs_errors.XenError("VDISize", opterr="shrinking not allowed")
+        old = self.size
+        qcow2util.setSizeVirt(self.path, util.roundup(qcow2util.SIZE_UNIT, size))
+        self._query()
+        self._db_update()
+        self.sr._update(sr_uuid, self.size - old)
+        return self.get_params()
+
+    def clone(self, sr_uuid, vdi_uuid):
+        return self._do_snapshot(sr_uuid, vdi_uuid, VDI.SNAPSHOT_DOUBLE)
+
+    def compose(self, sr_uuid, vdi1, vdi2):
+        parent = os.path.join(self.sr.path, vdi1 + qcow2util.FILE_EXTN)
+        qcow2util.setParent(self.path, parent)
+        qcow2util.setHidden(parent)
+        self.session.xenapi.VDI.set_managed(self.sr.srcmd.params["args"][0], False)
+        if not blktap2.VDI.tap_refresh(self.session, sr_uuid, vdi2):
+            raise util.SMException("failed to refresh VDI %s" % self.uuid)
+
+    def _do_snapshot(self, sr_uuid, vdi_uuid, snapType, cloneOp=False, secondary=None, cbtlog=None):
+        if self.hidden:
+            raise xs_errors.XenError("VDIClone", opterr="hidden VDI")
+        if qcow2util.getDepth(self.path) >= qcow2util.MAX_CHAIN_SIZE:
+            raise xs_errors.XenError("SnapshotChainTooLong")
+        if not blktap2.VDI.tap_pause(self.session, sr_uuid, vdi_uuid):
+            raise util.SMException("failed to pause VDI %s" % vdi_uuid)
+        try:
+            return self._snapshot(snapType)
+        finally:
+            self.disable_leaf_on_secondary(vdi_uuid, secondary=secondary)
+            blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, secondary)
+
+    def _snapshot(self, snap_type):
+        """Fork the chain. Killed at any step this leaves the VDI as it was, and at most a base for the collector."""
+        snapshot = util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None
+        if snapshot and self.parent and qcow2util.isEmpty(self.path):
+            base = None  # nothing written since the last one: the snapshot can sit beside this leaf
+            parent = os.path.join(self.sr.path, self.parent + qcow2util.FILE_EXTN)
+        else:
+            base = util.gen_uuid()
+            parent = os.path.join(self.sr.path, base + qcow2util.FILE_EXTN)
+            qcow2util.setHidden(parent)  # first: a base must never be seen as a VDI
+            os.link(self.path, parent)
+            leaf = self.path + ".new"
+            qcow2util.delete(leaf)
+            qcow2util.snapshot(leaf, parent, self.size)
+            os.rename(leaf, self.path)
+        if snapshot:
+            qcow2util.snapshot(os.path.join(self.sr.path, snapshot + qcow2util.FILE_EXTN), parent, self.size)
+        return self._introduce_fork(snap_type, snapshot, base)
+
+    def _introduce_fork(self, snap_type, snapshot, base):
+        """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is no other."""
+        introduced = []
+        if snapshot:
+            vdi = self.sr.vdi(snapshot)
+            vdi.sm_config = {"vhd-parent": vdi.parent}
+            introduced.append(vdi)
+        if base:
+            vdi = self.sr.vdi(base)
+            vdi.label = "base copy"
+            vdi.read_only = True
+            vdi.sm_config = {"vhd-parent": vdi.parent} if vdi.parent else {}
+            introduced.append(vdi)
+        for vdi in introduced:
+            ref = vdi._db_introduce()
+            if vdi.hidden:
+                self.session.xenapi.VDI.set_managed(ref, False)
+        self._query()
+        ref = self.sr.srcmd.params["vdi_ref"]
+        self.session.xenapi.VDI.remove_from_sm_config(ref, "vhd-parent")
+        self.session.xenapi.VDI.add_to_sm_config(ref, "vhd-parent", self.parent)
+        if snap_type != VDI.SNAPSHOT_INTERNAL:
+            self.sr._update(self.sr.uuid, self.size)
+        return introduced[0].get_params()
+
+
+if __name__ == "__main__":  # the flat layout: this file is the driver
+    SRCommand.run(FileSR, DRIVER_INFO)
+else:
+    SR.registerSR(FileSR)

@@ -1,0 +1,75 @@
+"""Installs the lab's storage manager on a host of the lab, in either of the two layouts that exist.
+
+`package`: the package `sm` in site-packages, and driver scripts in /opt/xensource/sm (upstream).
+`flat`: all modules in /opt/xensource/sm, each driver its own script (XCP-ng 8.3).
+"""
+import os
+import re
+
+from lab.dom0 import scripts
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DRIVERS = "/opt/xensource/sm"
+PLUGINS = "/etc/xapi.d/plugins"
+_NOT_INSTALLED = ("install.py",)
+_IMPORT = re.compile(r"^(\s*)from sm((?:\.\w+)*) import (.+)$", re.MULTILINE)
+_FOLDERS = ("core", "drivers")
+
+
+def install(root, layout="package"):
+    """Install on the host at `root`: the modules, the drivers and their plugins, and XenAPIPlugin."""
+    scripts.install_modules(root)
+    {"package": _install_package, "flat": _install_flat}[layout](root)
+    for name in sorted(os.listdir(os.path.join(HERE, "xapi_plugins"))):
+        text = _read("xapi_plugins", name)
+        scripts.install_script(flatten(text) if layout == "flat" else text, root, "%s/%s" % (PLUGINS, name))
+
+
+def _modules():
+    """Each module, as its path in the package."""
+    for folder in ("",) + _FOLDERS:
+        for name in sorted(os.listdir(os.path.join(HERE, folder))):
+            if name.endswith(".py") and name not in _NOT_INSTALLED:
+                yield os.path.join(folder, name)
+
+
+def _install_package(root):
+    for name in _modules():
+        scripts.install_text(_read(name), root, "%s/sm/%s" % (scripts.SITE_PACKAGES, name))
+    for name in sorted(os.listdir(os.path.join(HERE, "driver_scripts"))):
+        scripts.install_script(_read("driver_scripts", name), root, "%s/%s" % (DRIVERS, name))
+
+
+def _install_flat(root):
+    for name in _modules():
+        base = os.path.basename(name)
+        if base == "__init__.py":
+            continue
+        target = "%s/%s" % (DRIVERS, base)
+        if name.startswith("drivers"):
+            scripts.install_script("#!/usr/bin/python3\n" + flatten(_read(name)), root, target)
+            _link(base, root + target[:-len(".py")])
+        else:
+            scripts.install_text(flatten(_read(name)), root, target)
+
+
+def flatten(text):
+    """The source `text` of a module with its imports of the package made imports of flat modules."""
+    def flat(match):
+        indent, path, names = match.groups()
+        module = [part for part in path.split(".") if part and part not in _FOLDERS]
+        if not module:
+            return "%simport %s" % (indent, names)
+        return "%sfrom %s import %s" % (indent, module[-1], names)
+    return _IMPORT.sub(flat, text)
+
+
+def _link(target, path):
+    if os.path.lexists(path):
+        os.unlink(path)
+    os.symlink(target, path)
+
+
+def _read(*names):
+    with open(os.path.join(HERE, *names)) as source:
+        return source.read()
