@@ -44,12 +44,13 @@ class PeerRefused(DataPathError):
 
 
 class RequestFailed(DataPathError):
-    """A disk answered a request with an error. `errno`: its number."""
+    """A disk answered a request with an error. `errno`: its number; `tag`: what the request was remembered by."""
     code = "SXM_IO_ERROR"
 
-    def __init__(self, number, *details):
-        super(RequestFailed, self).__init__(*details)
+    def __init__(self, number, detail, tag=None):
+        super(RequestFailed, self).__init__(detail)
         self.errno = number
+        self.tag = tag
 
 
 class CertificateMismatch(DataPathError):
@@ -162,3 +163,34 @@ class Unreachable(MotionError):
 class LaunchFailed(MotionError):
     """[name, why]: a process of ours did not start."""
     code = "SXM_LAUNCH"
+
+
+# What runs dom0's own programs.
+
+class SmFault(MotionError):
+    """[command, code, text]: a storage manager driver answered with a fault; `fault` is its number.
+
+    `fault` is None where there was no answer at all.
+    """
+    code = "SXM_SM_FAULT"
+
+    def __init__(self, command, fault, text):
+        super(SmFault, self).__init__(command, "" if fault is None else fault, text)
+        self.command = command
+        self.fault = fault
+        self.text = text
+
+
+class UnknownImageType(MotionError):
+    """[type, those that are known]: nothing here can read such an image."""
+    code = "SXM_UNKNOWN_IMAGE_TYPE"
+
+
+class ImagesUnrelated(MotionError):
+    """[path, path]: two images share no part of their chains, so there is no difference between them to tell."""
+    code = "SXM_IMAGES_UNRELATED"
+
+
+class ImageToolFailed(MotionError):
+    """[program, command, path, what it said]"""
+    code = "SXM_IMAGE_TOOL_FAILED"

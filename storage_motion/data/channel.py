@@ -1,0 +1,195 @@
+"""The channel between mover and receiver: TLS, one certificate per receiver, pinned; a token first; one connection per role.
+
+The receiver's host gives address, port, fingerprint and token over its authenticated XenAPI session, so no authority has to
+vouch for the certificate: the mover takes exactly this one, and says nothing before it has seen it. The token is good once per
+role and disk. Hello, in one line each way:
+
+    {"version": 1, "token": ..., "role": "mirror"|"copy"|"control", "disk": key}  ->  {"ok": true, "size": bytes} or {"ok": false, "error": ...}
+
+After it `mirror` and `copy` speak NBD's transmission phase with simple replies, `control` JSON lines.
+"""
+import hashlib
+import hmac
+import os
+import select
+import socket
+import ssl
+import subprocess
+import time
+
+from storage_motion.data import stream
+from storage_motion.data.json_lines import JsonLines
+from storage_motion.errors import CertificateMismatch, ConnectionLost, DataPathError, PeerRefused, ProtocolError
+
+VERSION = 1
+ROLES = ("mirror", "copy", "control")
+MAX_HELLO = 4096        # bytes
+HELLO_BOUND = 10.0      # seconds from the connection to the complete hello
+CERTIFICATE_DAYS = 30
+OPENSSL_BOUND = 60.0    # seconds for one key; a busy dom0 is short of entropy at times
+
+
+class Certificate(object):
+    """A receiver's key and certificate. `fingerprint`: SHA-256 of its DER form, in hex."""
+
+    def __init__(self, context, fingerprint):
+        self.context = context
+        self.fingerprint = fingerprint
+
+
+def make_certificate(directory):
+    """A fresh self-signed Certificate, by `openssl`. Its files are in `directory` only until they are loaded.
+
+    Raises DataPathError if openssl fails. RSA, since the openssl of older hosts makes such keys without a word of configuration.
+    """
+    key, certificate = os.path.join(directory, "key.pem"), os.path.join(directory, "certificate.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", str(CERTIFICATE_DAYS),
+               "-subj", "/CN=storage-motion-receiver", "-keyout", key, "-out", certificate]
+    previous = os.umask(0o077)
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                       timeout=OPENSSL_BOUND, check=True)
+        context = _context(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        with open(certificate) as pem:
+            fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(pem.read()))
+        return Certificate(context, fingerprint)
+    except subprocess.CalledProcessError as error:
+        raise DataPathError("openssl made no certificate: %s" % error.stderr.decode("utf-8", "replace").strip()[-500:])
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DataPathError("openssl made no certificate: %s" % error)
+    finally:
+        os.umask(previous)
+        for path in (key, certificate):
+            if os.path.exists(path):
+                os.unlink(path)
+
+
+def fingerprint_of(der):
+    """SHA-256 of a certificate in DER form, in hex."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def connect(address, port, fingerprint, token, role, disk, timeout=HELLO_BOUND):
+    """Open `role` for `disk` at a receiver: (TLS socket, size of the disk in bytes).
+
+    Raises CertificateMismatch, before anything was sent; PeerRefused with the receiver's reason; ConnectionLost; ProtocolError.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        sock = socket.create_connection((address, port), timeout)
+    except OSError as error:
+        raise ConnectionLost("%s port %s: %s" % (address, port, error))
+    tls = _secure(sock, _client_context(), False, deadline)
+    try:
+        found = fingerprint_of(tls.getpeercert(binary_form=True))
+        if not hmac.compare_digest(found.encode(), fingerprint.lower().encode()):
+            raise CertificateMismatch(fingerprint, found)
+        lines = JsonLines(tls, MAX_HELLO)
+        lines.send({"version": VERSION, "token": token, "role": role, "disk": disk}, timeout)
+        answer = lines.receive(max(0.0, deadline - time.monotonic()))
+        lines.require_empty()
+        if answer.get("ok") is not True:
+            raise PeerRefused(str(answer.get("error")))
+        size = answer.get("size")
+        if not isinstance(size, int):
+            raise ProtocolError("the receiver names no size")
+        return tls, size
+    except DataPathError:
+        tls.close()
+        raise
+
+
+def accept(sock, certificate, token, timeout=HELLO_BOUND):
+    """The other end of `connect`: (TLS socket, role, disk) of a peer that knows `token`; the caller answers it.
+
+    Raises PeerRefused, with the reason told to the peer already, ConnectionLost, ProtocolError; the connection is closed then.
+    """
+    deadline = time.monotonic() + timeout
+    tls = _secure(sock, certificate.context, True, deadline)
+    try:
+        lines = JsonLines(tls, MAX_HELLO)
+        hello = lines.receive(max(0.0, deadline - time.monotonic()))
+        lines.require_empty()
+        if not _same_token(hello.get("token"), token):
+            refuse(tls, "wrong token")
+        if hello.get("version") != VERSION:
+            refuse(tls, "this receiver speaks version %d" % VERSION)
+        role, disk = hello.get("role"), hello.get("disk")
+        if role not in ROLES or not isinstance(disk, str):
+            refuse(tls, "unknown role")
+        return tls, role, disk
+    except DataPathError:
+        tls.close()
+        raise
+
+
+def welcome(tls, size):
+    """Answer a hello that was accepted: the disk has `size` bytes."""
+    JsonLines(tls).send({"ok": True, "size": size}, HELLO_BOUND)
+
+
+def refuse(tls, reason):
+    """Answer a hello with `reason`, and raise PeerRefused with the same."""
+    JsonLines(tls).send({"ok": False, "error": reason}, HELLO_BOUND)
+    raise PeerRefused(reason)
+
+
+def _same_token(given, token):
+    return isinstance(given, str) and hmac.compare_digest(given.encode("utf-8", "replace"), token.encode("utf-8"))
+
+
+def _secure(sock, context, server_side, deadline):
+    """`sock` with TLS on it, negotiated by `deadline`: a timeout of the socket would begin anew with every byte of the peer.
+
+    Raises ConnectionLost, and closes it then.
+    """
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        # From here on `sock` is the TLS socket: wrapping has taken the descriptor away from the plain one.
+        sock = context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
+        _negotiate(sock, deadline)
+        return sock
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise ConnectionLost("no TLS with the peer: %s" % error)
+    except ConnectionLost:
+        sock.close()
+        raise
+
+
+def _negotiate(tls, deadline):
+    while True:
+        try:
+            tls.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            _wait(tls, select.POLLIN, deadline)
+        except ssl.SSLWantWriteError:
+            _wait(tls, select.POLLOUT, deadline)
+
+
+def _wait(sock, event, deadline):
+    poll = select.poll()
+    poll.register(sock, event)
+    remaining = deadline - time.monotonic()
+    if remaining <= 0 or not poll.poll(remaining * 1000):
+        raise ConnectionLost("the peer did not finish the TLS handshake in time")
+
+
+def _client_context():
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE     # `connect` compares the whole certificate, which is stricter than any authority
+    return context
+
+
+def _context(protocol):
+    context = ssl.SSLContext(protocol)
+    if hasattr(ssl, "TLSVersion"):          # Python 3.7
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:
+        context.options |= ssl.OP_NO_SSLv2 | ssl.OP_NO_SSLv3 | ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    context.options |= ssl.OP_NO_COMPRESSION
+    return context

@@ -1,0 +1,159 @@
+"""The mover's end of the `control` role: requests to the receiver from any thread, answered in order, and a heartbeat."""
+import collections
+import logging
+import select
+import socket
+import threading
+import time
+
+from storage_motion.data import json_lines, stream
+from storage_motion.errors import ConnectionLost, DataPathError, PeerRefused
+
+HEARTBEAT = 10.0            # seconds of silence after which the receiver is told that we are alive
+HEARTBEAT_BOUND = 60.0      # seconds within which it has to answer that
+
+log = logging.getLogger(__name__)
+
+
+class Pending(object):
+    """An answer that is still to come."""
+
+    def __init__(self, deadline):
+        self.deadline = deadline
+        self._arrived = threading.Event()
+        self._answer = None
+        self._error = None
+
+    def resolve(self, answer=None, error=None):
+        """Give the answer, or the error to raise instead."""
+        self._answer, self._error = answer, error
+        self._arrived.set()
+
+    def wait(self):
+        """The answer (a dict with "ok" true). Raises PeerRefused with the receiver's reason, ConnectionLost."""
+        # The link's thread resolves everything by its deadline; the margin only covers a link whose thread has died.
+        if not self._arrived.wait(max(0.0, self.deadline - time.monotonic()) + HEARTBEAT):
+            raise ConnectionLost("the receiver did not answer in time")
+        if self._error is not None:
+            raise self._error
+        if self._answer.get("ok") is not True:
+            raise PeerRefused(str(self._answer.get("error")))
+        return self._answer
+
+
+class ControlLink(object):
+    """Owns the TLS socket of the control role, in a thread of its own."""
+
+    def __init__(self, tls, on_lost):
+        """`on_lost(reason)` is called once, from the link's thread, if the connection ends other than by `close`."""
+        self._tls = tls
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._unsent = collections.deque()  # (Pending, line)
+        self._closing = False
+        self._lost = None
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._awaited = collections.deque()     # Pending, in the order of their requests; for the thread alone
+        self._thread = threading.Thread(target=self._run, name="control link", daemon=True)
+        self._thread.start()
+
+    def submit(self, message, timeout):
+        """Send `message` (a dict with "cmd"); a Pending, to be answered within `timeout` seconds."""
+        pending = Pending(time.monotonic() + timeout)
+        with self._lock:
+            if self._lost is not None:
+                pending.resolve(error=ConnectionLost(self._lost))
+                return pending
+            self._unsent.append((pending, json_lines.encode(message)))
+        self._wake()
+        return pending
+
+    def request(self, message, timeout):
+        """`submit` and wait."""
+        return self.submit(message, timeout).wait()
+
+    def close(self):
+        """End the connection; what is not answered yet fails."""
+        self._closing = True
+        self._wake()
+        self._thread.join(HEARTBEAT)
+
+    def _wake(self):
+        try:
+            self._wake_sender.send(b"w")
+        except (BlockingIOError, OSError):
+            pass    # the thread is being woken already, or has ended
+
+    def _run(self):
+        reason = "closed"
+        try:
+            self._serve()
+        except DataPathError as error:
+            reason = str(error)
+        except Exception as error:
+            log.exception("the control link failed")
+            reason = "internal error: %r" % error
+        with self._lock:
+            self._lost = reason
+            unanswered = list(self._awaited) + [pending for pending, _ in self._unsent]
+            self._unsent.clear()
+        for pending in unanswered:
+            pending.resolve(error=ConnectionLost("the control connection to the receiver: %s" % reason))
+        self._tls.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+        if not self._closing:
+            self._on_lost("the control connection to the receiver: %s" % reason)
+
+    def _serve(self):
+        self._tls.setblocking(False)
+        outgoing = stream.Outgoing(self._tls)
+        lines = json_lines.LineBuffer()
+        buffer = bytearray(16384)
+        quiet_since = time.monotonic()
+        while not self._closing:
+            if self._take_unsent(outgoing) or self._awaited:
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since >= HEARTBEAT:
+                self._awaited.append(Pending(time.monotonic() + HEARTBEAT_BOUND))
+                outgoing.push(json_lines.encode({"cmd": "heartbeat"}))
+            drained = outgoing.flush()
+            if self._awaited and time.monotonic() > self._awaited[0].deadline:
+                raise ConnectionLost("no answer in time")
+            poll = select.poll()
+            poll.register(self._wake_receiver, select.POLLIN)
+            poll.register(self._tls, select.POLLIN if drained else select.POLLIN | select.POLLOUT)
+            ready = dict(poll.poll(self._patience(quiet_since) * 1000))
+            if self._wake_receiver.fileno() in ready:
+                stream.receive_some(self._wake_receiver, memoryview(bytearray(4096)))
+            if self._tls.fileno() in ready:
+                self._take_answers(lines, buffer)
+
+    def _take_unsent(self, outgoing):
+        with self._lock:
+            taken = list(self._unsent)
+            self._unsent.clear()
+            self._awaited.extend(pending for pending, _ in taken)
+        for _, line in taken:
+            outgoing.push(line)
+        return bool(taken)
+
+    def _patience(self, quiet_since):
+        """Seconds until something is due: the next answer, or the next heartbeat."""
+        due = self._awaited[0].deadline if self._awaited else quiet_since + HEARTBEAT
+        return max(0.0, due - time.monotonic()) + 0.001
+
+    def _take_answers(self, lines, buffer):
+        while True:
+            count = stream.receive_some(self._tls, memoryview(buffer))
+            if count is None:
+                return
+            lines.feed(buffer[:count])
+            answer = lines.next()
+            while answer is not None:
+                if not self._awaited:
+                    raise ConnectionLost("an answer to nothing")
+                self._awaited.popleft().resolve(answer)
+                answer = lines.next()

@@ -1,0 +1,91 @@
+"""One JSON object per line over a blocking socket, plain or TLS, with bounded lines and bounded waits."""
+import json
+import socket
+import time
+
+from storage_motion.data import stream
+from storage_motion.errors import ConnectionLost, ProtocolError
+
+MAX_LINE = 64 << 10     # bytes; the longest line is a digest of a chunk in 1024 fragments
+
+
+def encode(message):
+    """`message` (a dict) as its line."""
+    return json.dumps(message, sort_keys=True).encode("utf-8") + b"\n"
+
+
+def decode(line):
+    """The dict that `line` holds. Raises ProtocolError if it is anything else."""
+    try:
+        message = json.loads(bytes(line).decode("utf-8"))
+    except (ValueError, RecursionError):    # RecursionError: a line of nothing but brackets
+        raise ProtocolError("a line that is not JSON")
+    if not isinstance(message, dict):
+        raise ProtocolError("a line that is not a JSON object")
+    return message
+
+
+class LineBuffer(object):
+    """Complete lines out of what arrives in arbitrary portions."""
+
+    def __init__(self, limit=MAX_LINE):
+        self._limit = limit     # bytes
+        self._data = bytearray()
+
+    def feed(self, data):
+        """Append `data`, as received."""
+        self._data += data
+
+    def next(self):
+        """The next complete line as a dict, or None. Raises ProtocolError for too long a line, or for what `decode` refuses."""
+        end = self._data.find(b"\n", 0, self._limit)
+        if end < 0:
+            if len(self._data) >= self._limit:
+                raise ProtocolError("a line of more than %d bytes" % self._limit)
+            return None
+        line = self._data[:end]
+        del self._data[:end + 1]
+        return decode(line)
+
+    @property
+    def empty(self):
+        """Whether nothing is left over."""
+        return not self._data
+
+
+class JsonLines(object):
+    """Both directions on one blocking socket. For one thread."""
+
+    def __init__(self, sock, limit=MAX_LINE):
+        self._sock = sock
+        self._lines = LineBuffer(limit)
+
+    def send(self, message, timeout):
+        """Send a dict. Raises ConnectionLost if the peer takes nothing for `timeout` seconds."""
+        stream.send_message(self._sock, encode(message), None, timeout)
+
+    def receive(self, timeout):
+        """The next dict. Raises ConnectionLost if none is complete within `timeout` seconds, ProtocolError."""
+        deadline = time.monotonic() + timeout
+        while True:
+            message = self._lines.next()
+            if message is not None:
+                return message
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise ConnectionLost("the peer did not answer in time")
+            try:
+                self._sock.settimeout(remaining)
+                data = self._sock.recv(16384)
+            except socket.timeout:
+                raise ConnectionLost("the peer did not answer in time")
+            except OSError as error:
+                raise ConnectionLost("receiving failed: %s" % error)
+            if not data:
+                raise ConnectionLost("the peer closed the connection")
+            self._lines.feed(data)
+
+    def require_empty(self):
+        """Raise ProtocolError if the peer sent more than it was asked for: what follows belongs to another protocol."""
+        if not self._lines.empty:
+            raise ProtocolError("more data than the protocol allows here")

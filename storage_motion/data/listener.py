@@ -1,0 +1,97 @@
+"""The receiver's front door: TLS, hello, token; then the role that was asked for, each connection in its own thread."""
+import logging
+import socket
+import threading
+
+from storage_motion.data import channel
+from storage_motion.data.json_lines import JsonLines
+from storage_motion.errors import DataPathError, PeerRefused
+
+MAX_STRANGERS = 8       # connections that have not shown the token yet; more are closed at once
+
+log = logging.getLogger(__name__)
+
+
+class Listener(object):
+    """Listens on one TCP address for the movers of one migration."""
+
+    def __init__(self, address, certificate, token, disks, heard):
+        """Begins at once. `disks`: key -> ReceivedDisk. `heard()` is called whenever a mover shows that it lives."""
+        self._certificate = certificate
+        self._token = token
+        self._disks = disks
+        self._heard = heard
+        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._socket.bind((address, 0))
+            self._socket.listen(16)
+        except OSError as error:
+            self._socket.close()
+            raise DataPathError("cannot listen on %s: %s" % (address, error))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._accept, name="listener", daemon=True).start()
+
+    def close(self):
+        """Take no more connections; those that exist go on."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self):
+        while True:
+            try:
+                sock, peer = self._socket.accept()
+            except ConnectionAbortedError:
+                continue    # gone before we came to it
+            except OSError:
+                return      # closed
+            if not self._strangers.acquire(blocking=False):
+                log.warning("%s: too many connections without a token", peer[0])
+                sock.close()
+                continue
+            threading.Thread(target=self._meet, args=(sock, peer), name="stranger", daemon=True).start()
+
+    def _meet(self, sock, peer):
+        try:
+            try:
+                tls, role, key = channel.accept(sock, self._certificate, self._token)
+            finally:
+                self._strangers.release()
+            self._serve(tls, role, key)
+        except DataPathError as error:
+            log.warning("%s: %s", peer[0], error)
+
+    def _serve(self, tls, role, key):
+        """Give `role` of disk `key` to the peer, and serve it. Raises DataPathError, with `tls` closed, if it cannot have it."""
+        self._heard()
+        disk = self._disks.get(key)
+        try:
+            if disk is None:
+                raise PeerRefused("unknown disk")
+            disk.take_role(role)
+        except PeerRefused as error:
+            self._turn_away(tls, error)
+        try:
+            client = None if role == "control" else disk.connect()
+        except DataPathError as error:
+            disk.end_role(role, "broken")
+            self._turn_away(tls, error)
+        log.info("disk %s: %s begins", key, role)
+        try:
+            channel.welcome(tls, disk.size)
+        except DataPathError:
+            disk.end_role(role, "broken")
+            tls.close()
+            raise
+        if role == "control":
+            disk.control(JsonLines(tls), self._heard)
+            tls.close()
+        else:
+            disk.forward(role, tls, client)
+
+    def _turn_away(self, tls, reason):
+        try:
+            channel.refuse(tls, str(reason))
+        finally:
+            tls.close()

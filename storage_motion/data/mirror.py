@@ -1,0 +1,386 @@
+"""The pump: takes the mirrored writes of the guest's tapdisk, and answers each when the receiver's tapdisk has it.
+
+The guest comes first. Whatever goes wrong here ends with tapdisk's connection being closed, upon which it carries on alone: the
+mirror is then broken for good, and the guest has seen no error. What the real tapdisk asks of us (facts/tapdisk-and-sm.md
+section 4): never be silent, since it waits without limit; never have more than 352 requests outstanding, since it loses the rest.
+
+One thread owns both connections, and never blocks on either; the copier reaches the merge through `claim` and `release`.
+"""
+import collections
+import errno
+import logging
+import os
+import select
+import socket
+import threading
+import time
+
+from storage_motion.data import nbd, nbd_server, stream
+from storage_motion.data.control_socket import listen
+from storage_motion.errors import ConnectionLost, DataPathError, MirrorBroken, NotFinished, ProtocolError
+
+MAX_OUTSTANDING_BYTES = 256 << 20   # memory that held and unsent writes may take
+GOODBYE_BOUND = 10.0                # seconds for the receiver to confirm the end, which it does by closing
+
+log = logging.getLogger(__name__)
+
+
+class _Write(object):
+    """A mirrored write on its way. `arrival`: time.monotonic()."""
+    __slots__ = ("request", "handle", "length", "arrival")
+
+    def __init__(self, request, arrival):
+        self.request = request          # None as soon as it is on its way out, to free its data
+        self.handle = request.handle    # tapdisk's
+        self.length = request.length
+        self.arrival = arrival
+
+
+class Mirror(object):
+    """One disk's mirror, from listening for tapdisk to its end: state ready, mirroring, and then ended or broken."""
+
+    def __init__(self, secondary, tls, size, merge, stall_bound, max_outstanding):
+        """Listens on the unix socket `secondary` at once.
+
+        `tls`: the receiver's mirror role. `size` in bytes. `merge`: merge.Merge, this object's from now on.
+        `stall_bound`: seconds from a write's arrival to its answer.
+        """
+        self._secondary = secondary
+        self._tls = tls
+        self._size = size
+        self._merge = merge
+        self._stall_bound = stall_bound
+        self._max_outstanding = max_outstanding
+
+        self._lock = threading.Lock()       # over the merge, `_admitted` and all that `status` tells
+        self._state = "ready"
+        self._error = None
+        self._attachments = 0
+        self._mirrored_bytes = 0
+        self._mirrored_writes = 0
+        self._longest_stall = 0.0
+        self._admitted = collections.deque()            # writes that the copier's releases have set free
+        self._writes = collections.OrderedDict()        # our handle -> _Write, oldest first
+        self._outstanding_bytes = 0
+        self._next_handle = 1
+
+        self._closing = False
+        self._retiring = False
+        self._partial_since = None
+        self._replies = bytearray()
+        self._requests = None
+        self._tap = None
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._listener = listen(secondary, 4)
+        self._tls.setblocking(False)
+        self._to_receiver = stream.Outgoing(self._tls, "the receiver")
+        self._to_tap = None
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+
+    def start(self):
+        """Begin to serve."""
+        self._thread.start()
+
+    def status(self):
+        """The mirror's part of the mover's status."""
+        with self._lock:
+            return {"state": self._state, "clean": self._state == "ended", "error": self._error, "attachments": self._attachments,
+                    "mirrored_bytes": self._mirrored_bytes, "mirrored_writes": self._mirrored_writes,
+                    "outstanding": self._merge.outstanding, "held": self._merge.held,
+                    "longest_stall": round(max(self._longest_stall, self._oldest_age()), 6)}
+
+    # For the copier, from its threads.
+
+    def confine(self, ranges):
+        """Only `ranges`, in sectors, will be claimed. Once, before the first claim."""
+        with self._lock:
+            self._merge.confine(ranges)
+
+    def unmirrored(self, ranges):
+        """How many sectors of `ranges` are still the copy's to write."""
+        with self._lock:
+            return self._merge.unmirrored(ranges)
+
+    def claim(self, ranges):
+        """A merge.Claim on what of `ranges` may be copied, or None. Raises MirrorBroken: a copy beside a broken mirror is waste."""
+        with self._lock:
+            if self._state == "broken":
+                raise MirrorBroken(self._error)
+            return self._merge.claim(ranges)
+
+    def release(self, claim):
+        """The claim's sectors are copied and verified: the guest's writes that waited for them go on."""
+        with self._lock:
+            self._admitted.extend(self._merge.release(claim))
+        self._wake()
+
+    def abandon(self):
+        """The copy has failed: the guest's writes go on, but this disk can never be handed over."""
+        with self._lock:
+            self._admitted.extend(self._merge.abandon())
+        self._wake()
+
+    # For the mover's commands.
+
+    def require_handover(self, unmirrored):
+        """Raise NotFinished unless the mirror ended cleanly, or (`unmirrored`) was never used: then it is ended now, for good."""
+        if unmirrored and self.status()["state"] == "ready":
+            self._retiring = True
+            self._wake()
+            self._thread.join(GOODBYE_BOUND)
+        status = self.status()
+        if status["state"] != "ended":
+            raise NotFinished("the mirror is %s" % status["state"], status["error"] or "")
+        if status["attachments"] != (0 if unmirrored else 1):
+            raise NotFinished("tapdisk was attached %d times" % status["attachments"])
+        if not self._merge.intact:
+            raise NotFinished("the copy has failed")
+
+    def break_off(self, reason):
+        """End the mirror as broken, from any thread."""
+        with self._lock:
+            if self._error is None:
+                self._error = reason
+        self._wake()
+
+    def close(self):
+        """End whatever is going on: tapdisk carries on alone."""
+        self._closing = True
+        self._wake()
+        self._thread.join(GOODBYE_BOUND)
+
+    def _wake(self):
+        try:
+            self._wake_sender.send(b"w")
+        except (BlockingIOError, OSError):
+            pass    # the thread is being woken already, or has ended
+
+    # The thread.
+
+    def _run(self):
+        try:
+            self._await_attachment()
+            if self._tap is not None:
+                self._pump()
+            if not self._closing:
+                self._say_goodbye()
+                self._stand_guard()
+        except DataPathError as error:
+            self._set_broken(str(error))
+        except Exception as error:
+            # A bug of ours: the guest must not wait for it.
+            log.exception("the mirror failed")
+            self._set_broken("internal error: %r" % error)
+        finally:
+            self._close_all()
+
+    def _set_broken(self, reason):
+        with self._lock:
+            self._state = "broken"
+            self._error = self._error or reason
+            self._longest_stall = max(self._longest_stall, self._oldest_age())
+        log.warning("the mirror is broken: %s", self._error)
+
+    def _close_all(self):
+        # tapdisk first: this is what lets the guest go on.
+        for sock in (self._tap, self._listener, self._tls, self._wake_receiver, self._wake_sender):
+            if sock is not None:
+                stream.interrupt(sock)
+                sock.close()
+        if os.path.exists(self._secondary):
+            os.unlink(self._secondary)
+
+    def _ready(self, registered, timeout):
+        """Wait for any of `registered` (socket -> poll mask) or a wake-up; the ready file descriptors. Raises if broken off."""
+        poll = select.poll()
+        poll.register(self._wake_receiver, select.POLLIN)
+        for sock, mask in registered.items():
+            poll.register(sock, mask)
+        ready = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1)}
+        if self._wake_receiver.fileno() in ready:
+            stream.receive_some(self._wake_receiver, memoryview(bytearray(4096)))
+        if self._error is not None:
+            raise MirrorBroken(self._error)
+        return ready
+
+    def _await_attachment(self):
+        """Until tapdisk is through its handshake, which makes us `mirroring`, or somebody wants us to end."""
+        while not self._closing and not self._retiring:
+            ready = self._ready({self._listener: select.POLLIN, self._tls: select.POLLIN}, None)
+            if self._tls.fileno() in ready:
+                self._take_replies()        # there can be none: raises when the receiver is gone
+            if self._listener.fileno() in ready and self._handshake():
+                return
+
+    def _handshake(self):
+        tap, _ = self._listener.accept()
+        try:
+            nbd_server.handshake(tap, self._size, time.monotonic() + nbd_server.HANDSHAKE_TIMEOUT)
+        except DataPathError as error:
+            # Not attached, and it knows: the prover of the mirror will not find it in tapdisk's stats.
+            log.warning("a connection to the secondary came to nothing: %s", error)
+            tap.close()
+            return False
+        tap.setblocking(False)
+        self._tap = tap
+        self._to_tap = stream.Outgoing(tap, "tapdisk")
+        self._requests = nbd_server.RequestReader(tap, "tapdisk")
+        with self._lock:
+            self._state = "mirroring"
+            self._attachments = 1
+        log.info("tapdisk is attached")
+        return True
+
+    def _pump(self):
+        """Until tapdisk disconnects cleanly. Raises DataPathError for any other end."""
+        tap, receiver, listener = self._tap.fileno(), self._tls.fileno(), self._listener.fileno()
+        while not self._closing:
+            sent = self._to_receiver.flush()
+            answered = self._to_tap.flush()
+            ready = self._ready({self._tap: select.POLLIN if answered else select.POLLIN | select.POLLOUT,
+                                 self._tls: select.POLLIN if sent else select.POLLIN | select.POLLOUT,
+                                 self._listener: select.POLLIN}, self._patience())
+            if listener in ready:
+                self._refuse_attachment()
+            if receiver in ready:
+                self._take_replies()
+            if tap in ready and self._take_requests():
+                return
+            self._send_admitted()
+            self._require_in_time()
+
+    def _take_requests(self):
+        """Everything that tapdisk has sent by now; True if that ended with a clean goodbye."""
+        while True:
+            request = self._requests.next()
+            if request is None:
+                break
+            if request.flags:
+                raise ProtocolError("tapdisk never sends flags, but here are %#x" % request.flags)
+            if request.command == nbd.CMD_WRITE:
+                self._take_write(request)
+            elif request.command == nbd.CMD_READ:
+                self._to_tap.push(nbd_server.simple_reply(request.handle, errno.EINVAL))
+            elif request.command == nbd.CMD_DISC:
+                if self._writes:
+                    raise ProtocolError("tapdisk disconnected with %d writes outstanding" % len(self._writes))
+                log.info("tapdisk has disconnected cleanly")
+                return True
+            else:
+                raise ProtocolError("unknown command %d" % request.command)
+        self._partial_since = (self._partial_since or time.monotonic()) if self._requests.partial else None
+        return False
+
+    def _take_write(self, request):
+        fault = nbd.request_fault(request.offset, request.length, self._size)
+        if fault:
+            raise ProtocolError("a write of %d bytes at %d: %s" % (request.length, request.offset, nbd.describe_errno(fault)))
+        handle = self._next_handle
+        self._next_handle += 1
+        start, end = request.offset // nbd.SECTOR, (request.offset + request.length) // nbd.SECTOR
+        with self._lock:
+            self._writes[handle] = _Write(request, time.monotonic())
+            self._outstanding_bytes += request.length
+            go = self._merge.arrive(handle, start, end)
+        if len(self._writes) > self._max_outstanding or self._outstanding_bytes > MAX_OUTSTANDING_BYTES:
+            raise MirrorBroken("%d writes, %d bytes outstanding" % (len(self._writes), self._outstanding_bytes))
+        if go:
+            self._send(handle)
+
+    def _send(self, handle):
+        write = self._writes[handle]
+        self._to_receiver.push(write.request.message_for(handle))
+        write.request = None
+
+    def _send_admitted(self):
+        with self._lock:
+            handles = list(self._admitted)
+            self._admitted.clear()
+        for handle in handles:
+            self._send(handle)
+
+    def _take_replies(self):
+        """Everything that the receiver has answered by now, passed on to tapdisk."""
+        buffer = bytearray(4096)
+        while True:
+            count = stream.receive_some(self._tls, buffer, "the receiver")
+            if count is None:
+                return
+            self._replies += buffer[:count]
+            whole = len(self._replies) // nbd.SIMPLE_REPLY.size * nbd.SIMPLE_REPLY.size
+            for magic, error, handle in nbd.SIMPLE_REPLY.iter_unpack(bytes(self._replies[:whole])):
+                self._take_reply(magic, error, handle)
+            del self._replies[:whole]
+
+    def _take_reply(self, magic, error, handle):
+        write = self._writes.get(handle)
+        if magic != nbd.SIMPLE_REPLY_MAGIC or write is None or write.request is not None:
+            raise ProtocolError("the receiver answered a write that it was not sent")
+        if error:
+            raise MirrorBroken("the destination failed a write: %s" % nbd.describe_errno(nbd.reply_errno(error)))
+        with self._lock:
+            del self._writes[handle]
+            self._outstanding_bytes -= write.length
+            self._mirrored_bytes += write.length
+            self._mirrored_writes += 1
+            self._longest_stall = max(self._longest_stall, time.monotonic() - write.arrival)
+            self._admitted.extend(self._merge.answered(handle))
+        self._to_tap.push(nbd_server.simple_reply(write.handle))
+
+    def _oldest_age(self):
+        """Seconds since the arrival of the oldest write that is not answered; 0 where there is none."""
+        for write in self._writes.values():
+            return time.monotonic() - write.arrival
+        return 0.0
+
+    def _patience(self):
+        """Seconds until the stall bound strikes; None where nothing is outstanding."""
+        age = self._oldest_age()
+        if self._partial_since is not None:
+            age = max(age, time.monotonic() - self._partial_since)
+        elif not self._writes:
+            return None
+        return max(0.0, self._stall_bound - age)
+
+    def _require_in_time(self):
+        if self._oldest_age() >= self._stall_bound:
+            raise MirrorBroken("a write was not answered for %.1f s" % self._stall_bound)
+        if self._partial_since is not None and time.monotonic() - self._partial_since >= self._stall_bound:
+            raise MirrorBroken("half a request, and nothing more for %.1f s" % self._stall_bound)
+
+    def _refuse_attachment(self):
+        """A second attachment: what was written in between, or beside, is not in this mirror."""
+        tap, _ = self._listener.accept()
+        tap.close()
+        with self._lock:
+            self._attachments += 1
+        raise MirrorBroken("tapdisk was attached a second time")
+
+    def _say_goodbye(self):
+        """Pass the disconnect on, and wait until the receiver has confirmed it by closing; then we are `ended`."""
+        self._to_receiver.push(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0))
+        deadline = time.monotonic() + GOODBYE_BOUND
+        while True:
+            mask = select.POLLIN if self._to_receiver.flush() else select.POLLIN | select.POLLOUT
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise ConnectionLost("the receiver did not confirm the end of the mirror")
+            if self._tls.fileno() not in self._ready({self._tls: mask}, remaining):
+                continue
+            try:
+                self._take_replies()
+            except ConnectionLost:
+                break       # closed, as it should be; whether for that reason, the receiver knows, and says at `finish`
+        with self._lock:
+            self._state = "ended"
+
+    def _stand_guard(self):
+        """From the clean end on: whoever attaches again makes it unclean."""
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
+        while not self._closing and not self._retiring:
+            if self._listener.fileno() in self._ready({self._listener: select.POLLIN}, None):
+                self._refuse_attachment()

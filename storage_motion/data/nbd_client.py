@@ -1,0 +1,205 @@
+"""NBD as a client: of a tapdisk, or of a receiver's role, whose hello has replaced the handshake.
+
+Written for tapdisk (facts/tapdisk-and-sm.md section 3): no flags on any command, 512-byte alignment, at most 8 requests in
+flight, negative errnos, every reply read as soon as it can be, and only one handshake at a time.
+"""
+import socket
+import threading
+import time
+
+from storage_motion.data import nbd, stream
+from storage_motion.errors import ConnectionLost, ProtocolError, RequestFailed
+
+DEPTH = 8               # requests that tapdisk works on at a time, for one connection
+PIECE = 1 << 20         # the length of request that serves tapdisk best; its own unit is 2 MiB
+TIMEOUT = 30.0          # seconds for which a peer may take or say nothing at all
+EXPORT_NAME = "tapdisk_client"
+
+# Two clients in handshake at once freeze a tapdisk for good: connect one at a time, process-wide.
+_one_handshake = threading.Lock()
+
+
+def connect(path, export=EXPORT_NAME, depth=DEPTH, timeout=TIMEOUT):
+    """A Client of the NBD server that listens on the unix socket `path`.
+
+    Raises ConnectionLost if it cannot be reached or is silent for `timeout` seconds, ProtocolError if it does not speak NBD.
+    """
+    with _one_handshake:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(path)
+            size = handshake(sock, export, time.monotonic() + timeout)
+            return Client(sock, size, depth, timeout)
+        except OSError as error:
+            sock.close()
+            raise ConnectionLost("%s: %s" % (path, error))
+        except (ConnectionLost, ProtocolError):
+            sock.close()
+            raise
+
+
+def handshake(sock, export, deadline):
+    """Negotiate `export` on a fresh connection; its size in bytes. Fixed newstyle: OPT_GO, and OPT_EXPORT_NAME where that is unknown."""
+    magic, option_magic, flags = nbd.GREETING.unpack(stream.receive_exactly(sock, nbd.GREETING.size, deadline))
+    if magic != nbd.MAGIC or option_magic != nbd.OPTION_MAGIC:
+        raise ProtocolError("the server does not greet as NBD's newstyle")
+    if not flags & nbd.FLAG_FIXED_NEWSTYLE:
+        raise ProtocolError("the server does not know NBD's fixed newstyle")
+    ours = nbd.FLAG_FIXED_NEWSTYLE | flags & nbd.FLAG_NO_ZEROES
+    stream.send_message(sock, nbd.CLIENT_FLAGS.pack(ours), None, TIMEOUT)
+    name = export.encode("utf-8")
+    size = _go(sock, name, deadline)
+    if size is None:
+        size = _export_name(sock, name, bool(ours & nbd.FLAG_NO_ZEROES), deadline)
+    return size
+
+
+def _go(sock, name, deadline):
+    """The export's size by OPT_GO, or None where the server does not know this option."""
+    data = nbd.GO_NAME.pack(len(name)) + name + nbd.GO_COUNT.pack(0)
+    stream.send_message(sock, nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.OPT_GO, len(data)), data, TIMEOUT)
+    size = None
+    while True:
+        magic, option, kind, length = nbd.OPTION_REPLY.unpack(stream.receive_exactly(sock, nbd.OPTION_REPLY.size, deadline))
+        if magic != nbd.OPTION_REPLY_MAGIC or option != nbd.OPT_GO or length > 65536:
+            raise ProtocolError("a reply to OPT_GO that is none")
+        data = stream.receive_exactly(sock, length, deadline)
+        if kind == nbd.REP_ACK:
+            if size is None:
+                raise ProtocolError("OPT_GO was acknowledged without a size")
+            return size
+        if kind == nbd.REP_ERR_UNSUP:
+            return None
+        if kind & nbd.REP_ERROR:
+            raise ProtocolError("OPT_GO was refused: %#x %s" % (kind, bytes(data).decode("utf-8", "replace")))
+        if kind == nbd.REP_INFO and len(data) == nbd.INFO_EXPORT_DATA.size:
+            information, found, _ = nbd.INFO_EXPORT_DATA.unpack(data)
+            if information == nbd.INFO_EXPORT:
+                size = found
+
+
+def _export_name(sock, name, no_zeroes, deadline):
+    """The export's size by OPT_EXPORT_NAME, which a server that has no such export answers by closing the connection."""
+    stream.send_message(sock, nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.OPT_EXPORT_NAME, len(name)), name, TIMEOUT)
+    size, _ = nbd.EXPORT.unpack(stream.receive_exactly(sock, nbd.EXPORT.size, deadline))
+    if not no_zeroes:
+        stream.receive_exactly(sock, nbd.EXPORT_PADDING, deadline)
+    return size
+
+
+class Client(object):
+    """Pipelined requests on one connection in NBD's transmission phase. For one thread.
+
+    Each `start_...` sends a request, remembered by any `tag`; `reap` waits for one answer, in whatever order they come. The
+    caller keeps at most `depth` in flight (`full`): one more is refused here, before it can do harm.
+    """
+
+    def __init__(self, sock, size, depth=DEPTH, timeout=TIMEOUT):
+        self.sock = sock
+        self.size = size            # bytes
+        self.depth = depth
+        self._timeout = timeout
+        self._in_flight = {}        # handle -> (tag, command, offset, length)
+        self._next_handle = 1
+
+    @property
+    def in_flight(self):
+        """The count of requests not yet answered."""
+        return len(self._in_flight)
+
+    @property
+    def full(self):
+        """Whether `reap` has to come before the next request."""
+        return len(self._in_flight) >= self.depth
+
+    def start_read(self, offset, length, tag=None):
+        """Ask for `length` bytes at `offset`, both multiples of 512."""
+        self._start(nbd.CMD_READ, offset, length, None, tag)
+
+    def start_write(self, offset, data, tag=None):
+        """Send `data` (bytes-like, a multiple of 512 long) for `offset`."""
+        self._start(nbd.CMD_WRITE, offset, len(data), data, tag)
+
+    def start_zero(self, offset, length, tag=None):
+        """Ask for `length` zero bytes at `offset`. A receiver's copy role knows this command; tapdisk does not."""
+        self._start(nbd.CMD_WRITE_ZEROES, offset, length, None, tag)
+
+    def _start(self, command, offset, length, payload, tag):
+        fault = nbd.request_fault(offset, length, self.size)
+        if fault:
+            raise RequestFailed(fault, "%s of %d bytes at %d is refused: %s" % (
+                nbd.COMMAND_NAMES[command], length, offset, nbd.describe_errno(fault)))
+        if self.full:
+            raise ValueError("%d requests are in flight already" % self.depth)
+        handle = self._next_handle
+        self._next_handle += 1
+        self._in_flight[handle] = (tag, command, offset, length)
+        header = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, command, handle, offset, length)
+        stream.send_message(self.sock, header, payload, self._timeout)
+
+    def reap(self):
+        """Wait for one answer: (tag, data), where data is a bytearray for a read and else None.
+
+        Raises RequestFailed if the disk answered with an error (the connection stays good), ConnectionLost, ProtocolError.
+        """
+        deadline = time.monotonic() + self._timeout
+        reply = stream.receive_exactly(self.sock, nbd.SIMPLE_REPLY.size, deadline)
+        magic, error, handle = nbd.SIMPLE_REPLY.unpack(reply)
+        if magic != nbd.SIMPLE_REPLY_MAGIC or handle not in self._in_flight:
+            raise ProtocolError("an answer to a request that was not made")
+        tag, command, offset, length = self._in_flight.pop(handle)
+        if error:
+            number = nbd.reply_errno(error)
+            raise RequestFailed(number, "%s of %d bytes at %d failed: %s" % (
+                nbd.COMMAND_NAMES[command], length, offset, nbd.describe_errno(number)), tag)
+        if command != nbd.CMD_READ:
+            return tag, None
+        return tag, stream.receive_exactly(self.sock, length, deadline)
+
+    def read(self, offset, length):
+        """`length` bytes at `offset`, with nothing else in flight."""
+        self._require_idle()
+        self.start_read(offset, length)
+        return self.reap()[1]
+
+    def write(self, offset, data):
+        """Write `data` at `offset`, with nothing else in flight; returns when the disk has answered."""
+        self._require_idle()
+        self.start_write(offset, data)
+        self.reap()
+
+    def _require_idle(self):
+        if self._in_flight:
+            raise ValueError("requests are in flight")
+
+    def disconnect(self, confirmed=False):
+        """Say goodbye (a clean end to whoever serves us), then close.
+
+        `confirmed`: wait until the server has closed first, as a receiver does when it has taken note. tapdisk would greet anew.
+        Raises ConnectionLost, closed as well.
+        """
+        try:
+            header = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0)
+            stream.send_message(self.sock, header, None, self._timeout)
+            if confirmed:
+                stream.await_close(self.sock, time.monotonic() + self._timeout)
+        finally:
+            self.sock.close()
+
+    def interrupt(self):
+        """Cut the connection, whatever is in flight, so that the thread which uses it wakes up and fails. For any thread."""
+        stream.interrupt(self.sock)
+
+    def close(self):
+        """Close without a goodbye."""
+        self.sock.close()
+
+
+def pieces(offset, length, limit=PIECE):
+    """Cut `length` bytes at `offset` into (offset, length) of at most `limit` bytes."""
+    end = offset + length
+    while offset < end:
+        count = min(limit, end - offset)
+        yield offset, count
+        offset += count

@@ -1,0 +1,151 @@
+"""One disk at the receiver: which roles it has had and how they ended, and by that, whether its gate may be opened."""
+import logging
+import threading
+
+from storage_motion.data import digest, nbd, nbd_client
+from storage_motion.data.forwarder import Forwarder
+from storage_motion.errors import DataPathError, NotFinished, PeerRefused, ProtocolError
+
+MAX_DIGEST = 1 << 20        # bytes that one digest may cover: a window of the copier
+CONTROL_BOUND = 90.0        # seconds of silence after which a control role is lost; its heartbeat comes every 10
+
+log = logging.getLogger(__name__)
+
+
+class ReceivedDisk(object):
+    """A destination VDI that is being filled, behind its gate.
+
+    `roles`: role -> "unused", "open", "ended" (by a goodbye, with everything answered) or "broken". `gate`: "shut" or "open".
+    """
+
+    def __init__(self, key, spec, open_gate):
+        """`spec`: {"vdi", "sr": uuids, "size": bytes, "socket": unix path of its tapdisk's NBD server}.
+
+        `open_gate(sr uuid, vdi uuid)` closes that tapdisk and takes the mark off the VDI; a MotionError if it cannot.
+        """
+        self.key = key
+        self.size = spec["size"]
+        self.gate = "shut"
+        self.roles = {"mirror": "unused", "copy": "unused", "control": "unused"}
+        self._sr, self._vdi, self._socket = spec["sr"], spec["vdi"], spec["socket"]
+        self._open_gate = open_gate
+        self._reading = None            # nbd_client.Client, for digests; of the control role's thread
+        self._lock = threading.Lock()   # over `roles` and `gate`
+
+    def status(self):
+        """The disk's part of the receiver's status."""
+        with self._lock:
+            return {"vdi": self._vdi, "gate": self.gate, "roles": dict(self.roles)}
+
+    def take_role(self, role):
+        """Reserve `role`. Raises PeerRefused if it was given away before: the token is good once per role and disk.
+
+        So a mover cannot come back to a role that it lost; what it had sent is not known to have arrived.
+        """
+        with self._lock:
+            if self.gate == "open":
+                raise PeerRefused("this disk is finished")
+            if self.roles[role] != "unused":
+                raise PeerRefused("this role has been taken")
+            self.roles[role] = "open"
+
+    def connect(self):
+        """A new nbd_client.Client of this disk's tapdisk. Raises DataPathError, also if its size is not the one that was agreed."""
+        client = nbd_client.connect(self._socket)
+        if client.size != self.size:
+            client.close()
+            raise DataPathError("the destination's tapdisk has %d bytes, not %d" % (client.size, self.size))
+        return client
+
+    def forward(self, role, tls, client):
+        """Serve `mirror` or `copy` on `tls` to its end, with `client` of our tapdisk; closes both."""
+        ended = "broken"
+        try:
+            Forwarder(role, tls, client).run()
+            client.disconnect()
+            ended = "ended"
+        except DataPathError as error:
+            log.warning("disk %s: %s is broken: %s", self.key, role, error)
+        finally:
+            client.close()
+            # In this order: the mover takes the closing for the confirmation, and asks for the finish then.
+            self.end_role(role, ended)
+            tls.close()
+
+    def end_role(self, role, ended):
+        """`role` is over: "ended" or "broken"."""
+        with self._lock:
+            self.roles[role] = ended
+        log.info("disk %s: %s has %s", self.key, role, ended)
+
+    def control(self, lines, heard):
+        """Serve `control` on `lines` (JsonLines) until its connection ends. `heard()` is called for each request."""
+        commands = {"digest": self._digest, "finish": self._finish, "heartbeat": lambda _: {"ok": True}}
+        try:
+            while True:
+                message = lines.receive(CONTROL_BOUND)
+                heard()
+                command = message.get("cmd")
+                if command == "abort":
+                    raise DataPathError("the mover aborts")
+                if not isinstance(command, str) or command not in commands:
+                    raise ProtocolError("unknown command")
+                lines.send(self._answered(commands[command], message), CONTROL_BOUND)
+                heard()
+        except DataPathError as error:
+            log.info("disk %s: control has ended: %s", self.key, error)
+        finally:
+            self._stop_reading()
+            self.end_role("control", "ended" if self.gate == "open" else "broken")
+
+    def _answered(self, command, message):
+        try:
+            return command(message)
+        except ProtocolError:
+            raise
+        except Exception as error:
+            # Whatever SM or xapi raised has to reach the worker as the reason why the gate is shut.
+            log.exception("disk %s: %s failed", self.key, message.get("cmd"))
+            return {"ok": False, "error": str(error) or repr(error)}
+
+    def _digest(self, message):
+        ranges = message.get("ranges")
+        self._require_ranges(ranges)
+        if self._reading is None:
+            self._reading = self.connect()
+        return {"ok": True, "digest": digest.of_disk(self._reading, ranges)}
+
+    def _require_ranges(self, ranges):
+        if not isinstance(ranges, list) or not ranges:
+            raise ProtocolError("a digest of nothing")
+        covered = 0
+        for pair in ranges:
+            if not isinstance(pair, list) or [type(number) for number in pair] != [int, int] or pair[0] < 0 or pair[1] <= 0:
+                raise ProtocolError("a range that is none")
+            if nbd.request_fault(pair[0], pair[1], self.size):
+                raise ProtocolError("a digest of %d bytes at %d" % (pair[1], pair[0]))
+            covered += pair[1]
+        if covered > MAX_DIGEST:
+            raise ProtocolError("a digest of %d bytes" % covered)
+
+    def _finish(self, message):
+        """Open the gate, if everything that the mover was given has ended cleanly. Idempotent."""
+        with self._lock:
+            if self.gate == "open":
+                return {"ok": True}
+            mirror, copy = self.roles["mirror"], self.roles["copy"]
+        if mirror != "ended" and not (mirror == "unused" and message.get("unmirrored") is True):
+            raise NotFinished("the mirror is %s" % mirror)
+        if copy != "ended":
+            raise NotFinished("the copy is %s" % copy)
+        self._stop_reading()
+        self._open_gate(self._sr, self._vdi)
+        with self._lock:
+            self.gate = "open"
+        log.info("disk %s: the gate of VDI %s is open", self.key, self._vdi)
+        return {"ok": True}
+
+    def _stop_reading(self):
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
