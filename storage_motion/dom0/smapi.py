@@ -1,0 +1,93 @@
+"""Runs a storage manager driver on this host, as xapi does: one XML-RPC call in argv[1], its answer on stdout.
+
+The argument is the one that xapi builds (ocaml/xapi/sm_exec.ml); the exit status says nothing, since a
+driver exits with 0 for faults, too.
+"""
+import subprocess
+import xml.parsers.expat
+import xmlrpc.client
+
+from storage_motion.dom0 import inventory, root
+from storage_motion.errors import SmFault
+
+DRIVERS = "/opt/xensource/sm"
+MIRROR_TYPE = "mirror"
+# A driver may wait 120 s for an activation, and a snapshot takes what it takes. Killing one is the last resort.
+DEFAULT_TIMEOUT = 600.0
+
+# The gate: SM activates no VDI that has this key in its sm_config, whatever its value. Ours is not SM's own
+# "true", so that it can be told from a pause of SM's, and SM's garbage collector (cleanup.py,
+# ensureUnpaused) does not undo it after a crash.
+GATE_KEY = "paused"
+GATE_SHUT = "storage-motion"
+
+
+def call(session, sr_ref, command, vdi_ref=None, args=(), driver_params=None, driver="MirrorSR",
+         timeout=DEFAULT_TIMEOUT):
+    """Run one command of a driver of this host and return its answer: a string, a struct as a dict, or None.
+
+    `args`: strings. `driver_params`: {string: string}. Raises SmFault: what the driver answered, or why
+    there was no answer (its `code` is None then).
+    """
+    argument = xmlrpc.client.dumps((_parameters(session, sr_ref, command, vdi_ref, args, driver_params),), command)
+    return _answer(command, _run("%s/%s" % (root.path(DRIVERS), driver), command, argument, timeout))
+
+
+def _parameters(session, sr_ref, command, vdi_ref, args, driver_params):
+    """The struct that xapi would pass: all strings, but for the structs in it and the list `args`."""
+    api = session.xenapi
+    host_ref = api.host.get_by_uuid(inventory.host_uuid())
+    parameters = {
+        "host_ref": host_ref, "command": command, "args": list(args), "session_ref": session._session,
+        "device_config": _device_config(api, sr_ref, host_ref), "sr_ref": sr_ref, "sr_uuid": api.SR.get_uuid(sr_ref),
+    }
+    if driver_params is not None:
+        parameters["driver_params"] = dict(driver_params)
+    if vdi_ref is not None:
+        vdi = api.VDI.get_record(vdi_ref)
+        parameters.update(vdi_ref=vdi_ref, vdi_uuid=vdi["uuid"], vdi_location=vdi["location"],
+                          vdi_on_boot=vdi["on_boot"], vdi_allow_caching="true" if vdi["allow_caching"] else "false")
+    return parameters
+
+
+def _device_config(api, sr_ref, host_ref):
+    """This host's device_config of the SR, with what xapi adds to it (SRmaster) and what MirrorSR needs (type)."""
+    for pbd_ref in api.SR.get_PBDs(sr_ref):
+        if api.PBD.get_host(pbd_ref) == host_ref:
+            break
+    else:
+        raise SmFault("device_config", None, "this host has no PBD of SR %s" % api.SR.get_uuid(sr_ref))
+    config = dict(api.PBD.get_device_config(pbd_ref))
+    (pool_ref,) = api.pool.get_all()
+    if not api.SR.get_shared(sr_ref) or api.pool.get_master(pool_ref) == host_ref:
+        config["SRmaster"] = "true"
+    sr_type = api.SR.get_type(sr_ref)
+    if sr_type != MIRROR_TYPE:  # of an SR of type `mirror` the administrator has named the base in `type`
+        config["type"] = sr_type
+    return config
+
+
+def _run(program, command, argument, timeout):
+    try:
+        process = subprocess.Popen([program, argument], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+    except OSError as error:
+        raise SmFault(command, None, "cannot run %s: %s" % (program, error.strerror))
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise SmFault(command, None, "%s did not answer within %d s" % (program, timeout))
+    return out.decode(errors="replace"), err.decode(errors="replace")
+
+
+def _answer(command, outputs):
+    out, err = outputs
+    try:
+        ((answer,), _) = xmlrpc.client.loads(out)
+    except xmlrpc.client.Fault as fault:
+        raise SmFault(command, fault.faultCode, fault.faultString)
+    except (ValueError, xml.parsers.expat.ExpatError, xmlrpc.client.ResponseError):
+        raise SmFault(command, None, "not an answer: %r %r" % (out[-500:], err[-500:]))
+    return answer

@@ -1,0 +1,33 @@
+"""The host's own storage manager (sm), in whichever of its two layouts it is installed.
+
+Upstream has it as the package `sm`; on XCP-ng 8.3 the same modules lie flat in /opt/xensource/sm. This is
+the one place that knows: everything else asks here, by the name inside the package.
+"""
+import importlib
+import sys
+
+from storage_motion.dom0 import root
+
+DRIVERS = "/opt/xensource/sm"
+
+
+def is_package():
+    """Whether sm is a package here. Raises ImportError if there is no sm at all."""
+    try:
+        importlib.import_module("sm.core")
+        return True
+    except ImportError as error:
+        if error.name not in ("sm", "sm.core"):
+            raise
+    flat = root.path(DRIVERS)
+    if flat not in sys.path:
+        sys.path.append(flat)
+    importlib.import_module("SRCommand")
+    return False
+
+
+def module(name):
+    """A module of sm by its name in the package: "blktap2", "core.util", "drivers.FileSR". Raises ImportError."""
+    if is_package():
+        return importlib.import_module("sm." + name)
+    return importlib.import_module(name.rpartition(".")[2])
