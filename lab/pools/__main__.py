@@ -1,0 +1,47 @@
+"""`python -m lab.pools up|down|status [--dir D]`: two pools on this machine, to play with.
+
+`up` prints where things are and leaves them running; `down` ends them.
+"""
+import argparse
+import os
+import sys
+import tempfile
+
+from lab.pools.lab import Lab
+
+
+def describe(lab):
+    """Print the pools, how to log in, and what runs."""
+    for pool in lab.pools:
+        print("pool %s: xe -s %s -p %d -u root -pw %s ..." % (pool.name, pool.master.address, pool.master.http_port, pool.password))
+        for host in pool.hosts:
+            daemons = ["%s %s" % (daemon, "runs" if lab.daemons.alive("%s/%s" % (host.name, daemon)) else "is down")
+                       for daemon in ("xapi", "xenopsd")]
+            print("  host %s %s at %s: %s; dom0 is %s" % (host.name, host.uuid, host.address, ", ".join(daemons), host.root))
+        for record in pool.xapi.SR.get_all_records().values():
+            print("  SR %s %s (%s)" % (record["name_label"], record["uuid"], record["type"]))
+        for record in pool.xapi.VM.get_all_records().values():
+            if not record["is_control_domain"] and not record["is_a_template"]:
+                print("  VM %s %s %s" % (record["name_label"], record["uuid"], record["power_state"]))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m lab.pools", description=__doc__)
+    parser.add_argument("command", choices=("up", "down", "status"))
+    parser.add_argument("--dir", default=os.path.join(tempfile.gettempdir(), "sxm-lab"), help="where the lab lives (no '_' in it)")
+    parser.add_argument("--layout", default="package", choices=("package", "flat"), help="of sm in dom0")
+    arguments = parser.parse_args()
+    if arguments.command == "up":
+        lab = Lab(directory=arguments.dir, layout=arguments.layout)
+        lab.up()
+        describe(lab)
+    elif arguments.command == "status":
+        describe(Lab.found(arguments.dir))
+    else:
+        for stray in Lab.found(arguments.dir).down():
+            print("had to end: %s" % stray)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Builds the root directory of one host: dom0's stand-ins, and the product, installed as on a real host."""
+import json
+import os
+import sys
+
+from lab.blktap import install as blktap
+from lab.dom0 import scripts
+from lab.sm import install as sm
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DIRECTORIES = ("etc/xapi.d/plugins", "opt/xensource/sm", "usr/bin", "usr/sbin", "usr/lib/python3/site-packages",
+               "var/lib/xcp", "var/lib/sxm", "var/lock/sm", "var/log", "run/blktap-control", "run/sr-mount", "dev/sm/phy")
+PRIVATE = ("run/sxm", "run/blktap-control")
+
+PLUGINS = {"plugins/sxm.py": "/etc/xapi.d/plugins/sxm.py"}
+DRIVERS = {"drivers/MirrorSR.py": "/opt/xensource/sm/MirrorSR"}
+MODULES = {"drivers/mirror_lib.py": "/opt/xensource/sm/mirror_lib.py"}
+
+
+def build(root, config, python, layout):
+    """Make the host's root. `config`: lab-xapi.json's content; `python`: dom0's interpreter; `layout`: "package" or
+    "flat", how sm is installed there."""
+    for directory in DIRECTORIES:
+        os.makedirs(os.path.join(root, directory))
+    for directory in PRIVATE:
+        os.makedirs(os.path.join(root, directory), mode=0o700, exist_ok=True)
+    scripts.install_text(json.dumps(config, indent=1), root, "/etc/lab-xapi.json")
+    os.chmod(root + "/etc/lab-xapi.json", 0o600)  # the pool's secret and the password are in it
+    inventory = "INSTALLATION_UUID='%s'\nCONTROL_DOMAIN_UUID='%s'\n" % (config["host"]["uuid"], config["host"]["control_domain"])
+    scripts.install_text(inventory, root, "/etc/xensource-inventory")
+    scripts.write_interpreter(root, python)
+    scripts.install_modules(root)
+    blktap.install(root)
+    sm.install(root, layout)
+    _install_xe(root)
+    install_product(root)
+
+
+def install_product(root):
+    """Install the product from this checkout, as its package does."""
+    os.symlink(os.path.join(REPOSITORY, "storage_motion"), root + "/usr/lib/python3/site-packages/storage_motion")
+    for source, target in dict(PLUGINS, **DRIVERS).items():
+        scripts.install_script(_read(source), root, target)
+    for source, target in MODULES.items():
+        scripts.install_text(_read(source), root, target)
+    hooks = os.path.join(REPOSITORY, "xapi-hooks")
+    for directory, _, names in os.walk(hooks):
+        for name in names:
+            where = os.path.join(directory, name)
+            scripts.install_script(_read(where), root, "/etc/xapi.d/" + os.path.relpath(where, hooks))
+
+
+def _install_xe(root):
+    """xe in dom0 speaks to the host's own unix socket. The lab's needs this checkout and a Python of its own."""
+    text = "#!/bin/sh\nSXM_ROOT=%s PYTHONPATH=%s exec %s -m lab.xe \"$@\"\n" % (root, REPOSITORY, sys.executable)
+    os.chmod(scripts.install_text(text, root, "/usr/bin/xe"), 0o755)
+
+
+def _read(path):
+    with open(os.path.join(REPOSITORY, path)) as stream:
+        return stream.read()

@@ -1,0 +1,66 @@
+"""The commands that the lab's xe understands."""
+from lab.xe import fields, listing
+from lab.xe.errors import failed, usage_error
+
+
+def _required(parameters, *names):
+    for name in names:
+        if name not in parameters:
+            raise usage_error("Required parameter not found", name)
+    return [parameters[name] for name in names]
+
+
+def host_call_plugin(xapi, parameters):
+    """Call a plugin; what it answers is printed as it is."""
+    uuid, plugin, function = _required(parameters, "host-uuid", "plugin", "fn")
+    arguments = {key[len("args:"):]: value for key, value in parameters.items() if key.startswith("args:")}
+    for key in [key for key in arguments if key.endswith(":file")]:
+        try:
+            with open(arguments.pop(key)) as stream:
+                arguments[key[:-len(":file")]] = stream.read()
+        except OSError as error:
+            raise failed(str(error))
+    return xapi.host.call_plugin(xapi.host.get_by_uuid(uuid), plugin, function, arguments) + "\n"
+
+
+def _vms(xapi, parameters, ignored):
+    """The VMs that a command is for."""
+    filters = {key: value for key, value in parameters.items() if key not in listing.STANDARD + ignored}
+    named = filters.pop("vm", None)
+    selected, _ = listing.select(xapi, "vm", dict(filters, **{"is-control-domain": "false"}))
+    vms = [ref for ref, record in selected if named is None or named in (record["uuid"], record["name_label"])]
+    if not vms:
+        raise failed("No matching VMs found")
+    if len(vms) > 1 and parameters.get("multiple") != "true":
+        raise failed("Multiple matches VMs found. --multiple required to complete the operation")
+    return vms
+
+
+def vm_start(xapi, parameters):
+    """Start VMs, on a given host if `on` says so."""
+    force = parameters.get("force") == "true"
+    paused = parameters.get("paused") == "true"
+    for vm in _vms(xapi, parameters, ("on", "paused")):
+        if "on" in parameters:
+            hosts = [ref for ref, record in xapi.host.get_all_records().items() if parameters["on"] in (record["uuid"], record["name_label"])]
+            if not hosts:
+                raise failed("No matching hosts found")
+            xapi.VM.start_on(vm, hosts[0], paused, force)
+        else:
+            xapi.VM.start(vm, paused, force)
+    return ""
+
+
+def vm_shutdown(xapi, parameters):
+    """Shut VMs down, at once with --force."""
+    for vm in _vms(xapi, parameters, ()):
+        (xapi.VM.hard_shutdown if parameters.get("force") == "true" else xapi.VM.clean_shutdown)(vm)
+    return ""
+
+
+def _lister(kind):
+    return lambda xapi, parameters: listing.list_records(xapi, kind, parameters)
+
+
+COMMANDS = dict({"%s-list" % kind: _lister(kind) for kind in fields.RECORDS},
+                **{"host-call-plugin": host_call_plugin, "vm-start": vm_start, "vm-shutdown": vm_shutdown})
