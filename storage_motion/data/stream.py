@@ -76,6 +76,8 @@ def await_close(sock, deadline):
         raise ConnectionLost("the peer did not close in time")
     except ConnectionResetError:
         pass    # closed as well
+    except OSError as error:
+        raise ConnectionLost("receiving failed: %s" % error)
 
 
 def receive_some(sock, view, peer="the peer"):
