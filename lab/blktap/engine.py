@@ -1,0 +1,104 @@
+"""Starts and ends the qemu-storage-daemon that is a tapdisk."""
+import errno
+import os
+import signal
+import socket
+import time
+
+from . import records
+
+PROGRAM = "qemu-storage-daemon"
+# dom0's callers may have a short PATH, or none
+EXTRA_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BACKLOG = 64
+EXIT_BOUND = 10.0
+
+
+def spawn(layout):
+    """Start a tapdisk without a vbd, detached from the caller. Returns its pid; OSError if it cannot be started."""
+    layout.prepare()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _detach_and_become_daemon(layout, writer)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as answer:
+        pid, _, code = answer.read().decode().partition(" ")       # ends when the daemon's exec closed the pipe
+    if code or not pid:
+        raise records.failure(int(code or errno.ECHILD))
+    return int(pid)
+
+
+def _detach_and_become_daemon(layout, answer):
+    """In the child: start a session, fork once more so that the daemon is nobody's child, and exec it."""
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.write(answer, b"%d" % os.getpid())
+        _become_daemon(layout, os.getpid(), answer)
+    except OSError as error:
+        os.write(answer, b" %d" % error.errno)
+    finally:
+        os._exit(1)
+
+
+def _become_daemon(layout, pid, answer):
+    null = os.open("/dev/null", os.O_RDWR)
+    log = os.open(layout.log(pid), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    # whatever else the caller had open, locks and pipes too, must not live on in the daemon
+    os.closerange(3, answer)
+    os.closerange(answer + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    monitors = [_listening(layout.ctl(pid)), _listening(layout.stats_monitor(pid))]
+    arguments = [PROGRAM]
+    for name, listening in zip(("ctl", "stats"), monitors):
+        arguments += ["--chardev", "socket,id=%s,fd=%d,server=on,wait=off" % (name, listening.fileno()),
+                      "--monitor", "chardev=" + name]
+    records.store(layout, records.Record(pid, records.start_time(pid)))
+    environment = dict(os.environ, PATH=os.environ.get("PATH", "") + ":" + EXTRA_PATH)
+    try:
+        os.chdir("/")
+        os.execvpe(PROGRAM, arguments, environment)
+    except OSError:
+        records.remove(layout, records.load(layout, pid))
+        raise
+
+
+def _listening(path):
+    records.unlink_if_there(path)       # of a killed tapdisk that had the same pid
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(path)
+    listening.listen(BACKLOG)
+    listening.set_inheritable(True)
+    return listening
+
+
+def quit(layout, record, monitor):
+    """End the tapdisk, wait until its process is gone, and remove its files."""
+    monitor.command("quit")
+    monitor.wait_for_end(EXIT_BOUND)
+    if not wait_until_gone(record, EXIT_BOUND):
+        raise records.failure(errno.ETIMEDOUT)
+    records.remove(layout, record)
+
+
+def wait_until_gone(record, bound):
+    """Wait up to `bound` (s) for the process of `record` to end; whether it did."""
+    until = time.monotonic() + bound
+    while record.alive():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def kill(layout, record):
+    """SIGKILL the tapdisk of `record` if it still runs, and remove its files (not its minor's marker)."""
+    if record.alive():
+        os.kill(record.pid, signal.SIGKILL)
+        wait_until_gone(record, EXIT_BOUND)
+    records.remove(layout, record)

@@ -1,0 +1,37 @@
+"""Puts the lab's tap-ctl into the root of a lab host, and ends the tapdisks that run below it."""
+import os
+
+from . import engine, records
+
+_SCRIPT = """#!{python} -SE
+import sys
+sys.path.insert(0, {packages!r})
+from lab_blktap.tap_ctl import main
+sys.exit(main({root!r}, sys.argv))
+"""
+
+
+def install(root):
+    """Make ROOT/usr/sbin/tap-ctl. It runs with ROOT/usr/bin/python3, which somebody else puts there.
+
+    -SE: neither `site` nor PYTHONPATH, which would cost more than all that `tap-ctl list` does.
+    """
+    packages = root + "/usr/lib/python3/site-packages"
+    program = root + "/usr/sbin/tap-ctl"
+    for directory in (packages, os.path.dirname(program), root + "/run"):
+        os.makedirs(directory, exist_ok=True)
+    link = packages + "/lab_blktap"
+    records.unlink_if_there(link)
+    os.symlink(os.path.dirname(os.path.abspath(__file__)), link)
+    with open(program, "w") as script:
+        script.write(_SCRIPT.format(python=root + "/usr/bin/python3", packages=packages, root=root))
+    os.chmod(program, 0o755)
+
+
+def stop_all(root):
+    """Kill every tapdisk that runs below `root` and remove its files. Returns their pids (for whoever expects none)."""
+    layout = records.Layout(root)
+    found = records.living(layout)
+    for record in found:
+        engine.kill(layout, record)
+    return [record.pid for record in found]

@@ -1,0 +1,45 @@
+"""What `tap-ctl stats` prints: tapdisk's JSON, in its spelling."""
+import json
+
+from . import mirror, records
+from .qmp import Monitor, MonitorTimeout
+
+# type numbers of tapdisk (tapdisk-disktype.h)
+_DRIVERS = {"aio": 0, "qcow2": 6, "nbd": 15}
+MONITOR_BOUND = 2.0
+
+
+def render(layout, record):
+    """The stats of the vbd of `record`, one line without its end."""
+    failed, outstanding, images = record.mirror_failed, 0, [image.partition(":") for image in record.images]
+    if record.mirror_attached:
+        state, in_flight = _mirror(layout, record)
+        outstanding = 1 if in_flight else 0
+        if state == "attached":
+            images.insert(1, ("nbd", ":", record.secondary))
+        else:
+            failed = True
+    return ('{ "name": %s, "secs": [ 0, 0 ], "images": [ %s], "FIXME_enospc_redirect_count": 0, '
+            '"nbd_mirror_failed": %d, "reqs_outstanding": %d, "read_caching": "false" }'
+            % (json.dumps(record.args or ""), "".join(_image(*image) for image in images).lstrip(", ") + " " * bool(images),
+               failed, outstanding))
+
+
+def _image(kind, _, path):
+    return (', { "name": %s, "hits": [ 0, 0 ], "fail": [ 0, 0 ], "driver": { "type": %d, "name": "%s", "status": null } }'
+            % (json.dumps(path), _DRIVERS[kind], kind))
+
+
+def _mirror(layout, record):
+    """(state, bytes in flight) of the mirror."""
+    try:
+        with Monitor(layout.stats_monitor(record.pid), MONITOR_BOUND) as monitor:
+            job = monitor.job(mirror.JOB)
+    except MonitorTimeout:
+        if record.state != records.PAUSING_STATE:
+            raise
+        # the monitor waits for the writes in flight, with a target that hangs: they are outstanding
+        return "attached", 1
+    if job is None:
+        return "attached", 0        # a pause or close is just taking it off
+    return mirror.state(job)

@@ -1,0 +1,339 @@
+"""The command line of `tap-ctl`: options, answers, usage and exit codes of the real one (exit code = errno)."""
+import errno
+import os
+import sys
+
+from . import records
+
+
+class Usage(Exception):
+    """Wrong options: the usage goes to stderr, the exit code is EINVAL."""
+
+
+class Help(Exception):
+    """-h was given: the usage goes to stdout, the exit code is 0."""
+
+
+class NotImitated(Exception):
+    """The real tap-ctl can do this and the lab's cannot: said on stderr, exit code ENOTSUP."""
+
+
+_OPEN_OPTIONS = ("[-R readonly] [-e <minor> stack on existing tapdisk for the parent chain] "
+                 "[-r turn on read caching into leaf node] [-2 <path> use secondary image (in mirror mode if no -s)] "
+                 "[-s fail over to the secondary image on ENOSPC] [-t request timeout in seconds] [-D no O_DIRECT] "
+                 "[-C </path/to/logfile> insert log layer to track changed blocks]")
+
+
+def options(text, arguments):
+    """Read `arguments` as getopt(3) does with the letters in `text` (a colon follows one that takes a value)."""
+    given = {}
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--":
+            break
+        if not argument.startswith("-") or argument == "-":
+            continue
+        letters = argument[1:]
+        while letters:
+            letter, letters = letters[0], letters[1:]
+            position = text.find(letter)
+            if letter == ":" or position < 0:
+                sys.stderr.write("list: invalid option -- '%s'\n" % letter)
+                raise Usage()
+            if letter == "h":
+                raise Help()
+            if text[position + 1:position + 2] != ":":
+                given[letter] = True
+                continue
+            if not letters and not waiting:
+                sys.stderr.write("list: option requires an argument -- '%s'\n" % letter)
+                raise Usage()
+            given[letter] = letters or waiting.pop(0)
+            letters = ""
+    return given
+
+
+def number(text):
+    """As atoi(3)."""
+    digits = ""
+    for character in text.strip():
+        if not (character.isdigit() or character in "+-" and not digits):
+            break
+        digits += character
+    return int(digits) if digits.strip("+-") else 0
+
+
+def list_(layout, given):
+    from . import reply
+    rows = []
+    if "p" in given:
+        record = records.load(layout, number(given["p"]))
+        found = [record] if record is not None and record.alive() else []
+        orphans = []
+    else:
+        found = records.living(layout)
+        taken = {record.minor for record in found}
+        orphans = [minor for minor in records.minors(layout) if minor not in taken]
+    for record in found:
+        reply.poke(layout, record.pid)
+        rows.append((record.pid, record.minor, record.state, record.args))
+    rows += [(None, minor, None, None) for minor in orphans]
+    write = _row_for_people if sys.stdout.isatty() else _row
+    for row in rows:
+        if _wanted(row, given):
+            sys.stdout.write(write(*row))
+    return 0
+
+
+def _wanted(row, given):
+    _, minor, _, args = row
+    kind, _, path = (args or "").partition(":")
+    return (("m" not in given or minor == number(given["m"])) and ("t" not in given or kind == given["t"])
+            and ("f" not in given or path == given["f"]))
+
+
+def _row(pid, minor, state, args):
+    fields = []
+    if pid is not None:
+        fields.append("pid=%d" % pid)
+    if minor is not None:
+        fields.append("minor=%d" % minor)
+    if state is not None:
+        fields.append("state=" + _hex(state))
+    if args is not None:
+        fields.append("args=" + args)
+    return " ".join(fields) + "\n"
+
+
+def _row_for_people(pid, minor, state, args):
+    kind, _, path = (args or "-:-").partition(":")
+    return "%8s %4s %4s %10s %s\n" % ("-" if pid is None else pid, "-" if minor is None else minor,
+                                       "-" if state is None else _hex(state), kind, path)
+
+
+def _hex(state):
+    return "%#x" % state if state else "0"      # as printf(3) writes %#x
+
+
+def allocate(layout, given):
+    sys.stdout.write(layout.marker(records.allocate(layout)) + "\n")
+    return 0
+
+
+def free(layout, given):
+    records.free(layout, _minor(given))
+    return 0
+
+
+def spawn(layout, given):
+    from . import engine
+    pid = engine.spawn(layout)
+    sys.stdout.write(("tapdisk spawned with pid %d\n" if sys.stdout.isatty() else "%d\n") % pid)
+    return 0
+
+
+def attach(layout, given):
+    pid, minor = _pid(given), _minor(given)
+
+    def command(record):
+        with records.Locked(layout.markers):
+            if record.minor is not None and record.minor != minor:
+                raise OSError(errno.ENOTSUP, "a second vbd in one tapdisk is not imitated")
+            if (record.minor == minor or not os.path.exists(layout.marker(minor))
+                    or any(other.minor == minor for other in records.living(layout))):
+                raise records.failure(errno.EINVAL)
+            record.minor, record.state = minor, records.RUNNING
+            records.store(layout, record)
+    return _in_tapdisk(layout, pid, command)
+
+
+def detach(layout, given):
+    from . import engine, qmp, vbd
+    pid, minor = _pid(given), _minor(given)
+
+    def command(record):
+        if record.minor != minor or record.args is not None:
+            raise records.failure(errno.EINVAL)
+        with qmp.Monitor(layout.ctl(pid), vbd.COMMAND_BOUND) as monitor:
+            engine.quit(layout, record, monitor)
+    code = _in_tapdisk(layout, pid, command)
+    if code == errno.EINVAL:
+        sys.stdout.write("got unexpected result 'error' from %d\n" % pid)
+    return code
+
+
+def open_(layout, given):
+    from . import vbd
+    pid, minor = _pid(given), _minor(given)
+    args = _required(given, "a")
+    _refuse(given, "erstCE")
+
+    def command(record):
+        _require_minor(record, minor, errno.EINVAL)
+        vbd.open(layout, record, args, "R" in given, given.get("2"))
+    return _in_tapdisk(layout, pid, command)
+
+
+def close(layout, given):
+    from . import vbd
+    pid, minor = _pid(given), _minor(given)
+
+    def command(record):
+        _require_minor(record, minor, errno.ENODEV)
+        vbd.close(layout, record)
+    return _in_tapdisk(layout, pid, command, number(given["t"]) if "t" in given else None)
+
+
+def create(layout, given):
+    from . import engine
+    _required(given, "a")
+    _refuse(given, "erstC")
+    minor = records.allocate(layout)
+    pid = None
+    try:
+        pid = engine.spawn(layout)
+        vbd = {"p": str(pid), "m": str(minor)}
+        code = attach(layout, vbd) or open_(layout, dict(given, **vbd))
+        if code == 0:
+            sys.stdout.write(layout.marker(minor) + "\n")
+            return 0
+    except BaseException:
+        _undo_create(layout, pid, minor)
+        raise
+    _undo_create(layout, pid, minor)
+    return code
+
+
+def _undo_create(layout, pid, minor):
+    from . import engine
+    record = None if pid is None else records.load(layout, pid)
+    if record is not None:
+        engine.kill(layout, record)
+    records.free(layout, minor)
+
+
+def destroy(layout, given):
+    _pid(given)
+    minor = _minor(given)
+    code = close(layout, given) or detach(layout, given)
+    if code == 0:
+        records.free(layout, minor)
+    return code
+
+
+def pause(layout, given):
+    from . import reply, vbd
+    if "t" in given:
+        raise Usage()       # the real one lacks a `break` here, so that -t never works
+    pid, minor = _pid(given), _minor(given)
+    reply.habit(layout.root)
+
+    def command(record):
+        _require_minor(record, minor, errno.ENODEV)
+        return reply.pokes_needed(layout.root, vbd.pause(layout, record))
+    return _in_tapdisk(layout, pid, command)
+
+
+def unpause(layout, given):
+    from . import vbd
+    pid, minor = _pid(given), _minor(given)
+    _refuse(given, "c")
+
+    def command(record):
+        _require_minor(record, minor, errno.ENODEV)
+        vbd.unpause(layout, record, given.get("a"), given.get("2"))
+    return _in_tapdisk(layout, pid, command)
+
+
+def stats(layout, given):
+    from . import reply
+    from . import stats as rendering
+    pid, minor = _pid(given), _minor(given)
+    record = records.require(layout, pid)
+    reply.poke(layout, pid)
+    if record.minor == minor:
+        sys.stdout.write(rendering.render(layout, record) + "\n")
+    return 0        # and not a word about a minor that is not there
+
+
+def _in_tapdisk(layout, pid, command, timeout=None):
+    from . import worker
+    code, text = worker.run(layout, pid, command, timeout)
+    if text:
+        sys.stderr.write("tap-ctl (lab): %s\n" % text)
+    return code
+
+
+def _require_minor(record, minor, code):
+    if record.minor != minor:
+        raise records.failure(code)
+
+
+def _pid(given):
+    return number(_required(given, "p"))
+
+
+def _minor(given):
+    return number(_required(given, "m"))
+
+
+def _required(given, letter):
+    if letter not in given:
+        raise Usage()
+    return given[letter]
+
+
+def _refuse(given, letters):
+    for letter in letters:
+        if letter in given:
+            raise NotImitated("option -%s" % letter)
+
+
+# name, what does it, letters for getopt, usage
+COMMANDS = (
+    ("list", list_, "m:p:t:f:h", "[-h] [-p pid] [-m minor] [-t type] [-f file]"),
+    ("allocate", allocate, "h", ""),
+    ("free", free, "m:h", "<-m minor>"),
+    ("create", create, "a:RDd:e:r2:st:C:h", "<-a type:/path/to/file> [-d device name] " + _OPEN_OPTIONS),
+    ("destroy", destroy, "p:m:t:h", "<-p pid> <-m minor> [-t timeout secs]"),
+    ("spawn", spawn, "h", ""),
+    ("attach", attach, "p:m:h", "<-p pid> <-m minor>"),
+    ("detach", detach, "p:m:h", "<-p pid> <-m minor>"),
+    ("open", open_, "a:RDm:p:e:r2:st:C:Eh",
+     "<-p pid> <-m minor> <-a type:/path/to/file> " + _OPEN_OPTIONS + " [-E read encryption key from stdin]"),
+    ("close", close, "p:m:ft:h", "<-p pid> <-m minor> [-f force] [-t timeout secs]"),
+    ("pause", pause, "p:m:t:h", "<-p pid> <-m minor> [-t timeout secs]"),
+    ("unpause", unpause, "p:m:a:2:c:h", "<-p pid> <-m minor> [-a type:/path/to/file] [-2 secondary] "
+                                        "[-c </path/to/logfile> insert log layer to track changed blocks]"),
+    ("stats", stats, "p:m:h", "<-p pid> <-m minor>\n\nPrints a Python dictionary with the VBD stats. The images are "
+                              "listed in reverse order (leaf to root)"),
+)
+
+
+def main(root, argv):
+    """Run `argv` (argv[0] is ignored) on the tapdisks below `root`. Returns the exit code."""
+    for name, function, letters, usage in COMMANDS:
+        if argv[1:2] == [name]:
+            return _run(records.Layout(root.rstrip("/")), function, letters, "usage: %s %s" % (name, usage), argv[2:])
+    sys.stdout.write("usage: tap-ctl COMMAND [OPTIONS]\nCOMMAND := { %s }\n" % " | ".join(row[0] for row in COMMANDS))
+    return 0
+
+
+def _run(layout, function, letters, usage, arguments):
+    try:
+        code = function(layout, options(letters, [word for word in arguments if word != "--debug"]))
+    except Help:
+        sys.stdout.write(usage.rstrip() + "\n")
+        return 0
+    except Usage:
+        sys.stderr.write(usage.rstrip() + "\n")
+        code = errno.EINVAL
+    except NotImitated as error:
+        sys.stderr.write("tap-ctl (lab): %s is not imitated\n" % error)
+        code = errno.ENOTSUP
+    except OSError as error:
+        code = error.errno or errno.EIO
+    if code:
+        sys.stderr.write(os.strerror(code) + "\n")
+    return code
