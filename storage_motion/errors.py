@@ -194,3 +194,45 @@ class ImagesUnrelated(MotionError):
 class ImageToolFailed(MotionError):
     """[program, command, path, what it said]"""
     code = "SXM_IMAGE_TOOL_FAILED"
+
+
+class NotActive(MotionError):
+    """[VDI]: it has no tapdisk on this host."""
+    code = "SXM_NOT_ACTIVE"
+
+
+class AlreadyMirrored(MotionError):
+    """[VDI, target]: its tapdisk mirrors to somebody else's target."""
+    code = "SXM_ALREADY_MIRRORED"
+
+
+class MirrorNotProven(MotionError):
+    """[VDI, target, statistics]: the snapshot was taken (and is undone), but the tapdisk shows no mirror."""
+    code = "SXM_MIRROR_NOT_PROVEN"
+
+
+class DiskInUse(MotionError):
+    """[VDI, by what]"""
+    code = "SXM_DISK_IN_USE"
+
+
+class DiskPaused(MotionError):
+    """[VDI, by what]: an operation of the storage manager, or of somebody else, holds it."""
+    code = "SXM_DISK_PAUSED"
+
+
+class DiskStuck(MotionError):
+    """[what has not happened within its bound]"""
+    code = "SXM_DISK_STUCK"
+
+
+class TapCtlError(MotionError):
+    """[command line, exit code, what it said on stderr]: tap-ctl failed. `errno`: its exit code, which is an errno.
+
+    ETIMEDOUT also where tap-ctl had to be killed since it did not end; the tapdisk may have done, or yet do, what it was asked.
+    """
+    code = "SXM_TAP_CTL"
+
+    def __init__(self, command, number, text):
+        super(TapCtlError, self).__init__(command, number, text)
+        self.errno = number

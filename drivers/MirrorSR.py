@@ -1,0 +1,86 @@
+#!/usr/bin/python3
+"""MirrorSR: the stock driver of an SR, with the operations that mirror its disks (mirror_lib).
+
+device_config's `type` names the stock driver. On an SR of type `mirror` the administrator has set it; on any
+other SR whoever runs this driver adds the SR's own type. Everything the stock driver answers is answered by
+it, in both layouts of sm.
+"""
+import sys
+
+from storage_motion.dom0 import root, stock_sm
+
+_HERE = root.path(stock_sm.DRIVERS)
+if _HERE not in sys.path:  # sm also loads this file by its path, from other programs
+    sys.path.append(_HERE)
+
+import mirror_lib  # noqa: E402 - lies beside this file
+
+SR = stock_sm.module("SR")
+xs_errors = stock_sm.module("core.xs_errors")
+
+TYPE = "mirror"
+TYPE_KEY = "type"
+
+# device_config's `type` -> the stock module, and the class in it (which has the same name).
+BASES = {
+    "ext": "EXTSR",
+    "file": "FileSR",
+    "lvm": "LVHDSR",
+    "lvmohba": "LVHDoHBASR",
+    "lvmoiscsi": "LVHDoISCSISR",
+    "nfs": "NFSSR",
+}
+
+# What xapi is told of SR type `mirror`: what all of BASES can do. A call uses the capabilities of its own base.
+DRIVER_INFO = {
+    "name": "Mirror",
+    "description": "A stock SR whose disks can be mirrored to another SR while they are in use",
+    "vendor": "Storage XenMotion",
+    "copyright": "",
+    "driver_version": "1.0",
+    "required_api_version": "1.0",
+    "capabilities": ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_UPDATE", "VDI_CLONE",
+                     "VDI_SNAPSHOT", "VDI_RESIZE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_MIRROR"],
+    "configuration": [
+        [TYPE_KEY, "type of the stock SR (required): one of " + ", ".join(sorted(BASES))],
+        ["*", "whatever the stock SR needs"],
+    ],
+}
+
+
+def base_module(base_type):
+    """The module of a stock driver. Raises SRUnknownType, which names the types that would be right."""
+    if base_type not in BASES:
+        raise xs_errors.XenError("SRUnknownType", opterr="device-config:%s is %r, must be one of: %s"
+                                 % (TYPE_KEY, base_type, ", ".join(sorted(BASES))))
+    return stock_sm.module("drivers." + BASES[base_type])
+
+
+def driver_info(module):
+    """What a stock driver says of itself, and that its disks can be mirrored."""
+    info = dict(module.DRIVER_INFO)
+    info["capabilities"] = sorted(set(info["capabilities"]) | {"VDI_MIRROR", "VDI_ACTIVATE", "VDI_DEACTIVATE"})
+    return info
+
+
+class MirrorSR(object):
+    """What sm finds for SR type `mirror`: makes the SR of a call, by the stock driver that its `type` names."""
+
+    @staticmethod
+    def handles(sr_type):
+        """Whether this is the driver of an SR type. The stock types stay with the stock drivers."""
+        return sr_type == TYPE
+
+    def __new__(cls, srcmd, sr_uuid):
+        module = base_module(srcmd.dconf.get(TYPE_KEY))
+        base = getattr(module, module.__name__.rpartition(".")[2])
+        srcmd.driver_info = driver_info(module)
+        srcmd.dconf = {key: value for key, value in srcmd.dconf.items() if key != TYPE_KEY}
+        srcmd.params = dict(srcmd.params, device_config=srcmd.dconf)
+        return type("Mirror" + base.__name__, (mirror_lib.MirrorOperations, base), {})(srcmd, sr_uuid)
+
+
+SR.registerSR(MirrorSR)
+
+if __name__ == "__main__":
+    mirror_lib.run(MirrorSR, DRIVER_INFO)

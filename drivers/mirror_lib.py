@@ -1,0 +1,162 @@
+"""The operations that MirrorSR adds to a stock SR, and its main program.
+
+Every process may be killed at any line, so every command may be repeated, and can be undone by another:
+
+    killed                          leaves                                 put right by
+    vdi_mirror_start                other_config:sxm_mirror on the VDI     vdi_mirror_start with the same target: answers
+      before its snapshot                                                  the snapshot if the mirror is attached, else
+      after its snapshot            the same on the snapshot too; maybe    destroys it and begins anew. Or: vdi_mirror_stop,
+                                    the mirror, attached                   and destroy the snapshots that have the key
+    vdi_mirror_stop                 maybe the tapdisk paused               vdi_mirror_stop
+    vdi_copy_open, vdi_copy_close   a record in /run/sxm/disks; maybe      either, again
+                                    tags in sm_config and a tapdisk
+    vdi_receive_start               the gate shut; maybe a tapdisk         vdi_receive_start (same answer), or _abort
+    vdi_receive_finish              the tapdisk closed, the gate shut      vdi_receive_finish. Once the gate is open a
+                                    or open                                tapdisk here is sm's, and is left alone
+    vdi_receive_abort               the gate shut                          vdi_receive_abort
+
+A guest whose tapdisk a killed vdi_mirror_stop left paused waits until the command is repeated; the window is
+some milliseconds. A tap-ctl that is killed itself may leave a tapdisk without an image.
+"""
+import json
+import sys
+import traceback
+import xmlrpc.client
+
+from storage_motion import errors
+from storage_motion.dom0 import stock_sm
+from storage_motion.dom0.disks.copy_source import CopySource
+from storage_motion.dom0.disks.destination import Destination
+from storage_motion.dom0.disks.mirror import Mirror
+
+SRCommand = stock_sm.module("SRCommand")
+util = stock_sm.module("core.util")
+xs_errors = stock_sm.module("core.xs_errors")
+
+# The faults of these operations, above the numbers of sm's own table; whatever else went wrong is GENERAL_FAULT.
+FAULTS = {
+    errors.NotActive: 480,
+    errors.AlreadyMirrored: 481,
+    errors.MirrorNotProven: 482,
+    errors.DiskInUse: 483,
+    errors.DiskPaused: 484,
+    errors.DiskStuck: 485,
+    errors.UnknownImageType: 486,
+    errors.ImagesUnrelated: 487,
+}
+GENERAL_FAULT = 489
+
+
+class MirrorFault(xs_errors.SRException):
+    """One of the product's errors as a fault of the driver: its number, and its code and details as the text."""
+
+    def __init__(self, error):
+        super(MirrorFault, self).__init__(str(error))
+        self.errno = FAULTS.get(type(error), GENERAL_FAULT)
+
+
+class MirrorOperations(object):
+    """What MirrorSR adds to a stock SR class. Each method answers one of COMMANDS, with a string or None."""
+
+    def mirror_start(self, vdi_uuid, target):
+        """Mirror an active disk to a unix socket: the uuid of the snapshot."""
+        return Mirror(self, vdi_uuid).start(target)
+
+    def mirror_stat(self, vdi_uuid):
+        """JSON {"state": "mirroring", "broken" or "none", "outstanding": n}"""
+        return json.dumps(Mirror(self, vdi_uuid).stat())
+
+    def mirror_stop(self, vdi_uuid):
+        """Detach the mirror."""
+        Mirror(self, vdi_uuid).stop()
+
+    def copy_open(self, vdi_uuid):
+        """Open a frozen disk to be read: its NBD unix socket."""
+        return CopySource(self, vdi_uuid).open()
+
+    def copy_close(self, vdi_uuid):
+        """Undo copy_open."""
+        CopySource(self, vdi_uuid).close()
+
+    def extents(self, vdi_uuid, base_uuid=""):
+        """JSON {"size": bytes, "extents": [[offset, length], ...]}"""
+        return json.dumps(CopySource(self, vdi_uuid).extents(base_uuid))
+
+    def receive_start(self, vdi_uuid):
+        """Open a disk that is to receive, behind the gate: JSON {"socket": NBD unix socket, "blank": bool}"""
+        return json.dumps(Destination(self, vdi_uuid).start())
+
+    def receive_finish(self, vdi_uuid):
+        """Close it and open the gate."""
+        Destination(self, vdi_uuid).finish()
+
+    def receive_abort(self, vdi_uuid):
+        """Close it and leave the gate shut."""
+        Destination(self, vdi_uuid).abort()
+
+
+# command -> (method of MirrorOperations, how many arguments it may have)
+COMMANDS = {
+    "vdi_mirror_start": ("mirror_start", (1,)),
+    "vdi_mirror_stat": ("mirror_stat", (0,)),
+    "vdi_mirror_stop": ("mirror_stop", (0,)),
+    "vdi_copy_open": ("copy_open", (0,)),
+    "vdi_copy_close": ("copy_close", (0,)),
+    "vdi_extents": ("extents", (0, 1)),
+    "vdi_receive_start": ("receive_start", (0,)),
+    "vdi_receive_finish": ("receive_finish", (0,)),
+    "vdi_receive_abort": ("receive_abort", (0,)),
+}
+
+
+class MirrorCommand(SRCommand.SRCommand):
+    """A call of MirrorSR: one of COMMANDS, which take the locks they need themselves, or one of the stock driver."""
+
+    def parse(self):
+        """As the stock one. A command of ours is kept from the stock driver, which is loaded as by SR.from_uuid."""
+        SRCommand.SRCommand.parse(self)
+        self.operation, counts = COMMANDS.get(self.cmd, (None, ()))
+        if self.operation:
+            if "vdi_uuid" not in self.params or len(self.params["args"]) not in counts:
+                raise xs_errors.XenError("BadRequest", opterr="%s takes a VDI and %s arguments"
+                                         % (self.cmd, " or ".join(str(count) for count in counts)))
+            self.cmd = None
+            self.params["command"] = "nop"
+
+    def run(self, sr):
+        """The answer as XML-RPC text, or None. Raises SRException."""
+        try:
+            return SRCommand.SRCommand.run(self, sr)
+        except errors.MotionError as error:
+            raise MirrorFault(error)
+
+    def _run_locked(self, sr):
+        if not self.operation:
+            return SRCommand.SRCommand._run_locked(self, sr)
+        try:
+            util.SMlog("%s %s %s" % (self.operation, self.vdi_uuid, self.params["args"]))
+            answer = getattr(sr, self.operation)(self.vdi_uuid, *self.params["args"])
+        finally:
+            sr.cleanup()
+        return None if answer is None else xmlrpc.client.dumps((answer,), "", True)
+
+
+def run(driver, driver_info):
+    """The main program, like sm's SRCommand.run, which runs no commands but its own. Exits with 0, as that does."""
+    command = MirrorCommand(driver_info)
+    try:
+        command.parse()
+        command.run_statics()
+        sr = driver(command, command.sr_uuid)
+        sr.direct = True
+        answer = command.run(sr)
+        print(util.return_nil() if answer is None else answer)
+    except xmlrpc.client.ProtocolError:
+        print(xs_errors.XenError("APIProtocolError", opterr=traceback.format_exc()).toxml())
+    except xs_errors.SRException as error:
+        util.logException(driver_info["name"])
+        print(error.toxml())
+    except Exception as error:  # the interface's catch-all: fault 1200
+        util.logException(driver_info["name"])
+        print(xmlrpc.client.dumps(xmlrpc.client.Fault(1200, str(error)), "", True))
+    sys.exit(0)

@@ -1,0 +1,88 @@
+"""A disk that receives: behind the gate, with a tapdisk of ours beside sm's activation.
+
+The gate is a key in sm_config that keeps sm from activating the VDI, on every host. Exactly while it is shut
+may our tapdisk have the image open.
+"""
+import XenAPI
+
+from storage_motion.dom0 import images, tapctl
+from storage_motion.dom0.disks.disk import Disk, Record, tags, wait
+from storage_motion.dom0.smapi import GATE_KEY, GATE_SHUT
+from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
+
+BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its tags away
+
+
+class Destination(Disk):
+    """A VDI that nobody else uses."""
+
+    def __init__(self, sr, vdi_uuid):
+        super(Destination, self).__init__(sr, vdi_uuid)
+        self._record = Record("receive", vdi_uuid)
+
+    def start(self):
+        """Shut the gate and open the disk: {"socket": NBD unix socket, "blank": bool}.
+
+        "blank" tells of the image as it was when it was first opened. Raises DiskInUse, DiskPaused.
+        """
+        with self.locked():
+            self._shut_gate()
+            vbd = next(iter(tapctl.find(self.path)), None)
+            if vbd is None:
+                self.tapped.target.attach(self.sr.uuid, self.uuid)
+                self.tapped.target.activate(self.sr.uuid, self.uuid)
+                kind = self.tapped.get_tap_type()
+                # Looked at now: once the tapdisk has written to it, its metadata on disk may lag behind.
+                self._record.write({"blank": images.is_blank(kind, self.path)})
+                vbd = tapctl.create("%s:%s" % (kind, self.path))
+            remembered = self._record.read() or {"blank": False}
+        return {"socket": tapctl.nbd_socket(vbd), "blank": remembered["blank"]}
+
+    def finish(self):
+        """Close the disk, then open the gate. Raises DiskPaused if the gate is not ours."""
+        with self.locked():
+            self._close()
+            if GATE_KEY in self.sm_config():
+                self.api.remove_from_sm_config(self.ref, GATE_KEY)
+            self._record.remove()
+
+    def abort(self):
+        """Close the disk and leave the gate shut. Raises DiskPaused if the gate is not ours."""
+        with self.locked():
+            self._close()
+            self._record.remove()
+
+    def _shut_gate(self):
+        """sm tags the VDI, then looks for `paused` and backs out; this does it the other way round, so that one of
+        the two sees the other. An activation that waits for the gate has no tag."""
+        config = self.sm_config()
+        if tags(config):
+            raise DiskInUse(self.uuid, ", ".join(tags(config)))
+        if config.get(GATE_KEY) == GATE_SHUT:
+            return
+        try:
+            self.api.add_to_sm_config(self.ref, GATE_KEY, GATE_SHUT)
+        except XenAPI.Failure as failure:
+            if failure.details[0] != "MAP_DUPLICATE_KEY":
+                raise
+            raise DiskPaused(self.uuid, "by another operation")
+        try:
+            wait(lambda: not tags(self.sm_config()), BACK_OUT_BOUND, "VDI %s has been activated" % self.uuid)
+        except DiskStuck:
+            self.api.remove_from_sm_config(self.ref, GATE_KEY)
+            raise
+
+    def _close(self):
+        """End our tapdisk, if there is one.
+
+        With the VDI's lock held, a tapdisk on this host is sm's exactly if sm's tag of this host is there: once
+        the gate was open the guest may run on it, and a repeated call must not touch it.
+        """
+        config = self.sm_config()
+        if config.get(GATE_KEY) not in (None, GATE_SHUT):
+            raise DiskPaused(self.uuid, "by another operation")
+        ours = config.get(GATE_KEY) == GATE_SHUT or self._record.read() is not None
+        if ours and self.host_key not in config:
+            self.close_tapdisks()
+            self.tapped.target.deactivate(self.sr.uuid, self.uuid)
+            self.tapped.target.detach(self.sr.uuid, self.uuid)

@@ -1,0 +1,127 @@
+"""A VDI of an SR object of sm, on this host: its tags, its lock, its tapdisk; and our own records of it."""
+import json
+import os
+import re
+import time
+
+from storage_motion.dom0 import launch, root, stock_sm, tapctl
+from storage_motion.errors import DiskInUse, DiskStuck
+
+blktap2 = stock_sm.module("blktap2")
+
+ACTIVATING = "activating"    # in sm_config, while a host is about to activate the VDI
+HOST_PREFIX = "host_"        # ... + the ref of a host that has it active: "RW" or "RO"
+RECORDS = "/run/sxm/disks"   # of what this host opened: gone after a reboot, as the tapdisks are
+CLOSE_BOUND = 20.0           # seconds for a tapdisk to exit
+POLL = 0.05
+
+
+def wait(condition, bound, why):
+    """Wait until `condition()` is true and return it. Raises DiskStuck when `bound` seconds have passed."""
+    deadline = time.monotonic() + bound
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise DiskStuck("%s for %d s" % (why, bound))
+        time.sleep(POLL)
+
+
+def tags(sm_config):
+    """The keys by which sm marks a VDI that is active, or about to be."""
+    return sorted(key for key in sm_config if key == ACTIVATING or key.startswith(HOST_PREFIX))
+
+
+def listed(pid, minor):
+    """The vbd as tap-ctl lists it now, or None."""
+    return next((vbd for vbd in tapctl.list(pid=pid) if vbd.minor == minor), None)
+
+
+class _Locked(object):
+    """A lock of sm, which itself is no context manager."""
+
+    def __init__(self, lock):
+        self._lock = lock
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+
+class Disk(object):
+    """A VDI by its uuid. `api`: xapi's VDI class, `ref`: its ref, `tapped`: sm's blktap2.VDI."""
+
+    def __init__(self, sr, vdi_uuid):
+        self.sr = sr
+        self.uuid = vdi_uuid
+        self.api = sr.session.xenapi.VDI
+        self.ref = self.api.get_by_uuid(vdi_uuid)
+        self.tapped = blktap2.VDI(vdi_uuid, sr.vdi(vdi_uuid), sr.srcmd.driver_info)
+        self.host_key = HOST_PREFIX + sr.srcmd.params["host_ref"]
+
+    @property
+    def path(self):
+        """The image; on LVM it is there only while attached."""
+        return self.tapped.target.get_vdi_path()
+
+    def locked(self):
+        """sm's lock of the VDI on this host: while we hold it sm neither activates nor pauses it here."""
+        return _Locked(self.tapped.lock)
+
+    def sm_config(self):
+        """As it is now."""
+        return self.api.get_sm_config(self.ref)
+
+    def link(self):
+        """The NBD socket of the tapdisk with which sm activated the disk on this host, or None."""
+        try:
+            return os.readlink(blktap2.VDI.NBDLink.from_uuid(self.sr.uuid, self.uuid).path())
+        except FileNotFoundError:
+            return None
+
+    def running(self):
+        """The vbd with which sm activated the disk on this host, or None."""
+        match = re.search(r"/nbd(\d+)\.(\d+)$", self.link() or "")
+        return listed(int(match.group(1)), int(match.group(2))) if match else None
+
+    def close_tapdisks(self):
+        """End every tapdisk on this host that has the image open, and prove them gone. Raises DiskStuck, DiskInUse."""
+        for vbd in tapctl.find(self.path):
+            process = launch.Process.of(vbd.pid)
+            tapctl.destroy(vbd)
+            if process is not None and not process.gone(CLOSE_BOUND):
+                raise DiskStuck("tapdisk %d has not exited within %d s" % (vbd.pid, CLOSE_BOUND))
+        left = tapctl.find(self.path)
+        if left:
+            raise DiskInUse(self.uuid, "tapdisk %d still has it open" % left[0].pid)
+
+
+class Record(object):
+    """That this host opened a disk for us, and what must be remembered of it: a file in RECORDS."""
+
+    def __init__(self, role, vdi_uuid):
+        self._path = os.path.join(root.private_directory(RECORDS), "%s-%s" % (role, vdi_uuid))
+
+    def read(self):
+        """The remembered object, or None if there is no record."""
+        try:
+            with open(self._path) as record:
+                return json.load(record)
+        except FileNotFoundError:
+            return None
+
+    def write(self, value):
+        """Remember an object, all of it or nothing."""
+        with open(self._path + ".new", "w") as record:
+            json.dump(value, record)
+        os.rename(self._path + ".new", self._path)
+
+    def remove(self):
+        """Forget it; no error if there is none."""
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass

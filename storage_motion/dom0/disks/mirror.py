@@ -1,0 +1,177 @@
+"""A disk in use: the mirror of its tapdisk."""
+import json
+import time
+
+import XenAPI
+
+from storage_motion.dom0 import stock_sm, tapctl
+from storage_motion.dom0.disks.disk import POLL, Disk, listed, wait
+from storage_motion.dom0.smapi import GATE_KEY
+from storage_motion.errors import AlreadyMirrored, DiskPaused, MirrorNotProven, MotionError, NotActive
+
+blktap2 = stock_sm.module("blktap2")
+util = stock_sm.module("core.util")
+
+# In other_config of a VDI while its mirror is being set up: the target. xapi copies it to the snapshot, by
+# which a call that was killed is found again.
+MARK = "sxm_mirror"
+LEAF_COALESCE = "leaf-coalesce"  # sm sets it to "false" for a mirrored leaf, and never takes it away
+NO_MIRROR = "null"               # the secondary that makes a tapdisk forget its target; without one it reattaches it
+
+STATE_PAUSE_REQUESTED = 0x10
+STATE_PAUSED = 0x20
+
+# Bounds, in seconds.
+SNAPSHOT_BOUND = 300.0  # for a snapshot that a killed call left running
+PAUSED_BOUND = 60.0     # for somebody else's pause
+RESUME_BOUND = 30.0     # for a tapdisk to finish pausing, and to go on
+STATS_BOUND = 30.0      # for a tapdisk to show its images again after a pause
+
+
+def mirror_of(stats):
+    """The target of the mirror that a tapdisk's statistics show, or None."""
+    return next((image["name"] for image in stats["images"] if image["driver"]["name"] == "nbd"), None)
+
+
+class Mirror(Disk):
+    """A VDI that a guest uses on this host."""
+
+    def start(self, target):
+        """Snapshot it with the unix socket `target` as its mirror. Returns the snapshot's uuid.
+
+        xapi takes the snapshot, so no lock may be held here. Raises NotActive, AlreadyMirrored, MirrorNotProven.
+        """
+        vbd = self._active()
+        with tapctl.poked(vbd.pid):
+            interrupted = self._mark()
+            if interrupted:
+                self._wait_for_snapshot()
+            if interrupted not in (None, target):
+                self._undo(interrupted)
+            attached = mirror_of(self._stats(vbd))
+            if attached not in (None, target):
+                raise AlreadyMirrored(self.uuid, attached)
+            snapshots = self._snapshots(target)
+            if not (attached and snapshots):
+                self._undo(target)
+                snapshots = [self._snapshot(target)]
+        self.api.remove_from_other_config(self.ref, MARK)
+        return self.api.get_uuid(snapshots[0])
+
+    def stat(self):
+        """{"state": "mirroring", "broken" or "none", "outstanding": requests that tapdisk has not answered yet}"""
+        vbd = self.running()
+        if vbd is None:
+            return {"state": "none", "outstanding": 0}
+        stats = self._stats(vbd)
+        broken = "broken" if stats["nbd_mirror_failed"] else "none"
+        return {"state": "mirroring" if mirror_of(stats) else broken, "outstanding": stats["reqs_outstanding"]}
+
+    def stop(self):
+        """Detach the mirror, if the disk is active here; the guest's I/O goes on. No snapshot of ours runs after it."""
+        vbd = self.running()
+        if self._mark():
+            if vbd is None:
+                self._wait_for_snapshot()
+            else:
+                with tapctl.poked(vbd.pid):
+                    self._wait_for_snapshot()
+        self._detach()
+        self._unmark()
+
+    def _active(self):
+        vbd = self.running()
+        if vbd is None:
+            raise NotActive(self.uuid)
+        return vbd
+
+    def _mark(self):
+        return self.api.get_other_config(self.ref).get(MARK)
+
+    def _wait_for_snapshot(self):
+        """A call that was killed may have left xapi at it."""
+        wait(lambda: "snapshot" not in self.api.get_current_operations(self.ref).values(), SNAPSHOT_BOUND,
+             "a snapshot of VDI %s has been running" % self.uuid)
+
+    def _snapshots(self, target):
+        """The snapshots that were taken for this target: refs."""
+        return [ref for ref in self.api.get_snapshots(self.ref)
+                if self.api.get_other_config(ref).get(MARK) == target]
+
+    def _snapshot(self, target):
+        """Take it, and prove the mirror from the tapdisk's statistics; else undo it. Returns its ref."""
+        self.api.add_to_other_config(self.ref, MARK, target)
+        try:
+            snapshot = self.api.snapshot(self.ref, {"mirror": "nbd:" + target})
+            stats = self._stats(self._active())
+            if mirror_of(stats) != target:
+                raise MirrorNotProven(self.uuid, target, json.dumps(stats))
+        except (XenAPI.Failure, MotionError):
+            util.logException("vdi_mirror_start")
+            if GATE_KEY in self.sm_config():  # sm does not look whether its unpause worked
+                blktap2.VDI.tap_unpause(self.sr.session, self.sr.uuid, self.uuid, NO_MIRROR)
+            self._undo(target)
+            raise
+        return snapshot
+
+    def _undo(self, target):
+        """Take back what `_snapshot` did, all of it or a part."""
+        snapshots = self._snapshots(target)
+        if snapshots or self._mark():
+            self._detach()
+            for ref in snapshots:
+                self.api.destroy(ref)
+            self._unmark()
+
+    def _unmark(self):
+        """The mark goes last: while it is there, there may be more to undo."""
+        if self.api.get_other_config(self.ref).get(LEAF_COALESCE) == "false":
+            self.api.remove_from_other_config(self.ref, LEAF_COALESCE)
+        self.api.remove_from_other_config(self.ref, MARK)
+
+    def _stats(self, vbd):
+        """A tapdisk's statistics; while it is paused it shows no images, so they are waited for."""
+        def shown():
+            stats = tapctl.stats(vbd)
+            return stats if stats["images"] else None
+        return wait(shown, STATS_BOUND, "tapdisk %d of VDI %s has had no image open" % (vbd.pid, self.uuid))
+
+    def _detach(self):
+        """Pause and unpause with no mirror.
+
+        Not by sm's tap_pause, which takes ten times as long, but with the VDI's lock held: sm marks a VDI
+        `paused` before it asks for that lock to pause it, so without the mark nobody has it paused.
+        """
+        deadline = time.monotonic() + PAUSED_BOUND
+        while True:
+            with self.locked():
+                if GATE_KEY not in self.sm_config():
+                    vbd = self.running()
+                    if vbd is not None:
+                        self._cycle(vbd)
+                    return
+            if time.monotonic() > deadline:
+                raise DiskPaused(self.uuid, "for %d s" % PAUSED_BOUND)
+            time.sleep(POLL)
+
+    def _cycle(self, vbd):
+        with tapctl.poked(vbd.pid):
+            try:
+                if not vbd.state & STATE_PAUSED:
+                    tapctl.pause(vbd)
+            finally:  # the guest must not stay paused, whatever became of tap-ctl
+                wait(lambda: self._resumed(vbd), RESUME_BOUND,
+                     "tapdisk %d of VDI %s has been pausing (end its mirror's target, then stop the mirror again)"
+                     % (vbd.pid, self.uuid))
+
+    @staticmethod
+    def _resumed(vbd):
+        """Unpause it, if it is paused. Returns whether it runs, or is no more."""
+        now = listed(vbd.pid, vbd.minor)
+        if now is not None and now.state & STATE_PAUSED:
+            try:
+                tapctl.unpause(now, secondary=NO_MIRROR)
+            except MotionError:
+                util.logException("unpause")  # a second try recovers (facts); the bound is the caller's
+            now = listed(vbd.pid, vbd.minor)
+        return now is None or not now.state & (STATE_PAUSED | STATE_PAUSE_REQUESTED)
