@@ -31,7 +31,7 @@ def home(source, vm, default):
         return vm["resident_on"] if vm["resident_on"] != NULL else None
     srs = [source.of("SR", vdi["SR"]) for _, _, vdi in _disks(source, vm)]
     seers = [ref for ref, host in sorted(source.all("host").items())
-             if _usable(source, host) and all(checks.plugged(source, sr, ref) for sr in srs)]
+             if usable(source, host) and all(checks.plugged(source, sr, ref) for sr in srs)]
     return default if default in seers else next(iter(seers), None)
 
 
@@ -52,7 +52,8 @@ def _disks(records, vm):
     return sorted((entry for entry in found if entry[2]), key=lambda entry: entry[1]["userdevice"])
 
 
-def _usable(records, host):
+def usable(records, host):
+    """Whether a host (its record) is enabled and alive."""
     metrics = records.of("host_metrics", host.get("metrics", NULL))
     return host["enabled"] and (metrics is None or metrics.get("live", True))
 
@@ -171,14 +172,14 @@ class _Planner:
             found = [(self.here, hosts[self.here])]
         else:
             found = [(ref, host) for ref, host in sorted(hosts.items(), key=lambda entry: entry[1]["name_label"])
-                     if _usable(self.destination, host)
+                     if usable(self.destination, host)
                      and all(checks.plugged(self.destination, self.destination.of("SR", sr), ref) for sr in srs)]
             if not found:
                 self.problems.add("host", "no host at the destination is enabled and sees all SRs that the disks go to",
                                   "plug the SRs on one host, or name SRs that one sees")
                 return None, None
         ref, host = found[0]
-        if not _usable(self.destination, host):
+        if not usable(self.destination, host):
             self.problems.add(request.host_argument, "host %s is disabled or not alive" % host["name_label"], "another host")
         return ref, host
 

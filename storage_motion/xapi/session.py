@@ -92,3 +92,11 @@ def logout(session):
         session.xenapi.session.logout()
     except (XenAPI.Failure, OSError) + NOT_XAPI:
         pass
+
+
+def end(session, reference):
+    """End another session of the same pool, by its reference. One that cannot be ended now ends by itself, unused."""
+    try:
+        session.session.logout(reference)
+    except (OSError,) + NOT_XAPI:
+        pass

@@ -1,0 +1,43 @@
+#!/usr/bin/python3
+"""Storage XenMotion as a xapi plugin: `xe host-call-plugin plugin=sxm.py fn=migrate args:vm=...`.
+
+Arguments are strings, an answer is a JSON object, an error is a XenAPI failure with a code of its own.
+"""
+import json
+
+import XenAPI
+import XenAPIPlugin
+
+from storage_motion.control import commands, receiving
+from storage_motion.errors import MotionError
+
+FUNCTIONS = {
+    "migrate": commands.migrate,
+    "status": commands.status_of,
+    "list": commands.list_all,
+    "cancel": commands.cancel,
+    "receive": receiving.receive,
+    "receive-status": receiving.receive_status,
+    "receive-abort": receiving.receive_abort,
+    "receive-end": receiving.receive_end,
+}
+
+
+def answering(function):
+    """`function(session, arguments)` as xapi wants it: a string, or XenAPIPlugin.Failure."""
+    def call(session, arguments):
+        try:
+            return json.dumps(function(session, arguments), sort_keys=True)
+        except MotionError as error:
+            raise XenAPIPlugin.Failure(*_code_and_details(error.failure()))
+        except XenAPI.Failure as failure:
+            raise XenAPIPlugin.Failure(*_code_and_details([str(detail) for detail in failure.details]))
+    return call
+
+
+def _code_and_details(description):
+    return description[0], description[1:]
+
+
+if __name__ == "__main__":
+    XenAPIPlugin.dispatch({name: answering(function) for name, function in FUNCTIONS.items()})

@@ -1,0 +1,92 @@
+"""Claiming a VM for a migration: its mark, the operations that would disturb, its CDs."""
+import XenAPI
+
+from storage_motion.control.checks import CLAIM
+from storage_motion.errors import AlreadyMigrating
+from storage_motion.xapi.records import Records
+
+# Every operation of a VM that would stop it, start it elsewhere, change its disks, or take copies of a chain in motion.
+# Not among them: metadata_export, which we need, and what only looks or changes memory.
+DISTURBING = ("snapshot", "snapshot_with_quiesce", "checkpoint", "revert", "clone", "copy", "create_template",
+              "make_into_template", "export", "csvm", "provision", "start", "start_on", "pause", "suspend", "resume",
+              "resume_on", "shutdown", "clean_shutdown", "hard_shutdown", "clean_reboot", "hard_reboot", "pool_migrate",
+              "migrate_send", "destroy")
+
+
+def reason(migration):
+    """The text with which xapi refuses a blocked operation."""
+    return "Storage XenMotion %s is moving this VM; wait for it or cancel it: sxm.py fn=cancel migration=%s" % (
+        migration, migration)
+
+
+def claim(m):
+    """Mark the VM, then block what disturbs, then mark the disks. Raises AlreadyMigrating if another one has the VM.
+
+    Adding the mark is atomic in xapi: of two migrations of one VM only one gets past it."""
+    vm = m.vm()
+    if not _add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
+        holder = m.source.xenapi.VM.get_other_config(vm).get(CLAIM)
+        if holder != m.id:
+            raise AlreadyMigrating(m.plan.vm, str(holder))
+    present = m.source.xenapi.VM.get_blocked_operations(vm)
+    blocked = [operation for operation in DISTURBING if operation not in present]
+    m.note(blocked=blocked)
+    for operation in blocked:
+        _add(m.source.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
+    for disk in m.plan.disks:
+        # xapi copies other_config to a snapshot, so the one that the mirror takes is found by this mark, whatever crashes.
+        _add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
+
+
+def release(m):
+    """Take back what `claim` did, and nothing that somebody else put there."""
+    for disk in m.plan.disks:
+        unmark_vdi(m.source, disk.key, m.id)
+    unblock(m)
+    vm = m.vm()
+    if m.source.xenapi.VM.get_other_config(vm).get(CLAIM) == m.id:
+        m.source.xenapi.VM.remove_from_other_config(vm, CLAIM)
+
+
+def unblock(m):
+    """Let all operations of the source VM that we blocked go ahead again."""
+    vm = m.vm()
+    present = m.source.xenapi.VM.get_blocked_operations(vm)
+    for operation in m.entry.get("blocked", []):
+        if present.get(operation) == reason(m.id):
+            m.source.xenapi.VM.remove_from_blocked_operations(vm, operation)
+    m.note(blocked=[])
+
+
+def unmark_vdi(session, uuid, migration):
+    """Take our mark off a VDI, if it still is there and has it."""
+    vdi = Records(session).ref("VDI", uuid)
+    if vdi and session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration:
+        session.xenapi.VDI.remove_from_other_config(vdi, CLAIM)
+
+
+def eject(m):
+    """Eject the CDs that the destination cannot see."""
+    for cd in m.plan.cds:
+        vbd = m.source.xenapi.VBD.get_by_uuid(cd.vbd)
+        if cd.eject and not m.source.xenapi.VBD.get_empty(vbd):
+            m.source.xenapi.VBD.eject(vbd)
+
+
+def insert(m):
+    """Put the CDs back that were ejected."""
+    for cd in m.plan.cds:
+        vbd = m.source.xenapi.VBD.get_by_uuid(cd.vbd)
+        if cd.eject and m.source.xenapi.VBD.get_empty(vbd):
+            m.source.xenapi.VBD.insert(vbd, m.source.xenapi.VDI.get_by_uuid(cd.vdi))
+
+
+def _add(call, ref, key, value):
+    """Add to a map of xapi's. False when the key is there already."""
+    try:
+        call(ref, key, value)
+    except XenAPI.Failure as failure:
+        if failure.details[0] != "MAP_DUPLICATE_KEY":
+            raise
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""Behind the point of no return: what the VM has left at the source goes, and only what was verified at the destination."""
+import XenAPI
+
+from storage_motion.control import claim, gate, remap, waiting
+from storage_motion.control.checks import CLAIM
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import NotCleanedUp, TimedOut
+from storage_motion.xapi.records import Records
+
+NOTICE_TIMEOUT = 10.0      # for the source's xapi to notice by itself that the VM has gone
+
+
+def clean_up(m):
+    """End the movers, and destroy the old disks; in another pool, the VM's old records with them."""
+    for disk in m.plan.disks:
+        m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
+    if m.plan.cross_pool:
+        _destroy_vbds(m)
+    for disk in m.plan.disks:
+        _destroy_disk(m, disk)
+    if m.plan.cross_pool:
+        _destroy_vm(m)
+
+
+def end(m):
+    """Have the destination forget that this was a migration, and let the VM be used as any other."""
+    m.plugin("receive-end")
+    m.note(receiving=False)
+    if not m.plan.cross_pool:
+        claim.release(m)
+    elif m.arrival:
+        remap.depart(m.destination, m.arrival)
+        m.arrival = None
+
+
+def _destroy_vbds(m):
+    """Those of the moved disks: xapi destroys a VDI only when no VBD has it."""
+    vm = _source_vm(m)
+    if vm is None:
+        return
+    if m.source.xenapi.VM.get_power_state(vm) != "Halted":
+        _halt(m, vm)
+    moved = {disk.vbd for disk in m.plan.disks}
+    for ref in m.source.xenapi.VM.get_VBDs(vm):
+        if m.source.xenapi.VBD.get_uuid(ref) in moved:
+            m.source.xenapi.VBD.destroy(ref)
+
+
+def _halt(m, vm):
+    """The record only: the VM runs elsewhere by now. A host that is not the master may refuse, since it is alive; its own
+    xapi then notices what xenopsd tells it."""
+    api = m.source.xenapi.VM
+    try:
+        api.power_state_reset(vm)
+    except XenAPI.Failure as failure:
+        if failure.details[0] not in ("HOST_IS_LIVE", "DOMAIN_EXISTS"):
+            raise
+    try:
+        waiting.until(lambda: api.get_power_state(vm) == "Halted", NOTICE_TIMEOUT, "VM %s to be halted at the source" % m.plan.vm)
+    except TimedOut as error:
+        raise NotCleanedUp(*error.details)
+
+
+def _destroy_disk(m, disk):
+    entry = m.disk(disk.key)
+    if entry.get("gate") != gate.OPEN:
+        # The gate opens only for what was verified (the mover's `finish`). Without that the source is the only true copy.
+        raise NotCleanedUp("VDI %s was not verified at the destination" % disk.key)
+    vdi = Records(m.source).ref("VDI", disk.key)
+    if vdi:
+        m.source.xenapi.VDI.destroy(vdi)
+
+
+def _destroy_vm(m):
+    vm = _source_vm(m)
+    if vm is not None:
+        claim.unblock(m)
+        m.source.xenapi.VM.destroy(vm)
+
+
+def _source_vm(m):
+    """The ref of the VM in the source pool, if it is still there and ours."""
+    vm = Records(m.source).ref("VM", m.plan.vm)
+    if vm is None:
+        return None
+    if m.source.xenapi.VM.get_other_config(vm).get(CLAIM) != m.id:
+        raise NotCleanedUp("VM %s at the source is not claimed by this migration" % m.plan.vm)
+    return vm

@@ -1,0 +1,239 @@
+"""What the plugin does for the administrator: migrate, status, list, cancel. Each takes (session, {name: string})."""
+import json
+import time
+
+import XenAPI
+
+from storage_motion.control import arguments, journal, migration, planner, remap, secrets, status, waiting
+from storage_motion.control.arguments import Problems
+from storage_motion.control.journal import Journal
+from storage_motion.dom0 import inventory, launch
+from storage_motion.errors import BadArguments, MotionError, NoSuchMigration, TooLate, Unreachable, WorkerDied
+from storage_motion.xapi import session as sessions
+from storage_motion.xapi.records import Records
+
+WORKER = "storage_motion.control.worker"
+START_TIMEOUT = 60.0       # for the worker to make its task
+CONNECT_TIMEOUT = 30.0     # seconds to wait for another pool's master
+POLL = 0.5
+CANCEL_TIMEOUT = 60.0
+
+
+class RemoteFailure(MotionError):
+    """A failure of the plugin on another host, or of xapi: passed on as it came."""
+
+    def __init__(self, description):
+        super(RemoteFailure, self).__init__(*description[1:])
+        self.code = description[0]
+
+
+def migrate(session, given):
+    """Move a VM. Answers at once with `wait=false`, with what would be done with `dry-run=true`, else when it has ended."""
+    problems = Problems()
+    request = arguments.read(given, problems)
+    source = Records(session)
+    here = source.ref("host", inventory.host_uuid())
+    vm_ref, vm = planner.find_vm(request, source, problems)
+    home = planner.home(source, vm, here) if vm else None
+    if vm and home is None:
+        problems.add(request.vm_argument, "no host sees all its disks", "plug its SRs on one host")
+    elif vm and home != here:
+        return _elsewhere(session, home, request, given)
+    destination, end = _connect(request, session, problems)
+    try:
+        view = source if destination is session else Records(destination) if destination else None
+        if view is not None and view is not source and not problems.details:
+            _check_installed(view, problems)
+        plan = planner.make(request, source, view, vm, here, problems) if vm and home else None
+        problems.raise_any()
+        if plan.cross_pool:
+            _rehearse(session, destination, plan)
+        if request.dry_run:
+            return {"plan": plan.to_json()}
+    finally:
+        end()
+    started = _start(request, plan)
+    return wait(session, started["migration"]) if request.wait else started
+
+
+def status_of(session, given):
+    """The status of a migration of this pool, wherever its worker runs."""
+    return _where_known(session, given, "status", lambda entry: status.of(entry.entry))
+
+
+def list_all(session, given):
+    """All migrations of this pool, newest first."""
+    found = []
+    for known in journal.all_ids():
+        found.append(status.brief(Journal.load(known).entry))
+    if not given.get("local"):
+        for host in _others(session):
+            try:
+                found.extend(_call(session, host, "list", {"local": "true"})["migrations"])
+            except RemoteFailure as failure:
+                if failure.code != "XENAPI_MISSING_PLUGIN":
+                    raise
+    return {"migrations": sorted(found, key=lambda entry: entry["started"], reverse=True)}
+
+
+def cancel(session, given):
+    """Stop a migration and take it back, if that is still possible. Answers when it has ended; raises TooLate."""
+    return _where_known(session, given, "cancel", _cancel)
+
+
+def _cancel(entry):
+    found = entry.entry["migration"]
+    if entry.entry["state"] == journal.RUNNING:
+        if entry.entry["committed"]:
+            raise TooLate(found, str(entry.entry["phase"]))
+        migration.ask_to_cancel(found)
+
+    def ended():
+        latest = Journal.load(found)
+        if latest.entry["state"] != journal.RUNNING:
+            return latest
+        if latest.entry["committed"]:
+            raise TooLate(found, str(latest.entry["phase"]))
+        _check_worker(latest)
+        return None
+    last = waiting.until(ended, CANCEL_TIMEOUT, "cancel of %s" % found, POLL)
+    if last.entry["state"] == journal.SUCCEEDED:
+        raise TooLate(found, "end")
+    return {"migration": found, "state": last.entry["state"]}
+
+
+def wait(session, found):
+    """Wait for a migration of this host to end. Its final status; raises its error, or WorkerDied."""
+    while True:
+        entry = Journal.load(found)
+        if entry.entry["state"] != journal.RUNNING:
+            return _final(status.of(entry.entry))
+        _check_worker(entry)
+        time.sleep(POLL)
+
+
+def _final(answer):
+    if answer["error"]:
+        raise RemoteFailure(answer["error"])
+    return answer
+
+
+def _check_worker(entry):
+    """Raise WorkerDied if nobody drives the migration any more. Whoever died may have ended it the moment before."""
+    if status.worker_alive(entry.entry):
+        return
+    latest = Journal.load(entry.entry["migration"])
+    if latest.entry["state"] == journal.RUNNING:
+        raise WorkerDied(entry.entry["migration"], str(latest.entry["phase"]))
+
+
+def _elsewhere(session, host, request, given):
+    """Have the host that the VM runs on do it. It answers at once, and is then asked how far it is: no call lasts hours."""
+    answer = _call(session, host, "migrate", dict(given, wait="false"))
+    if request.dry_run or not request.wait:
+        return answer
+    while True:
+        latest = _call(session, host, "status", {"migration": answer["migration"], "local": "true"})
+        if latest["state"] != journal.RUNNING:
+            return _final(latest)
+        if not latest["alive"]:
+            raise WorkerDied(latest["migration"], str(latest["phase"]))
+        time.sleep(2 * POLL)
+
+
+def _connect(request, session, problems):
+    """(session with the destination pool or None, what ends it). What is wrong goes to `problems`."""
+    remote = request.remote
+    if remote is None:
+        # Something of remote-... may have been given and be wrong: then nothing is known of the destination.
+        wrong = any(detail.startswith("remote-") for detail in problems.details)
+        return (None if wrong else session), (lambda: None)
+    try:
+        destination = sessions.remote(remote.url, remote.username, remote.password, CONNECT_TIMEOUT)
+        return destination, (lambda: sessions.logout(destination))
+    except sessions.BadCredentials:
+        problems.add("remote-username, remote-password", "%s refuses them" % remote.url, "those of an administrator of that pool")
+    except sessions.HostIsSlave as error:
+        problems.add("remote-master", "%s is a slave" % remote.url, "its master, %s" % error.details[1])
+    except Unreachable as error:
+        problems.add("remote-master", "%s cannot be used: %s" % (remote.url, error.details[1]),
+                     "the address of the master of an XCP-ng or XenServer pool")
+    return None, (lambda: None)
+
+
+def _check_installed(view, problems):
+    """Storage XenMotion has to be there as well."""
+    master = view.pool()["master"]
+    try:
+        view.session.xenapi.host.call_plugin(master, "sxm.py", "list", {"local": "true"})
+    except XenAPI.Failure as failure:
+        problems.add("remote-master", "Storage XenMotion does not answer there: %s" % " ".join(map(str, failure.details[:2])),
+                     "install it on the hosts of that pool")
+
+
+def _rehearse(session, destination, plan):
+    try:
+        remap.rehearse(session, destination, plan)
+    except XenAPI.Failure as failure:
+        raise BadArguments("host: %s does not take the VM: %s" % (plan.destination_host_name, " ".join(map(str, failure.details))))
+    except MotionError as error:
+        raise BadArguments("host: %s does not take the VM: %s" % (plan.destination_host_name, " ".join(error.failure())))
+
+
+def _start(request, plan):
+    """Write the journal, start the worker, and wait until it has a task. {"migration", "task"}"""
+    journal.prune()
+    found = journal.new_id()
+    if plan.cross_pool:
+        secrets.keep(found, "remote", {"username": request.remote.username, "password": request.remote.password})
+    entry = Journal.create(found, **migration.initial(plan))
+    try:
+        process = launch.start("worker-" + found, launch.python_module(WORKER, found))
+    except MotionError as error:
+        secrets.forget_all(found)
+        entry.write(state=journal.FAILED, error=error.failure())
+        raise
+
+    def has_task():
+        latest = Journal.load(found).entry
+        if latest["task"] or latest["state"] != journal.RUNNING:
+            return latest
+        if not process.alive():
+            raise WorkerDied(found, "start")
+        return None
+    latest = waiting.until(has_task, START_TIMEOUT, "worker of %s" % found)
+    if latest["error"] and not latest["task"]:
+        raise RemoteFailure(latest["error"])
+    return {"migration": found, "task": latest["task"]}
+
+
+def _where_known(session, given, function, answer):
+    """`answer(journal)` on the host that has the journal of the migration that is meant."""
+    found = journal.check_id(given.get("migration", ""))
+    try:
+        return answer(Journal.load(found))
+    except NoSuchMigration:
+        if given.get("local"):
+            raise
+    for host in _others(session):
+        try:
+            return _call(session, host, function, {"migration": found, "local": "true"})
+        except RemoteFailure as failure:
+            if failure.code not in (NoSuchMigration.code, "XENAPI_MISSING_PLUGIN"):
+                raise
+    raise NoSuchMigration(found)
+
+
+def _others(session):
+    """The refs of the other hosts of this pool that are alive."""
+    view = Records(session)
+    mine = inventory.host_uuid()
+    hosts = sorted(view.all("host").items())
+    return [ref for ref, host in hosts if host["uuid"] != mine and planner.usable(view, host)]
+
+
+def _call(session, host, function, given):
+    try:
+        return json.loads(session.xenapi.host.call_plugin(host, "sxm.py", function, given))
+    except XenAPI.Failure as failure:
+        raise RemoteFailure([str(detail) for detail in failure.details])

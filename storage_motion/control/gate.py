@@ -1,0 +1,154 @@
+"""The switch of one disk from the source to the destination (contract, "The switch").
+
+At no instant can both sides activate the disk: the source is sealed, and known not to be active, before the destination's
+gate opens; and on the way back the destination's gate is shut, and known not to be active, before the source is unsealed.
+
+Seal and gate are the same thing, SM's own: `paused` in a VDI's sm_config. SM's activation looks at it, writes
+`activating`, and looks again before it writes its `host_` key (facts: sm, blktap2.VDI); so whoever writes `paused` first
+and then sees neither key knows that nobody gets past it any more.
+"""
+import threading
+
+import XenAPI
+
+from storage_motion.control import waiting
+from storage_motion.control.movers import BROKEN, ENDED
+from storage_motion.dom0 import smapi
+from storage_motion.errors import GateOpen, MirrorBroken, MotionError, TimedOut
+
+PAUSED = smapi.GATE_KEY
+HOST = "host_"
+ACTIVATING = "activating"
+SETTLE_TIMEOUT = 30.0      # for an activation that was under way, or a deactivation
+
+# How far a disk is. Each is in the journal before the next one is begun.
+ATTACHED, DETACHED, SEALING, SEALED, OPENING, OPEN = "attached", "detached", "sealing", "sealed", "opening", "open"
+
+
+class Gate:
+    """One disk's way through the switch.
+
+    `source`: session of the source pool; `vdi`: the ref there; `mover`: its Mover; `mirrored`: whether a mirror has to end
+    first; `seal`: what to write as `paused`, so that it is known as ours; `note(step)`: writes how far it is to the
+    journal."""
+
+    def __init__(self, source, vdi, mover, mirrored, seal, note, step=None):
+        self._api = source.xenapi.VDI
+        self._vdi = vdi
+        self._mover = mover
+        self._mirrored = mirrored
+        self._seal = seal
+        self._note = note
+        self._opening = None
+        self.step = step or ATTACHED
+
+    def advance(self):
+        """Go as far as it goes now; to be called again until it answers True: the gate is open.
+
+        Whatever it raises, it may be called again. Raises MirrorBroken if the destination lacks a write, or MoverFailed;
+        the gate is then still shut, except if `step` is OPENING, when it is not known."""
+        if self.step == ATTACHED and self._detached():
+            self._to(DETACHED)
+        if self.step == DETACHED and self._idle():
+            self._to(SEALING)
+        if self.step == SEALING:
+            if not pause(self._api, self._vdi, self._seal):
+                self._to(DETACHED)  # SM itself has paused it for a moment: not our seal
+            elif self._nobody_got_in():
+                self._to(SEALED)
+        if self.step == SEALED:
+            self._to(OPENING)
+        if self.step == OPENING and self._opened():
+            self._to(OPEN)
+        return self.step == OPEN
+
+    def _to(self, step):
+        self.step = step
+        self._note(step)
+
+    def _detached(self):
+        if not self._mirrored:
+            return True
+        status = self._mover.status()
+        if status["state"] == BROKEN:
+            raise MirrorBroken(self._mover.key, str(status.get("error")))
+        if status["state"] != ENDED:
+            return False
+        if not status["clean"]:
+            raise MirrorBroken(self._mover.key, "it did not end cleanly")
+        return True
+
+    def _opened(self):
+        """Have the mover finish, without waiting for it: the other disks of the VM finish meanwhile."""
+        if self._opening is None:
+            self._opening = _Finish(self._mover, self._mirrored)
+        if self._opening.is_alive():
+            return False
+        finish, self._opening = self._opening, None
+        if finish.error is not None:
+            raise finish.error
+        return True
+
+    def _idle(self):
+        config = self._api.get_sm_config(self._vdi)
+        return ACTIVATING not in config and not active(config)
+
+    def _nobody_got_in(self):
+        config = self._api.get_sm_config(self._vdi)
+        if active(config):
+            # The mirror has ended, so what the source writes from now on would never reach the destination.
+            raise MirrorBroken(self._mover.key, "the disk was activated again at the source")
+        return ACTIVATING not in config
+
+
+class _Finish(threading.Thread):
+    """The mover's `finish`, which takes as long as the destination's SM needs to close a tapdisk."""
+
+    def __init__(self, mover, mirrored):
+        super(_Finish, self).__init__(name="finish", daemon=True)
+        self._mover = mover
+        self._mirrored = mirrored
+        self.error = None
+        self.start()
+
+    def run(self):
+        try:
+            self._mover.finish(self._mirrored)
+        except MotionError as error:
+            self.error = error
+
+
+def active(sm_config):
+    """Whether some host has the disk activated."""
+    return any(key.startswith(HOST) for key in sm_config)
+
+
+def shut(session, vdi, uuid):
+    """Shut the gate of a VDI at the destination, if it was open. Raises GateOpen if the disk is in use."""
+    api = session.xenapi.VDI
+    pause(api, vdi, smapi.GATE_SHUT)
+
+    def settled():
+        config = api.get_sm_config(vdi)
+        return ACTIVATING not in config and not active(config)
+    try:
+        waiting.until(settled, SETTLE_TIMEOUT, "deactivation of %s" % uuid)
+    except TimedOut:
+        raise GateOpen("destination", uuid)
+
+
+def unseal(session, vdi, seal):
+    """Take our seal off a VDI at the source, if it is there."""
+    if session.xenapi.VDI.get_sm_config(vdi).get(PAUSED) == seal:
+        session.xenapi.VDI.remove_from_sm_config(vdi, PAUSED)
+
+
+def pause(api, vdi, value):
+    """Write `paused`. Whether it is there with this value now: False if somebody else's is."""
+    try:
+        api.add_to_sm_config(vdi, PAUSED, value)
+    except XenAPI.Failure as failure:
+        if failure.details[0] != "MAP_DUPLICATE_KEY":
+            raise
+        return api.get_sm_config(vdi).get(PAUSED) == value
+    return True

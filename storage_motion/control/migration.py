@@ -1,0 +1,201 @@
+"""Running a migration: through the table of phases, and back through it when something fails."""
+import contextlib
+import logging
+import os
+import time
+import traceback
+
+import XenAPI
+
+from storage_motion.control import journal, movers, phases, secrets
+from storage_motion.control.progress import Progress
+from storage_motion.errors import Cancelled, MotionError, NotCleanedUp, Undecided
+
+CANCEL = "cancel"          # a file in /run/sxm/<id>/: somebody asks for a cancel
+KEEP_ALIVE = 60.0          # seconds between two signs of life to the destination's xapi
+FORWARD_TRIES = 3          # of a phase behind the point of no return
+FORWARD_WAIT = 2.0
+
+log = logging.getLogger("sxm")
+
+
+def initial(plan):
+    """The fields of a new journal of a migration with this plan."""
+    disks = {disk.key: {"state": "waiting", "index": index} for index, disk in enumerate(plan.disks)}
+    return {"plan": plan.to_json(), "disks": disks, "phase": None, "begun": [], "error": None, "left": [], "worker": None,
+            "task": None, "committed": False, "downtime": None}
+
+
+def ask_to_cancel(migration):
+    """Leave word for the worker."""
+    with open(os.path.join(journal.run_directory(migration), CANCEL), "w"):
+        pass
+
+
+class Migration:
+    """One migration, as the phases see it: what is planned, what is known, and how to get at both pools."""
+
+    def __init__(self, entry_journal, plan, source, destination, task, hidden=()):
+        """`source`, `destination`: sessions of the two pools (the same one within a pool); `hidden`: secrets, which no
+        error may show."""
+        self.journal = entry_journal
+        self.plan = plan
+        self.source = source
+        self.destination = destination
+        self.task = task
+        self.id = entry_journal.entry["migration"]
+        self.arrival = None          # what host.migrate_receive answered: in memory only, since there is a session in it
+        self._hidden = hidden
+        self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
+        self._alive = time.monotonic()
+        self.progress = Progress(self.id, task, plan, entry_journal.entry["disks"])
+
+    # What the phases ask for.
+
+    @property
+    def entry(self):
+        """The journal's content."""
+        return self.journal.entry
+
+    def disk(self, key):
+        """The journal's entry of a disk."""
+        return self.entry["disks"][key]
+
+    def note(self, key=None, **fields):
+        """Write fields of a disk's entry (or, without `key`, of the migration) to the journal."""
+        if key is None:
+            self.journal.write(**fields)
+        else:
+            self.disk(key).update(fields)
+            self.journal.write()
+
+    def mover(self, key):
+        """The mover of a disk."""
+        return movers.Mover(self.id, key, self.disk(key)["index"])
+
+    def source_vdi(self, disk):
+        """The ref of a disk's VDI at the source."""
+        return self.source.xenapi.VDI.get_by_uuid(disk.key)
+
+    def destination_vdi(self, disk):
+        """The ref of a disk's VDI at the destination."""
+        return self.destination.xenapi.VDI.get_by_uuid(self.disk(disk.key)["destination_vdi"])
+
+    def host(self):
+        """The ref of the destination host."""
+        return self.destination.xenapi.host.get_by_uuid(self.plan.destination_host)
+
+    def vm(self):
+        """The ref of the VM in the source pool."""
+        return self.source.xenapi.VM.get_by_uuid(self.plan.vm)
+
+    def plugin(self, function, **arguments):
+        """Call our plugin at the destination host. Raises XenAPI.Failure."""
+        return self.destination.xenapi.host.call_plugin(self.host(), "sxm.py", function, dict(arguments, migration=self.id))
+
+    def cancel_asked(self):
+        """Whether somebody asks for a cancel."""
+        return os.path.exists(self._cancel)
+
+    def pulse(self, cancellable=True):
+        """To be called in every wait: reports, keeps the other pool's session alive, raises Cancelled when that is asked for."""
+        if cancellable and self.cancel_asked():
+            raise Cancelled(self.id)
+        self.progress.report()
+        if self.plan.cross_pool and time.monotonic() - self._alive > KEEP_ALIVE:
+            self._alive = time.monotonic()
+            self.destination.xenapi.pool.get_all()
+
+    # The run.
+
+    def run(self):
+        """Go through the phases. Returns the final state; the journal and the task tell it, and why."""
+        try:
+            state, error = self._forward()
+        except Undecided as undecided:
+            log.error("%s: %s", self.id, undecided)
+            state, error = journal.FAILED, undecided.failure()
+            self.entry["left"] = self.entry["left"] + ["undecided"]
+        self.note(state=state, error=error)
+        self.task.finish({journal.SUCCEEDED: "success", journal.CANCELLED: "cancelled"}.get(state, "failure"),
+                         error if state == journal.FAILED else ())
+        if not self.entry["left"]:
+            secrets.forget_all(self.id)
+        return state
+
+    def _forward(self):
+        problems = []
+        for phase in phases.of(self.plan):
+            log.info("%s: %s", self.id, phase.name)
+            if phase.undo is None:
+                self.note(committed=True, phase=phase.name, begun=self._begun(phase))
+                problems.extend(self._insist(phase))
+                continue
+            try:
+                self.pulse()
+                self.note(phase=phase.name, begun=self._begun(phase))
+                phase.do(self)
+                self.progress.report(force=True)
+            except Undecided:
+                raise
+            except Exception as error:
+                log.error("%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc()))
+                self._back()
+                return (journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED), self._failure(error)
+        if problems:
+            self.entry["left"] = self.entry["left"] + problems
+            return journal.FAILED, NotCleanedUp(*problems).failure()
+        return journal.SUCCEEDED, None
+
+    def _begun(self, phase):
+        return self.entry["begun"] + ([phase.name] if phase.name not in self.entry["begun"] else [])
+
+    def _insist(self, phase):
+        """Do a phase behind the point of no return. Returns what went wrong even at the last try: a list of strings."""
+        for left in reversed(range(FORWARD_TRIES)):
+            try:
+                phase.do(self)
+                return []
+            except Exception as error:
+                log.error("%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc()))
+                if not left:
+                    return ["%s: %s" % (phase.name, " ".join(self._failure(error)))]
+                time.sleep(FORWARD_WAIT)
+
+    def _back(self):
+        """Undo what was begun, last first. What cannot be undone is told, and hinders the rest only if that needs it."""
+        for phase in reversed(phases.of(self.plan)):
+            if phase.name not in self.entry["begun"] or phase.undo is None:
+                continue
+            log.info("%s: undoing %s", self.id, phase.name)
+            self.note(phase="undo " + phase.name)
+            with self.tolerated("undo " + phase.name):
+                phase.undo(self)
+
+    @contextlib.contextmanager
+    def tolerated(self, what):
+        """For one of several things to undo: an error is told and kept as something that is left; the others follow.
+
+        Undecided passes: nothing further may be undone."""
+        try:
+            yield
+        except Undecided:
+            raise
+        except Exception as error:
+            log.error("%s: %s failed\n%s", self.id, what, self._tell(traceback.format_exc()))
+            self.note(left=self.entry["left"] + ["%s: %s" % (what, " ".join(self._failure(error)))])
+
+    def _failure(self, error):
+        return [self._tell(text) for text in failure_of(error)]
+
+    def _tell(self, text):
+        return secrets.scrub(text, self._hidden)
+
+
+def failure_of(error):
+    """The error description of any exception: [code, detail, ...]."""
+    if isinstance(error, MotionError):
+        return error.failure()
+    if isinstance(error, XenAPI.Failure):
+        return [str(detail) for detail in error.details]
+    return ["SXM_INTERNAL", error.__class__.__name__, str(error)]

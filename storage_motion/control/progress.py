@@ -1,0 +1,59 @@
+"""How far a migration is: on the Task of the pool, and in a file for `status`, which is not worth a sync."""
+import json
+import os
+import time
+
+from storage_motion.control import journal
+
+INTERVAL = 0.5        # seconds between two reports
+FILE = "progress"
+# What a mover's status says of a disk, and what we call it.
+COPY_FIELDS = ("to_copy", "copied", "verified", "skipped")
+MIRROR_FIELDS = ("mirrored_bytes", "mirrored_writes", "longest_stall")
+
+
+class Progress:
+    """Reports. `task`: the ProgressTask. `disks`: {key: the entry of the journal}."""
+
+    def __init__(self, migration, task, plan, disks):
+        self._path = os.path.join(journal.run_directory(migration), FILE + ".json")
+        self._task = task
+        self._plan = plan
+        self._disks = disks
+        self._next = 0.0
+
+    def take(self, key, status):
+        """Put what a mover says into the disk's entry."""
+        copy = status.get("copy") or {}
+        entry = self._disks[key]
+        for fields, values in ((COPY_FIELDS, copy), (MIRROR_FIELDS, status)):
+            for field in fields:
+                if isinstance(values.get(field), (int, float)):
+                    entry[field] = values[field]
+
+    def report(self, force=False):
+        """Show where the disks are, at most every INTERVAL seconds."""
+        if time.monotonic() < self._next and not force:
+            return
+        self._next = time.monotonic() + INTERVAL
+        moved, whole = totals(self._plan, self._disks)
+        journal.replace(self._path, json.dumps({"disks": self._disks, "updated": time.time()}), sync=False)
+        # The rest of the way, the move itself, is not counted in bytes: the task is at 1 only when all is done.
+        self._task.progress(0.99 * moved / whole if whole else 0.0)
+
+
+def totals(plan, disks):
+    """(bytes moved, bytes to move) of all disks. Until it is known what holds data in a disk, the pool's estimate counts."""
+    moved = sum(disks[disk.key].get("copied", 0) for disk in plan.disks)
+    whole = sum(disks[disk.key].get("to_copy", disk.data) for disk in plan.disks)
+    return moved, max(moved, whole)
+
+
+def read(migration):
+    """What was reported last, or None."""
+    path = os.path.join(journal.root.path(journal.RUN), migration, FILE + ".json")
+    try:
+        with open(path) as source:
+            return json.load(source)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,96 @@
+"""Describing the VM to the destination pool: its metadata, with a counterpart for every disk and interface."""
+import urllib.parse
+
+from storage_motion.control.checks import CLAIM
+from storage_motion.control.claim import reason
+from storage_motion.xapi import metadata, ova
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import end
+
+
+def arrive(session, host, network):
+    """What `host.migrate_receive` answers: where the destination host receives a VM. There is a session in it.
+
+    `session`: of the destination pool; refs of its host and network. The URL of xenopsd becomes https where xapi gave no
+    port of its own, as the source of a migration is to do (facts: xapi.md, Moving a VM)."""
+    arrival = dict(session.xenapi.host.migrate_receive(host, network, {}))
+    arrival["xenops"] = _https(arrival["xenops"])
+    return arrival
+
+
+def base_url(arrival):
+    """The URL of the xapi of the host that receives."""
+    parts = urllib.parse.urlsplit(arrival["xenops"])
+    return "%s://%s" % (parts.scheme, parts.netloc)
+
+
+def depart(session, arrival):
+    """End the session that `arrive` began."""
+    end(session, arrival["session_id"])
+
+
+def rehearse(source, destination, plan):
+    """Ask the destination whether it would take the VM: xapi's own checks of memory, processors, devices.
+
+    Changes nothing. Raises tasks.TaskFailed or XenAPI.Failure with xapi's own error."""
+    host = destination.xenapi.host.get_by_uuid(plan.destination_host)
+    arrival = arrive(destination, host, destination.xenapi.network.get_by_uuid(plan.network))
+    try:
+        document = _document(source, destination, plan, {}, None)
+        metadata.bring(destination, base_url(arrival), document, plan.check_cpu, dry_run=True)
+    finally:
+        depart(destination, arrival)
+
+
+def bring_live(m):
+    """Bring the running VM's metadata to the destination pool, and have its host keep room for it."""
+    m.arrival = arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
+    vm = bring(m)
+    m.destination.xenapi.host.allocate_resources_for_vm(m.host(), vm, True)
+    m.destination.xenapi.network.attach_for_vm(m.host(), vm)
+
+
+def bring(m):
+    """Bring the VM's metadata to the destination pool. Returns its ref there: it keeps its UUID."""
+    m.arrival = m.arrival or arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
+    counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.disks}
+    document = _document(m.source, m.destination, m.plan, counterparts, m.id)
+    m.note(imported=True)
+    metadata.bring(m.destination, base_url(m.arrival), document, m.plan.check_cpu)
+    return destination_vm(m)
+
+
+def remove(m):
+    """Take the VM's metadata out of the destination pool again. The VM does not run there (move.shut_gates is sure of it)."""
+    if m.entry.get("imported"):
+        vm = Records(m.destination).ref("VM", m.plan.vm)
+        if vm:
+            if m.destination.xenapi.VM.get_power_state(vm) != "Halted":
+                m.destination.xenapi.VM.power_state_reset(vm)
+            m.destination.xenapi.VM.destroy(vm)
+        m.note(imported=False)
+    if m.arrival:
+        depart(m.destination, m.arrival)
+        m.arrival = None
+
+
+def destination_vm(m):
+    """The ref of the VM in the destination pool."""
+    return m.destination.xenapi.VM.get_by_uuid(m.plan.vm)
+
+
+def _document(source, destination, plan, disks, migration):
+    """The rewritten metadata. Our marks and blocks stay behind; so do the counterparts of an earlier migration."""
+    vifs = {vif.vif: destination.xenapi.network.get_by_uuid(vif.network) for vif in plan.vifs}
+    exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm))
+    ours = reason(migration) if migration else None
+    drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
+    drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
+    return ova.rewrite(exported, disks, vifs, drop)
+
+
+def _https(url):
+    parts = urllib.parse.urlsplit(url)
+    if parts.port is not None:
+        return url
+    return urllib.parse.urlunsplit(("https",) + tuple(parts[1:]))

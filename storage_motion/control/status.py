@@ -1,0 +1,53 @@
+"""What the plugin tells of a migration: its journal, and for what moves fast, the worker's last report."""
+from storage_motion.control import journal, phases, progress
+from storage_motion.control.plan import Plan
+from storage_motion.dom0.launch import Process
+
+# A disk's fields in the answer, and what they are before anything is known.
+DISK_FIELDS = (("to_copy", None), ("copied", 0), ("verified", 0), ("skipped", 0), ("mirrored_bytes", 0),
+               ("mirrored_writes", 0), ("longest_stall", 0.0))
+
+
+def of(entry):
+    """The answer of `status` for a journal's content."""
+    plan = Plan.from_json(entry["plan"])
+    disks = _disks(entry)
+    moved, whole = progress.totals(plan, disks)
+    answer = brief(entry)
+    answer.update(phases=[phase.name for phase in phases.of(plan)], bytes_to_move=whole, bytes_moved=moved,
+                  downtime=entry["downtime"], left=entry["left"], committed=entry["committed"],
+                  disks=[_disk(disk, disks[disk.key]) for disk in plan.disks], saved=None)
+    return answer
+
+
+def brief(entry):
+    """The answer of `list` for one migration."""
+    plan = entry["plan"]
+    return {"migration": entry["migration"], "vm": plan["vm"], "vm_name": plan["vm_name"], "kind": plan["kind"],
+            "state": entry["state"], "phase": entry["phase"], "error": entry["error"], "task": entry["task"],
+            "started": entry["started"], "updated": entry["updated"],
+            "alive": entry["state"] == journal.RUNNING and worker_alive(entry)}
+
+
+def worker_alive(entry):
+    """Whether the worker of a migration still runs. True as well before it has said who it is."""
+    process = Process.from_json(entry["worker"])
+    return process is None or process.alive()
+
+
+def _disks(entry):
+    """{key: entry}: the worker's last report while it runs, as it is more recent; else the journal."""
+    if entry["state"] == journal.RUNNING:
+        report = progress.read(entry["migration"])
+        if report and report["updated"] > entry["updated"]:
+            return report["disks"]
+    return entry["disks"]
+
+
+def _disk(disk, entry):
+    answer = {"vdi": disk.key, "device": disk.device, "name": disk.name_label, "destination_sr": disk.destination_sr,
+              "destination_vdi": entry.get("destination_vdi"), "size": disk.size, "state": entry["state"]}
+    answer.update({field: entry.get(field, default) for field, default in DISK_FIELDS})
+    if answer["to_copy"] is None:
+        answer["to_copy"] = disk.data
+    return answer

@@ -1,0 +1,61 @@
+"""The worker: the process that drives one migration, on the source host.
+
+    python3 -m storage_motion.control.worker ID
+
+Its journal, with the plan, is there already; the password of the other pool is among the secrets.
+"""
+import logging
+import os
+import sys
+
+from storage_motion.control import journal, migration, plan, secrets
+from storage_motion.control.journal import Journal
+from storage_motion.dom0.launch import Process
+from storage_motion.xapi import session
+from storage_motion.xapi.tasks import ProgressTask
+
+log = logging.getLogger("sxm")
+
+
+def main(migration_id):
+    """Drive the migration to its end. Returns the exit status: 0 if it succeeded."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s worker %(message)s")
+    entry = Journal.load(migration_id)
+    entry.write(worker=Process.of(os.getpid()).to_json())
+    try:
+        return 0 if _drive(entry) == journal.SUCCEEDED else 1
+    except Exception as error:
+        # Nothing was begun, or nobody can be reached to take it back: the journal tells what there is.
+        log.exception("%s: the worker gives up", migration_id)
+        entry.write(state=journal.FAILED, error=migration.failure_of(error), left=entry.entry["left"] + ["the worker gave up"])
+        return 1
+
+
+def _drive(entry):
+    source = session.local()
+    try:
+        planned = plan.Plan.from_json(entry.entry["plan"])
+        vm = source.xenapi.VM.get_by_uuid(planned.vm)
+        task = ProgressTask.create(source, "Storage XenMotion of %s" % planned.vm_name,
+                                   "to %s" % planned.destination_host_name, vm, {"sxm_migration": entry.entry["migration"]})
+        entry.write(task=task.uuid)
+        destination, hidden = _destination(entry, planned, source)
+        try:
+            return migration.Migration(entry, planned, source, destination, task, hidden).run()
+        finally:
+            if destination is not source:
+                session.logout(destination)
+    finally:
+        session.logout(source)
+
+
+def _destination(entry, planned, source):
+    """(session with the destination pool, the secrets that no error may show)."""
+    if not planned.cross_pool:
+        return source, ()
+    remote = secrets.get(entry.entry["migration"], "remote")
+    return session.remote(planned.master, remote["username"], remote["password"]), (remote["password"],)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
