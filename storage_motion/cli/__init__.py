@@ -1,0 +1,1 @@
+"""The `sxm` command: runs on an administrator's machine, and is not in the package for dom0."""

@@ -1,0 +1,72 @@
+"""A migration's progress as a person wants to see it: a bar for each disk, drawn in place; on anything but a terminal, lines."""
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+LINE_EVERY = 25
+"""On anything but a terminal, a line for each of so many percent."""
+
+
+class Bars:
+    """Draws what `sxm.py fn=status` answers, again and again. A context manager."""
+
+    def __init__(self, console=None):
+        self._console = console or Console()
+        self._progress = Progress(
+            TextColumn("  {task.fields[name]:<18}"), BarColumn(40), TextColumn("{task.percentage:>3.0f}%"), DownloadColumn(binary_units=True),
+            TransferSpeedColumn(), TimeRemainingColumn(compact=True), TextColumn("{task.fields[state]}"), console=self._console)
+        self._tasks = {}
+        self._phase = None
+        self._told = {}
+
+    def __enter__(self):
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._console.is_terminal:
+            self._progress.stop()
+
+    def update(self, status):
+        """Draw this answer of `status`."""
+        if status["phase"] != self._phase:
+            self._phase = status["phase"]
+            self._console.print("  phase: %s" % self._phase, highlight=False)
+        for disk in status["disks"]:
+            if self._console.is_terminal:
+                self._draw(disk)
+            else:
+                self._tell(disk)
+
+    def _draw(self, disk):
+        key = disk["vdi"]
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task("", name=_name(disk), state="", total=None)
+        self._progress.update(self._tasks[key], total=disk["to_copy"] or 1, completed=done(disk) if disk["to_copy"] else _whole(disk),
+                              state=_state(disk))
+
+    def _tell(self, disk):
+        percent = 100 * done(disk) // disk["to_copy"] if disk["to_copy"] else 100 * _whole(disk)
+        step = (percent // LINE_EVERY, disk["state"])
+        if self._told.get(disk["vdi"]) != step:
+            self._told[disk["vdi"]] = step
+            self._console.print("  %-18s %3d%% of %6.1f MiB  %s" % (
+                _name(disk), percent, (disk["to_copy"] or 0) / 2**20, _state(disk)), highlight=False)
+
+
+def done(disk):
+    """Bytes of a disk's copy that are verified at the destination, or need no copy since the guest wrote them anew."""
+    return min(disk["verified"] + disk["skipped"], disk["to_copy"] or 0)
+
+
+def _whole(disk):
+    return int(disk["state"] in ("in-sync", "moved"))
+
+
+def _name(disk):
+    return "%s %s" % (disk["device"], disk["name"])
+
+
+def _state(disk):
+    mirrored = ", %.1f MiB mirrored" % (disk["mirrored_bytes"] / 2**20) if disk["mirrored_bytes"] else ""
+    return disk["state"] + mirrored
