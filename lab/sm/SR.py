@@ -74,7 +74,7 @@ class SR(object):
         sr_ref = session.xenapi.SR.get_by_uuid(sr_uuid)
         sm_type = session.xenapi.SR.get_type(sr_ref)
         (sm_ref,) = session.xenapi.SM.get_all_records_where('field "type" = "%s"' % sm_type)
-        module = _load(session.xenapi.SM.get_driver_filename(sm_ref))
+        module = _load(lab_dom0.path(session.xenapi.SM.get_driver_filename(sm_ref)))
         target = driver(sm_type)
         host_ref = util.get_localhost_ref(session)
         (pbd,) = session.xenapi.PBD.get_all_records_where('field "SR" = "%s" and field "host" = "%s"'

@@ -18,9 +18,6 @@ MARK = "sxm_mirror"
 LEAF_COALESCE = "leaf-coalesce"  # sm sets it to "false" for a mirrored leaf, and never takes it away
 NO_MIRROR = "null"               # the secondary that makes a tapdisk forget its target; without one it reattaches it
 
-STATE_PAUSE_REQUESTED = 0x10
-STATE_PAUSED = 0x20
-
 # Bounds, in seconds.
 SNAPSHOT_BOUND = 300.0  # for a snapshot that a killed call left running
 PAUSED_BOUND = 60.0     # for somebody else's pause
@@ -157,7 +154,7 @@ class Mirror(Disk):
     def _cycle(self, vbd):
         with tapctl.poked(vbd.pid):
             try:
-                if not vbd.state & STATE_PAUSED:
+                if not vbd.state & tapctl.PAUSED:
                     tapctl.pause(vbd)
             finally:  # the guest must not stay paused, whatever became of tap-ctl
                 wait(lambda: self._resumed(vbd), RESUME_BOUND,
@@ -168,10 +165,10 @@ class Mirror(Disk):
     def _resumed(vbd):
         """Unpause it, if it is paused. Returns whether it runs, or is no more."""
         now = listed(vbd.pid, vbd.minor)
-        if now is not None and now.state & STATE_PAUSED:
+        if now is not None and now.state & tapctl.PAUSED:
             try:
                 tapctl.unpause(now, secondary=NO_MIRROR)
             except MotionError:
                 util.logException("unpause")  # a second try recovers (facts); the bound is the caller's
             now = listed(vbd.pid, vbd.minor)
-        return now is None or not now.state & (STATE_PAUSED | STATE_PAUSE_REQUESTED)
+        return now is None or not now.state & (tapctl.PAUSED | tapctl.PAUSE_REQUESTED)
