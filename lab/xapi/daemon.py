@@ -1,0 +1,231 @@
+"""One host's xapi: what it serves as its pool's master, and as a slave."""
+import logging
+import os
+import time
+import xmlrpc.client
+
+from lab.xapi import api, config, forwarding, handlers, host, storage_service, vm_lifecycle, wire
+from lab.xapi.dispatch import Dispatcher
+from lab.xapi.failures import Failure
+from lab.xapi.host_work import HostWork, dom0_inventory
+from lab.xapi.http_client import UnixConnection, request as http_request
+from lab.xapi.http_server import Servers, make_certificate, refusal, response
+from lab.xapi.pool import Pool
+
+_JOIN_PATIENCE = 60.0           # seconds that a slave waits for its master to be up
+_XENOPS_TIMEOUT = 900.0         # seconds for one call that is handed to xenopsd: receiving a VM waits for the gate
+
+log = logging.getLogger("xapi")
+
+
+class Xapi:
+    """Built from a Config; `start` serves, `stop` ends it."""
+
+    def __init__(self, configuration):
+        self.config = configuration
+        self.work = HostWork(configuration.root)
+        self.servers = Servers()
+        self._inventory = dom0_inventory(configuration.root)
+
+    def start(self):
+        make_certificate(self._path("/etc/xensource/xapi-ssl.pem"), self.config.host["address"])
+        self.prepare()
+        address = self.config.host["address"]
+        self.servers.listen_unix(self._path("/var/lib/xcp/xapi"), self.answer)
+        self.servers.listen_http(address, self.config.http_port, self.answer)
+        self.servers.listen_https(address, self.config.https_port, self._path("/etc/xensource/xapi-ssl.pem"), self.answer)
+        self.join()
+        ready = self._path("/run/xapi.ready")
+        os.makedirs(os.path.dirname(ready), exist_ok=True)
+        with open(ready, "w", encoding="utf-8") as file:
+            file.write("%d\n" % os.getpid())
+
+    def stop(self):
+        for path in ("/run/xapi.ready", "/var/lib/xcp/xapi"):
+            if os.path.lexists(self._path(path)):
+                os.unlink(self._path(path))
+        self.servers.stop()
+
+    def _path(self, absolute):
+        return self.config.root + absolute
+
+    # --- requests
+
+    def answer(self, request):
+        """The Response to any Request."""
+        if request.path == "/internal":
+            if not forwarding.is_authentic(request.cookies, self.config.pool_secret):
+                return refusal(403, "forbidden")
+            return response(forwarding.answer_internal(self.internal_functions(), request.body), "application/json")
+        if request.path == "/services/xenops" or request.path.startswith("/services/xenops/"):
+            return self._xenops(request)
+        return self.answer_public(request)
+
+    def host_uuid(self, request):
+        """The host over whose unix socket the request came: this one, or the one that forwarded it; None for any other."""
+        if request.local:
+            return self.config.host["uuid"]
+        if forwarding.ORIGIN in request.headers and forwarding.is_authentic(request.cookies, self.config.pool_secret):
+            return request.headers[forwarding.ORIGIN]
+        return None
+
+    def _xenops(self, request):
+        """Hand it unchanged to this host's xenopsd, and its answer back."""
+        session = request.query.get("session_id") or request.cookies.get("session_id")
+        if not request.local and not self.is_session(session or ""):
+            return refusal(401, "SESSION_INVALID")
+        connection = UnixConnection(self._path("/run/xenopsd.sock"), _XENOPS_TIMEOUT)
+        target = request.target.replace("/services/xenops", "", 1)
+        try:
+            status, headers, body = http_request(connection, request.method, target if target.startswith("/") else "/" + target,
+                                                 request.body, {"Content-Type": request.headers.get("Content-Type", "text/xml")})
+        except OSError as error:
+            log.warning("xenopsd cannot be reached: %s", error)
+            return refusal(503, "xenopsd cannot be reached")
+        return response(body, dict(headers).get("Content-Type", "text/xml"), status)
+
+
+class Master(Xapi):
+    """It has the database, and answers everything."""
+
+    def prepare(self):
+        self.pool = Pool(self.config, self.work)
+        self._dispatcher = Dispatcher(self.pool)
+        vm_lifecycle.watch(self.pool.database)
+        if not self.pool.open():
+            host.make_pool(self.pool, self.config)
+        self.pool.own_host = host.join(self.pool, self.config.self_description, True, self._inventory.get("CONTROL_DOMAIN_UUID"))
+        self.pool.wait_durable()
+
+    def join(self):
+        host.register(self.pool, self.pool.own_host)
+        self.pool.wait_durable()
+
+    def stop(self):
+        self.pool.stopping.set()
+        super().stop()
+        self.pool.close()
+
+    def is_session(self, session):
+        return self.pool.database.exists("session", session)
+
+    def internal_functions(self):
+        return dict(self.work.functions, join=self._admit, is_session=self.is_session)
+
+    def _admit(self, description, control_domain):
+        """A slave starts."""
+        ref = host.join(self.pool, description, False, control_domain)
+        host.register(self.pool, ref)
+        self.pool.wait_durable()
+
+    def answer_public(self, request):
+        host_uuid = self.host_uuid(request)
+        if request.path in ("/", "/RPC2") and request.method == "POST":
+            return self._xmlrpc(request.body, host_uuid)
+        if request.path == "/jsonrpc" and request.method == "POST":
+            return self._jsonrpc(request.body, host_uuid)
+        if (request.method, request.path) in _HTTP_HANDLERS:
+            return _HTTP_HANDLERS[request.method, request.path](self.pool, request, host_uuid)
+        if (request.method, request.path) in _LOCAL_HANDLERS and host_uuid:
+            asking = self.pool.database.by_uuid("host", host_uuid)
+            return response(_LOCAL_HANDLERS[request.method, request.path](self.pool, asking, request.body))
+        return refusal(404, "not found")
+
+    def _xmlrpc(self, body, host_uuid):
+        try:
+            parameters, name = wire.parse_xmlrpc(body)
+        except (wire.Malformed, xmlrpc.client.Fault) as error:
+            return refusal(400, str(error))
+        value, failure = self._dispatcher.answer(name or "", list(parameters), host_uuid is not None, host_uuid)
+        return response(wire.xml_response(value, failure))
+
+    def _jsonrpc(self, body, host_uuid):
+        try:
+            name, parameters, identity, second = wire.parse_json_call(body)
+        except wire.Malformed as error:
+            return refusal(400, str(error))
+        value, failure = self._dispatcher.answer(name, parameters, host_uuid is not None, host_uuid)
+        return response(wire.json_response(identity, second, value, failure), "application/json")
+
+
+_HTTP_HANDLERS = {("GET", "/export_metadata"): handlers.export_metadata, ("PUT", "/import_metadata"): handlers.import_metadata}
+_LOCAL_HANDLERS = {("POST", "/services/SM"): storage_service.answer_storage,
+                   ("POST", "/services/xenops-event"): storage_service.answer_event}
+_CALL_PATHS = ("/", "/RPC2", "/jsonrpc")
+
+
+class Slave(Xapi):
+    """It does its host's work for the master, and hands what comes over its unix socket to the master."""
+
+    def prepare(self):
+        self._master = forwarding.Peer(self.config.master["address"], int(self.config.master["http_port"]), self.config.pool_secret)
+
+    def join(self):
+        deadline = time.monotonic() + _JOIN_PATIENCE
+        while True:
+            try:
+                return self._master.ask("join", timeout=60.0, description=self.config.self_description,
+                                        control_domain=self._inventory.get("CONTROL_DOMAIN_UUID"))
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def is_session(self, session):
+        try:
+            return self._master.ask("is_session", timeout=30.0, session=session)
+        except OSError:
+            return False
+
+    def internal_functions(self):
+        return self.work.functions
+
+    def answer_public(self, request):
+        if request.local or request.path in ("/export_metadata", "/import_metadata"):
+            return self._forward(request)
+        if request.path == "/jsonrpc" and request.method == "POST":
+            return self._refuse_json(request.body)
+        if request.path in _CALL_PATHS and request.method == "POST":
+            return response(wire.xml_response(failure=self._not_here))
+        return refusal(404, "not found")
+
+    @property
+    def _not_here(self):
+        return Failure("HOST_IS_SLAVE", self.config.master["address"]).description
+
+    def _refuse_json(self, body):
+        try:
+            _, _, identity, second = wire.parse_json_call(body)
+        except wire.Malformed as error:
+            return refusal(400, str(error))
+        return response(wire.json_response(identity, second, failure=self._not_here), "application/json")
+
+    def _forward(self, request):
+        headers = {"Content-Type": request.headers.get("Content-Type", "text/xml")}
+        if request.local:
+            headers[forwarding.ORIGIN] = self.config.host["uuid"]
+        target = request.target
+        for name in ("session_id", "task_id"):          # the cookies do not survive: the secret goes in their place
+            if name in request.cookies and name not in request.query:
+                target += "%s%s=%s" % ("&" if "?" in target else "?", name, request.cookies[name])
+        try:
+            status, answered, body = self._master.relay(request.method, target, request.body, headers)
+        except OSError as error:
+            log.error("the master cannot be reached: %s", error)
+            return refusal(503, "the pool's master cannot be reached")
+        kept = dict((name.lower(), value) for name, value in answered)
+        return response(body, kept.get("content-type", "text/xml"), status,
+                        [(name, kept[name]) for name in ("task-id", "content-disposition") if name in kept])
+
+
+def serve(root, stop_requested):
+    """Be the xapi of the host with this root until `stop_requested` (a threading.Event) is set."""
+    configuration = config.read(root)
+    xapi = (Master if configuration.is_master else Slave)(configuration)
+    try:
+        xapi.start()
+        log.info("xapi of %s serves as %s", configuration.host["name"], "master" if configuration.is_master else "slave")
+        stop_requested.wait()
+    finally:
+        xapi.stop()
+        log.info("xapi of %s ends", configuration.host["name"])

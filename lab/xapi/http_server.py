@@ -1,0 +1,205 @@
+"""HTTP, HTTPS and HTTP over a unix socket: one thread per connection, every wait bounded."""
+import http.server
+import logging
+import os
+import socket
+import socketserver
+import ssl
+import subprocess
+import threading
+from collections import namedtuple
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qsl, urlsplit
+
+IDLE = 120.0                    # seconds that a client may keep a connection without a word, or stop in the middle of one
+_LARGEST_BODY = 128 << 20       # bytes
+_MOST_CONNECTIONS = 512         # per server
+
+log = logging.getLogger("xapi.http")
+
+Request = namedtuple("Request", "method target path query cookies headers body local")
+Response = namedtuple("Response", "status content_type body headers")
+
+
+def response(body, content_type="text/xml", status=200, headers=()):
+    return Response(status, content_type, body, headers)
+
+
+def refusal(status, text):
+    return response(text.encode(), "text/plain", status)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE
+    server_version = "xapi/26.1"
+
+    def setup(self):
+        self.request.settimeout(IDLE)
+        if isinstance(self.request, ssl.SSLSocket):
+            self.request.do_handshake()         # here, not where connections are accepted: a slow client holds up itself only
+        elif self.request.family != socket.AF_UNIX:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().setup()
+
+    def handle_request(self):
+        body = self._body()
+        if body is None:
+            return
+        parts = urlsplit(self.path)
+        try:
+            cookies = {name: morsel.value for name, morsel in SimpleCookie(self.headers.get("Cookie", "")).items()}
+        except CookieError:
+            cookies = {}
+        request = Request(self.command, self.path, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)), cookies,
+                          self.headers, body, self.server.is_local)
+        try:
+            answer = self.server.answer(request)
+        except Exception:               # a bug must not leave the client waiting
+            log.exception("%s %s", self.command, parts.path)
+            answer = refusal(500, "internal error")
+        self._send(answer)
+
+    do_GET = do_PUT = do_POST = handle_request
+
+    def _body(self):
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            self._give_up(refusal(501, "chunked bodies are not supported"))
+            return None
+        try:
+            length = int(self.headers.get("Content-Length", "0"))
+        except ValueError:
+            length = -1
+        if not 0 <= length <= _LARGEST_BODY:
+            self._give_up(refusal(413, "bad Content-Length"))
+            return None
+        body = self.rfile.read(length)
+        if len(body) < length:
+            self.close_connection = True
+            return None
+        return body
+
+    def _give_up(self, answer):
+        self.close_connection = True
+        self._send(answer)
+
+    def _send(self, answer):
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        for name, value in answer.headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def address_string(self):
+        return "local"
+
+    def log_message(self, format, *args):
+        """Silent: request lines carry session references."""
+
+
+class _Threaded(socketserver.ThreadingMixIn):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    allow_reuse_address = True
+
+    def prepare(self, answer, is_local):
+        self.answer = answer
+        self.is_local = is_local
+        self._slots = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+
+    def process_request(self, request, client_address):
+        if not self._slots.acquire(timeout=IDLE):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request, client_address):
+        log.info("a connection ended early", exc_info=log.isEnabledFor(logging.DEBUG))
+
+
+class _TcpServer(_Threaded, socketserver.TCPServer):
+    pass
+
+
+class _TlsServer(_TcpServer):
+    context = None
+
+    def get_request(self):
+        connection, address = super().get_request()
+        return self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+
+
+class _UnixServer(_Threaded, socketserver.UnixStreamServer):
+    pass
+
+
+class Servers:
+    """The three of a host. `answer(Request) -> Response` is called in the thread of the connection."""
+
+    def __init__(self):
+        self._running = []
+
+    def listen_http(self, address, port, answer):
+        self._start(_TcpServer((address, port), _Handler), answer, False)
+
+    def listen_https(self, address, port, certificate, answer):
+        server = _TlsServer((address, port), _Handler)
+        server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.context.load_cert_chain(certificate)
+        self._start(server, answer, False)
+
+    def listen_unix(self, path, answer):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.lexists(path):
+            os.unlink(path)
+        previous = os.umask(0o077)              # only dom0's root talks here
+        try:
+            server = _UnixServer(path, _Handler)
+        finally:
+            os.umask(previous)
+        self._start(server, answer, True)
+
+    def _start(self, server, answer, is_local):
+        server.prepare(answer, is_local)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="accept", daemon=True)
+        self._running.append((server, thread))
+        thread.start()
+
+    def stop(self):
+        for server, thread in self._running:
+            server.shutdown()
+            server.server_close()
+            thread.join(5)
+
+
+def make_certificate(path, address):
+    """A self-signed certificate with its key in one file (0600), where there is none yet. Raises CalledProcessError."""
+    if os.path.exists(path):
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    key, certificate = path + ".key", path + ".cert"
+    previous = os.umask(0o077)
+    try:
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650",
+             "-subj", "/CN=%s" % address, "-addext", "subjectAltName=IP:%s" % address, "-keyout", key, "-out", certificate],
+            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60)
+        with open(path + ".new", "wb") as together:
+            for part in (key, certificate):
+                with open(part, "rb") as file:
+                    together.write(file.read())
+        os.replace(path + ".new", path)
+    finally:
+        os.umask(previous)
+        for part in (key, certificate):
+            if os.path.exists(part):
+                os.unlink(part)

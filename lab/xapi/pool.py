@@ -1,0 +1,65 @@
+"""The pool, as its master's xapi holds it: the database and everything that acts on it."""
+import threading
+
+from lab.xapi.database import Database
+from lab.xapi.failures import Failure
+from lab.xapi.forwarding import Peer
+from lab.xapi.on_disk import Store
+from lab.xapi.schema import NULL
+from lab.xapi.sessions import Sessions
+from lab.xapi.storage import Storage
+from lab.xapi.tasks import Tasks
+
+HTTP_PORT, HTTPS_PORT = "lab-http-port", "lab-https-port"     # keys of a host's other_config: real hosts all have 80 and 443
+
+
+class Pool:
+    """`host_work`: what runs on the master itself."""
+
+    def __init__(self, config, host_work):
+        self.config = config
+        self.stopping = threading.Event()
+        self.database = Database()
+        self._store = Store(self.database, config.database)
+        self.sessions = Sessions(self.database, config.root_password)
+        self.tasks = Tasks(self.database)
+        self.storage = Storage(self)
+        self._host_work = host_work
+        self.own_host = NULL
+
+    def open(self):
+        """Load the database; answers False where the pool is new."""
+        existed = self._store.load()
+        self._store.start()
+        return existed
+
+    def close(self):
+        """Wake who waits for events, and write what is not yet on disk."""
+        self.stopping.set()
+        with self.database.lock:
+            self.database.changed.notify_all()
+        self._store.stop()
+
+    def wait_durable(self):
+        """Return once all structural changes of the calling thread are on disk."""
+        self._store.wait_durable()
+
+    @property
+    def ref(self):
+        """The pool object."""
+        return self.database.refs("pool")[0]
+
+    @property
+    def master(self):
+        return self.database.get("pool", self.ref, "master")
+
+    def on_host(self, host, function, **arguments):
+        """Have a function of HostWork run on that host. Raises what it raises; HOST_OFFLINE [host] where it is away."""
+        if host == self.own_host:
+            return self._host_work.functions[function](**arguments)
+        record = self.database.record("host", host)
+        peer = Peer(record["address"], int(record["other_config"][HTTP_PORT]), self.config.pool_secret)
+        try:
+            return peer.ask(function, **arguments)
+        except OSError as error:
+            raise Failure("HOST_OFFLINE", host) from error

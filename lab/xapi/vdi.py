@@ -1,0 +1,181 @@
+"""VDI: virtual disks. What touches storage runs the SM driver, which keeps the VDI objects itself, as SMAPIv1 does."""
+from lab.xapi.calls import call
+from lab.xapi.failures import Failure
+from lab.xapi.schema import NULL, Timestamp, construct
+from lab.xapi.storage import member
+
+_OPERATIONS = ["snapshot", "clone", "copy", "resize", "update", "destroy", "forget", "generate_config", "set_on_boot"]
+_INTRODUCED = ("uuid:string name_label:string name_description:string SR:ref(SR) type:string sharable:bool read_only:bool "
+               "other_config:map(string,string) location:string xenstore_data:map(string,string)? "
+               "sm_config:map(string,string)? managed:bool?true virtual_size:int? physical_utilisation:int? "
+               "metadata_of_pool:ref(pool)? is_a_snapshot:bool? snapshot_time:datetime? snapshot_of:ref(VDI)?")
+_FIELDS = [word.split(":")[0] for word in _INTRODUCED.split()]
+
+
+def _boolean(value):
+    return "true" if value else "false"
+
+
+def _of_driver(database, answer):
+    """The VDI object that a driver's answer names (the driver has made it). Raises VDI_MISSING-like backend failure."""
+    vdi = database.find_uuid("VDI", member(answer, "uuid"))
+    if vdi is None:
+        raise Failure("SR_BACKEND_FAILURE", "", "the driver did not introduce VDI %s" % answer["uuid"], "")
+    return vdi
+
+
+def _usable(database, vdi, operation):
+    """The record of a VDI that an operation may change. Raises VDI_NOT_MANAGED [vdi], OTHER_OPERATION_IN_PROGRESS."""
+    record = database.record("VDI", vdi)
+    if not record["managed"]:
+        raise Failure("VDI_NOT_MANAGED", vdi)
+    if record["current_operations"]:
+        raise Failure("OTHER_OPERATION_IN_PROGRESS", "VDI", vdi, operation)
+    return record
+
+
+class _Operation:
+    """While it lasts, the VDI's current_operations show it and no other operation is allowed on the VDI."""
+
+    def __init__(self, context, vdi, name):
+        self._context, self._vdi, self._name = context, vdi, name
+        self._key = context.task or "OpaqueRef:call-%s" % id(self)
+        self.record = None
+
+    def __enter__(self):
+        database = self._context.database
+        with database.lock:
+            self.record = _usable(database, self._vdi, self._name)
+            database.add_to("VDI", self._vdi, "current_operations", self._key, self._name)
+        return self
+
+    def __exit__(self, *_):
+        database = self._context.database
+        with database.lock:
+            if database.exists("VDI", self._vdi):
+                database.remove_from("VDI", self._vdi, "current_operations", self._key)
+
+
+@call("VDI.create", "record:record(VDI)")
+def create(context, record):
+    made = construct("VDI", record)
+    context.database.get("SR", made["SR"], "uuid")
+    answer = context.pool.storage.run_sr(
+        made["SR"], "vdi_create",
+        [made["virtual_size"], made["name_label"], made["name_description"], "", "false", "19700101T00:00:00Z", "",
+         _boolean(made["read_only"])],
+        task=context.task, vdi_sm_config=made.get("sm_config", {}), vdi_type=made["type"])
+    vdi = _of_driver(context.database, answer)
+    kept = {name: made[name] for name in ("name_label", "name_description", "type", "sharable", "read_only", "other_config")}
+    kept.update((name, made[name]) for name in ("tags", "xenstore_data") if name in made)
+    context.database.set("VDI", vdi, managed=True, allowed_operations=_OPERATIONS, **kept)
+    return vdi
+
+
+def _derived(context, vdi, operation, driver_params):
+    """Snapshot or clone; answers the new VDI, with what xapi itself keeps of the old one."""
+    database, storage = context.database, context.pool.storage
+    storage.host_for(database.get("VDI", vdi, "SR"))
+    with _Operation(context, vdi, operation) as running, storage.exclusively(vdi):
+        answer = storage.run_vdi(vdi, "vdi_%s" % operation, task=context.task, driver_params=driver_params)
+        new = _of_driver(database, answer)
+        kept = {name: running.record[name] for name in (
+            "name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "on_boot", "allow_caching", "tags")}
+        database.set("VDI", new, managed=True, allowed_operations=_OPERATIONS, **kept)
+    return new
+
+
+@call("VDI.snapshot", "vdi:ref(VDI) driver_params:map(string,string)?")
+def snapshot(context, vdi, driver_params):
+    new = _derived(context, vdi, "snapshot", driver_params)
+    context.database.set("VDI", new, is_a_snapshot=True, snapshot_of=vdi, snapshot_time=Timestamp.now())
+    return new
+
+
+@call("VDI.clone", "vdi:ref(VDI) driver_params:map(string,string)?")
+def clone(context, vdi, driver_params):
+    new = _derived(context, vdi, "clone", driver_params)
+    context.database.set("VDI", new, is_a_snapshot=False, snapshot_of=NULL)
+    return new
+
+
+@call("VDI.resize", "vdi:ref(VDI) size:int")
+def resize(context, vdi, size):
+    with _Operation(context, vdi, "resize"), context.pool.storage.exclusively(vdi):
+        _refuse_attached(context.database, vdi, "resize")
+        context.pool.storage.run_vdi(vdi, "vdi_resize", [size], task=context.task)
+
+
+def _refuse_attached(database, vdi, operation):
+    if any(database.get("VBD", vbd, "currently_attached") for vbd in database.get("VDI", vdi, "VBDs")):
+        raise Failure("VDI_IN_USE", vdi, operation)
+
+
+@call("VDI.destroy", "self:ref(VDI)")
+def destroy(context, self):
+    database, storage = context.database, context.pool.storage
+    storage.host_for(database.get("VDI", self, "SR"))
+    with _Operation(context, self, "destroy"), storage.exclusively(self):
+        _refuse_attached(database, self, "destroy")
+        vbds = database.get("VDI", self, "VBDs")
+        storage.run_vdi(self, "vdi_delete", task=context.task)
+        _remove_object(database, self, vbds)
+
+
+def _remove_object(database, vdi, vbds):
+    with database.lock:
+        for class_name, refs in (("VBD", vbds), ("VDI", [vdi])):
+            for ref in refs:
+                if database.exists(class_name, ref):        # the driver has usually removed the VDI itself
+                    database.destroy(class_name, ref)
+
+
+@call("VDI.update", "vdi:ref(VDI)")
+def update(context, vdi):
+    context.pool.storage.run_vdi(vdi, "vdi_update", task=context.task)
+
+
+@call("VDI.forget", "vdi:ref(VDI)")
+def forget(context, vdi):
+    """Remove the object and leave the image."""
+    with _Operation(context, vdi, "forget"):
+        _refuse_attached(context.database, vdi, "forget")
+    db_forget(context, vdi)
+
+
+@call("VDI.db_forget", "vdi:ref(VDI)")
+def db_forget(context, vdi):
+    _remove_object(context.database, vdi, context.database.get("VDI", vdi, "VBDs"))
+
+
+@call("VDI.introduce", _INTRODUCED)
+def introduce(context, *values):
+    """Have the driver make an object for an image that is there."""
+    given = dict(zip(_FIELDS, values))
+    answer = context.pool.storage.run_sr(
+        given["SR"], "vdi_introduce", [given["name_label"], given["name_description"]], task=context.task,
+        vdi_location=given["location"], vdi_sm_config=given["sm_config"], new_uuid=given["uuid"])
+    vdi = _of_driver(context.database, answer)
+    context.database.set("VDI", vdi, allowed_operations=_OPERATIONS, managed=True, **{name: given[name] for name in (
+        "name_label", "name_description", "type", "sharable", "read_only", "other_config")})
+    return vdi
+
+
+@call("VDI.db_introduce", _INTRODUCED + " cbt_enabled:bool?")
+def db_introduce(context, *values):
+    """An object alone, without any driver: how drivers make theirs. An object with that uuid is brought up to date."""
+    fields = dict(zip(_FIELDS + ["cbt_enabled"], values))
+    fields["allowed_operations"] = _OPERATIONS
+    database = context.database
+    database.get("SR", fields["SR"], "uuid")
+    with database.lock:
+        existing = database.find_uuid("VDI", fields["uuid"])
+        if existing is None:
+            return database.create("VDI", fields)
+        database.set("VDI", existing, **fields)
+        return existing
+
+
+@call("VDI.pool_introduce", _INTRODUCED + " cbt_enabled:bool?")
+def pool_introduce(context, *values):
+    return db_introduce(context, *values)

@@ -1,0 +1,266 @@
+"""VM: virtual machines."""
+from lab.xapi import vdi as vdis
+from lab.xapi import vm_lifecycle, xenops
+from lab.xapi.calls import call
+from lab.xapi.database import new_uuid
+from lab.xapi.failures import Failure
+from lab.xapi.schema import CLASSES, NULL, Timestamp, construct
+from lab.xapi.vm_lifecycle import operation
+
+_DEVICES = [str(number) for number in range(16)]
+
+
+@call("VM.create", "record:record(VM)")
+def create(context, record):
+    made = construct("VM", record)
+    if made.get("power_state", "Halted") != "Halted":
+        raise Failure("VALUE_NOT_SUPPORTED", "power_state", made["power_state"], "only a halted VM can be made here")
+    return make(context.database, made)
+
+
+def make(database, fields):
+    """A VM object, with its metrics."""
+    with database.lock:
+        metrics = database.create("VM_metrics", {"memory_actual": fields.get("memory_static_max", 0),
+                                                 "VCPUs_number": fields.get("VCPUs_at_startup", 0)})
+        return database.create("VM", dict(fields, metrics=metrics))
+
+
+@call("VM.destroy", "self:ref(VM)")
+def destroy(context, self):
+    """Remove the VM with its VBDs and VIFs; its disks stay."""
+    with operation(context, self, "destroy"):
+        remove(context.database, self)
+
+
+def remove(database, vm):
+    with database.lock:
+        record = database.record("VM", vm)
+        owned = [("VBD", record["VBDs"]), ("VIF", record["VIFs"]), ("console", record["consoles"]),
+                 ("VM_metrics", [record["metrics"]]), ("VM_guest_metrics", [record["guest_metrics"]])]
+        for class_name, refs in owned:
+            for ref in refs:
+                if database.exists(class_name, ref):
+                    database.destroy(class_name, ref)
+        for child in record["children"]:
+            database.set("VM", child, parent=record["parent"])
+        database.destroy("VM", vm)
+
+
+# --- power
+
+def _hosts_that_see(database, vm):
+    """The hosts on which every SR of the VM's disks is plugged."""
+    hosts = database.refs("host")
+    for vbd in database.get("VM", vm, "VBDs"):
+        record = database.record("VBD", vbd)
+        if record["empty"]:
+            continue
+        sr = database.get("VDI", record["VDI"], "SR")
+        plugged = [database.get("PBD", pbd, "host") for pbd in database.get("SR", sr, "PBDs")
+                   if database.get("PBD", pbd, "currently_attached")]
+        hosts = [host for host in hosts if host in plugged]
+        if not hosts:
+            raise Failure("VM_REQUIRES_SR", vm, sr)
+    return hosts
+
+
+@call("VM.get_possible_hosts", "vm:ref(VM)", is_async=False)
+def get_possible_hosts(context, vm):
+    return _hosts_that_see(context.database, vm)
+
+
+@call("VM.start", "vm:ref(VM) start_paused:bool force:bool")
+def start(context, vm, start_paused, _force):
+    with operation(context, vm, "start"):
+        hosts = _hosts_that_see(context.database, vm)
+        affinity = context.database.get("VM", vm, "affinity")
+        _start(context, vm, affinity if affinity in hosts else hosts[0], start_paused)
+
+
+@call("VM.start_on", "vm:ref(VM) host:ref(host) start_paused:bool force:bool")
+def start_on(context, vm, host, start_paused, _force):
+    context.database.get("host", host, "uuid")
+    with operation(context, vm, "start_on"):
+        if host not in _hosts_that_see(context.database, vm):
+            raise Failure("VM_REQUIRES_SR", vm, _first_unseen(context.database, vm, host))
+        _start(context, vm, host, start_paused)
+
+
+def _first_unseen(database, vm, host):
+    for vbd in database.get("VM", vm, "VBDs"):
+        record = database.record("VBD", vbd)
+        sr = NULL if record["empty"] else database.get("VDI", record["VDI"], "SR")
+        if sr != NULL and not database.where("PBD", SR=sr, host=host, currently_attached=True):
+            return sr
+    return NULL
+
+
+def _start(context, vm, host, start_paused):
+    if start_paused:
+        raise Failure("VALUE_NOT_SUPPORTED", "start_paused", "true", "xenopsd here cannot start a VM paused")
+    pool, database = context.pool, context.database
+    described = xenops.metadata(database, vm)
+    database.set("VM", vm, scheduled_to_be_resident_on=host)
+    try:
+        pool.on_host(host, "xenops", method="VM.add", members={"debug_info": "VM.start", "metadata": described})
+        xenops.run(context, host, "VM.start", id=described["id"])
+        with database.lock:
+            database.set("VM", vm, resident_on=host, domarch="")
+            database.set("VM_metrics", database.get("VM", vm, "metrics"), start_time=Timestamp.now())
+        xenops.refresh(pool, vm, host)
+    except Failure:
+        xenops.refresh(pool, vm, host)
+        if database.get("VM", vm, "power_state") == "Halted":
+            xenops.forget(pool, host, described["id"])
+        raise
+    finally:
+        database.set("VM", vm, scheduled_to_be_resident_on=NULL)
+
+
+@call("VM.clean_shutdown", "vm:ref(VM)")
+def clean_shutdown(context, vm):
+    with operation(context, vm, "clean_shutdown"):
+        _shutdown(context, vm, hard=False)
+
+
+@call("VM.hard_shutdown", "vm:ref(VM)")
+def hard_shutdown(context, vm):
+    with operation(context, vm, "hard_shutdown"):
+        _shutdown(context, vm, hard=True)
+
+
+@call("VM.shutdown", "vm:ref(VM)")
+def shutdown(context, vm):
+    """A clean shutdown, and a hard one where the VM does not obey."""
+    try:
+        clean_shutdown(context, vm)
+    except Failure as failure:
+        if failure.code != "INTERNAL_ERROR":
+            raise
+        hard_shutdown(context, vm)
+
+
+def _shutdown(context, vm, hard):
+    host, uuid = context.database.get("VM", vm, "resident_on"), context.database.get("VM", vm, "uuid")
+    xenops.run(context, host, "VM.shutdown", id=uuid, hard=hard)
+    xenops.refresh(context.pool, vm, host)
+    xenops.forget(context.pool, host, uuid)
+
+
+@call("VM.clean_reboot", "vm:ref(VM)")
+def clean_reboot(context, vm):
+    with operation(context, vm, "clean_reboot"):
+        _reboot(context, vm, hard=False)
+
+
+@call("VM.hard_reboot", "vm:ref(VM)")
+def hard_reboot(context, vm):
+    with operation(context, vm, "hard_reboot"):
+        _reboot(context, vm, hard=True)
+
+
+def _reboot(context, vm, hard):
+    record = context.database.record("VM", vm)
+    try:
+        xenops.run(context, record["resident_on"], "VM.reboot", id=record["uuid"], hard=hard)
+    finally:
+        xenops.refresh(context.pool, vm, record["resident_on"])
+
+
+@call("VM.power_state_reset", "vm:ref(VM)")
+def power_state_reset(context, vm):
+    """Make the objects say Halted. Raises DOMAIN_EXISTS [vm, domid] where its host still runs it."""
+    with operation(context, vm, "power_state_reset"):
+        record = context.database.record("VM", vm)
+        if context.database.exists("host", record["resident_on"]):
+            state = xenops.stat(context.pool, record["resident_on"], record["uuid"])
+            if state and state["power_state"] != "Halted":
+                raise Failure("DOMAIN_EXISTS", vm, state.get("domid", -1))
+        vm_lifecycle.reset(context.database, vm)
+
+
+@call("VM.pool_migrate_complete", "vm:ref(VM) host:ref(host)")
+def pool_migrate_complete(context, vm, host):
+    """The VM has arrived on `host`: take over what that host's xenopsd says; nothing where it does not know the VM."""
+    database = context.database
+    context.database.get("host", host, "uuid")
+    state = xenops.stat(context.pool, host, database.get("VM", vm, "uuid"))
+    if state and state["power_state"] != "Halted":
+        database.set("VM", vm, resident_on=host, scheduled_to_be_resident_on=NULL)
+        xenops.refresh(context.pool, vm, host)
+
+
+# --- questions
+
+@call("VM.assert_operation_valid", "self:ref(VM) op:string", is_async=False)
+def assert_operation_valid(context, self, op):
+    record = context.database.record("VM", self)
+    if op not in vm_lifecycle.OPERATIONS:
+        raise Failure("NOT_IMPLEMENTED", op)
+    failure = vm_lifecycle.refusal(self, record, op)
+    if failure:
+        raise failure
+
+
+@call("VM.update_allowed_operations", "self:ref(VM)", is_async=False)
+def update_allowed_operations(context, self):
+    context.database.get("VM", self, "allowed_operations")      # they are always up to date
+
+
+def _free_devices(context, vm, devices, class_name, field):
+    used = [context.database.get(class_name, ref, field) for ref in context.database.get("VM", vm, devices)]
+    return [device for device in _DEVICES if device not in used]
+
+
+@call("VM.get_allowed_VBD_devices", "vm:ref(VM)", is_async=False)
+def get_allowed_vbd_devices(context, vm):
+    return _free_devices(context, vm, "VBDs", "VBD", "userdevice")
+
+
+@call("VM.get_allowed_VIF_devices", "vm:ref(VM)", is_async=False)
+def get_allowed_vif_devices(context, vm):
+    return _free_devices(context, vm, "VIFs", "VIF", "device")[:7]
+
+
+# --- snapshots
+
+@call("VM.snapshot", "vm:ref(VM) new_name:string ignore_vdis:set(ref(VDI))?")
+def snapshot(context, vm, new_name, ignore_vdis):
+    """A VM object with snapshots of the disks. Raises what a disk's snapshot raises, with those made before undone."""
+    database = context.database
+    with operation(context, vm, "snapshot"):
+        disks, made = [], []
+        for vbd in database.get("VM", vm, "VBDs"):
+            record = database.record("VBD", vbd)
+            if record["type"] == "Disk" and record["VDI"] not in ignore_vdis:
+                disks.append(record)
+        try:
+            for disk in disks:
+                made.append(vdis.snapshot(context, disk["VDI"], {}))
+        except Failure:
+            for vdi in made:
+                vdis.destroy(context, vdi)
+            raise
+        return _snapshot_object(database, vm, new_name, list(zip(disks, made)))
+
+
+def _copied(class_name, record, **fields):
+    """The fields of an object that a copy of it starts with."""
+    kept = {name: record[name] for name, field in CLASSES[class_name].items() if field.access in ("RW", "ST")}
+    return dict(kept, **fields)
+
+
+def _snapshot_object(database, vm, new_name, disks):
+    with database.lock:
+        record = database.record("VM", vm)
+        new = make(database, _copied(
+            "VM", record, name_label=new_name, power_state="Halted", is_a_snapshot=True, is_a_template=True, snapshot_of=vm,
+            snapshot_time=Timestamp.now(), parent=record["parent"], blocked_operations={}, uuid=new_uuid(),
+            snapshot_info={"power-state-at-snapshot": record["power_state"], "disk-snapshot-type": "crash_consistent"}))
+        for disk, vdi in disks:
+            database.create("VBD", _copied("VBD", disk, VM=new, VDI=vdi, currently_attached=False))
+        for vif in record["VIFs"]:
+            database.create("VIF", _copied("VIF", database.record("VIF", vif), VM=new, currently_attached=False))
+        database.set("VM", vm, parent=new)
+        return new

@@ -1,0 +1,74 @@
+"""What may be done to a VM, and when: power states, blocked and current operations."""
+import contextlib
+
+from lab.xapi.failures import Failure
+from lab.xapi.schema import NULL
+
+_ANY = ("Halted", "Paused", "Running", "Suspended")
+
+# operation -> power states in which it is allowed (only those that this xapi can do, or whose blocking has an effect)
+OPERATIONS = {
+    "start": ("Halted",), "start_on": ("Halted",), "destroy": ("Halted",),
+    "clean_shutdown": ("Running",), "hard_shutdown": ("Paused", "Running", "Suspended"),
+    "clean_reboot": ("Running",), "hard_reboot": ("Paused", "Running"),
+    "snapshot": _ANY, "metadata_export": _ANY, "power_state_reset": _ANY, "update_allowed_operations": _ANY,
+    "pool_migrate": ("Running", "Suspended"), "migrate_send": ("Halted", "Running", "Suspended"),
+}
+_FOR_TEMPLATES = ("destroy", "metadata_export", "update_allowed_operations")
+_BESIDE_OTHERS = ("metadata_export", "update_allowed_operations")      # do not mind what else is going on
+
+
+def refusal(ref, record, operation):
+    """The Failure with which xapi refuses the operation now, or None."""
+    others = {key: name for key, name in record["current_operations"].items() if name not in _BESIDE_OTHERS}
+    if others and operation not in _BESIDE_OTHERS:
+        return Failure("OTHER_OPERATION_IN_PROGRESS", "VM", ref, *sorted(others.values())[:1])
+    if operation in record["blocked_operations"]:
+        return Failure("OPERATION_BLOCKED", ref, record["blocked_operations"][operation])
+    if record["is_a_snapshot"] and operation not in _FOR_TEMPLATES:
+        return Failure("VM_IS_SNAPSHOT", ref, operation)
+    if record["is_a_template"] and operation not in _FOR_TEMPLATES:
+        return Failure("VM_IS_TEMPLATE", ref, operation)
+    if record["is_control_domain"]:
+        return Failure("OPERATION_NOT_ALLOWED", "Operations on domain 0 are not allowed")
+    states = OPERATIONS[operation]
+    if record["power_state"] not in states:
+        return Failure("VM_BAD_POWER_STATE", ref, states[0].lower(), record["power_state"].lower())
+    return None
+
+
+def watch(database):
+    """Keep every VM's allowed_operations up to date."""
+    def recompute(ref):
+        record = database.record("VM", ref)
+        allowed = [name for name in OPERATIONS if refusal(ref, record, name) is None]
+        database.set("VM", ref, allowed_operations=allowed)
+    database.on_change("VM", ("power_state", "blocked_operations", "current_operations", "is_a_template", "is_a_snapshot",
+                              "is_control_domain"), recompute)
+
+
+@contextlib.contextmanager
+def operation(context, vm, name):
+    """Do an operation on a VM: refused where it is not allowed, in its current_operations while it lasts."""
+    database = context.database
+    key = context.task or "OpaqueRef:call-%s" % id(context)
+    with database.lock:
+        failure = refusal(vm, database.record("VM", vm), name)
+        if failure:
+            raise failure
+        database.add_to("VM", vm, "current_operations", key, name)
+    try:
+        yield
+    finally:
+        with database.lock:
+            if database.exists("VM", vm):
+                database.remove_from("VM", vm, "current_operations", key)
+
+
+def reset(database, vm):
+    """Make the objects say that the VM is halted."""
+    with database.lock:
+        for class_name, field in (("VBD", "VBDs"), ("VIF", "VIFs")):
+            for device in database.get("VM", vm, field):
+                database.set(class_name, device, currently_attached=False)
+        database.set("VM", vm, power_state="Halted", resident_on=NULL, scheduled_to_be_resident_on=NULL, domid=-1)
