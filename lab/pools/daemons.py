@@ -2,6 +2,7 @@
 import json
 import os
 import sys
+import threading
 import time
 
 from lab.pools.roots import REPOSITORY
@@ -22,6 +23,7 @@ class Daemons:
 
     def __init__(self, path):
         self._path = path
+        self._lock = threading.Lock()
         self._known = {}
         if os.path.exists(path):
             with open(path) as stream:
@@ -33,8 +35,9 @@ class Daemons:
         if os.path.exists(ready):
             os.unlink(ready)
         pid, started = process.start([sys.executable, "-m", module, "--root", root], log, environment(root))
-        self._known[name] = {"pid": pid, "started": started}
-        self._save()
+        with self._lock:
+            self._known[name] = {"pid": pid, "started": started}
+            self._save()
         deadline = time.monotonic() + START
         while not os.path.exists(ready):
             if not process.alive(pid, started) or time.monotonic() > deadline:
@@ -43,8 +46,9 @@ class Daemons:
 
     def kill(self, name):
         """Kill it (SIGKILL) and wait until it is gone."""
-        known = self._known.pop(name)
-        self._save()
+        with self._lock:
+            known = self._known.pop(name)
+            self._save()
         process.kill(known["pid"], known["started"], DIE)
 
     def alive(self, name):

@@ -6,6 +6,7 @@
         pool.xapi.VM.start(vm, False, False)
         pool.host("a1").guest(uuid).check()
 """
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -207,11 +208,9 @@ class Lab:
                 for host in pool["hosts"]:
                     roots.build(host["root"], host["config"], self._python, self._layout)
             self._take(state)
-            for plan, pool in zip(self._plan, self.pools):
-                for host in pool.hosts:
-                    host.start_xapi()
-                    host.start_xenopsd()
-                pool.furnish(plan.shared)
+            with concurrent.futures.ThreadPoolExecutor(len(self.pools)) as at_once:
+                for _ in at_once.map(self._start_pool, self._plan, self.pools):
+                    pass
         except BaseException:
             self.down()
             raise
@@ -244,6 +243,13 @@ class Lab:
     def host(self, name):
         """The host of this name."""
         return next(host for host in self.hosts if host.name == name)
+
+    @staticmethod
+    def _start_pool(plan, pool):
+        for host in pool.hosts:
+            host.start_xapi()
+            host.start_xenopsd()
+        pool.furnish(plan.shared)
 
     def _take(self, state):
         self.daemons = Daemons(os.path.join(self.directory, "processes.json"))

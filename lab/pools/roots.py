@@ -12,9 +12,10 @@ DIRECTORIES = ("etc/xapi.d/plugins", "opt/xensource/sm", "usr/bin", "usr/sbin", 
                "var/lib/xcp", "var/lib/sxm", "var/lock/sm", "var/log", "run/blktap-control", "run/sr-mount", "dev/sm/phy")
 PRIVATE = ("run/sxm", "run/blktap-control")
 
-PLUGINS = {"plugins/sxm.py": "/etc/xapi.d/plugins/sxm.py"}
-DRIVERS = {"drivers/MirrorSR.py": "/opt/xensource/sm/MirrorSR"}
-MODULES = {"drivers/mirror_lib.py": "/opt/xensource/sm/mirror_lib.py"}
+SCRIPTS = {"plugins": "/etc/xapi.d/plugins", "xapi-hooks": "/etc/xapi.d"}
+"""The product's directories of scripts, and where they go."""
+DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR")
+DRIVER_MODULE = ("drivers/mirror_lib.py", "/opt/xensource/sm/mirror_lib.py")
 
 
 def build(root, config, python, layout):
@@ -39,15 +40,14 @@ def build(root, config, python, layout):
 def install_product(root):
     """Install the product from this checkout, as its package does."""
     os.symlink(os.path.join(REPOSITORY, "storage_motion"), root + "/usr/lib/python3/site-packages/storage_motion")
-    for source, target in dict(PLUGINS, **DRIVERS).items():
-        scripts.install_script(_read(source), root, target)
-    for source, target in MODULES.items():
-        scripts.install_text(_read(source), root, target)
-    hooks = os.path.join(REPOSITORY, "xapi-hooks")
-    for directory, _, names in os.walk(hooks):
-        for name in names:
-            where = os.path.join(directory, name)
-            scripts.install_script(_read(where), root, "/etc/xapi.d/" + os.path.relpath(where, hooks))
+    scripts.install_script(_read(DRIVER[0]), root, DRIVER[1])
+    scripts.install_text(_read(DRIVER_MODULE[0]), root, DRIVER_MODULE[1])
+    for source, target in SCRIPTS.items():
+        for directory, _, names in os.walk(os.path.join(REPOSITORY, source)):
+            for name in names:
+                where = os.path.relpath(os.path.join(directory, name), os.path.join(REPOSITORY, source))
+                if not name.startswith(".") and "__pycache__" not in where:
+                    scripts.install_script(_read(os.path.join(source, where)), root, os.path.join(target, where))
 
 
 def _install_xe(root):

@@ -15,13 +15,19 @@ def start(arguments, log_path, environment=None):
 
 
 def start_time(pid):
-    """When this process started, in clock ticks since boot (/proc/PID/stat field 22), or None if it does not run."""
+    """When this process started, in clock ticks since boot, or None if it does not run."""
+    state, started = _stat(pid)
+    return None if state in "ZX" else started
+
+
+def _stat(pid):
+    """(state, start time) of a process: fields 3 and 22 of /proc/PID/stat; ("X", None) if there is none."""
     try:
         with open("/proc/%d/stat" % pid) as stream:
             fields = stream.read().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+        return "X", None
+    return fields[0], int(fields[19])
 
 
 def alive(pid, started):
@@ -30,20 +36,23 @@ def alive(pid, started):
 
 
 def wait(pid, started, timeout):
-    """Wait until this process has ended, and reap it if it is ours; False if it still runs after `timeout` seconds."""
-    if alive(pid, started):
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            handle = None
-        if handle is not None:
-            try:
-                poll = select.poll()
-                poll.register(handle, select.POLLIN)
-                if not poll.poll(None if timeout is None else timeout * 1000):
-                    return False
-            finally:
-                os.close(handle)
+    """Wait until this process has ended, and reap it if it is ours; False if it still runs after `timeout` seconds.
+
+    A zombie is waited for, too: the other threads of the process may still be ending, and with them its open files.
+    """
+    if _stat(pid)[1] != started:
+        return True
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        if not poll.poll(None if timeout is None else timeout * 1000):
+            return False
+    finally:
+        os.close(handle)
     try:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
@@ -53,10 +62,9 @@ def wait(pid, started, timeout):
 
 def kill(pid, started, timeout):
     """Kill it if it runs; True once it has ended."""
-    if not alive(pid, started):
-        return wait(pid, started, 0)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended meanwhile
+    if alive(pid, started):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended meanwhile
     return wait(pid, started, timeout)

@@ -93,7 +93,7 @@ class Host:
             reason = "hard-shutdown" if hard else "clean-shutdown"
             hooks.run(self.root, "vm-pre-shutdown", identity, reason)
             if not hard:
-                self.keep_memory(record, self.domains.suspend(record["domain"]))
+                self.domains.suspend(record["domain"])
             self.destroy_domain(record)
             hooks.run(self.root, "vm-post-destroy", identity, reason)
             self.changed(identity)
@@ -144,11 +144,6 @@ class Host:
             record["power_state"] = "Halted"
             record["role"] = ""
             self.store.save(record)
-
-    def keep_memory(self, record, memory):
-        """Keep the memory of a guest that was shut down cleanly, for who wants to check its disks afterwards."""
-        with open(os.path.join(self.root, "var/lib/xenopsd", "%s.memory" % record["id"]), "wb") as stream:
-            stream.write(memory)
 
     def changed(self, identity):
         """Tell xapi, in the background, that this VM changed."""

@@ -1,0 +1,123 @@
+"""The whole lab: a VM starts, writes, is looked at by xe, moves by xenopsd alone, survives kills, and nothing is left."""
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lab.pools import daemons, leftovers
+from lab.pools.lab import Lab
+from lab.pools.roots import REPOSITORY
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab() as lab:
+        yield lab
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def xe(pool, *words):
+    command = [sys.executable, "-m", "lab.xe", "-s", pool.master.address, "-p", str(pool.master.https_port), "-u", "root", "-pw", pool.password]
+    return subprocess.run(command + list(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, cwd=REPOSITORY)
+
+
+def delete(pool, vm):
+    for vbd in pool.xapi.VM.get_VBDs(vm):
+        pool.xapi.VDI.destroy(pool.xapi.VBD.get_VDI(vbd))
+    pool.xapi.VM.destroy(vm)
+
+
+def test_a_vm_with_two_disks_starts_writes_is_checked_and_shut_down(lab):
+    pool, host = lab.pool("A"), lab.host("a1")
+    vm = pool.create_vm("web", [(pool.sr("a1", "fast"), 32 * MIB), (pool.sr("a1", "big"), 16 * MIB)])
+    uuid = pool.start_vm(vm, "a1")
+    until(lambda: host.guest(uuid).status()["writes_acknowledged"] > 100)
+    assert host.guest(uuid).check()["missing"] == 0
+    status = host.guest(uuid).status()
+    assert (status["missing"], status["errors"], status["foreign"]) == (0, 0, 0)
+    assert leftovers.at_rest(lab) == []
+    was = leftovers.footprint(pool, vm)
+    assert {text.split()[0] for text in leftovers.of_vm(pool, was)} == {"VM", "VBD", "VIF", "VDI", "image", "a1"}
+    pool.xapi.VM.clean_shutdown(vm)
+    assert leftovers.at_rest(lab) == []
+    delete(pool, vm)
+    assert leftovers.at_rest(lab) == [] and leftovers.of_vm(pool, was) == []
+
+
+def test_xe_by_https_by_http_and_in_dom0(lab):
+    pool, host = lab.pool("A"), lab.host("a2")
+    assert xe(pool, "host-list", "params=name-label", "--minimal").stdout.strip().split(",") in (["a1", "a2"], ["a2", "a1"])
+    names = xe(pool, "sr-list", "type=file", "params=name-label", "--minimal").stdout.strip().split(",")
+    assert sorted(names) == ["a1-big", "a1-fast", "a2-big", "a2-fast", "shared"]
+    assert "host ( RO): <shared>" in xe(pool, "sr-list", "name-label=shared").stdout
+    done = xe(pool, "host-call-plugin", "host-uuid=" + host.uuid, "plugin=nothing", "fn=x")
+    assert (done.returncode, done.stderr) == (1, "The requested plug-in could not be found.\nname: nothing\n")
+    refused = subprocess.run([sys.executable, "-m", "lab.xe", "-s", pool.master.address, "-p", str(pool.master.http_port), "-u", "root", "-pw", "wrong",
+                              "vm-list"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, timeout=60)
+    assert (refused.returncode, refused.stderr.splitlines()[0]) == (1, "Authentication failed")
+    local = subprocess.run([host.root + "/usr/bin/xe", "network-list", "name-label=guests", "--minimal"], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert local.stdout.strip() == pool.xapi.network.get_uuid(pool.network())
+
+
+def test_xenopsd_moves_a_vm_on_shared_storage(lab):
+    pool, source, destination = lab.pool("A"), lab.host("a1"), lab.host("a2")
+    vm = pool.create_vm("mover", [(pool.sr("shared"), 16 * MIB)], {"writes": 200})
+    uuid = pool.start_vm(vm, "a1")
+    until(lambda: source.guest(uuid).status()["writes_acknowledged"] > 50)
+    network = next(network for network, record in pool.xapi.network.get_all_records().items()
+                   if any(pool.xapi.PIF.get_management(pif) for pif in record["PIFs"]))
+    receive = pool.xapi.host.migrate_receive(pool.host_ref("a2"), network, {})
+    task = source.xenopsd("VM.migrate", id=uuid, vdi_map=[], vif_map=[], pci_map=[], xenops_url=receive["xenops"], compress=False,
+                          verify_dest=False, localhost_migration=False)
+    until(lambda: source.xenopsd("Task.stat", id=task)["state"][0] != "Pending")
+    state = source.xenopsd("Task.stat", id=task)["state"]
+    assert state[0] == "Completed", state
+    pool.xapi.VM.pool_migrate_complete(vm, pool.host_ref("a2"))
+    assert pool.xapi.VM.get_resident_on(vm) == pool.host_ref("a2")
+    assert pool.xapi.VM.get_power_state(vm) == "Running"
+    until(lambda: destination.guest(uuid).status()["pauses"])
+    assert destination.guest(uuid).check()["missing"] == 0
+    assert leftovers.at_rest(lab) == []
+    assert 0 < destination.xenopsd("VM.stat", id=uuid)["migration"]["downtime"] < 10
+    pool.xapi.VM.hard_shutdown(vm)
+    delete(pool, vm)
+    assert leftovers.at_rest(lab) == []
+
+
+def test_a_guest_and_a_xenopsd_that_are_killed_are_noticed(lab):
+    pool, host = lab.pool("B"), lab.host("b1")
+    vm = pool.create_vm("crash", [(pool.sr("b1", "fast"), 8 * MIB)])
+    uuid = pool.start_vm(vm, "b1")
+    host.kill("xenopsd")
+    assert "lab.xenopsd" not in " ".join(daemons.of_root(host.root).values())
+    host.start_xenopsd()
+    assert host.xenopsd("VM.stat", id=uuid)["power_state"] == "Running"
+    before = host.guest(uuid).status()["writes_acknowledged"]
+    until(lambda: host.guest(uuid).status()["writes_acknowledged"] > before)
+    os.kill(host.domain(uuid)["pid"], 9)
+    until(lambda: pool.xapi.VM.get_power_state(vm) == "Halted")
+    delete(pool, vm)
+    assert [text for text in leftovers.at_rest(lab) if "xenopsd knows" not in text] == []
+
+
+def test_a_lab_that_goes_down_leaves_nothing(tmp_path):
+    from lab.pools.topology import PoolPlan
+    lab = Lab([PoolPlan("C", ("c1",), False)])
+    lab.up()
+    roots = [host.root for host in lab.hosts]
+    subprocess.run([sys.executable, "-m", "lab.pools", "status", "--dir", lab.directory], check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
+    pids = lab.daemons.pids()
+    assert sorted(pids) == ["c1/xapi", "c1/xenopsd"]
+    assert lab.down() == []
+    assert not os.path.exists(lab.directory) and all(daemons.of_root(root) == {} for root in roots)
+    assert not any(os.path.exists("/proc/%d" % pid) for pid in pids.values())

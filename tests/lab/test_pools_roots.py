@@ -1,0 +1,60 @@
+"""A host's root as the harness builds it: dom0's programs run in it, in both layouts of sm."""
+import os
+import subprocess
+import sys
+import tempfile
+import xmlrpc.client
+
+import pytest
+
+from lab.pools import daemons, roots, topology
+
+CONFIG = {"host": {"uuid": "u", "control_domain": "c"}}
+
+
+@pytest.fixture(params=["package", "flat"])
+def root(request):
+    with tempfile.TemporaryDirectory(prefix="sxm-") as directory:
+        roots.build(directory + "/h", CONFIG, sys.executable, request.param)
+        yield directory + "/h"
+
+
+def run(root, *arguments):
+    return subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=daemons.environment(root), timeout=60)
+
+
+def test_dom0s_programs_run_in_it(root):
+    assert run(root, root + "/usr/sbin/tap-ctl", "list").returncode == 0
+    call = xmlrpc.client.dumps(({"command": "sr_get_driver_info", "args": [], "device_config": {}},), "sr_get_driver_info")
+    for driver in ("FileSR", "MirrorSR"):
+        done = run(root, root + "/opt/xensource/sm/" + driver, call)
+        (answer,), _ = xmlrpc.client.loads(done.stdout)
+        assert "VDI_SNAPSHOT" in answer["capabilities"], done
+    done = run(root, root + "/etc/xapi.d/plugins/sxm.py", xmlrpc.client.dumps(("OpaqueRef:x", {}), "nothing"))
+    assert b"UNKNOWN_XENAPI_PLUGIN_FUNCTION" in done.stdout, done
+    with open(root + "/etc/xensource-inventory") as stream:
+        assert stream.read() == "INSTALLATION_UUID='u'\nCONTROL_DOMAIN_UUID='c'\n"
+    assert os.stat(root + "/run/sxm").st_mode & 0o777 == 0o700
+
+
+def test_endpoints_are_distinct():
+    names = ["a1", "a2", "b1"]
+    found = topology.endpoints(names)
+    assert len({endpoint.address for endpoint in found.values()}) == 3
+    assert all(endpoint.http_port != endpoint.https_port for endpoint in found.values())
+
+
+def test_processes_of_a_root_are_found_and_ended(tmp_path):
+    root = str(tmp_path)
+    process = subprocess.Popen(["sleep", "60"], env=daemons.environment(root))
+    assert daemons.of_root(root) == {process.pid: "sleep 60"}
+    assert daemons.end_all_of(root) == {process.pid: "sleep 60"}
+    assert daemons.of_root(root) == {}
+    process.wait()
+
+
+def test_a_daemon_that_does_not_come_up_says_why(tmp_path):
+    (tmp_path / "var/log").mkdir(parents=True)
+    known = daemons.Daemons(str(tmp_path / "processes.json"))
+    with pytest.raises(daemons.StartFailed, match="No module named lab.nothing"):
+        known.start("h/nothing", "lab.nothing", str(tmp_path), str(tmp_path / "ready"))
