@@ -1,0 +1,221 @@
+"""The lab's xapi: SRs, PBDs and VDIs through an SM driver, on the right host, with the right arguments."""
+import http.client
+import os
+import threading
+import xmlrpc.client
+
+import pytest
+import XenAPI
+from xapi_fixture import LabPool, failure_of, make_sr, vbd_record, vdi_record, vm_record
+
+from lab.xapi.http_client import UnixConnection
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = LabPool(hosts=2)
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture
+def x(pool):
+    return pool.master.remote().xenapi
+
+
+@pytest.fixture
+def sr(pool, x):
+    return make_sr(x, pool.master.ref(x))
+
+
+def test_an_sr_from_creation_to_destruction(pool, x):
+    host = pool.master.ref(x)
+    sr = make_sr(x, host, "/somewhere")
+    (pbd,) = x.SR.get_PBDs(sr)
+    assert x.PBD.get_currently_attached(pbd) and x.PBD.get_device_config(pbd) == {"location": "/somewhere"}
+    created = pool.master.driver_calls("sr_create")[-1]
+    assert created["args"] == ["0"] and created["device_config"] == {"location": "/somewhere", "SRmaster": "true"}
+    assert created["sr_ref"] == sr and created["sr_uuid"] == x.SR.get_uuid(sr) and created["host_ref"] == host
+    x.SR.scan(sr)
+    assert x.SR.get_physical_size(sr) == str(1 << 40)
+    assert failure_of(x.SR.destroy, sr) == ["SR_HAS_PBD", sr]
+    assert failure_of(x.PBD.destroy, pbd)[0] == "OPERATION_NOT_ALLOWED"
+    x.PBD.unplug(pbd)
+    assert failure_of(x.SR.scan, sr) == ["SR_HAS_NO_PBDS", sr]
+    x.SR.destroy(sr)
+    assert sr not in x.SR.get_all() and pbd not in x.PBD.get_all()
+
+
+def test_an_sr_that_cannot_be_made_leaves_nothing(pool, x):
+    before = x.SR.get_all(), x.PBD.get_all()
+    failure = failure_of(make_sr, x, pool.master.ref(x), "bad")
+    assert failure[:3] == ["SR_BACKEND_FAILURE_140", "", "the location is bad"]
+    assert (x.SR.get_all(), x.PBD.get_all()) == before
+    assert failure_of(x.SR.create, pool.master.ref(x), {}, "0", "", "", "nosuch", "user", False) == ["SR_UNKNOWN_DRIVER", "nosuch"]
+
+
+def test_a_vdi_from_creation_to_destruction(pool, x, sr):
+    vdi = x.VDI.create(vdi_record(sr, other_config={"a": "b"}, sm_config={"image-format": "qcow2"}, tags=["t"]))
+    record = x.VDI.get_record(vdi)
+    assert (record["name_label"], record["virtual_size"], record["other_config"], record["tags"]) == ("disk", str(1 << 20), {"a": "b"}, ["t"])
+    assert record["sm_config"] == {"image-format": "qcow2"} and record["managed"] and record["SR"] == sr
+    assert x.SR.get_VDIs(sr) == [vdi]
+    created = pool.master.driver_calls("vdi_create")[-1]
+    assert created["args"] == [str(1 << 20), "disk", "", "", "false", "19700101T00:00:00Z", "", "false"]
+    assert created["vdi_type"] == "user" and "vdi_ref" not in created
+    x.VDI.resize(vdi, str(1 << 21))
+    assert x.VDI.get_virtual_size(vdi) == str(1 << 21)
+    x.VDI.destroy(vdi)
+    assert vdi not in x.VDI.get_all() and x.SR.get_VDIs(sr) == []
+
+
+def test_missing_and_wrong_fields_of_a_record(x, sr):
+    record = vdi_record(sr)
+    del record["sharable"]
+    assert "sharable" in failure_of(x.VDI.create, record)[1]
+    assert failure_of(x.VDI.create, vdi_record(sr, type="nonsense")) == ["FIELD_TYPE_ERROR", "type"]
+    assert failure_of(x.VDI.create, vdi_record("OpaqueRef:no"))[:2] == ["HANDLE_INVALID", "SR"]
+
+
+def test_a_drivers_fault(x, sr):
+    failure = failure_of(x.VDI.create, vdi_record(sr, name_label="fail"))
+    assert failure[0] == "SR_BACKEND_FAILURE_46" and failure[2] == "no room" and "details" in failure[3]
+
+
+def test_snapshot_and_clone(pool, x, sr):
+    vdi = x.VDI.create(vdi_record(sr, name_label="original", other_config={"k": "v"}))
+    snapshot = x.VDI.snapshot(vdi, {"mirror": "nbd:/socket"})
+    record = x.VDI.get_record(snapshot)
+    assert record["is_a_snapshot"] and record["snapshot_of"] == vdi and record["name_label"] == "original"
+    assert record["other_config"] == {"k": "v"} and record["snapshot_time"].value > "20250101T00:00:00Z"
+    assert x.VDI.get_snapshots(vdi) == [snapshot]
+    assert pool.master.driver_calls("vdi_snapshot")[-1]["driver_params"] == {"mirror": "nbd:/socket"}
+    assert pool.master.driver_calls("vdi_snapshot")[-1]["vdi_location"] == x.VDI.get_location(vdi)
+    clone = x.VDI.clone(vdi)
+    assert not x.VDI.get_is_a_snapshot(clone)
+    task = x.Async.VDI.snapshot(vdi)
+    while x.task.get_status(task) == "pending":
+        pass
+    result = x.task.get_result(task)
+    assert result == "<value>%s</value>" % x.VDI.get_snapshots(vdi)[-1]
+    x.VDI.set_managed(vdi, False)
+    assert failure_of(x.VDI.snapshot, vdi) == ["VDI_NOT_MANAGED", vdi]
+
+
+def test_what_sm_does_to_vdi_objects(pool, x, sr):
+    x = pool.master.local().xenapi
+    epoch = xmlrpc.client.DateTime("19700101T00:00:00Z")
+    new = x.VDI.db_introduce("11111111-2222-3333-4444-555555555555", "n", "d", sr, "user", False, True, {}, "loc", {}, {"a": "1"},
+                             True, "1024", "512", "OpaqueRef:NULL", True, epoch, "", False)
+    record = x.VDI.get_record(new)
+    assert record["read_only"] and record["is_a_snapshot"] and record["snapshot_of"] == "OpaqueRef:NULL" and record["location"] == "loc"
+    again = x.VDI.db_introduce("11111111-2222-3333-4444-555555555555", "renamed", "d", sr, "user", False, True, {}, "loc", {}, {})
+    assert again == new and x.VDI.get_name_label(new) == "renamed" and x.VDI.get_managed(new)
+    x.VDI.add_to_sm_config(new, "paused", "true")
+    assert failure_of(x.VDI.add_to_sm_config, new, "paused", "true")[0] == "MAP_DUPLICATE_KEY"
+    x.VDI.remove_from_sm_config(new, "paused")
+    x.VDI.set_sm_config(new, {"vhd-parent": "p"})
+    x.VDI.set_managed(new, False)
+    x.VDI.set_read_only(new, False)
+    x.VDI.set_virtual_size(new, "2048")
+    x.VDI.set_physical_utilisation(new, "99")
+    x.VDI.set_cbt_enabled(new, False)
+    assert x.VDI.get_all_records_where('field "SR" = "%s"' % sr) == {new: x.VDI.get_record(new)}
+    x.SR.set_virtual_allocation(sr, "5")
+    x.SR.set_physical_utilisation(sr, "6")
+    x.SR.add_to_sm_config(sr, "k", "v")
+    assert x.SR.get_virtual_allocation(sr) == "5"
+    x.VDI.db_forget(new)
+    assert new not in x.VDI.get_all()
+
+
+def test_a_vdi_in_use_stays(x, sr):
+    vdi = x.VDI.create(vdi_record(sr))
+    vm = x.VM.create(vm_record())
+    vbd = x.VBD.create(vbd_record(vm, vdi))
+    assert x.VDI.get_VBDs(vdi) == [vbd] and x.VBD.get_userdevice(vbd) == "0"
+    x.VDI.destroy(vdi)
+    assert vbd not in x.VBD.get_all()
+
+
+def test_one_operation_at_a_time_on_a_vdi(pool, x, sr):
+    vdi = x.VDI.create(vdi_record(sr))
+    made, refused = [], []
+
+    def snapshot():
+        try:
+            made.append(pool.master.remote().xenapi.VDI.snapshot(vdi))
+        except XenAPI.Failure as failure:
+            refused.append(failure.details[0])
+
+    threads = [threading.Thread(target=snapshot) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made and set(refused) <= {"OTHER_OPERATION_IN_PROGRESS"} and len(made) + len(refused) == 3
+    assert x.VDI.get_current_operations(vdi) == {}
+
+
+def test_operations_run_where_the_sr_is(pool, x):
+    slave = pool.hosts[1]
+    local = make_sr(x, slave.ref(x), "/of-the-slave")
+    vdi = x.VDI.create(vdi_record(local))
+    assert slave.driver_calls("vdi_create")[-1]["sr_ref"] == local
+    assert slave.driver_calls("vdi_create")[-1]["device_config"]["SRmaster"] == "true"
+    x.VDI.destroy(vdi)
+    shared = make_sr(x, pool.master.ref(x), "/of-both", shared=True)
+    assert len(x.SR.get_PBDs(shared)) == 2
+    assert slave.driver_calls("sr_attach")[-1]["device_config"] == {"location": "/of-both", "SRmaster": "false"}
+    x.VDI.create(vdi_record(shared))
+    assert pool.master.driver_calls("vdi_create")[-1]["sr_ref"] == shared
+
+
+def ask_storage(host, method, **members):
+    """POST /services/SM as xenopsd does."""
+    connection = UnixConnection(host.root + "/var/lib/xcp/xapi", 30)
+    connection.request("POST", "/services/SM", xmlrpc.client.dumps((members,), method), {"Content-Type": "text/xml"})
+    body = connection.getresponse().read()
+    connection.close()
+    return xmlrpc.client.loads(body)[0][0]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_storage_service_of_either_host(pool, x, number):
+    host = pool.hosts[number]
+    sr = make_sr(x, host.ref(x), "/services")
+    vdi = x.VDI.create(vdi_record(sr))
+    where = {"sr": x.SR.get_uuid(sr), "vdi": x.VDI.get_location(vdi), "rw": True}
+    attached = ask_storage(host, "VDI.attach", vm="some", **where)["Value"]
+    assert attached["params_nbd"].startswith("nbd:unix:" + host.root)
+    activated = ask_storage(host, "VDI.activate", **where)["Value"]
+    assert activated == {"socket": host.root + "/run/blktap-control/nbd1.0"}
+    assert host.driver_calls("vdi_activate")[-1]["args"] == ["true"]
+    ask_storage(host, "VDI.deactivate", **where)
+    ask_storage(host, "VDI.detach", **where)
+    missing = ask_storage(host, "VDI.attach", sr=where["sr"], vdi="nothing", rw=True)
+    assert missing["Status"] == "Failure" and missing["ErrorDescription"][0] == "VDI_MISSING"
+    with pytest.raises(xmlrpc.client.Fault):
+        ask_storage(host, "VDI.explode", **where)
+
+
+def test_the_storage_service_is_for_the_unix_socket_alone(pool):
+    connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=10)
+    connection.request("POST", "/services/SM", b"", {"X-Lab-Host": pool.master.uuid})
+    assert connection.getresponse().status == 404
+    connection.close()
+
+
+def test_a_slave_hands_on_what_is_asked_locally(pool, x):
+    slave = pool.hosts[1]
+    session = slave.local()
+    local = session.xenapi
+    assert set(local.host.get_all()) == set(x.host.get_all())
+    assert local.session.get_this_host(session.handle) == slave.ref(x)
+    assert failure_of(slave.remote) == ["HOST_IS_SLAVE", pool.master.address]
+    assert local.host.call_plugin(slave.ref(x), "probe", "echo", {}) == "[] at %s" % slave.root
+    assert local.host.call_plugin(pool.master.ref(x), "probe", "echo", {}) == "[] at %s" % pool.master.root
+    batch = getattr(local.event, "from")(["host"], "", 1.0)
+    assert len(batch["events"]) == 2
+    assert os.path.exists(slave.root + "/run/xapi.ready")
+
