@@ -1,0 +1,108 @@
+"""A pool of one host, for the tests of sm and MirrorSR: its drivers are run as the product runs them."""
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lab.pools import topology
+from lab.pools.lab import Lab
+from storage_motion.dom0 import smapi, tapctl
+
+PLAN = (topology.PoolPlan("A", ("a1",), False),)
+SIZE = 64 << 20
+CONNECT_BOUND = 20.0  # seconds
+
+# sm's layout and dom0's Python: XCP-ng 8.3 has the flat one and 3.6, what comes next the package and a newer one.
+PYTHON36 = next((path for path in (os.environ.get("SXM_PYTHON36", ""), os.path.join(os.getcwd(), ".venv36/bin/python"),
+                                   "/work/tmp/venv36/bin/python") if os.path.exists(path)), sys.executable)
+LAYOUTS = [("package", sys.executable), ("flat", PYTHON36)]
+
+
+class SmHost(object):
+    """The host: `xapi` its XenAPI, `root` its root, `fast` and `big` its two SRs (refs)."""
+
+    def __init__(self, lab):
+        pool = lab.pools[0]
+        self.root = pool.hosts[0].root
+        self.session = pool.session()
+        self.xapi = self.session.xenapi
+        self.fast, self.big = pool.sr("a1", "fast"), pool.sr("a1", "big")
+        self.ref = pool.host_ref("a1")
+        self.pool = pool
+
+    def create(self, sr, name="disk", size=SIZE):
+        """A VDI; its ref."""
+        return self.xapi.VDI.create({
+            "SR": sr, "virtual_size": str(size), "type": "user", "name_label": name, "name_description": "",
+            "sharable": False, "read_only": False, "other_config": {}, "tags": [], "xenstore_data": {}, "sm_config": {}})
+
+    def call(self, vdi, command, *args, **options):
+        """Run a driver's command on a VDI."""
+        return smapi.call(self.session, self.xapi.VDI.get_SR(vdi), command, vdi_ref=vdi, args=args, **options)
+
+    def activate(self, vdi):
+        """Attach and activate it read-write, as xapi does. Returns its NBD socket."""
+        self.call(vdi, "vdi_attach", "true", driver="FileSR")
+        self.call(vdi, "vdi_activate", "true", driver="FileSR")
+        return self.socket(vdi)
+
+    def deactivate(self, vdi):
+        """Undo activate."""
+        self.call(vdi, "vdi_deactivate", driver="FileSR")
+        self.call(vdi, "vdi_detach", driver="FileSR")
+
+    def socket(self, vdi):
+        """The NBD socket with which it is active."""
+        sr = self.xapi.SR.get_uuid(self.xapi.VDI.get_SR(vdi))
+        return os.readlink("%s/run/blktap-control/nbd/%s/%s" % (self.root, sr, self.xapi.VDI.get_uuid(vdi)))
+
+    def tapdisks(self):
+        """The tapdisks that run."""
+        return tapctl.list()
+
+    def images(self, name):
+        """The files of the SR of that name."""
+        return sorted(os.listdir("%s/srs/%s" % (self.root, name)))
+
+    def tags(self, vdi):
+        """sm_config's keys of activation."""
+        return {key: value for key, value in self.xapi.VDI.get_sm_config(vdi).items() if key != "vhd-parent"}
+
+
+def io(socket, *commands, **options):
+    """Run qemu-io commands on an NBD socket. Fails if one does, or a pattern differs.
+
+    The lab's tapdisk takes no new connections while it is paused, so connecting is tried again, for a while.
+    """
+    line = ["qemu-io", "-f", "raw"] + (["-r"] if options.get("readonly") else [])
+    for command in commands:
+        line += ["-c", command]
+    deadline = time.monotonic() + CONNECT_BOUND
+    while True:
+        done = subprocess.run(line + ["nbd+unix:///tapdisk_client?socket=" + socket], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=60)
+        said = done.stdout.decode()
+        if "Failed to connect" not in said or time.monotonic() > deadline:
+            break
+    assert done.returncode == 0 and "failed" not in said, said
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids=[layout for layout, _ in LAYOUTS])
+def host(request):
+    """One for each layout; all that the tests of a module start must be ended by them."""
+    layout, python = request.param
+    kept = {name: os.environ.get(name) for name in ("SXM_ROOT", "PATH")}
+    with Lab(PLAN, layout=layout, python=python) as lab:
+        made = SmHost(lab)
+        os.environ["SXM_ROOT"] = made.root
+        os.environ["PATH"] = os.pathsep.join([made.root + "/usr/sbin", made.root + "/usr/bin", kept["PATH"]])
+        try:
+            yield made
+        finally:
+            os.environ["PATH"] = kept["PATH"]
+            if kept["SXM_ROOT"] is None:
+                del os.environ["SXM_ROOT"]
+            else:
+                os.environ["SXM_ROOT"] = kept["SXM_ROOT"]

@@ -1,0 +1,195 @@
+"""MirrorSR through xapi, sm, the tapdisk-pause plugin and tap-ctl, in both layouts of sm."""
+import json
+import os
+import signal
+import subprocess
+import time
+import xmlrpc.client
+
+import pytest
+
+from storage_motion.dom0 import smapi, tapctl
+from storage_motion.errors import SmFault
+from sm_host import SIZE, host, io  # noqa: F401 - `host` is a fixture
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def disks(host):  # noqa: F811
+    """A source that is active, with a MiB of 0xaa, and a destination: (source, its socket, destination)."""
+    source, destination = host.create(host.fast, "source"), host.create(host.big, "destination")
+    socket = host.activate(source)
+    io(socket, "write -P 0xaa 0 1M")
+    yield source, socket, destination
+    for snapshot in host.xapi.VDI.get_snapshots(source):
+        host.call(snapshot, "vdi_copy_close")
+        host.xapi.VDI.destroy(snapshot)
+    host.deactivate(source)
+    host.call(destination, "vdi_receive_abort")
+    for vdi in (source, destination):
+        host.xapi.VDI.destroy(vdi)
+    assert host.tapdisks() == []
+    assert host.images("fast") == host.images("big") == os.listdir(host.root + "/run/sxm/disks") == []
+
+
+def receive(host, vdi):  # noqa: F811
+    return json.loads(host.call(vdi, "vdi_receive_start"))["socket"]
+
+
+def stat(host, vdi):  # noqa: F811
+    return json.loads(host.call(vdi, "vdi_mirror_stat"))
+
+
+def test_a_disk_moves(host, disks):  # noqa: F811
+    source, socket, destination = disks
+    assert stat(host, source) == {"state": "none", "outstanding": 0}
+    answer = json.loads(host.call(destination, "vdi_receive_start"))
+    assert answer["blank"] is True
+    assert json.loads(host.call(destination, "vdi_receive_start")) == answer
+    assert host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT}
+
+    snapshot = host.xapi.VDI.get_by_uuid(host.call(source, "vdi_mirror_start", answer["socket"]))
+    assert stat(host, source)["state"] == "mirroring"
+    assert host.xapi.VDI.get_snapshots(source) == [snapshot]
+    assert "sxm_mirror" not in host.xapi.VDI.get_other_config(source)
+    io(socket, "write -P 0xbb 2M 64k")
+    io(answer["socket"], "read -P 0 0 2M", "read -P 0xbb 2M 64k")
+
+    frozen = host.call(snapshot, "vdi_copy_open")
+    assert host.call(snapshot, "vdi_copy_open") == frozen
+    io(frozen, "read -P 0xaa 0 1M", "read -P 0 1M 63M", readonly=True)
+    assert json.loads(host.call(snapshot, "vdi_extents")) == {"size": SIZE, "extents": [[0, MIB]]}
+    host.call(snapshot, "vdi_copy_close")
+    host.call(snapshot, "vdi_copy_close")
+    assert host.tags(snapshot) == {}
+
+    host.call(source, "vdi_mirror_stop")
+    assert stat(host, source)["state"] == "none"
+    assert host.xapi.VDI.get_other_config(source) == {}
+    io(socket, "write -P 0xcc 3M 64k")
+    io(answer["socket"], "read -P 0 3M 64k")
+
+    host.call(destination, "vdi_receive_finish")
+    host.call(destination, "vdi_receive_finish")
+    assert host.tags(destination) == {}
+    activated = host.activate(destination)
+    io(activated, "read -P 0xbb 2M 64k")
+    host.call(destination, "vdi_receive_finish")  # repeated late: the tapdisk is the guest's now
+    host.call(destination, "vdi_receive_abort")
+    io(activated, "read -P 0xbb 2M 64k")
+    with pytest.raises(SmFault) as raised:
+        host.call(destination, "vdi_receive_start")
+    assert raised.value.fault == 483
+    host.deactivate(destination)
+
+
+def test_a_second_snapshot_differs_by_what_was_written(host, disks):  # noqa: F811
+    source, socket, _ = disks
+    first = host.xapi.VDI.get_uuid(host.xapi.VDI.snapshot(source, {}))
+    io(socket, "write -P 0xdd 8M 64k")
+    second = host.xapi.VDI.snapshot(source, {})
+    assert json.loads(host.call(second, "vdi_extents", first))["extents"] == [[8 * MIB, 64 << 10]]
+
+
+def test_activation_waits_for_the_gate(host, disks):  # noqa: F811
+    _, _, destination = disks
+    receive(host, destination)
+    argument = xmlrpc.client.dumps((smapi._parameters(
+        host.session, host.big, "vdi_activate", destination, ["true"], None),), "vdi_activate")
+    waiting = subprocess.Popen([host.root + "/opt/xensource/sm/FileSR", argument], stdout=subprocess.PIPE)
+    time.sleep(2)
+    assert waiting.poll() is None and host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT}
+    host.call(destination, "vdi_receive_finish")
+    assert b"<nil/>" in waiting.communicate(timeout=30)[0]
+    assert host.tags(destination) == {"host_" + host.ref: "RW"}
+    host.deactivate(destination)
+
+
+def test_a_mirror_that_does_not_attach_is_undone(host, disks):  # noqa: F811
+    source, socket, _ = disks
+    with pytest.raises(SmFault) as raised:
+        host.call(source, "vdi_mirror_start", host.root + "/run/nobody-listens")
+    assert raised.value.fault == 482
+    assert host.xapi.VDI.get_snapshots(source) == []
+    assert host.xapi.VDI.get_other_config(source) == {}
+    assert stat(host, source)["state"] == "none"
+    io(socket, "write -P 0xee 4M 64k", "read -P 0xaa 0 1M")
+
+
+def test_a_mirror_whose_target_dies_is_broken_and_the_guest_goes_on(host, disks):  # noqa: F811
+    source, socket, destination = disks
+    target = receive(host, destination)
+    host.call(source, "vdi_mirror_start", target)
+    (vbd,) = [vbd for vbd in host.tapdisks() if tapctl.nbd_socket(vbd) == target]
+    os.kill(vbd.pid, signal.SIGKILL)
+    io(socket, "write -P 0xee 4M 64k")
+    assert stat(host, source)["state"] == "broken"
+    host.call(source, "vdi_mirror_stop")
+    assert stat(host, source)["state"] == "none"
+    tapctl._run(["free", "-m", vbd.minor], 10)
+    assert receive(host, destination) != target  # and it can be received into again
+
+
+def test_the_wrong_disks_are_refused(host, disks):  # noqa: F811
+    source, _, destination = disks
+    with pytest.raises(SmFault) as raised:
+        host.call(destination, "vdi_mirror_start", "/x")
+    assert raised.value.fault == 480
+    with pytest.raises(SmFault) as raised:
+        host.call(source, "vdi_receive_start")
+    assert raised.value.fault == 483
+    with pytest.raises(SmFault) as raised:
+        host.call(source, "vdi_copy_open")
+    assert raised.value.fault == 483
+    host.xapi.VDI.add_to_sm_config(destination, "paused", "true")  # by sm, say
+    for command in ("vdi_receive_start", "vdi_receive_finish", "vdi_receive_abort"):
+        with pytest.raises(SmFault) as raised:
+            host.call(destination, command)
+        assert raised.value.fault == 484
+    host.xapi.VDI.remove_from_sm_config(destination, "paused")
+    with pytest.raises(SmFault) as raised:
+        host.call(source, "vdi_mirror_start")
+    assert raised.value.fault == 143
+
+
+def killed(host, vdi, command, delay, *args):  # noqa: F811
+    """Run MirrorSR and kill it -9 after `delay` seconds."""
+    argument = xmlrpc.client.dumps((smapi._parameters(
+        host.session, host.xapi.VDI.get_SR(vdi), command, vdi, args, None),), command)
+    process = subprocess.Popen([host.root + "/opt/xensource/sm/MirrorSR", argument], stdout=subprocess.DEVNULL)
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("delay", [0.25, 0.35, 0.5, 0.8, 1.2, 1.8])
+def test_mirror_start_can_be_killed_and_repeated(host, disks, delay):  # noqa: F811
+    source, socket, destination = disks
+    target = receive(host, destination)
+    killed(host, source, "vdi_mirror_start", delay, target)
+    io(socket, "write -P 0x11 5M 64k")
+    snapshot = host.call(source, "vdi_mirror_start", target)
+    assert stat(host, source)["state"] == "mirroring"
+    assert [host.xapi.VDI.get_uuid(ref) for ref in host.xapi.VDI.get_snapshots(source)] == [snapshot]
+    io(socket, "write -P 0x22 6M 64k", "read -P 0xaa 0 1M", "read -P 0x11 5M 64k")
+    io(target, "read -P 0x22 6M 64k")
+
+
+@pytest.mark.parametrize("delay", [0.25, 0.3, 0.4, 0.5])
+def test_receive_and_copy_can_be_killed_and_repeated(host, disks, delay):  # noqa: F811
+    source, _, destination = disks
+    killed(host, destination, "vdi_receive_start", delay)
+    target = receive(host, destination)
+    io(target, "write -P 0x33 0 64k")
+    killed(host, destination, "vdi_receive_finish", delay)
+    host.call(destination, "vdi_receive_finish")
+    assert host.tags(destination) == {}
+    snapshot = host.xapi.VDI.snapshot(source, {})
+    killed(host, snapshot, "vdi_copy_open", delay)
+    io(host.call(snapshot, "vdi_copy_open"), "read -P 0xaa 0 1M", readonly=True)
+    killed(host, snapshot, "vdi_copy_close", delay)
+    host.call(snapshot, "vdi_copy_close")
+    assert host.tags(snapshot) == {}
+    assert [vbd.args for vbd in host.tapdisks() if vbd.state == 0] == [
+        "qcow2:%s/run/sr-mount/%s/%s.qcow2" % (host.root, host.xapi.SR.get_uuid(host.fast), host.xapi.VDI.get_uuid(source))]
