@@ -43,8 +43,10 @@ class Progress:
 
 
 def totals(plan, disks):
-    """(bytes moved, bytes to move) of all disks. Until it is known what holds data in a disk, the pool's estimate counts."""
-    moved = sum(disks[disk.key].get("copied", 0) for disk in plan.disks)
+    """(bytes moved, bytes to move) of all disks. Until it is known what holds data in a disk, the pool's estimate counts.
+
+    What the copy left out, since the guest wrote it anew and the mirror carried that, has moved as well."""
+    moved = sum(disks[disk.key].get("copied", 0) + disks[disk.key].get("skipped", 0) for disk in plan.disks)
     whole = sum(disks[disk.key].get("to_copy", disk.data) for disk in plan.disks)
     return moved, max(moved, whole)
 
