@@ -13,6 +13,8 @@ import subprocess
 from lab.pools.daemons import environment, of_root
 
 QEMU_IMG = 30.0
+STANDING = {"run/sxm/disks"}
+"""A directory that the product makes once, as its package could: only what is in it counts."""
 PROCESSES = {"lab.xapi", "lab.xenopsd", "lab.guest"}
 
 Footprint = collections.namedtuple("Footprint", "vm objects locations")
@@ -161,7 +163,9 @@ def _sockets(view, host):
 def _run_files(_view, host):
     for directory, directories, names in os.walk(host.root + "/run/sxm"):
         for name in names + directories:
-            yield os.path.relpath(os.path.join(directory, name), host.root)
+            path = os.path.relpath(os.path.join(directory, name), host.root)
+            if path not in STANDING:
+                yield path
 
 
 def _unneeded_images(view, host):
