@@ -1,0 +1,166 @@
+"""The lab's sm behaves as upstream's where the product meets it; SR type `mirror` is a driver of its own."""
+import os
+import subprocess
+import threading
+import time
+import xmlrpc.client
+
+import pytest
+import XenAPI
+
+from storage_motion.errors import SmFault
+from sm_host import SIZE, host, io  # noqa: F401 - `host` is a fixture
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def disk(host):  # noqa: F811
+    """A VDI that is not active. Whatever is left in its SR is destroyed."""
+    yield host.create(host.fast)
+    for ref, record in host.xapi.VDI.get_all_records_where('field "managed" = "true"').items():
+        if any(key.startswith("host_") for key in record["sm_config"]):
+            host.deactivate(ref)
+        host.xapi.VDI.destroy(ref)
+    host.xapi.SR.scan(host.fast)
+    assert host.images("fast") == []
+    assert host.xapi.VDI.get_all() == []
+
+
+def write(host, vdi, *commands):  # noqa: F811
+    io(host.activate(vdi), *commands)
+    host.deactivate(vdi)
+
+
+def bases(host):  # noqa: F811
+    return [record for record in host.xapi.VDI.get_all_records().values() if not record["managed"]]
+
+
+def driver_info(host, name):  # noqa: F811
+    call = xmlrpc.client.dumps(({"command": "sr_get_driver_info", "args": [], "device_config": {}, "host_ref": "h"},),
+                               "sr_get_driver_info")
+    (info,), _ = xmlrpc.client.loads(subprocess.check_output(["%s/opt/xensource/sm/%s" % (host.root, name), call]))
+    return info
+
+
+def test_what_the_drivers_say_of_themselves(host):  # noqa: F811
+    assert {"ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_MIRROR"} <= set(driver_info(host, "FileSR")["capabilities"])
+    mirror = driver_info(host, "MirrorSR")
+    assert {"ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_MIRROR"} <= set(mirror["capabilities"])
+    assert mirror["configuration"][0]["key"] == "type"
+
+
+def test_snapshots_share_a_hidden_base(host, disk):  # noqa: F811
+    write(host, disk, "write -P 0xaa 0 64k")
+    snapshot = host.xapi.VDI.snapshot(disk, {})
+    (base,) = bases(host)
+    assert (base["read_only"], base["name_label"]) == (True, "base copy")
+    for vdi in (disk, snapshot):
+        assert host.xapi.VDI.get_sm_config(vdi)["vhd-parent"] == base["uuid"]
+    write(host, disk, "write -P 0xbb 0 64k")
+    host.call(snapshot, "vdi_activate", "false", driver="FileSR")
+    io(host.socket(snapshot), "read -P 0xaa 0 64k", readonly=True)
+    host.deactivate(snapshot)
+    host.xapi.VDI.destroy(snapshot)
+    host.xapi.SR.scan(host.fast)
+    assert [record["uuid"] for record in bases(host)] == [base["uuid"]]  # the leaf is based on it
+    write(host, disk, "read -P 0xbb 0 64k")
+
+
+def test_nothing_written_since_the_last_snapshot_adds_no_base(host, disk):  # noqa: F811
+    host.xapi.VDI.snapshot(disk, {})
+    first = bases(host)
+    host.xapi.VDI.snapshot(disk, {})
+    assert bases(host) == first
+
+
+def test_clone_and_resize(host, disk):  # noqa: F811
+    write(host, disk, "write -P 0xaa 0 64k")
+    clone = host.xapi.VDI.clone(disk, {})
+    host.xapi.VDI.resize(clone, str(SIZE + 1))
+    assert int(host.xapi.VDI.get_virtual_size(clone)) == SIZE + 2 * MIB
+    write(host, clone, "read -P 0xaa 0 64k", "read -P 0 %d 64k" % SIZE)
+    with pytest.raises(XenAPI.Failure, match="SR_BACKEND_FAILURE_79"):
+        host.xapi.VDI.resize(clone, str(SIZE))
+
+
+def test_compose(host, disk):  # noqa: F811
+    """The receiving of a chain: what is written to a child is put on top of a disk that came before."""
+    parent = host.create(host.fast, "parent")
+    write(host, parent, "write -P 0xaa 0 128k")
+    write(host, disk, "write -P 0xbb 64k 64k")
+    host.call(disk, "vdi_compose", parent, driver="FileSR")
+    write(host, disk, "read -P 0xaa 0 64k", "read -P 0xbb 64k 64k")
+    host.xapi.VDI.set_managed(parent, True)  # so that the fixture may destroy it
+
+
+def test_a_scan_brings_the_records_up_to_date(host, disk):  # noqa: F811
+    uuid = host.xapi.VDI.get_uuid(disk)
+    host.xapi.VDI.forget(disk)
+    host.xapi.SR.scan(host.fast)
+    found = host.xapi.VDI.get_by_uuid(uuid)
+    host.xapi.VDI.add_to_sm_config(found, "paused", "true")
+    host.xapi.SR.scan(host.fast)
+    assert host.tags(found) == {"paused": "true"}  # a scan leaves the gate alone
+    host.xapi.VDI.remove_from_sm_config(found, "paused")
+    os.unlink("%s/srs/fast/%s.qcow2" % (host.root, uuid))
+    host.xapi.SR.scan(host.fast)
+    assert host.xapi.VDI.get_all() == []
+
+
+def test_an_activation_waits_while_the_disk_is_paused(host, disk):  # noqa: F811
+    host.xapi.VDI.add_to_sm_config(disk, "paused", "true")
+    opened = []
+    other = host.pool.session().xenapi
+
+    def open_gate():
+        opened.append(time.monotonic())
+        other.VDI.remove_from_sm_config(disk, "paused")
+    timer = threading.Timer(3, open_gate)
+    timer.start()
+    host.activate(disk)
+    timer.join()
+    assert time.monotonic() > opened[0]
+    assert host.tags(disk) == {"host_" + host.ref: "RW"}
+
+
+def test_an_active_disk_is_not_activated_again_nor_deleted(host, disk):  # noqa: F811
+    host.activate(disk)
+    with pytest.raises(SmFault) as raised:
+        host.call(disk, "vdi_activate", "true", driver="FileSR")
+    assert raised.value.fault == 46
+    with pytest.raises(XenAPI.Failure):
+        host.xapi.VDI.destroy(disk)
+    assert host.tags(disk) == {"host_" + host.ref: "RW"}
+
+
+def test_the_tag_of_a_tapdisk_that_died_is_cleared(host, disk):  # noqa: F811
+    host.xapi.VDI.add_to_sm_config(disk, "host_" + host.ref, "RW")
+    host.activate(disk)
+    assert host.tags(disk) == {"host_" + host.ref: "RW"}
+
+
+def test_sr_type_mirror_is_a_driver_of_its_own(host):  # noqa: F811
+    location = host.root + "/srs/mirrored"
+    arguments = ["mirrored", "", "mirror", "user", False, {}]
+    for wrong in ({}, {"type": "iso"}, {"type": "mirror"}):
+        with pytest.raises(XenAPI.Failure) as raised:
+            host.xapi.SR.create(host.ref, dict(wrong, location=location), "0", *arguments)
+        assert raised.value.details[0] == "SR_BACKEND_FAILURE_48"
+        assert "ext, file, lvm, lvmohba, lvmoiscsi, nfs" in raised.value.details[2]
+    sr = host.xapi.SR.create(host.ref, {"type": "file", "location": location}, "0", *arguments)
+    vdi = host.create(sr)
+    host.call(vdi, "vdi_attach", "true")
+    host.call(vdi, "vdi_activate", "true")
+    io(host.socket(vdi), "write -P 0xaa 0 64k")
+    snapshot = host.xapi.VDI.snapshot(vdi, {})
+    assert host.call(snapshot, "vdi_extents") == '{"size": %d, "extents": [[0, 65536]]}' % SIZE
+    host.call(vdi, "vdi_deactivate")
+    host.xapi.VDI.destroy(snapshot)
+    host.xapi.VDI.destroy(vdi)
+    host.xapi.SR.scan(sr)
+    assert os.listdir(location) == []
+    (pbd,) = host.xapi.SR.get_PBDs(sr)
+    host.xapi.PBD.unplug(pbd)
+    host.xapi.SR.forget(sr)
+    assert not os.path.lexists("%s/run/sr-mount/%s" % (host.root, sr))
