@@ -4,7 +4,8 @@ import os
 import time
 import xmlrpc.client
 
-from lab.xapi import api, config, forwarding, handlers, host, storage_service, vm_lifecycle, wire
+from lab.xapi import api  # noqa: F401 -- importing it registers the calls
+from lab.xapi import config, forwarding, handlers, host, storage_service, vm_lifecycle, wire
 from lab.xapi.dispatch import Dispatcher
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import HostWork, dom0_inventory

@@ -9,7 +9,7 @@ from lab.xapi.schema import NULL, construct
 
 @call("VBD.create", "record:record(VBD)")
 def create_vbd(context, record):
-    """Raises DEVICE_ALREADY_EXISTS [device], VDI_NOT_MANAGED, DISK_VBD_MUST_BE_READWRITE_FOR_HVM is not checked here."""
+    """Raises DEVICE_ALREADY_EXISTS [device], INVALID_DEVICE, VDI_NOT_MANAGED [vdi], VDI_READONLY [vdi]."""
     database = context.database
     made = construct("VBD", record)
     with database.lock:

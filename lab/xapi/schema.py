@@ -42,6 +42,8 @@ def parse_type(text):
 def _parse(text):
     word = _WORD.match(text).group(0)
     rest = text[len(word):]
+    if word in tables.TYPES:
+        return parse_type(tables.TYPES[word]), rest
     if not rest.startswith("("):
         return Type(word, ()), rest
     if word in ("ref", "enum", "record"):

@@ -1,6 +1,7 @@
 """Running SM drivers: which host, which arguments, what their answers mean (xapi's sm_exec)."""
 import contextlib
 import threading
+import weakref
 import xmlrpc.client
 
 from lab.xapi import wire
@@ -19,7 +20,7 @@ class Storage:
     def __init__(self, pool):
         self._pool = pool
         self._guard = threading.Lock()
-        self._locks = {}
+        self._locks = weakref.WeakValueDictionary()      # they go with the last operation that holds one
 
     @contextlib.contextmanager
     def exclusively(self, ref):

@@ -5,6 +5,17 @@ made, fixed afterwards), DY (set by xapi alone). A `!` after it: a constructor m
 JSON value; without one it is the type's empty value.
 """
 
+# Names for types that are long.
+TYPES = {
+    "vm_operation": "enum(snapshot|clone|copy|create_template|revert|checkpoint|snapshot_with_quiesce|provision|start|start_on|"
+                    "pause|unpause|clean_shutdown|clean_reboot|hard_shutdown|power_state_reset|hard_reboot|suspend|csvm|resume|"
+                    "resume_on|pool_migrate|migrate_send|get_boot_record|send_sysrq|send_trigger|query_services|shutdown|"
+                    "call_plugin|changing_memory_live|awaiting_memory_live|changing_dynamic_range|changing_static_range|"
+                    "changing_memory_limits|changing_shadow_memory|changing_shadow_memory_live|changing_VCPUs|"
+                    "changing_VCPUs_live|changing_NVRAM|assert_operation_valid|data_source_op|update_allowed_operations|"
+                    "make_into_template|import|export|metadata_export|reverting|destroy|create_vtpm|sysprep)",
+}
+
 CLASSES = {
     "session": """
         uuid string DY
@@ -318,7 +329,7 @@ CLASSES = {
         transportable_snapshot_id string DY
         blobs map(string,string) DY
         tags set(string) RW
-        blocked_operations map(string,string) RW
+        blocked_operations map(vm_operation,string) RW
         snapshot_info map(string,string) DY
         snapshot_metadata string DY
         parent ref(VM) DY

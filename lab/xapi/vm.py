@@ -193,7 +193,7 @@ def pool_migrate_complete(context, vm, host):
 
 # --- questions
 
-@call("VM.assert_operation_valid", "self:ref(VM) op:string", is_async=False)
+@call("VM.assert_operation_valid", "self:ref(VM) op:vm_operation", is_async=False)
 def assert_operation_valid(context, self, op):
     record = context.database.record("VM", self)
     if op not in vm_lifecycle.OPERATIONS:

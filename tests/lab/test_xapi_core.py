@@ -12,7 +12,7 @@ import xmlrpc.client
 
 import pytest
 import XenAPI
-from xapi_fixture import PASSWORD, LabPool, UnixSession, failure_of
+from xapi_fixture import PASSWORD, LabPool, failure_of
 
 
 @pytest.fixture(scope="module")

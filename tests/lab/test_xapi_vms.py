@@ -85,6 +85,7 @@ def test_blocked_operations(x, vm):
     assert failure_of(x.VM.start, vm, False, False) == ["OPERATION_BLOCKED", vm, "it is moving"]
     assert failure_of(x.VM.assert_operation_valid, vm, "start")[0] == "OPERATION_BLOCKED"
     assert failure_of(x.VM.add_to_blocked_operations, vm, "start", "")[0] == "MAP_DUPLICATE_KEY"
+    assert failure_of(x.VM.add_to_blocked_operations, vm, "reboot", "no such operation") == ["FIELD_TYPE_ERROR", "key"]
     x.VM.remove_from_blocked_operations(vm, "start")
     assert "start" in x.VM.get_allowed_operations(vm)
 
