@@ -14,7 +14,7 @@ PRIVATE = ("run/sxm", "run/blktap-control")
 
 SCRIPTS = {"plugins": "/etc/xapi.d/plugins", "xapi-hooks": "/etc/xapi.d"}
 """The product's directories of scripts, and where they go."""
-DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR")
+DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR.py")
 DRIVER_MODULE = ("drivers/mirror_lib.py", "/opt/xensource/sm/mirror_lib.py")
 
 
@@ -41,6 +41,7 @@ def install_product(root):
     """Install the product from this checkout, as its package does."""
     os.symlink(os.path.join(REPOSITORY, "storage_motion"), root + "/usr/lib/python3/site-packages/storage_motion")
     scripts.install_script(_read(DRIVER[0]), root, DRIVER[1])
+    os.symlink(os.path.basename(DRIVER[1]), root + DRIVER[1][:-len(".py")])
     scripts.install_text(_read(DRIVER_MODULE[0]), root, DRIVER_MODULE[1])
     for source, target in SCRIPTS.items():
         for directory, _, names in os.walk(os.path.join(REPOSITORY, source)):
