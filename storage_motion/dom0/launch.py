@@ -103,7 +103,7 @@ def start(name, argv):
 def _start_unit(unit, argv):
     log = root.path(LOG)
     shell = ["/bin/sh", "-c", 'exec "$@" >>"$0" 2>&1 </dev/null', log]
-    command = ["systemd-run", "--quiet", "--unit=" + unit] + shell + list(argv)
+    command = ["systemd-run", "--quiet", "--slice=sxm.slice", "--unit=" + unit] + shell + list(argv)
     _run(unit, command)
     end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end:

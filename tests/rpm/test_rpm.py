@@ -1,0 +1,125 @@
+"""The package: built, installed into an empty root, run from there on a host of the lab, and removed without a trace."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import xmlrpc.client
+
+import pytest
+
+from lab.dom0 import scripts
+from lab.pools.lab import Lab
+from lab.pools.topology import PoolPlan
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SITES = ("/usr/lib/python3.6/site-packages", "/usr/lib/python3.11/site-packages")
+DATABASE = "/var/lib/rpm"
+
+
+def rpm(root, *arguments):
+    """rpm in `root`, which needs root's rights for its chroot: an ordinary user has those in a namespace of its own."""
+    command = ["rpm", "--root", root, "--dbpath", DATABASE] + list(arguments)
+    if os.geteuid() != 0:
+        command = ["unshare", "--user", "--map-root-user"] + command
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    assert done.returncode == 0, done.stdout.decode()
+    return done.stdout.decode()
+
+
+def install(root, package):
+    """Install the package alone: what it requires of dom0 is checked by its own test."""
+    rpm(root, "--install", "--nodeps", package)
+
+
+def tree(root):
+    """All paths below `root` but those of the package database and of Python's caches."""
+    found = set()
+    for directory, directories, names in os.walk(root):
+        where = "/" + os.path.relpath(directory, root)
+        if where.startswith(DATABASE) or "__pycache__" in where:
+            directories[:] = []
+            continue
+        found.update(os.path.join(where, name).replace("/./", "/") for name in names + directories)
+    return {path for path in found if "__pycache__" not in path and not path.startswith(DATABASE) and path not in ("/var", "/var/lib")}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    top = tmp_path_factory.mktemp("rpmbuild")
+    done = subprocess.run([os.path.join(REPOSITORY, "rpm/build.sh"), str(top)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def test_it_holds_the_whole_library_and_nothing_of_the_workstation(package):
+    files = set(subprocess.run(["rpm", "-qlp", package], stdout=subprocess.PIPE, check=True).stdout.decode().split())
+    modules = set()
+    for directory, _, names in os.walk(os.path.join(REPOSITORY, "storage_motion")):
+        modules.update(os.path.relpath(os.path.join(directory, name), REPOSITORY) for name in names if name.endswith(".py"))
+    for site in SITES:
+        packaged = {path[len(site) + 1:] for path in files if path.startswith(site) and path.endswith(".py")}
+        assert packaged == {module for module in modules if not module.startswith("storage_motion/cli/")}
+    assert {"/etc/xapi.d/plugins/sxm.py", "/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/mirror_lib.py",
+            "/usr/lib/systemd/system/sxm.slice"} <= files
+    assert subprocess.run(["rpm", "-qp", "--qf", "%{ARCH}", package], stdout=subprocess.PIPE).stdout == b"noarch"
+
+
+def test_an_empty_root_is_empty_again_after_it_is_removed(package, tmp_path):
+    root = str(tmp_path / "root")
+    os.makedirs(root + DATABASE)
+    install(root, package)
+    assert os.access(root + "/etc/xapi.d/plugins/sxm.py", os.X_OK)
+    assert os.readlink(root + "/opt/xensource/sm/MirrorSR") == "MirrorSR.py"
+    assert os.stat(root + "/var/lib/sxm").st_mode & 0o777 == 0o700
+    rpm(root, "--erase", "storage-xenmotion")
+    left = {path for path in tree(root) if not os.path.isdir(root + path)}
+    assert left == set()
+    assert not os.path.exists(root + "/var/lib/sxm") and not os.path.exists(root + SITES[0] + "/storage_motion")
+
+
+def _uninstall_checkout(root):
+    """Take away the product that the harness has put on a host, so that only the package's is there."""
+    os.unlink(root + scripts.SITE_PACKAGES + "/storage_motion")
+    for path in ("/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/MirrorSR.py", "/opt/xensource/sm/mirror_lib.py", "/etc/xapi.d/plugins/sxm.py"):
+        os.unlink(root + path)
+    shutil.rmtree(root + "/var/lib/sxm")
+
+
+def _use_sites_of_the_package(root):
+    """Let the host's Python look where dom0's does: each release of dom0 has one of these two."""
+    wrapper = root + "/usr/bin/python3"
+    site = SITES[0] if sys.version_info[:2] == (3, 6) else SITES[1]
+    with open(wrapper) as stream:
+        text = stream.read()
+    with open(wrapper, "w") as stream:
+        stream.write(text.replace("PYTHONPATH=", "PYTHONPATH=%s%s:" % (root, site), 1))
+    # #!/usr/bin/python3 of this machine is not the host's: what rpm installed has to run under the host's, as in dom0.
+    for script in ("/etc/xapi.d/plugins/sxm.py", "/opt/xensource/sm/MirrorSR.py"):
+        with open(root + script) as stream:
+            first, _, rest = stream.read().partition("\n")
+        assert first == "#!/usr/bin/python3"
+        with open(root + script, "w") as stream:
+            stream.write("#!%s\n%s" % (wrapper, rest))
+
+
+def test_plugin_and_driver_run_from_it(package):
+    with Lab(plan=(PoolPlan("A", ("a1",), False),)) as lab:
+        host = lab.host("a1")
+        _uninstall_checkout(host.root)
+        before = tree(host.root)
+        os.makedirs(host.root + DATABASE, exist_ok=True)
+        install(host.root, package)
+        _use_sites_of_the_package(host.root)
+
+        pool = lab.pool("A")
+        assert json.loads(pool.xapi.host.call_plugin(pool.host_ref("a1"), "sxm.py", "list", {})) == {"migrations": []}
+
+        call = xmlrpc.client.dumps(({"command": "sr_get_driver_info", "device_config": {}, "args": []},), "sr_get_driver_info")
+        done = subprocess.run([host.root + "/opt/xensource/sm/MirrorSR", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+        (info,), _ = xmlrpc.client.loads(done.stdout.decode())
+        assert info["name"] and "VDI_MIRROR" in info["capabilities"], done.stderr
+
+        rpm(host.root, "--erase", "storage-xenmotion")
+        left = {path for path in tree(host.root) - before if not os.path.isdir(host.root + path)}
+        assert {path for path in left if not path.startswith(("/var/log/", "/run/"))} == set()
