@@ -8,6 +8,7 @@ import pytest
 
 from lab.pools import topology
 from lab.pools.lab import Lab
+from lab.pools.roots import REPOSITORY
 from storage_motion.dom0 import smapi, tapctl
 
 PLAN = (topology.PoolPlan("A", ("a1",), False),)
@@ -15,8 +16,8 @@ SIZE = 64 << 20
 CONNECT_BOUND = 20.0  # seconds
 
 # sm's layout and dom0's Python: XCP-ng 8.3 has the flat one and 3.6, what comes next the package and a newer one.
-PYTHON36 = next((path for path in (os.environ.get("SXM_PYTHON36", ""), os.path.join(os.getcwd(), ".venv36/bin/python"),
-                                   "/work/tmp/venv36/bin/python") if os.path.exists(path)), sys.executable)
+_PYTHON36 = os.path.join(REPOSITORY, ".venv36/bin/python")
+PYTHON36 = _PYTHON36 if os.path.exists(_PYTHON36) else sys.executable
 LAYOUTS = [("package", sys.executable), ("flat", PYTHON36)]
 
 
