@@ -169,12 +169,12 @@ class Pool:
 class Lab:
     """All pools. A context manager: brings them up, and down again to the last process."""
 
-    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout="package"):
+    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None):
         """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
-        $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat"."""
+        $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package)."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable
-        self._layout = layout
+        self._layout = layout or os.environ.get("SXM_LAB_LAYOUT", "package")
         self.directory = directory or os.path.join(tempfile.gettempdir(), "sxm-" + secrets.token_hex(3))
         self.pools = []
         self.daemons = None

@@ -15,7 +15,7 @@ from lab.pools.daemons import environment, of_root
 QEMU_IMG = 30.0
 STANDING = {"run/sxm/disks"}
 """A directory that the product makes once, as its package could: only what is in it counts."""
-PROCESSES = {"lab.xapi", "lab.xenopsd", "lab.guest"}
+DAEMONS = ("lab.xapi", "lab.xenopsd")
 
 Footprint = collections.namedtuple("Footprint", "vm objects locations")
 """What a VM consists of: its uuid; {class: uuids}; its disks' locations {SR uuid: image names}."""
@@ -131,7 +131,7 @@ def _processes(view, host):
     expected = {domain["pid"] for domain in map(host.domain, running) if domain}
     expected.update(vbd["pid"] for vbd in _tapdisks(host))
     for pid, command in of_root(host.root).items():
-        if pid not in expected and not any("-m %s --root" % name in command for name in PROCESSES):
+        if pid not in expected and not any("-m %s --root" % name in command for name in DAEMONS):
             yield "process %d: %s" % (pid, command)
 
 

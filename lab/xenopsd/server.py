@@ -7,7 +7,7 @@ import logging
 import os
 
 from lab.xenopsd import receiving, sending, wire
-from lab.xenopsd.errors import encode_any, internal
+from lab.xenopsd.errors import XenopsError, encode_any, internal
 from lab.xenopsd.tasks import Tasks
 from lab.xenopsd.vms import Host
 
@@ -53,9 +53,11 @@ class Xenopsd:
             return wire.unknown_method(method)
         try:
             return wire.success(self._methods[method](members))
-        except Exception as error:  # whatever it is, the caller shall know
-            if not method.endswith(".stat"):
-                log.exception("%s failed", method)
+        except XenopsError as error:
+            log.info("%s answers %s", method, error)
+            return wire.failure(error.encode())
+        except Exception as error:  # a bug here must not leave the caller without an answer
+            log.exception("%s failed", method)
             return wire.failure(encode_any(error))
 
     @staticmethod

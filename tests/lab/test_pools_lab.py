@@ -9,6 +9,7 @@ import pytest
 from lab.pools import daemons, leftovers
 from lab.pools.lab import Lab
 from lab.pools.roots import REPOSITORY
+from lab.pools.topology import PoolPlan
 
 MIB = 1 << 20
 
@@ -110,8 +111,7 @@ def test_a_guest_and_a_xenopsd_that_are_killed_are_noticed(lab):
     assert [text for text in leftovers.at_rest(lab) if "xenopsd knows" not in text] == []
 
 
-def test_a_lab_that_goes_down_leaves_nothing(tmp_path):
-    from lab.pools.topology import PoolPlan
+def test_a_lab_that_goes_down_leaves_nothing():
     lab = Lab([PoolPlan("C", ("c1",), False)])
     lab.up()
     roots = [host.root for host in lab.hosts]
