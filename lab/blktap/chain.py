@@ -30,8 +30,10 @@ def read(args):
     """The chain of a disk named as for `tap-ctl -a` ("type:path"), leaf first. OSError: ENOENT for a missing file
     or a type that tapdisk does not know, ENOTSUP for one that only this stand-in does not know, EINVAL for a bad image."""
     kind, _, path = args.partition(":")
+    if kind in _TYPES_OF_TAPDISK:
+        raise records.not_imitated("image type %s" % kind)
     if kind not in _READERS:
-        raise records.failure(errno.ENOTSUP if kind in _TYPES_OF_TAPDISK else errno.ENOENT)
+        raise records.failure(errno.ENOENT)
     images = [_READERS[kind](path)]
     while images[-1].parent is not None:
         if len(images) == LONGEST_CHAIN:

@@ -3,7 +3,6 @@
 Above the leaf come a node `R` (a job needs a node that nothing else uses) and QEMU's mirror filter `M`. If the target fails, the
 filter takes itself out and the job stays, concluded, with its error: that is how a failure is known afterwards.
 """
-import errno
 import time
 
 from . import records
@@ -21,7 +20,7 @@ def parse(secondary):
         return NONE
     kind, _, target = secondary.partition(":")
     if kind != "nbd":
-        raise records.failure(errno.ENOTSUP)
+        raise records.not_imitated("a secondary of type %s" % kind)
     return target
 
 

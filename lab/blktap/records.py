@@ -170,7 +170,13 @@ def require(layout, pid):
 
 
 def failure(code):
+    """The OSError of an errno."""
     return OSError(code, os.strerror(code))
+
+
+def not_imitated(what):
+    """The OSError for something that the real tapdisk can do and this one cannot."""
+    return OSError(errno.ENOTSUP, "%s is not imitated" % what)
 
 
 def pids(layout):

@@ -16,24 +16,25 @@ SECOND_POKE_SHARE = 0.25
 # tapdisk's select wakes by itself after this many seconds
 LONGEST_SLEEP = 600.0
 HABITS = ("as-tapdisk", "withheld", "prompt")
-# bytes; what QEMU's own event loop writes is less, one sector of a guest is more
-NOTABLE = 512
+# QEMU's event loop reads and writes event counters all the time, 8 bytes with each call
+EVENT = 8
+SECTOR = 512
 
 
 class IoMeter(object):
-    """Whether a process reads or writes, by what it has moved through read() and write() (sockets do not count)."""
+    """Whether a qemu-storage-daemon reads or writes images, by the bytes of its read() and write() calls (not sockets)."""
 
     def __init__(self, pid):
         self._pid = pid
         self._before = self._moved()
 
     def moved(self):
-        return self._moved() - self._before >= NOTABLE
+        return self._moved() - self._before >= SECTOR
 
     def _moved(self):
         with open("/proc/%d/io" % self._pid) as counters:
             values = dict(line.split(": ") for line in counters)
-        return int(values["rchar"]) + int(values["wchar"])
+        return int(values["rchar"]) + int(values["wchar"]) - EVENT * (int(values["syscr"]) + int(values["syscw"]))
 
 
 def habit(root):

@@ -14,10 +14,6 @@ class Help(Exception):
     """-h was given: the usage goes to stdout, the exit code is 0."""
 
 
-class NotImitated(Exception):
-    """The real tap-ctl can do this and the lab's cannot: said on stderr, exit code ENOTSUP."""
-
-
 _OPEN_OPTIONS = ("[-R readonly] [-e <minor> stack on existing tapdisk for the parent chain] "
                  "[-r turn on read caching into leaf node] [-2 <path> use secondary image (in mirror mode if no -s)] "
                  "[-s fail over to the secondary image on ENOSPC] [-t request timeout in seconds] [-D no O_DIRECT] "
@@ -139,7 +135,7 @@ def attach(layout, given):
     def command(record):
         with records.Locked(layout.markers):
             if record.minor is not None and record.minor != minor:
-                raise OSError(errno.ENOTSUP, "a second vbd in one tapdisk is not imitated")
+                raise records.not_imitated("a second vbd in one tapdisk")
             if (record.minor == minor or not os.path.exists(layout.marker(minor))
                     or any(other.minor == minor for other in records.living(layout))):
                 raise records.failure(errno.EINVAL)
@@ -261,8 +257,13 @@ def _in_tapdisk(layout, pid, command, timeout=None):
     from . import worker
     code, text = worker.run(layout, pid, command, timeout)
     if text:
-        sys.stderr.write("tap-ctl (lab): %s\n" % text)
+        _explain(text)
     return code
+
+
+def _explain(text):
+    """What the real one says in syslog only, and of ourselves in any case."""
+    sys.stderr.write("tap-ctl (lab): %s\n" % text)
 
 
 def _require_minor(record, minor, code):
@@ -287,7 +288,7 @@ def _required(given, letter):
 def _refuse(given, letters):
     for letter in letters:
         if letter in given:
-            raise NotImitated("option -%s" % letter)
+            raise records.not_imitated("option -%s" % letter)
 
 
 # name, what does it, letters for getopt, usage
@@ -329,11 +330,10 @@ def _run(layout, function, letters, usage, arguments):
     except Usage:
         sys.stderr.write(usage.rstrip() + "\n")
         code = errno.EINVAL
-    except NotImitated as error:
-        sys.stderr.write("tap-ctl (lab): %s is not imitated\n" % error)
-        code = errno.ENOTSUP
     except OSError as error:
         code = error.errno or errno.EIO
+        if error.strerror != os.strerror(code):
+            _explain(error.strerror)
     if code:
         sys.stderr.write(os.strerror(code) + "\n")
     return code

@@ -83,8 +83,8 @@ def close(layout, record):
 
 def pause(layout, record):
     """Hold all requests, wait for those in flight, close the images. Returns whether there was I/O meanwhile."""
-    if record.args is None or record.state is None:
-        raise records.failure(errno.ENOTSUP)
+    if record.args is None:
+        raise records.not_imitated("the pause of a vbd that is not open")
     if record.state & records.PAUSED:
         return False
     record.state = records.PAUSING_STATE
@@ -130,30 +130,24 @@ def unpause(layout, record, args, secondary):
 def _reopen(monitor, record, args):
     """Put the front on the chain of `args` and its mirror, trying for as long as tapdisk does. Changes `record` by what became of the
     mirror. Returns the chain."""
-    for attempt in range(RESUME_ATTEMPTS):
-        if attempt:
-            time.sleep(RESUME_INTERVAL)
+    for _ in range(RESUME_ATTEMPTS):
         try:
             images = chain.read(args)
             if images[0].size != record.size:
                 raise records.failure(errno.EMEDIUMTYPE)
             _add_leaf(monitor, images, record.readonly)
+            top = _attach_mirror(monitor, record)
+            monitor.command("blockdev-reopen", options=[_front(top, record.readonly)])
+            return images
+        except mirror.Refused:
+            # not a word about it: the second attempt has no secondary any more, and succeeds
+            _delete_nodes(monitor, LEAF)
         except OSError as error:
             if error.errno in (errno.EMEDIUMTYPE, errno.ENOTSUP):
                 raise
             reason = error
-            record.secondary = None         # tapdisk's second attempt has forgotten its flags
-            continue
-        try:
-            top = _attach_mirror(monitor, record)
-        except mirror.Refused:
-            # not a word about it: the second attempt has no secondary any more, and succeeds
-            _delete_nodes(monitor, LEAF)
-            record.secondary = None
-            reason = records.failure(errno.EINVAL)
-            continue
-        monitor.command("blockdev-reopen", options=[_front(top, record.readonly)])
-        return images
+        record.secondary = None         # the second attempt has forgotten its flags
+        time.sleep(RESUME_INTERVAL)
     raise reason
 
 

@@ -45,7 +45,7 @@ def _work(layout, pid, command, answer):
             reply.withhold(layout, pid, pokes, answer)
     except OSError as error:
         code = error.errno or errno.EIO
-        text = "" if error.strerror == os.strerror(code) else str(error)
+        text = "" if error.strerror == os.strerror(code) else str(error.strerror)
     except Exception:       # pylint: disable=broad-except -- the other process has to hear of it, whatever it is
         code, text = errno.EIO, traceback.format_exc()
     try:
