@@ -45,6 +45,12 @@ DISK_CHECKS = (
     (lambda vdi, vbd: CLAIM not in vdi["other_config"], "belongs to another migration", "wait for it or cancel it"),
 )
 
+# More for one of a running VM.
+LIVE_DISK_CHECKS = (
+    (lambda vdi, vbd: vbd["currently_attached"], "is not plugged, which cannot be moved with a running VM yet",
+     "plug it, or take it from the VM"),
+)
+
 
 def check(table, problems, argument, subject, *records):
     """Look at `records` by a table of conditions. `subject`: how the problem begins, "VM x"."""

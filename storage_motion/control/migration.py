@@ -141,6 +141,7 @@ class Migration:
             except Exception as error:
                 log.error("%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc()))
                 self._back()
+                self.note(phase=phase.name)
                 return (journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED), self._failure(error)
         if problems:
             self.entry["left"] = self.entry["left"] + problems

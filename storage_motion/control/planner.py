@@ -216,8 +216,8 @@ class _Planner:
                     self.problems.add("vdi:" + key, "stays in SR %s (%s), which host %s does not see"
                                       % (sr["uuid"], sr["name_label"], host["name_label"]), "give it an SR to go to")
                 continue
-            checks.check(checks.DISK_CHECKS, self.problems, "vdi:" + key,
-                         "disk %s (%s)" % (vbd["userdevice"], vdi["name_label"]), vdi, vbd)
+            table = checks.DISK_CHECKS + (checks.LIVE_DISK_CHECKS if self.vm["power_state"] == "Running" else ())
+            checks.check(table, self.problems, "vdi:" + key, "disk %s (%s)" % (vbd["userdevice"], vdi["name_label"]), vdi, vbd)
             if goal is None:
                 continue
             argument, sr_ref, target = goal

@@ -6,7 +6,7 @@ from storage_motion.control.checks import CLAIM
 from storage_motion.control.movers import BROKEN
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import CopyFailed, MirrorBroken
+from storage_motion.errors import CopyFailed, MirrorBroken, MoverFailed, SmFault
 from storage_motion.xapi.records import Records
 
 POLL = 0.1
@@ -18,12 +18,21 @@ SM_TIMEOUT = 120.0
 def synchronise(m):
     """Mirror (if the VM runs) and copy every disk. Raises MirrorBroken, CopyFailed, MoverFailed, SmFault or Cancelled."""
     for disk in m.plan.disks:
-        mover = m.mover(disk.key)
-        m.note(disk.key, mover=mover.start(disk.size).to_json())
-        copied_from = _mirror(m, disk, mover) if m.plan.live else disk.key
-        _copy(m, disk, mover, copied_from)
-        _drop_snapshots(m, disk)
-        m.note(disk.key, state="in-sync")
+        try:
+            _synchronise(m, disk)
+        except (SmFault, CopyFailed):
+            # A broken mirror shows in many ways, such as a snapshot that could not be mirrored: name the cause.
+            watch(m)
+            raise
+
+
+def _synchronise(m, disk):
+    mover = m.mover(disk.key)
+    m.note(disk.key, mover=mover.start(disk.size).to_json())
+    copied_from = _mirror(m, disk, mover) if m.plan.live else disk.key
+    _copy(m, disk, mover, copied_from)
+    _drop_snapshots(m, disk)
+    m.note(disk.key, state="in-sync")
 
 
 def stop(m):
@@ -43,11 +52,15 @@ def stop(m):
             _drop_snapshots(m, disk)
 
 
-def watch(m, disk_keys):
-    """Look at the movers of these disks. Raises MirrorBroken for the first that is broken. Returns {key: status}."""
+def watch(m):
+    """Look at all movers. Raises MirrorBroken for the first that is broken, or has died. Returns {key: status}."""
     found = {}
-    for key in disk_keys:
-        status = m.mover(key).status()
+    for key in [key for key, entry in m.entry["disks"].items() if entry.get("mover")]:
+        try:
+            status = m.mover(key).status()
+        except MoverFailed as error:
+            m.note(key, state="broken")
+            raise MirrorBroken(key, str(error))
         m.progress.take(key, status)
         found[key] = status
         if status["state"] == BROKEN:
@@ -71,11 +84,10 @@ def _copy(m, disk, mover, copied_from):
     socket = _sm(m, disk, "vdi_copy_open", copied_from)
     extents = json.loads(_sm(m, disk, "vdi_extents", copied_from))
     mover.copy(socket, extents, m.disk(disk.key)["blank"])
-    mirrored = [key for key, entry in m.entry["disks"].items() if entry.get("mover")]
 
     def done():
         m.pulse()
-        copy = watch(m, mirrored)[disk.key]["copy"]
+        copy = watch(m)[disk.key]["copy"]
         if copy["state"] == "failed":
             raise CopyFailed(disk.key, str(copy.get("error")))
         return copy["state"] == "done"

@@ -1,0 +1,142 @@
+"""`sxm`: moves a VM from an administrator's machine, and shows how far it is: a bar for each disk.
+
+    sxm -s https://10.0.0.1 migrate vm=web destination-sr-uuid=... remote-master=10.1.0.1 vif:...=...
+    sxm -s https://10.0.0.1 watch MIGRATION
+    sxm -s https://10.0.0.1 list
+
+It calls the plugin in the pool over XenAPI, as `xe host-call-plugin` would. Passwords are asked for, or read from files;
+they are not arguments, since everybody can read those.
+"""
+import argparse
+import getpass
+import json
+import sys
+import time
+
+import XenAPI
+from rich.console import Console
+
+from storage_motion.cli.bars import Bars
+from storage_motion.errors import MotionError
+from storage_motion.xapi import session as sessions
+
+POLL = 0.5
+
+
+def main(arguments=None):
+    """The command. Returns the exit status: 0 if the migration succeeded, 1 if not, 2 if it was not understood."""
+    options = _parser().parse_args(arguments)
+    try:
+        session = sessions.remote(sessions.url_of(options.server), options.user, _password(options.password_file, options.server))
+    except (MotionError, ValueError, OSError) as error:
+        return _complain(error)
+    try:
+        return options.command(_Plugin(session), options)
+    except XenAPI.Failure as failure:
+        return _complain("\n  ".join(str(detail) for detail in failure.details))
+    except (MotionError, ValueError, OSError) as error:
+        return _complain(error)
+    finally:
+        sessions.logout(session)
+
+
+class _Plugin:
+    """The plugin on the pool's master: it finds the host that has the migration by itself."""
+
+    def __init__(self, session):
+        self._api = session.xenapi
+        self._host = self._api.pool.get_master(self._api.pool.get_all()[0])
+
+    def __call__(self, function, **arguments):
+        return json.loads(self._api.host.call_plugin(self._host, "sxm.py", function, arguments))
+
+
+def migrate(plugin, options):
+    """Start a migration, and watch it."""
+    given = {}
+    for argument in options.arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError("not name=value: %s" % argument)
+        given[name] = value
+    if "remote-password" in given:
+        raise ValueError("remote-password is no argument here: it is asked for, or read from --remote-password-file")
+    if "remote-master" in given:
+        given.setdefault("remote-username", "root")
+        given["remote-password"] = _password(options.remote_password_file, given["remote-master"])
+    if given.get("dry-run", "false") != "false":
+        Console().print_json(data=plugin("migrate", **given))
+        return 0
+    started = plugin("migrate", **dict(given, wait="false"))
+    Console().print("migration %s" % started["migration"], highlight=False)
+    return follow(plugin, started["migration"])
+
+
+def watch(plugin, options):
+    """Watch a migration that runs, or tell how one ended."""
+    return follow(plugin, options.migration)
+
+
+def listed(plugin, _):
+    """List the migrations of the pool."""
+    for entry in plugin("list")["migrations"]:
+        print("%s  %-9s  %-16s  %s" % (entry["migration"], entry["state"], entry["phase"] or "", entry["vm_name"]))
+    return 0
+
+
+def cancel(plugin, options):
+    """Cancel a migration."""
+    print(plugin("cancel", migration=options.migration)["state"])
+    return 0
+
+
+def follow(plugin, migration):
+    """Draw a migration until it has ended. 0 if it succeeded."""
+    with Bars() as bars:
+        while True:
+            status = plugin("status", migration=migration)
+            bars.update(status)
+            if status["state"] != "running" or not status["alive"]:
+                break
+            time.sleep(POLL)
+    if status["state"] == "running":
+        return _complain("its worker has died in phase %s" % status["phase"])
+    if status["error"]:
+        return _complain("%s: %s" % (status["state"], "\n  ".join(status["error"])))
+    print(status["state"])
+    return 0
+
+
+def _complain(what):
+    print("sxm: %s" % what, file=sys.stderr)
+    return 1
+
+
+def _password(path, server):
+    if path:
+        with open(path) as source:
+            return source.readline().rstrip("\n")
+    return getpass.getpass("Password of %s: " % server)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="sxm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-s", "--server", required=True, help="the master of the VM's pool")
+    parser.add_argument("-u", "--user", default="root")
+    parser.add_argument("--password-file", help="the password is its first line (default: asked for)")
+    commands = parser.add_subparsers(metavar="command")
+    commands.required = True
+    one = commands.add_parser("migrate", help="move a VM and its disks")
+    one.add_argument("arguments", nargs="+", metavar="name=value", help="as xe vm-migrate takes them")
+    one.add_argument("--remote-password-file", help="that of the destination pool (default: asked for)")
+    one.set_defaults(command=migrate)
+    for name, command, text in (("watch", watch, "show a migration"), ("cancel", cancel, "cancel a migration")):
+        one = commands.add_parser(name, help=text)
+        one.add_argument("migration", help="its id")
+        one.set_defaults(command=command)
+    commands.add_parser("list", help="list migrations").set_defaults(command=listed)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
