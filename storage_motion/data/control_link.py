@@ -87,9 +87,10 @@ class ControlLink(object):
             pass    # the thread is being woken already, or has ended
 
     def _run(self):
-        reason = "closed"
+        lost, reason = True, None
         try:
             self._serve()
+            lost, reason = False, "closed by us"
         except DataPathError as error:
             reason = str(error)
         except Exception as error:
@@ -104,7 +105,7 @@ class ControlLink(object):
         self._tls.close()
         self._wake_receiver.close()
         self._wake_sender.close()
-        if not self._closing:
+        if lost:
             self._on_lost("the control connection to the receiver: %s" % reason)
 
     def _serve(self):

@@ -1,11 +1,13 @@
 """One disk from end to end: the real mover and receiver over TLS, while the guest goes on writing."""
+import json
 import random
 import shutil
-import time
+import socket
 
 import pytest
 
-from data_harness import MIB, Mover, Receiver, Site, Tapdisk, eventually, pattern, random_batch, same_bytes
+from data_harness import MIB, Mover, Receiver, Site, Tapdisk, connectable, eventually, pattern, random_batch, same_bytes
+from storage_motion.data import nbd_client
 
 SIZE = 48 * MIB
 
@@ -64,3 +66,85 @@ def test_a_guest_that_writes_all_the_time_loses_nothing(site, blank):
     assert receiver.ask("exit") == {"ok": True}
     assert receiver.process.wait(10) == 0
     assert receiver.token not in site.log("receiver") + site.log("d")
+
+
+def test_a_slow_destination_that_answers_in_any_order(site):
+    """Every write to it takes 5 ms, beside others; the guest writes where the copy is, over and over, so that writes are held."""
+    size = 12 * MIB
+    leaf = site.image("leaf", pattern(5, size))
+    shutil.copy(leaf, site.path("snapshot"))
+    destination = site.image("destination", bytes(size))
+    slow = site.path("slow.nbd")
+    site.start(["nbdkit", "-f", "-t", "8", "-U", slow, "--filter=delay", "file", destination, "wdelay=5ms"])
+    eventually(lambda: connectable(slow), "nbdkit listens")
+    receiver = Receiver(site, {"d": (slow, size)})
+    mover = Mover(site, "d", size, receiver.address())
+    guest = Tapdisk(site.serve(leaf)[1], mover.secondary, size)
+    mover.copy(site.serve(site.path("snapshot"))[1], [[0, size]], size)
+    generator = random.Random(6)
+    while mover.ask("status")["copy"]["state"] == "running":
+        near = min(mover.ask("status")["copy"]["copied"], size - MIB)
+        guest.write([(near + offset, data) for offset, data in random_batch(generator, MIB, 12)])
+    assert mover.await_copy()["state"] == "done"
+    guest.detach()
+    eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
+    assert mover.ask("finish") == {"ok": True}
+    assert same_bytes(leaf, destination)
+    assert guest.longest < 5.0
+
+
+def test_qemu_storage_daemon_as_the_tapdisk(site):
+    """The lab's tapdisk: its mirror attaches, its guest's writes arrive, and its end is a clean one."""
+    leaf, snapshot, extents = source_of(site)
+    destination = site.image("destination", bytes(SIZE))
+    receiver = Receiver(site, {"d": (site.serve(destination)[1], SIZE)})
+    mover = Mover(site, "d", SIZE, receiver.address())
+    front, monitor = site.path("front.nbd"), site.path("monitor")
+    site.start(["qemu-storage-daemon", "--chardev", "socket,id=m,path=%s,server=on,wait=off" % monitor, "--monitor", "chardev=m",
+                "--nbd-server", "addr.type=unix,addr.path=" + front,
+                "--blockdev", "driver=raw,node-name=leaf,file.driver=file,file.filename=" + leaf,
+                "--export", "type=nbd,id=e,node-name=leaf,name=%s,writable=on" % nbd_client.EXPORT_NAME])
+    eventually(lambda: connectable(front), "qemu-storage-daemon listens")
+    qmp = Monitor(monitor)
+    qmp.execute("blockdev-add", driver="nbd", **{"node-name": "target", "export": nbd_client.EXPORT_NAME,
+                                                 "server": {"type": "unix", "path": mover.secondary}})
+    qmp.execute("blockdev-mirror", device="leaf", target="target", sync="none", **{
+        "job-id": "m", "copy-mode": "write-blocking", "on-target-error": "report", "auto-dismiss": False})
+    eventually(lambda: mover.ask("status")["state"] == "mirroring", "the mirror is attached")
+    eventually(lambda: qmp.execute("query-jobs")[0]["status"] == "ready", "the mirror is ready")
+    guest = nbd_client.connect(front)
+    mover.copy(site.serve(snapshot)[1], extents, SIZE)
+    generator = random.Random(7)
+    while mover.ask("status")["copy"]["state"] == "running":
+        for offset, data in random_batch(generator, SIZE, 20):
+            guest.write(offset, data)
+    guest.disconnect()
+    qmp.execute("block-job-cancel", device="m")
+    eventually(lambda: qmp.execute("query-jobs")[0]["status"] == "concluded", "the mirror has ended")
+    assert "error" not in qmp.execute("query-jobs")[0]
+    qmp.execute("job-dismiss", id="m")
+    qmp.execute("blockdev-del", **{"node-name": "target"})
+    eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
+    assert mover.ask("finish") == {"ok": True}
+    assert same_bytes(leaf, destination)
+
+
+class Monitor(object):
+    """The QMP monitor of a qemu-storage-daemon."""
+
+    def __init__(self, path):
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(10)
+        self._sock.connect(path)
+        self._lines = self._sock.makefile("rb")
+        json.loads(self._lines.readline().decode())     # the greeting
+        self.execute("qmp_capabilities")
+
+    def execute(self, command, **arguments):
+        """The answer to `command`, past any events."""
+        self._sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        while True:
+            message = json.loads(self._lines.readline().decode())
+            assert "error" not in message, message
+            if "return" in message:
+                return message["return"]
