@@ -13,6 +13,7 @@ import time
 
 WITHHELD_SHARE = 0.6
 SECOND_POKE_SHARE = 0.25
+MOST_POKES = 2
 # tapdisk's select wakes by itself after this many seconds
 LONGEST_SLEEP = 600.0
 HABITS = ("as-tapdisk", "withheld", "prompt")
@@ -56,7 +57,7 @@ def pokes_needed(root, busy):
     chosen = habit(root)
     if chosen == "prompt" or chosen == "as-tapdisk" and not (busy and _chance(WITHHELD_SHARE)):
         return 0
-    return 2 if _chance(SECOND_POKE_SHARE) else 1
+    return MOST_POKES if _chance(SECOND_POKE_SHARE) else 1
 
 
 def _chance(share):
@@ -86,8 +87,9 @@ def withhold(layout, pid, pokes, asker):
         os.unlink(path)
 
 
-def poke(layout, pid):
-    """Wake tapdisk `pid`: any command to it does so."""
+def poke(layout, pid, pokes=1):
+    """Wake tapdisk `pid`, as any command to it does. One that cannot run beside a pause needs all `MOST_POKES`: tapdisk answers
+    the pause before it turns to the next such command."""
     try:
         fifo = os.open(layout.reply_fifo(pid), os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
@@ -95,7 +97,7 @@ def poke(layout, pid):
             return          # it sleeps on nothing
         raise
     try:
-        os.write(fifo, b".")
+        os.write(fifo, b"." * pokes)
     except BlockingIOError:
         pass                # a thousand pokes are waiting already
     finally:

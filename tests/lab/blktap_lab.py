@@ -22,11 +22,11 @@ SECTOR = 512
 
 @contextlib.contextmanager
 def root_with_tap_ctl():
-    """A short root directory (unix sockets) with python3 and tap-ctl; no tapdisk outlives it."""
+    """A short root directory (unix sockets) with tap-ctl, run by $SXM_LAB_PYTHON or else by this Python; no tapdisk outlives it."""
     root = tempfile.mkdtemp(prefix="blk-", dir="/tmp")
     try:
         os.makedirs(root + "/etc")
-        scripts.write_interpreter(root, sys.executable)
+        scripts.write_interpreter(root, os.environ.get("SXM_LAB_PYTHON") or sys.executable)
         install.install(root)
         yield root
     finally:
