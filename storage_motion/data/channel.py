@@ -20,6 +20,7 @@ import time
 from storage_motion.data import stream
 from storage_motion.data.json_lines import JsonLines
 from storage_motion.errors import CertificateMismatch, ConnectionLost, DataPathError, PeerRefused, ProtocolError
+from storage_motion.tls import server_context, unverified_context
 
 VERSION = 1
 ROLES = ("mirror", "copy", "control")
@@ -49,7 +50,7 @@ def make_certificate(directory):
         _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
         _openssl("req", "-x509", "-new", "-key", key, "-sha256", "-days", str(CERTIFICATE_DAYS), "-subj", "/CN=storage-motion-receiver",
                  "-out", certificate)
-        context = _context(ssl.PROTOCOL_TLS_SERVER)
+        context = server_context()
         context.load_cert_chain(certificate, key)
         with open(certificate) as pem:
             fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(pem.read()))
@@ -85,7 +86,7 @@ def connect(address, port, fingerprint, token, role, disk, timeout=HELLO_BOUND):
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
         raise ConnectionLost("%s port %s: %s" % (address, port, error))
-    tls = _secure(sock, _client_context(), False, deadline)
+    tls = _secure(sock, unverified_context(), False, deadline)
     try:
         found = fingerprint_of(tls.getpeercert(binary_form=True))
         if not hmac.compare_digest(found.encode(), fingerprint.lower().encode()):
@@ -181,20 +182,3 @@ def _wait(sock, event, deadline):
     remaining = deadline - time.monotonic()
     if remaining <= 0 or not poll.poll(remaining * 1000):
         raise ConnectionLost("the peer did not finish the TLS handshake in time")
-
-
-def _client_context():
-    context = _context(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE     # `connect` compares the whole certificate, which is stricter than any authority
-    return context
-
-
-def _context(protocol):
-    context = ssl.SSLContext(protocol)
-    if hasattr(ssl, "TLSVersion"):          # Python 3.7
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-    else:
-        context.options |= ssl.OP_NO_SSLv2 | ssl.OP_NO_SSLv3 | ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
-    context.options |= ssl.OP_NO_COMPRESSION
-    return context

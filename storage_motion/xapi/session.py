@@ -1,9 +1,10 @@
 """Sessions with the xapi of this host's pool and of another one. Passwords stay in this process."""
+import http.client
 import socket
 import ssl
 import urllib.parse
+import xml.parsers.expat
 import xmlrpc.client
-import http.client
 
 import XenAPI
 
@@ -14,7 +15,7 @@ ORIGINATOR = "sxm"
 API_VERSION = "1.0"
 # What a server that is not a xapi, or is none any more, makes of a call.
 NOT_XAPI = (xmlrpc.client.ProtocolError, xmlrpc.client.Fault, xmlrpc.client.ResponseError, http.client.HTTPException,
-            ssl.SSLError, SyntaxError, ValueError, TypeError)
+            ssl.SSLError, xml.parsers.expat.ExpatError, ValueError, TypeError)
 
 
 class BadCredentials(MotionError):

@@ -5,23 +5,14 @@ listeners out but does not prove who answers. The channel of the data pins its c
 """
 import http.client
 import socket
-import ssl
 import urllib.parse
 import xmlrpc.client
 
 from storage_motion.dom0 import root
+from storage_motion.tls import unverified_context
 
 LOCAL_SOCKET = "/var/lib/xcp/xapi"
 DEFAULT_TIMEOUT = 300.0  # seconds that one answer may take
-
-
-def unverified_context():
-    """TLS >= 1.2 without a check of who answers."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.options |= ssl.OP_NO_SSLv2 | ssl.OP_NO_SSLv3 | ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -1,0 +1,180 @@
+"""The switch: the order of calls, and that no failure lets both sides in."""
+from hypothesis import given, settings, strategies as st
+import pytest
+
+from fake_pool import FakePool, add_vdi
+from storage_motion.control import gate
+from storage_motion.dom0 import smapi
+from storage_motion.errors import GateOpen, MirrorBroken, MoverFailed
+
+SEAL = "sxm m"
+ENDED = {"state": "ended", "clean": True, "error": None}
+HOST = "host_OpaqueRef:1"
+
+
+class FakeMover:
+    """Answers `statuses` in turn (the last one again and again); `fails`: what finish raises."""
+    key = "disk"
+
+    def __init__(self, log, statuses=(ENDED,), fails=None):
+        self.log, self.statuses, self.fails = log, list(statuses), fails
+
+    def status(self):
+        return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+
+    def finish(self, mirrored):
+        self.log.append(("finish", mirrored))
+        if self.fails:
+            raise self.fails
+
+
+class Disk:
+    """A source VDI, its gate, and all that happened in order."""
+
+    def __init__(self, sm_config=(), mirrored=True, **mover):
+        self.pool = FakePool("A")
+        self.log = self.pool.calls
+        self.vdi = add_vdi(self.pool, "OpaqueRef:sr", sm_config=dict(sm_config))
+        self.mover = FakeMover(self.log, **mover)
+        self.gate = gate.Gate(self.pool, self.vdi, self.mover, mirrored, SEAL, lambda step: self.log.append(("note", step)))
+
+    @property
+    def config(self):
+        return self.pool.tables["VDI"][self.vdi]["sm_config"]
+
+    @config.setter
+    def config(self, value):
+        self.pool.tables["VDI"][self.vdi]["sm_config"] = value
+
+    def lead(self, times=200):
+        for _ in range(times):
+            if self.gate.advance():
+                return True
+            if self.gate._opening is not None:
+                self.gate._opening.join(5)
+        return False
+
+
+def test_the_order():
+    disk = Disk()
+    assert disk.lead()
+    assert disk.log == [("note", "detached"), ("note", "sealing"), ("add_to_sm_config", "VDI", "paused", SEAL), ("note", "sealed"),
+                        ("note", "opening"), ("finish", True), ("note", "open")]
+
+
+def test_a_disk_that_was_never_mirrored():
+    disk = Disk(mirrored=False, statuses=[{"state": "ready", "clean": False}])
+    assert disk.lead() and ("finish", False) in disk.log
+
+
+def test_nothing_happens_while_the_guest_is_attached():
+    disk = Disk(statuses=[{"state": "mirroring", "clean": False}])
+    assert not disk.lead(5) and disk.log == []
+
+
+@pytest.mark.parametrize("status", [{"state": "broken", "clean": False, "error": "cut"}, {"state": "ended", "clean": False}])
+def test_a_mirror_that_did_not_end_cleanly_opens_nothing(status):
+    disk = Disk(statuses=[status])
+    with pytest.raises(MirrorBroken):
+        disk.lead()
+    assert disk.log == []
+
+
+@pytest.mark.parametrize("key", [HOST, "activating"])
+def test_it_waits_until_the_source_is_not_active(key):
+    disk = Disk(sm_config={key: "RW"})
+    assert not disk.lead(5) and "paused" not in disk.config
+    disk.config = {}
+    assert disk.lead()
+
+
+def test_somebody_who_got_in_before_the_seal_is_noticed():
+    disk = Disk()
+    disk.pool.handlers["VDI.add_to_sm_config"] = lambda ref, key, value: disk.config.update({key: value, HOST: "RW"})
+    with pytest.raises(MirrorBroken):
+        disk.lead()
+    assert ("finish", True) not in disk.log
+
+
+def test_an_activation_under_way_is_waited_for():
+    disk = Disk()
+    disk.gate.step = gate.SEALING
+    disk.config = {"paused": SEAL, "activating": "True"}
+    assert not disk.lead(5) and disk.gate.step == gate.SEALING
+    disk.config = {"paused": SEAL}
+    assert disk.lead()
+
+
+def test_a_pause_of_sm_is_not_taken_for_the_seal():
+    disk = Disk(sm_config={"paused": "true"})
+    assert not disk.lead(5) and ("finish", True) not in disk.log
+    disk.config = {}
+    assert disk.lead()
+
+
+def test_a_lost_answer_does_not_open_without_a_seal():
+    disk = Disk()
+    answers = iter([OSError("lost"), None])
+
+    def lossy(ref, key, value):
+        answer = next(answers)
+        if answer:
+            raise answer
+        disk.config[key] = value
+    disk.pool.handlers["VDI.add_to_sm_config"] = lossy
+    with pytest.raises(OSError):
+        disk.lead()
+    assert disk.lead() and disk.config["paused"] == SEAL
+
+
+def test_a_finish_that_fails_leaves_it_unknown():
+    disk = Disk(fails=MoverFailed("disk", "no"))
+    with pytest.raises(MoverFailed):
+        disk.lead()
+    assert disk.gate.step == gate.OPENING and disk.config["paused"] == SEAL
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["advance", "activate", "look again", "deactivate"]), max_size=30))
+def test_no_interleaving_with_sm_lets_both_in(steps):
+    """SM's activation as it is: paused? -> write activating -> paused? -> host_ key; in steps between ours."""
+    disk = Disk()
+    for step in steps:
+        paused = "paused" in disk.config
+        if step == "advance":
+            try:
+                disk.gate.advance()
+            except MirrorBroken:
+                return
+            if disk.gate._opening is not None:
+                disk.gate._opening.join(5)
+        elif step == "activate" and not paused and not disk.config:
+            disk.config = {"activating": "True"}
+        elif step == "look again" and "activating" in disk.config:
+            disk.config = {"paused": SEAL} if paused else {HOST: "RW"}
+        elif step == "deactivate":
+            disk.config = {key: value for key, value in disk.config.items() if key != HOST}
+        if ("finish", True) in disk.log:
+            assert "paused" in disk.config and HOST not in disk.config
+
+
+def test_shutting_waits_for_the_disk_to_be_let_go(monkeypatch):
+    monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)
+    pool = FakePool("B")
+    vdi = add_vdi(pool, "OpaqueRef:sr", sm_config={HOST: "RW"})
+    with pytest.raises(GateOpen):
+        gate.shut(pool, vdi, "uuid")
+    assert pool.tables["VDI"][vdi]["sm_config"]["paused"] == smapi.GATE_SHUT, "nobody new gets in meanwhile"
+    pool.tables["VDI"][vdi]["sm_config"].pop(HOST)
+    gate.shut(pool, vdi, "uuid")
+
+
+def test_only_our_seal_comes_off():
+    pool = FakePool("A")
+    vdi = add_vdi(pool, "OpaqueRef:sr", sm_config={"paused": "true"})
+    gate.unseal(pool, vdi, SEAL)
+    assert pool.calls == []
+    pool.tables["VDI"][vdi]["sm_config"] = {"paused": SEAL}
+    gate.unseal(pool, vdi, SEAL)
+    gate.unseal(pool, vdi, SEAL)
+    assert pool.calls == [("remove_from_sm_config", "VDI", "paused")]

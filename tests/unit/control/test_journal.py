@@ -1,0 +1,133 @@
+"""The journal: after a crash at any point it is the old one or the new one, whole."""
+import json
+import os
+
+from hypothesis import HealthCheck, given, settings, strategies as st
+import pytest
+
+from storage_motion.control import journal, secrets
+from storage_motion.control.journal import Journal
+from storage_motion.errors import JournalError, NoSuchMigration
+
+ID = "11111111-2222-3333-4444-555555555555"
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def test_it_comes_back(root):
+    Journal.create(ID, plan={"a": 1}).write(phase="sync")
+    entry = Journal.load(ID).entry
+    assert entry["phase"] == "sync" and entry["plan"] == {"a": 1} and entry["state"] == "running"
+    assert os.stat(str(root / "var/lib/sxm")).st_mode & 0o777 == 0o700
+    assert os.stat(str(root / "var/lib/sxm" / (ID + ".json"))).st_mode & 0o777 == 0o600
+
+
+def test_there_is_one_of_each():
+    Journal.create(ID)
+    with pytest.raises(JournalError):
+        Journal.create(ID)
+    Journal.create(ID, journal.RECEIVING)
+    assert journal.all_ids() == [ID] and journal.all_ids(journal.RECEIVING) == [ID]
+
+
+CALLS = ("open", "fdopen", "fsync", "rename", "close")
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("count", range(1, 4))
+@pytest.mark.parametrize("after", (False, True))
+def test_a_crash_at_every_call(monkeypatch, name, count, after):
+    kept = Journal.create(ID, phase="old")
+    left = [count]
+    real = getattr(os, name)
+
+    def crashing(*arguments, **options):
+        left[0] -= 1
+        if left[0]:
+            return real(*arguments, **options)
+        if after:
+            real(*arguments, **options)
+        raise Crash()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, crashing)
+        try:
+            kept.write(phase="new")
+            crashed = False
+        except Crash:
+            crashed = True
+    found = Journal.load(ID).entry["phase"]
+    assert found in ("old", "new") and (crashed or found == "new")
+    Journal.load(ID).write(phase="newer")
+    assert Journal.load(ID).entry["phase"] == "newer"
+
+
+def test_file_and_directory_are_synced_around_the_rename(monkeypatch):
+    kept, order = Journal.create(ID), []
+    for name in ("fsync", "rename"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *arguments, name=name, real=real: (order.append(name), real(*arguments))[1])
+    kept.write()
+    assert order == ["fsync", "rename", "fsync"]
+
+
+@pytest.mark.parametrize("text", [
+    b"", b"{", b"[]", b"null", b'{"version": 2}', b'{"version": 1, "migration": "x", "state": "running"}',
+    json.dumps({"version": 1, "migration": ID, "state": "dreaming"}).encode(), b"\xff", b"[" * 100000])
+def test_what_is_no_journal_is_refused(root, text):
+    Journal.create(ID)
+    (root / "var/lib/sxm" / (ID + ".json")).write_bytes(text)
+    with pytest.raises(JournalError):
+        Journal.load(ID)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.binary(max_size=200))
+def test_any_bytes(tmp_path, text):
+    os.environ["SXM_ROOT"] = str(tmp_path)
+    directory = tmp_path / "var/lib/sxm"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / (ID + ".json")).write_bytes(text)
+    with pytest.raises(JournalError):
+        Journal.load(ID)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../etc/passwd", ID + "/..", ID + "\n", ID.replace("1", "A"), 7, None])
+def test_an_id_is_an_id(name):
+    with pytest.raises(NoSuchMigration):
+        Journal.load(name)
+    with pytest.raises(NoSuchMigration):
+        secrets.keep(name, "remote", {})
+
+
+def test_unknown():
+    with pytest.raises(NoSuchMigration):
+        Journal.load(ID)
+
+
+def test_the_oldest_that_ended_are_forgotten(monkeypatch):
+    monkeypatch.setattr(journal, "KEPT", 1)
+    ids = ["%08d-2222-3333-4444-555555555555" % number for number in range(4)]
+    for number, one in enumerate(ids):
+        entry = Journal.create(one, left=[])
+        entry.write(state="succeeded" if number else "running")
+        os.utime(entry.path, (number, number))
+    journal.prune()
+    assert journal.all_ids() == [ids[3], ids[0]], "one that runs is kept, whatever its age"
+
+
+def test_secrets_are_for_root_alone_and_go(root):
+    secrets.keep(ID, "remote", {"password": "hush"})
+    path = root / "run/sxm" / ID
+    assert os.stat(str(path)).st_mode & 0o777 == 0o700 and os.stat(str(path / "remote.json")).st_mode & 0o777 == 0o600
+    assert secrets.get(ID, "remote") == {"password": "hush"}
+    secrets.forget_all(ID)
+    secrets.forget_all(ID)
+    assert not path.exists()

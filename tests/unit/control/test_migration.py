@@ -1,0 +1,163 @@
+"""Going through the phases and back: a failure at every one of them."""
+import json
+import os
+
+import pytest
+import XenAPI
+
+from storage_motion.control import migration, phases, secrets
+from storage_motion.control.journal import Journal
+from storage_motion.control.phases import Phase
+from storage_motion.control.plan import Disk, Plan
+from storage_motion.errors import MirrorBroken, Undecided
+
+ID = "11111111-2222-3333-4444-555555555555"
+PASSWORD = "correct horse"
+
+
+class FakeTask:
+    def __init__(self):
+        self.ended = None
+
+    def progress(self, fraction):
+        pass
+
+    def finish(self, status, error=()):
+        self.ended = (status, list(error))
+
+
+def make_plan(**changes):
+    disk = Disk(key="k", vbd="b", device="xvda", name_label="n", name_description="", size=1024, data=1024, location="l",
+                source_sr="s", source_sr_name="s", destination_sr="d", destination_sr_name="d", target="", type="user",
+                sharable=False, other_config={}, xenstore_data={})
+    fields = dict(kind="cross-pool", live=True, vm="v", vm_name="web", source_host="h", source_host_name="h",
+                  destination_host="i", destination_host_name="i", master="https://x", network="n", address="a",
+                  disks=[disk], staying=[], cds=[], vifs=[], check_cpu=True, compress=False)
+    return Plan(**dict(fields, **changes))
+
+
+class Run:
+    """A migration whose phases only write down that they were called; `fails`: {what: exception}, once."""
+
+    def __init__(self, monkeypatch, plan=None, fails=None, always=False):
+        self.plan, self.log, self.fails, self.always = plan or make_plan(), [], dict(fails or {}), always
+        recorded = tuple(Phase(phase.name, phase.title, phase.applies, self._recorder(phase.name),
+                               phase.undo and self._recorder("undo " + phase.name)) for phase in phases.PHASES)
+        monkeypatch.setattr(phases, "PHASES", recorded)
+        monkeypatch.setattr(migration, "FORWARD_WAIT", 0)
+        secrets.keep(ID, "remote", {"password": PASSWORD})
+        self.journal = Journal.create(ID, **migration.initial(self.plan))
+        self.task = FakeTask()
+        self.migration = migration.Migration(self.journal, self.plan, None, None, self.task, (PASSWORD,))
+        self.state = self.migration.run()
+        self.entry = Journal.load(ID).entry
+
+    def _recorder(self, name):
+        def call(m):
+            # What is being done is in the journal before it is done.
+            assert Journal.load(ID).entry["phase"] == name
+            self.log.append(name)
+            error = self.fails.get(name) if self.always else self.fails.pop(name, None)
+            if error:
+                raise error
+        return call
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    return tmp_path
+
+
+LIVE_CROSS = ["claim", "eject", "receive", "sync", "remap", "move", "complete", "clean-up", "end"]
+BACK = LIVE_CROSS[:6]
+
+
+@pytest.mark.parametrize("plan, names", [
+    (make_plan(), LIVE_CROSS),
+    (make_plan(kind="in-pool"), [name for name in LIVE_CROSS if name != "remap"]),
+    (make_plan(live=False), ["claim", "receive", "sync", "hand-over", "adopt", "clean-up", "end"]),
+])
+def test_all_goes_well(monkeypatch, root, plan, names):
+    run = Run(monkeypatch, plan)
+    assert run.log == names and run.state == "succeeded" and run.entry["error"] is None and run.entry["committed"]
+    assert run.task.ended == ("success", [])
+    assert not (root / "run/sxm" / ID).exists()
+
+
+@pytest.mark.parametrize("failing", BACK)
+def test_a_failure_undoes_all_before_it_in_reverse_order(monkeypatch, root, failing):
+    run = Run(monkeypatch, fails={failing: MirrorBroken("k", "cut")})
+    begun = BACK[:BACK.index(failing) + 1]
+    assert run.log == begun + ["undo " + name for name in reversed(begun)]
+    assert (run.state, run.entry["error"], run.entry["phase"]) == ("failed", ["SXM_MIRROR_BROKEN", "k", "cut"], failing)
+    assert run.task.ended == ("failure", ["SXM_MIRROR_BROKEN", "k", "cut"]) and not run.entry["committed"]
+    assert not (root / "run/sxm" / ID).exists(), "sockets and secrets go"
+
+
+@pytest.mark.parametrize("failing", ["hand-over", "adopt"])
+def test_the_same_for_a_halted_vm(monkeypatch, failing):
+    run = Run(monkeypatch, make_plan(live=False), fails={failing: MirrorBroken("k", "cut")})
+    assert run.log[-4:] == ["undo hand-over", "undo sync", "undo receive", "undo claim"]
+
+
+@pytest.mark.parametrize("failing", BACK)
+def test_an_undo_that_fails_is_told_and_the_others_follow(monkeypatch, root, failing):
+    run = Run(monkeypatch, fails={"move": MirrorBroken("k", "cut"), "undo " + failing: XenAPI.Failure(["NO", "reason"])})
+    assert run.log == BACK + ["undo " + name for name in reversed(BACK)]
+    assert run.entry["left"] == ["undo %s: NO reason" % failing]
+    assert run.entry["error"] == ["SXM_MIRROR_BROKEN", "k", "cut"]
+
+
+def test_nothing_is_touched_when_it_is_not_known_where_the_vm_is(monkeypatch, root):
+    run = Run(monkeypatch, fails={"move": Undecided("where")})
+    assert run.log == BACK and run.state == "failed" and run.entry["error"][0] == "SXM_UNDECIDED" and run.entry["left"]
+    assert (root / "run/sxm" / ID).exists(), "whoever decides it needs them"
+
+
+def test_an_undo_that_is_not_sure_stops_the_others(monkeypatch):
+    run = Run(monkeypatch, fails={"move": MirrorBroken("k", "cut"), "undo move": Undecided("where")})
+    assert run.log == BACK + ["undo move"]
+    assert run.entry["error"][0] == "SXM_UNDECIDED"
+
+
+@pytest.mark.parametrize("failing", ["complete", "clean-up", "end"])
+def test_behind_the_point_of_no_return_it_goes_forward_only(monkeypatch, failing):
+    run = Run(monkeypatch, fails={failing: XenAPI.Failure(["BUSY"])})
+    assert not [name for name in run.log if name.startswith("undo")]
+    assert run.log.count(failing) == 2 and run.state == "succeeded", "the second try went well"
+
+
+@pytest.mark.parametrize("failing", ["complete", "clean-up", "end"])
+def test_what_never_goes_is_told(monkeypatch, failing):
+    run = Run(monkeypatch, fails={failing: XenAPI.Failure(["BUSY"])}, always=True)
+    assert not [name for name in run.log if name.startswith("undo")]
+    assert run.log.count(failing) == migration.FORWARD_TRIES
+    assert run.entry["error"] == ["SXM_NOT_CLEANED_UP", "%s: BUSY" % failing] and run.entry["left"] == ["%s: BUSY" % failing]
+
+
+@pytest.mark.parametrize("while_in", BACK)
+def test_a_cancel(monkeypatch, while_in):
+    monkeypatch.setattr(migration.Migration, "cancel_asked", lambda self: self.entry["phase"] == while_in)
+    run = Run(monkeypatch)
+    assert run.state in ("cancelled", "succeeded") and (run.state == "succeeded") == (while_in == "move")
+    if run.state == "cancelled":
+        begun = BACK[:BACK.index(while_in) + 1]
+        assert run.log == begun + ["undo " + name for name in reversed(begun)]
+        assert run.task.ended == ("cancelled", [])
+
+
+def test_no_secret_in_journal_error_or_log(monkeypatch, root, caplog):
+    run = Run(monkeypatch, fails={"sync": ValueError("login with %s refused" % PASSWORD), "undo claim": OSError(PASSWORD)})
+    assert run.entry["error"] == ["SXM_INTERNAL", "ValueError", "login with *** refused"]
+    assert PASSWORD not in json.dumps(run.entry) + json.dumps(run.task.ended) + caplog.text
+    for directory, _, names in os.walk(str(root / "var")):
+        for name in names:
+            with open(os.path.join(directory, name)) as source:
+                assert PASSWORD not in source.read()
+
+
+def test_the_table_has_an_undo_for_all_up_to_the_point_of_no_return():
+    undos = [phase.undo is not None for phase in phases.PHASES]
+    assert undos == sorted(undos, reverse=True)
+    assert len(set(phases.NAMES)) == len(phases.NAMES)

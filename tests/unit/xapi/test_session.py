@@ -1,0 +1,70 @@
+"""Logging in to another pool: what is wrong is told apart, and the password is in nothing that is told."""
+import xmlrpc.client
+
+import pytest
+
+from storage_motion.errors import Unreachable
+from storage_motion.xapi import session
+from web_server import serving
+
+PASSWORD = "correct horse"
+
+
+def login(answer):
+    with serving(lambda *_: answer) as url:
+        return session.remote(url, "root", PASSWORD, timeout=5)
+
+
+def result(value):
+    return 200, xmlrpc.client.dumps((value,), methodresponse=True).encode()
+
+
+def failing(*description):
+    return result({"Status": "Failure", "ErrorDescription": list(description)})
+
+
+def test_a_session():
+    assert login(result({"Status": "Success", "Value": "OpaqueRef:s"})).handle == "OpaqueRef:s"
+
+
+@pytest.mark.parametrize("answer, error, part", [
+    (failing("SESSION_AUTHENTICATION_FAILED", "root", PASSWORD), session.BadCredentials, ""),
+    (failing("HOST_IS_SLAVE", "10.0.0.9"), session.HostIsSlave, "10.0.0.9"),
+    (failing("HOST_STILL_BOOTING"), Unreachable, "HOST_STILL_BOOTING"),
+    ((404, b"nothing here"), Unreachable, "404"),
+    ((200, b"<html>a printer</html>"), Unreachable, "not a xapi"),
+    ((200, b""), Unreachable, "not a xapi"),
+    (result("hello"), Unreachable, "not a xapi"),
+    (result({"Status": "Success"}), Unreachable, "not a xapi"),
+])
+def test_what_answers_otherwise(answer, error, part):
+    with pytest.raises(error) as raised:
+        login(answer)
+    assert part in str(raised.value) and PASSWORD not in str(raised.value)
+
+
+def test_nobody_there():
+    with serving(lambda *_: (200, b"")) as url:
+        pass
+    with pytest.raises(Unreachable) as raised:
+        session.remote(url, "root", PASSWORD, timeout=5)
+    assert "refused" in str(raised.value).lower()
+
+
+def test_http_where_https_was_meant():
+    with serving(lambda *_: (200, b"")) as url:
+        with pytest.raises(Unreachable) as raised:
+            session.remote(url.replace("http:", "https:"), "root", PASSWORD, timeout=5)
+    assert "TLS" in str(raised.value)
+
+
+@pytest.mark.parametrize("text, url", [("10.0.0.1", "https://10.0.0.1"), ("10.0.0.1:8443", "https://10.0.0.1:8443"),
+                                       ("http://x:80", "http://x:80"), ("https://[::1]:443/", "https://[::1]:443")])
+def test_addresses(text, url):
+    assert session.url_of(text) == url
+
+
+@pytest.mark.parametrize("text", ["", "://", "ssh://x", "x:port", "root:pw@x", "x/path", "x?y", "x:99999"])
+def test_what_is_no_address(text):
+    with pytest.raises(ValueError):
+        session.url_of(text)
