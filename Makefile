@@ -27,11 +27,17 @@ else
 	@test -z "$(REQUIRE_PYTHON36)"
 endif
 
-test-lab: .venv/ready
+test-lab: .venv/ready .venv36/ready
 	$(PYTHON) $(PYTEST) tests/lab tests/rpm
 
 test-e2e: .venv/ready .venv36/ready
 	$(PYTHON) $(PYTEST) tests/e2e
+ifneq ($(PYTHON36),)
+	SXM_LAB_PYTHON=$(CURDIR)/.venv36/bin/python SXM_LAB_LAYOUT=flat $(PYTHON) $(PYTEST) tests/e2e
+else
+	@echo '*** There is no Python 3.6 on this machine: the moves have NOT run on it. ***'
+	@test -z "$(REQUIRE_PYTHON36)"
+endif
 
 rpm: packages
 	@rpm/build.sh

@@ -1,8 +1,9 @@
 """`python -m lab.pools up|down|status [--dir D]`: two pools on this machine, to play with.
 
-`up` prints where things are and leaves them running; `down` ends them.
+`up` prints where things are and leaves them running; `down` ends them; `clean` ends every lab of this user that was left.
 """
 import argparse
+import glob
 import os
 import sys
 import tempfile
@@ -25,9 +26,17 @@ def describe(lab):
                 print("  VM %s %s %s" % (record["name_label"], record["uuid"], record["power_state"]))
 
 
+def clean():
+    """End the labs of this user in the usual places, such as a killed test or demo leaves."""
+    for state in glob.glob(os.path.join(tempfile.gettempdir(), "sxm-*", "lab.json")):
+        if os.stat(state).st_uid == os.getuid():
+            print("ending the lab in %s" % os.path.dirname(state))
+            Lab.found(os.path.dirname(state)).down()
+
+
 def main():
     parser = argparse.ArgumentParser(prog="python -m lab.pools", description=__doc__)
-    parser.add_argument("command", choices=("up", "down", "status"))
+    parser.add_argument("command", choices=("up", "down", "status", "clean"))
     parser.add_argument("--dir", default=os.path.join(tempfile.gettempdir(), "sxm-lab"), help="where the lab lives (no '_' in it)")
     parser.add_argument("--layout", default="package", choices=("package", "flat"), help="of sm in dom0")
     arguments = parser.parse_args()
@@ -37,6 +46,8 @@ def main():
         describe(lab)
     elif arguments.command == "status":
         describe(Lab.found(arguments.dir))
+    elif arguments.command == "clean":
+        clean()
     else:
         for stray in Lab.found(arguments.dir).down():
             print("had to end: %s" % stray)
