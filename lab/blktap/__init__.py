@@ -34,7 +34,7 @@ Not as on the real one, and silent, since it shows only on the wire or in number
   * the secondary's client is QEMU's: OPT_GO first, at most 16 requests in flight (so that the real one's loss beyond 352
     cannot happen here), and it connects again if an idle connection is closed. It waits without a bound for a target that accepts
     and stays silent;
-  * stats: `hits`, `fail` and `secs` stay 0; `reqs_outstanding` is 1 for any number of mirrored writes in flight, and
+  * stats: `hits`, `fail`, `secs` and what the aio driver says is pending stay 0; `reqs_outstanding` is 1 for any number of mirrored writes in flight, and
     0 for requests that wait for the primary or for the end of a pause;
   * after a failed unpause the real one also forgets that a vbd was read-only; this one does not.
 """

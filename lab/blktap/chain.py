@@ -28,8 +28,10 @@ class Image(object):
 
 def read(args):
     """The chain of a disk named as for `tap-ctl -a` ("type:path"), leaf first. OSError: ENOENT for a missing file
-    or a type that tapdisk does not know, ENOTSUP for one that only this stand-in does not know, EINVAL for a bad image."""
-    kind, _, path = args.partition(":")
+    or a type that tapdisk does not know, ENOTSUP for one that only this stand-in does not know, EINVAL for no type or a bad image."""
+    kind, colon, path = args.partition(":")
+    if not colon:
+        raise records.failure(errno.EINVAL)
     if kind in _TYPES_OF_TAPDISK:
         raise records.not_imitated("image type %s" % kind)
     if kind not in _READERS:

@@ -134,11 +134,11 @@ def attach(layout, given):
 
     def command(record):
         with records.Locked(layout.markers):
-            if record.minor is not None and record.minor != minor:
-                raise records.not_imitated("a second vbd in one tapdisk")
-            if (record.minor == minor or not os.path.exists(layout.marker(minor))
+            if (not os.path.exists(layout.marker(minor))
                     or any(other.minor == minor for other in records.living(layout))):
                 raise records.failure(errno.EINVAL)
+            if record.minor is not None:
+                raise records.not_imitated("a second vbd in one tapdisk")
             record.minor, record.state = minor, records.RUNNING
             records.store(layout, record)
     return _in_tapdisk(layout, pid, command)
@@ -248,9 +248,9 @@ def stats(layout, given):
     pid, minor = _pid(given), _minor(given)
     record = records.require(layout, pid)
     reply.poke(layout, pid)
-    if record.minor == minor:
-        sys.stdout.write(rendering.render(layout, record) + "\n")
-    return 0        # and not a word about a minor that is not there
+    # not a word about a minor that is not there; and two ends of line, as on the real one
+    sys.stdout.write(rendering.render(layout, record) * (record.minor == minor) + "\n\n")
+    return 0
 
 
 def _in_tapdisk(layout, pid, command, timeout=None):
@@ -293,7 +293,8 @@ def _refuse(given, letters):
 
 # name, what does it, letters for getopt, usage
 COMMANDS = (
-    ("list", list_, "m:p:t:f:h", "[-h] [-p pid] [-m minor] [-t type] [-f file]"),
+    ("list", list_, "m:p:t:f:h", "[-h] [-p pid] [-m minor] [-t type] [-f file]\n\nLists tapdisks in the following format:\n"
+                                 "     pid minor state       type file"),
     ("allocate", allocate, "h", ""),
     ("free", free, "m:h", "<-m minor>"),
     ("create", create, "a:RDd:e:r2:st:C:h", "<-a type:/path/to/file> [-d device name] " + _OPEN_OPTIONS),

@@ -59,9 +59,16 @@ def open(layout, record, args, readonly, secondary):
 
 
 def close(layout, record):
-    """Close the disk, running or paused, and disconnect its clients."""
-    if record.args is None:
-        return
+    """Close the disk, running or paused, and disconnect its clients. Without an open disk only the state changes."""
+    if record.args is not None:
+        _close_disk(layout, record)
+    record.args, record.images, record.secondary, record.size = None, [], None, 0
+    record.mirror_attached = record.mirror_failed = False
+    record.state = records.CLOSED
+    records.store(layout, record)
+
+
+def _close_disk(layout, record):
     paused = record.state & records.PAUSED
     with Monitor(layout.ctl(record.pid), PAUSE_BOUND) as monitor:
         # with the clients' sockets shut first, nothing that is held can be answered falsely
@@ -75,10 +82,6 @@ def close(layout, record):
         _delete_nodes(monitor, FRONT, PARKED)
     records.unlink_if_there(layout.nbd(record.pid, record.minor))
     records.unlink_if_there(layout.held_nbd(record.pid))
-    record.args, record.images, record.secondary, record.size = None, [], None, 0
-    record.mirror_attached = record.mirror_failed = False
-    record.state = records.CLOSED
-    records.store(layout, record)
 
 
 def pause(layout, record):
@@ -134,6 +137,7 @@ def _reopen(monitor, record, args):
         try:
             images = chain.read(args)
             if images[0].size != record.size:
+                record.args = args      # tapdisk had opened it before it compared the sizes
                 raise records.failure(errno.EMEDIUMTYPE)
             _add_leaf(monitor, images, record.readonly)
             top = _attach_mirror(monitor, record)

@@ -39,6 +39,7 @@ def test_manual_steps_and_their_rows(root, ctl):
     assert ctl("attach", "-p", pid, "-m", 0) == (0, "", "")
     assert ctl("list")[1] == "pid=%s minor=0 state=0\n" % pid
     assert failed(ctl("attach", "-p", pid, "-m", 0), 22)
+    assert ctl("stats", "-p", pid, "-m", 0)[1].startswith('{ "name": "(null)", "secs": [ 0, 0 ], "images": [  ]')
     assert failed(ctl("free", "-m", 0), 11)
     assert ctl("open", "-p", pid, "-m", 0, "-a", args) == (0, "", "")
     assert ctl("list")[1] == "pid=%s minor=0 state=0 args=%s\n" % (pid, args)
@@ -63,13 +64,13 @@ def test_create_pause_unpause_destroy(root, ctl):
     assert ctl("pause", *of)[0] == 0
     assert lab.state(vbd) == 0x2a
     assert tapctl.stats(vbd)["images"] == []
-    assert '"images": [ ], "FIXME' in ctl("stats", *of)[1]
+    assert '"images": [  ], "FIXME' in ctl("stats", *of)[1]
     assert ctl("pause", *of)[0] == 0
     assert ctl("unpause", *of)[0] == 0
     assert lab.state(vbd) == 0
     assert failed(ctl("pause", "-p", vbd.pid, "-m", 7), 19)
     assert failed(ctl("unpause", "-p", vbd.pid, "-m", 7), 19)
-    assert ctl("stats", "-p", vbd.pid, "-m", 7) == (0, "", "")
+    assert ctl("stats", "-p", vbd.pid, "-m", 7) == (0, "\n\n", "")
     code, out, err = ctl("pause", "-t", 5, *of)
     assert (code, out) == (22, "") and err.startswith("usage: pause") and err.endswith("Invalid argument\n")
     ctl("pause", *of)
@@ -90,7 +91,7 @@ def test_stats_are_in_tapdisks_spelling(root, ctl):
                 % name)
     assert (code, out) == (0, (
         '{ "name": "qcow2:%s", "secs": [ 0, 0 ], "images": [ %s, %s ], "FIXME_enospc_redirect_count": 0, "nbd_mirror_failed": 0, '
-        '"reqs_outstanding": 0, "read_caching": "false" }\n') % (leaf, shown(leaf), shown(base)))
+        '"reqs_outstanding": 0, "read_caching": "false" }\n\n') % (leaf, shown(leaf), shown(base)))
     json.loads(out)
 
 
@@ -118,7 +119,7 @@ def test_a_killed_tapdisk_leaves_its_sockets_and_is_recovered(root, ctl):
     assert writer.missing(tapctl.nbd_socket(again)) == 0
 
 
-@pytest.mark.parametrize("args, code", [("qcow2:/nowhere", 2), ("aio:/nowhere", 2), ("what:/nowhere", 2), ("nocolon", 2)])
+@pytest.mark.parametrize("args, code", [("qcow2:/nowhere", 2), ("aio:/nowhere", 2), ("what:/nowhere", 2), ("nocolon", 22)])
 def test_create_of_what_is_not_there(ctl, args, code):
     assert failed(ctl("create", "-a", args), code)
     assert ctl("list")[1] == ""
@@ -164,11 +165,13 @@ def test_an_unpause_onto_a_missing_file_takes_ten_seconds_and_can_be_repaired(ro
 
 
 def test_an_unpause_onto_another_size_is_refused(root, ctl):
-    vbd = tapctl.create(lab.image(root + "/a.qcow2"))
+    args = lab.image(root + "/a.qcow2")
+    vbd = tapctl.create(args)
     other = lab.image(root + "/b.qcow2", size=8 * lab.MIB)
     ctl("pause", "-p", vbd.pid, "-m", 0)
     assert failed(ctl("unpause", "-p", vbd.pid, "-m", 0, "-a", other), 124)
-    assert ctl("unpause", "-p", vbd.pid, "-m", 0)[0] == 0
+    assert (lab.state(vbd), tapctl.list()[0].args) == (0x22a, other)
+    assert ctl("unpause", "-p", vbd.pid, "-m", 0, "-a", args)[0] == 0
 
 
 def test_nothing_is_locked(root):
