@@ -103,6 +103,7 @@ class Copier(object):
         self._error = None
         self._copied = self._skipped = self._verified = 0       # sectors; each written by one thread only
         self._reader_skipped = 0
+        self._algorithm = digest.fastest()
         self._pipeline = Pipeline()
         self._read = self._pipeline.queue(UNCLAIMED)
         self._answered = self._pipeline.queue(UNVERIFIED)
@@ -209,7 +210,7 @@ class Copier(object):
 
     def _hand_on_written(self, window):
         ranges = [[start * nbd.SECTOR, (end - start) * nbd.SECTOR] for start, end in window.claim.ranges]
-        window.check = self._link.submit({"cmd": "digest", "ranges": ranges}, DIGEST_BOUND)
+        window.check = self._link.submit({"cmd": "digest", "algorithm": self._algorithm, "ranges": ranges}, DIGEST_BOUND)
         self._answered.put(window)
 
     def _verifier(self):
@@ -217,7 +218,7 @@ class Copier(object):
             window = self._answered.get()
             if window is END:
                 return
-            expected = digest.of_buffers(window.source(start, end) for start, end in window.claim.ranges)
+            expected = digest.of_buffers(self._algorithm, (window.source(start, end) for start, end in window.claim.ranges))
             if window.check.wait().get("digest") != expected:
                 start, end = window.claim.ranges[0][0], window.claim.ranges[-1][1]
                 raise DigestMismatch("offset %d" % (start * nbd.SECTOR), "length %d" % ((end - start) * nbd.SECTOR))

@@ -37,6 +37,10 @@ class Forwarder(object):
         self._outgoing = stream.Outgoing(tls, "the mover")
         self._pieces = collections.deque()      # (offset, data, _Answer): of one request, not sent to tapdisk yet
         self._disconnecting = False
+        self._readable = True                   # whether the mover may have sent something that was not read yet
+        self._poll = select.poll()
+        self._poll.register(client.sock, select.POLLIN)
+        self._mask = None                       # what `_poll` watches `_tls` for; None: not at all
 
     def run(self):
         """Until the mover disconnects with everything answered. Raises DataPathError for any other end; the caller closes."""
@@ -52,10 +56,13 @@ class Forwarder(object):
             if self._pieces:
                 self._client.start_write(*self._pieces.popleft())
                 continue
-            request = None if self._disconnecting else self._reader.next()
-            if request is None:
+            if self._disconnecting or not self._readable:
                 return
-            self._take(request)
+            request = self._reader.next()
+            # What is in the kernel still, the poll will tell.
+            self._readable = request is not None and stream.has_pending(self._tls)
+            if request is not None:
+                self._take(request)
 
     def _take(self, request):
         if request.command == nbd.CMD_DISC:
@@ -81,19 +88,30 @@ class Forwarder(object):
 
     def _wait(self):
         """For the mover's next request, as far as there is room for it, and for tapdisk's next answer."""
-        poll = select.poll()
-        poll.register(self._client.sock, select.POLLIN)
-        mask = 0 if self._outgoing.flush() else select.POLLOUT
-        if not self._disconnecting:
-            # Also with no mask at all: a mover that is gone shows by POLLHUP even when we would take no request.
-            poll.register(self._tls, mask if self._client.full else mask | select.POLLIN)
-        elif mask:
-            poll.register(self._tls, mask)
-        for descriptor, event in poll.poll():
+        self._watch()
+        for descriptor, event in self._poll.poll():
             if descriptor == self._client.sock.fileno():
                 self._reap()
-            elif event & (select.POLLERR | select.POLLHUP) and not event & select.POLLIN:
+            elif event & select.POLLIN:
+                self._readable = True
+            elif event & (select.POLLERR | select.POLLHUP):
                 raise ConnectionLost("the mover closed the connection")
+
+    def _watch(self):
+        """Have `_poll` watch the mover's connection for what we want from it now."""
+        mask = 0 if self._outgoing.flush() else select.POLLOUT
+        if not self._disconnecting and not self._client.full:
+            mask |= select.POLLIN
+        # Also with no mask at all: a mover that is gone shows by POLLHUP even when we would take no request. But when it has said
+        # goodbye, it may go.
+        wanted = None if self._disconnecting and not mask else mask
+        if wanted == self._mask:
+            return
+        if wanted is None:
+            self._poll.unregister(self._tls)
+        else:
+            self._poll.register(self._tls, wanted)
+        self._mask = wanted
 
     def _reap(self):
         if not self._client.in_flight:

@@ -73,6 +73,9 @@ class Mirror(object):
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._wake_receiver, select.POLLIN)
+        self._watched = {}              # socket -> the mask that `_poll` has for it
         self._listener = listen(secondary, 4)
         self._tls.setblocking(False)
         self._to_receiver = stream.Outgoing(self._tls, "the receiver")
@@ -192,15 +195,22 @@ class Mirror(object):
         if os.path.exists(self._secondary):
             os.unlink(self._secondary)
 
-    def _ready(self, registered, timeout):
-        """Wait for any of `registered` (socket -> poll mask) or a wake-up; the ready file descriptors. Raises if broken off."""
-        poll = select.poll()
-        poll.register(self._wake_receiver, select.POLLIN)
-        for sock, mask in registered.items():
-            poll.register(sock, mask)
-        ready = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1)}
+    def _watch(self, wanted):
+        """Have `_poll` watch just `wanted` (socket -> poll mask), and the wake-up."""
+        for sock in [sock for sock in self._watched if sock not in wanted]:
+            self._poll.unregister(sock)
+            del self._watched[sock]
+        for sock, mask in wanted.items():
+            if self._watched.get(sock) != mask:
+                self._poll.register(sock, mask)
+                self._watched[sock] = mask
+
+    def _ready(self, wanted, timeout):
+        """Wait for any of `wanted` (socket -> poll mask) or a wake-up; the ready file descriptors. Raises if broken off."""
+        self._watch(wanted)
+        ready = {fd for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000 + 1)}
         if self._wake_receiver.fileno() in ready:
-            stream.receive_some(self._wake_receiver, memoryview(bytearray(4096)))
+            stream.receive_some(self._wake_receiver, bytearray(4096))
         if self._error is not None:
             raise MirrorBroken(self._error)
         return ready
@@ -313,6 +323,8 @@ class Mirror(object):
             for magic, error, handle in nbd.SIMPLE_REPLY.iter_unpack(bytes(self._replies[:whole])):
                 self._take_reply(magic, error, handle)
             del self._replies[:whole]
+            if not stream.has_pending(self._tls):
+                return      # what is in the kernel still, the poll will tell
 
     def _take_reply(self, magic, error, handle):
         write = self._writes.get(handle)
@@ -360,6 +372,10 @@ class Mirror(object):
 
     def _say_goodbye(self):
         """Pass the disconnect on, and wait until the receiver has confirmed it by closing; then we are `ended`."""
+        if self._tap is not None:
+            self._watch({})     # before it is closed, since a closed socket cannot be taken out of a poll
+            self._tap.close()
+            self._tap = None
         self._to_receiver.push(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0))
         deadline = time.monotonic() + GOODBYE_BOUND
         while True:
@@ -378,9 +394,6 @@ class Mirror(object):
 
     def _stand_guard(self):
         """From the clean end on: whoever attaches again makes it unclean."""
-        if self._tap is not None:
-            self._tap.close()
-            self._tap = None
         while not self._closing and not self._retiring:
             if self._listener.fileno() in self._ready({self._listener: select.POLLIN}, None):
                 self._refuse_attachment()

@@ -100,6 +100,7 @@ class Client(object):
         self.size = size            # bytes
         self.depth = depth
         self._timeout = timeout
+        sock.settimeout(timeout)
         self._in_flight = {}        # handle -> (tag, command, offset, length)
         self._next_handle = 1
 
@@ -143,8 +144,7 @@ class Client(object):
 
         Raises RequestFailed if the disk answered with an error (the connection stays good), ConnectionLost, ProtocolError.
         """
-        deadline = time.monotonic() + self._timeout
-        reply = stream.receive_exactly(self.sock, nbd.SIMPLE_REPLY.size, deadline)
+        reply = stream.receive_steadily(self.sock, nbd.SIMPLE_REPLY.size)
         magic, error, handle = nbd.SIMPLE_REPLY.unpack(reply)
         if magic != nbd.SIMPLE_REPLY_MAGIC or handle not in self._in_flight:
             raise ProtocolError("an answer to a request that was not made")
@@ -155,7 +155,7 @@ class Client(object):
                 nbd.COMMAND_NAMES[command], length, offset, nbd.describe_errno(number)), tag)
         if command != nbd.CMD_READ:
             return tag, None
-        return tag, stream.receive_exactly(self.sock, length, deadline)
+        return tag, stream.receive_steadily(self.sock, length)
 
     def read(self, offset, length):
         """`length` bytes at `offset`, with nothing else in flight."""

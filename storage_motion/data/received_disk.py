@@ -113,7 +113,7 @@ class ReceivedDisk(object):
         self._require_ranges(ranges)
         if self._reading is None:
             self._reading = self.connect()
-        return {"ok": True, "digest": digest.of_disk(self._reading, ranges)}
+        return {"ok": True, "digest": digest.of_disk(message.get("algorithm"), self._reading, ranges)}
 
     def _require_ranges(self, ranges):
         if not isinstance(ranges, list) or not ranges:

@@ -25,28 +25,46 @@ def receive_exactly(sock, length, deadline):
 
 
 def receive_into(sock, view, deadline):
-    """Fill `view` from `sock` by `deadline`. Raises ConnectionLost as `receive_exactly` does."""
+    """Fill `view` from `sock` by `deadline`, however slowly the bytes come. Raises ConnectionLost as `receive_exactly` does."""
     received = 0
     while received < len(view):
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise ConnectionLost("the peer did not answer in time")
-        try:
-            sock.settimeout(remaining)
-            count = sock.recv_into(view[received:])
-        except socket.timeout:
-            raise ConnectionLost("the peer did not answer in time")
-        except OSError as error:
-            raise ConnectionLost("receiving failed: %s" % error)
-        if count == 0:
-            raise ConnectionLost("the peer closed the connection")
-        received += count
+        sock.settimeout(remaining)
+        received += _receive(sock, view[received:])
+
+
+def receive_steadily(sock, length):
+    """`length` bytes from `sock`, as a bytearray, each portion within the timeout that `sock` has: fewer system calls.
+
+    Raises ConnectionLost as `receive_exactly` does.
+    """
+    data = bytearray(length)
+    view = memoryview(data)
+    received = 0
+    while received < length:
+        received += _receive(sock, view[received:])
+    return data
+
+
+def _receive(sock, view):
+    try:
+        count = sock.recv_into(view)
+    except socket.timeout:
+        raise ConnectionLost("the peer did not answer in time")
+    except OSError as error:
+        raise ConnectionLost("receiving failed: %s" % error)
+    if count == 0:
+        raise ConnectionLost("the peer closed the connection")
+    return count
 
 
 def send_message(sock, header, payload, timeout):
     """Send `header`, then `payload` (bytes-like or None). Raises ConnectionLost if the peer takes none of it for `timeout` s."""
     try:
-        sock.settimeout(timeout)
+        if sock.gettimeout() != timeout:
+            sock.settimeout(timeout)
         if payload is None:
             sock.sendall(header)
         elif len(payload) <= JOINED_PAYLOAD:
@@ -92,6 +110,14 @@ def receive_some(sock, view, peer="the peer"):
     if count == 0:
         raise ConnectionLost("%s closed the connection" % peer)
     return count
+
+
+def has_pending(sock):
+    """Whether `sock` has received data that a poll of its descriptor does not show: the rest of a TLS record.
+
+    Asking is much cheaper than a read which finds nothing: that one raises.
+    """
+    return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
 
 
 class Outgoing(object):

@@ -107,6 +107,11 @@ class Site(object):
             json.dump(spec, target)
         return path
 
+    def complaints(self):
+        """What the processes have written to stderr."""
+        with open(self.path("stderr")) as source:
+            return source.read()
+
     def log(self, name):
         """What the process `name` has logged."""
         with open(self.path(name + ".log")) as source:
@@ -126,6 +131,7 @@ class Receiver(object):
         spec.update(options)
         self.process = site.start([sys.executable, os.path.join(HERE, "receiver_process.py"), site.write_spec("receiver.json", spec)])
         eventually(lambda: os.path.exists(spec["ready"]) or self.process.poll() is not None, "the receiver is ready")
+        assert os.path.exists(spec["ready"]), site.complaints()
         with open(spec["ready"]) as source:
             self.ready = json.load(source)
         self.control = spec["control"]
@@ -220,6 +226,27 @@ class Tapdisk(object):
         if self.mirror is not None:
             self.mirror.disconnect()
         self.leaf.disconnect()
+
+
+class Monitor(object):
+    """The QMP monitor of a qemu-storage-daemon."""
+
+    def __init__(self, path):
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(10)
+        self._sock.connect(path)
+        self._lines = self._sock.makefile("rb")
+        json.loads(self._lines.readline().decode())     # the greeting
+        self.execute("qmp_capabilities")
+
+    def execute(self, command, **arguments):
+        """The answer to `command`, past any events."""
+        self._sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        while True:
+            message = json.loads(self._lines.readline().decode())
+            assert "error" not in message, message
+            if "return" in message:
+                return message["return"]
 
 
 def random_batch(generator, size, count):

@@ -1,12 +1,10 @@
 """One disk from end to end: the real mover and receiver over TLS, while the guest goes on writing."""
-import json
 import random
 import shutil
-import socket
 
 import pytest
 
-from data_harness import MIB, Mover, Receiver, Site, Tapdisk, connectable, eventually, pattern, random_batch, same_bytes
+from data_harness import MIB, Monitor, Mover, Receiver, Site, Tapdisk, connectable, eventually, pattern, random_batch, same_bytes
 from storage_motion.data import nbd_client
 
 SIZE = 48 * MIB
@@ -127,24 +125,3 @@ def test_qemu_storage_daemon_as_the_tapdisk(site):
     eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
     assert mover.ask("finish") == {"ok": True}
     assert same_bytes(leaf, destination)
-
-
-class Monitor(object):
-    """The QMP monitor of a qemu-storage-daemon."""
-
-    def __init__(self, path):
-        self._sock = socket.socket(socket.AF_UNIX)
-        self._sock.settimeout(10)
-        self._sock.connect(path)
-        self._lines = self._sock.makefile("rb")
-        json.loads(self._lines.readline().decode())     # the greeting
-        self.execute("qmp_capabilities")
-
-    def execute(self, command, **arguments):
-        """The answer to `command`, past any events."""
-        self._sock.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
-        while True:
-            message = json.loads(self._lines.readline().decode())
-            assert "error" not in message, message
-            if "return" in message:
-                return message["return"]

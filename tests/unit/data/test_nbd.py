@@ -69,8 +69,10 @@ def test_reading_and_writing(site, server):
     answers = dict(client.reap() for _ in range(8))
     assert [bytes(answers[number]) for number in (1, 2)] == [b"z" * 512] * 2
     assert bytes(answers[3]) == pattern(1, SIZE)[1536:2048]
-    assert digest.of_disk(client, [[0, SIZE]]) == digest.of_buffers([client.read(0, SIZE)])
-    assert digest.of_disk(client, [[0, 512], [MIB, 2 * MIB]]) == digest.of_buffers([client.read(0, 512), client.read(MIB, 2 * MIB)])
+    for name in digest.ALGORITHMS:
+        assert digest.of_disk(name, client, [[0, SIZE]]) == digest.of_buffers(name, [client.read(0, SIZE)])
+        parts = digest.of_disk(name, client, [[0, 512], [MIB, 2 * MIB]])
+        assert parts == digest.of_buffers(name, [client.read(0, 512), client.read(MIB, 2 * MIB)])
     client.disconnect()
 
 
@@ -149,6 +151,14 @@ def test_a_server_that_does_not_know_opt_go(pair, flags, padding):
     assert nbd_client.handshake(pair[0], "name", time.monotonic() + 5) == SIZE
     assert received(pair[0], 4) == b"next"
     thread.join(5)
+
+
+def test_the_digests_differ_and_only_known_ones_are_made():
+    assert digest.fastest() in digest.ALGORITHMS
+    assert len({digest.of_buffers(name, [b"a"]) for name in digest.ALGORITHMS}) == len(digest.ALGORITHMS)
+    for name in ("md5", None, ["sha256"]):
+        with pytest.raises(ProtocolError):
+            digest.new(name)
 
 
 def test_nobody_there(site):
