@@ -29,7 +29,7 @@ def claim(m):
         if holder != m.id:
             raise AlreadyMigrating(m.plan.vm, str(holder))
     present = m.source.xenapi.VM.get_blocked_operations(vm)
-    blocked = [operation for operation in DISTURBING if operation not in present]
+    blocked = [operation for operation in DISTURBING if present.get(operation, reason(m.id)) == reason(m.id)]
     m.note(blocked=blocked)
     for operation in blocked:
         _add(m.source.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))

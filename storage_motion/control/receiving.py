@@ -58,9 +58,8 @@ def receive_status(session, given):
 
 def receive_abort(session, given):
     """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and if a disk is active, always."""
-    try:
-        entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
-    except NoSuchMigration:
+    entry = _known(given)
+    if entry is None:
         return {}
     if given.get("force") != "true":
         for disk in entry.entry["disks"].values():
@@ -72,9 +71,8 @@ def receive_abort(session, given):
 
 def receive_end(session, given):
     """After the VM has arrived: the receiver goes, and the disks are disks like any other."""
-    try:
-        entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
-    except NoSuchMigration:
+    entry = _known(given)
+    if entry is None:
         return {}
     for disk in entry.entry["disks"].values():
         if _config(session, disk["vdi"]).get(gate.PAUSED) == smapi.GATE_SHUT:
@@ -84,6 +82,15 @@ def receive_end(session, given):
         claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
     _forget(entry)
     return {}
+
+
+def _known(given):
+    """The journal of the migration that is meant; None if there is none, or none any more."""
+    found = journal.check_id(given.get("migration", ""))
+    try:
+        return Journal.load(found, RECEIVING)
+    except NoSuchMigration:
+        return None
 
 
 def _wanted(text):
@@ -227,10 +234,11 @@ def _remove(session, disk, migration):
 def _orphan(session, sr_uuid, migration, entry):
     """The UUID of a VDI of ours that was made, but not noted any more."""
     known = {disk["vdi"] for disk in entry.entry["disks"].values()}
+    view = Records(session)
     for ref in session.xenapi.SR.get_VDIs(session.xenapi.SR.get_by_uuid(sr_uuid)):
-        uuid = session.xenapi.VDI.get_uuid(ref)
-        if session.xenapi.VDI.get_other_config(ref).get(CLAIM) == migration and uuid not in known:
-            return uuid
+        vdi = view.of("VDI", ref)
+        if vdi and vdi["other_config"].get(CLAIM) == migration and vdi["uuid"] not in known:
+            return vdi["uuid"]
     return None
 
 

@@ -141,7 +141,11 @@ log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 null = os.open(os.devnull, os.O_RDONLY)
 os.dup2(null, 0), os.dup2(log, 1), os.dup2(log, 2)
 os.chdir("/")
-os.execvp(sys.argv[2], sys.argv[2:])
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    os.write(2, ("cannot run %s: %s\\n" % (sys.argv[2], error.strerror)).encode())
+    os._exit(127)
 """
 
 

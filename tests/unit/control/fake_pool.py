@@ -19,6 +19,7 @@ class FakePool:
         self.tables = {}
         self.calls = []
         self.handlers = {}       # "class.method" -> function(*arguments)
+        self._made = 0
         self.handle = "OpaqueRef:session"
         self._session = self.handle
 
@@ -28,7 +29,8 @@ class FakePool:
 
     def add(self, class_name, **record):
         record.setdefault("uuid", str(uuids.uuid4()))
-        ref = "OpaqueRef:%s-%s-%d" % (self.name, class_name, len(self.tables.get(class_name, {})))
+        self._made += 1
+        ref = "OpaqueRef:%s-%s-%05d" % (self.name, class_name, self._made)
         self.tables.setdefault(class_name, {})[ref] = record
         return ref
 

@@ -1,0 +1,89 @@
+"""Claiming a VM, and giving back exactly what was taken."""
+import pytest
+
+from fake_pool import add_vdi, add_vm, by_name, make_pool
+from storage_motion.control import claim
+from storage_motion.errors import AlreadyMigrating
+from test_migration import make_plan
+
+
+class FakeMigration:
+    """What `claim` needs of a migration."""
+    id = "m"
+
+    def __init__(self):
+        self.source = make_pool("A", ["a1"])
+        vdi = add_vdi(self.source, by_name(self.source, "SR", "a1-sr"))
+        self.ref = add_vm(self.source, by_name(self.source, "host", "a1"), [vdi], by_name(self.source, "network", "guests"))
+        plan = make_plan(vm=self.record["uuid"])
+        self.vdi = self.source.tables["VDI"][vdi]
+        self.plan = plan._replace(disks=[plan.disks[0]._replace(key=self.vdi["uuid"])])
+        self.entry = {}
+
+    record = property(lambda self: self.source.tables["VM"][self.ref])
+
+    def vm(self):
+        return self.ref
+
+    def source_vdi(self, disk):
+        return self.source.xenapi.VDI.get_by_uuid(disk.key)
+
+    def note(self, **fields):
+        self.entry.update(fields)
+
+
+@pytest.mark.parametrize("operation", ["snapshot", "suspend", "pool_migrate", "migrate_send", "checkpoint", "destroy", "hard_shutdown",
+                                       "clean_shutdown", "hard_reboot", "clean_reboot", "start", "revert"])
+def test_what_would_disturb_is_refused_with_the_reason(operation):
+    m = FakeMigration()
+    claim.claim(m)
+    assert "Storage XenMotion m" in m.record["blocked_operations"][operation]
+
+
+def test_what_the_migration_needs_is_not_blocked():
+    assert not {"metadata_export", "power_state_reset", "stateReset"} & set(claim.DISTURBING)
+
+
+def test_release_takes_back_only_ours():
+    m = FakeMigration()
+    m.record["blocked_operations"] = {"destroy": "precious"}
+    before = dict(m.record), dict(m.vdi)
+    claim.claim(m)
+    claim.claim(m)
+    m.source.xenapi.VM.remove_from_blocked_operations(m.ref, "start")
+    m.source.xenapi.VM.add_to_blocked_operations(m.ref, "start", "the user's, meanwhile")
+    claim.release(m)
+    claim.release(m)
+    before[0]["blocked_operations"]["start"] = "the user's, meanwhile"
+    assert (dict(m.record), dict(m.vdi)) == before
+
+
+def test_of_two_only_one_gets_it():
+    m = FakeMigration()
+    claim.claim(m)
+    m.id = "n"
+    with pytest.raises(AlreadyMigrating):
+        claim.claim(m)
+    claim.release(m)
+    assert m.record["other_config"] == {"sxm_migration": "m"}, "the undo of the second leaves the first alone"
+
+
+@pytest.mark.parametrize("calls", range(1, 30))
+def test_a_failure_at_every_call_is_undone(calls):
+    m = FakeMigration()
+    before = dict(m.record), dict(m.vdi)
+    real, left = m.source.call, [calls]
+
+    def failing(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError("xapi is gone")
+        return real(*arguments)
+    m.source.call = failing
+    try:
+        claim.claim(m)
+    except OSError:
+        pass
+    m.source.call = real
+    claim.release(m)
+    assert (dict(m.record), dict(m.vdi)) == before

@@ -1,0 +1,134 @@
+"""What the administrator calls: waiting, cancelling, and finding a migration on the host that has it."""
+import json
+import os
+import threading
+import time
+
+import pytest
+
+from fake_pool import by_name, failure, make_pool, uuid_of
+from storage_motion.control import commands, migration, status
+from storage_motion.control.journal import Journal
+from storage_motion.dom0 import launch
+from storage_motion.errors import BadArguments, NoSuchMigration, TooLate, WorkerDied
+from test_migration import ID, make_plan
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    monkeypatch.setattr(commands, "POLL", 0.02)
+    found = make_pool("A", ["a1", "a2"])
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/xensource-inventory").write_text("INSTALLATION_UUID='%s'\n" % uuid_of(found, "host", by_name(found, "host", "a1")))
+    return found
+
+
+def begin(alive=True):
+    entry = Journal.create(ID, **migration.initial(make_plan()))
+    process = launch.Process.of(os.getpid())
+    entry.write(worker=(process if alive else launch.Process(process.pid, process.started - 1)).to_json(), phase="sync")
+    return entry
+
+
+def test_the_status_has_all_that_is_promised(pool):
+    entry = begin()
+    entry.entry["disks"]["k"].update(to_copy=100, copied=30, skipped=20)
+    entry.write()
+    answer = commands.status_of(pool, {"migration": ID})
+    assert {"migration", "vm", "vm_name", "kind", "state", "phase", "phases", "error", "task", "started", "updated", "bytes_to_move",
+            "bytes_moved", "downtime", "disks", "saved"} <= set(answer)
+    assert (answer["bytes_moved"], answer["bytes_to_move"], answer["alive"]) == (50, 100, True)
+    assert {"vdi", "device", "name", "destination_sr", "destination_vdi", "size", "state", "to_copy", "copied", "verified", "skipped",
+            "mirrored_bytes", "mirrored_writes", "longest_stall"} <= set(answer["disks"][0])
+    json.dumps(answer)
+
+
+def test_waiting_notices_a_dead_worker(pool):
+    begin(alive=False)
+    with pytest.raises(WorkerDied) as raised:
+        commands.wait(pool, ID)
+    assert raised.value.failure() == ["SXM_WORKER_DIED", ID, "sync"]
+
+
+@pytest.mark.parametrize("state, error", [("succeeded", None), ("failed", ["SXM_MIRROR_BROKEN", "k", "cut"])])
+def test_waiting_tells_how_it_ended(pool, state, error):
+    entry = begin()
+    timer = threading.Timer(0.1, lambda: entry.write(state=state, error=error))
+    timer.start()
+    if error:
+        with pytest.raises(commands.RemoteFailure) as raised:
+            commands.wait(pool, ID)
+        assert raised.value.failure() == error
+    else:
+        assert commands.wait(pool, ID)["state"] == state
+    timer.join()
+
+
+def test_a_cancel_reaches_the_worker(pool, tmp_path):
+    entry = begin()
+
+    def worker():
+        end = time.monotonic() + 5
+        while not (tmp_path / "run/sxm" / ID / migration.CANCEL).exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        entry.write(state="cancelled", error=["SXM_CANCELLED", ID])
+    thread = threading.Thread(target=worker)
+    thread.start()
+    assert commands.cancel(pool, {"migration": ID}) == {"migration": ID, "state": "cancelled"}
+    thread.join()
+
+
+def test_a_cancel_that_is_too_late_says_so(pool):
+    begin().write(committed=True, phase="clean-up")
+    with pytest.raises(TooLate) as raised:
+        commands.cancel(pool, {"migration": ID})
+    assert raised.value.failure() == ["SXM_TOO_LATE", ID, "clean-up"]
+
+
+def test_it_is_found_on_the_host_that_has_it(pool):
+    asked = []
+
+    def call_plugin(host, plugin, function, given):
+        asked.append((pool.tables["host"][host]["name_label"], plugin, function, given))
+        return json.dumps({"state": "running"})
+    pool.handlers["host.call_plugin"] = call_plugin
+    assert commands.status_of(pool, {"migration": ID}) == {"state": "running"}
+    assert asked == [("a2", "sxm.py", "status", {"migration": ID, "local": "true"})]
+    with pytest.raises(NoSuchMigration):
+        commands.status_of(pool, {"migration": ID, "local": "true"})
+
+
+def test_nobody_has_it(pool):
+    def call_plugin(*_):
+        raise failure("SXM_NO_SUCH_MIGRATION", ID)
+    pool.handlers["host.call_plugin"] = call_plugin
+    with pytest.raises(NoSuchMigration):
+        commands.status_of(pool, {"migration": ID})
+
+
+def test_a_list_of_all_hosts(pool):
+    begin()
+    pool.handlers["host.call_plugin"] = lambda *_: json.dumps({"migrations": [dict(status.brief(Journal.load(ID).entry), started=0)]})
+    assert len(commands.list_all(pool, {})["migrations"]) == 2
+    assert len(commands.list_all(pool, {"local": "true"})["migrations"]) == 1
+
+
+def test_wrong_credentials_and_a_wrong_vm_are_named_together(pool, monkeypatch):
+    def refuse(url, *_):
+        raise commands.sessions.BadCredentials(url)
+    monkeypatch.setattr(commands.sessions, "remote", refuse)
+    with pytest.raises(BadArguments) as raised:
+        commands.migrate(pool, {"vm": "nobody", "remote-master": "10.0.0.1", "remote-username": "root", "remote-password": "hush"})
+    names = [detail.partition(":")[0] for detail in raised.value.details]
+    assert names == ["vm", "remote-username, remote-password"] and "hush" not in str(raised.value)
+    assert pool.calls == []
+
+
+def test_a_slave_names_its_master(pool, monkeypatch):
+    def refuse(url, *_):
+        raise commands.sessions.HostIsSlave(url, "10.0.0.9")
+    monkeypatch.setattr(commands.sessions, "remote", refuse)
+    with pytest.raises(BadArguments) as raised:
+        commands.migrate(pool, {"vm": "nobody", "remote-master": "10.0.0.1", "remote-username": "root", "remote-password": "hush"})
+    assert "its master, 10.0.0.9" in raised.value.details[1]

@@ -1,0 +1,73 @@
+"""Detached processes: they outlive whoever started them, and are ended by who they are, not by a number alone."""
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from storage_motion.dom0 import launch
+from storage_motion.errors import LaunchFailed
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def script(text):
+    return [sys.executable, "-c", text]
+
+
+def test_it_is_detached_and_logs(root):
+    process = launch.start("one", script("import os, time; print(os.getsid(0), os.getppid(), flush=True); time.sleep(60)"))
+    try:
+        log = root / "var/log/sxm.log"
+        end = time.monotonic() + 10
+        while not (log.exists() and log.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        session, parent = map(int, log.read_text().split())
+        assert session != os.getsid(0) and parent != os.getpid()
+        assert process.alive() and launch.Process.from_json(process.to_json()).alive()
+    finally:
+        process.stop()
+    assert not process.alive()
+    process.stop()
+
+
+def test_one_that_does_not_want_to_go():
+    process = launch.start("one", script("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"))
+    time.sleep(0.5)
+    process.stop(timeout=0.2)
+    assert not process.alive()
+
+
+def test_a_pid_that_another_process_has_now_is_not_it():
+    child = subprocess.Popen(script("import time; time.sleep(60)"))
+    try:
+        other = launch.Process(child.pid, launch.Process.of(child.pid).started - 1)
+        assert not other.alive()
+        other.stop()
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_what_cannot_be_started_is_told(root):
+    try:
+        process = launch.start("one", ["/nonexistent/program"])
+        assert process.gone(10)
+    except LaunchFailed:
+        pass
+    assert "nonexistent" in (root / "var/log/sxm.log").read_text()
+
+
+def test_a_module_of_ours(root):
+    assert launch.python_module("m", "a") == [sys.executable, "-m", "m", "a"]
+    python = root / "usr/bin/python3"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    assert launch.python_module("m") == [str(python), "-m", "m"]

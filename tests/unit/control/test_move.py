@@ -1,0 +1,253 @@
+"""The move: xenopsd's task and the gates together, whatever fails, and the way back."""
+import pytest
+
+from fake_pool import FakePool, add_vdi
+from storage_motion.control import gate, move, remap
+from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, Undecided, Unreachable, XenopsError
+from test_migration import make_plan
+
+HOST = "host_OpaqueRef:1"
+MIRRORING, ENDED = {"state": "mirroring", "clean": False}, {"state": "ended", "clean": True}
+
+
+class FakeMover:
+    def __init__(self, world):
+        self.key, self._world = "k", world
+
+    def status(self):
+        return self._world.mover
+
+    def finish(self, mirrored):
+        self._world.log.append("gate opened")
+        self._world.there.pop("paused", None)
+
+
+class World:
+    """One disk on its way. `script`: what xenopsd's task is at each look: a state, or a function that changes the world and
+    returns one. `there`, `here`: the sm_configs."""
+    id = "m"
+
+    def __init__(self, monkeypatch, script, same_host=False):
+        self.log, self.script, self.mover = [], list(script), MIRRORING
+        self.source, self.destination = FakePool("A"), FakePool("B")
+        self._here = add_vdi(self.source, "OpaqueRef:sr", sm_config={HOST: "RW"})
+        self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config={"paused": "storage-motion"})
+        self.plan = make_plan(**({"kind": "in-pool", "destination_host": "h"} if same_host else {}))
+        self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
+        self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"]}
+        self.state_here, self.state_there, self.asks_to_cancel = "Running", None, False
+        self.shutdowns = []
+        monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
+        monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label: FakeXenops(self, "there")))
+        for name in ("SETTLE_TIMEOUT", "SILENCE_TIMEOUT"):
+            monkeypatch.setattr(move, name, 0.3)
+        monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)
+        monkeypatch.setattr(move, "_maps", lambda m: ({}, {}))
+        self.source.add("VM", uuid="v", blocked_operations={"hard_shutdown": "ours"})
+        self.source.handlers["VM.hard_shutdown"] = lambda ref: self.log.append("shut down")
+
+    here = property(lambda self: self.source.tables["VDI"][self._here]["sm_config"])
+    there = property(lambda self: self.destination.tables["VDI"][self._there]["sm_config"])
+
+    def disk(self, key):
+        return self.entry["disks"][key]
+
+    def note(self, key=None, **fields):
+        (self.entry if key is None else self.disk(key)).update(fields)
+
+    def vm(self):
+        return self.source.xenapi.VM.get_by_uuid("v")
+
+    def source_vdi(self, disk):
+        return self._here
+
+    def destination_vdi(self, disk):
+        return self._there
+
+    def cancel_asked(self):
+        return self.asks_to_cancel
+
+    def pulse(self, cancellable=True):
+        pass
+
+    def suspend(self):
+        """The guest's tapdisk is closed at the source."""
+        self.here.pop(HOST, None)
+        self.mover, self.state_here = ENDED, "Suspended"
+        return "Pending", 0.5
+
+    def arrive(self):
+        """The destination activates, if it can, and runs."""
+        if "paused" in self.there:
+            return "Pending", 0.9
+        self.there[HOST] = "RW"
+        self.state_there, self.state_here = "Running", None
+        return "Completed", {}
+
+
+class FakeXenops:
+    def __init__(self, world, side):
+        self._world, self._side = world, side
+
+    def migrate(self, *_, **__):
+        return "7"
+
+    def task(self, _):
+        step = self._world.script[0] if len(self._world.script) == 1 else self._world.script.pop(0)
+        found = step() if callable(step) else step
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def cancel(self, _):
+        self._world.log.append("cancel")
+
+    def destroy(self, _):
+        pass
+
+    def power_state(self, _):
+        found = self._world.state_here if self._side == "here" else self._world.state_there
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+PENDING, FAILED = ("Pending", 0.1), ("Failed", ["Internal_error", "boom"])
+
+
+def world_of(monkeypatch, *script, **options):
+    world = World(monkeypatch, [], **options)
+    world.script = [getattr(world, step) if isinstance(step, str) else step for step in script]
+    monkeypatch.setattr(move, "_gate", lambda m, disk, mirrored: gate.Gate(
+        m.source, m.source_vdi(disk), FakeMover(m), mirrored, "sxm m", lambda step: m.note(disk.key, gate=step), m.disk(disk.key).get("gate")))
+    return world
+
+
+def test_it_moves(monkeypatch):
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, "arrive")
+    move.move(world)
+    assert world.disk("k")["gate"] == "open" and world.here == {"paused": "sxm m"} and world.entry["downtime"] is not None
+
+
+def test_a_broken_mirror_stops_it_before_the_suspend(monkeypatch):
+    world = world_of(monkeypatch, PENDING, PENDING, FAILED)
+    world.mover = {"state": "broken", "clean": False, "error": "cut"}
+    with pytest.raises(MirrorBroken):
+        move.move(world)
+    assert world.log == ["cancel"]
+    move.shut_gates(world)
+    assert world.here == {HOST: "RW"} and "shut down" not in world.log, "the guest has not noticed"
+
+
+def test_a_mirror_that_breaks_at_the_suspend_opens_nothing(monkeypatch):
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, FAILED)
+    real = world.suspend
+
+    def suspend():
+        real()
+        world.mover = {"state": "ended", "clean": False}
+        return PENDING
+    world.script[1] = suspend
+    with pytest.raises(MirrorBroken):
+        move.move(world)
+    assert "gate opened" not in world.log and "paused" in world.there
+    move.shut_gates(world)
+    assert world.log[-1] == "shut down", "like xapi: its data is whole at the source"
+    assert world.source.tables["VM"][world.vm()]["blocked_operations"] == {}
+
+
+def test_a_cancel_in_time(monkeypatch):
+    world = world_of(monkeypatch, PENDING, ("Failed", ["Cancelled", "7"]))
+    world.asks_to_cancel = True
+    with pytest.raises(Cancelled):
+        move.move(world)
+    assert world.log == ["cancel"]
+
+
+def test_a_cancel_too_late_is_ignored(monkeypatch):
+    world = world_of(monkeypatch, "suspend", PENDING, PENDING, "arrive")
+    real = world.suspend
+    world.script[0] = lambda: (real(), setattr(world, "asks_to_cancel", False))[0]
+    world.script[1] = lambda: (setattr(world, "asks_to_cancel", True), PENDING)[1]
+    move.move(world)
+    assert "cancel" not in world.log
+
+
+def test_a_failure_after_the_gate_opened_goes_back_in_the_right_order(monkeypatch):
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING, FAILED)
+    with pytest.raises(MoveFailed):
+        move.move(world)
+    assert "gate opened" in world.log
+    order = []
+    for name, pool in (("source", world.source), ("destination", world.destination)):
+        for method in ("add_to_sm_config", "remove_from_sm_config"):
+            pool.handlers["VDI." + method] = lambda *a, name=name, method=method, pool=pool: (
+                order.append((name, method)), pool._field("VDI", method, a))[1]
+    move.shut_gates(world)
+    assert order == [("destination", "add_to_sm_config"), ("source", "remove_from_sm_config")]
+    assert "paused" in world.there and world.here == {} and world.disk("k")["opened"]
+    move.shut_gates(world)
+
+
+def test_xenopsd_reports_a_failure_but_the_vm_is_there(monkeypatch):
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING)
+    world.script.append(lambda: (world.arrive(), FAILED)[1])
+    move.move(world)
+    assert world.here == {"paused": "sxm m"}
+    with pytest.raises(Undecided):
+        move.shut_gates(world)
+    assert world.here == {"paused": "sxm m"}, "the source stays sealed"
+
+
+@pytest.mark.parametrize("active, there, same_host, expected", [
+    (False, None, False, move.SOURCE), (False, "Halted", False, move.SOURCE), (True, "Running", False, move.DESTINATION),
+    (True, None, False, None), (False, "Running", False, None), (True, "Suspended", False, None),
+    (False, Unreachable("b", "gone"), False, None), (False, XenopsError("VM.stat", "boom"), False, None),
+    (False, "Running", True, move.SOURCE), (True, "Running", True, move.DESTINATION), (False, None, True, move.SOURCE)])
+def test_whereabouts(monkeypatch, active, there, same_host, expected):
+    world = world_of(monkeypatch, PENDING, same_host=same_host)
+    world.state_there = there
+    if same_host:
+        world.state_here = there
+    if active:
+        world.there[HOST] = "RW"
+    if expected is None:
+        with pytest.raises(Undecided):
+            move.whereabouts(world)
+    else:
+        assert move.whereabouts(world) == expected
+
+
+def test_a_xenopsd_that_falls_silent(monkeypatch):
+    world = world_of(monkeypatch, PENDING, Unreachable("xenopsd", "refused"))
+    with pytest.raises(Unreachable):
+        move.move(world)
+
+
+def test_a_xapi_that_is_away_for_a_moment(monkeypatch):
+    world = world_of(monkeypatch, "suspend", PENDING, PENDING, PENDING, PENDING, "arrive")
+    left = [2]
+
+    def flaky(ref):
+        left[0] -= 1
+        if left[0] > 0:
+            raise ConnectionRefusedError("xapi restarts")
+        return dict(world.here)
+    world.source.handlers["VDI.get_sm_config"] = flaky
+    move.move(world)
+    assert world.disk("k")["gate"] == "open"
+
+
+def test_a_disk_in_use_at_the_destination_is_not_shut_out_of_its_vm(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="open")
+    world.there.pop("paused")
+    monkeypatch.setattr(move, "whereabouts", lambda m: move.SOURCE)
+    world.there[HOST] = "RW"
+    with pytest.raises(Undecided):
+        move.shut_gates(world)
+
+
+def test_the_url_of_the_destination():
+    assert remap._https("http://10.0.0.1/services/xenops?session_id=x") == "https://10.0.0.1/services/xenops?session_id=x"
+    assert remap._https("http://10.0.0.1:8080/services/xenops?session_id=x") == "http://10.0.0.1:8080/services/xenops?session_id=x"

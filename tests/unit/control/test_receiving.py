@@ -1,0 +1,197 @@
+"""The destination's side: what is asked for is checked, and whatever fails nothing stays."""
+import json
+import os
+
+from hypothesis import given, settings, strategies as st
+import pytest
+
+from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
+from storage_motion.control import journal, receiving
+from storage_motion.control.journal import Journal
+from storage_motion.dom0 import launch, smapi
+from storage_motion.errors import BadArguments, GateOpen, MotionError, NoSuchMigration, SmFault
+
+ID = "11111111-2222-3333-4444-555555555555"
+KEYS = ["%08d-0000-0000-0000-000000000000" % number for number in range(2)]
+
+
+class Destination:
+    """A pool whose SM and receiver are faked: `fails` names what fails ("create", a command of MirrorSR, "receiver")."""
+
+    def __init__(self, monkeypatch):
+        self.pool = make_pool("B", ["b1"])
+        self.sr = by_name(self.pool, "SR", "b1-sr")
+        self.pool.handlers["SR.get_VDIs"] = lambda sr: sorted(self.vdis())
+        self.fails, self.sm_calls, self.count = None, [], 0
+        self.pool.handlers["VDI.create"] = self.create
+        self.pool.handlers["host.get_address"] = lambda ref: "10.0.0.1"
+        monkeypatch.setattr(smapi, "call", self.sm)
+        monkeypatch.setattr(launch, "start", self.start)
+
+    def create(self, record):
+        self.count += 1
+        if self.fails == "create %d" % self.count:
+            raise failure("SR_FULL")
+        vdi = add_vdi(self.pool, record["SR"], int(record["virtual_size"]), other_config=record["other_config"])
+        if self.fails == "after create %d" % self.count:
+            raise failure("LOST")
+        return vdi
+
+    def sm(self, session, sr, command, vdi_ref=None, args=(), timeout=None):
+        self.sm_calls.append(command)
+        if self.fails == "%s %d" % (command, self.sm_calls.count(command)):
+            raise SmFault(command, 482, "no")
+        config = self.pool.tables["VDI"][vdi_ref]["sm_config"]
+        if command == "vdi_receive_start":
+            config["paused"] = smapi.GATE_SHUT
+            return json.dumps({"socket": "/x", "blank": True})
+        return None
+
+    def start(self, name, argv):
+        if self.fails == "receiver":
+            raise MotionError("no process")
+        with open(argv[-1]) as source:
+            self.spec = json.load(source)
+        with open(self.spec["ready"], "w") as ready:
+            json.dump({"port": 4711, "fingerprint": "f" * 64}, ready)
+        process = launch.Process.of(os.getpid())
+        return process
+
+    def vdis(self):
+        return self.pool.tables.get("VDI", {})
+
+    def wanted(self, **changes):
+        disk = {"sr": uuid_of(self.pool, "SR", self.sr), "size": GIB, "name_label": "d", "name_description": "", "type": "user",
+                "sharable": False, "other_config": {"a": "b"}, "xenstore_data": {}, "target": ""}
+        return [dict(disk, key=key, **changes) for key in KEYS]
+
+    def receive(self, disks=None, **more):
+        return receiving.receive(self.pool, dict({"migration": ID, "address": "10.0.0.1", "disks": json.dumps(disks or self.wanted())}, **more))
+
+
+@pytest.fixture
+def destination(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    # The receiver is this very process: it must not be told to go.
+    monkeypatch.setattr(receiving, "_stop_receiver", lambda entry, command: None)
+    return Destination(monkeypatch)
+
+
+def nothing_left(destination, tmp_path):
+    return (not destination.vdis() and journal.all_ids(journal.RECEIVING) == [] and not (tmp_path / "run/sxm" / ID).exists())
+
+
+def test_it_prepares(destination, tmp_path):
+    answer = destination.receive()
+    assert (answer["address"], answer["port"], len(answer["token"])) == ("10.0.0.1", 4711, 64)
+    assert set(answer["disks"]) == set(KEYS) and all(disk["blank"] for disk in answer["disks"].values())
+    for vdi in destination.vdis().values():
+        assert vdi["other_config"] == {"a": "b", "sxm_migration": ID} and vdi["sm_config"]["paused"]
+    entry = (tmp_path / "var/lib/sxm" / ("receive-%s.json" % ID)).read_text()
+    assert answer["token"] not in entry
+    assert receiving.receive_status(destination.pool, {"migration": ID})["disks"][KEYS[0]]["gate"] == "shut"
+
+
+@pytest.mark.parametrize("fails", ["create 1", "create 2", "after create 1", "after create 2", "vdi_receive_start 1",
+                                   "vdi_receive_start 2", "receiver"])
+def test_whatever_fails_nothing_stays(destination, tmp_path, fails):
+    destination.fails = fails
+    with pytest.raises(Exception) as raised:
+        destination.receive()
+    assert "SR_FULL" in str(raised.value) or "LOST" in str(raised.value) or isinstance(raised.value, MotionError)
+    assert nothing_left(destination, tmp_path)
+
+
+def test_abort_takes_all_away_and_may_be_repeated(destination, tmp_path):
+    destination.receive()
+    for _ in range(2):
+        assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
+    assert nothing_left(destination, tmp_path)
+
+
+def test_abort_after_a_crash_between_making_and_noting(destination, tmp_path):
+    destination.receive()
+    entry = Journal.load(ID, journal.RECEIVING)
+    entry.entry["disks"][KEYS[1]].update(vdi=None, shut=False)
+    entry.write()
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert nothing_left(destination, tmp_path)
+
+
+def open_gate(destination):
+    for vdi in destination.vdis().values():
+        vdi["sm_config"].pop("paused", None)
+
+
+def test_abort_refuses_an_open_gate_unless_forced(destination, tmp_path):
+    destination.receive()
+    open_gate(destination)
+    with pytest.raises(GateOpen):
+        receiving.receive_abort(destination.pool, {"migration": ID})
+    assert len(destination.vdis()) == 2
+    receiving.receive_abort(destination.pool, {"migration": ID, "force": "true"})
+    assert nothing_left(destination, tmp_path)
+
+
+def test_abort_never_takes_a_disk_that_is_active(destination):
+    destination.receive()
+    open_gate(destination)
+    for vdi in destination.vdis().values():
+        vdi["sm_config"]["host_OpaqueRef:1"] = "RW"
+    with pytest.raises(GateOpen):
+        receiving.receive_abort(destination.pool, {"migration": ID, "force": "true"})
+    assert len(destination.vdis()) == 2
+
+
+def test_abort_leaves_the_users_vdi(destination):
+    target = add_vdi(destination.pool, destination.sr, GIB)
+    disks = destination.wanted()[:1]
+    disks[0]["target"] = uuid_of(destination.pool, "VDI", target)
+    assert not destination.receive(disks)["disks"][KEYS[0]]["blank"], "what is in it has to be overwritten"
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    record = destination.vdis()[target]
+    assert record["other_config"] == {} and record["sm_config"] == {}
+
+
+def test_end(destination, tmp_path):
+    destination.receive()
+    with pytest.raises(MotionError):
+        receiving.receive_end(destination.pool, {"migration": ID})
+    open_gate(destination)
+    for _ in range(2):
+        receiving.receive_end(destination.pool, {"migration": ID})
+    assert all(vdi["other_config"] == {"a": "b"} for vdi in destination.vdis().values()) and len(destination.vdis()) == 2
+    assert journal.all_ids(journal.RECEIVING) == [] and not (tmp_path / "run/sxm" / ID).exists()
+
+
+def test_one_at_a_time(destination):
+    destination.receive()
+    with pytest.raises(MotionError):
+        destination.receive()
+    assert len(destination.vdis()) == 2, "the first one's disks stay"
+
+
+@pytest.mark.parametrize("changes", [{"size": 0}, {"size": 513}, {"size": -512}, {"size": "512"}, {"size": True}, {"sr": "x"},
+                                     {"target": "../x"}, {"other_config": {"a": 1}}, {"other_config": []}, {"name_label": None},
+                                     {"sharable": "no"}])
+def test_what_is_asked_for_wrongly(destination, tmp_path, changes):
+    with pytest.raises(BadArguments):
+        destination.receive(destination.wanted(**changes))
+    assert nothing_left(destination, tmp_path)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([name for name, _ in receiving.FIELDS]), inner))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.text(max_size=50), JSON.map(json.dumps)))
+def test_any_text_for_disks(text):
+    with pytest.raises(BadArguments):
+        receiving._wanted(text)
+
+
+@pytest.mark.parametrize("function", [receiving.receive, receiving.receive_status, receiving.receive_abort, receiving.receive_end])
+def test_an_id_that_is_none(destination, function):
+    with pytest.raises(NoSuchMigration):
+        function(destination.pool, {"migration": "../../etc", "disks": "[]"})
