@@ -12,6 +12,7 @@ ones that were proven there. Images are qcow2 chains (`qcow2:PATH`) and raw file
     vbd.py       open, close, pause, unpause: the sequences of monitor commands
     mirror.py    the secondary
     worker.py    runs such a sequence as if inside the tapdisk: whoever asked may be killed meanwhile
+    detach.py    what such a process must not keep of its parent's
     reply.py     the habit of `pause` to answer only once something else wakes the tapdisk
     stats.py     tapdisk's JSON
     install.py   puts it into the root of a lab host

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 
-from . import records
+from . import detach, records
 
 PROGRAM = "qemu-storage-daemon"
 # dom0's callers may have a short PATH, or none
@@ -46,13 +46,7 @@ def _detach_and_become_daemon(layout, answer):
 
 
 def _become_daemon(layout, pid, answer):
-    null = os.open("/dev/null", os.O_RDWR)
-    log = os.open(layout.log(pid), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for source, target in ((null, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
-    # whatever else the caller had open, locks and pipes too, must not live on in the daemon
-    os.closerange(3, answer)
-    os.closerange(answer + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    detach.keep_only(answer, layout.log(pid))
     monitors = [_listening(layout.ctl(pid)), _listening(layout.stats_monitor(pid))]
     arguments = [PROGRAM]
     for name, listening in zip(("ctl", "stats"), monitors):

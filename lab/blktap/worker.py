@@ -6,7 +6,7 @@ import signal
 import time
 import traceback
 
-from . import records, reply
+from . import detach, records, reply
 
 
 def run(layout, pid, command, timeout=None):
@@ -38,7 +38,7 @@ def _work(layout, pid, command, answer):
     try:
         os.setsid()
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        _leave_the_callers_files(answer)
+        detach.keep_only(answer)
         with records.Locked(layout.lock(pid)):
             pokes = command(records.require(layout, pid))
         if pokes:
@@ -54,15 +54,6 @@ def _work(layout, pid, command, answer):
         pass                # tap-ctl was killed
     finally:
         os._exit(0)
-
-
-def _leave_the_callers_files(kept):
-    """A caller that waits for the end of tap-ctl's output must not wait for this process."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    os.closerange(3, kept)
-    os.closerange(kept + 1, 256)
 
 
 def _read(fd, timeout):
