@@ -191,6 +191,11 @@ class ImagesUnrelated(MotionError):
     code = "SXM_IMAGES_UNRELATED"
 
 
+class BadImage(MotionError):
+    """[path, why]: an image, or one below it, that cannot be read, is torn, or contradicts itself."""
+    code = "SXM_BAD_IMAGE"
+
+
 class ImageToolFailed(MotionError):
     """[program, command, path, what it said]"""
     code = "SXM_IMAGE_TOOL_FAILED"

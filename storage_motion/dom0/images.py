@@ -1,16 +1,18 @@
 """Where the data is in a disk image and the chain below it, without opening it for writing.
 
 Image types are named as tapdisk names them (`type:path` of tap-ctl). A type that is missing from the table
-is an error that says so, never a guess: VHD belongs in it, by vhd-util, once SRs with VHDs are moved.
+is an error that says so, never a guess. qcow2 is read by qemu-img; VHD and raw disks here, since a host without
+qcow2 need not have it.
 """
+import contextlib
 import json
 import os
 import subprocess
 
+from storage_motion.dom0 import merging, vhd
 from storage_motion.errors import ImagesUnrelated, ImageToolFailed, UnknownImageType
 
 QEMU_IMG = "qemu-img"
-SECTOR = 512
 MAP_TIMEOUT = 600.0  # seconds: qemu-img reads all metadata of the chain
 
 
@@ -20,16 +22,19 @@ def extents(image_type, path, base=None):
     Extents are in bytes, multiples of 512, ascending, not overlapping. Without `base`: where the chain that
     begins at `path` holds data; the rest reads as zeros. With `base` (path of another image of the same
     tree): where the two can differ, that is whatever one of them has above the images that they share,
-    written zeros included. Raises UnknownImageType, ImagesUnrelated, ImageToolFailed.
+    written zeros included, and all that lies beyond the end of the smaller one. Raises UnknownImageType,
+    ImagesUnrelated, ImageToolFailed, BadImage.
     """
-    return _reader(image_type)(path, base)
+    with _reader(image_type)(path, base) as (size, ranges):
+        return size, merging.merge(ranges, size)
 
 
 def is_blank(image_type, path):
     """Whether a disk is known to read as zeros everywhere. An image type that is not known is never blank."""
     if image_type not in _READERS:
         return False
-    return not extents(image_type, path)[1]
+    with _reader(image_type)(path, None) as (_, ranges):
+        return next(ranges, None) is None
 
 
 def _reader(image_type):
@@ -38,18 +43,20 @@ def _reader(image_type):
     return _READERS[image_type]
 
 
+@contextlib.contextmanager
 def _qcow2(path, base):
     chain = _chain(path)
     size = chain[0]["virtual-size"]
     if base is None:
-        return size, _merged(_ranges(_map("qcow2", path), lambda entry: entry["data"]), size)
-    names = [os.path.realpath(image["filename"]) for image in chain]
-    base_names = [os.path.realpath(image["filename"]) for image in _chain(base)]
-    shared = next((name for name in names if name in base_names), None)
-    if shared is None:
-        raise ImagesUnrelated(path, base)
-    found = _own(path, names.index(shared)) + _own(base, base_names.index(shared))
-    return size, _merged(found, size)
+        found = _ranges(_map(path), lambda entry: entry["data"])
+    else:
+        names = [os.path.realpath(image["filename"]) for image in chain]
+        base_names = [os.path.realpath(image["filename"]) for image in _chain(base)]
+        shared = next((name for name in names if name in base_names), None)
+        if shared is None:
+            raise ImagesUnrelated(path, base)
+        found = _own(path, names.index(shared)) + _own(base, base_names.index(shared))
+    yield size, iter(sorted(found))
 
 
 def _own(path, images):
@@ -59,32 +66,25 @@ def _own(path, images):
     """
     if images == 0:
         return []
-    return _ranges(_map("qcow2", path), lambda entry: entry["depth"] < images)
+    return _ranges(_map(path), lambda entry: entry["depth"] < images)
 
 
-def _raw(path, base):
-    if base is not None:
-        raise ImagesUnrelated(path, base)
-    (image,) = _qemu_img("info", "raw", path, "--backing-chain")
-    size = image["virtual-size"]
-    return size, _merged(_ranges(_map("raw", path), lambda entry: entry["data"]), size)
-
-
-# By tapdisk's image type: function(path, base path or None) -> (size, extents).
-_READERS = {"qcow2": _qcow2, "aio": _raw}
+# By tapdisk's image type: function(path, base path or None), a context manager that gives the size in bytes and an
+# iterator of ranges (start, end) in bytes, ascending by start.
+_READERS = {"qcow2": _qcow2, "aio": vhd.raw_ranges, "vhd": vhd.ranges}
 
 
 def _chain(path):
-    return _qemu_img("info", "qcow2", path, "--backing-chain")
+    return _qemu_img("info", path, "--backing-chain")
 
 
-def _map(image_format, path):
-    return _qemu_img("map", image_format, path)
+def _map(path):
+    return _qemu_img("map", path)
 
 
-def _qemu_img(command, image_format, path, *options):
+def _qemu_img(command, path, *options):
     """What qemu-img says, parsed. -U: whoever has the image open keeps its lock."""
-    line = [QEMU_IMG, command, "-U", "--output=json", "-f", image_format] + list(options) + [path]
+    line = [QEMU_IMG, command, "-U", "--output=json", "-f", "qcow2"] + list(options) + [path]
     try:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
@@ -103,15 +103,3 @@ def _qemu_img(command, image_format, path, *options):
 def _ranges(entries, wanted):
     return [(entry["start"], entry["start"] + entry["length"]) for entry in entries if wanted(entry)]
 
-
-def _merged(ranges, size):
-    """Ranges (start, end) as ascending extents (offset, length) of whole sectors, none touching another."""
-    merged = []
-    for start, end in sorted(ranges):
-        start -= start % SECTOR
-        end = min(end + -end % SECTOR, size)
-        if merged and start <= merged[-1][1]:
-            merged[-1][1] = max(end, merged[-1][1])
-        elif start < end:
-            merged.append([start, end])
-    return [(start, end - start) for start, end in merged]

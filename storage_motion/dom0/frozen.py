@@ -1,0 +1,99 @@
+"""Files and block devices that nobody writes to any more, read as they are on the disk.
+
+Whoever wrote them went around the page cache, or did so on another host: what this host's cache holds of them may be
+older than the disk. So it is read around here too, with O_DIRECT; a file system that knows none is asked to forget
+what it holds.
+"""
+import errno
+import io
+import mmap
+import os
+import stat
+
+from storage_motion.errors import BadImage
+
+SECTOR = 512
+ALIGNMENT = 4096        # bytes; no disk has larger sectors
+BUFFER = 64 << 10       # bytes, a multiple of ALIGNMENT
+
+
+class FrozenFile(object):
+    """An image file or device. `size`: bytes; `is_device`; `identity`: equal for two names of one file or device.
+
+    A context manager. Every method raises BadImage, with the path, where the file cannot be read or is too short.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            status = os.stat(path)
+            # Looked at before it is opened: to open a pipe would wait for its writer.
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+                raise BadImage(path, "neither a file nor a block device")
+            self.is_device = stat.S_ISBLK(status.st_mode)
+            self.identity = (0, status.st_rdev) if self.is_device else (status.st_dev, status.st_ino)
+            self._file = io.FileIO(path, opener=_open)
+            self.size = self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise BadImage(path, error.strerror)
+        self._buffer = memoryview(mmap.mmap(-1, BUFFER))  # aligned, as O_DIRECT wants it
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def read(self, offset, length):
+        """Exactly `length` bytes at `offset`, neither of which need be aligned."""
+        if offset + length > self.size:
+            raise BadImage(self.path, "ends at %d, but refers to %d bytes at %d" % (self.size, length, offset))
+        found = bytearray()
+        while len(found) < length:
+            at = offset + len(found)
+            skipped = at % ALIGNMENT
+            wanted = min(length - len(found), BUFFER - skipped)
+            padded = skipped + wanted + -(skipped + wanted) % ALIGNMENT
+            try:
+                self._file.seek(at - skipped)
+                count = self._file.readinto(self._buffer[:padded])
+            except OSError as error:
+                raise BadImage(self.path, "%d bytes at %d: %s" % (wanted, at, error.strerror))
+            if count < skipped + wanted:
+                raise BadImage(self.path, "%d bytes at %d: only %d were read" % (wanted, at, max(count - skipped, 0)))
+            found += self._buffer[skipped:skipped + wanted]
+        return bytes(found)
+
+    def data_ranges(self, limit):
+        """(start, end) in bytes, ascending, of what is no hole below `limit`. A device has no holes that could be seen."""
+        end = 0
+        while end < limit:
+            start, end = self._next_data(end, limit)
+            if start < end:
+                yield start, end
+
+    def _next_data(self, position, limit):
+        if self.is_device:
+            return position, limit
+        descriptor = self._file.fileno()
+        try:
+            start = os.lseek(descriptor, position, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return limit, limit
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                return position, limit
+            raise BadImage(self.path, "holes after %d: %s" % (position, error.strerror))
+        return min(start, limit), min(end, limit)
+
+
+def _open(path, flags):
+    try:
+        return os.open(path, flags | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    descriptor = os.open(path, flags)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    return descriptor

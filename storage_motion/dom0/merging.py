@@ -1,0 +1,34 @@
+"""Ranges of data, as they are found in images, become the extents of a disk."""
+
+SECTOR = 512
+MAX_EXTENTS = 1 << 18   # of one disk: some 40 MB of memory, and 10 MB of JSON
+FIRST_GAP = 4096        # bytes: the least that is given away once there are too many extents
+
+
+def merge(ranges, size, max_extents=MAX_EXTENTS):
+    """(start, end) in bytes, ascending by start, as extents [(offset, length), ...] of whole sectors below `size`.
+
+    None touches another. A disk that is too scattered for `max_extents` gets extents that reach over the smallest
+    gaps: whoever copies them copies a little that need not have been, and nothing wrong.
+    """
+    merged = []
+    gap = 0
+    for start, end in ranges:
+        start -= start % SECTOR
+        end = min(end + -end % SECTOR, size)
+        if start >= end:
+            continue
+        _append(merged, start, end, gap)
+        while len(merged) > max_extents:
+            gap = max(gap * 2, FIRST_GAP)
+            scattered, merged = merged, []
+            for extent in scattered:
+                _append(merged, extent[0], extent[1], gap)
+    return [(start, end - start) for start, end in merged]
+
+
+def _append(merged, start, end, gap):
+    if merged and start <= merged[-1][1] + gap:
+        merged[-1][1] = max(end, merged[-1][1])
+    else:
+        merged.append([start, end])
