@@ -63,7 +63,8 @@ def receive_abort(session, given):
         return {}
     if given.get("force") != "true":
         for disk in entry.entry["disks"].values():
-            if disk["shut"] and disk["vdi"] and Records(session).ref("VDI", disk["vdi"]) and gate.PAUSED not in _config(session, disk["vdi"]):
+            there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
+            if there and gate.PAUSED not in session.xenapi.VDI.get_sm_config(there):
                 raise GateOpen(entry.entry["migration"], disk["vdi"])
     _undo(session, entry)
     return {}

@@ -14,6 +14,9 @@ from storage_motion.dom0.launch import Process
 from storage_motion.xapi import session
 from storage_motion.xapi.tasks import ProgressTask
 
+# Seconds that one call may take: to make and open a hundred disks at the destination is one.
+CALL_TIMEOUT = 1800.0
+
 log = logging.getLogger("sxm")
 
 
@@ -32,7 +35,7 @@ def main(migration_id):
 
 
 def _drive(entry):
-    source = session.local()
+    source = session.local(CALL_TIMEOUT)
     try:
         planned = plan.Plan.from_json(entry.entry["plan"])
         vm = source.xenapi.VM.get_by_uuid(planned.vm)
@@ -54,7 +57,7 @@ def _destination(entry, planned, source):
     if not planned.cross_pool:
         return source, ()
     remote = secrets.get(entry.entry["migration"], "remote")
-    return session.remote(planned.master, remote["username"], remote["password"]), (remote["password"],)
+    return session.remote(planned.master, remote["username"], remote["password"], CALL_TIMEOUT), (remote["password"],)
 
 
 if __name__ == "__main__":

@@ -75,11 +75,6 @@ def objects(root):
         yield _text(_member(obj, "class")), _struct(_member(obj, "snapshot"))
 
 
-def uuids(document, class_name):
-    """The UUIDs of all objects of a class in the document (bytes)."""
-    return [_text(_member(snapshot, "uuid")) for name, snapshot in objects(parse(document)) if name == class_name]
-
-
 def _depth(element):
     return sum(1 for _ in element.iterancestors())
 
