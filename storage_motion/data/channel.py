@@ -17,7 +17,6 @@ import ssl
 import subprocess
 import time
 
-from storage_motion.data import stream
 from storage_motion.data.json_lines import JsonLines
 from storage_motion.errors import CertificateMismatch, ConnectionLost, DataPathError, PeerRefused, ProtocolError
 from storage_motion.tls import server_context, unverified_context

@@ -15,11 +15,10 @@ import logging
 import sys
 import threading
 
-from storage_motion.data import channel, copier, nbd_client, service
+from storage_motion.data import channel, copier, nbd, nbd_client, service
 from storage_motion.data.control_link import ControlLink
 from storage_motion.data.control_socket import ControlSocket
 from storage_motion.data.merge import Merge
-from storage_motion.data import nbd
 from storage_motion.data.mirror import Mirror
 from storage_motion.errors import DataPathError, NotFinished
 
@@ -77,7 +76,8 @@ class Mover(object):
 
     def _open_role(self, role):
         receiver = self._spec["receiver"]
-        tls, size = channel.connect(receiver["address"], receiver["port"], receiver["fingerprint"], receiver["token"], role, self._spec["key"])
+        tls, size = channel.connect(receiver["address"], receiver["port"], receiver["fingerprint"], receiver["token"],
+                                    role, self._spec["key"])
         if size != self._spec["size"]:
             tls.close()
             raise DataPathError("the destination's disk has %d bytes, not %d" % (size, self._spec["size"]))

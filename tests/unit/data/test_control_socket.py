@@ -3,7 +3,6 @@ import os
 import socket
 import stat
 import threading
-import time
 
 import pytest
 

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from data_harness import MIB, Mover, Receiver, Site, Tapdisk, attach, connectable, eventually, pattern, same_bytes
-from storage_motion.data import channel, nbd, nbd_client
-from storage_motion.errors import CertificateMismatch, ConnectionLost, PeerRefused
+from storage_motion.data import channel, copier, nbd, nbd_client
+from storage_motion.errors import CertificateMismatch, ConnectionLost, DataPathError, PeerRefused
 from storage_motion.tls import unverified_context
 
 SIZE = 8 * MIB
@@ -421,3 +421,36 @@ def test_a_spec_that_others_can_read_is_refused(site):
     assert process.wait(10) == 1
     with open(site.path("stderr")) as errors:
         assert "is open to others" in errors.read()
+
+
+def test_a_source_that_dies_ends_the_copy_and_not_the_guest(site):
+    slow = site.path("slow.nbd")
+    site.start(["nbdkit", "-f", "-U", slow, "--filter=delay", "memory", str(SIZE), "wdelay=300ms"])
+    eventually(lambda: connectable(slow), "nbdkit listens")
+    move = Move(site, destination_socket=slow)
+    guest = move.guest()
+    snapshot = site.image("short-lived", pattern(2, SIZE))
+    server, path = site.serve(snapshot)
+    move.mover.copy(path, [[0, SIZE]], SIZE)
+    server.kill()
+    copy = move.mover.await_copy()
+    assert copy["state"] == "failed" and "SXM_CONNECTION_LOST" in copy["error"] and copy["verified"] < SIZE
+    guest.write([(0, b"a" * 4096)])
+    assert guest.mirror is not None
+    guest.detach()
+    move.await_state("ended")
+    move.assert_never_handed_over("the copy is failed")
+
+
+def test_a_snapshot_without_data_is_copied_at_once(site):
+    move = Move(site)
+    copy = move.copy(extents=())
+    assert (copy["state"], copy["to_copy"]) == ("done", 0)
+    assert move.mover.ask("finish", unmirrored=True) == {"ok": True}
+
+
+@pytest.mark.parametrize("answer", [{"size": SIZE + 512, "extents": []}, {"size": SIZE, "extents": [[0, 100]]}, {"size": SIZE, "extents": [[512, SIZE]]},
+                                    {"size": SIZE, "extents": [[0, -512]]}, {"size": SIZE}, []])
+def test_extents_of_another_disk_are_refused(site, answer):
+    with pytest.raises(DataPathError):
+        copier.read_extents(site.write_spec("extents.json", answer), SIZE)
