@@ -17,7 +17,7 @@ test-unit: .venv/ready
 
 # Without a Python 3.6 the syntax of dom0's code is still held to it; CI insists on the real one (REQUIRE_PYTHON36).
 check-dom0-syntax: .venv/ready
-	@$(PYTHON) -m vermin --quiet --no-tips --violations -t=3.6- --eval-annotations --exclude-regex 'storage_motion/cli/' $(DOM0_CODE)
+	@.venv/bin/vermin --quiet --no-tips --violations -t=3.6- --eval-annotations --exclude-regex 'storage_motion/cli/' $(DOM0_CODE)
 
 test-python36: .venv36/ready
 ifneq ($(PYTHON36),)

@@ -17,8 +17,8 @@ def unverified_context():
 
 def _context(protocol):
     context = ssl.SSLContext(protocol)
-    if hasattr(ssl, "TLSVersion"):          # Python 3.7
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if hasattr(ssl, "TLSVersion"):  # Python 3.7
+        context.minimum_version = ssl.TLSVersion.TLSv1_2  # novm
     else:
         context.options |= ssl.OP_NO_SSLv2 | ssl.OP_NO_SSLv3 | ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     context.options |= ssl.OP_NO_COMPRESSION
