@@ -4,8 +4,10 @@ Whoever wrote them went around the page cache, or did so on another host: what t
 older than the disk. So it is read around here too, with O_DIRECT; a file system that knows none is asked to forget
 what it holds.
 """
+import collections
 import errno
 import io
+import itertools
 import mmap
 import os
 import stat
@@ -15,6 +17,8 @@ from storage_motion.errors import BadImage
 SECTOR = 512
 ALIGNMENT = 4096        # bytes; no disk has larger sectors
 BUFFER = 64 << 10       # bytes, a multiple of ALIGNMENT
+BATCH = 32              # reads that one thread does in a row
+BATCHES = 8             # under way for one file
 
 
 class FrozenFile(object):
@@ -32,37 +36,45 @@ class FrozenFile(object):
                 raise BadImage(path, "neither a file nor a block device")
             self.is_device = stat.S_ISBLK(status.st_mode)
             self.identity = (0, status.st_rdev) if self.is_device else (status.st_dev, status.st_ino)
-            self._file = io.FileIO(path, opener=_open)
-            self.size = self._file.seek(0, os.SEEK_END)
+            self._reader = _Reader(path, path)
+            self.size = self._reader.file.seek(0, os.SEEK_END)
         except OSError as error:
             raise BadImage(path, error.strerror)
-        self._buffer = memoryview(mmap.mmap(-1, BUFFER))  # aligned, as O_DIRECT wants it
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        self._reader.file.close()
 
     def read(self, offset, length):
         """Exactly `length` bytes at `offset`, neither of which need be aligned."""
+        return self._read(self._reader, offset, length)
+
+    def _read(self, reader, offset, length):
         if offset + length > self.size:
             raise BadImage(self.path, "ends at %d, but refers to %d bytes at %d" % (self.size, length, offset))
-        found = bytearray()
-        while len(found) < length:
-            at = offset + len(found)
-            skipped = at % ALIGNMENT
-            wanted = min(length - len(found), BUFFER - skipped)
-            padded = skipped + wanted + -(skipped + wanted) % ALIGNMENT
-            try:
-                self._file.seek(at - skipped)
-                count = self._file.readinto(self._buffer[:padded])
-            except OSError as error:
-                raise BadImage(self.path, "%d bytes at %d: %s" % (wanted, at, error.strerror))
-            if count < skipped + wanted:
-                raise BadImage(self.path, "%d bytes at %d: only %d were read" % (wanted, at, max(count - skipped, 0)))
-            found += self._buffer[skipped:skipped + wanted]
-        return bytes(found)
+        return reader.read(offset, length)
+
+    def read_each(self, offsets, length, pool):
+        """As `read`, at each of `offsets`: an iterator, in their order. The threads of `pool` read ahead.
+
+        Nothing is cached, so that reads one by one would take a disk's latency each.
+        """
+        offsets = iter(offsets)
+        under_way = collections.deque()
+        for batch in iter(lambda: list(itertools.islice(offsets, BATCH)), []):
+            under_way.append(pool.submit(self._read_batch, batch, length))
+            if len(under_way) == BATCHES:
+                yield from under_way.popleft().result()
+        for batch in under_way:
+            yield from batch.result()
+
+    def _read_batch(self, offsets, length):
+        """By a file position of its own, of the same file even if it has been renamed since."""
+        reader = _Reader("/proc/self/fd/%d" % self._reader.file.fileno(), self.path)
+        with reader.file:
+            return [self._read(reader, offset, length) for offset in offsets]
 
     def data_ranges(self, limit):
         """(start, end) in bytes, ascending, of what is no hole below `limit`. A device has no holes that could be seen."""
@@ -75,7 +87,7 @@ class FrozenFile(object):
     def _next_data(self, position, limit):
         if self.is_device:
             return position, limit
-        descriptor = self._file.fileno()
+        descriptor = self._reader.file.fileno()
         try:
             start = os.lseek(descriptor, position, os.SEEK_DATA)
             end = os.lseek(descriptor, start, os.SEEK_HOLE)
@@ -86,6 +98,33 @@ class FrozenFile(object):
                 return position, limit
             raise BadImage(self.path, "holes after %d: %s" % (position, error.strerror))
         return min(start, limit), min(end, limit)
+
+
+class _Reader(object):
+    """A position in an open file, and a buffer that is aligned as O_DIRECT wants it. `name`: for the errors."""
+
+    def __init__(self, path, name):
+        self.file = io.FileIO(path, opener=_open)
+        self._name = name
+        self._buffer = memoryview(mmap.mmap(-1, BUFFER))
+
+    def read(self, offset, length):
+        """Exactly `length` bytes at `offset`. Raises BadImage."""
+        found = bytearray()
+        while len(found) < length:
+            at = offset + len(found)
+            skipped = at % ALIGNMENT
+            wanted = min(length - len(found), BUFFER - skipped)
+            padded = skipped + wanted + -(skipped + wanted) % ALIGNMENT
+            try:
+                self.file.seek(at - skipped)
+                count = self.file.readinto(self._buffer[:padded])
+            except OSError as error:
+                raise BadImage(self._name, "%d bytes at %d: %s" % (wanted, at, error.strerror))
+            if count < skipped + wanted:
+                raise BadImage(self._name, "%d bytes at %d: only %d were read" % (wanted, at, max(count - skipped, 0)))
+            found += self._buffer[skipped:skipped + wanted]
+        return bytes(found)
 
 
 def _open(path, flags):

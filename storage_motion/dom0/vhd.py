@@ -8,7 +8,9 @@ Images are frozen while they are read, and never written. Nothing in them is bel
 raises BadImage. Memory: 4 bytes for each block (2 MiB) of each image of a chain.
 """
 import array
+import concurrent.futures
 import contextlib
+import functools
 import heapq
 import os
 import re
@@ -43,6 +45,7 @@ BLOCK_SIZES = [1 << power for power in range(12, 22)]   # up to 2 MiB, which is 
 MAX_BLOCKS = 1 << 21        # 4 TiB; the format ends at 2 TiB
 MAX_CHAIN = 128             # sm stops at 30
 MAX_LOCATOR = 64 << 10      # bytes
+READERS = 8                 # threads that read bitmaps: some disks answer several reads as soon as one
 
 # How a locator of each platform code names the parent: (encoding, what precedes the path).
 LOCATORS = {b"MacX": ("utf-8", ("file://",)), b"W2ku": ("utf-16-le", ("C:", "c:")), b"W2ru": ("utf-16-le", ("C:", "c:"))}
@@ -63,7 +66,7 @@ def ranges(path, base=None):
         chain, _ = _open_chain(opened, path)
         size = chain[0].size
         if base is None:
-            found = _visible(chain)
+            find = functools.partial(_visible, chain)
         else:
             known = [image.identity for image in chain]
             base_only, shared = _open_chain(opened, base, known)
@@ -71,8 +74,9 @@ def ranges(path, base=None):
                 raise ImagesUnrelated(path, base)
             depth = known.index(shared)
             base_size = (base_only or chain[depth:])[0].size
-            found = _own(chain[:depth] + base_only, size, base_size)
-        yield size, heapq.merge(*found)
+            find = functools.partial(_own, chain[:depth] + base_only, size, base_size)
+        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+            yield size, heapq.merge(*find(pool))
 
 
 @contextlib.contextmanager
@@ -84,18 +88,18 @@ def raw_ranges(path, base=None):
         yield image.size, image.ranges(image.size)
 
 
-def _visible(chain):
+def _visible(chain, pool):
     """For each image its ranges that are not beyond the end of an image above it: from there on zeros are read."""
     limit = chain[0].size
     for image in chain:
         limit = min(limit, image.size)
-        yield image.ranges(limit)
+        yield image.ranges(limit, pool)
 
 
-def _own(images, size, base_size):
+def _own(images, size, base_size, pool):
     """For each image its ranges; and what only some of the disks and images reach, where the others read as zeros."""
     for image in images:
-        yield image.ranges(image.size)
+        yield image.ranges(image.size, pool)
     end = min([size, base_size] + [image.size for image in images])
     if end < size:
         yield iter([(end, size)])
@@ -147,7 +151,7 @@ class RawImage(object):
     def __exit__(self, *error):
         self._file.__exit__(*error)
 
-    def ranges(self, limit):
+    def ranges(self, limit, _pool=None):
         """(start, end) of data below `limit` bytes, ascending."""
         return self._file.data_ranges(min(limit, self.size))
 
@@ -175,10 +179,13 @@ class VhdImage(object):
         else:
             raise self._bad("of type %d" % self._type)
 
-    def ranges(self, limit):
-        """(start, end) of what this image itself holds below `limit` bytes, ascending; exact to the sector."""
+    def ranges(self, limit, pool):
+        """(start, end) of what this image itself holds below `limit` bytes, ascending; exact to the sector.
+
+        `pool`: an executor whose threads read bitmaps ahead.
+        """
         limit = min(limit, self.size)
-        return self._file.data_ranges(limit) if self._type == FIXED else self._block_ranges(limit)
+        return self._file.data_ranges(limit) if self._type == FIXED else self._block_ranges(limit, pool)
 
     def parent(self):
         """The _Link to the image below, or None. Raises BadImage if there should be one and it is not to be found."""
@@ -261,24 +268,25 @@ class VhdImage(object):
     def _is_full(self, block):
         return block // 8 < len(self._full) and bool(self._full[block // 8] & 0x80 >> block % 8)
 
-    def _block_ranges(self, limit):
-        for block, sector in enumerate(self._table):
+    def _block_ranges(self, limit, pool):
+        offsets = (sector * SECTOR for block, sector in self._allocated(limit) if not self._is_full(block))
+        bitmaps = self._file.read_each(offsets, self._bitmap, pool)
+        for block, sector in self._allocated(limit):
             start = block * self._block
-            if start >= limit:
-                return
-            if sector == UNUSED:
-                continue
-            length = min(self._block, limit - start)
-            if self._is_full(block):
-                runs = [(0, length // SECTOR)]
-            else:
-                runs = _runs(self._file.read(sector * SECTOR, self._bitmap), length // SECTOR)
+            sectors = min(self._block, limit - start) // SECTOR
+            runs = [(0, sectors)] if self._is_full(block) else _runs(next(bitmaps), sectors)
             if runs:
                 data_end = sector * SECTOR + self._bitmap_padded + runs[-1][1] * SECTOR
                 if data_end > self._file.size:
                     raise self._bad("ends at %d, with data of block %d up to %d" % (self._file.size, block, data_end))
             for first, last in runs:
                 yield start + first * SECTOR, start + last * SECTOR
+
+    def _allocated(self, limit):
+        """(block, its sector in the file) of those that are there and begin below `limit` bytes."""
+        for block in range(-(-limit // self._block)):
+            if self._table[block] != UNUSED:
+                yield block, self._table[block]
 
     def _parent_names(self):
         """The parent's path, absolute or relative, as each locator that can be read names it."""

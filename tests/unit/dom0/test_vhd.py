@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_motion.dom0 import images
+from storage_motion.dom0 import frozen, images, vhd
 from storage_motion.errors import BadImage, ImagesUnrelated
 from vhd_builder import BLOCK, SECTOR, Vhd, checksum, sector_data
 
@@ -238,6 +238,41 @@ def test_a_link_in_another_directory_leads_to_the_chain(tmp_path):
     os.symlink(leaf.path, link)
     assert images.extents("vhd", link) == (SIZE, as_extents([0, 1]))
     assert images.extents("vhd", link, leaf.path) == (SIZE, [])
+
+
+class Volume(frozen.FrozenFile):
+    """A file that passes for a block device."""
+
+    def __init__(self, path):
+        super(Volume, self).__init__(path)
+        self.is_device = True
+
+
+def test_volumes_are_named_as_device_mapper_does(tmp_path, monkeypatch):
+    """vhd-util names a parent beside /dev/mapper/VG-LV, wherever the child's path led."""
+    for directory in ("dev", "mapper", "VG_XenStorage-sr"):
+        os.mkdir(str(tmp_path / directory))
+    seen = []
+    for number, name in enumerate(["LV-raw", "VHD-root", "VHD-leaf"]):
+        device = tmp_path / "dev" / ("dm-%d" % number)
+        for link in (tmp_path / "VG_XenStorage-sr" / name, tmp_path / "mapper" / ("VG_XenStorage--sr-" + name.replace("-", "--"))):
+            os.symlink(str(device), str(link))
+        seen.append((str(device), os.path.basename(str(link))))
+    with open(seen[0][0], "wb") as raw:
+        raw.truncate(SIZE)
+    parent = seen[0][0]
+    for number in (1, 2):
+        image = Vhd(seen[number][0], SIZE, write(number, number), parent)
+        image.locators = [(b"MacX", ("file://./" + seen[number - 1][1]).encode())]
+        image.write()
+        parent = image
+    leaf = str(tmp_path / "VG_XenStorage-sr" / "VHD-leaf")
+    assert "not to be found" in refused(leaf)
+    monkeypatch.setattr(vhd, "DEVICES", str(tmp_path / "mapper"))
+    monkeypatch.setattr(vhd, "FrozenFile", Volume)
+    assert images.extents("vhd", leaf) == (SIZE, [(0, SIZE)])  # a volume shows no holes
+    assert images.extents("vhd", leaf, str(tmp_path / "VG_XenStorage-sr" / "VHD-root")) == (SIZE, as_extents([2]))
+    assert images.extents("vhd", leaf, str(tmp_path / "VG_XenStorage-sr" / "LV-raw")) == (SIZE, as_extents([1, 2]))
 
 
 # What tapdisk adds.
