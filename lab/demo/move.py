@@ -9,7 +9,8 @@ from lab.pools.daemons import environment
 from storage_motion.cli.bars import Bars
 
 MOVE_TIMEOUT = 120.0
-POLL = 0.2
+POLL = 1.0
+"""Seconds between two looks: each runs the plugin once in the host's dom0."""
 
 
 class Move:

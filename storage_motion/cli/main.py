@@ -20,7 +20,7 @@ from storage_motion.cli.bars import Bars
 from storage_motion.errors import MotionError
 from storage_motion.xapi import session as sessions
 
-POLL = 0.5
+POLL = 1.0
 
 
 def main(arguments=None):
