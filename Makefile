@@ -43,6 +43,7 @@ rpm: packages
 	@rpm/build.sh
 
 bench: .venv/ready
+	@tools/packages.sh bench
 	$(PYTHON) bench/copy_peer.py
 	$(PYTHON) bench/mirror_latency.py
 

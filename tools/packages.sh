@@ -1,18 +1,42 @@
 #!/bin/sh
 # Installs the Debian packages that the lab and the tests need and this machine lacks: names them first.
+# `packages.sh bench`, `packages.sh storage`: those that only `make bench` and `make test-storage` need.
 set -eu
 
 missing=
 need() {  # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || case " $missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
 }
-need python3 python3
-need qemu-img qemu-utils
-need qemu-storage-daemon qemu-system-common
-need openssl openssl
-need rpmbuild rpm
-need rpm rpm
-python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+case "${1:-}" in
+"")
+    needed="qemu-img qemu-storage-daemon openssl rpmbuild nbdkit"
+    need python3 python3
+    need qemu-img qemu-utils
+    need qemu-storage-daemon qemu-system-common
+    need openssl openssl
+    need rpmbuild rpm
+    need rpm rpm
+    need nbdkit nbdkit
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+    ;;
+bench)
+    needed="nbdcopy fio"
+    need nbdcopy libnbd-bin
+    need fio fio
+    ;;
+storage)
+    needed="qemu-system-x86_64 mmdebstrap mkfs.ext4 cpio setpriv"
+    need qemu-system-x86_64 qemu-system-x86
+    need mmdebstrap mmdebstrap
+    need mkfs.ext4 e2fsprogs
+    need cpio cpio
+    need setpriv util-linux
+    ;;
+*)
+    echo "packages.sh: no group of packages is called $1" >&2
+    exit 2
+    ;;
+esac
 
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
@@ -34,6 +58,6 @@ if ! { $as_root apt-get -qq update &&
     echo "apt-get could not install:$missing" >&2
     exit 1
 fi
-for command in qemu-img qemu-storage-daemon openssl rpmbuild; do
+for command in $needed; do
     command -v $command >/dev/null 2>&1 || { echo "$command is still missing after installing$missing" >&2; exit 1; }
 done
