@@ -4,6 +4,10 @@ Three threads in a row. The *reader* reads the snapshot in windows of 1 MiB. The
 which leaves out what the guest has written since, and writes them. The *verifier* compares a digest of just these sectors, read
 back by the receiver through the destination's tapdisk, with the source's; only then is the claim released, and a guest's write to
 the same sectors, held since, sent. So a claim lasts a write and a read, and there are never more than a few.
+
+Where the destination has had some of it before (a mirror that was broken is taken up again), a fourth thread, the *comparer*, comes
+before the writer: it asks the receiver for the digest of what is there, and hands on only what differs. It claims
+nothing while it asks, so no write of the guest waits for it.
 """
 import collections
 import json
@@ -12,12 +16,14 @@ import threading
 
 from storage_motion.data import digest, nbd, nbd_client
 from storage_motion.data.pipeline import END, Pipeline
-from storage_motion.data.ranges import RangeSet, total
+from storage_motion.data.ranges import RangeSet, intersection, total
 from storage_motion.errors import DataPathError, DigestMismatch, MotionError
 
 WINDOW = 2048           # sectors: 1 MiB, the best size measured (facts/qemu-storage-daemon.md section 2.2)
 READS = 4               # windows being read at a time; tapdisk works on 8 requests per connection
+COMPARISONS = 4         # windows whose digest the receiver is asked for at a time, before anything of them is claimed
 UNCLAIMED = 2           # windows read, and not claimed yet
+GRAIN = 128             # sectors: 64 KiB, in which a window that differs is compared once more
 WRITES = 4              # windows claimed, and not answered yet
 UNVERIFIED = 4          # windows answered, and not verified yet
 COPY_DEPTH = 64         # requests under way to the receiver, which gives its tapdisk 8 at a time
@@ -43,14 +49,20 @@ class _Window(object):
         offset, length = (start - self.start) * nbd.SECTOR, (end - start) * nbd.SECTOR
         return memoryview(ZEROS)[:length] if self.data is None else memoryview(self.data)[offset:offset + length]
 
+    def digest(self, algorithm, ranges):
+        """The digest of the source's data of `ranges`."""
+        if self.data is None:
+            return digest.of_zeros(algorithm, total(ranges) * nbd.SECTOR)
+        return digest.of_buffers(algorithm, (self.source(start, end) for start, end in ranges))
 
-def windows(ranges):
-    """Group ascending, disjoint `ranges` of sectors by WINDOW: an iterator of lists of (start, end)."""
+
+def windows(ranges, size=WINDOW):
+    """Group ascending, disjoint `ranges` of sectors by aligned windows of `size`: an iterator of lists of (start, end)."""
     current, parts = None, []
     for start, end in ranges:
         while start < end:
-            window = start // WINDOW
-            stop = min(end, (window + 1) * WINDOW)
+            window = start // size
+            stop = min(end, (window + 1) * size)
             if window != current and parts:
                 yield parts
                 parts = []
@@ -84,12 +96,13 @@ def read_extents(path, size):
 class Copier(object):
     """One copy of one disk. State: running, and then done or failed."""
 
-    def __init__(self, source, destination, link, mirror, data, blank):
+    def __init__(self, source, destination, link, mirror, data, blank, compare=False):
         """Begins at once, in threads of its own.
 
         `source`: nbd_client.Client of the snapshot. `destination`: nbd_client.Client of the receiver's copy role, with COPY_DEPTH.
         `link`: control_link.ControlLink. `mirror`: mirror.Mirror. `data`: RangeSet of the sectors in which the snapshot may hold
-        other than zeros. `blank`: the destination reads as zeros; if not, all other sectors are made zero too.
+        other than zeros. `blank`: the destination reads as zeros; if not, all other sectors are made zero too. `compare`: the
+        destination may have some of it, so only what differs is written.
         """
         self._source = source
         self._destination = destination
@@ -101,12 +114,15 @@ class Copier(object):
         self._to_copy = list(data) if blank else everything
         self._state = "running"
         self._error = None
-        self._copied = self._skipped = self._verified = 0       # sectors; each written by one thread only
-        self._reader_skipped = 0
+        # Sectors; each is written by one thread only. `same`: found at the destination; `saved`: those of them that hold data.
+        self._copied = self._verified = self._same = self._saved = 0
+        self._skipped = {"reader": 0, "comparer": 0, "writer": 0}
         self._algorithm = digest.fastest()
         self._pipeline = Pipeline()
         self._read = self._pipeline.queue(UNCLAIMED)
+        self._differing = self._pipeline.queue(UNCLAIMED) if compare else self._read
         self._answered = self._pipeline.queue(UNVERIFIED)
+        self._stages = [self._reader] + [self._comparer] * compare + [self._writer, self._verifier]
         mirror.confine(self._to_copy)
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         self._thread.start()
@@ -114,8 +130,8 @@ class Copier(object):
     def status(self):
         """The copy's part of the mover's status; in bytes."""
         return {"state": self._state, "error": self._error, "to_copy": total(self._to_copy) * nbd.SECTOR,
-                "copied": self._copied * nbd.SECTOR, "skipped": (self._skipped + self._reader_skipped) * nbd.SECTOR,
-                "verified": self._verified * nbd.SECTOR}
+                "copied": self._copied * nbd.SECTOR, "skipped": sum(self._skipped.values()) * nbd.SECTOR,
+                "verified": self._verified * nbd.SECTOR, "same": self._same * nbd.SECTOR, "saved": self._saved * nbd.SECTOR}
 
     def stop(self, reason):
         """End the copy as failed, unless it has ended."""
@@ -129,10 +145,11 @@ class Copier(object):
 
     def _run(self):
         try:
-            self._pipeline.run([self._reader, self._writer, self._verifier], self._interrupt)
-            if self._verified + self._skipped + self._reader_skipped != total(self._to_copy):
-                raise DataPathError("verified %d and skipped %d sectors, which is not what there is" % (
-                    self._verified, self._skipped + self._reader_skipped))
+            self._pipeline.run(self._stages, self._interrupt)
+            skipped = sum(self._skipped.values())
+            if self._verified + self._same + skipped != total(self._to_copy):
+                raise DataPathError("verified %d, found %d and skipped %d sectors, which is not what there is" % (
+                    self._verified, self._same, skipped))
             self._source.disconnect()
             self._destination.disconnect(confirmed=True)
             self._state = "done"
@@ -149,8 +166,8 @@ class Copier(object):
 
     def _reader(self):
         for ranges in windows(self._to_copy):
-            if not self._mirror.unmirrored(ranges):
-                self._reader_skipped += total(ranges)
+            if not self._mirror.free(ranges):
+                self._skipped["reader"] += total(ranges)
                 continue
             start, end = ranges[0][0], ranges[-1][1]
             if not self._data.overlaps(start, end):
@@ -167,13 +184,61 @@ class Copier(object):
         ranges, data = self._source.reap()
         self._read.put(_Window(ranges, None if data == ZEROS[:len(data)] else data))
 
+    def _comparer(self):
+        asked = collections.deque()     # (window, ranges, Pending): ranges whose digest at the destination is to come
+        more = True
+        while more or asked:
+            window = None
+            if more and len(asked) < COMPARISONS:
+                window = self._read.get(wait=not asked)
+            if window is END:
+                more = False
+            elif window is not None:
+                asked.append(self._question(window.ranges) + (window,))
+            elif asked:
+                self._decide(*asked.popleft())
+        self._differing.put(END)
+
+    def _question(self, ranges):
+        """(ranges, those of them that nobody has written so far, a Pending of their digest at the destination, if there are any)"""
+        free = self._mirror.free(ranges)
+        return ranges, free, self._ask(free) if free else None
+
+    def _decide(self, ranges, free, answer, window):
+        """Hand a window on, narrowed to where it differs: guests write little here and little there, so that is looked at closely."""
+        if self._found(ranges, free, answer, window):
+            return
+        questions = [self._question(grain) for grain in windows(window.ranges, GRAIN)]
+        window.ranges = [part for question in questions if not self._found(*question, window=window) for part in question[0]]
+        if window.ranges:
+            self._differing.put(window)
+
+    def _found(self, ranges, free, answer, window):
+        """Whether `ranges` need no copying: since the guest has written them, or the destination has the source's data there.
+
+        A sector that is free now was so all the time, and nobody has written it meanwhile (merge, invariant 3): what the digest
+        says of it is still true.
+        """
+        if answer is not None:
+            expected = window.digest(self._algorithm, free)
+            if answer.wait().get("digest") != expected:
+                return False
+        claim = self._mirror.claim(ranges)
+        found = claim.ranges if claim else []
+        self._same += total(found)
+        self._saved += total(intersection(found, self._data))
+        self._skipped["comparer"] += total(ranges) - total(found)
+        if claim:
+            self._mirror.release(claim)
+        return True
+
     def _writer(self):
         unanswered = collections.Counter()
         more = True
         while more or unanswered:
             window = None
             if more and len(unanswered) < WRITES:
-                window = self._read.get(wait=not unanswered)
+                window = self._differing.get(wait=not unanswered)
             if window is END:
                 more = False
             elif window is not None:
@@ -185,7 +250,7 @@ class Copier(object):
     def _write(self, window, unanswered):
         window.claim = self._mirror.claim(window.ranges)
         claimed = total(window.claim.ranges) if window.claim else 0
-        self._skipped += total(window.ranges) - claimed
+        self._skipped["writer"] += total(window.ranges) - claimed
         if not claimed:
             return
         self._copied += claimed
@@ -209,16 +274,20 @@ class Copier(object):
             self._hand_on_written(window)
 
     def _hand_on_written(self, window):
-        ranges = [[start * nbd.SECTOR, (end - start) * nbd.SECTOR] for start, end in window.claim.ranges]
-        window.check = self._link.submit({"cmd": "digest", "algorithm": self._algorithm, "ranges": ranges}, DIGEST_BOUND)
+        window.check = self._ask(window.claim.ranges)
         self._answered.put(window)
+
+    def _ask(self, ranges):
+        """Have the receiver read `ranges` back: a Pending, of their digest."""
+        ranges = [[start * nbd.SECTOR, (end - start) * nbd.SECTOR] for start, end in ranges]
+        return self._link.submit({"cmd": "digest", "algorithm": self._algorithm, "ranges": ranges}, DIGEST_BOUND)
 
     def _verifier(self):
         while True:
             window = self._answered.get()
             if window is END:
                 return
-            expected = digest.of_buffers(self._algorithm, (window.source(start, end) for start, end in window.claim.ranges))
+            expected = window.digest(self._algorithm, window.claim.ranges)
             if window.check.wait().get("digest") != expected:
                 start, end = window.claim.ranges[0][0], window.claim.ranges[-1][1]
                 raise DigestMismatch("offset %d" % (start * nbd.SECTOR), "length %d" % ((end - start) * nbd.SECTOR))

@@ -42,6 +42,12 @@ def of_buffers(name, buffers):
     return state.hexdigest()
 
 
+@functools.lru_cache(maxsize=64)
+def of_zeros(name, length):
+    """The digest, in hex, of `length` zero bytes, by algorithm `name`."""
+    return of_buffers(name, [bytes(length)])
+
+
 def of_disk(name, client, ranges):
     """The digest, in hex, of `ranges` ((offset, length) in bytes) as `client` (nbd_client.Client, idle) reads them.
 

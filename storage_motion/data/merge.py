@@ -21,7 +21,7 @@ the snapshot holds as soon as that is known, and shrinks from both sides, by arr
 """
 import collections
 
-from storage_motion.data.ranges import RangeSet, intersection, total
+from storage_motion.data.ranges import RangeSet, intersection
 
 
 class Claim(object):
@@ -104,9 +104,9 @@ class Merge(object):
         self._claims.clear()
         return self._admit()
 
-    def unmirrored(self, ranges):
-        """How many sectors of `ranges` the copy may still claim."""
-        return total(intersection(ranges, self.left))
+    def free(self, ranges):
+        """Those sectors of `ranges` that the copy may still claim: a list of (start, end). Nobody has written them so far."""
+        return intersection(ranges, self.left)
 
     def _blocked(self, start, end):
         """Whether a request in flight overlaps [start, end) (invariant 1)."""

@@ -101,10 +101,10 @@ class Mirror(object):
         with self._lock:
             self._merge.confine(ranges)
 
-    def unmirrored(self, ranges):
-        """How many sectors of `ranges` are still the copy's to write."""
+    def free(self, ranges):
+        """Those of `ranges`, in sectors, that are still the copy's to write."""
         with self._lock:
-            return self._merge.unmirrored(ranges)
+            return self._merge.free(ranges)
 
     def claim(self, ranges):
         """A merge.Claim on what of `ranges` may be copied, or None. Raises MirrorBroken: a copy beside a broken mirror is waste."""

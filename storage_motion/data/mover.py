@@ -30,7 +30,8 @@ SWITCH_INTERVAL = 0.0005
 
 NOTHING_MIRRORED = {"state": "broken", "clean": False, "attachments": 0, "mirrored_bytes": 0, "mirrored_writes": 0,
                     "outstanding": 0, "held": 0, "longest_stall": 0.0}
-NOTHING_COPIED = {"state": "idle", "to_copy": 0, "copied": 0, "skipped": 0, "verified": 0, "error": None}
+NOTHING_COPIED = {"state": "idle", "to_copy": 0, "copied": 0, "skipped": 0, "verified": 0, "same": 0, "saved": 0,
+                  "error": None}
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,8 @@ class Mover(object):
                 source.close()
                 raise DataPathError("the snapshot has %d bytes, not %d" % (source.size, self._spec["size"]))
             destination = nbd_client.Client(self._open_role("copy"), source.size, copier.COPY_DEPTH)
-            self._copier = copier.Copier(source, destination, self._link, self._mirror, data, bool(message["blank"]))
+            self._copier = copier.Copier(source, destination, self._link, self._mirror, data, bool(message["blank"]),
+                                          message.get("compare") is True)
         return {"ok": True}
 
     def _finish(self, message):

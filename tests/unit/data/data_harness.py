@@ -163,10 +163,10 @@ class Mover(object):
     def ask(self, command, **arguments):
         return control_socket.request(self.control, dict(arguments, cmd=command), 30)
 
-    def copy(self, source, extents, size, blank=True):
+    def copy(self, source, extents, size, blank=True, **more):
         """Start the copy from the NBD socket `source`; `extents`: (offset, length) in bytes."""
         path = self.site.write_spec("extents.json", {"size": size, "extents": extents})
-        answer = self.ask("copy", socket=source, extents=path, blank=blank)
+        answer = self.ask("copy", socket=source, extents=path, blank=blank, **more)
         assert answer == {"ok": True}, answer
 
     def await_copy(self, timeout=60.0):

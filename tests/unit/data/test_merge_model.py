@@ -3,6 +3,9 @@
 The destination may apply a request sector by sector, at any time between its sending and its answer, and answers in any order. At
 every point where nothing is outstanding, it must equal the source wherever it is supposed to. `MUTANTS` are merges with one mistake
 each: the model has to find every one of them, or it proves nothing.
+
+The destination may also hold what an earlier mover left there, anything at all, and the copier then asks what it holds before it
+claims: the answer is read sector by sector as well, and is old when it comes.
 """
 import collections
 import random
@@ -26,23 +29,34 @@ class Request(object):
         self.unapplied = sorted(contents)
 
 
-class Model(object):
-    """Source and destination with a merge between them. `snapshot`: sectors' values when the mirror began."""
+class Question(object):
+    """What is in some sectors of the destination? Read one by one, while the world goes on."""
 
-    def __init__(self, merge_class, snapshot, holes):
+    def __init__(self, sectors):
+        self.unread = sectors
+        self.found = {}                     # sector -> value
+
+
+class Model(object):
+    """Source and destination with a merge between them. `snapshot`: sectors' values when the mirror began. `stale`: what the
+    destination holds then, where it is not blank."""
+
+    def __init__(self, merge_class, snapshot, holes, stale=None):
         self.merge = merge_class(len(snapshot))
         self.snapshot = snapshot
         self.source = list(snapshot)
-        self.destination = [NOTHING] * len(snapshot)
+        self.destination = list(stale or [NOTHING] * len(snapshot))
+        self.questions = []                             # Question, what the receiver was asked and has not answered
         self.value = 1000
         self.writes = {}                                # write -> (start, end, value), all that arrived
         self.sent = collections.OrderedDict()           # write or claim -> Request in flight
         self.claims = []                                # written, not released
         self.uncopied = set(range(len(snapshot)))       # sectors that nothing has brought across yet
-        data = [(sector, sector + 1) for sector in range(len(snapshot)) if sector not in holes]
+        data = [(sector, sector + 1) for sector in range(len(snapshot)) if stale or sector not in holes]
         for sector in holes:
             self.snapshot[sector] = self.source[sector] = NOTHING
-            self.uncopied.discard(sector)
+            if not stale:
+                self.uncopied.discard(sector)
         self.merge.confine(data)
         self.data = data
 
@@ -63,6 +77,29 @@ class Model(object):
         if claim is not None:
             sectors = [sector for first, last in claim.ranges for sector in range(first, last)]
             self._begin(claim, {sector: self.snapshot[sector] for sector in sectors})
+
+    def copier_asks(self, start, length):
+        free = self.merge.free([part for part in self.data if start <= part[0] < start + length])
+        if free:
+            self.questions.append(Question([sector for first, last in free for sector in range(first, last)]))
+
+    def receiver_reads(self, which, sector):
+        question = self.questions[which % len(self.questions)]
+        if question.unread:
+            sector = question.unread.pop(sector % len(question.unread))
+            question.found[sector] = self.destination[sector]
+
+    def copier_decides(self, which):
+        question = self.questions.pop(which % len(self.questions))
+        for sector in question.unread:
+            question.found[sector] = self.destination[sector]
+        if any(value != self.snapshot[sector] for sector, value in question.found.items()):
+            self.copier_claims(min(question.found), max(question.found) + 1 - min(question.found))
+            return
+        claim = self.merge.claim([(sector, sector + 1) for sector in sorted(question.found)])
+        if claim is not None:
+            self.uncopied.difference_update(sector for first, last in claim.ranges for sector in range(first, last))
+            self._send_all(self.merge.release(claim))
 
     def destination_applies(self, which, sector):
         request = list(self.sent.values())[which % len(self.sent)]
@@ -153,17 +190,25 @@ steps = st.one_of(
     st.tuples(st.just("destination_applies"), numbers, numbers),
     st.tuples(st.just("destination_answers"), numbers),
     st.tuples(st.just("copier_verifies"), numbers))
+questions = st.one_of(
+    steps,
+    st.tuples(st.just("copier_asks"), starts, lengths),
+    st.tuples(st.just("receiver_reads"), numbers, numbers),
+    st.tuples(st.just("copier_decides"), numbers))
+# A sector of the snapshot holds its number + 1: so a destination that has some of it already, and some of anything else.
+stale_disks = st.lists(st.one_of(st.just(-1), st.integers(0, 3)), min_size=SECTORS, max_size=SECTORS)
 interleavings = st.lists(steps, max_size=60)
 seeds = st.integers(0, 1 << 32)
 hole_sets = st.sets(starts, max_size=SECTORS // 2)
 
 POSSIBLE = {"destination_applies": lambda model: model.sent, "destination_answers": lambda model: model.sent,
-            "copier_verifies": lambda model: model.claims}
+            "copier_verifies": lambda model: model.claims, "receiver_reads": lambda model: model.questions,
+            "copier_decides": lambda model: model.questions}
 
 
-def play(merge_class, interleaving, holes, seed):
+def play(merge_class, interleaving, holes, seed, stale=None):
     """Play one interleaving to its end: the rest is copied, everything is answered, and the destination is the source."""
-    model = Model(merge_class, list(range(1, SECTORS + 1)), holes)
+    model = Model(merge_class, list(range(1, SECTORS + 1)), holes, stale)
     for step in interleaving:
         if POSSIBLE.get(step[0], lambda _: True)(model):
             getattr(model, step[0])(*step[1:])
@@ -182,6 +227,18 @@ CASES = 2500
 @given(interleavings, hole_sets, seeds)
 def test_the_destination_ends_as_the_source(interleaving, holes, seed):
     play(Merge, interleaving, holes, seed)
+
+
+@settings(max_examples=CASES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(questions, max_size=60), hole_sets, seeds, stale_disks)
+def test_a_destination_that_holds_anything_ends_as_the_source(interleaving, holes, seed, disk):
+    play(Merge, interleaving, holes, seed, stale_disk(disk, holes))
+
+
+def stale_disk(choices, holes):
+    """What the destination holds at first: for -1 what the source has there, else something of an earlier mover's."""
+    same = [NOTHING if sector in holes else sector + 1 for sector in range(SECTORS)]
+    return [same[sector] if choice == -1 else 500 + choice for sector, choice in enumerate(choices)]
 
 
 class MergeMachine(RuleBasedStateMachine):
@@ -323,6 +380,17 @@ def test_the_model_catches(mutant):
     @given(interleavings, hole_sets, seeds)
     def find_the_mistake(interleaving, holes, seed):
         play(mutant, interleaving, holes, seed)
+    with pytest.raises(AssertionError):
+        find_the_mistake()
+
+
+@pytest.mark.parametrize("mutant", [CopiesWhatIsMirrored, RecordsAtTheAnswer], ids=lambda mutant: mutant.__name__)
+def test_the_model_catches_an_old_answer_that_is_trusted(mutant):
+    @settings(max_examples=CASES, deadline=None, database=None, report_multiple_bugs=False, phases=[Phase.generate],
+              suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(questions, max_size=60), hole_sets, seeds, stale_disks)
+    def find_the_mistake(interleaving, holes, seed, disk):
+        play(mutant, interleaving, holes, seed, stale_disk(disk, holes))
     with pytest.raises(AssertionError):
         find_the_mistake()
 
