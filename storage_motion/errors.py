@@ -90,6 +90,16 @@ class Cancelled(MotionError):
     code = "SXM_CANCELLED"
 
 
+class VmNotRunning(MotionError):
+    """[VM, its power state]: a mirror that has broken cannot be made anew, since there is nothing to mirror."""
+    code = "SXM_VM_NOT_RUNNING"
+
+
+class NothingToResume(MotionError):
+    """[migration, its state]: it does not wait for anything."""
+    code = "SXM_NOTHING_TO_RESUME"
+
+
 class TooLate(MotionError):
     """[migration, phase]: past the point of no return, so nothing can be taken back."""
     code = "SXM_TOO_LATE"

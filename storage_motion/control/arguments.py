@@ -1,4 +1,4 @@
-"""The plugin's arguments: those of `xe vm-migrate` by the same names (DESIGN section 5), and `wait` and `dry-run`.
+"""The plugin's arguments: those of `xe vm-migrate` by the same names (DESIGN section 5), and `wait`, `dry-run` and `retry-limit`.
 
 Everything wrong is collected, and raised once: one detail per problem, "argument: what is wrong; what would be right".
 """
@@ -6,12 +6,14 @@ import difflib
 import re
 from typing import Dict, NamedTuple, Optional
 
+from storage_motion.control import resume
 from storage_motion.errors import BadArguments
 from storage_motion.xapi import session
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 MAX_LENGTH = 1024      # characters of one value
 MAX_ARGUMENTS = 1024
+MAX_RETRIES = 1000
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not in that way.
@@ -44,6 +46,7 @@ class Request(NamedTuple):
     force: bool
     wait: bool
     dry_run: bool
+    retry_limit: int
 
 
 class Problems:
@@ -83,7 +86,7 @@ def read(arguments, problems):
         vdis=reader.mapping("vdi", "vdi:<VDI>=<SR or VDI of the destination>"),
         vifs=reader.mapping("vif", "vif:<VIF>=<network or VIF of the destination>"),
         force=reader.boolean("force", False), wait=reader.boolean("wait", True),
-        dry_run=reader.boolean("dry-run", False))
+        dry_run=reader.boolean("dry-run", False), retry_limit=reader.number("retry-limit", resume.LIMIT, MAX_RETRIES))
     reader.refuse_the_rest()
     return request
 
@@ -120,6 +123,15 @@ class _Reader:
             self._problems.add(name, "is %r" % text, "true or false")
             return default
         return BOOLEANS[text.lower()]
+
+    def number(self, name, default, most):
+        text = self.text(name)
+        if not text:
+            return default
+        if not re.match(r"[0-9]{1,9}\Z", text) or int(text) > most:
+            self._problems.add(name, "is %r" % text, "a number from 0 to %d" % most)
+            return default
+        return int(text)
 
     def uuid(self, name, right):
         text = self.text(name).lower()

@@ -4,11 +4,11 @@ import time
 
 import XenAPI
 
-from storage_motion.control import arguments, journal, migration, planner, remap, secrets, status, waiting
+from storage_motion.control import arguments, journal, migration, planner, remap, resume, secrets, status, waiting
 from storage_motion.control.arguments import Problems
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import inventory, launch
-from storage_motion.errors import BadArguments, MotionError, NoSuchMigration, TooLate, Unreachable, WorkerDied
+from storage_motion.errors import BadArguments, MotionError, NoSuchMigration, NothingToResume, TooLate, Unreachable, WorkerDied
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
 
@@ -79,6 +79,20 @@ def list_all(session, given):
 def cancel(session, given):
     """Stop a migration and take it back, if that is still possible. Answers when it has ended; raises TooLate."""
     return _where_known(session, given, "cancel", _cancel)
+
+
+def resume_now(session, given):
+    """Have a migration that is broken, and waits for its next try or has used up all of them, try at once. Raises NothingToResume."""
+    return _where_known(session, given, "resume", _resume)
+
+
+def _resume(entry):
+    found = entry.entry["migration"]
+    if entry.entry["state"] != journal.RUNNING or not entry.entry.get("broken"):
+        raise NothingToResume(found, entry.entry["state"])
+    _check_worker(entry)
+    resume.ask(found)
+    return {"migration": found, "state": entry.entry["state"], "broken": entry.entry["broken"]}
 
 
 def _cancel(entry):
@@ -186,7 +200,7 @@ def _start(request, plan):
     found = journal.new_id()
     if plan.cross_pool:
         secrets.keep(found, "remote", {"username": request.remote.username, "password": request.remote.password})
-    entry = Journal.create(found, **migration.initial(plan))
+    entry = Journal.create(found, **migration.initial(plan, request.retry_limit))
     try:
         process = launch.start("worker-" + found, launch.python_module(WORKER, found))
     except MotionError as error:

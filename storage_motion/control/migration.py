@@ -2,12 +2,13 @@
 import contextlib
 import logging
 import os
+import threading
 import time
 import traceback
 
 import XenAPI
 
-from storage_motion.control import journal, movers, phases, secrets
+from storage_motion.control import journal, movers, phases, resume, secrets
 from storage_motion.control.progress import Progress
 from storage_motion.errors import Cancelled, MotionError, NotCleanedUp, Undecided
 
@@ -19,11 +20,12 @@ FORWARD_WAIT = 2.0
 log = logging.getLogger("sxm")
 
 
-def initial(plan):
-    """The fields of a new journal of a migration with this plan."""
+def initial(plan, retry_limit=resume.LIMIT):
+    """The fields of a new journal of a migration with this plan, which may be taken up `retry_limit` times."""
     disks = {disk.key: {"state": "waiting", "index": index} for index, disk in enumerate(plan.disks)}
     return {"plan": plan.to_json(), "disks": disks, "phase": None, "begun": [], "error": None, "left": [], "worker": None,
-            "task": None, "committed": False, "downtime": None}
+            "task": None, "committed": False, "downtime": None,
+            "retry_limit": retry_limit, "tries": 0, "broken": None}
 
 
 def ask_to_cancel(migration):
@@ -48,6 +50,7 @@ class Migration:
         self._hidden = hidden
         self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
         self._alive = time.monotonic()
+        self._noting = threading.RLock()   # disks may be seen to in threads of their own
         self.progress = Progress(self.id, task, plan, entry_journal.entry["disks"])
 
     # What the phases ask for.
@@ -63,11 +66,12 @@ class Migration:
 
     def note(self, key=None, **fields):
         """Write fields of a disk's entry (or, without `key`, of the migration) to the journal."""
-        if key is None:
-            self.journal.write(**fields)
-        else:
-            self.disk(key).update(fields)
-            self.journal.write()
+        with self._noting:
+            if key is None:
+                self.journal.write(**fields)
+            else:
+                self.disk(key).update(fields)
+                self.journal.write()
 
     def mover(self, key):
         """The mover of a disk."""
@@ -108,10 +112,24 @@ class Migration:
 
     # The run.
 
-    def run(self):
-        """Go through the phases. Returns the final state; the journal and the task tell it, and why."""
+    def run(self, first=None):
+        """Go through the phases, from the one that is named `first` (recovery takes a phase up where it was left).
+
+        Returns the final state; the journal and the task tell it, and why."""
+        return self._to_its_end(lambda: self._forward(first))
+
+    def take_back(self, error):
+        """Undo what was begun, since `error` has stopped it. Returns the final state, as `run` does."""
+        def back():
+            phase = self.entry["phase"]
+            self._back()
+            self.note(phase=phase)
+            return self._ended_by(error)
+        return self._to_its_end(back)
+
+    def _to_its_end(self, go):
         try:
-            state, error = self._forward()
+            state, error = go()
         except Undecided as undecided:
             log.error("%s: %s", self.id, undecided)
             state, error = journal.FAILED, undecided.failure()
@@ -123,16 +141,17 @@ class Migration:
             secrets.forget_all(self.id)
         return state
 
-    def _forward(self):
+    def _forward(self, first):
         problems = []
-        for phase in phases.of(self.plan):
+        for phase in phases.of(self.plan, first):
             log.info("%s: %s", self.id, phase.name)
             if phase.undo is None:
                 self.note(committed=True, phase=phase.name, begun=self._begun(phase))
                 problems.extend(self._insist(phase))
                 continue
             try:
-                self.pulse()
+                # A phase that is taken up looks itself whether it can still be cancelled: its undo may not be safe now.
+                self.pulse(cancellable=phase.name != first)
                 self.note(phase=phase.name, begun=self._begun(phase))
                 phase.do(self)
                 self.progress.report(force=True)
@@ -140,13 +159,30 @@ class Migration:
                 raise
             except Exception as error:
                 log.error("%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc()))
+                error, again = self._take_up(phase, error)
+                if again:
+                    return self._forward(again)
                 self._back()
-                self.note(phase=phase.name)
-                return (journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED), self._failure(error)
+                self.note(phase=phase.name, broken=None)
+                return self._ended_by(error)
         if problems:
             self.entry["left"] = self.entry["left"] + problems
             return journal.FAILED, NotCleanedUp(*problems).failure()
         return journal.SUCCEEDED, None
+
+    def _take_up(self, phase, error):
+        """After `error` in `phase`: (None, name of the phase to go on with), or (the error to end with, None)."""
+        again = resume.begins(self, phase, error)
+        if again is None or not self._back(again.name):
+            return error, None
+        try:
+            resume.renew(self, again, error)
+        except Exception as final:
+            return final, None
+        return None, again.name
+
+    def _ended_by(self, error):
+        return (journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED), self.describe(error)
 
     def _begun(self, phase):
         return self.entry["begun"] + ([phase.name] if phase.name not in self.entry["begun"] else [])
@@ -160,18 +196,27 @@ class Migration:
             except Exception as error:
                 log.error("%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc()))
                 if not left:
-                    return ["%s: %s" % (phase.name, " ".join(self._failure(error)))]
+                    return ["%s: %s" % (phase.name, " ".join(self.describe(error)))]
                 time.sleep(FORWARD_WAIT)
 
-    def _back(self):
-        """Undo what was begun, last first. What cannot be undone is told, and hinders the rest only if that needs it."""
-        for phase in reversed(phases.of(self.plan)):
+    def _back(self, to=None):
+        """Undo what was begun, last first; with `to`, only what came after that phase. Whether all of it could be undone.
+
+        What could not is told, and hinders the rest only if that needs it."""
+        whole = True
+        for phase in reversed(phases.of(self.plan, to)[1 if to else 0:]):
             if phase.name not in self.entry["begun"] or phase.undo is None:
                 continue
             log.info("%s: undoing %s", self.id, phase.name)
             self.note(phase="undo " + phase.name)
+            left = len(self.entry["left"])
             with self.tolerated("undo " + phase.name):
                 phase.undo(self)
+            if len(self.entry["left"]) == left:
+                self.note(begun=[name for name in self.entry["begun"] if name != phase.name])
+            else:
+                whole = False
+        return whole
 
     @contextlib.contextmanager
     def tolerated(self, what):
@@ -184,9 +229,11 @@ class Migration:
             raise
         except Exception as error:
             log.error("%s: %s failed\n%s", self.id, what, self._tell(traceback.format_exc()))
-            self.note(left=self.entry["left"] + ["%s: %s" % (what, " ".join(self._failure(error)))])
+            with self._noting:
+                self.note(left=self.entry["left"] + ["%s: %s" % (what, " ".join(self.describe(error)))])
 
-    def _failure(self, error):
+    def describe(self, error):
+        """What the status and the log say of an error: [code, detail, ...], without secrets."""
         return [self._tell(text) for text in failure_of(error)]
 
     def _tell(self, text):

@@ -5,7 +5,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import gate, remap, waiting
+from storage_motion.control import gate, remap, sync, waiting
 from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -17,31 +17,52 @@ SETTLE_TIMEOUT = 150.0     # SM's activation at the destination waits for its ga
 COMPLETE_TIMEOUT = 60.0
 SOURCE, DESTINATION = "source", "destination"
 LIVE = ("Running", "Paused")
+STARTING = "starting"      # in the journal in place of xenopsd's task, while its name is not known yet
 
 log = logging.getLogger("sxm")
 
 
 def move(m):
     """Move the running VM. Raises Cancelled, MirrorBroken, MoveFailed..., and then it is still at the source; or Undecided."""
-    if m.arrival is None:
-        m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
-    if not m.plan.cross_pool and not m.plan.same_host:
-        m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
     gates = [_gate(m, disk, m.plan.live) for disk in m.plan.disks]
     here = xenops.Xenops.local(m.source, "sxm " + m.id)
-    m.note(xenops_task="starting")
-    task = here.migrate(m.plan.vm, *_maps(m), xenops_url=m.arrival["xenops"], compress=m.plan.compress,
-                        verify_dest=_verify(m), same_host=m.plan.same_host)
-    m.note(xenops_task=task)
-    driver = _Driver(m, here, task, gates)
+    driver = _Driver(m, here, _task(m, here), gates)
     driver.drive()
     if driver.error is None:
         m.note(downtime=driver.downtime)
         return
     if whereabouts(m) == DESTINATION:
         log.warning("%s: xenopsd reports %s, but the VM runs at the destination", m.id, driver.error)
+        _note_opened(m)
         return
     raise driver.error
+
+
+def _task(m, here):
+    """xenopsd's task that moves the VM: begun now, or by a worker that died, in which case it may be unknown by now."""
+    known = m.entry.get("xenops_task")
+    if known == STARTING:
+        return next(iter(here.tasks_of_label()), STARTING)
+    if known:
+        return known
+    if m.arrival is None:
+        m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
+    if not m.plan.cross_pool and not m.plan.same_host:
+        m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
+    sync.watch(m)   # a mirror that has ended by now lacks what the guest has written since
+    m.note(xenops_task=STARTING)
+    task = here.migrate(m.plan.vm, *_maps(m), xenops_url=m.arrival["xenops"], compress=m.plan.compress,
+                        verify_dest=_verify(m), same_host=m.plan.same_host)
+    m.note(xenops_task=task)
+    return task
+
+
+def _note_opened(m):
+    """The VM runs on its new disks. A gate that was being opened when nobody could tell any more is open, then: it opens
+    only when the mover says `finish`, and that only for what was verified."""
+    for disk in m.plan.disks:
+        if m.disk(disk.key).get("gate") == gate.OPENING and gate.active(m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk))):
+            m.note(disk.key, gate=gate.OPEN)
 
 
 def hand_over(m):
@@ -67,9 +88,11 @@ def shut_gates(m):
     for disk in m.plan.disks:
         if m.disk(disk.key).get("gate", gate.ATTACHED) in (gate.SEALING, gate.SEALED, gate.OPENING, gate.OPEN):
             gate.unseal(m.source, m.source_vdi(disk), _seal(m))
-            m.note(disk.key, gate=gate.ATTACHED)
+        # Also of one that was detached only: who tries again has to see anew that its mirror ended cleanly.
+        m.note(disk.key, gate=gate.ATTACHED)
     if m.plan.live:
         _shut_down_if_suspended(m)
+        m.note(xenops_task=None)
 
 
 def complete(m):

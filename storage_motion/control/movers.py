@@ -14,7 +14,7 @@ ANSWER_TIMEOUT = 15.0
 FINISH_TIMEOUT = 310.0     # the receiver closes a tapdisk meanwhile; the mover's own bound is 300 s
 STALL_BOUND = 5.0          # seconds (DESIGN section 1)
 MAX_OUTSTANDING = 300      # mirrored writes; at 353 the real tapdisk loses them (facts/tapdisk-and-sm.md section 4)
-BROKEN, ENDED = "broken", "ended"
+READY, MIRRORING, BROKEN, ENDED = "ready", "mirroring", "broken", "ended"
 
 
 class Mover:
@@ -38,6 +38,8 @@ class Mover:
                 "control": self._control, "stall_bound": STALL_BOUND, "max_outstanding": MAX_OUTSTANDING,
                 "log": launch.root.path(LOG)}
         journal.replace(self._spec, json.dumps(spec), sync=False)
+        if os.path.exists(self._control):
+            os.unlink(self._control)    # of one that was killed: who connects there is told that nobody listens
         process = launch.start("mover-%s-%d" % (self._migration, self._index), launch.python_module(MODULE, self._spec))
 
         def ready():
@@ -56,10 +58,12 @@ class Mover:
         """Its status: see the contract. Raises MoverFailed."""
         return self._ask({"cmd": "status"}, ANSWER_TIMEOUT)
 
-    def copy(self, socket, extents, blank):
-        """Have it copy `extents` ({"size", "extents"}) from the NBD unix `socket`. `blank`: the destination reads as zeros."""
+    def copy(self, socket, extents, blank, compare=False):
+        """Have it copy `extents` ({"size", "extents"}) from the NBD unix `socket`. `blank`: the destination reads as zeros;
+        `compare`: it may have some of it already."""
         journal.replace(self._extents, json.dumps(extents), sync=False)
-        self._order({"cmd": "copy", "socket": socket, "extents": self._extents, "blank": blank}, ANSWER_TIMEOUT)
+        self._order({"cmd": "copy", "socket": socket, "extents": self._extents, "blank": blank, "compare": compare},
+                    ANSWER_TIMEOUT)
 
     def finish(self, mirrored):
         """Have the destination closed and its gate opened. Raises MoverFailed if it will not."""
@@ -67,7 +71,12 @@ class Mover:
 
     def end(self, process, command, timeout=10.0):
         """`command` "abort" or "exit": tell it to go, and see to it that it has. Nothing to do for one that is gone."""
-        if process is None or not process.alive():
+        if process is None:
+            # It may have been started by a worker that died before it could note that.
+            for orphan in launch.running(MODULE, self._spec):
+                orphan.stop()
+            return
+        if not process.alive():
             return
         try:
             self._ask({"cmd": command}, timeout)

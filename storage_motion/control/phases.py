@@ -13,6 +13,8 @@
     clean-up                        clean-up
     end                             end
 
+What breaks under sync or behind it is taken up again: back to sync, by the undos, then renew the mirrors, and sync again.
+
 Every action takes the Migration and is idempotent: it may find part of its work done, or none, and an undo also finds
 its phase half done. An undo never touches what it is not sure of: it raises Undecided, and nothing further is undone.
 """
@@ -38,12 +40,15 @@ def _halted(plan):
 
 
 class Phase(NamedTuple):
-    """`applies(plan)`, `do(migration)`, `undo(migration)`; an `undo` of None: past the point of no return."""
+    """`applies(plan)`, `do(migration)`, `undo(migration)`; an `undo` of None: past the point of no return.
+
+    `renew(migration)`: makes ready for another `do`, when something of what it did has broken, in this phase or a later one."""
     name: str
     title: str
     applies: Callable
     do: Callable
     undo: Optional[Callable]
+    renew: Optional[Callable] = None
 
 
 PHASES = (
@@ -51,7 +56,7 @@ PHASES = (
     Phase("claim", "claiming the VM", _always, claim.claim, claim.release),
     Phase("eject", "ejecting CDs", _live, claim.eject, claim.insert),
     Phase("receive", "preparing the destination", _always, receive.begin, receive.abort),
-    Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop),
+    Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.renew),
     Phase("remap", "describing the VM to the pool", _live_cross_pool, remap.bring_live, remap.remove),
     Phase("move", "moving the VM", _live, move.move, move.shut_gates),
     Phase("hand-over", "handing the disks over", _halted, move.hand_over, move.shut_gates),
@@ -63,6 +68,8 @@ PHASES = (
 NAMES = tuple(phase.name for phase in PHASES)
 
 
-def of(plan):
-    """The phases that a plan goes through, in order."""
-    return [phase for phase in PHASES if phase.applies(plan)]
+def of(plan, first=None):
+    """The phases that a plan goes through, in order; those from `first` on, if that is named."""
+    applying = [phase for phase in PHASES if phase.applies(plan)]
+    names = [phase.name for phase in applying]
+    return applying[names.index(first) if first else 0:]

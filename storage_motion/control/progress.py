@@ -8,7 +8,7 @@ from storage_motion.control import journal
 INTERVAL = 0.5        # seconds between two reports
 FILE = "progress"
 # What a mover's status says of a disk, and what we call it.
-COPY_FIELDS = ("to_copy", "copied", "verified", "skipped")
+COPY_FIELDS = ("to_copy", "copied", "verified", "skipped", "same")
 MIRROR_FIELDS = ("mirrored_bytes", "mirrored_writes", "longest_stall")
 
 
@@ -30,6 +30,8 @@ class Progress:
             for field in fields:
                 if isinstance(values.get(field), (int, float)):
                     entry[field] = values[field]
+        # Of all movers that this disk has had: each found at the destination what those before it had brought there.
+        entry["saved"] = entry.get("saved_before", 0) + copy.get("saved", 0)
 
     def report(self, force=False):
         """Show where the disks are, at most every INTERVAL seconds."""
@@ -45,8 +47,8 @@ class Progress:
 def totals(plan, disks):
     """(bytes moved, bytes to move) of all disks. Until it is known what holds data in a disk, the pool's estimate counts.
 
-    What the copy left out, since the guest wrote it anew and the mirror carried that, has moved as well."""
-    moved = sum(disks[disk.key].get("copied", 0) + disks[disk.key].get("skipped", 0) for disk in plan.disks)
+    What the copy left out, since the guest wrote it anew and the mirror carried that, or since it was there, has moved as well."""
+    moved = sum(disks[disk.key].get(field, 0) for disk in plan.disks for field in ("copied", "skipped", "same"))
     whole = sum(disks[disk.key].get("to_copy", disk.data) for disk in plan.disks)
     return moved, max(moved, whole)
 

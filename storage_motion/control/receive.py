@@ -8,9 +8,18 @@ from storage_motion.control.checks import CLAIM
 def begin(m):
     """Have the destination prepare. The token that it answers goes to the secrets, never to the journal."""
     m.note(receiving=True)
-    answer = json.loads(m.plugin("receive", address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
+    _take(m, m.plan.disks, m.plugin("receive", address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
+
+
+def renew(m, disks):
+    """Have the destination open `disks` of the plan anew: another tapdisk for each, and a receiver, with a token, for them all."""
+    _take(m, disks, m.plugin("receive-renew", address=m.plan.address, disks=json.dumps([disk.key for disk in disks])))
+
+
+def _take(m, disks, text):
+    answer = json.loads(text)
     secrets.keep(m.id, "receiver", {field: answer[field] for field in ("address", "port", "fingerprint", "token")})
-    for disk in m.plan.disks:
+    for disk in disks:
         made = answer["disks"][disk.key]
         m.disk(disk.key).update(destination_vdi=made["vdi"], blank=bool(made["blank"]))
     m.note()

@@ -2,10 +2,14 @@
 
 What comes in is another pool's word: it is checked before anything is made. Everything that is made can be found again,
 whatever is killed: VDIs carry the id of the migration in other_config from their creation on, and the journal names the SRs.
+
+A migration begins with one receiver. Disks whose mirror has broken get another one, and a new tapdisk: what the old ones were
+still told, by a mover that is dead or a link that hangs, cannot reach the disk any more. The disks that are well stay with theirs.
 """
 import json
 import os
 import secrets as tokens
+import time
 
 from storage_motion.control import claim, gate, journal, secrets, waiting
 from storage_motion.control.arguments import UUID
@@ -21,7 +25,11 @@ MODULE = "storage_motion.data.receiver"
 LOG = "/var/log/sxm.log"
 READY_TIMEOUT = 60.0       # the receiver makes a key and a certificate
 ANSWER_TIMEOUT = 15.0
+RETIRE_TIMEOUT = 2.0
 SM_TIMEOUT = 120.0
+RECEIVE_TIMEOUT = 1800.0   # seconds that making and opening a hundred disks may take
+REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration is not to begin
+SPEC = "receive%d"
 MAX_ARGUMENT = 4 * 1024 * 1024
 SECTOR = 512
 # Of each disk that is asked for: the field, and what type of JSON value it has.
@@ -37,21 +45,37 @@ def receive(session, given):
     found = journal.check_id(given.get("migration", ""))
     wanted = _wanted(given.get("disks", ""))
     address = given.get("address") or _own_address(session)
-    entry = Journal.create(found, RECEIVING, disks={}, srs=sorted({disk["sr"] for disk in wanted}), receiver=None)
+    entry = Journal.create(found, RECEIVING, disks={}, srs=sorted({disk["sr"] for disk in wanted}), receivers=[], busy=_myself())
     try:
         made = {disk["key"]: _prepare(session, entry, disk) for disk in wanted}
-        return dict(_start_receiver(entry, address, made),
-                    disks={key: {"vdi": disk["vdi"], "blank": disk["blank"]} for key, disk in made.items()})
+        answer = _start_receiver(entry, address, made)
+        entry.write(busy=None)
+        return answer
     except BaseException:
         _undo(session, entry)
         raise
 
 
+def receive_renew(session, given):
+    """Open disks of a known migration anew, behind their gates, and start another receiver for them. Answers as `receive` does.
+
+    `disks`: a JSON list of their keys. Idempotent: whatever it raises, nothing has been lost, and it may be called again."""
+    entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
+    keys = _known_keys(entry, given.get("disks", ""))
+    address = given.get("address") or _own_address(session)
+    entry.write(busy=_myself())
+    try:
+        _retire(entry, keys)
+        return _start_receiver(entry, address, {key: _renew(session, entry, entry.entry["disks"][key]) for key in keys})
+    finally:
+        entry.write(busy=None)
+
+
 def receive_status(session, given):
     """{"state": of the receiver, "disks": {key: {"vdi", "gate": "shut" or "open"}}}"""
     entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
-    process = Process.from_json(entry.entry["receiver"])
-    return {"state": "running" if process and process.alive() else "ended",
+    alive = [one for one in entry.entry["receivers"] if Process.from_json(one["process"]).alive()]
+    return {"state": "running" if alive else "ended",
             "disks": {key: {"vdi": disk["vdi"], "gate": "shut" if gate.PAUSED in _config(session, disk["vdi"]) else "open"}
                       for key, disk in entry.entry["disks"].items() if disk["vdi"]}}
 
@@ -59,6 +83,10 @@ def receive_status(session, given):
 def receive_abort(session, given):
     """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and if a disk is active, always."""
     entry = _known(given)
+    if entry is None:
+        _refuse_from_now_on(given["migration"])
+        return {}
+    entry = _idle(entry)
     if entry is None:
         return {}
     if given.get("force") != "true":
@@ -78,7 +106,7 @@ def receive_end(session, given):
     for disk in entry.entry["disks"].values():
         if _config(session, disk["vdi"]).get(gate.PAUSED) == smapi.GATE_SHUT:
             raise ReceiverFailed(entry.entry["migration"], "the gate of %s is shut" % disk["vdi"])
-    _stop_receiver(entry, "exit")
+    _stop_receivers(entry, "exit")
     for disk in entry.entry["disks"].values():
         claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
     _forget(entry)
@@ -89,9 +117,40 @@ def _known(given):
     """The journal of the migration that is meant; None if there is none, or none any more."""
     found = journal.check_id(given.get("migration", ""))
     try:
-        return Journal.load(found, RECEIVING)
+        entry = Journal.load(found, RECEIVING)
     except NoSuchMigration:
         return None
+    return None if refused(entry) else entry
+
+
+def refused(entry):
+    """Whether a receiving journal only says that nothing of this migration is to begin here."""
+    return entry.entry["state"] == journal.CANCELLED
+
+
+def _refuse_from_now_on(migration):
+    """A `receive` of it may be on its way still, from a worker that was killed meanwhile: nobody would want its disks."""
+    known = {other: Journal.load(other, RECEIVING) for other in journal.all_ids(RECEIVING)}
+    for entry in known.values():
+        if refused(entry) and time.time() - entry.entry["updated"] > REFUSED_FOR:
+            entry.remove()
+    if migration not in known:
+        Journal.create(migration, RECEIVING, state=journal.CANCELLED, disks={}, srs=[], receivers=[])
+
+
+def _myself():
+    return Process.of(os.getpid()).to_json()
+
+
+def _idle(entry):
+    """Wait until a `receive` that is under way has answered, or failed: the journal then, or None. Raises TimedOut."""
+    migration = entry.entry["migration"]
+
+    def settled():
+        latest = _known({"migration": migration})
+        busy = latest and Process.from_json(latest.entry.get("busy"))
+        return None if busy and busy.alive() else [latest]
+    return waiting.until(settled, RECEIVE_TIMEOUT, "receive of %s" % migration)[0]
 
 
 def _wanted(text):
@@ -126,6 +185,18 @@ def _wanted(text):
     return disks
 
 
+def _known_keys(entry, text):
+    """The keys that are asked for, checked. Raises BadArguments."""
+    try:
+        keys = json.loads(text) if len(text) <= MAX_ARGUMENT else None
+    except (ValueError, RecursionError):
+        keys = None
+    known = {key for key, disk in entry.entry["disks"].items() if disk["vdi"]}
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key in known for key in keys):
+        raise BadArguments("disks: is not a list of keys of disks of this migration")
+    return sorted(set(keys))
+
+
 def _own_address(session):
     return session.xenapi.host.get_address(session.xenapi.host.get_by_uuid(inventory.host_uuid()))
 
@@ -157,6 +228,20 @@ def _prepare(session, entry, disk):
             "blank": bool(opened["blank"]) and not disk["target"]}
 
 
+def _renew(session, entry, disk):
+    """Close the tapdisk of a disk and open another one. Its record for the receiver. Raises GateOpen if it is not shut."""
+    migration = entry.entry["migration"]
+    sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
+    config = session.xenapi.VDI.get_sm_config(vdi)
+    ours = session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration
+    if not ours or config.get(gate.PAUSED) != smapi.GATE_SHUT or gate.active(config):
+        raise GateOpen(migration, disk["vdi"])
+    smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
+    opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
+    return {"vdi": disk["vdi"], "sr": disk["sr"], "size": int(session.xenapi.VDI.get_virtual_size(vdi)), "socket": opened["socket"],
+            "blank": bool(opened["blank"]) and disk["created"]}
+
+
 def _take(session, entry, disk, sr):
     """Mark the user's VDI as taken. Raises BadArguments if it is not what was planned with."""
     view = Records(session)
@@ -168,17 +253,18 @@ def _take(session, entry, disk, sr):
 
 
 def _start_receiver(entry, address, made):
-    """Start it and wait until it listens. {"address", "port", "fingerprint", "token"}"""
+    """Start one for the disks in `made` ({key: record}), and wait until it listens. What `receive` answers."""
     found = entry.entry["migration"]
-    directory = journal.run_directory(found)
-    ready = os.path.join(directory, "ready.json")
+    number = _next_number(entry)
+    ready = os.path.join(journal.run_directory(found), "ready%d.json" % number)
     token = tokens.token_hex(32)
-    spec = {"migration": found, "address": address, "token": token, "control": _control(found), "ready": ready,
+    spec = {"migration": found, "address": address, "token": token, "control": _control(found, number), "ready": ready,
             "log": root.path(LOG),
             "disks": {key: {name: disk[name] for name in ("vdi", "sr", "size", "socket")} for key, disk in made.items()}}
-    secrets.keep(found, "receive", spec)
-    process = launch.start("receiver-" + found, launch.python_module(MODULE, os.path.join(directory, "receive.json")))
-    entry.write(receiver=process.to_json())
+    secrets.keep(found, SPEC % number, spec)
+    process = launch.start("receiver-%s-%d" % (found, number), launch.python_module(MODULE, _spec(found, number)))
+    started = {"number": number, "process": process.to_json(), "keys": sorted(made)}
+    entry.write(receivers=entry.entry["receivers"] + [started])
 
     def listening():
         if not process.alive():
@@ -187,19 +273,47 @@ def _start_receiver(entry, address, made):
     waiting.until(listening, READY_TIMEOUT, "receiver of %s" % found)
     with open(ready) as source:
         answer = json.load(source)
-    return {"address": address, "port": answer["port"], "fingerprint": answer["fingerprint"], "token": token}
+    return {"address": address, "port": answer["port"], "fingerprint": answer["fingerprint"], "token": token,
+            "disks": {key: {"vdi": disk["vdi"], "blank": disk["blank"]} for key, disk in made.items()}}
 
 
-def _control(migration):
-    return os.path.join(journal.run_directory(migration), "r.ctl")
+def _next_number(entry):
+    return 1 + max([one["number"] for one in entry.entry["receivers"]] or [0])
 
 
-def _stop_receiver(entry, command):
-    process = Process.from_json(entry.entry["receiver"])
-    if process is None or not process.alive():
+def _spec(migration, number):
+    return os.path.join(journal.run_directory(migration), SPEC % number + ".json")
+
+
+def _control(migration, number):
+    return os.path.join(journal.run_directory(migration), "r%d.ctl" % number)
+
+
+def _retire(entry, keys):
+    """The disks `keys` leave their receivers. One that has none left is ended; without courtesy, since it may well be stuck."""
+    staying = []
+    for one in entry.entry["receivers"]:
+        one = dict(one, keys=[key for key in one["keys"] if key not in keys])
+        if not one["keys"]:
+            Process.from_json(one["process"]).stop(RETIRE_TIMEOUT)
+        # The entry stays, and so its number is not given away again: a file of the old one is never taken for the new one's.
+        staying.append(one)
+    entry.write(receivers=staying)
+
+
+def _stop_receivers(entry, command):
+    for one in entry.entry["receivers"]:
+        _stop_receiver(Process.from_json(one["process"]), _control(entry.entry["migration"], one["number"]), command)
+    # One more may have been started by a plugin that died before it could note that.
+    for orphan in launch.running(MODULE, _spec(entry.entry["migration"], _next_number(entry))):
+        orphan.stop()
+
+
+def _stop_receiver(process, control, command):
+    if not process.alive():
         return
     try:
-        control_socket.request(_control(entry.entry["migration"]), {"cmd": command}, ANSWER_TIMEOUT)
+        control_socket.request(control, {"cmd": command}, ANSWER_TIMEOUT)
     except MotionError:
         pass  # one that does not answer is ended all the same
     if not process.gone(ANSWER_TIMEOUT):
@@ -209,12 +323,11 @@ def _stop_receiver(entry, command):
 def _undo(session, entry):
     """Take away what there is: idempotent, and for a journal in any state. Raises GateOpen if a disk is active."""
     found = entry.entry["migration"]
-    _stop_receiver(entry, "abort")
+    _stop_receivers(entry, "abort")
     for disk in entry.entry["disks"].values():
-        if not disk["vdi"]:
-            disk["vdi"] = _orphan(session, disk["sr"], found, entry)
-        if disk["vdi"] and Records(session).ref("VDI", disk["vdi"]):
-            _remove(session, disk, found)
+        disk["vdi"] = disk["vdi"] or _orphan(session, disk["sr"], found, entry)
+    there = [disk for disk in entry.entry["disks"].values() if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
+    waiting.at_once(lambda disk: _remove(session, disk, found), there)
     _forget(entry)
 
 

@@ -3,6 +3,7 @@ import urllib.parse
 
 from storage_motion.control.checks import CLAIM
 from storage_motion.control.claim import reason
+from storage_motion.errors import Undecided
 from storage_motion.xapi import metadata, ova
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import end
@@ -66,6 +67,8 @@ def remove(m):
         vm = Records(m.destination).ref("VM", m.plan.vm)
         if vm:
             if m.destination.xenapi.VM.get_power_state(vm) != "Halted":
+                if not m.plan.live:
+                    raise Undecided("VM %s has been started at the destination" % m.plan.vm)
                 m.destination.xenapi.VM.power_state_reset(vm)
             m.destination.xenapi.VM.destroy(vm)
         m.note(imported=False)

@@ -4,7 +4,7 @@ from storage_motion.control.plan import Plan
 from storage_motion.dom0.launch import Process
 
 # A disk's fields in the answer, and what they are before anything is known.
-DISK_FIELDS = (("to_copy", None), ("copied", 0), ("verified", 0), ("skipped", 0), ("mirrored_bytes", 0),
+DISK_FIELDS = (("to_copy", None), ("copied", 0), ("verified", 0), ("skipped", 0), ("same", 0), ("saved", 0), ("mirrored_bytes", 0),
                ("mirrored_writes", 0), ("longest_stall", 0.0))
 
 
@@ -16,7 +16,8 @@ def of(entry):
     answer = brief(entry)
     answer.update(phases=[phase.name for phase in phases.of(plan)], bytes_to_move=whole, bytes_moved=moved,
                   downtime=entry["downtime"], left=entry["left"], committed=entry["committed"],
-                  disks=[_disk(disk, disks[disk.key]) for disk in plan.disks], saved=None)
+                  disks=[_disk(disk, disks[disk.key]) for disk in plan.disks], broken=entry.get("broken"),
+                  tries=entry.get("tries", 0), saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks))
     return answer
 
 

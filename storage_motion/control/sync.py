@@ -1,22 +1,32 @@
-"""Bringing the disks into sync, one after another, smallest first; those that are in sync stay mirrored meanwhile."""
+"""Bringing the disks into sync, one after another, smallest first; those that are in sync stay mirrored meanwhile.
+
+A mirror that breaks is not mended but made anew, by `renew` and then `synchronise` again: a new mover, a new snapshot, and at the
+destination a new tapdisk. Nothing that the dead ones knew is needed: the copier compares all of the disk, and sends what differs.
+"""
 import json
 
-from storage_motion.control import waiting
+from storage_motion.control import receive, waiting
 from storage_motion.control.checks import CLAIM
-from storage_motion.control.movers import BROKEN
+from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import CopyFailed, MirrorBroken, MoverFailed, SmFault
+from storage_motion.errors import CopyFailed, MirrorBroken, MoverFailed, SmFault, VmNotRunning
 from storage_motion.xapi.records import Records
 
 POLL = 0.1
 COPY_TIMEOUT = 30 * 24 * 3600.0   # a bound for form's sake: a stall of the mirror or of the channel ends a copy much earlier
 SNAPSHOT_TIMEOUT = 180.0
 SM_TIMEOUT = 120.0
+# Faults of vdi_mirror_start (drivers/mirror_lib.py, FAULTS) that pass: the guest is rebooting, or SM has its disk paused.
+NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK = 480, 482, 484, 485
+PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK)
+RUNNING = ("Running", "Paused")
 
 
 def synchronise(m):
-    """Mirror (if the VM runs) and copy every disk. Raises MirrorBroken, CopyFailed, MoverFailed, SmFault or Cancelled."""
+    """Mirror (if the VM runs) and copy every disk that is not in sync yet.
+
+    Raises MirrorBroken, CopyFailed, MoverFailed, SmFault or Cancelled."""
     for disk in m.plan.disks:
         try:
             _synchronise(m, disk)
@@ -27,29 +37,45 @@ def synchronise(m):
 
 
 def _synchronise(m, disk):
-    mover = m.mover(disk.key)
-    m.note(disk.key, mover=mover.start(disk.size).to_json())
-    copied_from = _mirror(m, disk, mover) if m.plan.live else disk.key
-    _copy(m, disk, mover, copied_from)
+    state = m.disk(disk.key)["state"]
+    if state == "in-sync":
+        return
+    if state != "copying":
+        mover = m.mover(disk.key)
+        m.note(disk.key, mover=mover.start(disk.size).to_json())
+        copied_from = _mirror(m, disk, mover) if m.plan.live else disk.key
+        _copy(m, disk, mover, copied_from)
+    _await_copy(m, disk)
+    _close(m, disk)
     _drop_snapshots(m, disk)
     m.note(disk.key, state="in-sync")
 
 
 def stop(m):
     """Detach every mirror, end every mover, and leave no snapshot. The guest runs on, on its own disks."""
-    for disk in reversed(m.plan.disks):
+    def stop_one(disk):
+        for what, action in _STOP:
+            with m.tolerated("%s of %s" % (what, disk.key)):
+                action(m, disk)
+    waiting.at_once(stop_one, reversed(m.plan.disks))
+
+
+def renew(m):
+    """Take away what is broken, at both ends, so that `synchronise` may begin it anew. What is sound goes on, a copy included.
+
+    Raises VmNotRunning, and whatever the steps raise; it may be called again then."""
+    state = m.source.xenapi.VM.get_power_state(m.vm())
+    if m.plan.live and state not in RUNNING:
+        raise VmNotRunning(m.plan.vm, state)
+    broken = [disk for disk in m.plan.disks if not _sound(m, disk)]
+    for disk in broken:
+        for _, action in _STOP:
+            action(m, disk)
         entry = m.disk(disk.key)
-        # The mover first: when its sockets close, a tapdisk that waits for the mirror goes on at once.
-        with m.tolerated("mover of %s" % disk.key):
-            m.mover(disk.key).end(Process.from_json(entry.get("mover")), "abort")
-        if entry.get("mirror"):
-            with m.tolerated("mirror of %s" % disk.key):
-                _sm(m, disk, "vdi_mirror_stop", disk.key)
-                m.note(disk.key, mirror=False)
-        with m.tolerated("copy of %s" % disk.key):
-            _close(m, disk)
-        with m.tolerated("snapshot of %s" % disk.key):
-            _drop_snapshots(m, disk)
+        begun = entry.get("renewed", False) or entry.get("mover") is not None
+        m.note(disk.key, state="broken" if begun else "waiting", mover=None, renewed=begun, saved_before=entry.get("saved", 0))
+    if broken:
+        receive.renew(m, broken)
 
 
 def watch(m):
@@ -63,28 +89,70 @@ def watch(m):
             raise MirrorBroken(key, str(error))
         m.progress.take(key, status)
         found[key] = status
-        if status["state"] == BROKEN:
+        why = _fault(m, status)
+        if why:
             m.note(key, state="broken")
-            raise MirrorBroken(key, str(status.get("error")))
+            raise MirrorBroken(key, why)
     return found
+
+
+def _fault(m, status):
+    """What is wrong with a mirror while the VM is not on its way, or None."""
+    if status["state"] == BROKEN:
+        return str(status.get("error"))
+    if status["state"] == ENDED and m.plan.live:
+        return "the guest's tapdisk has closed the disk, as it does when the guest reboots"
+    return None
+
+
+def _sound(m, disk):
+    """Whether a disk's mirror stands, and its copy is under way or done: then there is nothing to renew."""
+    entry = m.disk(disk.key)
+    if entry["state"] not in ("copying", "in-sync") or not entry.get("mover"):
+        return False
+    try:
+        status = m.mover(disk.key).status()
+    except MoverFailed:
+        return False
+    return status["state"] == (MIRRORING if m.plan.live else READY) and status["copy"]["state"] in ("running", "done")
+
+
+def _end_mover(m, disk):
+    m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "abort")
+
+
+def _detach(m, disk):
+    if m.disk(disk.key).get("mirror"):
+        _sm(m, disk, "vdi_mirror_stop", disk.key)
+        m.note(disk.key, mirror=False)
 
 
 def _mirror(m, disk, mover):
     """Snapshot the disk and mirror it, in one step. Returns the UUID of the snapshot."""
     # Noted before: whatever is killed now, the undo looks for a mirror and a snapshot.
     m.note(disk.key, state="mirroring", mirror=True)
-    snapshot = _sm(m, disk, "vdi_mirror_start", disk.key, args=(mover.secondary,), timeout=SNAPSHOT_TIMEOUT)
+    try:
+        snapshot = _sm(m, disk, "vdi_mirror_start", disk.key, args=(mover.secondary,), timeout=SNAPSHOT_TIMEOUT)
+    except SmFault as fault:
+        if fault.fault in PASSING:
+            raise MirrorBroken(disk.key, str(fault))
+        raise
     m.note(disk.key, snapshot=snapshot)
     return snapshot
 
 
 def _copy(m, disk, mover, copied_from):
-    """Copy what the VDI `copied_from` (a UUID) holds, and wait until that is there and verified."""
-    m.note(disk.key, state="copying", copy_open=copied_from)
+    """Begin to copy what the VDI `copied_from` (a UUID) holds."""
+    entry = m.disk(disk.key)
+    m.note(disk.key, copy_open=copied_from)
     socket = _sm(m, disk, "vdi_copy_open", copied_from)
     extents = json.loads(_sm(m, disk, "vdi_extents", copied_from))
-    mover.copy(socket, extents, m.disk(disk.key)["blank"])
+    mover.copy(socket, extents, entry["blank"], compare=entry.get("renewed", False) and not entry["blank"])
+    m.note(disk.key, state="copying")
 
+
+def _await_copy(m, disk):
+    """Wait until all of it is there and verified."""
     def done():
         m.pulse()
         copy = watch(m)[disk.key]["copy"]
@@ -92,7 +160,6 @@ def _copy(m, disk, mover, copied_from):
             raise CopyFailed(disk.key, str(copy.get("error")))
         return copy["state"] == "done"
     waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
-    _close(m, disk)
 
 
 def _close(m, disk):
@@ -113,6 +180,11 @@ def _drop_snapshots(m, disk):
         if record["uuid"] == known or record["other_config"].get(CLAIM) == m.id:
             api.destroy(ref)
     m.note(disk.key, snapshot=None)
+
+
+# What ends the synchronising of a disk, in this order; each is idempotent. The mover first: when its sockets close, a tapdisk that
+# waits for the mirror goes on at once.
+_STOP = (("mover", _end_mover), ("mirror", _detach), ("copy", _close), ("snapshot", _drop_snapshots))
 
 
 def _sm(m, disk, command, vdi_uuid, args=(), timeout=SM_TIMEOUT):

@@ -1,9 +1,21 @@
 """Waiting for something that only asking can show: always with a bound."""
+import concurrent.futures
 import time
 
 from storage_motion.errors import TimedOut
 
 TICK = 0.1
+AT_ONCE = 8
+
+
+def at_once(work, items):
+    """`work(item)` for all items, up to AT_ONCE of them at a time, in threads. The answers, in their order.
+
+    All are tried; then the first error, in the order of the items, is raised."""
+    items = list(items)
+    with concurrent.futures.ThreadPoolExecutor(max(1, min(AT_ONCE, len(items)))) as pool:
+        running = [pool.submit(work, item) for item in items]
+    return [one.result() for one in running]
 
 
 def until(ask, timeout, what, tick=TICK):

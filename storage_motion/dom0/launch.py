@@ -88,6 +88,25 @@ def python_module(module, *arguments):
     return [python if os.access(python, os.X_OK) else sys.executable, "-m", module] + list(arguments)
 
 
+def running(*words):
+    """The processes whose command line has all `words` as arguments of their own, this one left out: a list of Process.
+
+    What a process that died had begun, and nobody has noted: paths of ours are in no other command line."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        process = Process.of(int(name))
+        try:
+            with open("/proc/%s/cmdline" % name, "rb") as cmdline:
+                argv = cmdline.read().decode("utf-8", "replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if process is not None and all(word in argv for word in words):
+            found.append(process)
+    return found
+
+
 def start(name, argv):
     """Start `argv` detached, as `name` (unique among those that run). Returns its Process. Raises LaunchFailed."""
     if root.root() == "" and os.path.isdir(SYSTEMD):

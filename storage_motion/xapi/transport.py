@@ -5,6 +5,7 @@ listeners out but does not prove who answers. The channel of the data pins its c
 """
 import http.client
 import socket
+import threading
 import urllib.parse
 import xmlrpc.client
 
@@ -43,11 +44,21 @@ def connection(url, timeout=DEFAULT_TIMEOUT):
 
 
 class _BoundTransport(xmlrpc.client.Transport):
-    """XML-RPC over connections that `make` gives."""
+    """XML-RPC over connections that `make` gives: one for each thread, so that threads may share a session."""
 
     def __init__(self, make):
+        self._of_thread = threading.local()
         super(_BoundTransport, self).__init__()
         self._make = make
+
+    @property
+    def _connection(self):
+        """(host, connection) of this thread: what xmlrpc.client.Transport keeps its connection in."""
+        return getattr(self._of_thread, "connection", (None, None))
+
+    @_connection.setter
+    def _connection(self, value):
+        self._of_thread.connection = value
 
     def make_connection(self, host):
         if self._connection and host == self._connection[0]:

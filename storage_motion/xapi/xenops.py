@@ -73,6 +73,11 @@ class Xenops:
             argument = _error(argument)
         return name, argument
 
+    def tasks_of_label(self):
+        """The ids of the tasks that were begun with our label, the oldest first."""
+        found = [task for task in self.call("Task.list") if task["dbg"] == self._label]
+        return [task["id"] for task in sorted(found, key=lambda task: task["ctime"])]
+
     def cancel(self, task):
         """Ask for a task to stop. It then fails, or completes if that was too late."""
         self.call("Task.cancel", id=task)

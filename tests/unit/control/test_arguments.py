@@ -26,6 +26,13 @@ def test_everything_that_xe_vm_migrate_takes():
     assert (request.wait, request.dry_run, request.force, request.live) == (False, True, True, True)
 
 
+@pytest.mark.parametrize("text, limit", [("0", 0), ("7", 7), ("", 5), ("-1", None), ("many", None), ("1001", None), ("1" * 99, None)])
+def test_a_limit_of_retries(text, limit):
+    request, problems = read(vm=VM, **{"retry-limit": text})
+    assert (problems == []) == (limit is not None) and (limit is None or request.retry_limit == limit)
+    assert limit is not None or "retry-limit" in problems[0]
+
+
 def test_defaults():
     request, problems = read(vm=VM)
     assert problems == [] and request.remote is None and request.wait and not request.dry_run and request.live is None

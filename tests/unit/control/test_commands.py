@@ -7,10 +7,10 @@ import time
 import pytest
 
 from fake_pool import by_name, failure, make_pool, uuid_of
-from storage_motion.control import commands, migration, status
+from storage_motion.control import commands, migration, resume, status
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import launch
-from storage_motion.errors import BadArguments, NoSuchMigration, TooLate, WorkerDied
+from storage_motion.errors import BadArguments, NoSuchMigration, NothingToResume, TooLate, WorkerDied
 from test_migration import ID, make_plan
 
 
@@ -84,6 +84,24 @@ def test_a_cancel_that_is_too_late_says_so(pool):
     with pytest.raises(TooLate) as raised:
         commands.cancel(pool, {"migration": ID})
     assert raised.value.failure() == ["SXM_TOO_LATE", ID, "clean-up"]
+
+
+def test_resume_reaches_a_worker_that_waits(pool, tmp_path):
+    entry = begin()
+    with pytest.raises(NothingToResume):
+        commands.resume_now(pool, {"migration": ID})
+    entry.write(broken={"attempt": 2, "limit": 5})
+    assert commands.resume_now(pool, {"migration": ID})["broken"]["attempt"] == 2
+    assert (tmp_path / "run/sxm" / ID / resume.RESUME).exists()
+    entry.write(state="failed", broken=None)
+    with pytest.raises(NothingToResume):
+        commands.resume_now(pool, {"migration": ID})
+
+
+def test_resume_tells_of_a_worker_that_died(pool):
+    begin(alive=False).write(broken={"attempt": 2, "limit": 5})
+    with pytest.raises(WorkerDied):
+        commands.resume_now(pool, {"migration": ID})
 
 
 def test_it_is_found_on_the_host_that_has_it(pool):

@@ -9,7 +9,7 @@ from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import journal, receiving
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import launch, smapi
-from storage_motion.errors import BadArguments, GateOpen, MotionError, NoSuchMigration, SmFault
+from storage_motion.errors import BadArguments, GateOpen, JournalError, MotionError, NoSuchMigration, SmFault
 
 ID = "11111111-2222-3333-4444-555555555555"
 KEYS = ["%08d-0000-0000-0000-000000000000" % number for number in range(2)]
@@ -73,7 +73,8 @@ class Destination:
 def destination(tmp_path, monkeypatch):
     monkeypatch.setenv("SXM_ROOT", str(tmp_path))
     # The receiver is this very process: it must not be told to go.
-    monkeypatch.setattr(receiving, "_stop_receiver", lambda entry, command: None)
+    monkeypatch.setattr(receiving, "_stop_receiver", lambda process, control, command: None)
+    monkeypatch.setattr(launch.Process, "stop", lambda process, timeout=None: None)
     return Destination(monkeypatch)
 
 
@@ -104,9 +105,25 @@ def test_whatever_fails_nothing_stays(destination, tmp_path, fails):
 
 def test_abort_takes_all_away_and_may_be_repeated(destination, tmp_path):
     destination.receive()
-    for _ in range(2):
-        assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
+    assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
     assert nothing_left(destination, tmp_path)
+    assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
+
+
+def test_what_was_aborted_before_it_began_does_not_begin(destination):
+    for _ in range(2):
+        receiving.receive_abort(destination.pool, {"migration": ID})
+    with pytest.raises(JournalError):
+        destination.receive()
+    assert not destination.vdis()
+    assert receiving.receive_end(destination.pool, {"migration": ID}) == {}
+
+
+def test_a_refusal_is_not_remembered_for_ever(destination, monkeypatch):
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    monkeypatch.setattr(receiving, "REFUSED_FOR", -1.0)
+    receiving.receive_abort(destination.pool, {"migration": ID[:-1] + "6"})
+    assert journal.all_ids(journal.RECEIVING) == [ID[:-1] + "6"]
 
 
 def test_abort_after_a_crash_between_making_and_noting(destination, tmp_path):
@@ -162,6 +179,52 @@ def test_end(destination, tmp_path):
         receiving.receive_end(destination.pool, {"migration": ID})
     assert all(vdi["other_config"] == {"a": "b"} for vdi in destination.vdis().values()) and len(destination.vdis()) == 2
     assert journal.all_ids(journal.RECEIVING) == [] and not (tmp_path / "run/sxm" / ID).exists()
+
+
+def renew(destination, keys, **more):
+    return receiving.receive_renew(destination.pool, dict({"migration": ID, "address": "10.0.0.1", "disks": json.dumps(keys)}, **more))
+
+
+def test_disks_are_opened_anew_for_another_receiver(destination, tmp_path):
+    first = destination.receive()
+    destination.sm_calls = []
+    answer = renew(destination, KEYS[:1])
+    assert answer["disks"][KEYS[0]]["vdi"] == first["disks"][KEYS[0]]["vdi"] and set(answer["disks"]) == {KEYS[0]}
+    assert destination.sm_calls == ["vdi_receive_abort", "vdi_receive_start"], "what the old tapdisk was told cannot arrive any more"
+    assert answer["token"] != first["token"] and set(destination.spec["disks"]) == {KEYS[0]}
+    receivers = Journal.load(ID, journal.RECEIVING).entry["receivers"]
+    assert [one["keys"] for one in receivers] == [[KEYS[1]], [KEYS[0]]] and receivers[0]["number"] != receivers[1]["number"]
+    renew(destination, KEYS)
+    assert [one["keys"] for one in Journal.load(ID, journal.RECEIVING).entry["receivers"]] == [[], [], KEYS]
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert nothing_left(destination, tmp_path)
+
+
+@pytest.mark.parametrize("fails", ["vdi_receive_abort 1", "vdi_receive_start 3", "receiver"])
+def test_a_renewal_that_fails_may_be_repeated(destination, tmp_path, fails):
+    destination.receive()
+    destination.fails = fails
+    with pytest.raises(MotionError):
+        renew(destination, KEYS[:1])
+    assert len(destination.vdis()) == 2 and all(vdi["sm_config"]["paused"] == smapi.GATE_SHUT for vdi in destination.vdis().values())
+    destination.fails = None
+    assert renew(destination, KEYS)["port"] == 4711
+
+
+def test_a_disk_whose_gate_is_open_is_not_renewed(destination):
+    destination.receive()
+    destination.sm_calls = []
+    open_gate(destination)
+    with pytest.raises(GateOpen):
+        renew(destination, KEYS[:1])
+    assert destination.sm_calls == []
+
+
+@pytest.mark.parametrize("keys", [[], ["x"], "x", None, [KEYS[0], 1], {KEYS[0]: 1}])
+def test_only_disks_of_the_migration_are_renewed(destination, keys):
+    destination.receive()
+    with pytest.raises(BadArguments):
+        renew(destination, keys)
 
 
 def test_one_at_a_time(destination):
