@@ -61,7 +61,7 @@ def test_it_holds_the_whole_library_and_nothing_of_the_workstation(package):
         packaged = {path[len(site) + 1:] for path in files if path.startswith(site) and path.endswith(".py")}
         assert packaged == {module for module in modules if not module.startswith("storage_motion/cli/")}
     assert {"/etc/xapi.d/plugins/sxm.py", "/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/mirror_lib.py",
-            "/usr/lib/systemd/system/sxm.slice"} <= files
+            "/usr/lib/systemd/system/sxm.slice", "/usr/lib/systemd/system/sxm-recover.service"} <= files
     assert subprocess.run(["rpm", "-qp", "--qf", "%{ARCH}", package], stdout=subprocess.PIPE).stdout == b"noarch"
 
 

@@ -1,0 +1,339 @@
+"""Recovery: every migration that was interrupted goes to one of its two ends (DESIGN section 3).
+
+    what the journal says                         what is done
+    committed                                     forward, from the phase that it was in
+    xenopsd was asked to move the VM              the move is taken up: the gates are led on while xenopsd is at it; if it
+                                                  is not, where the VM is decides between forward and back
+    anything before                               back
+
+Nothing is decided that could leave two copies of the VM running: what needs the other pool waits for it, and Undecided
+(migration.run) leaves everything as it is. Either can be recovered again, as can what has been left undone.
+
+    python3 -m storage_motion.control.recovery
+
+is what sxm-recover.service runs at boot.
+"""
+import contextlib
+import fcntl
+import logging
+import os
+import sys
+import time
+from typing import NamedTuple, Optional
+
+import XenAPI
+
+from storage_motion.control import gate, journal, phases, receiving, secrets
+from storage_motion.control.journal import RECEIVING, SOURCE, Journal
+from storage_motion.control.migration import Migration
+from storage_motion.control.plan import Plan
+from storage_motion.control.worker import CALL_TIMEOUT
+from storage_motion.data.service import ORPHAN_BOUND
+from storage_motion.dom0 import launch, root, smapi
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import Cancelled, JournalError, MotionError, NoSuchMigration, Unreachable, WorkerDied
+from storage_motion.xapi import session as sessions
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.tasks import ProgressTask
+
+CONNECT_TIMEOUT = 30.0     # seconds to wait for another pool's master
+START_TIMEOUT = 60.0       # seconds within which a worker says who it is
+COMMAND_TIMEOUT = 300.0    # for commands of the storage manager that a worker had begun when it died
+TRIES = 3                  # of the way back: what a killed worker had asked xapi for may end only meanwhile
+PAUSE = 2.0
+BOOT_TRIES = 240
+BOOT_PAUSE = 60.0
+
+# What has become of a migration.
+MOVED, TAKEN_BACK, UNFINISHED, UNDECIDED, WAITING, RUNNING, ENDED = (
+    "moved", "taken back", "unfinished", "undecided", "waiting", "running", "ended")
+
+log = logging.getLogger("sxm")
+
+
+class Waits(MotionError):
+    """[what for]: recovery can go on only then."""
+    code = "SXM_WAITS"
+
+
+class Earlier(MotionError):
+    """The error that a migration has failed with already."""
+
+    def __init__(self, description):
+        super(Earlier, self).__init__(*description[1:])
+        self.code = description[0]
+
+
+class Decision(NamedTuple):
+    """`first`: the phase to go on with, None for the way back. `why`: in words."""
+    first: Optional[str]
+    why: str
+
+
+class Unreached:
+    """In place of the session of a pool that does not answer."""
+
+    def __init__(self, error):
+        self._error = error
+
+    @property
+    def xenapi(self):
+        """Raises what connecting to the pool raised."""
+        raise self._error
+
+
+def recover(session, given):
+    """All interrupted migrations of this host, or the one of `migration`; `remote-username` and `remote-password` where
+    those that were given at first are gone. {"migrations": [{"migration", "side", "outcome", "why", ...}]}"""
+    _log_to_file()
+    wanted = given.get("migration")
+    if wanted:
+        journal.check_id(wanted)
+    found = []
+    for side, one in ((SOURCE, _recover_source), (RECEIVING, _recover_receiving)):
+        for migration in journal.all_ids(side):
+            if wanted in (None, "", migration):
+                answer = _safely(one, session, migration, given)
+                if answer and (wanted or answer["outcome"] != ENDED):
+                    found.append(dict(answer, migration=migration, side="destination" if side == RECEIVING else "source"))
+    if wanted and not found:
+        raise NoSuchMigration(wanted)
+    for answer in found:
+        log.info("recovery of %(migration)s (%(side)s): %(outcome)s: %(why)s", answer)
+    return {"migrations": found}
+
+
+def decide(entry):
+    """The Decision for an interrupted migration, by its journal's content."""
+    phase = entry["phase"]
+    if entry["committed"]:
+        return Decision(_first_to_finish(entry), "it was past the point of no return, in phase %s" % phase)
+    if entry["plan"]["live"] and "move" in entry["begun"] and entry.get("xenops_task"):
+        return Decision("move", "xenopsd had been asked to move the VM")
+    return Decision(None, "the VM had not begun to move; it was in phase %s" % phase)
+
+
+def interrupted(entry):
+    """Whether nobody drives a migration, and it is not at one of its ends."""
+    worker = Process.from_json(entry["worker"])
+    if worker is None and entry["state"] == journal.RUNNING:
+        return time.time() - entry["started"] > START_TIMEOUT
+    return not (worker and worker.alive()) and (entry["state"] == journal.RUNNING or bool(entry["left"]))
+
+
+def _first_to_finish(entry):
+    """The first phase behind the point of no return that is not known to be done."""
+    names = [phase.name for phase in phases.of(Plan.from_json(entry["plan"])) if phase.undo is None]
+    if entry["state"] == journal.RUNNING and entry["phase"] in names:
+        return entry["phase"]
+    # All were tried, and some failed: each of `left` begins with the name of its phase.
+    return next((name for name in names if any(text.startswith(name + ":") for text in entry["left"])), names[0])
+
+
+def _safely(one, session, migration, given):
+    """One migration that cannot be recovered hinders no other."""
+    try:
+        return one(session, migration, given)
+    except NoSuchMigration:
+        return None  # it has ended meanwhile
+    except Waits as error:
+        return {"outcome": WAITING, "why": error.details[0]}
+    except JournalError as error:
+        return {"outcome": WAITING, "why": "its journal cannot be trusted: %s" % error}
+    except (MotionError, XenAPI.Failure, OSError) as error:
+        log.exception("recovery of %s", migration)
+        return {"outcome": WAITING, "why": str(error)}
+
+
+# At the source.
+
+def _recover_source(_, migration, given):
+    entry, before = _take_over(migration)
+    if before:
+        return before
+    planned, decision = Plan.from_json(entry.entry["plan"]), decide(entry.entry)
+    _wait_for_commands()
+    source = sessions.local(CALL_TIMEOUT)
+    try:
+        destination, hidden, gap = _destination(entry, planned, source, given)
+        if gap is not None and not _stays_at_the_source(entry.entry, decision):
+            raise Waits("%s; whether the VM is there decides, so nothing is done before" % gap)
+        try:
+            m = Migration(entry, planned, source, destination, _task(source, entry, planned), hidden)
+            _to_its_end(m, decision, 1 if gap is not None else TRIES)
+        finally:
+            if destination is not source and gap is None:
+                sessions.logout(destination)
+    finally:
+        sessions.logout(source)
+    return _outcome(entry.entry, decision, gap)
+
+
+def _take_over(migration):
+    """(journal, None) of an interrupted migration, which is this process's now; else (journal, what to answer of it)."""
+    with _one_at_a_time():
+        entry = Journal.load(migration)
+        if not interrupted(entry.entry):
+            running = entry.entry["state"] == journal.RUNNING
+            return entry, {"outcome": RUNNING if running else ENDED,
+                           "why": "a process drives it, in phase %s" % entry.entry["phase"] if running else entry.entry["state"]}
+        entry.write(worker=Process.of(os.getpid()).to_json())
+        return entry, None
+
+
+@contextlib.contextmanager
+def _one_at_a_time():
+    """Two recoveries at once do not take over the same migration. The lock ends with its process."""
+    descriptor = os.open(root.private_directory(journal.DIRECTORY), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_commands():
+    """Those that the storage manager is at: one may be the dead worker's, and would do what is undone meanwhile."""
+    end = time.monotonic() + COMMAND_TIMEOUT
+    for process in launch.running(root.path(smapi.DRIVERS + "/MirrorSR")):
+        if not process.gone(max(0.0, end - time.monotonic())):
+            raise Waits("process %d, a command of the storage manager, to end" % process.pid)
+
+
+def _destination(entry, planned, source, given):
+    """(session of the destination pool, secrets, None), or (Unreached, (), why it cannot be had)."""
+    if not planned.cross_pool:
+        return source, (), None
+    migration = entry.entry["migration"]
+    try:
+        if given.get("remote-username") and given.get("remote-password"):
+            secrets.keep(migration, "remote", {"username": given["remote-username"], "password": given["remote-password"]})
+        remote = secrets.get(migration, "remote")
+        session = sessions.remote(planned.master, remote["username"], remote["password"], CONNECT_TIMEOUT)
+        sessions.logout(session)
+        return sessions.remote(planned.master, remote["username"], remote["password"], CALL_TIMEOUT), (remote["password"],), None
+    except FileNotFoundError:
+        error = Unreachable(planned.master, "its password is not known any more: give remote-username and remote-password")
+    except (Unreachable, sessions.BadCredentials, sessions.HostIsSlave) as refused:
+        error = refused
+    return Unreached(error), (), "the pool at %s cannot be used: %s" % (planned.master, " ".join(error.failure()))
+
+
+def _stays_at_the_source(entry, decision):
+    """Whether it is certain without the other pool that the VM is at the source, and nothing of it can run elsewhere."""
+    return decision.first is None and not {"move", "hand-over", "adopt"} & set(entry["begun"])
+
+
+def _task(source, entry, planned):
+    known = entry.entry["task"] and Records(source).ref("task", entry.entry["task"])
+    if known:
+        return ProgressTask(source, known)
+    vm = Records(source).ref("VM", planned.vm) or ""
+    task = ProgressTask.create(source, "Storage XenMotion of %s" % planned.vm_name, "recovery", vm,
+                               {"sxm_migration": entry.entry["migration"]})
+    entry.write(task=task.uuid)
+    return task
+
+
+def _to_its_end(m, decision, tries):
+    """Go the way of the decision; the way back again, if something was left on it that may have been busy."""
+    error = _why_it_ended(m)
+    m.note(state=journal.RUNNING, left=[])
+    if decision.first:
+        m.run(decision.first)
+    else:
+        m.take_back(error)
+    while m.entry["left"] and not m.entry["committed"] and "undecided" not in m.entry["left"] and tries > 1:
+        tries -= 1
+        time.sleep(PAUSE)
+        error = Earlier(m.entry["error"])
+        m.note(state=journal.RUNNING, left=[])
+        m.take_back(error)
+
+
+def _why_it_ended(m):
+    if m.entry["error"]:
+        return Earlier(m.entry["error"])
+    return Cancelled(m.id) if m.cancel_asked() else WorkerDied(m.id, str(m.entry["phase"]))
+
+
+def _outcome(entry, decision, gap):
+    answer = {"vm": entry["plan"]["vm"], "vm_name": entry["plan"]["vm_name"], "left": entry["left"], "error": entry["error"]}
+    if "undecided" in entry["left"]:
+        return dict(answer, outcome=UNDECIDED, why="%s; recover it again" % " ".join(entry["error"][1:]))
+    if gap is not None and entry["left"]:
+        return dict(answer, outcome=WAITING, why="%s: the VM is at the source, and what was made there stays until then" % gap)
+    if entry["left"]:
+        return dict(answer, outcome=UNFINISHED, why="%s; left: %s" % (decision.why, "; ".join(entry["left"])))
+    if entry["state"] == journal.SUCCEEDED:
+        return dict(answer, outcome=MOVED, why="%s; the VM is at the destination" % decision.why)
+    return dict(answer, outcome=TAKEN_BACK, why="%s; the VM is at the source" % decision.why)
+
+
+# At the destination.
+
+def _recover_receiving(session, migration, given):
+    """What was made for a migration whose source does not come any more. Nothing, while a gate may have been opened."""
+    if migration in journal.all_ids(SOURCE):
+        return None  # within a pool: the source's journal decides
+    entry = Journal.load(migration, RECEIVING)
+    if receiving.refused(entry):
+        return None
+    for known in [entry.entry.get("busy")] + [one["process"] for one in entry.entry["receivers"]]:
+        process = Process.from_json(known)
+        if process is not None and process.alive():
+            return {"outcome": RUNNING, "why": "its receiver runs; without a word from the source it ends after %g s" % ORPHAN_BOUND}
+    opened = [disk["vdi"] for disk in entry.entry["disks"].values() if disk["shut"] and not _shut(session, disk["vdi"])]
+    if opened:
+        raise Waits("a recovery at the source: the VM may be here, as the gate of %s has been opened" % ", ".join(opened))
+    age = min(time.time() - entry.entry["updated"], _uptime())
+    if not given.get("migration") and age < ORPHAN_BOUND:
+        raise Waits("the source, for %d s more; named by `migration` it is taken away now" % (ORPHAN_BOUND - age))
+    receiving.receive_abort(session, {"migration": migration})
+    return {"outcome": TAKEN_BACK, "why": "its receiver is gone and every gate is shut: the VM cannot be here"}
+
+
+def _shut(session, uuid):
+    vdi = Records(session).ref("VDI", uuid)
+    if vdi is None:
+        return True
+    config = session.xenapi.VDI.get_sm_config(vdi)
+    return config.get(gate.PAUSED) == smapi.GATE_SHUT and not gate.active(config)
+
+
+def _uptime():
+    with open("/proc/uptime") as stream:
+        return float(stream.read().split()[0])
+
+
+# At boot.
+
+def _log_to_file():
+    if not log.handlers:
+        handler = logging.FileHandler(root.path(launch.LOG))
+        handler.setFormatter(logging.Formatter("%(asctime)s recovery %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+def main():
+    """Recover until nothing waits any more. The exit status: 0 then, 1 if something still waits after hours."""
+    for _ in range(BOOT_TRIES):
+        try:
+            session = sessions.local()
+            try:
+                found = recover(session, {})["migrations"]
+            finally:
+                sessions.logout(session)
+            for answer in found:
+                print("%(migration)s (%(side)s): %(outcome)s: %(why)s" % answer, flush=True)
+            if not any(answer["outcome"] in (WAITING, UNDECIDED, UNFINISHED) for answer in found):
+                return 0
+        except (Unreachable, XenAPI.Failure) as error:
+            print("xapi: %s" % error, flush=True)  # it is still starting
+        time.sleep(BOOT_PAUSE)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""A VM of the lab that is to be moved, to be disturbed at it, and looked at afterwards: what the tests of failures share.
+
+The four checks of every disturbed migration are `assert_runs`, `assert_nothing_left` and, of them both, `moves`: the VM
+runs in one place only, no acknowledged write is missing, nothing is left anywhere, a second migration succeeds.
+"""
+import json
+import os
+import time
+
+from lab.pools import leftovers
+from storage_motion.dom0.launch import Process
+
+MIB = 1 << 20
+DISKS = (16 * MIB,)
+GUEST = {"writes": 40, "fill": 0.3}
+PATIENCE = 40.0
+MOVE = 240.0
+SETTLE = 10.0              # for a process that was told to end
+KILLED = 9
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+class Scene:
+    """One VM. `lab`: with the pools A (a1, a2) and B (b1); the VM goes to and fro between a1 and b1."""
+
+    def __init__(self, lab, disks=DISKS):
+        self.lab = lab
+        self.host = lab.host("a1")
+        pool = lab.pool("A")
+        ref = pool.create_vm("vm%d" % int(time.time() * 1000), [(pool.sr("a1", "fast"), size) for size in disks], GUEST)
+        self.uuid = pool.start_vm(ref, "a1")
+        self.wait_for_writes(30)
+
+    # -- where it is
+
+    @property
+    def pool(self):
+        """The pool that the VM is in."""
+        return self._pool_of(self.host)
+
+    @property
+    def there(self):
+        """The host that it would go to next."""
+        return self.lab.host("b1" if self.host.name == "a1" else "a1")
+
+    @property
+    def guest(self):
+        """Its guest."""
+        return self.host.guest(self.uuid)
+
+    @property
+    def record(self):
+        """Its record in its pool."""
+        return self.pool.xapi.VM.get_record(self.pool.xapi.VM.get_by_uuid(self.uuid))
+
+    def settle(self):
+        """Look where the VM is now, and remember it. Fails unless just one host has a running domain of it."""
+        found = [host for host in self.lab.hosts if (host.domain(self.uuid) or {}).get("pid")]
+        assert len(found) == 1, "hosts with a domain of the VM: %s" % [host.name for host in found]
+        self.host = found[0]
+        return self.host
+
+    def wait_for_writes(self, more):
+        """Wait until the guest has had `more` writes acknowledged."""
+        begun, deadline = self.guest.status()["writes_acknowledged"], time.monotonic() + PATIENCE
+        while self.guest.status()["writes_acknowledged"] < begun + more:
+            assert time.monotonic() < deadline, "the guest does not write"
+            time.sleep(0.05)
+
+    # -- moving it
+
+    def call(self, function, host=None, **arguments):
+        """Call the plugin on `host`, by default that of the VM. Its answer; raises XenAPI.Failure."""
+        host = host or self.host
+        api = self._pool_of(host).xapi
+        return json.loads(api.host.call_plugin(api.host.get_by_uuid(host.uuid), "sxm.py", function, arguments))
+
+    def arguments(self):
+        """Those of a migration to the other pool."""
+        there, network = self._pool_of(self.there), self.record["VIFs"][0]
+        return {"vm": self.uuid, "remote-master": "%s:%d" % (there.master.address, there.master.https_port),
+                "remote-username": "root", "remote-password": there.password,
+                "destination-sr-uuid": there.xapi.SR.get_uuid(there.sr(self.there.name, "fast")),
+                "vif:" + self.pool.xapi.VIF.get_uuid(network): there.xapi.network.get_uuid(there.network())}
+
+    def within(self, sr):
+        """Those of a migration to another SR of its host."""
+        return {"vm": self.uuid, "destination-sr-uuid": self.pool.xapi.SR.get_uuid(self.pool.sr(self.host.name, sr))}
+
+    def begin(self, **arguments):
+        """Begin a migration; its id."""
+        return self.call("migrate", wait="false", **(arguments or self.arguments()))["migration"]
+
+    def journal(self, migration, host=None):
+        """What the journal of a migration says now, read as a stranger."""
+        with open("%s/var/lib/sxm/%s.json" % ((host or self.host).root, migration)) as stream:
+            return json.load(stream)
+
+    def until(self, migration, what, timeout=MOVE):
+        """Wait until `what(journal)` is true; that journal. Fails if the migration has ended before."""
+        deadline = time.monotonic() + timeout
+        while True:
+            entry = self.journal(migration)
+            if what(entry):
+                return entry
+            assert entry["state"] not in ENDED, "%s, %s" % (entry["state"], entry["error"])
+            assert time.monotonic() < deadline, entry["phase"]
+            time.sleep(0.003)
+
+    def ended(self, migration, host=None):
+        """Wait until it has ended; its last journal."""
+        deadline = time.monotonic() + MOVE
+        while True:
+            entry = self.journal(migration, host)
+            if entry["state"] in ENDED:
+                return entry
+            assert time.monotonic() < deadline, entry["phase"]
+            time.sleep(0.05)
+
+    def kill(self, process):
+        """kill -9 a process of a journal, {"pid", "started"}; fails if it is gone already."""
+        one = Process.from_json(process)
+        assert one.alive()
+        os.kill(one.pid, KILLED)
+        assert one.gone(SETTLE)
+
+    # -- looking at it
+
+    def assert_runs(self):
+        """It runs where it is and nowhere else, and has lost nothing."""
+        record = self.record
+        assert record["power_state"] == "Running", record["power_state"]
+        assert record["resident_on"] == self.pool.xapi.host.get_by_uuid(self.host.uuid)
+        self.wait_for_writes(20)
+        checked, status = self.guest.check(), self.guest.status()
+        assert (checked["missing"], status["missing"], status["errors"], status["foreign"]) == (0, 0, 0, 0), (checked, status)
+        for pool in self.lab.pools:
+            present = any(vm["uuid"] == self.uuid for vm in pool.xapi.VM.get_all_records().values())
+            assert present == (pool is self.pool), "VM in pool %s: %s" % (pool.name, present)
+        for host in self.lab.hosts:
+            assert host is self.host or host.domain(self.uuid) is None
+
+    def assert_nothing_left(self):
+        """Nothing that anything left behind, on any host."""
+        deadline = time.monotonic() + SETTLE
+        while True:
+            left = leftovers.at_rest(self.lab)
+            if not left or time.monotonic() > deadline:
+                break
+        assert not left, "\n".join(left)
+
+    def moves(self):
+        """The second migration of the same VM; it ends up at the other host."""
+        entry = self.ended(self.begin())
+        assert entry["state"] == "succeeded", entry["error"]
+        self.host = self.there
+        self.assert_runs()
+        self.assert_nothing_left()
+
+    def _pool_of(self, host):
+        return next(pool for pool in self.lab.pools if host in pool.hosts)

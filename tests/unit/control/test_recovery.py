@@ -1,0 +1,90 @@
+"""What recovery decides by a journal alone; the ways themselves are walked in tests/e2e/test_recover.py."""
+import os
+import time
+
+import pytest
+
+from storage_motion.control import journal, migration, recovery
+from storage_motion.control.journal import Journal
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import NoSuchMigration
+from test_migration import ID, make_plan
+
+DEAD = {"pid": 1, "started": -1}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def entry(live=True, **fields):
+    begun = dict(migration.initial(make_plan(live=live)), state=journal.RUNNING, started=time.time(), worker=DEAD)
+    return dict(begun, **fields)
+
+
+@pytest.mark.parametrize("fields, first", [
+    ({"phase": "claim", "begun": ["claim"]}, None),
+    ({"phase": "sync", "begun": ["claim", "receive", "sync"]}, None),
+    ({"phase": "move", "begun": ["move"]}, None),
+    ({"phase": "move", "begun": ["move"], "xenops_task": "starting"}, "move"),
+    ({"phase": "move", "begun": ["move"], "xenops_task": "7"}, "move"),
+    ({"phase": "undo move", "begun": ["move"], "xenops_task": "7"}, "move"),
+    ({"phase": "undo sync", "begun": ["sync"], "xenops_task": None}, None),
+    ({"phase": "complete", "committed": True}, "complete"),
+    ({"phase": "clean-up", "committed": True}, "clean-up"),
+    ({"phase": "end", "committed": True}, "end"),
+    ({"phase": "end", "committed": True, "state": journal.FAILED, "left": ["clean-up: SR_FULL"]}, "clean-up"),
+    ({"phase": "end", "committed": True, "state": journal.FAILED, "left": ["the worker gave up"]}, "complete"),
+    ({"phase": "hand-over", "begun": ["hand-over"], "live": False}, None),
+    ({"phase": "adopt", "begun": ["hand-over", "adopt"], "live": False}, None),
+])
+def test_decide(fields, first):
+    decision = recovery.decide(entry(**fields))
+    assert decision.first == first and decision.why
+
+
+@pytest.mark.parametrize("fields, interrupted", [
+    ({}, True),
+    ({"worker": None}, False),                               # it has just been started
+    ({"worker": None, "started": 0.0}, True),
+    ({"worker": "this process"}, False),
+    ({"state": journal.SUCCEEDED}, False),
+    ({"state": journal.FAILED}, False),
+    ({"state": journal.FAILED, "left": ["undecided"]}, True),
+    ({"state": journal.CANCELLED, "left": ["undo receive: LOST"]}, True),
+])
+def test_interrupted(fields, interrupted):
+    if fields.get("worker") == "this process":
+        fields = {"worker": Process.of(os.getpid()).to_json()}
+    assert recovery.interrupted(entry(**fields)) is interrupted
+
+
+def test_only_one_takes_it_over():
+    Journal.create(ID, **entry())
+    taken, before = recovery._take_over(ID)
+    assert before is None and taken.entry["worker"]["pid"] == os.getpid()
+    assert recovery._take_over(ID)[1]["outcome"] == recovery.RUNNING
+
+
+@pytest.mark.parametrize("begun, certain", [([], True), (["sync"], True), (["sync", "remap"], True), (["move"], False),
+                                            (["hand-over"], False), (["adopt"], False)])
+def test_without_the_other_pool(begun, certain):
+    assert recovery._stays_at_the_source(entry(begun=begun), recovery.Decision(None, "")) is certain
+    assert not recovery._stays_at_the_source(entry(begun=begun), recovery.Decision("move", ""))
+
+
+def test_a_torn_journal_hinders_no_other(root):
+    (root / "var/log").mkdir(parents=True)
+    directory = root / "var/lib/sxm"
+    directory.mkdir(parents=True)
+    (directory / (ID + ".json")).write_text("{")
+    answer, = recovery.recover(None, {})["migrations"]
+    assert answer["outcome"] == recovery.WAITING and "cannot be trusted" in answer["why"]
+
+
+def test_an_unknown_one(root):
+    (root / "var/log").mkdir(parents=True)
+    with pytest.raises(NoSuchMigration):
+        recovery.recover(None, {"migration": ID})
