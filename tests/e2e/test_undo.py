@@ -1,0 +1,136 @@
+"""Migrations that fail or are cancelled: taken back without the guest's noticing, with nothing left, and open to a second try."""
+import json
+import os
+import time
+
+import pytest
+import XenAPI
+
+from lab.pools.lab import Lab
+from lab.pools.topology import PoolPlan
+from tests.e2e.scene import Scene
+
+PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
+PROMISED = 10.0            # seconds that a cancel may take
+NOBODY = "0" * 8 + "-0000-0000-0000-" + "0" * 12
+# What at-switch does while a test kills a xenopsd: says that it is there, and waits for the end of the pretence.
+HOLD = "#!/bin/sh\ntouch %(at)s\nwhile [ -e %(at)s ]; do sleep 0.1; done\n"
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab(plan=PLAN) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def scene(lab):
+    """One VM for all tests: each leaves it running, and moves it on."""
+    return Scene(lab)
+
+
+@pytest.fixture
+def unharmed(scene):
+    """Checks what holds after every migration that did not come to its end."""
+    before = scene.guest.status()["writes_acknowledged"]
+    yield
+    assert scene.guest.status()["writes_acknowledged"] > before
+    scene.assert_runs()
+    scene.assert_nothing_left()
+
+
+def disk(entry):
+    return next(iter(entry["disks"].values()))
+
+
+def in_sync(entry):
+    return disk(entry)["state"] == "in-sync" and entry["phase"] == "sync" or entry["phase"] == "remap"
+
+
+def mirroring(entry):
+    return disk(entry)["state"] in ("copying", "in-sync")
+
+
+def assert_cancelled(scene, migration):
+    begun = time.monotonic()
+    assert scene.call("cancel", migration=migration)["state"] == "cancelled"
+    took = time.monotonic() - begun
+    entry = scene.ended(migration)
+    assert entry["error"][0] == "SXM_CANCELLED" and entry["left"] == []
+    print("cancelled within %.1f s" % took)
+
+
+def test_cancel_while_a_disk_is_copied(scene, unharmed):
+    migration = scene.begin()
+    scene.until(migration, mirroring)
+    assert_cancelled(scene, migration)
+
+
+def test_cancel_while_the_memory_moves(scene, unharmed):
+    migration = scene.begin()
+    entry = scene.until(migration, lambda entry: entry["phase"] == "move")
+    try:
+        assert_cancelled(scene, migration)
+    except XenAPI.Failure as failure:
+        # The guest was suspended by then: the cancel came too late, and says so.
+        assert failure.details[0] == "SXM_TOO_LATE"
+        assert scene.ended(migration)["state"] == "succeeded"
+        scene.settle()
+    assert entry["committed"] is False
+
+
+@pytest.mark.parametrize("process", ["mover", "receiver"])
+def test_kill(scene, unharmed, process):
+    migration = scene.begin(**dict(scene.arguments(), **{"retry-limit": "0"}))
+    entry = scene.until(migration, mirroring)
+    if process == "mover":
+        scene.kill(disk(entry)["mover"])
+    else:
+        scene.kill(scene.journal("receive-" + migration, scene.there)["receivers"][0]["process"])
+    entry = scene.ended(migration)
+    assert entry["state"] == "failed" and entry["left"] == []
+    assert entry["error"][0] == "SXM_MIRROR_BROKEN"
+
+
+@pytest.mark.parametrize("wrong, code", [
+    ({"destination-sr-uuid": NOBODY}, "SXM_BAD_ARGUMENTS"),
+    ({"remote-password": "wrong"}, "SXM_BAD_ARGUMENTS"),
+    ({"remote-password": ""}, "SXM_BAD_ARGUMENTS"),
+    ({"vdi:" + NOBODY: NOBODY}, "SXM_BAD_ARGUMENTS"),
+])
+def test_refused_arguments_change_nothing(scene, wrong, code):
+    journals = os.listdir(scene.host.root + "/var/lib/sxm")
+    with pytest.raises(XenAPI.Failure) as refused:
+        scene.begin(**dict(scene.arguments(), **wrong))
+    assert refused.value.details[0] == code and len(refused.value.details) > 1
+    assert "wrong" not in json.dumps([detail for detail in refused.value.details if "remote-password" in detail][1:])
+    assert os.listdir(scene.host.root + "/var/lib/sxm") == journals
+    scene.assert_nothing_left()
+
+
+def test_a_second_migration_succeeds(scene):
+    scene.moves()
+
+
+def test_the_destinations_xenopsd_dies_after_the_gates_opened(scene):
+    """xapi's own outcome, too: the guest was suspended and cannot go on, so the VM is halted where its data is."""
+    there, at = scene.there, scene.there.root + "/run/held"
+    there.at_switch(HOLD % {"at": at})
+    try:
+        migration = scene.begin()
+        scene.until(migration, lambda entry: os.path.exists(at))
+        there.kill("xenopsd")
+    finally:
+        there.at_switch(None)
+        if os.path.exists(at):
+            os.unlink(at)
+    there.start_xenopsd()
+    entry = scene.ended(migration)
+    assert entry["state"] == "failed" and entry["error"][0] == "SXM_MOVE_FAILED" and entry["left"] == []
+    assert scene.record["power_state"] == "Halted"
+    for vbd in scene.record["VBDs"]:
+        assert "paused" not in scene.pool.xapi.VDI.get_sm_config(scene.pool.xapi.VBD.get_VDI(vbd))
+    scene.pool.start_vm(scene.pool.xapi.VM.get_by_uuid(scene.uuid), scene.host.name)
+    scene.assert_runs()
+    scene.assert_nothing_left()
+    scene.moves()
