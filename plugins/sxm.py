@@ -8,7 +8,7 @@ import json
 import XenAPI
 import XenAPIPlugin
 
-from storage_motion.control import commands, receiving
+from storage_motion.control import commands, receiving, recovery
 from storage_motion.errors import MotionError
 
 FUNCTIONS = {
@@ -17,6 +17,7 @@ FUNCTIONS = {
     "list": commands.list_all,
     "cancel": commands.cancel,
     "resume": commands.resume_now,
+    "recover": recovery.recover,
     "receive": receiving.receive,
     "receive-renew": receiving.receive_renew,
     "receive-status": receiving.receive_status,

@@ -15,6 +15,8 @@ from lab.pools.daemons import environment, of_root
 QEMU_IMG = 30.0
 STANDING = {"run/sxm/disks"}
 """A directory that the product makes once, as its package could: only what is in it counts."""
+HIDDEN = ".hidden"
+"""What the lab's SM puts behind the name of an image that is no VDI any more, for a marker beside it."""
 DAEMONS = ("lab.xapi", "lab.xenopsd")
 
 Footprint = collections.namedtuple("Footprint", "vm objects locations")
@@ -183,6 +185,7 @@ def _unneeded_images(view, host):
                 while image and image not in needed:
                     needed.add(image)
                     image = parents.get(image)
+        needed |= {image + HIDDEN for image in needed}
         for image in sorted(set(images) - needed):
             yield "image %s in SR %s" % (image, repository)
 
