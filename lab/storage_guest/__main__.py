@@ -1,0 +1,38 @@
+"""`python -m lab.storage_guest [--bound S] [--disk NAME=GIB ...] [--] COMMAND...`: run a command in the storage guest.
+
+Without a command: only build the image.
+"""
+import argparse
+import sys
+
+from lab.storage_guest import image, machine
+
+GIB = 1 << 30
+
+
+def _disk(text):
+    name, _, size = text.partition("=")
+    return machine.Disk(name, int(size) * GIB)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m lab.storage_guest", description=__doc__)
+    parser.add_argument("--bound", type=float, default=600.0, help="seconds that the command may take")
+    parser.add_argument("--disk", type=_disk, action="append", default=[], help="an empty disk for the guest: NAME=GIB")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a variable of the command's environment")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    try:
+        if not command:
+            print(image.ensure())
+            return 0
+        environment = dict(setting.partition("=")[::2] for setting in arguments.set)
+        return machine.run(command, arguments.bound, arguments.disk, environment)
+    except (image.BuildFailed, machine.GuestDied) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

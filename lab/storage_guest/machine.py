@@ -1,0 +1,96 @@
+"""Boots the storage guest under qemu's emulation and runs one command inside: its output here, its exit status back."""
+import collections
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+
+from lab.storage_guest import image
+
+QEMU = "qemu-system-x86_64"
+# KVM cannot boot Debian's kernel on every machine that CI may have; emulation can. (shared/facts/storage-vm.md, 1)
+EMULATION = ("-accel", "tcg,thread=multi,tb-size=512", "-machine", "q35", "-cpu", "Nehalem")
+PROCESSORS = 2
+MEMORY = 3072
+"""MiB."""
+BOOT = 180.0
+"""Seconds beside the command's own bound: for booting, and for powering off."""
+KERNEL = ("console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 scsi_mod.scan=sync")
+RESULTS = os.path.join(image.CACHE, "results")
+"""Where what a command leaves in /mnt/share/results inside comes to lie."""
+
+Disk = collections.namedtuple("Disk", "name size")
+"""An empty disk of `size` bytes; inside it is /dev/disk/by-id/virtio-<name>."""
+
+
+class GuestDied(Exception):
+    """The guest ended, or was ended, before its command did; the text has the end of its console."""
+
+
+def run(command, bound, disks=(), environment=None, extra=()):
+    """Run `command` (a list) in the repository, as root, inside a fresh guest. Returns its exit status (124: it took longer than
+    `bound` s). Its output goes to this process's own. `extra`: more arguments for qemu. Raises GuestDied."""
+    parts = image.ensure()
+    with tempfile.TemporaryDirectory(prefix="sxm-guest-") as directory:
+        share = os.path.join(directory, "share")
+        os.makedirs(os.path.join(share, "results"))
+        _write(share, "settings", "BOUND=%d\n" % bound)
+        exports = ["export %s=%s\n" % (name, shlex.quote(value)) for name, value in sorted((environment or {}).items())]
+        _write(share, "command", "".join(exports) + "exec " + " ".join(map(shlex.quote, command)) + "\n")
+        console = os.path.join(image.CACHE, "console.log")
+        line = _qemu(parts, share, console, _make(directory, disks)) + list(extra)
+        # the guest must not outlive us, however we end
+        # a pipe that nothing is ever written to: at the end of its input qemu would take its output for gone, too
+        process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL"] + line, stdin=subprocess.PIPE)
+        try:
+            process.wait(bound + BOOT)
+        except subprocess.TimeoutExpired:
+            raise GuestDied("no end within %d s\n%s" % (bound + BOOT, _tail(console))) from None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            process.stdin.close()
+            shutil.copytree(os.path.join(share, "results"), RESULTS, dirs_exist_ok=True)
+        try:
+            with open(os.path.join(share, "status")) as status:
+                return int(status.read())
+        except (FileNotFoundError, ValueError):
+            raise GuestDied("qemu ended with %d, the command did not\n%s" % (process.returncode, _tail(console))) from None
+
+
+def _qemu(parts, share, console, disks):
+    line = [QEMU, *EMULATION, "-smp", str(PROCESSORS), "-m", str(MEMORY), "-nodefaults", "-no-user-config", "-display", "none",
+            "-no-reboot", "-kernel", parts + "/vmlinuz", "-initrd", parts + "/initrd.img", "-append", KERNEL,
+            "-serial", "file:" + console, "-device", "virtio-serial-pci", "-chardev", "stdio,id=output,signal=off",
+            "-device", "virtserialport,chardev=output,name=output", "-device", "virtio-rng-pci",
+            # the first of the disks: /dev/vda
+            "-drive", "file=%s/root.ext4,if=none,id=root,format=raw,snapshot=on,cache=unsafe" % parts,
+            "-device", "virtio-blk-pci,drive=root,serial=root",
+            "-virtfs", "local,path=%s,mount_tag=repository,security_model=none,readonly=on,multidevs=remap" % image.REPOSITORY,
+            "-virtfs", "local,path=%s,mount_tag=share,security_model=none" % share]
+    for name, path in disks:
+        line += ["-drive", "file=%s,if=none,id=%s,format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap" % (path, name),
+                 "-device", "virtio-blk-pci,drive=%s,serial=%s" % (name, name)]
+    return line
+
+
+def _make(directory, disks):
+    made = []
+    for disk in disks:
+        path = os.path.join(directory, disk.name + ".raw")
+        with open(path, "wb") as new:
+            new.truncate(disk.size)
+        made.append((disk.name, path))
+    return made
+
+
+def _write(directory, name, text):
+    with open(os.path.join(directory, name), "w") as out:
+        out.write(text)
+
+
+def _tail(path):
+    with open(path, errors="replace") as console:
+        return console.read()[-3000:]
