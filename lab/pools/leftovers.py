@@ -109,7 +109,7 @@ def _marks_on_vdis(view):
     attached = {vbd["VDI"] for vbd in view.classes["VBD"].values() if vbd["currently_attached"]}
     for ref, vdi in view.classes["VDI"].items():
         for key in vdi["sm_config"]:
-            if key in ("paused", "activating") or key.startswith("host_") and ref not in attached:
+            if key in ("paused", "activating", "relinking") or key.startswith("host_") and ref not in attached:
                 yield "VDI %s has %s in its sm_config" % (vdi["uuid"], key)
         for key in vdi["other_config"]:
             if key.startswith("sxm") or key == "maps_to":

@@ -5,7 +5,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import gate, remap, sync, waiting
+from storage_motion.control import bar, gate, remap, sync, waiting
 from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -49,6 +49,7 @@ def _task(m, here):
         m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     if not m.plan.cross_pool and not m.plan.same_host:
         m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
+    waiting.at_once(lambda disk: bar.put(m, disk), m.plan.disks)
     sync.watch(m)   # a mirror that has ended by now lacks what the guest has written since
     m.note(xenops_task=STARTING)
     task = here.migrate(m.plan.vm, *_maps(m), xenops_url=m.arrival["xenops"], compress=m.plan.compress,
@@ -92,6 +93,8 @@ def shut_gates(m):
         m.note(disk.key, gate=gate.ATTACHED)
     if m.plan.live:
         _shut_down_if_suspended(m)
+        for disk in m.plan.disks:
+            bar.lift(m, disk)
         m.note(xenops_task=None)
 
 

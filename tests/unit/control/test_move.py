@@ -2,8 +2,8 @@
 import pytest
 
 from fake_pool import FakePool, add_vdi
-from storage_motion.control import gate, move, remap
-from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, Undecided, Unreachable, XenopsError
+from storage_motion.control import bar, gate, move, remap
+from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError
 from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
@@ -44,6 +44,9 @@ class World:
         monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)
         monkeypatch.setattr(move, "_maps", lambda m: ({}, {}))
         self.source.add("VM", uuid="v", blocked_operations={"hard_shutdown": "ours"})
+        self.source.add("SR", uuid="s")
+        self.tapdisk = "mirroring"
+        monkeypatch.setattr(bar.smapi, "call", lambda *_, **__: '{"state": "%s", "outstanding": 0}' % self.tapdisk)
         self.source.handlers["VM.hard_shutdown"] = lambda ref: self.log.append("shut down")
 
     here = property(lambda self: self.source.tables["VDI"][self._here]["sm_config"])
@@ -113,6 +116,7 @@ class FakeXenops:
 
 
 PENDING, FAILED = ("Pending", 0.1), ("Failed", ["Internal_error", "boom"])
+SEALED = {"paused": "sxm m", "relinking": "sxm m"}
 
 
 def world_of(monkeypatch, *script, **options):
@@ -126,7 +130,7 @@ def world_of(monkeypatch, *script, **options):
 def test_it_moves(monkeypatch):
     world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, "arrive")
     move.move(world)
-    assert world.disk("k")["gate"] == "open" and world.here == {"paused": "sxm m"} and world.entry["downtime"] is not None
+    assert world.disk("k")["gate"] == "open" and world.here == SEALED and world.entry["downtime"] is not None
 
 
 def test_a_broken_mirror_stops_it_before_the_suspend(monkeypatch):
@@ -184,7 +188,7 @@ def test_a_failure_after_the_gate_opened_goes_back_in_the_right_order(monkeypatc
             pool.handlers["VDI." + method] = lambda *a, name=name, method=method, pool=pool: (
                 order.append((name, method)), pool._field("VDI", method, a))[1]
     move.shut_gates(world)
-    assert order == [("destination", "add_to_sm_config"), ("source", "remove_from_sm_config")]
+    assert order == [("destination", "add_to_sm_config"), ("source", "remove_from_sm_config"), ("source", "remove_from_sm_config")]
     assert "paused" in world.there and world.here == {} and world.disk("k")["opened"]
     move.shut_gates(world)
 
@@ -193,10 +197,10 @@ def test_xenopsd_reports_a_failure_but_the_vm_is_there(monkeypatch):
     world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING)
     world.script.append(lambda: (world.arrive(), FAILED)[1])
     move.move(world)
-    assert world.here == {"paused": "sxm m"}
+    assert world.here == SEALED
     with pytest.raises(Undecided):
         move.shut_gates(world)
-    assert world.here == {"paused": "sxm m"}, "the source stays sealed"
+    assert world.here == SEALED, "the source stays sealed"
 
 
 @pytest.mark.parametrize("active, there, same_host, expected", [
@@ -251,3 +255,34 @@ def test_a_disk_in_use_at_the_destination_is_not_shut_out_of_its_vm(monkeypatch)
 def test_the_url_of_the_destination():
     assert remap._https("http://10.0.0.1/services/xenops?session_id=x") == "https://10.0.0.1/services/xenops?session_id=x"
     assert remap._https("http://10.0.0.1:8080/services/xenops?session_id=x") == "http://10.0.0.1:8080/services/xenops?session_id=x"
+
+
+def test_a_guest_that_rebooted_a_moment_ago_is_not_moved(monkeypatch):
+    """Its mover has not noticed yet that tapdisk has gone; the tapdisk of now has no mirror."""
+    world = world_of(monkeypatch, PENDING)
+    world.tapdisk = "none"
+    with pytest.raises(MirrorBroken):
+        move.move(world)
+    assert "xenops_task" not in world.entry, "xenopsd was not asked"
+    assert world.here["relinking"] == "sxm m", "nothing activates the disk until the undo"
+    move.shut_gates(world)
+    assert "relinking" not in world.here
+
+
+def test_the_source_cannot_be_activated_again_from_before_the_move_on(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.script = [lambda: ("Failed", ["Internal_error", "no"]) if world.here.get("relinking") == "sxm m" else ("Completed", {})]
+    with pytest.raises(MoveFailed):
+        move.move(world)
+    move.shut_gates(world)
+    assert "relinking" not in world.here
+
+
+def test_a_bar_of_sm_itself_is_waited_for_and_not_lifted(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.here["relinking"] = "True"
+    monkeypatch.setattr(bar, "COALESCE_TIMEOUT", 0.2)
+    with pytest.raises(TimedOut):
+        move.move(world)
+    bar.lift(world, world.plan.disks[0])
+    assert world.here["relinking"] == "True"

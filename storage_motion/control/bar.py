@@ -1,0 +1,49 @@
+"""A one-way door before a source disk, for the time of the move: it may be deactivated, and not activated again.
+
+A guest that reboots has its disk deactivated and activated, the second time without the mirror; should that fall between our last
+look at the mirror and the suspend, the mirror would have ended cleanly and the destination would lack what was written since.
+`relinking` in sm_config is SM's own key that an activation waits for and a deactivation does not look at (facts: sm,
+blktap2.VDI._add_tag, _check_tag). Behind the bar, a tapdisk that shows the mirror is the one that will be deactivated for the move.
+"""
+import json
+
+import XenAPI
+
+from storage_motion.control import waiting
+from storage_motion.dom0 import smapi
+from storage_motion.errors import MirrorBroken
+
+BAR = "relinking"
+COALESCE_TIMEOUT = 60.0    # seconds for SM to be done with relinking the disk itself
+STAT_TIMEOUT = 60.0
+
+
+def put(m, disk):
+    """Bar the disk, and prove from its tapdisk that the mirror is attached. Raises MirrorBroken, TimedOut, SmFault."""
+    vdi = m.source_vdi(disk)
+    waiting.until(lambda: _put(m, vdi), COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
+    stat = json.loads(smapi.call(m.source, m.source.xenapi.SR.get_by_uuid(disk.source_sr), "vdi_mirror_stat", vdi_ref=vdi,
+                                 timeout=STAT_TIMEOUT))
+    if stat["state"] != "mirroring":
+        raise MirrorBroken(disk.key, "tapdisk has no mirror any more: %s" % stat["state"])
+
+
+def lift(m, disk):
+    """Take our bar away, if it is there."""
+    vdi = m.source_vdi(disk)
+    if m.source.xenapi.VDI.get_sm_config(vdi).get(BAR) == _value(m):
+        m.source.xenapi.VDI.remove_from_sm_config(vdi, BAR)
+
+
+def _put(m, vdi):
+    try:
+        m.source.xenapi.VDI.add_to_sm_config(vdi, BAR, _value(m))
+    except XenAPI.Failure as failure:
+        if failure.details[0] != "MAP_DUPLICATE_KEY":
+            raise
+        return m.source.xenapi.VDI.get_sm_config(vdi).get(BAR) == _value(m)
+    return True
+
+
+def _value(m):
+    return "sxm " + m.id
