@@ -53,7 +53,7 @@ packages:
 .venv/ready: requirements.txt | packages
 	@echo 'Making a virtual environment in .venv'
 	@rm -rf .venv && python3 -m venv .venv
-	@.venv/bin/python -m pip install -q --disable-pip-version-check -r requirements.txt
+	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 .venv36/ready: requirements-python36.txt
@@ -61,8 +61,8 @@ packages:
 ifneq ($(PYTHON36),)
 	@echo 'Making a virtual environment of Python 3.6 in .venv36'
 	@$(PYTHON36) -m venv .venv36
-	@.venv36/bin/python -m pip install -q --disable-pip-version-check pip==21.3.1
-	@.venv36/bin/python -m pip install -q --disable-pip-version-check -r requirements-python36.txt
+	@.venv36/bin/python -m pip install -qq --disable-pip-version-check pip==21.3.1
+	@.venv36/bin/python -m pip install -qq --disable-pip-version-check -r requirements-python36.txt
 endif
 	@touch $@
 
