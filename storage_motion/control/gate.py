@@ -8,6 +8,7 @@ Seal and gate are the same thing, SM's own: `paused` in a VDI's sm_config. SM's 
 and then sees neither key knows that nobody gets past it any more.
 """
 import threading
+from typing import Callable, NamedTuple
 
 import XenAPI
 
@@ -47,19 +48,9 @@ class Gate:
 
         Whatever it raises, it may be called again. Raises MirrorBroken if the destination lacks a write, or MoverFailed;
         the gate is then still shut, except if `step` is OPENING, when it is not known."""
-        if self.step == ATTACHED and self._detached():
-            self._to(DETACHED)
-        if self.step == DETACHED and self._idle():
-            self._to(SEALING)
-        if self.step == SEALING:
-            if not pause(self._api, self._vdi, self._seal):
-                self._to(DETACHED)  # SM itself has paused it for a moment: not our seal
-            elif self._nobody_got_in():
-                self._to(SEALED)
-        if self.step == SEALED:
-            self._to(OPENING)
-        if self.step == OPENING and self._opened():
-            self._to(OPEN)
+        for transition in TRANSITIONS:
+            if self.step == transition.step and transition.holds(self):
+                self._to(transition.next)
         return self.step == OPEN
 
     def _to(self, step):
@@ -89,6 +80,13 @@ class Gate:
             raise finish.error
         return True
 
+    def _surely(self):
+        return True
+
+    def _paused_by_another(self):
+        """Write our seal. Whether that cannot be, as SM itself has paused the disk for a moment."""
+        return not pause(self._api, self._vdi, self._seal)
+
     def _idle(self):
         config = self._api.get_sm_config(self._vdi)
         return ACTIVATING not in config and not active(config)
@@ -99,6 +97,24 @@ class Gate:
             # The mirror has ended, so what the source writes from now on would never reach the destination.
             raise MirrorBroken(self._mover.key, "the disk was activated again at the source")
         return ACTIVATING not in config
+
+
+class Transition(NamedTuple):
+    """From `step` to `next` once `holds(gate)`, which may act first, and may raise."""
+    step: str
+    holds: Callable
+    next: str
+
+
+# One pass in this order is one `advance`. The model of the cut-over (tests/unit/control/cutover_model.py) goes by it too.
+TRANSITIONS = (
+    Transition(ATTACHED, Gate._detached, DETACHED),
+    Transition(DETACHED, Gate._idle, SEALING),
+    Transition(SEALING, Gate._paused_by_another, DETACHED),
+    Transition(SEALING, Gate._nobody_got_in, SEALED),
+    Transition(SEALED, Gate._surely, OPENING),
+    Transition(OPENING, Gate._opened, OPEN),
+)
 
 
 class _Finish(threading.Thread):

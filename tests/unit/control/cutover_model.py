@@ -1,0 +1,389 @@
+"""A model of the cut-over of one disk, small enough to look at every state that it can get into.
+
+It goes by the code's own table, gate.TRANSITIONS; each of its conditions, and everything else that another process could see
+or be killed between, is one step here. What the others do is read from: real SM's blktap2._add_tag and _deactivate_locked;
+xenops_server's VM.migrate (facts/xapi.md); move.whereabouts, move.shut_gates; received_disk._finish; Destination.finish.
+
+A worker may give up leading the gates at any moment (a cancel, an error, a xapi that is away), and xenopsd's task may fail at
+any moment: so no time-out needs a clock.
+"""
+import collections
+import gc
+
+from storage_motion.control import gate
+from storage_motion.control.gate import ATTACHED, DETACHED, OPEN, OPENING, SEALED, SEALING
+
+State = collections.namedtuple("State", (
+    "worker",      # lead, where, where+ / where- (new disk seen active or not), quiet, shut, look, unseal, halt, abort, release; complete,
+                   # clean; back and moved: the two ends; undecided; dead
+    "step",        # the gate's, as it is in the journal
+    "row",         # of gate.TRANSITIONS, that the worker is at
+    "asked",       # journal: xenopsd has been asked to move the VM
+    "committed",   # journal: past the point of no return
+    "source_up", "destination_up",
+    "seal",        # source VDI, sm_config: our `paused`
+    "tag",         # source VDI, sm_config: the host_ key of the VM that is to move
+    "intruder",    # somebody else's activation at the source; see ACTIVATION
+    "source_whole", "source_gone",     # has all acknowledged writes; has been destroyed
+    "vm_here",     # run, suspended, down, gone
+    "task",        # xenopsd's: asked, suspended, closed, untagged, sent; done, failed, lost
+    "mover",       # on, bye, ended, broken, dead
+    "role",        # the receiver's mirror role: open, ended, broken, dead
+    "finish",      # "", asked (SM's command has begun), closed (tapdisk gone), opened, ok, failed
+    "tapdisk",     # the receiver's is open
+    "gate",        # destination VDI, sm_config: `paused`
+    "activation",  # the destination xenopsd's; see ACTIVATION
+    "whole", "gone",                   # the destination VDI's
+    "vm_there",    # none, wait, run, left (its xenopsd has died), over (it ran, and has ended)
+))
+
+# An activation by SM: "", looked (no `paused`), act (has written `activating`), tag (and host_), back (has seen `paused`, and
+# taken host_ away), on. After a power failure: stuck (`activating` stays for good), off (host_ stays until the next boot).
+ACTIVATING, TAGGED = ("act", "tag", "back", "stuck"), ("tag", "on", "off")
+
+START = State(worker="lead", step=ATTACHED, row=0, asked=True, committed=False, source_up=True, destination_up=True, seal=False,
+              tag=True, intruder="", source_whole=True, source_gone=False, vm_here="run", task="asked", mover="on", role="open",
+              finish="", tapdisk=True, gate=True, activation="", whole=True, gone=False, vm_there="none")
+ENDS = ("back", "moved")
+
+
+class Raised(Exception):
+    """A condition of the gate has raised: the worker gives up."""
+
+
+class Violation(Exception):
+    """Something that must never be."""
+
+
+class Model:
+    """`rows`: in place of gate.TRANSITIONS. `changes`: names of what is done otherwise than in the code (see the tests).
+    `events`: names of what may happen beside what always may. `power`: whether hosts may fail."""
+
+    def __init__(self, rows=gate.TRANSITIONS, changes=(), events=(), power=True):
+        self.rows, self.changes, self.events = rows, frozenset(changes), frozenset(events)
+        self.power = power
+
+    # The gate's conditions: (whether it holds, the state after it). One for each function that gate.TRANSITIONS names.
+
+    def _detached(self, s):
+        if s.mover in ("broken", "dead") and "unclean" not in self.changes:
+            raise Raised()
+        return s.mover not in ("on", "bye"), s
+
+    def _idle(self, s):
+        return not (s.tag or s.intruder in ACTIVATING + TAGGED), s
+
+    def _paused_by_another(self, s):
+        return False, s._replace(seal=True)
+
+    def _nobody_got_in(self, s):
+        if s.tag or s.intruder in TAGGED:
+            raise Raised()
+        return s.intruder not in ACTIVATING, s
+
+    def _surely(self, s):
+        return True, s
+
+    def _opened(self, s):
+        if s.finish == "ok":
+            return True, s
+        if s.finish == "":
+            if ((s.mover, s.role) != ("ended", "ended") and "unclean" not in self.changes) or "dead" in (s.mover, s.role) or not s.destination_up:
+                raise Raised()
+            return False, s._replace(finish="asked")
+        if s.finish == "failed" or s.mover == "dead":
+            raise Raised()
+        return False, s
+
+    def holds(self, row, s):
+        """Ask the condition of a row."""
+        return getattr(self, row.holds.__name__)(s)
+
+    # What may happen in a state: pairs (what, the next state).
+
+    def next(self, s):
+        """All that can happen next."""
+        # At an end only a user is left to come, and to start the VM.
+        for actor in (self._intruder,) if s.worker in ENDS else (
+                self._worker, self._xenopsd_here, self._xenopsd_there, self._data, self._intruder, self._crashes):
+            for what, state in actor(s):
+                if state != s:
+                    yield what, self._written(state)
+
+    def _written(self, s):
+        """What runs, writes: a disk that does not get it is not whole any more."""
+        if s.vm_here == "run" and s.mover != "on" or s.intruder == "on":
+            s = s._replace(whole=False)
+        # States that differ in nothing that anybody asks any more are one.
+        if "unclean" not in self.changes:
+            # Neither finishes: all that could tell broken from dead is a Gate that does not look.
+            if s.mover in ("broken", "dead"):
+                s = s._replace(mover="dead", finish="failed" if s.finish == "opened" else s.finish)
+            if s.role == "broken":
+                s = s._replace(role="dead")
+        if s.committed or s.gone:
+            s = s._replace(mover="dead", role="dead", finish="failed", tapdisk=False)
+        return s._replace(source_whole=False) if s.vm_there == "run" else s
+
+    def _worker(self, s):
+        w, to = s.worker, s._replace
+        if w in ("dead", "undecided") and s.source_up:
+            first = "complete" if s.committed else "lead" if s.asked else "quiet"
+            yield "recovery: " + first, to(worker=first, row=0)
+        if w in ENDS or w == "dead":
+            return
+        yield "worker killed", to(worker="dead", row=0)
+        if w == "lead":
+            for found in self._lead(s):
+                yield found
+        elif w == "where" and s.destination_up:
+            yield "looks whether the new disk is active", to(worker="where+" if s.activation in TAGGED else "where-")
+        elif w in ("where+", "where-") and s.destination_up:
+            if w == "where+" and s.vm_there == "run":
+                # _note_opened
+                yield "finds the VM there", to(worker="complete", step=OPEN if s.step == OPENING else s.step)
+            elif w == "where-" and s.vm_there != "run":
+                yield "finds the VM not there", to(worker="unseal" if "unseal first" in self.changes else "quiet")
+            else:
+                yield "cannot tell", to(worker="where")
+        if w in ("where", "where+", "where-"):
+            yield "cannot tell where the VM is", to(worker="undecided")
+        for found in self._back(s) if w in ("quiet", "shut", "look", "unseal", "halt", "abort", "release") else self._forward(s):
+            yield found
+
+    def _lead(self, s):
+        yield "gives up", s._replace(worker="where", row=0)
+        if s.task == "done" and s.step == OPEN:
+            yield "the VM has moved", s._replace(worker="complete", row=0)
+        index = next((i for i in range(s.row, len(self.rows)) if self.rows[i].step == s.step), None)
+        if index is None:
+            index = next((i for i in range(s.row) if self.rows[i].step == s.step), None)
+        if index is None:
+            return
+        try:
+            holds, after = self.holds(self.rows[index], s)
+        except Raised:
+            return  # "gives up" is there already
+        yield "gate %s: %s: %s" % (s.step, self.rows[index].holds.__name__, holds), after._replace(
+            step=self.rows[index].next if holds else s.step, row=index + 1)
+
+    def _back(self, s):
+        w, to = s.worker, s._replace
+        if w == "quiet" and s.destination_up:
+            if "late finish" in self.events:
+                yield "does not know of a finish under way", to(worker="shut")
+            elif s.finish not in ("asked", "closed"):
+                # The code has no such step yet: this is what closes the hole "late finish".
+                yield "no finish is under way any more, and none can begin", to(worker="shut", finish="failed")
+        elif w == "shut" and (s.step not in (OPENING, OPEN)):
+            yield "the gate was never opened", to(worker="unseal")
+        elif w == "shut" and s.destination_up:
+            yield "writes paused at the destination", to(worker="look", gate=True)
+        elif w == "look" and s.destination_up:
+            if s.activation not in ACTIVATING + TAGGED or "no look after shutting" in self.changes:
+                yield "nobody is in", to(worker="halt" if "unseal first" in self.changes else "unseal")
+        elif w == "unseal":
+            seal = s.seal and s.step == ATTACHED or s.seal and s.step == DETACHED
+            if "unseal first" in self.changes:
+                yield "unseals", to(worker="shut", seal=seal)
+            else:
+                yield "unseals", to(worker="halt", seal=seal, step=ATTACHED, asked=False)
+        elif w == "halt":
+            if s.vm_here == "suspended" and s.task not in ("done", "failed", "lost"):
+                pass  # xenopsd has the VM: it does one thing after the other
+            elif s.vm_here == "suspended":
+                yield "shuts the suspended VM down", self._closed(to(worker="abort", vm_here="down", tag=False))
+            else:
+                yield "goes on", to(worker="abort")
+        elif w == "abort" and s.destination_up:
+            if s.activation not in TAGGED:
+                yield "the new disk is destroyed", to(worker="release", gone=True, role="dead", tapdisk=False)
+        elif w == "release":
+            yield "releases the VM", to(worker="back")
+        if w in ("quiet", "look", "abort"):
+            yield "cannot tell", to(worker="undecided")
+
+    def _forward(self, s):
+        if s.worker == "complete":
+            yield "completes", s._replace(worker="clean", committed=True)
+        elif s.worker == "clean" and s.step == OPEN:
+            yield "destroys the old disk", s._replace(worker="moved", source_gone=True)
+
+    def _closed(self, s):
+        """The source's tapdisk has closed the disk."""
+        return s._replace(mover="bye", role="ended") if (s.mover, s.role) == ("on", "open") else s
+
+    def _xenopsd_here(self, s):
+        t, to = s.task, s._replace
+        if not s.source_up or t in ("done", "failed", "lost"):
+            return
+        yield "source's xenopsd killed", to(task="lost")
+        if t == "asked":
+            yield "xenopsd: suspended", to(task="suspended", vm_here="suspended")
+            yield "xenopsd: fails early", to(task="failed")
+            return
+        if t == "suspended":
+            yield "xenopsd: tapdisk closed", self._closed(to(task="closed"))
+        elif t == "closed" and not s.seal:
+            yield "xenopsd: host_ removed", to(task="untagged", tag=False)
+        elif t == "untagged" and s.destination_up:
+            yield "xenopsd: your turn", to(task="sent", vm_there="wait")
+        elif t == "sent" and s.vm_there == "run" and s.destination_up:
+            yield "xenopsd: moved", to(task="done", vm_here="gone")
+        yield "xenopsd: fails late", self._closed(to(task="failed", vm_here="down", tag=s.tag and s.seal))
+
+    def _sm(self, activation, paused, gone, dirty):
+        """One step of blktap2's activation. Raises Violation if it is one of a disk that lacks a write."""
+        if activation == "looked":
+            return "" if gone else "act"
+        if activation == "act":
+            return "on" if "sm looks once" in self.changes and not dirty else "tag"
+        if activation == "tag":
+            if paused and "sm looks once" not in self.changes:
+                return "back"
+            if dirty:
+                raise Violation("activated, and lacks a write")
+            return "on"
+        return "" if activation == "back" else activation
+
+    def _xenopsd_there(self, s):
+        to = s._replace
+        if not s.destination_up:
+            return
+        if s.activation == "" and s.vm_there == "wait" and not s.gate and not s.gone:
+            yield "SM there: looked", to(activation="looked")
+        if s.activation in ("looked", "act", "tag", "back"):
+            after = self._sm(s.activation, s.gate, s.gone, not s.whole)
+            yield "SM there: " + (after or "out"), to(activation=after)
+        if s.vm_there == "wait":
+            if s.activation == "on":
+                yield "the VM runs there", to(vm_there="run")
+            if s.activation in ("", "on"):
+                yield "xenopsd there gives up", to(vm_there="none", activation="")
+            yield "destination's xenopsd killed", to(vm_there="left")
+        if s.vm_there == "left" and s.activation in ("", "on"):
+            yield "what was left there is shut down", to(vm_there="none", activation="")
+        if s.vm_there == "run" and "stops" in self.events:
+            yield "the VM ends there", to(vm_there="over", activation="")
+
+    def _data(self, s):
+        to = s._replace
+        if s.mover == "bye":
+            yield "the mover hears that the receiver has all", to(mover="ended")
+        if s.mover in ("on", "bye"):
+            yield "the mirror breaks", to(mover="broken", role="broken" if s.role == "open" else s.role)
+        if s.mover != "dead":
+            yield "mover killed", to(mover="dead", role="broken" if s.role == "open" else s.role)
+        if s.role != "dead":
+            # The command of SM that it has begun goes on.
+            yield "receiver killed", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
+        if s.finish == "asked":
+            if "gate before tapdisk" in self.changes:
+                yield "finish: paused removed", to(finish="closed", gate=False)
+            else:
+                yield "finish: tapdisk closed", to(finish="closed", tapdisk=False)
+        elif s.finish == "closed":
+            yield "finish: done", to(finish="opened", tapdisk=False, gate=False)
+        elif s.finish == "opened":
+            yield "finish: answered", to(finish="failed" if "dead" in (s.mover, s.role) else "ok")
+
+    def _intruder(self, s):
+        """Somebody who gets past blocked_operations, or, after the end, a user."""
+        to = s._replace
+        if s.intruder == "" and s.source_up and not (s.tag or s.seal or s.source_gone) and s.vm_here != "run":
+            yield "SM here: looked", to(intruder="looked")
+        if s.intruder in ("looked", "act", "tag", "back"):
+            after = self._sm(s.intruder, s.seal, s.source_gone, not s.source_whole)
+            yield "SM here: " + (after or "out"), to(intruder=after)
+        if s.intruder == "on" and "leaves" in self.events:
+            yield "the intruder leaves", to(intruder="")
+
+    def _crashes(self, s):
+        to = s._replace
+        if not self.power:
+            return
+        power = {"looked": "", "act": "stuck", "tag": "stuck", "back": "stuck", "on": "off"}
+        if s.source_up:
+            yield "source: power failure", to(
+                source_up=False, worker=s.worker if s.worker in ENDS else "dead", row=0, mover="dead",
+                role="broken" if s.role == "open" else s.role, task=s.task if s.task in ("done", "failed") else "lost",
+                vm_here="down" if s.vm_here in ("run", "suspended") else s.vm_here, intruder=power.get(s.intruder, s.intruder))
+        else:
+            yield "source: boot", to(source_up=True, tag=False, intruder=s.intruder.replace("off", ""),
+                                     seal=s.seal and "reset" not in self.events)
+        if s.destination_up and (s.vm_there != "run" or "stops" in self.events):
+            yield "destination: power failure", to(
+                destination_up=False, role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover, tapdisk=False,
+                finish="failed" if s.finish in ("asked", "closed", "opened") else s.finish,
+                activation=power.get(s.activation, s.activation), vm_there={"wait": "none", "left": "none", "run": "over"}.get(s.vm_there, s.vm_there))
+        elif not s.destination_up:
+            yield "destination: boot", to(destination_up=True, activation=s.activation.replace("off", ""),
+                                          gate=s.gate and "reset" not in self.events)
+
+
+def require(s):
+    """Raise Violation unless the state is one that may be."""
+    here = s.vm_here == "run" or s.intruder == "on"
+    there = s.vm_there == "run" or s.activation == "on"
+    if here and there:
+        raise Violation("active on both sides")
+    if not (s.seal or s.source_gone) and not (s.gate or s.gone):
+        raise Violation("both disks can be activated")
+    if s.tapdisk and there:
+        raise Violation("two tapdisks on the new disk")
+    if s.worker == "back" and (s.seal or not s.gone):
+        raise Violation("taken back, and something is left")
+    if s.worker == "back" and not s.source_whole or s.worker == "moved" and not s.whole:
+        raise Violation("at an end, and the disk lacks a write")
+
+
+Found = collections.namedtuple("Found", "states steps violation trace without_end only_undecided")
+
+
+def explore(model, start=START):
+    """Every state that can be reached, breadth first. Found: `violation` (None, or what) with the shortest `trace` to it;
+    `without_end`: states from which neither an end nor `undecided` can be reached; `only_undecided`: no end, but that."""
+    gc.disable()  # millions of small tuples, and no circle among them
+    try:
+        return _explore(model, start)
+    finally:
+        gc.enable()
+
+
+def _explore(model, start):
+    came, queue, before, steps = {start: None}, collections.deque([start]), collections.defaultdict(list), 0
+    while queue:
+        state = queue.popleft()
+        try:
+            require(state)
+            following = list(model.next(state))
+        except Violation as violation:
+            return Found(list(came), steps, str(violation), _trace(came, state), (), ())
+        for what, after in following:
+            steps += 1
+            before[after].append(state)
+            if after not in came:
+                came[after] = (state, what)
+                queue.append(after)
+    ends = _leading([s for s in came if s.worker in ENDS], before)
+    named = _leading([s for s in came if s.worker == "undecided"], before)
+    return Found(list(came), steps, None, (), [s for s in came if s not in ends and s not in named],
+                 [s for s in came if s not in ends and s in named])
+
+
+def _leading(goals, before):
+    found, queue = set(goals), collections.deque(goals)
+    while queue:
+        for state in before[queue.popleft()]:
+            if state not in found:
+                found.add(state)
+                queue.append(state)
+    return found
+
+
+def _trace(came, state):
+    steps = []
+    while came[state] is not None:
+        state, what = came[state]
+        steps.append(what)
+    return list(reversed(steps))
