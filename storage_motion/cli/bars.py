@@ -50,8 +50,9 @@ class Bars:
         step = (percent // LINE_EVERY, disk["state"])
         if self._told.get(disk["vdi"]) != step:
             self._told[disk["vdi"]] = step
-            self._console.print("  %-18s %3d%% of %6.1f MiB  %s" % (
-                _name(disk), percent, (disk["to_copy"] or 0) / 2**20, _state(disk)), highlight=False)
+            # How much there is to copy is known when the snapshot is: before that there is only a guess.
+            figures = "" if disk["state"] in ("waiting", "mirroring") else "%3d%% of %6.1f MiB" % (percent, (disk["to_copy"] or 0) / 2**20)
+            self._console.print("  %-18s %-18s %s" % (_name(disk), figures, _state(disk)), highlight=False)
 
 
 def done(disk):
