@@ -7,6 +7,7 @@ import json
 import os
 import time
 
+from lab.dom0 import breakpoint
 from lab.pools import leftovers
 from storage_motion.dom0.launch import Process
 
@@ -90,6 +91,25 @@ class Scene:
     def begin(self, **arguments):
         """Begin a migration; its id."""
         return self.call("migrate", wait="false", **(arguments or self.arguments()))["migration"]
+
+    def begin_and_kill(self, when=breakpoint.ALWAYS, **rule):
+        """Begin a migration whose worker dies by kill -9 at a write of its journal (see lab.dom0.breakpoint); its id.
+
+        Fails if it comes to its end without that."""
+        root = self.host.root
+        breakpoint.arm(root, when, **rule)
+        try:
+            migration = self.begin()
+            worker, deadline = None, time.monotonic() + MOVE
+            while worker is None or worker.alive():
+                entry = self.journal(migration)
+                worker = Process.from_json(entry["worker"])
+                assert time.monotonic() < deadline, entry["phase"]
+                time.sleep(0.02)
+        finally:
+            missed = breakpoint.disarm(root)
+        assert not missed, "it came to its end, %s" % self.journal(migration)["error"]
+        return migration
 
     def journal(self, migration, host=None):
         """What the journal of a migration says now, read as a stranger."""

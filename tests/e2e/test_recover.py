@@ -1,4 +1,5 @@
 """A worker that is killed in every phase of a live migration, and `recover`: the VM is at one of the two ends, whole, and moves."""
+import contextlib
 import os
 import random
 import time
@@ -9,12 +10,11 @@ import XenAPI
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
-from tests.e2e.scene import KILLED, Scene
+from tests.e2e.scene import ENDED, KILLED, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 SEED = int(os.environ.get("RECOVER_SEED", "4"))
 RANDOM = int(os.environ.get("RECOVER_RANDOM", "1"))
-PATIENCE = 90.0            # seconds until a phase is reached
 LONGEST = 12.0             # seconds that a migration of these disks takes, roughly
 
 
@@ -30,52 +30,39 @@ def scene(lab):
     return Scene(lab)
 
 
-def phase(name):
-    return lambda entry: entry["phase"] == name
-
-
-def disk_is(state):
-    return lambda entry: next(iter(entry["disks"].values()))["state"] == state
-
-
-def gate_is(step):
-    return lambda entry: next(iter(entry["disks"].values())).get("gate") == step
-
-
-# (when to kill the worker, where the VM has to be then: None where both ends are right)
+# (the write of the journal at which the worker is killed, where the VM has to be then: None where both ends are right)
 MOMENTS = {
-    "claim": (phase("claim"), "source"),
-    "receive": (phase("receive"), "source"),
-    "sync": (phase("sync"), "source"),
-    "mirroring": (disk_is("mirroring"), "source"),
-    "copying": (disk_is("copying"), "source"),
-    "in-sync": (disk_is("in-sync"), "source"),
-    "remap": (phase("remap"), "source"),
-    "move": (phase("move"), None),
-    "asked": (lambda entry: entry.get("xenops_task") not in (None, "starting"), None),
-    "detached": (gate_is("detached"), None),
-    "sealed": (gate_is("sealed"), None),
-    "opening": (gate_is("opening"), None),
-    "open": (gate_is("open"), "destination"),
-    "complete": (phase("complete"), "destination"),
-    "clean-up": (phase("clean-up"), "destination"),
-    "end": (phase("end"), "destination"),
+    "claim": (("migration", "phase", ["claim"], True), "source"),
+    "receive": (("migration", "phase", ["receive"], True), "source"),
+    "sync": (("migration", "phase", ["sync"], True), "source"),
+    "mirroring": (("disk", "state", ["mirroring"], True), "source"),
+    "copying": (("disk", "state", ["copying"], True), "source"),
+    "in-sync": (("disk", "state", ["in-sync"], True), "source"),
+    "remap": (("migration", "phase", ["remap"], True), "source"),
+    "move": (("migration", "phase", ["move"], True), None),
+    "asked": (("migration", "xenops_task", [None, "starting"], False), None),
+    "detached": (("disk", "gate", ["detached"], True), None),
+    "sealed": (("disk", "gate", ["sealed"], True), None),
+    "opening": (("disk", "gate", ["opening"], True), None),
+    "open": (("disk", "gate", ["open"], True), "destination"),
+    "complete": (("migration", "phase", ["complete"], True), "destination"),
+    "clean-up": (("migration", "phase", ["clean-up"], True), "destination"),
+    "end": (("migration", "phase", ["end"], True), "destination"),
 }
+COPYING = MOMENTS["copying"][0]
 
 
-def kill_worker(scene, migration, moment):
-    """kill -9 the worker as soon as `moment(journal)` is true. Returns the journal that it left."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        entry = scene.journal(migration)
-        worker = Process.from_json(entry["worker"])
-        if worker and moment(entry):
-            os.kill(worker.pid, KILLED)
-            assert worker.gone(5.0)
-            return scene.journal(migration)
-        assert entry["state"] == "running", "it had ended before"
-        assert time.monotonic() < deadline, entry["phase"]
-        time.sleep(0.001)
+def kill_worker(scene, migration, due):
+    """kill -9 the worker at `due` (time.monotonic()). Whether it still ran then."""
+    while time.monotonic() < due:
+        if scene.journal(migration)["state"] in ENDED:
+            return False
+        time.sleep(0.01)
+    worker = Process.from_json(scene.journal(migration)["worker"])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker.pid, KILLED)
+    assert worker.gone(5.0)
+    return scene.journal(migration)["state"] not in ENDED
 
 
 def recover(scene, migration, expected):
@@ -104,10 +91,8 @@ CLOSE = () if os.environ.get("RECOVER_ALL") else ("sync", "mirroring", "in-sync"
 
 @pytest.mark.parametrize("name", [name for name in MOMENTS if name not in CLOSE])
 def test_worker_killed(scene, name):
-    moment, expected = MOMENTS[name]
-    migration = scene.begin()
-    kill_worker(scene, migration, moment)
-    recover(scene, migration, expected)
+    when, expected = MOMENTS[name]
+    recover(scene, scene.begin_and_kill(when), expected)
 
 
 def test_worker_killed_at_random_moments(scene):
@@ -115,14 +100,10 @@ def test_worker_killed_at_random_moments(scene):
     for _ in range(RANDOM):
         after = chance.uniform(0.0, LONGEST)
         migration = scene.begin()
-        due = time.monotonic() + after
-        try:
-            kill_worker(scene, migration, lambda entry: time.monotonic() > due)
-        except AssertionError as error:
-            assert "it had ended before" in str(error)
+        if kill_worker(scene, migration, time.monotonic() + after):
+            recover(scene, migration, None)
+        else:
             scene.settle()
-            continue
-        recover(scene, migration, None)
 
 
 def test_a_second_migration_succeeds(scene):
@@ -131,8 +112,7 @@ def test_a_second_migration_succeeds(scene):
 
 def test_without_the_other_pool_it_waits(scene):
     """It takes back what is at the source, says what it waits for, and finishes later."""
-    migration = scene.begin()
-    kill_worker(scene, migration, disk_is("copying"))
+    migration = scene.begin_and_kill(COPYING)
     there = scene.there
     there.kill("xapi")
     try:
@@ -148,8 +128,7 @@ def test_without_the_other_pool_it_waits(scene):
 
 
 def test_no_password_is_said(scene):
-    migration = scene.begin()
-    kill_worker(scene, migration, disk_is("copying"))
+    migration = scene.begin_and_kill(COPYING)
     os.unlink("%s/run/sxm/%s/remote.json" % (scene.host.root, migration))
     answer, = scene.call("recover", migration=migration)["migrations"]
     assert answer["outcome"] == "waiting" and "remote-password" in answer["why"], answer
