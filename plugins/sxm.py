@@ -20,6 +20,7 @@ FUNCTIONS = {
     "recover": recovery.recover,
     "receive": receiving.receive,
     "receive-renew": receiving.receive_renew,
+    "receive-stop": receiving.receive_stop,
     "receive-status": receiving.receive_status,
     "receive-abort": receiving.receive_abort,
     "receive-end": receiving.receive_end,

@@ -78,9 +78,9 @@ def shut_gates(m):
     the VM is."""
     if m.plan.live and whereabouts(m) == DESTINATION:
         raise Undecided("the VM runs at the destination, and was to be taken back")
+    _stop_finishing(m)
     for disk in m.plan.disks:
-        step = m.disk(disk.key).get("gate", gate.ATTACHED)
-        if step in (gate.OPENING, gate.OPEN):
+        if _begun_to_open(m, disk):
             try:
                 gate.shut(m.destination, m.destination_vdi(disk), m.disk(disk.key)["destination_vdi"])
             except GateOpen as error:
@@ -96,6 +96,23 @@ def shut_gates(m):
         for disk in m.plan.disks:
             bar.lift(m, disk)
         m.note(xenops_task=None)
+
+
+def _stop_finishing(m):
+    """Have the destination end what may be opening gates. Whatever is shut after this stays shut. Raises Undecided.
+
+    A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back."""
+    if not any(_begun_to_open(m, disk) for disk in m.plan.disks):
+        return
+    try:
+        m.plugin("receive-stop")
+    except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
+        raise Undecided("whether a gate is being opened at the destination: %s" % " ".join(m.describe(error)))
+
+
+def _begun_to_open(m, disk):
+    """Whether the disk's gate may be open, for all that the journal knows."""
+    return m.disk(disk.key).get("gate") in (gate.OPENING, gate.OPEN)
 
 
 def complete(m):

@@ -71,6 +71,15 @@ def receive_renew(session, given):
         entry.write(busy=None)
 
 
+def receive_stop(session, given):
+    """End the receivers, and what they have the storage manager do. After the answer no gate opens any more that is shut now, and
+    `receive-renew` alone makes the disks receive again. Idempotent. Raises TimedOut if a command does not end."""
+    entry = _known(given)
+    if entry is not None:
+        _retire(entry, list(entry.entry["disks"]))
+    return {}
+
+
 def receive_status(session, given):
     """{"state": of the receiver, "disks": {key: {"vdi", "gate": "shut" or "open"}}}"""
     entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
@@ -290,21 +299,37 @@ def _control(migration, number):
 
 
 def _retire(entry, keys):
-    """The disks `keys` leave their receivers. One that has none left is ended; without courtesy, since it may well be stuck."""
+    """The disks `keys` leave their receivers. One that has none left is ended; without courtesy, since it may well be stuck.
+
+    When this returns nothing of a `finish` of theirs is under way any more. Raises TimedOut if it does not end."""
     staying = []
     for one in entry.entry["receivers"]:
         one = dict(one, keys=[key for key in one["keys"] if key not in keys])
         if not one["keys"]:
-            Process.from_json(one["process"]).stop(RETIRE_TIMEOUT)
+            _end_receiver(entry, one)
         # The entry stays, and so its number is not given away again: a file of the old one is never taken for the new one's.
         staying.append(one)
     entry.write(receivers=staying)
+    _end_unnoted(entry)
+    smapi.await_commands([entry.entry["disks"][key]["vdi"] for key in keys if entry.entry["disks"][key]["vdi"]])
+
+
+def _end_receiver(entry, one):
+    Process.from_json(one["process"]).stop(RETIRE_TIMEOUT)
+    # A child of it looks like it until it has become a command of the storage manager, which is waited for as such.
+    for child in launch.running(MODULE, _spec(entry.entry["migration"], one["number"])):
+        if not child.gone(RETIRE_TIMEOUT):
+            raise ReceiverFailed(entry.entry["migration"], "process %d, of its receiver, does not end" % child.pid)
 
 
 def _stop_receivers(entry, command):
     for one in entry.entry["receivers"]:
         _stop_receiver(Process.from_json(one["process"]), _control(entry.entry["migration"], one["number"]), command)
-    # One more may have been started by a plugin that died before it could note that.
+    _end_unnoted(entry)
+
+
+def _end_unnoted(entry):
+    """One more receiver may have been started by a plugin that died before it could note that."""
     for orphan in launch.running(MODULE, _spec(entry.entry["migration"], _next_number(entry))):
         orphan.stop()
 

@@ -38,7 +38,6 @@ from storage_motion.xapi.tasks import ProgressTask
 
 CONNECT_TIMEOUT = 30.0     # seconds to wait for another pool's master
 START_TIMEOUT = 60.0       # seconds within which a worker says who it is
-COMMAND_TIMEOUT = 300.0    # for commands of the storage manager that a worker had begun when it died
 TRIES = 3                  # of the way back: what a killed worker had asked xapi for may end only meanwhile
 PAUSE = 2.0
 BOOT_TRIES = 240
@@ -152,7 +151,8 @@ def _recover_source(_, migration, given):
     if before:
         return before
     planned, decision = Plan.from_json(entry.entry["plan"]), decide(entry.entry)
-    _wait_for_commands()
+    # One of them may be the dead worker's, and would do what is undone meanwhile.
+    smapi.await_commands()
     source = sessions.local(CALL_TIMEOUT)
     try:
         destination, hidden, gap = _destination(entry, planned, source, given)
@@ -190,14 +190,6 @@ def _one_at_a_time():
         yield
     finally:
         os.close(descriptor)
-
-
-def _wait_for_commands():
-    """Those that the storage manager is at: one may be the dead worker's, and would do what is undone meanwhile."""
-    end = time.monotonic() + COMMAND_TIMEOUT
-    for process in launch.running(root.path(smapi.DRIVERS + "/MirrorSR")):
-        if not process.gone(max(0.0, end - time.monotonic())):
-            raise Waits("process %d, a command of the storage manager, to end" % process.pid)
 
 
 def _destination(entry, planned, source, given):

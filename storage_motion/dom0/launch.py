@@ -88,10 +88,11 @@ def python_module(module, *arguments):
     return [python if os.access(python, os.X_OK) else sys.executable, "-m", module] + list(arguments)
 
 
-def running(*words):
+def running(*words, mentioning=()):
     """The processes whose command line has all `words` as arguments of their own, this one left out: a list of Process.
 
-    What a process that died had begun, and nobody has noted: paths of ours are in no other command line."""
+    With `mentioning`, only those with one of these strings somewhere in an argument. What a process that died had begun, and nobody
+    has noted: paths of ours are in no other command line."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -102,7 +103,9 @@ def running(*words):
                 argv = cmdline.read().decode("utf-8", "replace").split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if process is not None and all(word in argv for word in words):
+        if process is None or not all(word in argv for word in words):
+            continue
+        if not mentioning or any(text in argument for argument in argv for text in mentioning):
             found.append(process)
     return found
 

@@ -4,16 +4,19 @@ The argument is the one that xapi builds (ocaml/xapi/sm_exec.ml); the exit statu
 driver exits with 0 for faults, too.
 """
 import subprocess
+import time
 import xml.parsers.expat
 import xmlrpc.client
 
-from storage_motion.dom0 import inventory, root
-from storage_motion.errors import SmFault
+from storage_motion.dom0 import inventory, launch, root
+from storage_motion.errors import SmFault, TimedOut
 
 DRIVERS = "/opt/xensource/sm"
 MIRROR_TYPE = "mirror"
 # A driver may wait 120 s for an activation, and a snapshot takes what it takes. Killing one is the last resort.
 DEFAULT_TIMEOUT = 600.0
+# Seconds for commands that somebody who is dead now had begun: a tapdisk is closed, a snapshot taken.
+COMMANDS_TIMEOUT = 300.0
 
 # The gate: SM activates no VDI that has this key in its sm_config, whatever its value. Ours is not SM's own
 # "true", so that it can be told from a pause of SM's, and SM's garbage collector (cleanup.py,
@@ -31,6 +34,18 @@ def call(session, sr_ref, command, vdi_ref=None, args=(), driver_params=None, dr
     """
     argument = xmlrpc.client.dumps((_parameters(session, sr_ref, command, vdi_ref, args, driver_params),), command)
     return _answer(command, _run("%s/%s" % (root.path(DRIVERS), driver), command, argument, timeout))
+
+
+def await_commands(vdis=(), timeout=None):
+    """Wait until none of the commands of MirrorSR runs any more that this host is at now; with `vdis` (UUIDs), only those for one
+    of these. Raises TimedOut after `timeout` seconds (COMMANDS_TIMEOUT).
+
+    A command is a process of its own: it goes on when the worker or receiver that wanted it is killed."""
+    timeout = COMMANDS_TIMEOUT if timeout is None else timeout
+    end = time.monotonic() + timeout
+    for process in launch.running(root.path(DRIVERS + "/MirrorSR"), mentioning=vdis):
+        if not process.gone(max(0.0, end - time.monotonic())):
+            raise TimedOut("process %d, a command of the storage manager, to end" % process.pid, "%g" % timeout)
 
 
 def _parameters(session, sr_ref, command, vdi_ref, args, driver_params):

@@ -169,12 +169,13 @@ class Model:
 
     def _back(self, s):
         w, to = s.worker, s._replace
-        if w == "quiet" and s.destination_up:
-            if "late finish" in self.events:
-                yield "does not know of a finish under way", to(worker="shut")
+        if w == "quiet" and (s.step not in (OPENING, OPEN) or "no receive-stop" in self.changes):
+            yield "nothing to stop", to(worker="shut")
+        elif w == "quiet" and s.destination_up:
+            if s.role != "dead":
+                yield "receive-stop: the receiver is ended", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
             elif s.finish not in ("asked", "closed"):
-                # The code has no such step yet: this is what closes the hole "late finish".
-                yield "no finish is under way any more, and none can begin", to(worker="shut", finish="failed")
+                yield "receive-stop: no finish is under way any more", to(worker="shut", finish="failed")
         elif w == "shut" and (s.step not in (OPENING, OPEN)):
             yield "the gate was never opened", to(worker="unseal")
         elif w == "shut" and s.destination_up:

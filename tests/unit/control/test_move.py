@@ -1,7 +1,7 @@
 """The move: xenopsd's task and the gates together, whatever fails, and the way back."""
 import pytest
 
-from fake_pool import FakePool, add_vdi
+from fake_pool import FakePool, add_vdi, failure
 from storage_motion.control import bar, gate, move, remap
 from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError
 from test_migration import make_plan
@@ -36,7 +36,7 @@ class World:
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
         self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"]}
         self.state_here, self.state_there, self.asks_to_cancel = "Running", None, False
-        self.shutdowns = []
+        self.plugin_fails = None
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
         monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label: FakeXenops(self, "there")))
         for name in ("SETTLE_TIMEOUT", "SILENCE_TIMEOUT"):
@@ -72,6 +72,15 @@ class World:
 
     def pulse(self, cancellable=True):
         pass
+
+    def plugin(self, function, **arguments):
+        self.log.append(function)
+        if self.plugin_fails:
+            raise self.plugin_fails
+        return "{}"
+
+    def describe(self, error):
+        return [str(error)]
 
     def suspend(self):
         """The guest's tapdisk is closed at the source."""
@@ -191,6 +200,29 @@ def test_a_failure_after_the_gate_opened_goes_back_in_the_right_order(monkeypatc
     assert order == [("destination", "add_to_sm_config"), ("source", "remove_from_sm_config"), ("source", "remove_from_sm_config")]
     assert "paused" in world.there and world.here == {} and world.disk("k")["opened"]
     move.shut_gates(world)
+
+
+def test_a_finish_that_is_under_way_is_stopped_before_the_gate_is_shut(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="opening")
+    world.here["paused"] = "sxm m"
+    world.destination.handlers["VDI.add_to_sm_config"] = lambda *a: (
+        world.log.append("shut"), world.destination._field("VDI", "add_to_sm_config", a))
+    move.shut_gates(world)
+    assert world.log == ["receive-stop", "shut"] and "paused" not in world.here
+    move.shut_gates(world)
+    assert world.log == ["receive-stop", "shut"], "there is nothing to stop any more"
+
+
+@pytest.mark.parametrize("error", [failure("SXM_TIMED_OUT", "process 7", "300"), ConnectionResetError("cut"), TimedOut("x", "1")])
+def test_if_it_cannot_be_stopped_nothing_is_unsealed(monkeypatch, error):
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="opening")
+    world.here["paused"] = "sxm m"
+    world.plugin_fails = error
+    with pytest.raises(Undecided):
+        move.shut_gates(world)
+    assert world.here["paused"] == "sxm m" and world.disk("k")["gate"] == "opening"
 
 
 def test_xenopsd_reports_a_failure_but_the_vm_is_there(monkeypatch):

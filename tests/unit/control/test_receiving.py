@@ -1,6 +1,8 @@
 """The destination's side: what is asked for is checked, and whatever fails nothing stays."""
 import json
 import os
+import subprocess
+import sys
 
 from hypothesis import given, settings, strategies as st
 import pytest
@@ -9,7 +11,7 @@ from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import journal, receiving
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import launch, smapi
-from storage_motion.errors import BadArguments, GateOpen, JournalError, MotionError, NoSuchMigration, SmFault
+from storage_motion.errors import BadArguments, GateOpen, JournalError, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
 KEYS = ["%08d-0000-0000-0000-000000000000" % number for number in range(2)]
@@ -209,6 +211,52 @@ def test_a_renewal_that_fails_may_be_repeated(destination, tmp_path, fails):
     assert len(destination.vdis()) == 2 and all(vdi["sm_config"]["paused"] == smapi.GATE_SHUT for vdi in destination.vdis().values())
     destination.fails = None
     assert renew(destination, KEYS)["port"] == 4711
+
+
+def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path, monkeypatch):
+    """As the killed receiver's `finish` would be: a process with the driver's path and the VDI in its command line."""
+    first = destination.receive()
+    driver = str(tmp_path / "opt/xensource/sm/MirrorSR")
+    monkeypatch.setattr(smapi, "COMMANDS_TIMEOUT", 0.2)
+    others = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", driver, "<string>another</string>"])
+    command = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", driver,
+                                "<string>%s</string>" % first["disks"][KEYS[1]]["vdi"]])
+    try:
+        with pytest.raises(TimedOut):
+            receiving.receive_stop(destination.pool, {"migration": ID})
+        with pytest.raises(TimedOut):
+            renew(destination, KEYS)
+        renew(destination, KEYS[:1])
+    finally:
+        command.kill()
+        command.wait()
+    try:
+        for _ in range(2):
+            assert receiving.receive_stop(destination.pool, {"migration": ID}) == {}
+    finally:
+        others.kill()
+        others.wait()
+    assert all(not one["keys"] for one in Journal.load(ID, journal.RECEIVING).entry["receivers"])
+    assert renew(destination, KEYS)["port"] == 4711
+
+
+def test_stopping_ends_the_receivers_and_what_they_had_become(destination, monkeypatch):
+    destination.receive()
+    stopped, child = [], subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", receiving.MODULE, receiving._spec(ID, 1)])
+    monkeypatch.setattr(launch.Process, "stop", lambda process, timeout=None: stopped.append(process.pid))
+    monkeypatch.setattr(receiving, "RETIRE_TIMEOUT", 0.2)
+    try:
+        with pytest.raises(ReceiverFailed):
+            receiving.receive_stop(destination.pool, {"migration": ID})
+    finally:
+        child.kill()
+        child.wait()
+    receiving.receive_stop(destination.pool, {"migration": ID})
+    assert set(stopped) == {os.getpid()}
+
+
+def test_stopping_what_is_not_known(destination):
+    assert receiving.receive_stop(destination.pool, {"migration": ID}) == {}
 
 
 def test_a_disk_whose_gate_is_open_is_not_renewed(destination):
