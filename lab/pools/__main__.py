@@ -1,6 +1,6 @@
 """`python -m lab.pools up|down|status [--dir D]`: two pools on this machine, to play with.
 
-`up` prints where things are and leaves them running; `down` ends them; `clean` ends every lab of this user that was left.
+`up` prints where things are and leaves them running; `down` ends them; `clean` ends every lab of this user whose process has gone.
 """
 import argparse
 import glob
@@ -30,8 +30,12 @@ def clean():
     """End the labs of this user in the usual places, such as a killed test or demo leaves."""
     for state in glob.glob(os.path.join(tempfile.gettempdir(), "sxm-*", "lab.json")):
         if os.stat(state).st_uid == os.getuid():
-            print("ending the lab in %s" % os.path.dirname(state))
-            Lab.found(os.path.dirname(state)).down()
+            lab = Lab.found(os.path.dirname(state))
+            if lab.owner:
+                print("the lab in %s belongs to process %d, which runs" % (lab.directory, lab.owner))
+            else:
+                print("ending the lab in %s" % lab.directory)
+                lab.down()
 
 
 def main():

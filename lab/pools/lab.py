@@ -22,7 +22,7 @@ from lab.blktap import install as blktap
 from lab.guest import control
 from lab.pools import roots, topology, vms
 from lab.pools.daemons import Daemons, end_all_of, of_root
-from lab.xenopsd import wire
+from lab.xenopsd import process, wire
 
 CHECK = 300.0
 """Seconds that a full check of a guest may take."""
@@ -194,6 +194,13 @@ class Lab:
             lab._take(json.load(stream))
         return lab
 
+    @property
+    def owner(self):
+        """The pid of the process that brought it up, while that runs; else None."""
+        with open(os.path.join(self.directory, "owner.json")) as stream:
+            owner = json.load(stream)
+        return owner["pid"] if process.alive(owner["pid"], owner["started"]) else None
+
     def up(self):
         """Bring all up; on failure takes down what came up, and raises."""
         if "_" in self.directory:
@@ -202,8 +209,8 @@ class Lab:
         try:
             endpoints = topology.endpoints([name for plan in self._plan for name in plan.hosts])
             state = [self._pool_state(plan, endpoints) for plan in self._plan]
-            with open(os.path.join(self.directory, "lab.json"), "w") as stream:
-                json.dump(state, stream, indent=1)
+            self._write("owner.json", {"pid": os.getpid(), "started": process.start_time(os.getpid())})
+            self._write("lab.json", state)
             for pool in state:
                 for host in pool["hosts"]:
                     roots.build(host["root"], host["config"], self._python, self._layout)
@@ -250,6 +257,10 @@ class Lab:
             host.start_xapi()
             host.start_xenopsd()
         pool.furnish(plan.shared)
+
+    def _write(self, name, content):
+        with open(os.path.join(self.directory, name), "w") as stream:
+            json.dump(content, stream, indent=1)
 
     def _take(self, state):
         self.daemons = Daemons(os.path.join(self.directory, "processes.json"))

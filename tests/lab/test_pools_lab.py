@@ -121,3 +121,13 @@ def test_a_lab_that_goes_down_leaves_nothing():
     assert lab.down() == []
     assert not os.path.exists(lab.directory) and all(daemons.of_root(root) == {} for root in roots)
     assert not any(os.path.exists("/proc/%d" % pid) for pid in pids.values())
+
+
+def test_clean_ends_a_lab_whose_process_was_killed_and_no_other(lab):
+    code = ("import os; from lab.pools.lab import Lab; from lab.pools.topology import PoolPlan\n"
+            "made = Lab(plan=(PoolPlan('A', ('a1',), False),)); made.up(); print(made.directory, flush=True); os.kill(os.getpid(), 9)")
+    directory = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=120, cwd=REPOSITORY).stdout.strip()
+    assert os.path.exists(directory)
+    said = subprocess.run([sys.executable, "-m", "lab.pools", "clean"], stdout=subprocess.PIPE, text=True, timeout=120, cwd=REPOSITORY).stdout
+    assert "ending the lab in %s" % directory in said and not os.path.exists(directory)
+    assert "the lab in %s belongs to process %d" % (lab.directory, os.getpid()) in said and os.path.exists(lab.directory)
