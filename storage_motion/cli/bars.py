@@ -31,7 +31,7 @@ class Bars:
         """Draw this answer of `status`."""
         if status["phase"] != self._phase:
             self._phase = status["phase"]
-            self._console.print("  phase: %s" % self._phase, highlight=False)
+            self._console.print("  %s" % status["doing"], highlight=False)
         for disk in status["disks"]:
             if self._console.is_terminal:
                 self._draw(disk)

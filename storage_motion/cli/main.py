@@ -100,7 +100,7 @@ def follow(plugin, migration):
                 break
             time.sleep(POLL)
     if status["state"] == "running":
-        return _complain("its worker has died in phase %s" % status["phase"])
+        return _complain("its worker has died while %s" % status["doing"])
     if status["error"]:
         return _complain("%s: %s" % (status["state"], "\n  ".join(status["error"])))
     print(status["state"])

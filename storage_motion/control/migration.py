@@ -208,9 +208,9 @@ class Migration:
             if phase.name not in self.entry["begun"] or phase.undo is None:
                 continue
             log.info("%s: undoing %s", self.id, phase.name)
-            self.note(phase="undo " + phase.name)
+            self.note(phase=phases.UNDO + phase.name)
             left = len(self.entry["left"])
-            with self.tolerated("undo " + phase.name):
+            with self.tolerated(phases.UNDO + phase.name):
                 phase.undo(self)
             if len(self.entry["left"]) == left:
                 self.note(begun=[name for name in self.entry["begun"] if name != phase.name])

@@ -66,6 +66,8 @@ PHASES = (
     Phase("end", "ending", _always, cleanup.end, None),
 )
 NAMES = tuple(phase.name for phase in PHASES)
+UNDO = "undo "            # before the name of a phase that is being taken back
+_TITLES = {phase.name: phase.title for phase in PHASES}
 
 
 def of(plan, first=None):
@@ -73,3 +75,12 @@ def of(plan, first=None):
     applying = [phase for phase in PHASES if phase.applies(plan)]
     names = [phase.name for phase in applying]
     return applying[names.index(first) if first else 0:]
+
+
+def title(name):
+    """What the user reads of a journal's phase: of None, of a phase's name, or of one that is being taken back."""
+    if name is None:
+        return "starting"
+    undoing = name.startswith(UNDO)
+    forward = name[len(UNDO):] if undoing else name
+    return ("taking back: " if undoing else "") + _TITLES.get(forward, forward)

@@ -25,8 +25,8 @@ def brief(entry):
     """The answer of `list` for one migration."""
     plan = entry["plan"]
     return {"migration": entry["migration"], "vm": plan["vm"], "vm_name": plan["vm_name"], "kind": plan["kind"],
-            "state": entry["state"], "phase": entry["phase"], "error": entry["error"], "task": entry["task"],
-            "started": entry["started"], "updated": entry["updated"],
+            "state": entry["state"], "phase": entry["phase"], "doing": phases.title(entry["phase"]),
+            "error": entry["error"], "task": entry["task"], "started": entry["started"], "updated": entry["updated"],
             "alive": entry["state"] == journal.RUNNING and worker_alive(entry)}
 
 

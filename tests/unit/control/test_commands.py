@@ -36,7 +36,7 @@ def test_the_status_has_all_that_is_promised(pool):
     entry.entry["disks"]["k"].update(to_copy=100, copied=30, skipped=20)
     entry.write()
     answer = commands.status_of(pool, {"migration": ID})
-    assert {"migration", "vm", "vm_name", "kind", "state", "phase", "phases", "error", "task", "started", "updated", "bytes_to_move",
+    assert {"migration", "vm", "vm_name", "kind", "state", "phase", "doing", "phases", "error", "task", "started", "updated", "bytes_to_move",
             "bytes_moved", "downtime", "disks", "saved"} <= set(answer)
     assert (answer["bytes_moved"], answer["bytes_to_move"], answer["alive"]) == (50, 100, True)
     assert {"vdi", "device", "name", "destination_sr", "destination_vdi", "size", "state", "to_copy", "copied", "verified", "skipped",
