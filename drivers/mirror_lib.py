@@ -108,6 +108,9 @@ COMMANDS = {
     "vdi_receive_abort": ("receive_abort", (0,)),
 }
 
+# The operations that attach a disk to write to it, with what sm has for such a call's argument.
+WRITABLE = {"receive_start": "true"}
+
 
 class MirrorCommand(SRCommand.SRCommand):
     """A call of MirrorSR: one of COMMANDS, which take the locks they need themselves, or one of the stock driver."""
@@ -122,6 +125,8 @@ class MirrorCommand(SRCommand.SRCommand):
                                          % (self.cmd, " or ".join(str(count) for count in counts)))
             self.cmd = None
             self.params["command"] = "nop"
+            # the stock driver's attach looks there for whether the disk will be written to
+            self.arguments, self.params["args"] = self.params["args"], [WRITABLE.get(self.operation, "false")]
 
     def run(self, sr):
         """The answer as XML-RPC text, or None. Raises SRException."""
@@ -134,8 +139,8 @@ class MirrorCommand(SRCommand.SRCommand):
         if not self.operation:
             return SRCommand.SRCommand._run_locked(self, sr)
         try:
-            util.SMlog("%s %s %s" % (self.operation, self.vdi_uuid, self.params["args"]))
-            answer = getattr(sr, self.operation)(self.vdi_uuid, *self.params["args"])
+            util.SMlog("%s %s %s" % (self.operation, self.vdi_uuid, self.arguments))
+            answer = getattr(sr, self.operation)(self.vdi_uuid, *self.arguments)
         finally:
             sr.cleanup()
         return None if answer is None else xmlrpc.client.dumps((answer,), "", True)
