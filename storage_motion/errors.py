@@ -120,6 +120,11 @@ class ReceiverFailed(MotionError):
     code = "SXM_RECEIVER_FAILED"
 
 
+class FirewallFailed(MotionError):
+    """[command, what it said]: dom0's firewall was not changed."""
+    code = "SXM_FIREWALL"
+
+
 class GateOpen(MotionError):
     """[migration, destination VDI]: it may be in use, so it is not taken away."""
     code = "SXM_GATE_OPEN"

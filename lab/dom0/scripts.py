@@ -30,11 +30,13 @@ def install_text(text, root, absolute):
 
 
 def install_modules(root):
-    """Install the modules of dom0 that belong to xapi: XenAPIPlugin, and what it needs here."""
+    """Install what of dom0 belongs to xapi: XenAPIPlugin, what it needs here, and the script that tells the firewall."""
     site = root + SITE_PACKAGES
     os.makedirs(site, exist_ok=True)
     for name in ("lab_dom0.py", "XenAPIPlugin.py"):
         shutil.copyfile(os.path.join(HERE, name), os.path.join(site, name))
+    with open(os.path.join(HERE, "firewall-port")) as stream:
+        install_script(stream.read(), root, "/etc/xapi.d/plugins/firewall-port")
 
 
 def write_interpreter(root, python):

@@ -84,6 +84,14 @@ class Host:
         """The Guest of the VM with this uuid, which runs here."""
         return Guest(self.domain(vm)["control"])
 
+    def open_ports(self):
+        """What its firewall admits for migrations: ["tcp/PORT", ...]."""
+        try:
+            with open(self.root + "/etc/sysconfig/lab-firewall.json") as stream:
+                return json.load(stream)
+        except FileNotFoundError:
+            return []
+
     def at_switch(self, script):
         """Install `script` (text) as this host's etc/lab-at-switch; None removes it."""
         path = self.root + "/etc/lab-at-switch"

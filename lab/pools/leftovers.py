@@ -190,6 +190,11 @@ def _unneeded_images(view, host):
             yield "image %s in SR %s" % (image, repository)
 
 
+def _open_ports(_view, host):
+    for rule in host.open_ports():
+        yield "the firewall admits %s" % rule
+
+
 def _domains(view, host):
     resident = {record["uuid"] for record in view.running_on(host).values()}
     directory = host.root + "/var/lib/xenopsd"
@@ -202,7 +207,7 @@ def _domains(view, host):
 
 
 _IN_A_POOL = (_unneeded_objects, _marks_on_vdis, _marks_on_vms)
-_ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _unneeded_images, _domains)
+_ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _unneeded_images, _open_ports, _domains)
 
 
 def _unmanaged(view, location):

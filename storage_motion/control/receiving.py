@@ -16,7 +16,7 @@ from storage_motion.control.arguments import UUID
 from storage_motion.control.checks import CLAIM, MAX_DISKS
 from storage_motion.control.journal import RECEIVING, Journal
 from storage_motion.data import control_socket
-from storage_motion.dom0 import inventory, launch, root, smapi
+from storage_motion.dom0 import firewall, inventory, launch, root, smapi
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import BadArguments, GateOpen, MotionError, NoSuchMigration, ReceiverFailed
 from storage_motion.xapi.records import Records
@@ -282,6 +282,10 @@ def _start_receiver(entry, address, made):
     waiting.until(listening, READY_TIMEOUT, "receiver of %s" % found)
     with open(ready) as source:
         answer = json.load(source)
+    # Noted before: what is admitted can be found, and closed, by whoever comes after a crash.
+    started["port"] = answer["port"]
+    entry.write()
+    firewall.open_port(answer["port"])
     return {"address": address, "port": answer["port"], "fingerprint": answer["fingerprint"], "token": token,
             "disks": {key: {"vdi": disk["vdi"], "blank": disk["blank"]} for key, disk in made.items()}}
 
@@ -314,7 +318,16 @@ def _retire(entry, keys):
     smapi.await_commands([entry.entry["disks"][key]["vdi"] for key in keys if entry.entry["disks"][key]["vdi"]])
 
 
+def _close_port(entry, one):
+    """Before its receiver goes: afterwards the port may be another one's. Notes it, so that it is closed once."""
+    if one.get("port"):
+        firewall.close_port(one["port"])
+        one["port"] = None
+        entry.write()
+
+
 def _end_receiver(entry, one):
+    _close_port(entry, one)
     Process.from_json(one["process"]).stop(RETIRE_TIMEOUT)
     # A child of it looks like it until it has become a command of the storage manager, which is waited for as such.
     for child in launch.running(MODULE, _spec(entry.entry["migration"], one["number"])):
@@ -324,6 +337,7 @@ def _end_receiver(entry, one):
 
 def _stop_receivers(entry, command):
     for one in entry.entry["receivers"]:
+        _close_port(entry, one)
         _stop_receiver(Process.from_json(one["process"]), _control(entry.entry["migration"], one["number"]), command)
     _end_unnoted(entry)
 

@@ -63,6 +63,8 @@ def assert_cancelled(scene, migration):
 def test_cancel_while_a_disk_is_copied(scene, unharmed):
     migration = scene.begin()
     scene.until(migration, mirroring)
+    receiver = scene.journal("receive-" + migration, scene.there)["receivers"][0]
+    assert scene.there.open_ports() == ["tcp/%d" % receiver["port"]] and scene.host.open_ports() == []
     assert_cancelled(scene, migration)
 
 

@@ -10,7 +10,7 @@ import pytest
 from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import journal, receiving
 from storage_motion.control.journal import Journal
-from storage_motion.dom0 import launch, smapi
+from storage_motion.dom0 import firewall, launch, smapi
 from storage_motion.errors import BadArguments, GateOpen, JournalError, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -29,6 +29,9 @@ class Destination:
         self.pool.handlers["host.get_address"] = lambda ref: "10.0.0.1"
         monkeypatch.setattr(smapi, "call", self.sm)
         monkeypatch.setattr(launch, "start", self.start)
+        self.open_ports = set()
+        monkeypatch.setattr(firewall, "open_port", self.open_port)
+        monkeypatch.setattr(firewall, "close_port", self.open_ports.discard)
 
     def create(self, record):
         self.count += 1
@@ -59,6 +62,13 @@ class Destination:
         process = launch.Process.of(os.getpid())
         return process
 
+    def open_port(self, port):
+        noted = [one["port"] for one in Journal.load(ID, journal.RECEIVING).entry["receivers"]]
+        assert port in noted, "it could not be found after a crash"
+        self.open_ports.add(port)
+        if self.fails == "firewall":
+            raise MotionError("no")
+
     def vdis(self):
         return self.pool.tables.get("VDI", {})
 
@@ -81,7 +91,7 @@ def destination(tmp_path, monkeypatch):
 
 
 def nothing_left(destination, tmp_path):
-    return (not destination.vdis() and journal.all_ids(journal.RECEIVING) == [] and not (tmp_path / "run/sxm" / ID).exists())
+    return (not destination.vdis() and not destination.open_ports and journal.all_ids(journal.RECEIVING) == [] and not (tmp_path / "run/sxm" / ID).exists())
 
 
 def test_it_prepares(destination, tmp_path):
@@ -93,10 +103,11 @@ def test_it_prepares(destination, tmp_path):
     entry = (tmp_path / "var/lib/sxm" / ("receive-%s.json" % ID)).read_text()
     assert answer["token"] not in entry
     assert receiving.receive_status(destination.pool, {"migration": ID})["disks"][KEYS[0]]["gate"] == "shut"
+    assert destination.open_ports == {4711}
 
 
 @pytest.mark.parametrize("fails", ["create 1", "create 2", "after create 1", "after create 2", "vdi_receive_start 1",
-                                   "vdi_receive_start 2", "receiver"])
+                                   "vdi_receive_start 2", "receiver", "firewall"])
 def test_whatever_fails_nothing_stays(destination, tmp_path, fails):
     destination.fails = fails
     with pytest.raises(Exception) as raised:
