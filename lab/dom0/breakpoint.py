@@ -1,36 +1,42 @@
-"""Stops a worker of the product at a chosen write of its journal: what a test of crashes needs, and no timing gives.
+"""Stops a worker of the product at chosen writes of its journal: what a test of crashes needs, and no timing gives.
 
-Installed as `sitecustomize` of a host's Python while a test asks for it, so that the product itself knows nothing of it.
-`/etc/lab-break.json` says where: {"when": [of, field, values, wanted], "nth": n, "before": bool, "signal": number}. `of` is
-"migration" or "disk" (the first one); the worker gets the signal as soon as `field` of it is (`wanted`) or is not one of
-`values`, at the `nth` write of which that is true; `before`: instead of that write, not after it. It happens once.
+Runs before the product on a host (lab.dom0.before) while a test asks for it. Each file of `/etc/lab-break` is a rule:
+{"when": [of, field, values, wanted], "nth": n, "before": bool, "signal": number}. `of` is "migration" or "disk" (the first
+one); the worker gets the signal as soon as `field` of it is (`wanted`) or is not one of `values`, at the `nth` write of which
+that is true; `before`: instead of that write, not after it. It happens once: the file is gone when it has.
 """
 import json
 import os
-import shutil
 
-PLACE = "/etc/lab-break.json"
-INSTALLED = "/usr/lib/python3/site-packages/sitecustomize.py"
+PLACE = "/etc/lab-break"
 WORKER = "storage_motion.control.worker"
 ALWAYS = ("migration", "state", ("running",), True)
 
 
-def arm(root, when=ALWAYS, nth=1, before=False, signal=9):
-    """Have the next worker on the host at `root` stopped there, by a signal's number (9: it dies, 19: it waits)."""
-    rule = {"when": when, "nth": nth, "before": before, "signal": signal}
-    shutil.copyfile(os.path.abspath(__file__), root + INSTALLED)
-    with open(root + PLACE, "w") as stream:
-        json.dump(rule, stream)
+def arm(root, when=ALWAYS, nth=1, before=False, signal=9, name="one"):
+    """Have the next worker on the host at `root` stopped there, by a signal's number (9: it dies, 19: it waits). Rules of
+    several names may stand at once."""
+    from lab.dom0 import before as in_front
+    os.makedirs(root + PLACE, exist_ok=True)
+    with open("%s/%s.json" % (root + PLACE, name), "w") as stream:
+        json.dump({"when": when, "nth": nth, "before": before, "signal": signal}, stream)
+    in_front.install(root, __file__)
+
+
+def armed(root):
+    """The names of the rules that have not happened yet."""
+    place = root + PLACE
+    return sorted(name[:-len(".json")] for name in os.listdir(place)) if os.path.isdir(place) else []
 
 
 def disarm(root):
-    """Take it away again. Whether it had not happened."""
-    if os.path.exists(root + INSTALLED):
-        os.unlink(root + INSTALLED)
-    if os.path.exists(root + PLACE):
-        os.unlink(root + PLACE)
-        return True
-    return False
+    """Take all of it away again. The names of what had not happened."""
+    from lab.dom0 import before as in_front
+    in_front.remove(root, __file__)
+    missed = armed(root)
+    for name in missed:
+        os.unlink("%s/%s.json" % (root + PLACE, name))
+    return missed
 
 
 def holds(when, entry):
@@ -40,31 +46,43 @@ def holds(when, entry):
     return (record.get(field) in values) is wanted
 
 
-def _break(path, rule):
-    try:
-        os.unlink(path)
-    except OSError:
-        return  # another thread of this worker is at it
-    os.kill(os.getpid(), rule["signal"])
+class _Rule(object):
+
+    def __init__(self, path):
+        with open(path) as stream:
+            self._rule = json.load(stream)
+        self._path = path
+        self._seen = 0
+
+    def look(self, entry):
+        """Count a write. Whether this is the one."""
+        self._seen += holds(self._rule["when"], entry)
+        return self._seen == self._rule["nth"] and holds(self._rule["when"], entry)
+
+    def happen(self, before):
+        """Send the signal, if it is to come now."""
+        if self._rule["before"] is not before:
+            return
+        try:
+            os.unlink(self._path)
+        except OSError:
+            return  # it has happened: another thread was at it
+        os.kill(os.getpid(), self._rule["signal"])
 
 
-def _watch(path):
+def _watch(place):
     from storage_motion.control.journal import Journal
-    with open(path) as stream:
-        rule = json.load(stream)
-    seen = []
+    rules = [_Rule(os.path.join(place, name)) for name in sorted(os.listdir(place))]
     original = Journal.write
 
     def write(journal, **fields):
         journal.entry.update(fields)
-        if holds(rule["when"], journal.entry):
-            seen.append(True)
-        due = seen and len(seen) == rule["nth"]
-        if due and rule["before"]:
-            _break(path, rule)
+        due = [rule for rule in rules if rule.look(journal.entry)]
+        for rule in due:
+            rule.happen(before=True)
         original(journal)
-        if due and not rule["before"]:
-            _break(path, rule)
+        for rule in due:
+            rule.happen(before=False)
 
     Journal.write = write
 
@@ -74,7 +92,7 @@ def _is_worker():
         return WORKER in cmdline.read().decode("utf-8", "replace").split("\0")
 
 
-if __name__ == "sitecustomize":
-    _path = os.environ.get("SXM_ROOT", "") + PLACE
-    if os.path.exists(_path) and _is_worker():
-        _watch(_path)
+if __name__.startswith("lab_before."):
+    _place = os.environ.get("SXM_ROOT", "") + PLACE
+    if os.path.isdir(_place) and os.listdir(_place) and _is_worker():
+        _watch(_place)

@@ -1,7 +1,7 @@
 """The guest's control socket: one JSON line asks, one JSON line answers, followed by `bytes` raw bytes if it says so.
 
 {"cmd": "restore", "bytes": n} and the memory | {"cmd": "run", "disks": [{"device", "socket", "rw"}],
-"excluded": seconds} | {"cmd": "suspend"} -> the memory | {"cmd": "status", "reset": false} | {"cmd": "check"} | {"cmd": "quit"}
+"excluded": seconds} | {"cmd": "suspend"} -> the memory | {"cmd": "status", "reset": false} | {"cmd": "records"} -> them | {"cmd": "check"} | {"cmd": "quit"}
 """
 import json
 import os
@@ -89,6 +89,9 @@ class ControlSocket:
             return {}, b""
         if command == "status":
             return self._machine.status(bool(request.get("reset"))), b""
+        if command == "records":
+            raw = record.dump(self._machine.records())
+            return {"bytes": len(raw)}, raw
         if command == "check":
             return self._machine.full_check(), b""
         if command == "suspend":

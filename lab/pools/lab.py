@@ -19,7 +19,7 @@ import uuid
 import XenAPI
 
 from lab.blktap import install as blktap
-from lab.guest import control
+from lab.guest import control, record
 from lab.pools import roots, topology, vms
 from lab.pools.daemons import Daemons, end_all_of, of_root
 from lab.xenopsd import process, wire
@@ -40,6 +40,10 @@ class Guest:
     def status(self, reset=False):
         """Its counters; with `reset` the longest write is measured anew."""
         return control.ask(self._path, "status", ANSWER, reset=reset)[0]
+
+    def records(self):
+        """What was acknowledged so far: {device: lab.guest.record.Record.pack()}. It outlives the guest, unlike its memory."""
+        return record.load(control.ask(self._path, "records", ANSWER)[1])
 
     def check(self):
         """Have it read everything that was ever acknowledged; {"missing", "seconds", "disks"}."""
@@ -159,12 +163,12 @@ class Pool:
         self.xapi.VM.start_on(vm, self.host_ref(host), False, False)
         return self.xapi.VM.get_uuid(vm)
 
-    def furnish(self, shared):
-        """Create what every pool of the lab has: local SRs, a shared one if it shall, a network for guests."""
+    def furnish(self, plan):
+        """Create what the pool shall have: local SRs, a shared one, a network for guests."""
         for host in self.hosts:
-            for name in topology.LOCAL_SRS:
+            for name in plan.local:
                 self._create_sr(host, "%s-%s" % (host.name, name), os.path.join(host.root, "srs", name), False)
-        if shared:
+        if plan.shared:
             self._create_sr(self.master, "shared", os.path.join(self._state["directory"], "shared"), True)
         self.xapi.network.create({"name_label": GUEST_NETWORK, "name_description": "Of the lab's guests", "MTU": "1500",
                                   "bridge": "xapi0", "other_config": {}, "tags": [], "managed": True})
@@ -264,7 +268,7 @@ class Lab:
         for host in pool.hosts:
             host.start_xapi()
             host.start_xenopsd()
-        pool.furnish(plan.shared)
+        pool.furnish(plan)
 
     def _write(self, name, content):
         with open(os.path.join(self.directory, name), "w") as stream:

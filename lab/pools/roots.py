@@ -21,10 +21,7 @@ DRIVER_MODULE = ("drivers/mirror_lib.py", "/opt/xensource/sm/mirror_lib.py")
 def build(root, config, python, layout):
     """Make the host's root. `config`: lab-xapi.json's content; `python`: dom0's interpreter; `layout`: "package" or
     "flat", how sm is installed there."""
-    for directory in DIRECTORIES:
-        os.makedirs(os.path.join(root, directory))
-    for directory in PRIVATE:
-        os.makedirs(os.path.join(root, directory), mode=0o700, exist_ok=True)
+    make_directories(root)
     scripts.install_text(json.dumps(config, indent=1), root, "/etc/lab-xapi.json")
     os.chmod(root + "/etc/lab-xapi.json", 0o600)  # the pool's secret and the password are in it
     inventory = "INSTALLATION_UUID='%s'\nCONTROL_DOMAIN_UUID='%s'\n" % (config["host"]["uuid"], config["host"]["control_domain"])
@@ -35,6 +32,14 @@ def build(root, config, python, layout):
     sm.install(root, layout)
     _install_xe(root)
     install_product(root)
+
+
+def make_directories(root):
+    """Make the directories of a host that are missing: all of them, or those that a boot finds empty."""
+    for directory in PRIVATE:
+        os.makedirs(os.path.join(root, directory), mode=0o700, exist_ok=True)
+    for directory in DIRECTORIES:
+        os.makedirs(os.path.join(root, directory), exist_ok=True)
 
 
 def install_product(root):

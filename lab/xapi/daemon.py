@@ -5,7 +5,7 @@ import time
 import xmlrpc.client
 
 from lab.xapi import api  # noqa: F401 -- importing it registers the calls
-from lab.xapi import config, forwarding, handlers, host, storage_service, vm_lifecycle, wire
+from lab.xapi import config, forwarding, handlers, host, startup, storage_service, vm_lifecycle, wire
 from lab.xapi.dispatch import Dispatcher
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import HostWork, dom0_inventory
@@ -27,6 +27,7 @@ class Xapi:
         self.work = HostWork(configuration.root)
         self.servers = Servers()
         self._inventory = dom0_inventory(configuration.root)
+        self._booted = startup.has_booted(configuration.root)
 
     def start(self):
         make_certificate(self._path("/etc/xensource/xapi-ssl.pem"), self.config.host["address"])
@@ -95,11 +96,20 @@ class Master(Xapi):
         vm_lifecycle.watch(self.pool.database)
         if not self.pool.open():
             host.make_pool(self.pool, self.config)
+        startup.forget_operations(self.pool.database)
         self.pool.own_host = host.join(self.pool, self.config.self_description, True, self._inventory.get("CONTROL_DOMAIN_UUID"))
         self.pool.wait_durable()
 
     def join(self):
-        host.register(self.pool, self.pool.own_host)
+        self._take_in(self.pool.own_host, self._booted)
+
+    def _take_in(self, ref, booted):
+        """A host whose xapi has started."""
+        host.register(self.pool, ref)
+        if booted:
+            startup.after_boot(self.pool, ref)
+            startup.plug_all(self.pool, ref)
+        startup.ask_xenopsd(self.pool, ref)
         self.pool.wait_durable()
 
     def stop(self):
@@ -113,11 +123,9 @@ class Master(Xapi):
     def internal_functions(self):
         return dict(self.work.functions, join=self._admit, is_session=self.is_session)
 
-    def _admit(self, description, control_domain):
+    def _admit(self, description, control_domain, booted):
         """A slave starts."""
-        ref = host.join(self.pool, description, False, control_domain)
-        host.register(self.pool, ref)
-        self.pool.wait_durable()
+        self._take_in(host.join(self.pool, description, False, control_domain), booted)
 
     def answer_public(self, request):
         host_uuid = self.host_uuid(request)
@@ -166,7 +174,7 @@ class Slave(Xapi):
         while True:
             try:
                 return self._master.ask("join", timeout=60.0, description=self.config.self_description,
-                                        control_domain=self._inventory.get("CONTROL_DOMAIN_UUID"))
+                                        control_domain=self._inventory.get("CONTROL_DOMAIN_UUID"), booted=self._booted)
             except OSError:
                 if time.monotonic() > deadline:
                     raise

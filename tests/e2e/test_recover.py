@@ -10,6 +10,7 @@ import XenAPI
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
+from tests.e2e.moments import MOMENTS, end_of
 from tests.e2e.scene import ENDED, KILLED, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
@@ -30,26 +31,7 @@ def scene(lab):
     return Scene(lab)
 
 
-# (the write of the journal at which the worker is killed, where the VM has to be then: None where both ends are right)
-MOMENTS = {
-    "claim": (("migration", "phase", ["claim"], True), "source"),
-    "receive": (("migration", "phase", ["receive"], True), "source"),
-    "sync": (("migration", "phase", ["sync"], True), "source"),
-    "mirroring": (("disk", "state", ["mirroring"], True), "source"),
-    "copying": (("disk", "state", ["copying"], True), "source"),
-    "in-sync": (("disk", "state", ["in-sync"], True), "source"),
-    "remap": (("migration", "phase", ["remap"], True), "source"),
-    "move": (("migration", "phase", ["move"], True), None),
-    "asked": (("migration", "xenops_task", [None, "starting"], False), None),
-    "detached": (("disk", "gate", ["detached"], True), None),
-    "sealed": (("disk", "gate", ["sealed"], True), None),
-    "opening": (("disk", "gate", ["opening"], True), None),
-    "open": (("disk", "gate", ["open"], True), "destination"),
-    "complete": (("migration", "phase", ["complete"], True), "destination"),
-    "clean-up": (("migration", "phase", ["clean-up"], True), "destination"),
-    "end": (("migration", "phase", ["end"], True), "destination"),
-}
-COPYING = MOMENTS["copying"][0]
+COPYING = MOMENTS["copying"]
 
 
 def kill_worker(scene, migration, due):
@@ -91,8 +73,7 @@ CLOSE = () if os.environ.get("RECOVER_ALL") else ("sync", "mirroring", "in-sync"
 
 @pytest.mark.parametrize("name", [name for name in MOMENTS if name not in CLOSE])
 def test_worker_killed(scene, name):
-    when, expected = MOMENTS[name]
-    recover(scene, scene.begin_and_kill(when), expected)
+    recover(scene, scene.begin_and_kill(MOMENTS[name]), end_of(name))
 
 
 def test_worker_killed_at_random_moments(scene):

@@ -1,0 +1,50 @@
+"""Leads the connections of movers over a relay of the lab (lab.pools.link), which can cut them and slow them down.
+
+Runs before the product on a host (lab.dom0.before) while a test asks for it. `/etc/lab-detour.json` says where the relay is:
+[address, port]. What it is told first, in one line, is where the connection was to go; after that it passes bytes on.
+"""
+import json
+import os
+
+PLACE = "/etc/lab-detour.json"
+MOVER = "storage_motion.data.mover"
+
+
+def lead(root, address, port):
+    """Have the movers that start from now on at `root` connect over the relay at (address, port)."""
+    from lab.dom0 import before
+    with open(root + PLACE, "w") as stream:
+        json.dump([address, port], stream)
+    before.install(root, __file__)
+
+
+def end(root):
+    """Movers that start from now on connect directly."""
+    from lab.dom0 import before
+    before.remove(root, __file__)
+    if os.path.exists(root + PLACE):
+        os.unlink(root + PLACE)
+
+
+def _lead_over(relay):
+    import socket
+    direct = socket.create_connection
+
+    def create_connection(address, *args, **kwargs):
+        connection = direct(relay, *args, **kwargs)
+        connection.sendall(("%s %d\n" % address[:2]).encode())
+        return connection
+
+    socket.create_connection = create_connection
+
+
+def _is_mover():
+    with open("/proc/self/cmdline", "rb") as cmdline:
+        return MOVER in cmdline.read().decode("utf-8", "replace").split("\0")
+
+
+if __name__.startswith("lab_before."):
+    _place = os.environ.get("SXM_ROOT", "") + PLACE
+    if os.path.exists(_place) and _is_mover():
+        with open(_place) as _stream:
+            _lead_over(tuple(json.load(_stream)))

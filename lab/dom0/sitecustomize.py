@@ -1,0 +1,13 @@
+"""What a test has the Python processes of a host do before they begin: every module in lab_before/ beside this one.
+
+Installed by `lab.dom0.before` while a test asks for it, so that the product itself knows nothing of it.
+"""
+import importlib
+import os
+
+_BEFORE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lab_before")
+
+if os.path.isdir(_BEFORE):
+    for _name in sorted(os.listdir(_BEFORE)):
+        if _name.endswith(".py"):
+            importlib.import_module("lab_before." + _name[:-len(".py")])
