@@ -1,0 +1,61 @@
+"""The campaign of faults: `python -m tests.faults`, which is what `make test-faults` runs.
+
+Prints a line a run, and a table in the end; exits with 1 if a run has failed that is not known to. A failed run prints its seed, and
+leaves the logs of its hosts in build/faults/<seed>.
+"""
+import argparse
+import concurrent.futures
+import multiprocessing
+import os
+import sys
+import time
+
+from tests.faults import cases, report
+from tests.faults.workers import Worker, one_run
+
+AT_ONCE = 2                # labs; each is a machine of its own
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--cases", type=int, default=300, help="how many, at least")
+    parser.add_argument("--first", type=int, default=0, help="the seed of the first run; a round has %d" % len(cases.round_of(0)))
+    parser.add_argument("--case", type=int, help="the seed of the one run to replay alone")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="labs at a time")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/reliability.md")
+    given = parser.parse_args()
+    if given.case is not None:
+        return replay(given.case)
+    seeds = cases.seeds_for(given.cases, given.first)
+    print("%d runs, seeds %d to %d, with %d cases" % (len(seeds), seeds[0], seeds[-1], sum(len(cases.plan(seed)) for seed in seeds)))
+    begun, results = time.monotonic(), []
+    with concurrent.futures.ProcessPoolExecutor(given.at_once, multiprocessing.get_context("spawn")) as pool:
+        # The second migration of a run is the next run; the last ones need one of their own.
+        submitted = [pool.submit(one_run, seed, seed in seeds[-given.at_once:]) for seed in seeds]
+        for done in concurrent.futures.as_completed(submitted):
+            results.append(done.result())
+            print(report.line(results[-1], len(results), len(seeds)), flush=True)
+    table = report.table(results, time.monotonic() - begun)
+    print(table)
+    if given.docs:
+        report.write(table)
+    return 1 if report.unexpected(results) else 0
+
+
+def replay(seed):
+    """One run alone, in a new lab, with all that happened; then the second migration."""
+    for case in cases.plan(seed):
+        print("case: %s" % str(case))
+    worker = Worker()
+    try:
+        result = worker.run(seed, again=True)
+    finally:
+        worker.end()
+    print("\n".join(result["log"]))
+    print(report.line(result, 1, 1))
+    return 1 if report.unexpected([result]) else 0
+
+
+if __name__ == "__main__":
+    os.chdir(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    sys.exit(main())

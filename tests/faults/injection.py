@@ -1,0 +1,201 @@
+"""Doing harm to one migration: what is hit, how, and how all of it is put right again."""
+import contextlib
+import os
+import re
+import resource
+import signal
+import time
+
+from lab.pools import leftovers, power
+from storage_motion.dom0.launch import Process, running
+
+STOPPED = (0.3, 2.0, 7.0)      # seconds for which a process is stopped; the last one is more than the mirror's bound
+DOWN = (0.2, 2.0)              # seconds until what was killed, or a host, is there again
+RATES = (0, 32768, 262144)     # bytes a second of a slow link
+SLOW = (1.0, 4.0, 8.0)         # seconds for which it is slow
+SIDES = ("source", "destination")
+
+
+class Injection:
+    """The harm done in one run. `settle` puts everything right that was not put right by its time."""
+
+    def __init__(self, scene, link, chance):
+        """`link`: the Link, or None if no case of the run needs one."""
+        self.scene = scene
+        self.hosts = {"source": scene.host, "destination": scene.there}
+        self.migration = None
+        self._link = link
+        self._chance = chance
+        self._due = []               # [(when, what to do, the Host that it is done to or None)]
+        self._hunts = []             # [(case, path of the program)]
+        self.killed_tapdisks = []    # [(side, pid)]
+        self.stopped = set()         # pids
+        self.log = []
+        self.power_failed = []       # sides
+        self.before_power = lambda: None
+
+    # -- in the course of the run
+
+    def inject(self, case):
+        """Do it, now or as soon as its process is seen. Whether it is done."""
+        side = next((side for side in SIDES if case.process.endswith(side)), None)
+        how = {"kill": self._kill, "stop": self._stop, "cut": self._cut, "slow": self._slow, "disk full": self._fill}
+        if case.fault == "power failure":
+            return self._power(case, side)
+        if case.fault in ("cut", "slow"):
+            return how[case.fault](case, None)
+        program = _PROGRAMS.get(case.process)
+        if program:
+            self._hunts.append((case, self.hosts[side].root + program))
+            return False
+        process = self._find(case.process, side)
+        return bool(process) and how[case.fault](case, process)
+
+    def turn(self):
+        """Do what is due, and hit what is waited for. The cases that have been injected by that."""
+        now = time.monotonic()
+        for entry in [entry for entry in self._due if entry[0] <= now]:
+            self._due.remove(entry)
+            entry[1]()
+        hit = []
+        for hunt in list(self._hunts):
+            case, program = hunt
+            for process in running(program):
+                self._hunts.remove(hunt)
+                if (self._kill if case.fault == "kill" else self._stop)(case, process):
+                    hit.append(case)
+                break
+        return hit
+
+    def settle(self):
+        """Everything that was harmed is sound again."""
+        self._hunts = []
+        while self._due:
+            self._due.pop(0)[1]()
+        if self._link:
+            self._link.heal()
+
+    def remove_what_the_dead_left(self):
+        """A tapdisk that was killed cannot take its files away, neither the real one nor the lab's."""
+        for side, pid in self.killed_tapdisks:
+            for directory, _, names in os.walk(self.hosts[side].root + "/run/blktap-control"):
+                for name in names:
+                    if re.match(r"(ctl|nbd|nbd-old|)%d(\.|$)" % pid, name):
+                        os.unlink(os.path.join(directory, name))
+
+    # -- the faults
+
+    def _kill(self, case, process):
+        daemon = _daemon(case.process)
+        if daemon:
+            host = self.hosts[case.process.rsplit(" ", 1)[1]]
+            host.kill(daemon)
+            self._later(self._chance.choice(DOWN), lambda: self._start(host, daemon), host)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            if not process.gone(10.0):
+                raise AssertionError("%s does not die" % case.process)
+            if case.process.startswith("tapdisk"):
+                self.killed_tapdisks.append((case.process.rsplit(" ", 1)[1], process.pid))
+        return self._note(case, "")
+
+    def _stop(self, case, process):
+        seconds = self._chance.choice(STOPPED)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGSTOP)
+
+        self.stopped.add(process.pid)
+
+        def go_on():
+            self.stopped.discard(process.pid)
+            if process.alive():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGCONT)
+        self._later(seconds, go_on)
+        return self._note(case, "for %g s" % seconds)
+
+    def _cut(self, case, _):
+        seconds = self._chance.choice((0.0,) + STOPPED)
+        self._link.cut(refuse=seconds > 0)
+        self._later(seconds, self._link.heal)
+        return self._note(case, "for %g s" % seconds)
+
+    def _slow(self, case, _):
+        rate, seconds = self._chance.choice(RATES), self._chance.choice(SLOW)
+        self._link.limit(rate)
+        self._later(seconds, self._link.heal)
+        return self._note(case, "to %d bytes/s for %g s" % (rate, seconds))
+
+    def _fill(self, case, process):
+        """The image cannot grow beyond where it is: EFBIG, which qemu's NBD server answers as it does ENOSPC. It works without
+        root, and it is NOT a full file system: other files still grow."""
+        _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        room = self._chance.choice((0, 1 << 20))
+        size = max([os.stat("/proc/%d/fd/%s" % (process.pid, fd)).st_size for fd in os.listdir("/proc/%d/fd" % process.pid)
+                    if _is_image("/proc/%d/fd/%s" % (process.pid, fd))] or [0])
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size + room, hard))
+        return self._note(case, "%d bytes from now" % room)
+
+    def _power(self, case, side):
+        host = self.hosts[side]
+        self.before_power()
+        self._due = [entry for entry in self._due if entry[2] is not host]
+        power.fail(self.scene.lab, host)
+        self.power_failed.append(side)
+        self._later(self._chance.choice(DOWN), lambda: power.boot(self.scene.lab, host), host)
+        return self._note(case, "")
+
+    def _start(self, host, daemon):
+        {"xapi": host.start_xapi, "xenopsd": host.start_xenopsd}[daemon]()
+        for pool in self.scene.lab.pools:
+            pool.forget_session()
+
+    def _later(self, seconds, what, host=None):
+        self._due.append((time.monotonic() + seconds, what, host))
+
+    def _note(self, case, details):
+        self.log.append(("%s %s" % (case, details)).strip())
+        return True
+
+    # -- the processes
+
+    def _find(self, kind, side):
+        entry = self.scene.journal(self.migration, self.hosts["source"])
+        disk = next(iter(entry["disks"].values()))
+        if kind == "worker":
+            return _alive(entry["worker"])
+        if kind == "mover":
+            return _alive(disk.get("mover"))
+        if kind == "receiver":
+            with contextlib.suppress(FileNotFoundError):
+                receivers = self.scene.journal("receive-" + self.migration, self.hosts["destination"])["receivers"]
+                return _alive(receivers[-1]["process"]) if receivers else None
+            return None
+        if kind.startswith("tapdisk"):
+            vdi = disk.get("destination_vdi") if side == "destination" else next(iter(entry["disks"]))
+            return next((Process.of(one["pid"]) for one in leftovers._tapdisks(self.hosts[side]) if vdi and vdi in one["args"]), None)
+        host = self.hosts[side]
+        pid = self.scene.lab.daemons.pids().get("%s/%s" % (host.name, _daemon(kind)))
+        return pid and Process.of(pid)
+
+
+_PROGRAMS = {
+    "SM command at the source": "/opt/xensource/sm/MirrorSR", "SM command at the destination": "/opt/xensource/sm/MirrorSR",
+    "plugin at the destination": "/etc/xapi.d/plugins/sxm.py",
+}
+
+
+def _daemon(kind):
+    return next((name for name in ("xapi", "xenopsd") if kind.startswith(name + " ")), None)
+
+
+def _alive(process):
+    found = Process.from_json(process)
+    return found if found and found.alive() else None
+
+
+def _is_image(path):
+    target = os.readlink(path)
+    return "/srs/" in target and not target.endswith(" (deleted)")
+

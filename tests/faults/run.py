@@ -1,0 +1,201 @@
+"""One run of the campaign: a live migration with a writing guest, disturbed by the cases of its seed; then recovered; then checked."""
+import contextlib
+import os
+import random
+import signal
+import time
+
+import XenAPI
+
+from lab.dom0 import breakpoint
+from lab.guest.control import GuestError
+from lab.guest.record import Record
+from lab.pools import leftovers
+from lab.pools.link import Link
+from storage_motion.dom0.launch import Process
+from tests.e2e.moments import MOMENTS, NAMES
+from tests.e2e.scene import ENDED
+from tests.faults import cases
+from tests.faults.injection import Injection
+
+LONGEST = 240.0            # seconds for a disturbed migration to come to an end, or to a worker's death
+RECOVERY = 240.0           # seconds for recovery
+CANCEL = 10.0              # seconds within which a migration that has used up its tries has to be cancelled
+REST = 15.0                # seconds for processes that were told to end
+TICK = 0.02
+LOOK = "look"              # a rule that only takes down what the guest knows, when it is suspended
+PASSWORD = ("remote-username", "remote-password")
+
+
+class Run:
+    """`done`: the cases that were injected; `missed`: those whose moment or process did not come; `log`: what happened."""
+
+    def __init__(self, scene, seed):
+        self.scene = scene
+        self.seed = seed
+        self.cases = cases.plan(seed)
+        self.done, self.missed = [], []
+        self.outcome = None
+        self.log = []
+        self._records = []
+        self._chance = random.Random("run %d" % seed)
+
+    def go(self):
+        """Do all of it. Raises AssertionError (and whatever else goes wrong) if the promise does not hold."""
+        self.begun = time.monotonic()
+        source, there, arguments = self.scene.host, self.scene.there, self.scene.arguments()
+        linked = any(case.process == "link" for case in self.cases)
+        with Link([source]) if linked else contextlib.nullcontext() as link:
+            injection = Injection(self.scene, link, self._chance)
+            injection.before_power = self._remember
+            for case in self.cases:
+                breakpoint.arm(source.root, MOMENTS[case.phase], signal=signal.SIGSTOP, name=case.phase)
+            if "detached" not in [case.phase for case in self.cases]:
+                breakpoint.arm(source.root, MOMENTS["detached"], signal=signal.SIGSTOP, name=LOOK)
+            try:
+                migration = injection.migration = self.scene.begin(**arguments)
+                self._note("%s from %s to %s" % (migration, source.name, there.name))
+                self._drive(injection, source)
+            finally:
+                breakpoint.disarm(source.root)
+                injection.settle()
+                self.log += injection.log
+                self.missed = [case for case in self.cases if case not in self.done]
+        self._recover(migration, source, arguments, injection)
+        self._settle(injection)
+        self._check(migration, source, there, injection)
+
+    # -- the migration
+
+    def _drive(self, injection, source):
+        """Until the worker has ended, one way or the other."""
+        deadline = time.monotonic() + LONGEST
+        by_phase = {case.phase: case for case in self.cases}
+        waiting = set(by_phase) | ({LOOK} if "detached" not in by_phase else set())
+        while True:
+            self.done += injection.turn()
+            entry = self.scene.journal(injection.migration, source)
+            worker = Process.from_json(entry["worker"])
+            if entry["state"] in ENDED or worker and not worker.alive():
+                return
+            assert time.monotonic() < deadline, "it does not end: phase %s, broken %s" % (entry["phase"], entry["broken"])
+            if worker and _stopped(worker):
+                for name in sorted(waiting - set(breakpoint.armed(source.root))):
+                    waiting.remove(name)
+                    self._remember()
+                    if name != LOOK and injection.inject(by_phase[name]):
+                        self.done.append(by_phase[name])
+                if worker.pid not in injection.stopped:
+                    _signal(worker, signal.SIGCONT)
+            elif entry.get("broken") and entry["broken"].get("waiting", "").startswith("resume"):
+                self._give_up(injection.migration, source)
+            time.sleep(TICK)
+
+    def _give_up(self, migration, source):
+        """It has used up its tries, and waits for somebody: cancel it, which has its own promise."""
+        begun = time.monotonic()
+        try:
+            self.scene.call("cancel", host=source, migration=migration)
+        except XenAPI.Failure as failure:
+            assert failure.details[0] == "SXM_TOO_LATE", failure.details
+        self._note("its tries are used up; cancelled within %.1f s" % (time.monotonic() - begun))
+
+    def _recover(self, migration, source, arguments, injection):
+        """What the boot unit does on a host that had no power; and then, with the password that only memory had, the migration."""
+        for side in injection.power_failed:
+            host = injection.hosts[side]
+            for answer in self.scene.call("recover", host=host)["migrations"]:
+                self._note("boot of the %s: %s: %s" % (side, answer["outcome"], answer["why"]))
+        deadline = time.monotonic() + RECOVERY
+        while True:
+            entry = self.scene.journal(migration, source)
+            if entry["state"] in ENDED and not entry["left"]:
+                self.outcome = self.outcome or entry["state"]
+                self._note("%s: %s" % (entry["state"], entry["error"]))
+                return
+            worker = Process.from_json(entry["worker"])
+            assert not (worker and worker.alive()), "a worker that has ended is alive"
+            given = {name: arguments[name] for name in PASSWORD}
+            answer, = self.scene.call("recover", host=source, migration=migration, **given)["migrations"]
+            self._note("recovery from %s: %s: %s" % (entry["phase"], answer["outcome"], answer["why"]))
+            self.outcome = answer["outcome"]
+            if answer["outcome"] not in ("moved", "taken back", "ended"):
+                assert time.monotonic() < deadline, "it cannot be recovered: %s" % answer
+                time.sleep(1.0)
+
+    # -- the four checks
+
+    def _settle(self, injection):
+        """One place: find the VM, and start it if the faults have halted it."""
+        scene = self.scene
+        present = [pool for pool in scene.lab.pools if scene.uuid in [vm["uuid"] for vm in pool.xapi.VM.get_all_records().values()]]
+        assert len(present) == 1, "pools that have the VM: %s" % [pool.name for pool in present]
+        pool, = present
+        injection.remove_what_the_dead_left()
+        state = pool.xapi.VM.get_power_state(pool.xapi.VM.get_by_uuid(scene.uuid))
+        if state == "Running":
+            scene.settle()
+            assert scene.pool is pool, "it is in pool %s and runs in pool %s" % (pool.name, scene.pool.name)
+            return
+        assert state == "Halted", state
+        assert self._may_halt(), "the VM has halted"
+        scene.host = pool.hosts[0]
+        self._note("halted in pool %s" % pool.name)
+        self._at_rest()
+        scene.pool.start_vm(pool.xapi.VM.get_by_uuid(scene.uuid), scene.host.name)
+        self._compare(scene.guest.records())
+
+    def _may_halt(self):
+        """xapi's own outcomes: a host without power, a xenopsd that dies, a move that fails after the guest was suspended."""
+        return any(case.fault == "power failure" or case.process.startswith("xenopsd") or NAMES.index(case.phase) >= NAMES.index("move")
+                   for case in self.done)
+
+    def _check(self, migration, source, there, injection):
+        scene = self.scene
+        scene.assert_runs()
+        self._at_rest()
+        for host, name in ((source, "%s" % migration), (there, "receive-%s" % migration)):
+            with contextlib.suppress(FileNotFoundError):
+                entry = scene.journal(name, host)
+                assert entry["state"] in ENDED and not entry.get("left"), "journal %s on %s: %s" % (name, host.name, entry["state"])
+
+    def _at_rest(self):
+        deadline = time.monotonic() + REST
+        while True:
+            left = leftovers.at_rest(self.scene.lab)
+            if not left:
+                return
+            assert time.monotonic() < deadline, "left behind:\n  " + "\n  ".join(left)
+            time.sleep(0.2)
+
+    def _remember(self):
+        """Take down what the guest was told is safe so far: it may be about to lose its memory."""
+        for host in self.scene.lab.hosts:
+            if host.domain(self.scene.uuid):
+                with contextlib.suppress(GuestError, OSError):  # it is dying, or only being built
+                    self._records.append(host.guest(self.scene.uuid).records())
+
+    def _compare(self, found):
+        """A guest that has booted has learned what stands on its disks: nothing older than what was acknowledged."""
+        for taken in self._records:
+            for device, packed in taken.items():
+                known, there = Record.unpack(b"", packed), Record.unpack(b"", found[device])
+                lost = [sector for sector, generation in enumerate(known.generations)
+                        if there.generations[sector] < generation and sector not in known.uncertain]
+                assert not lost, "%d sectors of %s have lost acknowledged writes, such as %s" % (len(lost), device, lost[:5])
+
+    def _note(self, text):
+        self.log.append("%6.1f s  %s" % (time.monotonic() - self.begun, text))
+
+
+def _stopped(process):
+    try:
+        with open("/proc/%d/stat" % process.pid) as stream:
+            return stream.read().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def _signal(process, number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, number)
