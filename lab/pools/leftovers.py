@@ -131,7 +131,7 @@ def _marks_on_vms(view):
 def _processes(view, host):
     running = {record["uuid"] for record in view.running_on(host).values()}
     expected = {domain["pid"] for domain in map(host.domain, running) if domain}
-    expected.update(vbd["pid"] for vbd in _tapdisks(host))
+    expected.update(vbd["pid"] for vbd in tapdisks(host))
     for pid, command in of_root(host.root).items():
         if pid not in expected and not any("-m %s --root" % name in command for name in DAEMONS):
             yield "process %d: %s" % (pid, command)
@@ -139,13 +139,13 @@ def _processes(view, host):
 
 def _unneeded_tapdisks(view, host):
     needed = {uuid for _, uuid in view.disks_on(host)}
-    for tapdisk in _tapdisks(host):
+    for tapdisk in tapdisks(host):
         if not any(uuid in tapdisk["args"] for uuid in needed):
             yield "tapdisk %(pid)d on %(args)s" % tapdisk
 
 
 def _sockets(view, host):
-    pids = {str(vbd["pid"]) for vbd in _tapdisks(host)}
+    pids = {str(vbd["pid"]) for vbd in tapdisks(host)}
     needed = view.disks_on(host)
     control = host.root + "/run/blktap-control"
     for directory, _, names in os.walk(control):
@@ -214,7 +214,7 @@ def _unmanaged(view, location):
     return any(vdi["location"] == location and not vdi["managed"] for vdi in view.classes["VDI"].values())
 
 
-def _tapdisks(host):
+def tapdisks(host):
     """The tapdisks of this host by `tap-ctl list`: [{"pid", "minor", "args"}]."""
     done = subprocess.run([host.root + "/usr/sbin/tap-ctl", "list"], stdout=subprocess.PIPE, check=True, env=environment(host.root), timeout=30)
     found = []

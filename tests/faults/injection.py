@@ -174,7 +174,7 @@ class Injection:
             return None
         if kind.startswith("tapdisk"):
             vdi = disk.get("destination_vdi") if side == "destination" else next(iter(entry["disks"]))
-            return next((Process.of(one["pid"]) for one in leftovers._tapdisks(self.hosts[side]) if vdi and vdi in one["args"]), None)
+            return next((Process.of(one["pid"]) for one in leftovers.tapdisks(self.hosts[side]) if vdi and vdi in one["args"]), None)
         host = self.hosts[side]
         pid = self.scene.lab.daemons.pids().get("%s/%s" % (host.name, _daemon(kind)))
         return pid and Process.of(pid)
