@@ -1,15 +1,17 @@
 """The destination's side of VM.migrate, in the order of xenops_server.ml (VM_receive_memory).
 
 The real one takes two PUTs with handshakes for this; here it is four calls, at the same synchronisation points:
-import_metadata, receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3 and 4).
+import_metadata, receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3 and 4). The connection of a PUT, whose
+end tells the real one that its source is gone, is here a look at the source's process.
 """
 import json
 import logging
 import os
 import subprocess
+import threading
 import time
 
-from lab.xenopsd import hooks
+from lab.xenopsd import hooks, process
 from lab.xenopsd.errors import XenopsError, bad_power_state
 from lab.xenopsd.figures import Figures
 
@@ -21,11 +23,24 @@ OUTPUT = 2000
 
 def import_metadata(host, metadata):
     """Take the metadata (a JSON string) of a VM that arrives; its id here."""
-    identity = host.add(json.loads(metadata))
+    metadata = json.loads(metadata)
+    source = metadata.pop("source", None)
+    identity = host.add(metadata)
     record = host.store.get(identity)
     record["role"] = "incoming"
     host.store.save(record)
+    if source:
+        threading.Thread(target=_outlive, args=(host, identity, record, source), daemon=True).start()
     return identity
+
+
+def _outlive(host, identity, record, source):
+    """Forget a VM that was arriving when its source's xenopsd ended, unless that had given the all-clear."""
+    process.wait(source["pid"], source["started"], None)
+    with host.store.lock(identity):
+        if host.store.find(identity) is record and record["role"] == "incoming":
+            log.warning("VM %s: its source is gone", identity)
+            _clean_up(host, record)
 
 
 def prepare(host, identity):

@@ -2,10 +2,11 @@
 import http.client
 import json
 import logging
+import os
 import time
 import xmlrpc.client
 
-from lab.xenopsd import hooks, wire
+from lab.xenopsd import hooks, process, wire
 from lab.xenopsd.errors import XenopsError, bad_power_state, internal
 from lab.xenopsd.figures import Figures
 
@@ -78,7 +79,9 @@ def migrate(host, task, identity, vdi_map, vif_map, url):
         hooks.run(host.root, "vm-pre-migrate", identity, "source")
         remote = Remote(url, task.debug_info)
         arriving = temporary_id(identity, "1")
-        remote.call("VM.import_metadata", metadata=json.dumps(mapped_metadata(record["metadata"], arriving, vdi_map, vif_map)))
+        metadata = mapped_metadata(record["metadata"], arriving, vdi_map, vif_map)
+        metadata["source"] = {"pid": os.getpid(), "started": process.start_time(os.getpid())}
+        remote.call("VM.import_metadata", metadata=json.dumps(metadata))
         figures = Figures()
         try:
             task.progress(0.1)

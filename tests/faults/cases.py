@@ -23,7 +23,8 @@ class Case(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """`first` and `last`: the phases between which the process is there; `faults`: {fault: whether a migration may survive it}."""
+    """`first` and `last`: the phases between which the process is there; `faults`: {fault: the phases until which a migration may
+    survive it, True for all, False for none}."""
     first: str
     last: str
     faults: dict
@@ -37,8 +38,8 @@ KINDS = {
     "tapdisk at the source": Kind("claim", "asked", {"stop": True}),
     "xapi at the source": Kind("claim", "end", {"kill": False, "stop": True}),
     "xapi at the destination": Kind("claim", "end", {"kill": False, "stop": True}),
-    "xenopsd at the source": Kind("claim", "end", {"kill": False, "stop": True}),
-    "xenopsd at the destination": Kind("claim", "end", {"kill": False, "stop": True}),
+    "xenopsd at the source": Kind("claim", "end", {"kill": "remap", "stop": True}),
+    "xenopsd at the destination": Kind("claim", "end", {"kill": "remap", "stop": True}),
     "SM command at the source": Kind("mirroring", "clean-up", {"kill": False, "stop": True}),
     "SM command at the destination": Kind("receive", "opening", {"kill": False, "stop": True}),
     "plugin at the destination": Kind("receive", "end", {"kill": False, "stop": True}),
@@ -63,12 +64,18 @@ KNOWN = {}
 
 
 def all_cases():
-    """[(Case, whether a migration may survive it)], in the order of the tables."""
+    """Every Case, in the order of the tables."""
     found = []
     for process, kind in KINDS.items():
         phases = PASSING.get(process) or NAMES[NAMES.index(kind.first):NAMES.index(kind.last) + 1]
-        found += [(Case(process, phase, fault), survived) for fault, survived in kind.faults.items() for phase in phases]
+        found += [Case(process, phase, fault) for fault in kind.faults for phase in phases]
     return found
+
+
+def survived(case):
+    """Whether a migration may go on after it, and meet another one."""
+    until = KINDS[case.process].faults[case.fault]
+    return until if isinstance(until, bool) else NAMES.index(case.phase) <= NAMES.index(until)
 
 
 def known(case):
@@ -81,8 +88,8 @@ def round_of(number):
     chance = random.Random("round %d" % number)
     cases = all_cases()
     chance.shuffle(cases)
-    runs = [[case] for case, survived in cases if not survived]
-    for case in [case for case, survived in cases if survived]:
+    runs = [[case] for case in cases if not survived(case)]
+    for case in filter(survived, cases):
         fitting = [run for run in runs if _fits(case, run)]
         if fitting:
             min(fitting, key=len).append(case)
@@ -96,7 +103,7 @@ def round_of(number):
 
 def _fits(case, run):
     """Whether a case that may be survived can be added to a run, whose first one is the last to be injected."""
-    early = NAMES.index(case.phase) < NAMES.index(run[0].phase) or KINDS[run[0].process].faults[run[0].fault]
+    early = NAMES.index(case.phase) < NAMES.index(run[0].phase) or survived(run[0])
     return len(run) <= SURVIVED and early and case.phase not in [other.phase for other in run]
 
 

@@ -18,7 +18,7 @@ from tests.e2e.scene import ENDED
 from tests.faults import cases
 from tests.faults.injection import Injection
 
-LONGEST = 240.0            # seconds for a disturbed migration to come to an end, or to a worker's death
+LONGEST = 420.0            # seconds for a disturbed migration to come to an end, or to a worker's death
 RECOVERY = 240.0           # seconds for recovery
 CANCEL = 10.0              # seconds within which a migration that has used up its tries has to be cancelled
 REST = 15.0                # seconds for processes that were told to end
