@@ -3,12 +3,13 @@ import collections
 import random
 import socket
 
-PoolPlan = collections.namedtuple("PoolPlan", "name hosts shared")
-"""`hosts`: names, the master first; `shared`: whether the hosts share one more SR."""
+LOCAL_SRS = ("fast", "big")
+
+PoolPlan = collections.namedtuple("PoolPlan", "name hosts shared local")
+PoolPlan.__new__.__defaults__ = (LOCAL_SRS,)
+PoolPlan.__doc__ = """`hosts`: names, the master first; `shared`: whether the hosts share one more SR; `local`: the name of each host's own SRs."""
 
 DEFAULT = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
-LOCAL_SRS = ("fast", "big")
-"""The name of each host's own SRs."""
 
 Endpoint = collections.namedtuple("Endpoint", "address http_port https_port")
 
