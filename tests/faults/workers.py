@@ -29,13 +29,14 @@ class Worker:
         self._former = None        # the seed of the run whose second migration the next one is
 
     def run(self, seed, again=False):
-        """Do the run of this seed. What happened, as JSON values; `again`: and a second, undisturbed migration."""
+        """Do the run of this seed. What happened, as JSON values; `again`: and a second, undisturbed migration.
+
+        Raises what kept it from making a lab: no other run would fare better."""
         begun = time.monotonic()
         result = {"seed": seed, "cases": list(map(str, cases.plan(seed))), "error": None, "log": [], "outcome": None, "former": self._former}
-        run = None
+        self._need_lab()
+        run = Run(self._scene, seed)
         try:
-            self._need_lab()
-            run = Run(self._scene, seed)
             run.go()
             if again:
                 self._scene.moves()
@@ -46,8 +47,7 @@ class Worker:
             result["log"].append(traceback.format_exc())
             self._keep_evidence(seed)
             self.end()
-        if run:
-            result.update(log=run.log + result["log"], outcome=run.outcome, done=run.done, missed=run.missed)
+        result.update(log=run.log + result["log"], outcome=run.outcome, done=run.done, missed=run.missed)
         result["seconds"] = time.monotonic() - begun
         os.makedirs(EVIDENCE, exist_ok=True)
         with open(os.path.join(EVIDENCE, "%d.log" % seed), "w") as log:
