@@ -140,6 +140,11 @@ class MoveFailed(MotionError):
     code = "SXM_MOVE_FAILED"
 
 
+class ArrivedHalted(MotionError):
+    """[VM]: it is at the destination with all its data, and does not run: it ended there, or could not go on."""
+    code = "SXM_ARRIVED_HALTED"
+
+
 class NotCleanedUp(MotionError):
     """[what is left, ...]: the VM has moved, and this could not be taken away behind it."""
     code = "SXM_NOT_CLEANED_UP"

@@ -7,13 +7,11 @@ blktap2.VDI._add_tag, _check_tag). Behind the bar, a tapdisk that shows the mirr
 """
 import json
 
-import XenAPI
-
-from storage_motion.control import waiting
+from storage_motion.control import gate, waiting
 from storage_motion.dom0 import smapi
 from storage_motion.errors import MirrorBroken
 
-BAR = "relinking"
+BAR = smapi.BOLT_KEY
 COALESCE_TIMEOUT = 60.0    # seconds for SM to be done with relinking the disk itself
 STAT_TIMEOUT = 60.0
 
@@ -30,19 +28,16 @@ def put(m, disk):
 
 def lift(m, disk):
     """Take our bar away, if it is there."""
-    vdi = m.source_vdi(disk)
-    if m.source.xenapi.VDI.get_sm_config(vdi).get(BAR) == _value(m):
-        m.source.xenapi.VDI.remove_from_sm_config(vdi, BAR)
+    gate.unseal(m.source, m.source_vdi(disk), _value(m), BAR)
+
+
+def put_again(m, disk):
+    """Put the bar back if it has gone since, as after something that was interrupted. Whether it is there now."""
+    return _put(m, m.source_vdi(disk))
 
 
 def _put(m, vdi):
-    try:
-        m.source.xenapi.VDI.add_to_sm_config(vdi, BAR, _value(m))
-    except XenAPI.Failure as failure:
-        if failure.details[0] != "MAP_DUPLICATE_KEY":
-            raise
-        return m.source.xenapi.VDI.get_sm_config(vdi).get(BAR) == _value(m)
-    return True
+    return gate.put(m.source.xenapi.VDI, vdi, BAR, _value(m))
 
 
 def _value(m):

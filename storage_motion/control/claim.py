@@ -58,6 +58,21 @@ def unblock(m):
     m.note(blocked=[])
 
 
+def block_arrived(m, vm):
+    """Keep everybody from starting or changing the VM (a ref) in the pool that it comes to, until the migration has ended: xapi's
+    importer leaves out what was blocked before."""
+    for operation in DISTURBING:
+        _add(m.destination.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
+
+
+def unblock_arrived(m, vm, operations=DISTURBING):
+    """Take that back, for these operations."""
+    present = m.destination.xenapi.VM.get_blocked_operations(vm)
+    for operation in operations:
+        if present.get(operation) == reason(m.id):
+            m.destination.xenapi.VM.remove_from_blocked_operations(vm, operation)
+
+
 def unmark_vdi(session, uuid, migration):
     """Take our mark off a VDI, if it still is there and has it."""
     vdi = Records(session).ref("VDI", uuid)

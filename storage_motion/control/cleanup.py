@@ -28,7 +28,9 @@ def end(m):
     m.note(receiving=False)
     if not m.plan.cross_pool:
         claim.release(m)
-    elif m.arrival:
+        return
+    claim.unblock_arrived(m, remap.destination_vm(m))
+    if m.arrival:
         remap.depart(m.destination, m.arrival)
         m.arrival = None
 
@@ -39,15 +41,15 @@ def _destroy_vbds(m):
     if vm is None:
         return
     if m.source.xenapi.VM.get_power_state(vm) != "Halted":
-        _halt(m, vm)
+        halt(m, vm)
     moved = {disk.vbd for disk in m.plan.disks}
     for ref in m.source.xenapi.VM.get_VBDs(vm):
         if m.source.xenapi.VBD.get_uuid(ref) in moved:
             m.source.xenapi.VBD.destroy(ref)
 
 
-def _halt(m, vm):
-    """The record only: the VM runs elsewhere by now. A host that is not the master may refuse, since it is alive; its own
+def halt(m, vm):
+    """The VM's record at the source, only: the VM runs elsewhere by now. A host that is not the master may refuse, since it is alive; its own
     xapi then notices what xenopsd tells it."""
     api = m.source.xenapi.VM
     try:

@@ -6,6 +6,9 @@ gate opens; and on the way back the destination's gate is shut, and known not to
 Seal and gate are the same thing, SM's own: `paused` in a VDI's sm_config. SM's activation looks at it, writes
 `activating`, and looks again before it writes its `host_` key (facts: sm, blktap2.VDI); so whoever writes `paused` first
 and then sees neither key knows that nobody gets past it any more.
+
+SM clears every `paused` of an SR when the SR's master plugs it, as after a reboot of that host. So each half has a second key, that
+SM does not clear: at the destination the bolt (smapi.BOLT_KEY), at the source the bar (control/bar.py).
 """
 import threading
 from typing import Callable, NamedTuple
@@ -17,7 +20,7 @@ from storage_motion.control.movers import BROKEN, ENDED
 from storage_motion.dom0 import smapi
 from storage_motion.errors import GateOpen, MirrorBroken, MotionError, TimedOut
 
-PAUSED = smapi.GATE_KEY
+PAUSED, BOLT = smapi.GATE_KEY, smapi.BOLT_KEY
 HOST = "host_"
 ACTIVATING = "activating"
 SETTLE_TIMEOUT = 30.0      # for an activation that was under way, or a deactivation
@@ -85,11 +88,10 @@ class Gate:
 
     def _paused_by_another(self):
         """Write our seal. Whether that cannot be, as SM itself has paused the disk for a moment."""
-        return not pause(self._api, self._vdi, self._seal)
+        return not put(self._api, self._vdi, PAUSED, self._seal)
 
     def _idle(self):
-        config = self._api.get_sm_config(self._vdi)
-        return ACTIVATING not in config and not active(config)
+        return is_free(self._api.get_sm_config(self._vdi))
 
     def _nobody_got_in(self):
         config = self._api.get_sm_config(self._vdi)
@@ -139,32 +141,61 @@ def active(sm_config):
     return any(key.startswith(HOST) for key in sm_config)
 
 
+def is_shut(sm_config):
+    """Whether a gate at the destination is shut: by the bolt, which `finish` takes away first. If only `paused` is there the disk was
+    to be opened, and SM may do the rest itself at any time."""
+    return sm_config.get(BOLT) == smapi.GATE_SHUT
+
+
+def is_free(sm_config):
+    """Whether no host has the disk active, or is about to."""
+    return ACTIVATING not in sm_config and not active(sm_config)
+
+
 def shut(session, vdi, uuid):
-    """Shut the gate of a VDI at the destination, if it was open. Raises GateOpen if the disk is in use."""
+    """Shut the gate of a VDI at the destination, if it was open, and make it whole, if half of it is gone.
+
+    Raises GateOpen if the disk is in use, or in the hands of SM; then its gate is as it was."""
     api = session.xenapi.VDI
-    pause(api, vdi, smapi.GATE_SHUT)
-
-    def settled():
-        config = api.get_sm_config(vdi)
-        return ACTIVATING not in config and not active(config)
+    was_shut = is_shut(api.get_sm_config(vdi))
     try:
-        waiting.until(settled, SETTLE_TIMEOUT, "deactivation of %s" % uuid)
-    except TimedOut:
-        raise GateOpen("destination", uuid)
+        for key in (PAUSED, BOLT):
+            if not put(api, vdi, key, smapi.GATE_SHUT):
+                raise GateOpen("destination", uuid)
+        try:
+            waiting.until(lambda: is_free(api.get_sm_config(vdi)), SETTLE_TIMEOUT, "deactivation of %s" % uuid)
+        except TimedOut:
+            raise GateOpen("destination", uuid)
+    except GateOpen:
+        if not was_shut:
+            open_again(session, vdi)  # who has it active could not be rid of it: SM lets nobody deactivate what is paused
+        raise
 
 
-def unseal(session, vdi, seal):
-    """Take our seal off a VDI at the source, if it is there."""
-    if session.xenapi.VDI.get_sm_config(vdi).get(PAUSED) == seal:
-        session.xenapi.VDI.remove_from_sm_config(vdi, PAUSED)
+def mend(session, vdi):
+    """Put `paused` back where SM has cleared it while the gate was shut. Nothing of a `finish` may be under way."""
+    if is_shut(session.xenapi.VDI.get_sm_config(vdi)):
+        put(session.xenapi.VDI, vdi, PAUSED, smapi.GATE_SHUT)
 
 
-def pause(api, vdi, value):
-    """Write `paused`. Whether it is there with this value now: False if somebody else's is."""
+def open_again(session, vdi):
+    """Take our marks off a VDI at the destination."""
+    for key in (BOLT, PAUSED):
+        unseal(session, vdi, smapi.GATE_SHUT, key)
+
+
+def unseal(session, vdi, seal, key=PAUSED):
+    """Take our seal off a VDI, if it is there."""
+    if session.xenapi.VDI.get_sm_config(vdi).get(key) == seal:
+        session.xenapi.VDI.remove_from_sm_config(vdi, key)
+
+
+def put(api, vdi, key, value):
+    """Write a key of sm_config. Whether it is there with this value now: False if somebody else's is."""
     try:
-        api.add_to_sm_config(vdi, PAUSED, value)
+        api.add_to_sm_config(vdi, key, value)
     except XenAPI.Failure as failure:
         if failure.details[0] != "MAP_DUPLICATE_KEY":
             raise
-        return api.get_sm_config(vdi).get(PAUSED) == value
+        return api.get_sm_config(vdi).get(key) == value
     return True

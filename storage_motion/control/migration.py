@@ -10,7 +10,7 @@ import XenAPI
 
 from storage_motion.control import journal, movers, phases, resume, secrets
 from storage_motion.control.progress import Progress
-from storage_motion.errors import Cancelled, MotionError, NotCleanedUp, Undecided
+from storage_motion.errors import ArrivedHalted, Cancelled, MotionError, NotCleanedUp, Undecided
 
 CANCEL = "cancel"          # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0          # seconds between two signs of life to the destination's xapi
@@ -168,6 +168,8 @@ class Migration:
         if problems:
             self.entry["left"] = self.entry["left"] + problems
             return journal.FAILED, NotCleanedUp(*problems).failure()
+        if self.entry.get("arrived_halted"):
+            return journal.FAILED, ArrivedHalted(self.plan.vm).failure()
         return journal.SUCCEEDED, None
 
     def _take_up(self, phase, error):

@@ -2,10 +2,11 @@
 import json
 import logging
 import time
+from typing import List, NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import bar, gate, remap, sync, waiting
+from storage_motion.control import adopt, bar, cleanup, gate, remap, sync, waiting
 from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -17,6 +18,7 @@ SETTLE_TIMEOUT = 150.0     # SM's activation at the destination waits for its ga
 COMPLETE_TIMEOUT = 60.0
 SOURCE, DESTINATION = "source", "destination"
 LIVE = ("Running", "Paused")
+GONE = (None, "Halted")
 STARTING = "starting"      # in the journal in place of xenopsd's task, while its name is not known yet
 
 log = logging.getLogger("sxm")
@@ -32,7 +34,7 @@ def move(m):
         m.note(downtime=driver.downtime)
         return
     if whereabouts(m) == DESTINATION:
-        log.warning("%s: xenopsd reports %s, but the VM runs at the destination", m.id, driver.error)
+        log.warning("%s: xenopsd reports %s, but the VM is at the destination", m.id, driver.error)
         _note_opened(m)
         return
     raise driver.error
@@ -59,16 +61,18 @@ def _task(m, here):
 
 
 def _note_opened(m):
-    """The VM runs on its new disks. A gate that was being opened when nobody could tell any more is open, then: it opens
-    only when the mover says `finish`, and that only for what was verified."""
+    """The VM is at its new disks. A gate that was being opened when nobody could tell any more is open, then: it opens only
+    when the mover says `finish`, and that only for what was verified."""
     for disk in m.plan.disks:
-        if m.disk(disk.key).get("gate") == gate.OPENING and gate.active(m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk))):
+        if _opened(m, disk, m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk))):
             m.note(disk.key, gate=gate.OPEN)
+            gate.open_again(m.destination, m.destination_vdi(disk))  # what a `finish` that died had begun
 
 
 def hand_over(m):
     """Open the gates of a halted VM's disks, each after its source is sealed."""
     for disk in m.plan.disks:
+        waiting.until(lambda: bar.put_again(m, disk), bar.COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
         one = _gate(m, disk, False)
         waiting.until(one.advance, gate.SETTLE_TIMEOUT, "hand-over of %s" % disk.key)
 
@@ -76,9 +80,10 @@ def hand_over(m):
 def shut_gates(m):
     """Undo of both: shut the destination's gates again, then unseal the source. Raises Undecided unless it is sure where
     the VM is."""
-    if m.plan.live and whereabouts(m) == DESTINATION:
-        raise Undecided("the VM runs at the destination, and was to be taken back")
-    _stop_finishing(m)
+    if not m.plan.live:
+        _stop_finishing(m)
+    elif whereabouts(m) == DESTINATION:
+        raise Undecided("the VM is at the destination, and was to be taken back")
     for disk in m.plan.disks:
         if _begun_to_open(m, disk):
             try:
@@ -93,9 +98,21 @@ def shut_gates(m):
         m.note(disk.key, gate=gate.ATTACHED)
     if m.plan.live:
         _shut_down_if_suspended(m)
-        for disk in m.plan.disks:
-            bar.lift(m, disk)
+        # Noted before the bar is lifted: who takes it up again must not lead the gates of disks that anybody may have used since.
         m.note(xenops_task=None)
+    for disk in m.plan.disks:
+        bar.lift(m, disk)
+
+
+def seal_again(m):
+    """Put back what keeps the source's disks from being activated, as far as the journal says that it was there. SM clears seals
+    when an SR's master plugs it; the bar outlives that, but for a coalesce."""
+    for disk in m.plan.disks:
+        step = m.disk(disk.key).get("gate", gate.ATTACHED)
+        if m.entry.get("xenops_task") or step != gate.ATTACHED:
+            bar.put_again(m, disk)
+        if step in (gate.SEALED, gate.OPENING, gate.OPEN):
+            gate.put(m.source.xenapi.VDI, m.source_vdi(disk), gate.PAUSED, _seal(m))
 
 
 def _stop_finishing(m):
@@ -116,15 +133,12 @@ def _begun_to_open(m, disk):
 
 
 def complete(m):
-    """Have the destination's xapi take the VM as its own."""
-    vm = remap.destination_vm(m)
-    m.destination.xenapi.VM.pool_migrate_complete(vm, m.host())
-
-    def arrived():
-        return (m.destination.xenapi.VM.get_resident_on(vm) == m.host()
-                and m.destination.xenapi.VM.get_power_state(vm) in LIVE
-                and (m.plan.cross_pool or all(_has_its_disk(m, disk) for disk in m.plan.disks)))
-    waiting.until(arrived, COMPLETE_TIMEOUT, "VM %s in the records of its pool" % m.plan.vm)
+    """Have the destination's xapi take the VM as its own: running, or halted if it has ended since, or never began to run."""
+    seen = waiting.until(lambda: _settled(_look(m)), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
+    if seen.live:
+        _take_running(m)
+    else:
+        _take_halted(m)
     if not m.plan.same_host:
         xenops.Xenops.local(m.source, "sxm " + m.id).forget(m.plan.vm)
         _detach_networks(m)
@@ -133,33 +147,99 @@ def complete(m):
         m.arrival = None
     for disk in m.plan.disks:
         m.disk(disk.key)["state"] = "moved"
-    m.note()
+    m.note(arrived_halted=not seen.live)
+
+
+def _take_running(m):
+    vm = remap.destination_vm(m)
+    m.destination.xenapi.VM.pool_migrate_complete(vm, m.host())
+
+    def arrived():
+        return (m.destination.xenapi.VM.get_resident_on(vm) == m.host()
+                and m.destination.xenapi.VM.get_power_state(vm) in LIVE
+                and (m.plan.cross_pool or all(_has_its_disk(m, disk) for disk in m.plan.disks)))
+    waiting.until(arrived, COMPLETE_TIMEOUT, "VM %s in the records of its pool" % m.plan.vm)
+
+
+def _take_halted(m):
+    """The records of a halted VM with its new disks."""
+    log.warning("%s: VM %s does not run at the destination: it is halted there", m.id, m.plan.vm)
+    _shut_down_if_suspended(m)
+    if m.plan.cross_pool:
+        vm = remap.destination_vm(m)
+        if m.destination.xenapi.VM.get_power_state(vm) != "Halted":
+            m.destination.xenapi.VM.power_state_reset(vm)
+        return
+    if m.source.xenapi.VM.get_power_state(m.vm()) != "Halted":
+        cleanup.halt(m, m.vm())
+    adopt.adopt(m)
+
+
+class Seen(NamedTuple):
+    """How it looks at the destination. `disks`: the sm_config of each, in the plan's order; `state`: the VM's, of its xenopsd, None if
+    that does not know it; `arriving`: whether a copy of the VM is on its way in."""
+    disks: List[dict]
+    state: Optional[str]
+    arriving: bool
+    same_host: bool
+
+    @property
+    def live(self):
+        """It runs on the new disks. Where both hosts are one the state alone may be that of the VM on its old disks."""
+        return self.state in LIVE and any(gate.active(config) for config in self.disks)
+
+    @property
+    def ended(self):
+        """It does not run there, nor will, unless somebody starts it."""
+        away = self.state in GONE or self.same_host and self.state == "Suspended"
+        return away and not self.arriving and all(gate.is_free(config) for config in self.disks)
+
+
+def _look(m):
+    # In this order: what has been seen in the disks may end, but not begin, without the VM's being seen then.
+    disks = [m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk)) for disk in m.plan.disks]
+    there = _xenopsd_there(m)
+    arriving = there.power_state(xenops.incoming(m.plan.vm)) is not None
+    return Seen(disks, there.power_state(m.plan.vm), arriving, m.plan.same_host)
+
+
+def _settled(seen):
+    return seen if seen.live or seen.ended else None
 
 
 def whereabouts(m):
     """SOURCE or DESTINATION: where the VM is, now that xenopsd's task has not succeeded. Raises Undecided if that is not sure.
 
-    It is at the destination if it runs there on the new disks, and at the source if no new disk is active and the
-    destination's xenopsd has let go of it."""
+    The last gate to open is the point from which on the destination's disks are the VM's: it may have run on them, and have ended
+    before anybody saw that. So it is at the destination if it runs there, and also if it does not run but all gates are open; and
+    at the source if a gate is shut, and none of the new disks is active. What is shut stays shut meanwhile."""
+    _stop_finishing(m)
     asked = [None]
 
     def decided():
         try:
-            active = any(gate.active(m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk))) for disk in m.plan.disks)
-            state = _state_there(m)
-        except (MotionError, XenAPI.Failure, OSError) as error:
-            asked[0] = str(error)
+            seen = _look(m)
+        except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
+            asked[0] = " ".join(m.describe(error))
             return None
-        asked[0] = "it is %s there, and its disks are %s" % (state, "active" if active else "not active")
-        if active and state in LIVE:
+        active = any(gate.active(config) for config in seen.disks)
+        opened = all(_opened(m, disk, config) for disk, config in zip(m.plan.disks, seen.disks))
+        asked[0] = "it is %s there, and its disks are %s" % (
+            "arriving" if seen.arriving else seen.state, "active" if active else "not active, and open" if opened else "not active")
+        if seen.live or opened and seen.ended:
             return DESTINATION
-        if not active and (m.plan.same_host or state not in LIVE):
+        if not opened and not active and (m.plan.same_host or seen.state not in LIVE):
             return SOURCE
         return None
     try:
         return waiting.until(decided, SETTLE_TIMEOUT, "whereabouts of the VM")
     except TimedOut:
         raise Undecided("whether VM %s is at the destination: %s" % (m.plan.vm, asked[0]))
+
+
+def _opened(m, disk, sm_config):
+    """Whether the gate of a disk has been opened, and not shut again."""
+    return _begun_to_open(m, disk) and not gate.is_shut(sm_config)
 
 
 class _Driver:
@@ -284,12 +364,12 @@ def _verify(m):
     return bool(pool.get("tls_verification_enabled", False))
 
 
-def _state_there(m):
+def _xenopsd_there(m):
     if m.arrival is None:
         m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     if m.plan.same_host:
-        return xenops.Xenops.local(m.source, "sxm " + m.id).power_state(m.plan.vm)
-    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id).power_state(m.plan.vm)
+        return xenops.Xenops.local(m.source, "sxm " + m.id)
+    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id)
 
 
 def _has_its_disk(m, disk):

@@ -11,6 +11,7 @@ import os
 import secrets as tokens
 import time
 
+from storage_motion import strict_json
 from storage_motion.control import claim, gate, journal, secrets, waiting
 from storage_motion.control.arguments import UUID
 from storage_motion.control.checks import CLAIM, MAX_DISKS
@@ -85,7 +86,7 @@ def receive_status(session, given):
     entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
     alive = [one for one in entry.entry["receivers"] if Process.from_json(one["process"]).alive()]
     return {"state": "running" if alive else "ended",
-            "disks": {key: {"vdi": disk["vdi"], "gate": "shut" if gate.PAUSED in _config(session, disk["vdi"]) else "open"}
+            "disks": {key: {"vdi": disk["vdi"], "gate": "shut" if gate.is_shut(_config(session, disk["vdi"])) else "open"}
                       for key, disk in entry.entry["disks"].items() if disk["vdi"]}}
 
 
@@ -101,7 +102,7 @@ def receive_abort(session, given):
     if given.get("force") != "true":
         for disk in entry.entry["disks"].values():
             there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
-            if there and gate.PAUSED not in session.xenapi.VDI.get_sm_config(there):
+            if there and not gate.is_shut(session.xenapi.VDI.get_sm_config(there)):
                 raise GateOpen(entry.entry["migration"], disk["vdi"])
     _undo(session, entry)
     return {}
@@ -113,7 +114,7 @@ def receive_end(session, given):
     if entry is None:
         return {}
     for disk in entry.entry["disks"].values():
-        if _config(session, disk["vdi"]).get(gate.PAUSED) == smapi.GATE_SHUT:
+        if smapi.GATE_SHUT in _config(session, disk["vdi"]).values():
             raise ReceiverFailed(entry.entry["migration"], "the gate of %s is shut" % disk["vdi"])
     _stop_receivers(entry, "exit")
     for disk in entry.entry["disks"].values():
@@ -166,8 +167,8 @@ def _wanted(text):
     """The disks that are asked for, checked. Raises BadArguments."""
     right = "a list of %s" % ", ".join(name for name, _ in FIELDS)
     try:
-        disks = json.loads(text) if len(text) <= MAX_ARGUMENT else None
-    except (ValueError, RecursionError):
+        disks = strict_json.loads(text) if len(text) <= MAX_ARGUMENT else None
+    except ValueError:
         disks = None
     if not isinstance(disks, list) or not 0 < len(disks) <= MAX_DISKS:
         raise BadArguments("disks: is not such a list; %s" % right)
@@ -197,8 +198,8 @@ def _wanted(text):
 def _known_keys(entry, text):
     """The keys that are asked for, checked. Raises BadArguments."""
     try:
-        keys = json.loads(text) if len(text) <= MAX_ARGUMENT else None
-    except (ValueError, RecursionError):
+        keys = strict_json.loads(text) if len(text) <= MAX_ARGUMENT else None
+    except ValueError:
         keys = None
     known = {key for key, disk in entry.entry["disks"].items() if disk["vdi"]}
     if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key in known for key in keys):
@@ -243,7 +244,7 @@ def _renew(session, entry, disk):
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
     config = session.xenapi.VDI.get_sm_config(vdi)
     ours = session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration
-    if not ours or config.get(gate.PAUSED) != smapi.GATE_SHUT or gate.active(config):
+    if not ours or not gate.is_shut(config) or gate.active(config):
         raise GateOpen(migration, disk["vdi"])
     smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
@@ -380,7 +381,7 @@ def _remove(session, disk, migration):
     if disk["created"]:
         session.xenapi.VDI.destroy(vdi)
     else:
-        gate.unseal(session, vdi, smapi.GATE_SHUT)
+        gate.open_again(session, vdi)
         claim.unmark_vdi(session, disk["vdi"], migration)
 
 

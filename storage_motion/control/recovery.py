@@ -23,7 +23,7 @@ from typing import NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import gate, journal, phases, receiving, secrets
+from storage_motion.control import gate, journal, move, phases, receiving, secrets
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.control.migration import Migration
 from storage_motion.control.plan import Plan
@@ -160,6 +160,8 @@ def _recover_source(_, migration, given):
             raise Waits("%s; whether the VM is there decides, so nothing is done before" % gap)
         try:
             m = Migration(entry, planned, source, destination, _task(source, entry, planned), hidden)
+            if not entry.entry["committed"]:
+                move.seal_again(m)
             _to_its_end(m, decision, 1 if gap is not None else TRIES)
         finally:
             if destination is not source and gap is None:
@@ -257,8 +259,9 @@ def _outcome(entry, decision, gap):
         return dict(answer, outcome=WAITING, why="%s: the VM is at the source, and what was made there stays until then" % gap)
     if entry["left"]:
         return dict(answer, outcome=UNFINISHED, why="%s; left: %s" % (decision.why, "; ".join(entry["left"])))
-    if entry["state"] == journal.SUCCEEDED:
-        return dict(answer, outcome=MOVED, why="%s; the VM is at the destination" % decision.why)
+    if entry["committed"]:
+        return dict(answer, outcome=MOVED, why="%s; the VM is at the destination%s" % (
+            decision.why, ", halted" if entry.get("arrived_halted") else ""))
     return dict(answer, outcome=TAKEN_BACK, why="%s; the VM is at the source" % decision.why)
 
 
@@ -275,6 +278,11 @@ def _recover_receiving(session, migration, given):
         process = Process.from_json(known)
         if process is not None and process.alive():
             return {"outcome": RUNNING, "why": "its receiver runs; without a word from the source it ends after %g s" % ORPHAN_BOUND}
+    smapi.await_commands([disk["vdi"] for disk in entry.entry["disks"].values() if disk["vdi"]])
+    for disk in entry.entry["disks"].values():
+        there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
+        if there:
+            gate.mend(session, there)
     opened = [disk["vdi"] for disk in entry.entry["disks"].values() if disk["shut"] and not _shut(session, disk["vdi"])]
     if opened:
         raise Waits("a recovery at the source: the VM may be here, as the gate of %s has been opened" % ", ".join(opened))
@@ -290,7 +298,7 @@ def _shut(session, uuid):
     if vdi is None:
         return True
     config = session.xenapi.VDI.get_sm_config(vdi)
-    return config.get(gate.PAUSED) == smapi.GATE_SHUT and not gate.active(config)
+    return gate.is_shut(config) and not gate.active(config)
 
 
 def _uptime():

@@ -1,8 +1,8 @@
 """Describing the VM to the destination pool: its metadata, with a counterpart for every disk and interface."""
 import urllib.parse
 
+from storage_motion.control import claim
 from storage_motion.control.checks import CLAIM
-from storage_motion.control.claim import reason
 from storage_motion.errors import Undecided
 from storage_motion.xapi import metadata, ova
 from storage_motion.xapi.records import Records
@@ -58,7 +58,9 @@ def bring(m):
     document = _document(m.source, m.destination, m.plan, counterparts, m.id)
     m.note(imported=True)
     metadata.bring(m.destination, base_url(m.arrival), document, m.plan.check_cpu)
-    return destination_vm(m)
+    vm = destination_vm(m)
+    claim.block_arrived(m, vm)
+    return vm
 
 
 def remove(m):
@@ -70,6 +72,7 @@ def remove(m):
                 if not m.plan.live:
                     raise Undecided("VM %s has been started at the destination" % m.plan.vm)
                 m.destination.xenapi.VM.power_state_reset(vm)
+            claim.unblock_arrived(m, vm, ("destroy",))
             m.destination.xenapi.VM.destroy(vm)
         m.note(imported=False)
     if m.arrival:
@@ -86,7 +89,7 @@ def _document(source, destination, plan, disks, migration):
     """The rewritten metadata. Our marks and blocks stay behind; so do the counterparts of an earlier migration."""
     vifs = {vif.vif: destination.xenapi.network.get_by_uuid(vif.network) for vif in plan.vifs}
     exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm))
-    ours = reason(migration) if migration else None
+    ours = claim.reason(migration) if migration else None
     drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
     drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
     return ova.rewrite(exported, disks, vifs, drop)

@@ -18,10 +18,11 @@ DEFAULT_TIMEOUT = 600.0
 # Seconds for commands that somebody who is dead now had begun: a tapdisk is closed, a snapshot taken.
 COMMANDS_TIMEOUT = 300.0
 
-# The gate: SM activates no VDI that has this key in its sm_config, whatever its value. Ours is not SM's own
-# "true", so that it can be told from a pause of SM's, and SM's garbage collector (cleanup.py,
-# ensureUnpaused) does not undo it after a crash.
-GATE_KEY = "paused"
+# The gate: SM activates no VDI that has either of these keys in its sm_config, whatever the value. Ours is not SM's own
+# "true", so that it can be told from a pause of SM's, and SM's garbage collector (cleanup.py, ensureUnpaused) does not
+# undo it after a crash. Two keys, since the first is cleared when an SR's master plugs it (resetvdis.reset_sr), and the
+# second, which keeps nobody from deactivating, is SM's own while it relinks a child of a coalesced image.
+GATE_KEY, BOLT_KEY = "paused", "relinking"
 GATE_SHUT = "storage-motion"
 
 

@@ -16,6 +16,11 @@ MAX_ANSWER = 4 * 1024 * 1024
 PENDING, COMPLETED, FAILED = "Pending", "Completed", "Failed"
 
 
+def incoming(vm):
+    """The id (a UUID) that xenopsd gives the copy of a VM that is arriving, until it has arrived (xenops_server.ml)."""
+    return vm[:24] + "000000000001"
+
+
 class Xenops:
     """The xenopsd of one host. `connect()` gives a connection to that host's xapi; `query`: "session_id=..."."""
 

@@ -47,7 +47,7 @@ def test_a_disk_moves(host, disks):  # noqa: F811
     answer = json.loads(host.call(destination, "vdi_receive_start"))
     assert answer["blank"] is True
     assert json.loads(host.call(destination, "vdi_receive_start")) == answer
-    assert host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT}
+    assert host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT, smapi.BOLT_KEY: smapi.GATE_SHUT}
 
     snapshot = host.xapi.VDI.get_by_uuid(host.call(source, "vdi_mirror_start", answer["socket"]))
     assert stat(host, source)["state"] == "mirroring"
@@ -99,7 +99,7 @@ def test_activation_waits_for_the_gate(host, disks):  # noqa: F811
         host.session, host.big, "vdi_activate", destination, ["true"], None),), "vdi_activate")
     waiting = subprocess.Popen([host.root + "/opt/xensource/sm/FileSR", argument], stdout=subprocess.PIPE)
     time.sleep(2)
-    assert waiting.poll() is None and host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT}
+    assert waiting.poll() is None and host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT, smapi.BOLT_KEY: smapi.GATE_SHUT}
     host.call(destination, "vdi_receive_finish")
     assert b"<nil/>" in waiting.communicate(timeout=30)[0]
     assert host.tags(destination) == {"host_" + host.ref: "RW"}

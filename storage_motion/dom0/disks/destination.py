@@ -1,13 +1,13 @@
 """A disk that receives: behind the gate, with a tapdisk of ours beside sm's activation.
 
-The gate is a key in sm_config that keeps sm from activating the VDI, on every host. Exactly while it is shut
-may our tapdisk have the image open.
+The gate is a key in sm_config that keeps sm from activating the VDI, on every host, and a second one that sm does not clear
+when a master plugs the SR again. Exactly while it is shut may our tapdisk have the image open.
 """
 import XenAPI
 
 from storage_motion.dom0 import images, tapctl
 from storage_motion.dom0.disks.disk import Disk, Record, tags, wait
-from storage_motion.dom0.smapi import GATE_KEY, GATE_SHUT
+from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
 from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
 
 BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its tags away
@@ -42,8 +42,9 @@ class Destination(Disk):
         """Close the disk, then open the gate. Raises DiskPaused if the gate is not ours."""
         with self.locked():
             self._close()
-            if GATE_KEY in self.sm_config():
-                self.api.remove_from_sm_config(self.ref, GATE_KEY)
+            for key in (BOLT_KEY, GATE_KEY):
+                if self.sm_config().get(key) == GATE_SHUT:
+                    self.api.remove_from_sm_config(self.ref, key)
             self._record.remove()
 
     def abort(self):
@@ -58,19 +59,23 @@ class Destination(Disk):
         config = self.sm_config()
         if tags(config):
             raise DiskInUse(self.uuid, ", ".join(tags(config)))
-        if config.get(GATE_KEY) == GATE_SHUT:
-            return
+        if config.get(GATE_KEY) != GATE_SHUT:
+            self._mark(GATE_KEY)
+            try:
+                wait(lambda: not tags(self.sm_config()), BACK_OUT_BOUND, "VDI %s has been activated" % self.uuid)
+            except DiskStuck:
+                self.api.remove_from_sm_config(self.ref, GATE_KEY)
+                raise
+        if config.get(BOLT_KEY) != GATE_SHUT:
+            self._mark(BOLT_KEY)
+
+    def _mark(self, key):
         try:
-            self.api.add_to_sm_config(self.ref, GATE_KEY, GATE_SHUT)
+            self.api.add_to_sm_config(self.ref, key, GATE_SHUT)
         except XenAPI.Failure as failure:
             if failure.details[0] != "MAP_DUPLICATE_KEY":
                 raise
             raise DiskPaused(self.uuid, "by another operation")
-        try:
-            wait(lambda: not tags(self.sm_config()), BACK_OUT_BOUND, "VDI %s has been activated" % self.uuid)
-        except DiskStuck:
-            self.api.remove_from_sm_config(self.ref, GATE_KEY)
-            raise
 
     def _close(self):
         """End our tapdisk, if there is one.
@@ -81,7 +86,7 @@ class Destination(Disk):
         config = self.sm_config()
         if config.get(GATE_KEY) not in (None, GATE_SHUT):
             raise DiskPaused(self.uuid, "by another operation")
-        ours = config.get(GATE_KEY) == GATE_SHUT or self._record.read() is not None
+        ours = GATE_SHUT in (config.get(GATE_KEY), config.get(BOLT_KEY)) or self._record.read() is not None
         if ours and self.host_key not in config:
             self.close_tapdisks()
             self.tapped.target.deactivate(self.sr.uuid, self.uuid)

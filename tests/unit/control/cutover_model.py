@@ -1,5 +1,7 @@
 """A model of the cut-over of one disk, small enough to look at every state that it can get into.
 
+Of several disks this is the last one whose gate opens; with `sibling`, another one, while the last gate stays shut.
+
 It goes by the code's own table, gate.TRANSITIONS; each of its conditions, and everything else that another process could see
 or be killed between, is one step here. What the others do is read from: real SM's blktap2._add_tag and _deactivate_locked;
 xenops_server's VM.migrate (facts/xapi.md); move.whereabouts, move.shut_gates; received_disk._finish; Destination.finish.
@@ -14,14 +16,15 @@ from storage_motion.control import gate
 from storage_motion.control.gate import ATTACHED, DETACHED, OPEN, OPENING, SEALED, SEALING
 
 State = collections.namedtuple("State", (
-    "worker",      # lead, where, where+ / where- (new disk seen active or not), quiet, shut, look, unseal, halt, abort, release; complete,
-                   # clean; back and moved: the two ends; undecided; dead
+    "worker",      # lead, stop, where, where+ / where= / where- (new disk seen active, open and free, neither), shut, look, unseal, halt,
+                   # lift, abort, release; complete, clean; back and moved: the two ends; undecided; dead
     "step",        # the gate's, as it is in the journal
     "row",         # of gate.TRANSITIONS, that the worker is at
     "asked",       # journal: xenopsd has been asked to move the VM
     "committed",   # journal: past the point of no return
     "source_up", "destination_up",
     "seal",        # source VDI, sm_config: our `paused`
+    "bar",         # source VDI, sm_config: our `relinking`
     "tag",         # source VDI, sm_config: the host_ key of the VM that is to move
     "intruder",    # somebody else's activation at the source; see ACTIVATION
     "source_whole", "source_gone",     # has all acknowledged writes; has been destroyed
@@ -29,9 +32,10 @@ State = collections.namedtuple("State", (
     "task",        # xenopsd's: asked, suspended, closed, untagged, sent; done, failed, lost
     "mover",       # on, bye, ended, broken, dead
     "role",        # the receiver's mirror role: open, ended, broken, dead
-    "finish",      # "", asked (SM's command has begun), closed (tapdisk gone), opened, ok, failed
+    "finish",      # "", asked (SM's command has begun), closed (tapdisk gone), unbolted, opened, ok, failed
     "tapdisk",     # the receiver's is open
     "gate",        # destination VDI, sm_config: `paused`
+    "bolt",        # destination VDI, sm_config: `relinking`
     "activation",  # the destination xenopsd's; see ACTIVATION
     "whole", "gone",                   # the destination VDI's
     "vm_there",    # none, wait, run, left (its xenopsd has died), over (it ran, and has ended)
@@ -42,8 +46,8 @@ State = collections.namedtuple("State", (
 ACTIVATING, TAGGED = ("act", "tag", "back", "stuck"), ("tag", "on", "off")
 
 START = State(worker="lead", step=ATTACHED, row=0, asked=True, committed=False, source_up=True, destination_up=True, seal=False,
-              tag=True, intruder="", source_whole=True, source_gone=False, vm_here="run", task="asked", mover="on", role="open",
-              finish="", tapdisk=True, gate=True, activation="", whole=True, gone=False, vm_there="none")
+              bar=True, tag=True, intruder="", source_whole=True, source_gone=False, vm_here="run", task="asked", mover="on", role="open",
+              finish="", tapdisk=True, gate=True, bolt=True, activation="", whole=True, gone=False, vm_there="none")
 ENDS = ("back", "moved")
 
 
@@ -57,11 +61,12 @@ class Violation(Exception):
 
 class Model:
     """`rows`: in place of gate.TRANSITIONS. `changes`: names of what is done otherwise than in the code (see the tests).
-    `events`: names of what may happen beside what always may. `power`: whether hosts may fail."""
+    `events`: names of what may happen beside what always may. `power`: whether hosts may fail. `sibling`: see above."""
 
-    def __init__(self, rows=gate.TRANSITIONS, changes=(), events=(), power=True):
+    def __init__(self, rows=gate.TRANSITIONS, changes=(), events=(), power=True, sibling=False):
         self.rows, self.changes, self.events = rows, frozenset(changes), frozenset(events)
-        self.power = power
+        self.power, self.sibling = power, sibling
+        self.start = START._replace(bar="no bar" not in self.changes, bolt="no bolt" not in self.changes)
 
     # The gate's conditions: (whether it holds, the state after it). One for each function that gate.TRANSITIONS names.
 
@@ -128,31 +133,54 @@ class Model:
     def _worker(self, s):
         w, to = s.worker, s._replace
         if w in ("dead", "undecided") and s.source_up:
-            first = "complete" if s.committed else "lead" if s.asked else "quiet"
-            yield "recovery: " + first, to(worker=first, row=0)
+            first = "complete" if s.committed else "lead" if s.asked else "abort" if s.gone else "stop"
+            yield "recovery: " + first, to(worker=first, row=0, seal=s.seal or not s.committed and s.step in (SEALED, OPENING, OPEN),
+                                           bar=self.start.bar and not s.committed and (s.asked or s.step != ATTACHED) or s.bar)
         if w in ENDS or w == "dead":
             return
         yield "worker killed", to(worker="dead", row=0)
-        if w == "lead":
-            for found in self._lead(s):
-                yield found
-        elif w == "where" and s.destination_up:
-            yield "looks whether the new disk is active", to(worker="where+" if s.activation in TAGGED else "where-")
-        elif w in ("where+", "where-") and s.destination_up:
-            if w == "where+" and s.vm_there == "run":
-                # _note_opened
-                yield "finds the VM there", to(worker="complete", step=OPEN if s.step == OPENING else s.step)
-            elif w == "where-" and s.vm_there != "run":
-                yield "finds the VM not there", to(worker="unseal" if "unseal first" in self.changes else "quiet")
-            else:
-                yield "cannot tell", to(worker="where")
-        if w in ("where", "where+", "where-"):
-            yield "cannot tell where the VM is", to(worker="undecided")
-        for found in self._back(s) if w in ("quiet", "shut", "look", "unseal", "halt", "abort", "release") else self._forward(s):
+        for found in self._lead(s) if w == "lead" else self._looking(s) if w.startswith("where") or w == "stop" else (
+                self._forward(s) if w in ("complete", "clean") else self._back(s)):
             yield found
 
+    def _looking(self, s):
+        """move.whereabouts"""
+        w, to = s.worker, s._replace
+        if w == "stop" and (s.step not in (OPENING, OPEN) or "no receive-stop" in self.changes):
+            yield "nothing to stop", to(worker="where")
+        elif w == "stop" and s.destination_up:
+            if s.role != "dead":
+                yield "receive-stop: the receiver is ended", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
+            elif s.finish not in ("asked", "closed", "unbolted"):
+                yield "receive-stop: no finish is under way any more", to(worker="where", finish="failed")
+        elif w == "where" and s.destination_up:
+            free = s.activation not in ACTIVATING + TAGGED
+            opened = s.step in (OPENING, OPEN) and not s.bolt and not self.sibling
+            if s.activation in TAGGED:
+                yield "looks: the new disk is active", to(worker="where+")
+            elif not opened:
+                yield "looks: the new disk is not active, and a gate is shut", to(worker="where-")
+            elif free:
+                yield "looks: the new disk is free", to(worker="where=")
+        elif w != "where" and s.destination_up:
+            if w == "where+" and s.vm_there == "run":
+                yield "finds the VM there", self._noted_opened(s)
+            elif w == "where=" and s.vm_there in ("none", "over"):
+                # It may have run, so the new disk is the one that has everything.
+                yield "finds that the VM has ended there, or never came", to(worker="shut") if "back is the default" in self.changes else (
+                    self._noted_opened(s))
+            elif w == "where-" and s.vm_there != "run":
+                yield "finds the VM not there", to(worker="unseal" if "unseal first" in self.changes else "shut")
+            else:
+                yield "cannot tell", to(worker="where")
+        yield "cannot tell where the VM is", to(worker="undecided")
+
+    def _noted_opened(self, s):
+        opened = s.step in (OPENING, OPEN) and not s.bolt
+        return s._replace(worker="complete", step=OPEN if opened else s.step, gate=s.gate and not opened)
+
     def _lead(self, s):
-        yield "gives up", s._replace(worker="where", row=0)
+        yield "gives up", s._replace(worker="stop", row=0)
         if s.task == "done" and s.step == OPEN:
             yield "the VM has moved", s._replace(worker="complete", row=0)
         index = next((i for i in range(s.row, len(self.rows)) if self.rows[i].step == s.step), None)
@@ -169,17 +197,10 @@ class Model:
 
     def _back(self, s):
         w, to = s.worker, s._replace
-        if w == "quiet" and (s.step not in (OPENING, OPEN) or "no receive-stop" in self.changes):
-            yield "nothing to stop", to(worker="shut")
-        elif w == "quiet" and s.destination_up:
-            if s.role != "dead":
-                yield "receive-stop: the receiver is ended", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
-            elif s.finish not in ("asked", "closed"):
-                yield "receive-stop: no finish is under way any more", to(worker="shut", finish="failed")
-        elif w == "shut" and (s.step not in (OPENING, OPEN)):
+        if w == "shut" and s.step not in (OPENING, OPEN):
             yield "the gate was never opened", to(worker="unseal")
         elif w == "shut" and s.destination_up:
-            yield "writes paused at the destination", to(worker="look", gate=True)
+            yield "shuts the gate", to(worker="look", gate=True, bolt=self.start.bolt)
         elif w == "look" and s.destination_up:
             if s.activation not in ACTIVATING + TAGGED or "no look after shutting" in self.changes:
                 yield "nobody is in", to(worker="halt" if "unseal first" in self.changes else "unseal")
@@ -188,25 +209,29 @@ class Model:
             if "unseal first" in self.changes:
                 yield "unseals", to(worker="shut", seal=seal)
             else:
-                yield "unseals", to(worker="halt", seal=seal, step=ATTACHED, asked=False)
+                yield "unseals", to(worker="halt", seal=seal, step=ATTACHED)
         elif w == "halt":
             if s.vm_here == "suspended" and s.task not in ("done", "failed", "lost"):
                 pass  # xenopsd has the VM: it does one thing after the other
             elif s.vm_here == "suspended":
-                yield "shuts the suspended VM down", self._closed(to(worker="abort", vm_here="down", tag=False))
+                yield "shuts the suspended VM down", self._closed(to(vm_here="down", tag=False))
+            elif "lift before noting" in self.changes and s.bar:
+                yield "lifts the bar", to(bar=False)
             else:
-                yield "goes on", to(worker="abort")
+                yield "notes that there is no move any more", to(worker="lift", asked=False)
+        elif w == "lift":
+            yield "lifts the bar", to(worker="abort", bar=False)
         elif w == "abort" and s.destination_up:
             if s.activation not in TAGGED:
                 yield "the new disk is destroyed", to(worker="release", gone=True, role="dead", tapdisk=False)
         elif w == "release":
             yield "releases the VM", to(worker="back")
-        if w in ("quiet", "look", "abort"):
+        if w in ("look", "abort"):
             yield "cannot tell", to(worker="undecided")
 
     def _forward(self, s):
         if s.worker == "complete":
-            yield "completes", s._replace(worker="clean", committed=True)
+            yield "completes", s._replace(worker="clean", committed=True, vm_here="down" if s.vm_here == "suspended" else s.vm_here)
         elif s.worker == "clean" and s.step == OPEN:
             yield "destroys the old disk", s._replace(worker="moved", source_gone=True)
 
@@ -251,21 +276,24 @@ class Model:
         to = s._replace
         if not s.destination_up:
             return
-        if s.activation == "" and s.vm_there == "wait" and not s.gate and not s.gone:
+        shut = s.gate or s.bolt
+        if s.activation == "" and s.vm_there == "wait" and not shut and not s.gone:
             yield "SM there: looked", to(activation="looked")
         if s.activation in ("looked", "act", "tag", "back"):
-            after = self._sm(s.activation, s.gate, s.gone, not s.whole)
+            after = self._sm(s.activation, shut, s.gone, not s.whole)
             yield "SM there: " + (after or "out"), to(activation=after)
         if s.vm_there == "wait":
-            if s.activation == "on":
+            if s.activation == "on" and not self.sibling:
                 yield "the VM runs there", to(vm_there="run")
             if s.activation in ("", "on"):
                 yield "xenopsd there gives up", to(vm_there="none", activation="")
             yield "destination's xenopsd killed", to(vm_there="left")
         if s.vm_there == "left" and s.activation in ("", "on"):
             yield "what was left there is shut down", to(vm_there="none", activation="")
-        if s.vm_there == "run" and "stops" in self.events:
+        if s.vm_there == "run":
             yield "the VM ends there", to(vm_there="over", activation="")
+        if s.vm_there in ("none", "over") and not shut and not s.gone:
+            yield "somebody starts the VM there", to(vm_there="wait")
 
     def _data(self, s):
         to = s._replace
@@ -280,27 +308,31 @@ class Model:
             yield "receiver killed", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
         if s.finish == "asked":
             if "gate before tapdisk" in self.changes:
-                yield "finish: paused removed", to(finish="closed", gate=False)
+                yield "finish: both keys removed", to(finish="closed", gate=False, bolt=False)
             else:
                 yield "finish: tapdisk closed", to(finish="closed", tapdisk=False)
         elif s.finish == "closed":
-            yield "finish: done", to(finish="opened", tapdisk=False, gate=False)
+            yield "finish: the bolt removed", to(finish="unbolted", tapdisk=False, bolt=False)
+        elif s.finish == "unbolted":
+            yield "finish: done", to(finish="opened", gate=False)
         elif s.finish == "opened":
             yield "finish: answered", to(finish="failed" if "dead" in (s.mover, s.role) else "ok")
 
     def _intruder(self, s):
         """Somebody who gets past blocked_operations, or, after the end, a user."""
         to = s._replace
-        if s.intruder == "" and s.source_up and not (s.tag or s.seal or s.source_gone) and s.vm_here != "run":
+        if s.intruder == "" and s.source_up and not (s.tag or s.seal or s.bar or s.source_gone) and s.vm_here != "run":
             yield "SM here: looked", to(intruder="looked")
         if s.intruder in ("looked", "act", "tag", "back"):
-            after = self._sm(s.intruder, s.seal, s.source_gone, not s.source_whole)
+            after = self._sm(s.intruder, s.seal or s.bar, s.source_gone, not s.source_whole)
             yield "SM here: " + (after or "out"), to(intruder=after)
-        if s.intruder == "on" and "leaves" in self.events:
+        if s.intruder == "on" and "nobody leaves" not in self.changes:
             yield "the intruder leaves", to(intruder="")
 
     def _crashes(self, s):
         to = s._replace
+        if "coalesce" in self.events and s.worker not in ENDS:
+            yield "SM relinks the source's disk", to(bar=False)
         if not self.power:
             return
         power = {"looked": "", "act": "stuck", "tag": "stuck", "back": "stuck", "on": "off"}
@@ -310,16 +342,17 @@ class Model:
                 role="broken" if s.role == "open" else s.role, task=s.task if s.task in ("done", "failed") else "lost",
                 vm_here="down" if s.vm_here in ("run", "suspended") else s.vm_here, intruder=power.get(s.intruder, s.intruder))
         else:
-            yield "source: boot", to(source_up=True, tag=False, intruder=s.intruder.replace("off", ""),
-                                     seal=s.seal and "reset" not in self.events)
-        if s.destination_up and (s.vm_there != "run" or "stops" in self.events):
+            yield "source: boot", to(source_up=True, tag=False, intruder=s.intruder.replace("off", ""))
+        if "no reset" not in self.changes:
+            yield "the source SR's master plugs it again", to(seal=False)
+            yield "the destination SR's master plugs it again", to(gate=False)
+        if s.destination_up:
             yield "destination: power failure", to(
                 destination_up=False, role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover, tapdisk=False,
-                finish="failed" if s.finish in ("asked", "closed", "opened") else s.finish,
+                finish="failed" if s.finish in ("asked", "closed", "unbolted", "opened") else s.finish,
                 activation=power.get(s.activation, s.activation), vm_there={"wait": "none", "left": "none", "run": "over"}.get(s.vm_there, s.vm_there))
-        elif not s.destination_up:
-            yield "destination: boot", to(destination_up=True, activation=s.activation.replace("off", ""),
-                                          gate=s.gate and "reset" not in self.events)
+        else:
+            yield "destination: boot", to(destination_up=True, activation=s.activation.replace("off", ""))
 
 
 def require(s):
@@ -328,11 +361,11 @@ def require(s):
     there = s.vm_there == "run" or s.activation == "on"
     if here and there:
         raise Violation("active on both sides")
-    if not (s.seal or s.source_gone) and not (s.gate or s.gone):
+    if not (s.seal or s.bar or s.source_gone) and not (s.gate or s.bolt or s.gone):
         raise Violation("both disks can be activated")
     if s.tapdisk and there:
         raise Violation("two tapdisks on the new disk")
-    if s.worker == "back" and (s.seal or not s.gone):
+    if s.worker == "back" and (s.seal or s.bar or not s.gone):
         raise Violation("taken back, and something is left")
     if s.worker == "back" and not s.source_whole or s.worker == "moved" and not s.whole:
         raise Violation("at an end, and the disk lacks a write")
@@ -341,12 +374,12 @@ def require(s):
 Found = collections.namedtuple("Found", "states steps violation trace without_end only_undecided")
 
 
-def explore(model, start=START):
+def explore(model):
     """Every state that can be reached, breadth first. Found: `violation` (None, or what) with the shortest `trace` to it;
     `without_end`: states from which neither an end nor `undecided` can be reached; `only_undecided`: no end, but that."""
     gc.disable()  # millions of small tuples, and no circle among them
     try:
-        return _explore(model, start)
+        return _explore(model, model.start)
     finally:
         gc.enable()
 

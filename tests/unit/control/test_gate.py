@@ -164,9 +164,33 @@ def test_shutting_waits_for_the_disk_to_be_let_go(monkeypatch):
     vdi = add_vdi(pool, "OpaqueRef:sr", sm_config={HOST: "RW"})
     with pytest.raises(GateOpen):
         gate.shut(pool, vdi, "uuid")
-    assert pool.tables["VDI"][vdi]["sm_config"]["paused"] == smapi.GATE_SHUT, "nobody new gets in meanwhile"
+    assert pool.tables["VDI"][vdi]["sm_config"] == {HOST: "RW"}, "who has it active could not let go of it"
+    assert ("add_to_sm_config", "VDI", "paused", smapi.GATE_SHUT) in pool.calls, "nobody new got in meanwhile"
     pool.tables["VDI"][vdi]["sm_config"].pop(HOST)
-    gate.shut(pool, vdi, "uuid")
+    for _ in range(2):
+        gate.shut(pool, vdi, "uuid")
+    assert pool.tables["VDI"][vdi]["sm_config"] == {key: smapi.GATE_SHUT for key in (gate.PAUSED, gate.BOLT)}
+    pool.tables["VDI"][vdi]["sm_config"][HOST] = "RW"
+    with pytest.raises(GateOpen):
+        gate.shut(pool, vdi, "uuid")
+    assert gate.is_shut(pool.tables["VDI"][vdi]["sm_config"]), "what was shut stays shut"
+
+
+@pytest.mark.parametrize("config", [{"paused": "true"}, {"relinking": "True"}])
+def test_what_sm_is_at_is_not_shut_and_stays_as_it_is(monkeypatch, config):
+    pool = FakePool("B")
+    vdi = add_vdi(pool, "OpaqueRef:sr", sm_config=dict(config))
+    with pytest.raises(GateOpen):
+        gate.shut(pool, vdi, "uuid")
+    assert pool.tables["VDI"][vdi]["sm_config"] == config
+
+
+@pytest.mark.parametrize("config, mended", [({"relinking": smapi.GATE_SHUT}, True), ({"paused": smapi.GATE_SHUT}, False), ({}, False)])
+def test_only_a_gate_that_is_bolted_is_made_whole(config, mended):
+    pool = FakePool("B")
+    vdi = add_vdi(pool, "OpaqueRef:sr", sm_config=dict(config))
+    gate.mend(pool, vdi)
+    assert pool.tables["VDI"][vdi]["sm_config"] == ({"paused": smapi.GATE_SHUT, "relinking": smapi.GATE_SHUT} if mended else config)
 
 
 def test_only_our_seal_comes_off():

@@ -3,10 +3,11 @@ import pytest
 
 from fake_pool import FakePool, add_vdi, failure
 from storage_motion.control import bar, gate, move, remap
-from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError
+from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, MoverFailed, TimedOut, Undecided, Unreachable, XenopsError
 from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
+SHUT = {"paused": "storage-motion", "relinking": "storage-motion"}
 MIRRORING, ENDED = {"state": "mirroring", "clean": False}, {"state": "ended", "clean": True}
 
 
@@ -19,7 +20,7 @@ class FakeMover:
 
     def finish(self, mirrored):
         self._world.log.append("gate opened")
-        self._world.there.pop("paused", None)
+        self._world.open()
 
 
 class World:
@@ -31,11 +32,11 @@ class World:
         self.log, self.script, self.mover = [], list(script), MIRRORING
         self.source, self.destination = FakePool("A"), FakePool("B")
         self._here = add_vdi(self.source, "OpaqueRef:sr", sm_config={HOST: "RW"})
-        self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config={"paused": "storage-motion"})
+        self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT))
         self.plan = make_plan(**({"kind": "in-pool", "destination_host": "h"} if same_host else {}))
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
         self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"]}
-        self.state_here, self.state_there, self.asks_to_cancel = "Running", None, False
+        self.state_here, self.state_there, self.arriving, self.asks_to_cancel = "Running", None, None, False
         self.plugin_fails = None
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
         monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label: FakeXenops(self, "there")))
@@ -72,6 +73,11 @@ class World:
 
     def pulse(self, cancellable=True):
         pass
+
+    def open(self):
+        """What a `finish` does."""
+        for key in SHUT:
+            self.there.pop(key, None)
 
     def plugin(self, function, **arguments):
         self.log.append(function)
@@ -117,7 +123,9 @@ class FakeXenops:
     def destroy(self, _):
         pass
 
-    def power_state(self, _):
+    def power_state(self, vm):
+        if vm == move.xenops.incoming("v"):
+            return self._world.arriving
         found = self._world.state_here if self._side == "here" else self._world.state_there
         if isinstance(found, Exception):
             raise found
@@ -186,20 +194,42 @@ def test_a_cancel_too_late_is_ignored(monkeypatch):
     assert "cancel" not in world.log
 
 
-def test_a_failure_after_the_gate_opened_goes_back_in_the_right_order(monkeypatch):
-    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING, FAILED)
-    with pytest.raises(MoveFailed):
+def test_a_failure_before_the_gate_opened_goes_back_in_the_right_order(monkeypatch):
+    world = world_of(monkeypatch, PENDING, "suspend", FAILED)
+    monkeypatch.setattr(FakeMover, "finish", lambda mover, mirrored: (_ for _ in ()).throw(MoverFailed("k", "no")))
+    with pytest.raises(MoverFailed):
         move.move(world)
-    assert "gate opened" in world.log
+    assert world.disk("k")["gate"] == "opening"
     order = []
     for name, pool in (("source", world.source), ("destination", world.destination)):
         for method in ("add_to_sm_config", "remove_from_sm_config"):
             pool.handlers["VDI." + method] = lambda *a, name=name, method=method, pool=pool: (
-                order.append((name, method)), pool._field("VDI", method, a))[1]
+                order.append((name, method, a[1])), pool._field("VDI", method, a))[1]
     move.shut_gates(world)
-    assert order == [("destination", "add_to_sm_config"), ("source", "remove_from_sm_config"), ("source", "remove_from_sm_config")]
-    assert "paused" in world.there and world.here == {} and world.disk("k")["opened"]
+    assert order == [("destination", "add_to_sm_config", "paused"), ("destination", "add_to_sm_config", "relinking"),
+                     ("source", "remove_from_sm_config", "paused"), ("source", "remove_from_sm_config", "relinking")]
+    assert world.there == SHUT and world.here == {} and world.disk("k")["opened"] and world.entry["xenops_task"] is None
     move.shut_gates(world)
+
+
+def test_a_failure_after_the_gate_opened_leaves_the_vm_at_the_destination(monkeypatch):
+    """It may have run there, and written, and have ended before anybody looked."""
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING, FAILED)
+    move.move(world)
+    assert world.there == {} and world.here == SEALED and world.disk("k")["gate"] == "open"
+    with pytest.raises(Undecided):
+        move.shut_gates(world)
+    assert world.there == {} and world.here == SEALED
+
+
+def test_a_finish_that_died_half_way_has_opened_the_gate(monkeypatch):
+    """The bolt has gone; SM may take `paused` away at any time, as it does when the SR is plugged."""
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="opening")
+    del world.there["relinking"]
+    assert move.whereabouts(world) == move.DESTINATION
+    move._note_opened(world)
+    assert world.there == {} and world.disk("k")["gate"] == "open"
 
 
 def test_a_finish_that_is_under_way_is_stopped_before_the_gate_is_shut(monkeypatch):
@@ -207,11 +237,11 @@ def test_a_finish_that_is_under_way_is_stopped_before_the_gate_is_shut(monkeypat
     world.note("k", gate="opening")
     world.here["paused"] = "sxm m"
     world.destination.handlers["VDI.add_to_sm_config"] = lambda *a: (
-        world.log.append("shut"), world.destination._field("VDI", "add_to_sm_config", a))
+        world.log.append("shut"), world.destination._field("VDI", "add_to_sm_config", a))[1]
     move.shut_gates(world)
-    assert world.log == ["receive-stop", "shut"] and "paused" not in world.here
+    assert world.log == ["receive-stop", "shut", "shut"] and "paused" not in world.here
     move.shut_gates(world)
-    assert world.log == ["receive-stop", "shut"], "there is nothing to stop any more"
+    assert world.log == ["receive-stop", "shut", "shut"], "there is nothing to stop any more"
 
 
 @pytest.mark.parametrize("error", [failure("SXM_TIMED_OUT", "process 7", "300"), ConnectionResetError("cut"), TimedOut("x", "1")])
@@ -235,14 +265,26 @@ def test_xenopsd_reports_a_failure_but_the_vm_is_there(monkeypatch):
     assert world.here == SEALED, "the source stays sealed"
 
 
-@pytest.mark.parametrize("active, there, same_host, expected", [
-    (False, None, False, move.SOURCE), (False, "Halted", False, move.SOURCE), (True, "Running", False, move.DESTINATION),
-    (True, None, False, None), (False, "Running", False, None), (True, "Suspended", False, None),
-    (False, Unreachable("b", "gone"), False, None), (False, XenopsError("VM.stat", "boom"), False, None),
-    (False, "Running", True, move.SOURCE), (True, "Running", True, move.DESTINATION), (False, None, True, move.SOURCE)])
-def test_whereabouts(monkeypatch, active, there, same_host, expected):
+LOST = Unreachable("b", "gone")
+
+
+@pytest.mark.parametrize("gate_is, active, there, arriving, same_host, expected", [
+    ("shut", False, None, None, False, move.SOURCE), ("shut", False, "Halted", None, False, move.SOURCE),
+    ("shut", False, "Suspended", "Suspended", False, move.SOURCE), ("shut", False, "Running", None, False, None),
+    ("shut", False, LOST, None, False, None), ("shut", False, XenopsError("VM.stat", "boom"), None, False, None),
+    ("shut", False, "Running", None, True, move.SOURCE), ("shut", False, None, None, True, move.SOURCE),
+    ("open", True, "Running", None, False, move.DESTINATION), ("open", True, None, None, False, None),
+    ("open", True, "Suspended", None, False, None), ("open", False, "Running", None, False, None),
+    ("open", False, None, None, False, move.DESTINATION), ("open", False, "Halted", None, False, move.DESTINATION),
+    ("open", False, None, "Paused", False, None), ("open", False, LOST, None, False, None),
+    ("open", True, "Running", None, True, move.DESTINATION), ("open", False, "Running", None, True, None),
+    ("open", False, "Suspended", None, True, move.DESTINATION), ("open", False, "Suspended", None, False, None)])
+def test_whereabouts(monkeypatch, gate_is, active, there, arriving, same_host, expected):
     world = world_of(monkeypatch, PENDING, same_host=same_host)
-    world.state_there = there
+    world.state_there, world.arriving = there, arriving
+    if gate_is == "open":
+        world.note("k", gate="opening")
+        world.open()
     if same_host:
         world.state_here = there
     if active:
@@ -252,6 +294,39 @@ def test_whereabouts(monkeypatch, active, there, same_host, expected):
             move.whereabouts(world)
     else:
         assert move.whereabouts(world) == expected
+
+
+def test_one_gate_that_is_shut_is_enough_to_know_that_the_vm_never_ran_there(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    first = world.plan.disks[0]
+    world.plan = world.plan._replace(disks=(first, first._replace(key="l")))
+    world.entry["disks"]["l"] = {"index": 1, "gate": "sealed"}
+    other = add_vdi(world.destination, "OpaqueRef:sr", sm_config=dict(SHUT))
+    monkeypatch.setattr(World, "destination_vdi", lambda self, disk: other if disk.key == "l" else self._there)
+    world.note("k", gate="open")
+    world.open()
+    assert move.whereabouts(world) == move.SOURCE
+    move.shut_gates(world)
+    assert world.there == SHUT and world.log == ["receive-stop", "receive-stop"]
+
+
+@pytest.mark.parametrize("steps", [{}, {"gate": "opening"}])
+def test_after_a_reset_by_sm_the_gate_is_shut_still(monkeypatch, steps):
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", **steps)
+    del world.there["paused"]
+    assert move.whereabouts(world) == move.SOURCE
+
+
+@pytest.mark.parametrize("step, task, sealed", [("attached", None, {}), ("attached", "7", {"relinking": "sxm m"}), ("sealed", "7", SEALED),
+                                                ("open", "7", SEALED), ("opening", None, SEALED)])
+def test_recovery_seals_again_what_sm_has_reset(monkeypatch, step, task, sealed):
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate=step)
+    world.note(xenops_task=task)
+    world.here.clear()
+    move.seal_again(world)
+    assert world.here == sealed
 
 
 def test_a_xenopsd_that_falls_silent(monkeypatch):
@@ -277,11 +352,12 @@ def test_a_xapi_that_is_away_for_a_moment(monkeypatch):
 def test_a_disk_in_use_at_the_destination_is_not_shut_out_of_its_vm(monkeypatch):
     world = world_of(monkeypatch, PENDING)
     world.note("k", gate="open")
-    world.there.pop("paused")
+    world.open()
     monkeypatch.setattr(move, "whereabouts", lambda m: move.SOURCE)
     world.there[HOST] = "RW"
     with pytest.raises(Undecided):
         move.shut_gates(world)
+    assert world.there == {HOST: "RW"}, "SM lets nobody deactivate a disk that is paused"
 
 
 def test_the_url_of_the_destination():
@@ -318,3 +394,57 @@ def test_a_bar_of_sm_itself_is_waited_for_and_not_lifted(monkeypatch):
         move.move(world)
     bar.lift(world, world.plan.disks[0])
     assert world.here["relinking"] == "True"
+
+
+def completing(monkeypatch, **options):
+    """A world whose gate is open, and what `complete` does with the records: a list."""
+    world, done = world_of(monkeypatch, PENDING, **options), []
+    world.note("k", gate="open", state="in-sync")
+    world.open()
+    monkeypatch.setattr(move, "_take_running", lambda m: done.append("running"))
+    monkeypatch.setattr(move, "_detach_networks", lambda m: done.append("networks"))
+    monkeypatch.setattr(move.remap, "depart", lambda session, arrival: done.append("departed"))
+    monkeypatch.setattr(move.adopt, "adopt", lambda m: done.append("adopted"))
+    monkeypatch.setattr(FakeXenops, "forget", lambda self, vm: done.append("forgotten"), raising=False)
+    monkeypatch.setattr(move, "COMPLETE_TIMEOUT", 0.3)
+    world.destination.add("VM", uuid="v")
+    for pool, state in ((world.source, "Suspended"), (world.destination, "Running")):
+        vm = next(iter(pool.tables["VM"].values()))
+        vm["power_state"] = state
+        pool.handlers["VM.power_state_reset"] = lambda ref, vm=vm, pool=pool: (done.append("reset at " + pool.name), vm.update(power_state="Halted"))
+    return world, done
+
+
+def test_a_vm_that_runs_is_taken_as_running(monkeypatch):
+    world, done = completing(monkeypatch)
+    world.there[HOST], world.state_there = "RW", "Running"
+    move.complete(world)
+    assert done == ["running", "forgotten", "networks", "departed"] and world.entry["arrived_halted"] is False
+    assert world.disk("k")["state"] == "moved"
+
+
+def test_a_vm_that_has_ended_is_taken_as_halted(monkeypatch):
+    world, done = completing(monkeypatch)
+    world.state_here = "Suspended"
+    move.complete(world)
+    assert done == ["reset at B", "forgotten", "networks", "departed"] and world.log == ["shut down"]
+    assert world.entry["arrived_halted"] is True
+    done.clear()
+    world.state_here, world.arrival = None, {"xenops": "https://b", "session_id": "x"}
+    move.complete(world)
+    assert "reset at B" not in done, "once is enough"
+
+
+def test_a_vm_that_has_ended_within_its_pool_gets_its_new_disks(monkeypatch):
+    world, done = completing(monkeypatch)
+    world.plan, world.state_here = make_plan(kind="in-pool", destination_host="h2"), None
+    move.complete(world)
+    assert done == ["reset at A", "adopted", "forgotten", "networks", "departed"]
+
+
+def test_a_vm_that_may_come_yet_is_waited_for(monkeypatch):
+    world, done = completing(monkeypatch)
+    world.arriving = "Suspended"
+    with pytest.raises(TimedOut):
+        move.complete(world)
+    assert done == []

@@ -48,7 +48,7 @@ class Destination:
             raise SmFault(command, 482, "no")
         config = self.pool.tables["VDI"][vdi_ref]["sm_config"]
         if command == "vdi_receive_start":
-            config["paused"] = smapi.GATE_SHUT
+            config.update({"paused": smapi.GATE_SHUT, "relinking": smapi.GATE_SHUT})
             return json.dumps({"socket": "/x", "blank": True})
         return None
 
@@ -150,7 +150,8 @@ def test_abort_after_a_crash_between_making_and_noting(destination, tmp_path):
 
 def open_gate(destination):
     for vdi in destination.vdis().values():
-        vdi["sm_config"].pop("paused", None)
+        for key in (smapi.GATE_KEY, smapi.BOLT_KEY):
+            vdi["sm_config"].pop(key, None)
 
 
 def test_abort_refuses_an_open_gate_unless_forced(destination, tmp_path):
