@@ -5,7 +5,7 @@ PYTHON36 := $(shell tools/python36.sh)
 PYTEST := -m pytest -q
 DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 
-.PHONY: demo test test-unit test-python36 test-lab test-e2e check-dom0-syntax rpm bench clean packages
+.PHONY: demo test test-unit test-python36 test-lab test-e2e test-faults check-dom0-syntax rpm bench clean packages
 
 demo: .venv/ready
 	@$(PYTHON) -m lab.demo
@@ -38,6 +38,11 @@ else
 	@echo '*** There is no Python 3.6 on this machine: the moves have NOT run on it. ***'
 	@test -z "$(REQUIRE_PYTHON36)"
 endif
+
+# FAULTS=5000: so many cases; CASE=seed: that run alone; DOCS=1: the table goes into docs/reliability.md.
+FAULTS ?= 300
+test-faults: .venv/ready
+	$(PYTHON) -m tests.faults $(if $(CASE),--case $(CASE),--cases $(FAULTS) $(if $(DOCS),--docs))
 
 rpm: packages
 	@rpm/build.sh

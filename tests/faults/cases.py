@@ -4,6 +4,7 @@ A *case* is (process, phase, fault). All that mean something are listed here, on
 SURVIVED that the migration may well survive, at growing phases, and at the end one that it probably does not. A run is known by
 its *seed*, and its plan depends on that alone.
 """
+import functools
 import random
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ def known(case):
     return KNOWN.get(case) or KNOWN.get((case.process, None, case.fault))
 
 
+@functools.lru_cache(maxsize=None)
 def round_of(number):
     """The runs of one round: each case is in just one of them."""
     chance = random.Random("round %d" % number)
