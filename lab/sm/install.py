@@ -5,6 +5,7 @@
 """
 import os
 import re
+import shutil
 
 from lab.dom0 import scripts
 
@@ -14,6 +15,12 @@ PLUGINS = "/etc/xapi.d/plugins"
 _NOT_INSTALLED = ("install.py",)
 _IMPORT = re.compile(r"^(\s*)from sm((?:\.\w+)*) import (.+)$", re.MULTILINE)
 _FOLDERS = ("core", "drivers")
+# xapi execs a driver by the name of the SR type; upstream's modules for LVM have another
+_MODULES = {"LVMSR": "LVHDSR", "LVMoISCSISR": "LVHDoISCSISR", "LVMoHBASR": "LVHDoHBASR"}
+_LVM = ("vgcreate", "lvcreate")
+NEEDS = {"EXTSR": _LVM + ("mkfs.ext4",), "NFSSR": ("mount.nfs",), "LVMSR": _LVM, "LVMoISCSISR": _LVM + ("iscsiadm",),
+         "LVMoHBASR": _LVM}
+"""The programs without which a driver is not installed: most machines have no storage for it."""
 
 
 def install(root, layout="package"):
@@ -23,6 +30,12 @@ def install(root, layout="package"):
     for name in sorted(os.listdir(os.path.join(HERE, "xapi_plugins"))):
         text = _read("xapi_plugins", name)
         scripts.install_script(flatten(text) if layout == "flat" else text, root, "%s/%s" % (PLUGINS, name))
+
+
+def drivers():
+    """The drivers that this machine has the programs for, by the name that xapi execs them by."""
+    return [name for name in sorted(os.listdir(os.path.join(HERE, "driver_scripts")))
+            if all(shutil.which(program) for program in NEEDS.get(name, ()))]
 
 
 def _modules():
@@ -36,7 +49,7 @@ def _modules():
 def _install_package(root):
     for name in _modules():
         scripts.install_text(_read(name), root, "%s/sm/%s" % (scripts.SITE_PACKAGES, name))
-    for name in sorted(os.listdir(os.path.join(HERE, "driver_scripts"))):
+    for name in drivers():
         scripts.install_script(_read("driver_scripts", name), root, "%s/%s" % (DRIVERS, name))
 
 
@@ -48,9 +61,10 @@ def _install_flat(root):
         target = "%s/%s" % (DRIVERS, base)
         if name.startswith("drivers"):
             scripts.install_script("#!/usr/bin/python3\n" + flatten(_read(name)), root, target)
-            _link(base, root + target[:-len(".py")])
         else:
             scripts.install_text(flatten(_read(name)), root, target)
+    for name in drivers():
+        _link(_MODULES.get(name, name) + ".py", "%s%s/%s" % (root, DRIVERS, name))
 
 
 def flatten(text):

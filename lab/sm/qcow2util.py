@@ -65,18 +65,18 @@ def create(path, size):
     util.pread([QEMU_IMG, "create", "-q", "-f", "qcow2", path, str(size)])
 
 
-def snapshot(child, parent, size):
+def snapshot(child, parent, size, parent_type=VDI_TYPE):
     """Make an empty image `child` of `size` bytes on top of `parent`, in the same directory.
 
     Without opening the parent (-u): it may be locked by whoever has it open.
     """
-    util.pread([QEMU_IMG, "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", os.path.basename(parent),
+    util.pread([QEMU_IMG, "create", "-q", "-u", "-f", "qcow2", "-F", parent_type, "-b", os.path.basename(parent),
                 child, str(size)])
 
 
-def setParent(path, parent):
+def setParent(path, parent, parent_type=VDI_TYPE):
     """Base the image at `path` on `parent` instead, as it is: no data is moved."""
-    util.pread([QEMU_IMG, "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", os.path.basename(parent), path])
+    util.pread([QEMU_IMG, "rebase", "-u", "-f", "qcow2", "-F", parent_type, "-b", os.path.basename(parent), path])
 
 
 def setSizeVirt(path, size):

@@ -66,15 +66,8 @@ class FileSR(SR.SR):
         self.detach(sr_uuid)
 
     def attach(self, sr_uuid):
-        if not os.path.isdir(self.remotepath):
-            raise xs_errors.XenError("SRUnavailable", opterr="no such directory %s" % self.remotepath)
-        if self._attached():
-            return
-        os.makedirs(SR.MOUNT_BASE, exist_ok=True)
-        try:
-            os.symlink(self.remotepath, self.path)
-        except OSError as error:
-            raise xs_errors.XenError("FileSRCreate", opterr="fail to create mount point: %s" % error)
+        if not self._attached():
+            self._mount()
 
     def detach(self, sr_uuid):
         if not self._attached():
@@ -82,10 +75,24 @@ class FileSR(SR.SR):
         inside = os.path.join(self.path, "")
         if any(tapdisk.path.startswith(inside) for tapdisk in blktap2.Tapdisk.list()):
             raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
-        os.unlink(self.path)
+        self._unmount()
+
+    # How the directory comes to be at `path`: what differs between the types of SR that keep their images in one.
 
     def _attached(self):
         return os.path.islink(self.path) and os.readlink(self.path) == self.remotepath
+
+    def _mount(self):
+        if not os.path.isdir(self.remotepath):
+            raise xs_errors.XenError("SRUnavailable", opterr="no such directory %s" % self.remotepath)
+        os.makedirs(SR.MOUNT_BASE, exist_ok=True)
+        try:
+            os.symlink(self.remotepath, self.path)
+        except OSError as error:
+            raise xs_errors.XenError("FileSRCreate", opterr="fail to create mount point: %s" % error)
+
+    def _unmount(self):
+        os.unlink(self.path)
 
     def scan(self, sr_uuid):
         if not self._attached():

@@ -1,0 +1,80 @@
+"""SR type `ext`: a local device with a volume group XSLocalEXT-<SR>, in it one logical volume with an ext4 file system."""
+import os
+
+from sm import SR
+from sm import SRCommand
+from sm import lvutil
+from sm import mounts
+from sm import qcow2util
+from sm.core import util
+from sm.core import xs_errors
+from sm.core.lock import Lock
+from sm.drivers import FileSR
+
+DRIVER_INFO = dict(FileSR.DRIVER_INFO, name="Local EXT QCOW2",
+                   description="SR plugin which represents disks as QCOW2 files on a local ext4 file system, inside an LVM volume",
+                   configuration=[["device", "local device path (required) (e.g. /dev/sda3)"]])
+
+
+class EXTSR(FileSR.FileSR):
+    """A directory of images, on an ext4 file system of its own."""
+
+    @staticmethod
+    def handles(srtype):
+        return srtype == "ext"
+
+    def load(self, sr_uuid):
+        if not self.dconf.get("device"):
+            raise xs_errors.XenError("ConfigDeviceMissing")
+        self.ops_exclusive = FileSR.OPS_EXCLUSIVE
+        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
+        self.sr_vditype = qcow2util.VDI_TYPE
+        self.devices = self.dconf["device"].split(",")
+        self.path = os.path.join(SR.MOUNT_BASE, sr_uuid)
+        self.vgname = lvutil.EXT_PREFIX + sr_uuid
+        self.remotepath = os.path.join(lvutil.VG_LOCATION, self.vgname, sr_uuid)
+
+    def create(self, sr_uuid, size):
+        if self._attached():
+            raise xs_errors.XenError("SRExists")
+        try:
+            lvutil.createVG(self.devices, self.vgname)
+            _, free = lvutil.getVGstats(self.vgname)
+            lvutil.create(self.remotepath, free)
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMCreate", opterr=str(error))
+        try:
+            util.pread(["mkfs.ext4", "-q", "-F", self.remotepath])
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMFilesystem", opterr=str(error))
+
+    def delete(self, sr_uuid):
+        super(EXTSR, self).delete(sr_uuid)
+        try:
+            lvutil.remove(self.remotepath)
+            lvutil.removeVG(self.vgname)
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMDelete", opterr=str(error))
+
+    def _attached(self):
+        return mounts.mounted(self.path)
+
+    def _mount(self):
+        try:
+            lvutil.activate(self.remotepath)
+            mounts.mount(self.remotepath, self.path, "ext4", "noatime")
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMMount", opterr=str(error))
+
+    def _unmount(self):
+        try:
+            mounts.unmount(self.path)
+            lvutil.deactivate(self.remotepath)
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMUnMount", opterr=str(error))
+
+
+if __name__ == "__main__":  # the flat layout: this file is the driver
+    SRCommand.run(EXTSR, DRIVER_INFO)
+else:
+    SR.registerSR(EXTSR)

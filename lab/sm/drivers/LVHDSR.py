@@ -1,0 +1,406 @@
+"""SR type `lvm`: a volume group VG_XenStorage-<SR> on a local device, a logical volume for each image.
+
+Images are QCOW2 (`QCOW2-<uuid>`) or raw (`LV-<uuid>`, asked for by sm_config:type=raw). `allocation`, in sm_config or
+device_config: "thick" (the default) gives an image the space that it may ever need, "thin" only while it is attached to be
+written to. A snapshot turns the leaf's volume into a hidden base, shrunk to what is in it, with two children. The images of a
+chain are active exactly while a leaf of it is attached.
+
+Where upstream has a metadata volume and a journal, here are the volumes' tags (lvutil, lvimage). Only the SR's master uses it: the lab
+shares no volume group between hosts.
+"""
+import os
+
+from sm import SR
+from sm import SRCommand
+from sm import VDI
+from sm import blktap2
+from sm import lvimage
+from sm import lvutil
+from sm import qcow2util
+from sm import refcounter
+from sm.core import util
+from sm.core import xs_errors
+from sm.core.lock import Lock
+
+CAPABILITIES = ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_CLONE", "VDI_SNAPSHOT",
+                "VDI_RESIZE", "VDI_MIRROR", "VDI_UPDATE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE"]
+
+DRIVER_INFO = {
+    "name": "Local QCOW2 on LVM",
+    "description": "SR plugin which represents disks as QCOW2 images on logical volumes within a locally-attached volume group",
+    "vendor": "Storage XenMotion's lab",
+    "copyright": "",
+    "driver_version": "1.0",
+    "required_api_version": "1.0",
+    "capabilities": CAPABILITIES,
+    "configuration": [["device", "local device path (required) (e.g. /dev/sda3)"]],
+}
+
+OPS_EXCLUSIVE = ["sr_create", "sr_delete", "sr_attach", "sr_detach", "sr_scan", "sr_update", "vdi_create", "vdi_delete",
+                 "vdi_resize", "vdi_snapshot", "vdi_clone"]
+PROVISIONING_TYPES = ("thin", "thick")
+
+
+class LVHDSR(SR.SR):
+    """A volume group of images."""
+
+    @staticmethod
+    def handles(srtype):
+        return srtype == "lvm"
+
+    def load(self, sr_uuid):
+        self.ops_exclusive = OPS_EXCLUSIVE
+        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
+        self.sr_vditype = qcow2util.VDI_TYPE
+        self.isMaster = self.dconf.get("SRmaster") == "true"
+        self.vgname = lvutil.VG_PREFIX + sr_uuid
+        self.path = os.path.join(lvutil.VG_LOCATION, self.vgname)
+        self.provision = self._provisioning()
+
+    def _provisioning(self):
+        """`allocation` of sm_config goes before that of device_config. Raises InvalidArg."""
+        sm_config = {}
+        if self.sr_ref and self.session:
+            sm_config = self.session.xenapi.SR.get_sm_config(self.sr_ref)
+        wanted = sm_config.get("allocation") or self.dconf.get("allocation") or "thick"
+        if wanted not in PROVISIONING_TYPES:
+            raise xs_errors.XenError("InvalidArg", opterr="Allocation parameter must be one of %s" % (PROVISIONING_TYPES,))
+        return wanted
+
+    def devices(self):
+        """The devices of the volume group, to make it. Raises ConfigDeviceMissing."""
+        if not self.dconf.get("device"):
+            raise xs_errors.XenError("ConfigDeviceMissing")
+        return self.dconf["device"].split(",")
+
+    def create(self, sr_uuid, size):
+        devices = self.devices()
+        missing = [device for device in devices if not os.path.exists(device)]
+        if missing:
+            raise xs_errors.XenError("InvalidDev", opterr=", ".join(missing))
+        try:
+            lvutil.createVG(devices, self.vgname)
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMGroupCreate", opterr=str(error))
+
+    def delete(self, sr_uuid):
+        self._collect_garbage()
+        if self.images():
+            raise xs_errors.XenError("SRNotEmpty", opterr="VDIs still exist in SR")
+        try:
+            lvutil.removeVG(self.vgname)
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMDelete", opterr=str(error))
+
+    def attach(self, sr_uuid):
+        if not lvutil.checkVG(self.vgname):
+            raise xs_errors.XenError("SRUnavailable", opterr="no such volume group: %s" % self.vgname)
+        lvimage.recover(self.vgname)
+
+    def detach(self, sr_uuid):
+        if not lvutil.checkVG(self.vgname):
+            return
+        active = [image.path for image in self.images().values() if image.active]
+        inside = os.path.join(self.path, "")
+        if any(tapdisk.path.startswith(inside) for tapdisk in blktap2.Tapdisk.list()):
+            raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
+        if active:
+            try:
+                lvutil.deactivate(*active)
+            except util.CommandException as error:
+                raise xs_errors.XenError("SRInUse", opterr=str(error))
+        refcounter.reset(self.uuid)
+
+    def scan(self, sr_uuid):
+        if not lvutil.checkVG(self.vgname):
+            raise xs_errors.XenError("SRUnavailable", opterr="no such volume group: %s" % self.vgname)
+        lvimage.recover(self.vgname)
+        images = self._collect_garbage()
+        parents = {image.parent for image in images.values()}
+        for uuid, image in images.items():
+            if image.hidden and uuid not in parents:
+                continue  # a deleted base that is still active: no VDI
+            self.vdis[uuid] = LVHDVDI(self, uuid, image)
+            self.vdis[uuid].read_only = image.hidden
+        self.virtual_allocation = sum(vdi.size for vdi in self.vdis.values() if not vdi.hidden)
+        self._measure()
+        super(LVHDSR, self).scan(sr_uuid)
+
+    def update(self, sr_uuid):
+        self._update(sr_uuid, 0)
+
+    def _update(self, sr_uuid, virt_alloc_delta):
+        """Bring xapi's record of the SR up to date, its virtual allocation by the difference in bytes."""
+        current = int(self.session.xenapi.SR.get_virtual_allocation(self.sr_ref))
+        self.virtual_allocation = current + virt_alloc_delta
+        self._measure()
+        self._db_update()
+
+    def _measure(self):
+        self.physical_size, free = lvutil.getVGstats(self.vgname)
+        self.physical_utilisation = self.physical_size - free
+
+    def vdi(self, uuid):
+        return LVHDVDI(self, uuid)
+
+    def images(self):
+        """The images of the volume group: uuid -> lvimage.Image. A group that is not there has none."""
+        return lvimage.getAll(self.vgname)
+
+    def ensure_space(self, size):
+        """Raises SRNoSpace unless `size` bytes are free."""
+        _, free = lvutil.getVGstats(self.vgname)
+        if free < size:
+            raise xs_errors.XenError("SRNoSpace", opterr="%d bytes needed, %d free" % (size, free))
+
+    def _collect_garbage(self):
+        """Remove the bases that nothing is based on any more, and has active. Returns the images that are left."""
+        return lvimage.collect_garbage(self.vgname, lambda image: refcounter.holders(self.uuid, image.uuid))
+
+
+class LVHDVDI(VDI.VDI):
+    """An image on a logical volume."""
+
+    def __init__(self, sr, uuid, image=None):
+        self._image = image
+        super(LVHDVDI, self).__init__(sr, uuid)
+
+    def load(self, vdi_uuid):
+        image = self._image or self.sr.images().get(vdi_uuid)
+        self.exists = image is not None
+        if self.exists:
+            self._take(image)
+        elif self.sr.srcmd.cmd in ("vdi_create", "vdi_delete"):
+            self.vdi_type = self.sr.srcmd.params.get("vdi_sm_config", {}).get("type", qcow2util.VDI_TYPE)
+            if self.vdi_type not in lvimage.PREFIXES:
+                raise xs_errors.XenError("VDIType", opterr="Invalid VDI type %s" % self.vdi_type)
+            self.path = os.path.join(self.sr.path, lvimage.name(self.vdi_type, vdi_uuid))
+        else:
+            raise xs_errors.XenError("VDIUnavailable", opterr="VDI %s not found" % vdi_uuid)
+
+    def _take(self, image):
+        self._image = image
+        self.path = image.path
+        self.vdi_type = image.kind
+        self.size = image.virtual_size
+        self.utilisation = image.size
+        self.hidden = image.hidden
+        self.managed = not image.hidden
+        self.parent = image.parent or ""
+        self.sm_config_override = {"vhd-parent": image.parent}
+
+    def _query(self):
+        self._take(self.sr.images()[self.uuid])
+
+    def update(self, sr_uuid, vdi_uuid):
+        self.sm_config = self.session.xenapi.VDI.get_sm_config(self.sr.srcmd.params["vdi_ref"])
+        self._db_update()
+
+    def create(self, sr_uuid, vdi_uuid, size):
+        if not self.sr.isMaster:
+            raise xs_errors.XenError("LVMMaster")
+        if self.exists:
+            raise xs_errors.XenError("VDIExists")
+        size = util.roundup(qcow2util.SIZE_UNIT, size)
+        volume = lvimage.volume_size(self.vdi_type, size, self.sr.provision == "thin")
+        self.sr.ensure_space(volume)
+        lvimage.create(self.path, self.vdi_type, size, volume)
+        lvutil.deactivate(self.path)
+        self._query()
+        self.sm_config = {"vdi_type": self.vdi_type}
+        if self.vdi_type == lvimage.RAW:
+            self.sm_config["type"] = self.vdi_type
+        self._db_introduce()
+        self.sr._update(sr_uuid, self.size)
+        return self.get_params()
+
+    def introduce(self, sr_uuid, vdi_uuid):
+        self._db_introduce()
+        return self.get_params()
+
+    def delete(self, sr_uuid, vdi_uuid, data_only=False):
+        if self.exists:
+            if refcounter.holders(sr_uuid, vdi_uuid):
+                raise xs_errors.XenError("VDIInUse")
+            lvutil.remove(self.path)
+        if not data_only:
+            self._db_forget()
+        self.sr._update(sr_uuid, -self.size)
+        self.sr.lock.cleanupAll(vdi_uuid)
+        self.sr._collect_garbage()
+
+    def attach(self, sr_uuid, vdi_uuid):
+        """Activate the chain, a writable leaf at its full size."""
+        writable = "args" not in self.sr.srcmd.params or self.sr.srcmd.params["args"][0] == "true"
+        self.sr.lock.acquire()
+        try:
+            if writable:
+                self._inflate()
+            self._activate_chain()
+        finally:
+            self.sr.lock.release()
+        self.attached = True
+        self.xenstore_data.update({"storage-type": "lvm", "vdi-type": self.vdi_type})
+        return super(LVHDVDI, self).attach(sr_uuid, vdi_uuid)
+
+    def detach(self, sr_uuid, vdi_uuid):
+        """Deactivate what nobody else needs of the chain. Snapshots are always shrunk, on a thin SR every image is."""
+        self.sr.lock.acquire()
+        try:
+            self._query()
+            if self._image.active and (self.sr.provision == "thin" or self._is_a_snapshot()):
+                self._deflate()
+            self._deactivate_chain()
+        finally:
+            self.sr.lock.release()
+        self.attached = False
+
+    def _is_a_snapshot(self):
+        return self.session.xenapi.VDI.get_is_a_snapshot(self.sr.srcmd.params["vdi_ref"])
+
+    def _inflate(self):
+        full = lvimage.volume_size(self.vdi_type, self.size, thin=False)
+        if self.utilisation >= full:
+            return
+        try:
+            self.sr.ensure_space(full - self.utilisation)
+            lvutil.resize(self.path, full)
+        except util.CommandException as error:
+            raise xs_errors.XenError("LVMProvisionAttach", opterr=str(error))
+        self._sized(full)
+
+    def _deflate(self):
+        if self.vdi_type == lvimage.RAW:
+            return
+        needed = lvimage.used_size(self.path)
+        if needed < self.utilisation:
+            lvutil.resize(self.path, needed)
+            self._sized(needed)
+
+    def _sized(self, size):
+        self.utilisation = size
+        self.session.xenapi.VDI.set_physical_utilisation(self.sr.srcmd.params["vdi_ref"], str(size))
+
+    def _activate_chain(self):
+        images = self.sr.images()
+        chain = lvimage.chain(images, self.uuid)
+        for image in chain:
+            refcounter.get(self.sr.uuid, image.uuid, self.uuid)
+        lvutil.activate(*[image.path for image in chain])
+
+    def _deactivate_chain(self):
+        idle = [uuid for uuid in refcounter.held(self.sr.uuid, self.uuid)
+                if not refcounter.put(self.sr.uuid, uuid, self.uuid)]
+        images = self.sr.images()
+        paths = [images[uuid].path for uuid in idle if uuid in images and images[uuid].active]
+        if paths:
+            lvutil.deactivate(*paths)
+
+    def resize(self, sr_uuid, vdi_uuid, size):
+        if self.hidden:
+            raise xs_errors.XenError("VDIUnavailable", opterr="hidden VDI")
+        if size < self.size:
+            raise xs_errors.XenError("VDISize", opterr="shrinking not allowed")
+        old, size = self.size, util.roundup(qcow2util.SIZE_UNIT, size)
+        if self.vdi_type == lvimage.RAW or self.sr.provision == "thick":
+            volume = lvimage.volume_size(self.vdi_type, size, thin=False)
+            self.sr.ensure_space(volume - self.utilisation)
+            if volume > self.utilisation:
+                lvutil.resize(self.path, volume)
+        lvimage.set_virtual_size(self._image, size)
+        self._query()
+        self._db_update()
+        self.sr._update(sr_uuid, self.size - old)
+        return self.get_params()
+
+    def clone(self, sr_uuid, vdi_uuid):
+        return self._do_snapshot(sr_uuid, vdi_uuid, VDI.SNAPSHOT_DOUBLE)
+
+    def compose(self, sr_uuid, vdi1, vdi2):
+        parent = self.sr.images()[vdi1]
+        self.sr.lock.acquire()
+        try:
+            lvimage.set_parent(self._image, parent)
+            lvutil.change(parent.path, add={lvimage.HIDDEN: ""})
+        finally:
+            self.sr.lock.release()
+        self.session.xenapi.VDI.set_managed(self.sr.srcmd.params["args"][0], False)
+        if not blktap2.VDI.tap_refresh(self.session, sr_uuid, vdi2):
+            raise util.SMException("failed to refresh VDI %s" % self.uuid)
+
+    def _do_snapshot(self, sr_uuid, vdi_uuid, snapType, cloneOp=False, secondary=None, cbtlog=None):
+        if not self.sr.isMaster:
+            raise xs_errors.XenError("LVMMaster")
+        if self.hidden:
+            raise xs_errors.XenError("VDIClone", opterr="hidden VDI")
+        if len(lvimage.chain(self.sr.images(), vdi_uuid)) >= qcow2util.MAX_CHAIN_SIZE:
+            raise xs_errors.XenError("SnapshotChainTooLong")
+        if not blktap2.VDI.tap_pause(self.session, sr_uuid, vdi_uuid):
+            raise util.SMException("failed to pause VDI %s" % vdi_uuid)
+        try:
+            return self._snapshot(snapType)
+        finally:
+            self.disable_leaf_on_secondary(vdi_uuid, secondary=secondary)
+            blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, secondary)
+
+    def _snapshot(self, snap_type):
+        """Fork the chain. Killed at any step, the next scan undoes it (lvimage.recover)."""
+        in_use = bool(refcounter.holders(self.sr.uuid, self.uuid))
+        base, snapshot = util.gen_uuid(), util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None
+        smallest = lvimage.volume_size(qcow2util.VDI_TYPE, self.size, thin=True)
+        full = lvimage.volume_size(qcow2util.VDI_TYPE, self.size, thin=False)
+        leaf_size = full if in_use or self.sr.provision == "thick" else smallest
+        if not in_use:
+            lvutil.activate(self.path)
+        needed = lvimage.used_size(self.path) if self.vdi_type != lvimage.RAW else self.utilisation
+        self.sr.ensure_space(leaf_size + (smallest if snapshot else 0) - (self.utilisation - needed))
+        base_path = os.path.join(self.sr.path, lvimage.name(self.vdi_type, base))
+        # hidden first: a base must never be seen as a VDI
+        lvutil.change(self.path, add={lvimage.HIDDEN: "", lvimage.FORKED_FROM: self.uuid})
+        lvutil.rename(self.path, os.path.basename(base_path))
+        if needed < self.utilisation:
+            lvutil.resize(base_path, needed)
+        if snapshot:
+            path = os.path.join(self.sr.path, lvimage.name(qcow2util.VDI_TYPE, snapshot))
+            lvimage.fork(path, base_path, self.vdi_type, self.size, smallest)
+            lvutil.deactivate(path)
+        lvimage.fork(os.path.join(self.sr.path, lvimage.name(qcow2util.VDI_TYPE, self.uuid)), base_path, self.vdi_type, self.size,
+                     leaf_size)
+        lvutil.change(base_path, remove={lvimage.FORKED_FROM: self.uuid}, readonly=True)
+        if in_use:
+            refcounter.get(self.sr.uuid, base, self.uuid)
+        else:
+            lvutil.deactivate(base_path, os.path.join(self.sr.path, lvimage.name(qcow2util.VDI_TYPE, self.uuid)))
+        return self._introduce_fork(snap_type, snapshot, base)
+
+    def _introduce_fork(self, snap_type, snapshot, base):
+        """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is no other."""
+        images = self.sr.images()
+        introduced = []
+        for uuid in [snapshot, base] if snapshot else [base]:
+            vdi = LVHDVDI(self.sr, uuid, images[uuid])
+            vdi.sm_config = {"vdi_type": vdi.vdi_type}
+            if vdi.parent:
+                vdi.sm_config["vhd-parent"] = vdi.parent
+            if vdi.hidden:
+                vdi.label = "base copy"
+                vdi.read_only = True
+            ref = vdi._db_introduce()
+            if vdi.hidden:
+                self.session.xenapi.VDI.set_managed(ref, False)
+            introduced.append(vdi)
+        self._take(images[self.uuid])
+        ref = self.sr.srcmd.params["vdi_ref"]
+        for key, value in (("vhd-parent", self.parent), ("vdi_type", self.vdi_type)):
+            self.session.xenapi.VDI.remove_from_sm_config(ref, key)
+            self.session.xenapi.VDI.add_to_sm_config(ref, key, value)
+        self._sized(self.utilisation)
+        if snap_type != VDI.SNAPSHOT_INTERNAL:
+            self.sr._update(self.sr.uuid, self.size)
+        return introduced[0].get_params()
+
+
+if __name__ == "__main__":  # the flat layout: this file is the driver
+    SRCommand.run(LVHDSR, DRIVER_INFO)
+else:
+    SR.registerSR(LVHDSR)
