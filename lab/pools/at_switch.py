@@ -2,11 +2,14 @@
 
 At that instant the source's disks are closed, the new ones are active, and the guest does not run yet: both stand still.
 """
+import contextlib
 import glob
 import json
 import os
 import subprocess
 import sys
+
+from lab.pools import volumes
 
 COMPARE = 100.0
 """Seconds that one comparison may take; xenopsd gives the script 120 in all."""
@@ -18,22 +21,28 @@ def script(lab):
     return '#!/bin/sh\nPYTHONPATH=%s exec %s -m lab.pools.at_switch %s "$1"\n' % (repository, sys.executable, lab.directory)
 
 
+@contextlib.contextmanager
 def image(directory, locator):
-    """The path of the image "SR uuid/location" in a lab's directory. Raises LookupError unless there is just one."""
+    """The path of the image "SR uuid/location" in a lab's directory, or on LVM. Raises LookupError unless there is just one."""
     repository, location = locator.split("/")
+    if volumes.of(repository):
+        with volumes.active(repository, location) as path:
+            yield path
+        return
     pattern = os.path.join(directory, "*", "run/sr-mount", repository, location + "*")
     found = {os.path.realpath(path) for path in glob.glob(pattern)}
     if len(found) != 1:
         raise LookupError("%d images match %s" % (len(found), pattern))
-    return found.pop()
+    yield found.pop()
 
 
 def compare(directory, disks):
     """Compare each disk's source with its destination, byte for byte as a guest would read them."""
     results = []
     for disk in disks:
-        paths = [image(directory, disk[side]) for side in ("source", "destination")]
-        done = subprocess.run(["qemu-img", "compare", "-U"] + paths, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMPARE)
+        with image(directory, disk["source"]) as source, image(directory, disk["destination"]) as destination:
+            done = subprocess.run(["qemu-img", "compare", "-U", source, destination], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  timeout=COMPARE)
         results.append({"device": disk["device"], "exit": done.returncode, "output": done.stdout.decode().strip()})
     return results
 

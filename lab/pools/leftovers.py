@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 
+from lab.pools import volumes
 from lab.pools.daemons import environment, of_root
 
 QEMU_IMG = 30.0
@@ -49,7 +50,8 @@ def of_vm(pool, was, moved_within=False):
         left += ["%s %s of the VM is still in pool %s" % (kind, uuid, pool.name) for uuid in uuids if uuid in present]
     for host in pool.hosts:
         for repository, locations in was.locations.items():
-            left += ["image %s of the VM is still on %s" % (image, host.name) for image in _images(host, repository)
+            images = _images(host, repository) + sorted(volumes.of(repository))
+            left += ["image %s of the VM is still on %s" % (image, host.name) for image in images
                      if any(location in image for location in locations)]
         if not moved_within and host.domain(was.vm):
             left.append("%s still has a domain of the VM" % host.name)
@@ -230,7 +232,7 @@ def _images(host, repository):
     directory = os.path.join(host.root, "run/sr-mount", repository)
     if not os.path.isdir(directory):
         return []
-    return sorted(name for name in os.listdir(directory) if not name.startswith("."))
+    return sorted(entry.name for entry in os.scandir(directory) if entry.is_file() and not entry.name.startswith("."))
 
 
 def _parent(path):
