@@ -16,7 +16,8 @@ MEMORY = 3072
 """MiB."""
 BOOT = 180.0
 """Seconds beside the command's own bound: for booting, and for powering off."""
-KERNEL = ("console=ttyS0 quiet panic=-1 mitigations=off net.ifnames=0 scsi_mod.scan=sync")
+# norandmaps: emulation translates a program's code anew wherever it comes to lie; at one address, a Python starts twice as fast.
+KERNEL = "console=ttyS0 quiet panic=-1 mitigations=off norandmaps net.ifnames=0 scsi_mod.scan=sync"
 RESULTS = os.path.join(image.CACHE, "results")
 """Where what a command leaves in /mnt/share/results inside comes to lie."""
 

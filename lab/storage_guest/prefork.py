@@ -1,0 +1,157 @@
+"""`prefork.py ROOT`: runs the short Python programs of the host at ROOT in forks of this process, which has done their imports.
+
+For the storage guest, where a program's imports take seconds and its work does not. A client (./python) writes its pid to ROOT/run/prefork/requests
+and waits; its command line, environment, directory and output are read from /proc. The fork ends with its client. This process ends with
+ROOT. It is no process of the host (it has no SXM_ROOT): what a host leaves running is looked for by that.
+"""
+import atexit
+import importlib
+import os
+import runpy
+import select
+import signal
+import sys
+import threading
+import traceback
+
+PRELOAD = (
+    "XenAPI", "XenAPIPlugin", "xmlrpc.client", "json", "subprocess", "ssl", "logging", "socket", "hashlib", "uuid", "fcntl", "tempfile",
+    "concurrent.futures", "select", "queue", "selectors", "runpy", "sm.SRCommand", "sm.blktap2", "sm.tapdisk", "sm.resetvdis", "sm.drivers.FileSR",
+    "sm.drivers.EXTSR", "sm.drivers.NFSSR", "sm.drivers.LVHDSR", "sm.drivers.LVHDoISCSISR", "sm.drivers.LVHDoHBASR", "mirror_lib",
+    "storage_motion.control.commands", "storage_motion.control.receiving", "storage_motion.control.recovery", "lab_blktap.tap_ctl",
+    "lab_blktap.vbd", "lab_blktap.engine", "lab_blktap.chain", "lab_blktap.qmp", "lab_blktap.reply", "lab_blktap.stats", "lab_blktap.mirror")
+"""What the programs import; one that is not there is left to the program."""
+LOOK = 2000
+"""Milliseconds between two looks whether ROOT is still there."""
+
+
+def preload(root):
+    """Import, as a process of the host at `root`."""
+    sys.path[:1] = [root + "/usr/lib/python3/site-packages", root + "/opt/xensource/sm"]
+    for name in PRELOAD:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            traceback.print_exc()
+
+
+class Server:
+    """Forks for each request; one fork for each client, and both are watched."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._forks = {}    # pidfd of a fork -> (its pid, the client's pid, the client's pidfd)
+        self._clients = {}  # pidfd of a client -> pid of its fork
+        self._poll = select.poll()
+        os.mkfifo(directory + "/requests.new")
+        os.rename(directory + "/requests.new", directory + "/requests")
+        # also for writing: without a writer it would be at its end all the time
+        self._requests = os.open(directory + "/requests", os.O_RDWR)
+        self._poll.register(self._requests, select.POLLIN)
+
+    def serve(self):
+        """Until the directory is gone."""
+        while os.path.isdir(self._directory):
+            for ready, _ in self._poll.poll(LOOK):
+                if ready == self._requests:
+                    for line in os.read(self._requests, 4096).split():
+                        self._begin(int(line))
+                elif ready in self._forks:
+                    self._ended(ready)
+                elif ready in self._clients:
+                    self._orphaned(ready)
+
+    def _begin(self, client):
+        watched = os.pidfd_open(client)
+        fork = os.fork()
+        if fork == 0:
+            status = 125
+            try:
+                status = run(client)
+            except BaseException:
+                traceback.print_exc()
+            finish(status, "%s/%d" % (self._directory, client))
+        watch = os.pidfd_open(fork)
+        self._forks[watch], self._clients[watched] = (fork, client, watched), fork
+        self._poll.register(watch, select.POLLIN)
+        self._poll.register(watched, select.POLLIN)
+
+    def _ended(self, watch):
+        fork, client, watched = self._forks.pop(watch)
+        _, status = os.waitpid(fork, 0)
+        if watched in self._clients:
+            if os.WIFSIGNALED(status):  # so was its client, then
+                os.kill(client, os.WTERMSIG(status))
+            self._forget(watched)
+        self._poll.unregister(watch)
+        os.close(watch)
+        try:
+            os.unlink("%s/%d" % (self._directory, client))
+        except FileNotFoundError:
+            pass
+
+    def _orphaned(self, watched):
+        """A client is gone. Its fork may just be ending, too."""
+        fork = self._clients[watched]
+        self._forget(watched)
+        if any(pid == fork for pid, _, _ in self._forks.values()):
+            os.kill(fork, signal.SIGKILL)
+
+    def _forget(self, watched):
+        del self._clients[watched]
+        self._poll.unregister(watched)
+        os.close(watched)
+
+
+def run(client):
+    """In the fork: become what the process `client` would be, and run its program. Its exit status."""
+    process = "/proc/%d/" % client
+    with open(process + "cmdline", "rb") as cmdline:
+        arguments = [os.fsdecode(word) for word in cmdline.read().split(b"\0")[2:-1]]
+    with open(process + "environ", "rb") as environ:
+        settings = dict(os.fsdecode(line).partition("=")[::2] for line in environ.read().split(b"\0") if line)
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        opened = os.open("%sfd/%d" % (process, number), flags)
+        os.dup2(opened, number)
+        os.close(opened)
+    os.setsid()
+    os.chdir(process + "cwd")
+    os.environ.clear()
+    os.environ.update(settings)
+    if arguments[0] == "-SE":
+        del arguments[0]
+    sys.argv = arguments
+    sys.path.insert(0, os.path.dirname(arguments[0]))
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def finish(status, reply):
+    """In the fork: end as a Python does, and tell the client, when all that was written is out."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            status = status or 120
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    with open(reply, "w") as answer:
+        answer.write("%d\n" % (status & 0xff))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    os.environ["SXM_ROOT"] = sys.argv[1]
+    preload(sys.argv[1])
+    Server(sys.argv[1] + "/run/prefork").serve()
