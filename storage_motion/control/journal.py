@@ -9,6 +9,8 @@ import re
 import time
 import uuid
 
+from storage_motion import strict_json
+from storage_motion.control import trust
 from storage_motion.dom0 import root
 from storage_motion.errors import JournalError, NoSuchMigration
 
@@ -97,7 +99,7 @@ class Journal:
                 text = source.read(MAX_BYTES + 1)
         except FileNotFoundError:
             raise NoSuchMigration(migration)
-        return cls(path, _parse(path, text, migration))
+        return cls(path, _parse(path, text, migration, side))
 
     def write(self, **fields):
         """Set fields and put the whole in the file's place."""
@@ -137,17 +139,18 @@ def _path(migration, side):
     return os.path.join(root.private_directory(DIRECTORY), "%s%s.json" % (side, check_id(migration)))
 
 
-def _parse(path, text, migration):
+def _parse(path, text, migration, side):
     if len(text) > MAX_BYTES:
         raise JournalError(path, "more than %d bytes" % MAX_BYTES)
     try:
-        entry = json.loads(text.decode("utf-8"))
+        entry = strict_json.loads(text.decode("utf-8"))
     except ValueError as error:
         raise JournalError(path, str(error))
-    except RecursionError:
-        raise JournalError(path, "nested too deeply")
     if not isinstance(entry, dict) or entry.get("version") != VERSION:
         raise JournalError(path, "not of version %d" % VERSION)
     if entry.get("migration") != migration or entry.get("state") not in STATES:
         raise JournalError(path, "not the journal of migration %s" % migration)
+    doubt = trust.doubt(entry, side == RECEIVING)
+    if doubt:
+        raise JournalError(path, doubt)
     return entry

@@ -17,7 +17,7 @@ import ssl
 import subprocess
 import time
 
-from storage_motion.data.json_lines import JsonLines
+from storage_motion.data.json_lines import JsonLines, reason_of
 from storage_motion.errors import CertificateMismatch, ConnectionLost, DataPathError, PeerRefused, ProtocolError
 from storage_motion.tls import server_context, unverified_context
 
@@ -90,19 +90,24 @@ def connect(address, port, fingerprint, token, role, disk, timeout=HELLO_BOUND):
         found = fingerprint_of(tls.getpeercert(binary_form=True))
         if not hmac.compare_digest(found.encode(), fingerprint.lower().encode()):
             raise CertificateMismatch(fingerprint, found)
-        lines = JsonLines(tls, MAX_HELLO)
-        lines.send({"version": VERSION, "token": token, "role": role, "disk": disk}, timeout)
-        answer = lines.receive(max(0.0, deadline - time.monotonic()))
-        lines.require_empty()
-        if answer.get("ok") is not True:
-            raise PeerRefused(str(answer.get("error")))
-        size = answer.get("size")
-        if not isinstance(size, int):
-            raise ProtocolError("the receiver names no size")
-        return tls, size
+        return tls, greet(tls, token, role, disk, deadline)
     except DataPathError:
         tls.close()
         raise
+
+
+def greet(tls, token, role, disk, deadline):
+    """The hello of `connect`, by `deadline` (time.monotonic()): the size of the disk in bytes. Raises as `connect` does."""
+    lines = JsonLines(tls, MAX_HELLO)
+    lines.send({"version": VERSION, "token": token, "role": role, "disk": disk}, HELLO_BOUND)
+    answer = lines.receive(max(0.0, deadline - time.monotonic()))
+    lines.require_empty()
+    if answer.get("ok") is not True:
+        raise PeerRefused(reason_of(answer))
+    size = answer.get("size")
+    if type(size) is not int or size <= 0:
+        raise ProtocolError("the receiver names no size")
+    return size
 
 
 def accept(sock, certificate, token, timeout=HELLO_BOUND):

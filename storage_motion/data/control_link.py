@@ -37,7 +37,7 @@ class Pending(object):
         if self._error is not None:
             raise self._error
         if self._answer.get("ok") is not True:
-            raise PeerRefused(str(self._answer.get("error")))
+            raise PeerRefused(json_lines.reason_of(self._answer))
         return self._answer
 
 

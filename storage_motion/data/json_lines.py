@@ -3,10 +3,12 @@ import json
 import socket
 import time
 
+from storage_motion import strict_json
 from storage_motion.data import stream
 from storage_motion.errors import ConnectionLost, ProtocolError
 
 MAX_LINE = 64 << 10     # bytes; the longest line is a digest of a chunk in 1024 fragments
+MAX_REASON = 1000       # characters of a peer's words that get into an error of ours
 
 
 def encode(message):
@@ -17,12 +19,19 @@ def encode(message):
 def decode(line):
     """The dict that `line` holds. Raises ProtocolError if it is anything else."""
     try:
-        message = json.loads(bytes(line).decode("utf-8"))
-    except (ValueError, RecursionError):    # RecursionError: a line of nothing but brackets
+        message = strict_json.loads(bytes(line).decode("utf-8"))
+    except ValueError:
         raise ProtocolError("a line that is not JSON")
     if not isinstance(message, dict):
         raise ProtocolError("a line that is not a JSON object")
     return message
+
+
+def reason_of(answer):
+    """Why an answer (a dict) says no, in the peer's words, as far as it has any."""
+    reason = answer.get("error")
+    # Anything but text is not told: to describe it, nested as deeply as JSON allows, may itself fail.
+    return reason[:MAX_REASON] if isinstance(reason, str) else "no reason was given"
 
 
 class LineBuffer(object):

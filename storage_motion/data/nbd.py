@@ -78,7 +78,8 @@ def reply_errno(error):
 
 def describe_errno(number):
     """`22 (Invalid argument)`, for messages."""
-    return "%d (%s)" % (number, os.strerror(number))
+    # A peer may answer with anything, and there is one number, 1 << 31, that strerror cannot even be asked for.
+    return "%d (%s)" % (number, os.strerror(number) if number < 1 << 31 else "no error of this system")
 
 
 def request_fault(offset, length, size):

@@ -5,10 +5,10 @@ is an error that says so, never a guess. qcow2 is read by qemu-img; VHD and raw 
 qcow2 need not have it.
 """
 import contextlib
-import json
 import os
 import subprocess
 
+from storage_motion import strict_json
 from storage_motion.dom0 import merging, vhd
 from storage_motion.errors import ImagesUnrelated, ImageToolFailed, UnknownImageType
 
@@ -46,12 +46,12 @@ def _reader(image_type):
 @contextlib.contextmanager
 def _qcow2(path, base):
     chain = _chain(path)
-    size = chain[0]["virtual-size"]
+    size = chain[0][1]
     if base is None:
         found = _ranges(_map(path), lambda entry: entry["data"])
     else:
-        names = [os.path.realpath(image["filename"]) for image in chain]
-        base_names = [os.path.realpath(image["filename"]) for image in _chain(base)]
+        names = [name for name, _ in chain]
+        base_names = [name for name, _ in _chain(base)]
         shared = next((name for name in names if name in base_names), None)
         if shared is None:
             raise ImagesUnrelated(path, base)
@@ -74,32 +74,51 @@ def _own(path, images):
 _READERS = {"qcow2": _qcow2, "aio": vhd.raw_ranges, "vhd": vhd.ranges}
 
 
+# What qemu-img tells of each image and of each range, as far as it is used here: the field, the type of its JSON value.
+_INFO = (("filename", str), ("virtual-size", int))
+_MAP = (("start", int), ("length", int), ("depth", int), ("data", bool))
+
+
 def _chain(path):
-    return _qemu_img("info", path, "--backing-chain")
+    """(real path, size in bytes) of the image and of those below it."""
+    return [(os.path.realpath(image["filename"]), image["virtual-size"]) for image in _qemu_img("info", path, _INFO, "--backing-chain")]
 
 
 def _map(path):
-    return _qemu_img("map", path)
+    return _qemu_img("map", path, _MAP)
 
 
-def _qemu_img(command, path, *options):
-    """What qemu-img says, parsed. -U: whoever has the image open keeps its lock."""
-    line = [QEMU_IMG, command, "-U", "--output=json", "-f", "qcow2"] + list(options) + [path]
+def _qemu_img(command, path, fields, *options):
+    """What qemu-img says, as a list of dicts which have `fields`. -U: whoever has the image open keeps its lock."""
+    said = _run([QEMU_IMG, command, "-U", "--output=json", "-f", "qcow2"] + list(options) + [path], path)
+    try:
+        entries = strict_json.loads(said.decode())
+    except ValueError:
+        entries = None
+    if not isinstance(entries, list) or not all(_has(entry, fields) for entry in entries) or (fields is _INFO and not entries):
+        raise ImageToolFailed(QEMU_IMG, command, path, "an answer that is not understood")
+    return entries
+
+
+def _has(entry, fields):
+    return isinstance(entry, dict) and all(type(entry.get(name)) is kind for name, kind in fields) and "\0" not in str(entry.get("filename"))
+
+
+def _run(line, path):
     try:
         process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
-        raise ImageToolFailed(QEMU_IMG, command, path, error.strerror)
+        raise ImageToolFailed(line[0], line[1], path, error.strerror)
     try:
         out, err = process.communicate(timeout=MAP_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise ImageToolFailed(QEMU_IMG, command, path, "no answer within %d s" % MAP_TIMEOUT)
+        raise ImageToolFailed(line[0], line[1], path, "no answer within %d s" % MAP_TIMEOUT)
     if process.returncode != 0:
-        raise ImageToolFailed(QEMU_IMG, command, path, err.decode(errors="replace").strip())
-    return json.loads(out.decode())
+        raise ImageToolFailed(line[0], line[1], path, err.decode(errors="replace").strip())
+    return out
 
 
 def _ranges(entries, wanted):
     return [(entry["start"], entry["start"] + entry["length"]) for entry in entries if wanted(entry)]
-

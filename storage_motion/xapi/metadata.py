@@ -40,7 +40,8 @@ def unpack(archive):
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             member = tar.next()
-            if member is None or member.name != MEMBER or not member.isreg():
+            # Not isreg(): a sparse member would be regular, too, and its size is only what it claims.
+            if member is None or member.name != MEMBER or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                 raise BadMetadata("no %s at the start of the archive" % MEMBER)
             if member.size > ova.MAX_BYTES:
                 raise BadMetadata("more than %d bytes" % ova.MAX_BYTES)

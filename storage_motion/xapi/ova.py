@@ -10,6 +10,7 @@ from storage_motion.errors import BadMetadata
 
 MAPS_TO = "maps_to"          # the other_config key that xapi's importer honours, of VDIs and VIFs
 MAX_BYTES = 32 * 1024 * 1024  # a VM with a hundred disks needs about half a MiB
+MAX_MARKUP = 500 * 1000      # of "<" and "=" each: what an element or an attribute takes in memory is a hundred times its text
 MAX_DEPTH = 32               # objects/data/value/struct/member/value/struct/member/value nest 12 deep
 
 
@@ -21,19 +22,23 @@ def parse(document):
         raise BadMetadata("more than %d bytes" % MAX_BYTES)
     if b"<!DOCTYPE" in document or b"<!ENTITY" in document:
         raise BadMetadata("a document type is not allowed")
-    parser = etree.XMLParser(resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True,
+    if document.count(b"<") > MAX_MARKUP or document.count(b"=") > MAX_MARKUP:
+        raise BadMetadata("more than %d elements or attributes" % MAX_MARKUP)
+    # Whatever encoding the document names, it is read as UTF-8, which is what xapi writes: another could hide the above.
+    parser = etree.XMLParser(encoding="utf-8", resolve_entities=False, load_dtd=False, dtd_validation=False, no_network=True,
                              huge_tree=False, remove_comments=True, remove_pis=True)
     try:
         root = etree.fromstring(document, parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise BadMetadata("not well-formed: %s" % error)
-    # The text above was looked at as ASCII; a document in another encoding could have hidden it.
     if root.getroottree().docinfo.doctype or root.getroottree().docinfo.internalDTD is not None:
         raise BadMetadata("a document type is not allowed")
-    for element in root.iter():
+    depth = 0
+    for event, element in etree.iterwalk(root, events=("start", "end")):
         if not isinstance(element.tag, str):
             raise BadMetadata("entities are not allowed")
-        if _depth(element) > MAX_DEPTH:
+        depth += 1 if event == "start" else -1
+        if depth > MAX_DEPTH:
             raise BadMetadata("nested too deeply")
     return root
 
@@ -75,10 +80,6 @@ def objects(root):
         yield _text(_member(obj, "class")), _struct(_member(obj, "snapshot"))
 
 
-def _depth(element):
-    return sum(1 for _ in element.iterancestors())
-
-
 def _struct(element):
     """The struct inside `element`, a <value> (or the root: a bare <value>, or the params of a call)."""
     struct = element if element.tag == "struct" else element.find("struct")
@@ -101,6 +102,8 @@ def _map(snapshot, field):
 
 def _text(value):
     """The string that a <value> holds, with its <string> or without."""
+    if value is None:
+        raise BadMetadata("a member without a value")
     child = value.find("string")
     return (value.text if child is None else child.text) or ""
 

@@ -5,11 +5,18 @@ import os
 from hypothesis import HealthCheck, given, settings, strategies as st
 import pytest
 
-from storage_motion.control import journal, secrets
+from storage_motion.control import journal, migration, secrets
 from storage_motion.control.journal import Journal
+from storage_motion.control.plan import Plan
 from storage_motion.errors import JournalError, NoSuchMigration
 
 ID = "11111111-2222-3333-4444-555555555555"
+PLAN = Plan(kind="cross-pool", live=True, vm="v", vm_name="web", source_host="h", source_host_name="a1", destination_host="d", destination_host_name="b1",
+            master="https://10.0.0.1", network="n", address="10.0.0.2", disks=[], staying=[], cds=[], vifs=[], check_cpu=True, compress=False)
+
+
+def begin(one=ID, **fields):
+    return Journal.create(one, **dict(migration.initial(PLAN), **fields))
 
 
 class Crash(BaseException):
@@ -23,17 +30,17 @@ def root(tmp_path, monkeypatch):
 
 
 def test_it_comes_back(root):
-    Journal.create(ID, plan={"a": 1}).write(phase="sync")
+    begin().write(phase="sync")
     entry = Journal.load(ID).entry
-    assert entry["phase"] == "sync" and entry["plan"] == {"a": 1} and entry["state"] == "running"
+    assert entry["phase"] == "sync" and Plan.from_json(entry["plan"]) == PLAN and entry["state"] == "running"
     assert os.stat(str(root / "var/lib/sxm")).st_mode & 0o777 == 0o700
     assert os.stat(str(root / "var/lib/sxm" / (ID + ".json"))).st_mode & 0o777 == 0o600
 
 
 def test_there_is_one_of_each():
-    Journal.create(ID)
+    begin()
     with pytest.raises(JournalError):
-        Journal.create(ID)
+        begin()
     Journal.create(ID, journal.RECEIVING)
     assert journal.all_ids() == [ID] and journal.all_ids(journal.RECEIVING) == [ID]
 
@@ -45,7 +52,7 @@ CALLS = ("open", "fdopen", "fsync", "rename", "close")
 @pytest.mark.parametrize("count", range(1, 4))
 @pytest.mark.parametrize("after", (False, True))
 def test_a_crash_at_every_call(monkeypatch, name, count, after):
-    kept = Journal.create(ID, phase="old")
+    kept = begin(phase="old")
     left = [count]
     real = getattr(os, name)
 
@@ -70,7 +77,7 @@ def test_a_crash_at_every_call(monkeypatch, name, count, after):
 
 
 def test_file_and_directory_are_synced_around_the_rename(monkeypatch):
-    kept, order = Journal.create(ID), []
+    kept, order = begin(), []
     for name in ("fsync", "rename"):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *arguments, name=name, real=real: (order.append(name), real(*arguments))[1])
@@ -82,8 +89,17 @@ def test_file_and_directory_are_synced_around_the_rename(monkeypatch):
     b"", b"{", b"[]", b"null", b'{"version": 2}', b'{"version": 1, "migration": "x", "state": "running"}',
     json.dumps({"version": 1, "migration": ID, "state": "dreaming"}).encode(), b"\xff", b"[" * 100000])
 def test_what_is_no_journal_is_refused(root, text):
-    Journal.create(ID)
+    begin()
     (root / "var/lib/sxm" / (ID + ".json")).write_bytes(text)
+    with pytest.raises(JournalError):
+        Journal.load(ID)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("plan", {}), ("plan", dict(PLAN.to_json(), vm=7)), ("disks", None), ("worker", {"pid": "1"}), ("worker", 4), ("begun", [None]), ("committed", 1),
+    ("started", "now"), ("phase", 3), ("error", [])])
+def test_a_field_that_is_not_what_it_should_be(field, value):
+    begin(**{field: value})
     with pytest.raises(JournalError):
         Journal.load(ID)
 
@@ -116,7 +132,7 @@ def test_the_oldest_that_ended_are_forgotten(monkeypatch):
     monkeypatch.setattr(journal, "KEPT", 1)
     ids = ["%08d-2222-3333-4444-555555555555" % number for number in range(4)]
     for number, one in enumerate(ids):
-        entry = Journal.create(one, left=[])
+        entry = begin(one)
         entry.write(state="succeeded" if number else "running")
         os.utime(entry.path, (number, number))
     journal.prune()

@@ -274,3 +274,13 @@ def test_requests_that_are_none(pair, header):
     pair[0].sendall(header)
     with pytest.raises(ProtocolError):
         nbd_server.RequestReader(pair[1]).next()
+
+
+def test_the_one_error_that_has_no_number(pair):
+    """1 << 31, as a hostile server may answer: not even strerror takes it."""
+    client = nbd_client.Client(pair[0], SIZE)
+    client.start_write(0, b"a" * 512)
+    pair[1].sendall(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, 1 << 31, 1))
+    with pytest.raises(RequestFailed) as failed:
+        client.reap()
+    assert failed.value.errno == 1 << 31 and "no error of this system" in str(failed.value)
