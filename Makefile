@@ -5,7 +5,7 @@ PYTHON36 := $(shell tools/python36.sh)
 PYTEST := -m pytest -q
 DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 
-.PHONY: demo test test-unit test-python36 test-lab test-e2e test-faults check-dom0-syntax rpm bench clean packages
+.PHONY: demo test test-unit test-python36 test-lab test-e2e test-faults test-fuzz check-dom0-syntax rpm bench clean packages
 
 demo: .venv/ready
 	@$(PYTHON) -m lab.demo
@@ -13,7 +13,11 @@ demo: .venv/ready
 test: test-unit check-dom0-syntax test-python36 test-lab test-e2e
 
 test-unit: .venv/ready
-	$(PYTHON) $(PYTEST) tests/unit
+	$(PYTHON) $(PYTEST) tests/unit tests/fuzz
+
+# The long run: FUZZ=100000 make test-fuzz
+test-fuzz: .venv/ready
+	FUZZ=$(or $(FUZZ),100000) $(PYTHON) $(PYTEST) tests/fuzz
 
 # Without a Python 3.6 the syntax of dom0's code is still held to it; CI insists on the real one (REQUIRE_PYTHON36).
 check-dom0-syntax: .venv/ready

@@ -8,7 +8,7 @@ from storage_motion.control import arguments, journal, migration, planner, remap
 from storage_motion.control.arguments import Problems
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import inventory, launch
-from storage_motion.errors import BadArguments, MotionError, NoSuchMigration, NothingToResume, TooLate, Unreachable, WorkerDied
+from storage_motion.errors import BadArguments, JournalError, MotionError, NoSuchMigration, NothingToResume, TooLate, Unreachable, WorkerDied
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
 
@@ -62,18 +62,25 @@ def status_of(session, given):
 
 
 def list_all(session, given):
-    """All migrations of this pool, newest first."""
-    found = []
+    """All migrations of this pool, newest first. `unreadable`: failures, one for each journal that cannot be trusted."""
+    found, unreadable = [], []
     for known in journal.all_ids():
-        found.append(status.brief(Journal.load(known).entry))
+        try:
+            found.append(status.brief(Journal.load(known).entry))
+        except NoSuchMigration:
+            pass  # forgotten meanwhile
+        except JournalError as error:
+            unreadable.append(error.failure())
     if not given.get("local"):
         for host in _others(session):
             try:
-                found.extend(_call(session, host, "list", {"local": "true"})["migrations"])
+                there = _call(session, host, "list", {"local": "true"})
+                found.extend(there["migrations"])
+                unreadable.extend(there.get("unreadable", []))
             except RemoteFailure as failure:
                 if failure.code != "XENAPI_MISSING_PLUGIN":
                     raise
-    return {"migrations": sorted(found, key=lambda entry: entry["started"], reverse=True)}
+    return {"migrations": sorted(found, key=lambda entry: entry["started"], reverse=True), "unreadable": unreadable}
 
 
 def cancel(session, given):

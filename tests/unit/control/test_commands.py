@@ -150,3 +150,13 @@ def test_a_slave_names_its_master(pool, monkeypatch):
     with pytest.raises(BadArguments) as raised:
         commands.migrate(pool, {"vm": "nobody", "remote-master": "10.0.0.1", "remote-username": "root", "remote-password": "hush"})
     assert "its master, 10.0.0.9" in raised.value.details[1]
+
+
+def test_a_journal_that_is_damaged_hides_no_other(pool):
+    begin()
+    other = "99999999-2222-3333-4444-555555555555"
+    with open(os.path.join(os.path.dirname(Journal.load(ID).path), other + ".json"), "w") as out:
+        out.write('{"version": 1, "migration": "%s", "state": "running"}' % other)
+    answer = commands.list_all(pool, {"local": "true"})
+    assert [entry["migration"] for entry in answer["migrations"]] == [ID]
+    assert [failure[0] for failure in answer["unreadable"]] == ["SXM_JOURNAL"]
