@@ -162,7 +162,8 @@ class Run:
     def _at_rest(self):
         deadline = time.monotonic() + REST
         while True:
-            left = leftovers.at_rest(self.scene.lab)
+            # The lab's xapi leaves it to the next start to replace what xenopsd knows of a VM that has halted.
+            left = [text for text in leftovers.at_rest(self.scene.lab) if not text.endswith("knows VM %s (Halted)" % self.scene.uuid)]
             if not left:
                 return
             assert time.monotonic() < deadline, "left behind:\n  " + "\n  ".join(left)
