@@ -365,11 +365,17 @@ def _verify(m):
 
 
 def _xenopsd_there(m):
-    if m.arrival is None:
-        m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     if m.plan.same_host:
         return xenops.Xenops.local(m.source, "sxm " + m.id)
-    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id)
+    if m.arrival is None:
+        _arrive_again(m)
+    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id, renew=lambda: _arrive_again(m)["xenops"])
+
+
+def _arrive_again(m):
+    """What leads to the destination's xenopsd, with a session of now: a xapi that is restarted forgets all that it has given."""
+    m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
+    return m.arrival
 
 
 def _has_its_disk(m, disk):

@@ -3,7 +3,9 @@
 A mirror that breaks is not mended but made anew, by `renew` and then `synchronise` again: a new mover, a new snapshot, and at the
 destination a new tapdisk. Nothing that the dead ones knew is needed: the copier compares all of the disk, and sends what differs.
 """
+import functools
 import json
+import logging
 
 from storage_motion.control import receive, waiting
 from storage_motion.control.checks import CLAIM
@@ -21,6 +23,8 @@ SM_TIMEOUT = 120.0
 NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK = 480, 482, 484, 485
 PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK)
 RUNNING = ("Running", "Paused")
+
+log = logging.getLogger("sxm")
 
 
 def synchronise(m):
@@ -41,23 +45,41 @@ def _synchronise(m, disk):
     if state == "in-sync":
         return
     if state != "copying":
+        # Each of these may take seconds: whoever cancels does not wait for more than one.
+        m.pulse()
         mover = m.mover(disk.key)
         m.note(disk.key, mover=mover.start(disk.size).to_json())
+        m.pulse()
         copied_from = _mirror(m, disk, mover) if m.plan.live else disk.key
+        m.pulse()
         _copy(m, disk, mover, copied_from)
     _await_copy(m, disk)
     _close(m, disk)
+    m.pulse()
     _drop_snapshots(m, disk)
+    m.pulse()
     m.note(disk.key, state="in-sync")
 
 
 def stop(m):
-    """Detach every mirror, end every mover, and leave no snapshot. The guest runs on, on its own disks."""
-    def stop_one(disk):
-        for what, action in _STOP:
+    """End every mover, detach every mirror, and leave no snapshot. The guest runs on, on its own disks.
+
+    As soon as there is no mover any more nothing of this concerns the destination, which is cleared meanwhile."""
+    def stop_one(disk, steps):
+        for what, action in steps:
             with m.tolerated("%s of %s" % (what, disk.key)):
                 action(m, disk)
-    waiting.at_once(stop_one, reversed(m.plan.disks))
+    waiting.at_once(lambda disk: stop_one(disk, _STOP[:1]), m.plan.disks)
+    works = [lambda: _clear_destination(m)] + [functools.partial(stop_one, disk, _STOP[1:]) for disk in reversed(m.plan.disks)]
+    waiting.at_once(lambda work: work(), works)
+
+
+def _clear_destination(m):
+    """The next undo, begun early. If it fails that one tries again, and tells."""
+    try:
+        receive.abort(m)
+    except Exception as error:
+        log.warning("%s: the destination is not cleared yet: %s", m.id, m.describe(error))
 
 
 def renew(m):
@@ -146,6 +168,7 @@ def _copy(m, disk, mover, copied_from):
     entry = m.disk(disk.key)
     m.note(disk.key, copy_open=copied_from)
     socket = _sm(m, disk, "vdi_copy_open", copied_from)
+    m.pulse()
     extents = json.loads(_sm(m, disk, "vdi_extents", copied_from))
     mover.copy(socket, extents, entry["blank"], compare=entry.get("renewed", False) and not entry["blank"])
     m.note(disk.key, state="copying")

@@ -7,12 +7,15 @@ of named members, `debug_info` among them; a variant without an argument is its 
 import urllib.parse
 import xmlrpc.client
 
+import XenAPI
+
 from storage_motion.errors import Unreachable, XenopsError
 from storage_motion.xapi import transport
 from storage_motion.xapi.session import NOT_XAPI, reason
 
 SERVICE = "/services/xenops"
 MAX_ANSWER = 4 * 1024 * 1024
+UNAUTHORIZED, AWAY = 401, (502, 503)   # HTTP statuses; AWAY: xapi says that xenopsd does not answer it
 PENDING, COMPLETED, FAILED = "Pending", "Completed", "Failed"
 
 
@@ -21,34 +24,64 @@ def incoming(vm):
     return vm[:24] + "000000000001"
 
 
-class Xenops:
-    """The xenopsd of one host. `connect()` gives a connection to that host's xapi; `query`: "session_id=..."."""
+class _SessionEnded(XenopsError):
+    """xapi does not know the session any more."""
 
-    def __init__(self, connect, query, label):
+
+class Xenops:
+    """The xenopsd of one host. `connect()` gives a connection to that host's xapi; `query`: "session_id=..."; `renew()`, if there
+    is one, gives a new query in place of one whose session has ended, as all do when their xapi is restarted."""
+
+    def __init__(self, connect, query, label, renew=None):
         self._connect = connect
         self._path = SERVICE + "?" + query
         self._label = label
+        self._renew = renew
 
     @classmethod
     def local(cls, session, label, timeout=60.0):
         """That of this host. `label`: what xenopsd's log shows with each request."""
-        query = urllib.parse.urlencode({"session_id": session.handle})
-        return cls(lambda: transport.local_connection(timeout), query, label)
+        def query():
+            return urllib.parse.urlencode({"session_id": session.handle})
+
+        def renew():
+            session.xenapi.pool.get_all()  # XenAPI.Session logs in again when it is told that its session has ended
+            return query()
+        return cls(lambda: transport.local_connection(timeout), query(), label, renew)
 
     @classmethod
-    def at(cls, xenops_url, label, timeout=60.0):
-        """That which `xenops_url` names (of `host.migrate_receive`, with its session_id)."""
-        query = urllib.parse.urlsplit(xenops_url).query
-        return cls(lambda: transport.connection(xenops_url, timeout), query, label)
+    def at(cls, xenops_url, label, timeout=60.0, renew=None):
+        """That which `xenops_url` names (of `host.migrate_receive`, with its session_id). `renew()`: such a URL, of another session."""
+        def query(url):
+            return urllib.parse.urlsplit(url).query
+        return cls(lambda: transport.connection(xenops_url, timeout), query(xenops_url), label, renew and (lambda: query(renew())))
 
     def call(self, method, **parameters):
         """What xenopsd answers. Raises XenopsError([method, error...]) or Unreachable."""
+        try:
+            return self._ask(method, parameters)
+        except _SessionEnded:
+            if self._renew is None:
+                raise
+        try:
+            self._path = SERVICE + "?" + self._renew()
+        except XenAPI.Failure as failure:
+            raise Unreachable("xenopsd", "no new session: %s" % failure.details[0])
+        except (OSError,) + NOT_XAPI as error:
+            raise Unreachable("xenopsd", reason(error))
+        return self._ask(method, parameters)
+
+    def _ask(self, method, parameters):
         body = xmlrpc.client.dumps((dict(parameters, debug_info=self._label),), method, allow_none=True)
         connection = self._connect()
         try:
             connection.request("POST", self._path, body=body.encode("utf-8"), headers={"Content-Type": "text/xml"})
             answer = connection.getresponse()
             text = answer.read(MAX_ANSWER + 1)
+            if answer.status == UNAUTHORIZED:
+                raise _SessionEnded(method, "its session has ended")
+            if answer.status in AWAY:
+                raise Unreachable("xenopsd", "HTTP status %d" % answer.status)
             if answer.status != 200:
                 raise XenopsError(method, "HTTP status %d" % answer.status)
             if len(text) > MAX_ANSWER:

@@ -39,7 +39,7 @@ class World:
         self.state_here, self.state_there, self.arriving, self.asks_to_cancel = "Running", None, None, False
         self.plugin_fails = None
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
-        monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label: FakeXenops(self, "there")))
+        monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, renew: FakeXenops(self, "there")))
         for name in ("SETTLE_TIMEOUT", "SILENCE_TIMEOUT"):
             monkeypatch.setattr(move, name, 0.3)
         monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)

@@ -2,6 +2,7 @@
 import xmlrpc.client
 
 import pytest
+import XenAPI
 
 from storage_motion.errors import Unreachable, XenopsError
 from storage_motion.xapi import xenops
@@ -69,3 +70,42 @@ def test_nobody_there():
         pass
     with pytest.raises(Unreachable):
         xenops.Xenops.at(url + "/services/xenops?session_id=x", "label", timeout=5).task("7")
+
+
+def asked_with_sessions(known, renew):
+    """What a xapi that knows the sessions `known` answers, and the sessions that it was asked with."""
+    seen = []
+
+    def handler(method, path, headers, body):
+        seen.append(path.partition("session_id=")[2])
+        return envelope({"power_state": "Running"}) if seen[-1] in known else (401, b"SESSION_INVALID")
+    with serving(handler) as url:
+        try:
+            return xenops.Xenops.at(url + "/services/xenops?session_id=old", "label", renew=renew).power_state("vm"), seen
+        except (Unreachable, XenopsError) as error:
+            return error, seen
+
+
+def test_a_xapi_that_was_restarted_is_given_a_session_of_now():
+    assert asked_with_sessions({"new"}, lambda: "https://b/services/xenops?session_id=new") == ("Running", ["old", "new"])
+
+
+def test_only_once():
+    error, seen = asked_with_sessions(set(), lambda: "https://b/services/xenops?session_id=new")
+    assert isinstance(error, XenopsError) and seen == ["old", "new"]
+    error, seen = asked_with_sessions(set(), None)
+    assert isinstance(error, XenopsError) and seen == ["old"]
+
+
+@pytest.mark.parametrize("raised", [ConnectionRefusedError("no"), XenAPI.Failure(["SESSION_AUTHENTICATION_FAILED", "root", "secret"])])
+def test_no_new_session(raised):
+    def renew():
+        raise raised
+    error, _ = asked_with_sessions(set(), renew)
+    assert isinstance(error, Unreachable) and "secret" not in str(error)
+
+
+def test_a_xenopsd_that_is_away():
+    for status in (502, 503):
+        with pytest.raises(Unreachable):
+            ask((status, b""), lambda x: x.power_state("vm"))

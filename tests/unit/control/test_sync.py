@@ -1,0 +1,118 @@
+"""Synchronising: a cancel is noticed between any two commands, and the way back begins at both ends at once."""
+import contextlib
+import json
+import threading
+
+import pytest
+
+from storage_motion.control import receive, sync
+from storage_motion.errors import Cancelled, MotionError, SmFault
+from test_migration import make_plan
+
+
+class Process:
+    def to_json(self):
+        return {"pid": 1, "started": 1}
+
+
+class World:
+    """A migration of `keys`; cancelled at the look number `cancelled_at`."""
+    id = "m"
+
+    def __init__(self, monkeypatch, keys=("k",), cancelled_at=None):
+        one = make_plan().disks[0]
+        self.plan = make_plan()._replace(disks=tuple(one._replace(key=key) for key in keys))
+        self.entry = {"disks": {key: {"state": "waiting", "blank": True} for key in keys}, "left": []}
+        self.log, self.looks, self.cancelled_at = [], 0, cancelled_at
+        monkeypatch.setattr(sync, "_sm", lambda m, disk, command, vdi, args=(), timeout=None: (self.log.append(command), '{"size": 1}')[1])
+        monkeypatch.setattr(sync, "_drop_snapshots", lambda m, disk: self.log.append("snapshot"))
+        monkeypatch.setattr(sync, "_close", lambda m, disk: self.log.append("close"))
+        monkeypatch.setattr(sync, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys})
+
+    def disk(self, key):
+        return self.entry["disks"][key]
+
+    def note(self, key=None, **fields):
+        (self.entry if key is None else self.disk(key)).update(fields)
+
+    def mover(self, key):
+        return self
+
+    secondary = "/run/m0.nbd"
+
+    def start(self, size):
+        self.log.append("mover")
+        return Process()
+
+    def copy(self, socket, extents, blank, compare):
+        self.log.append("copy")
+
+    def pulse(self):
+        self.looks += 1
+        if self.looks == self.cancelled_at:
+            raise Cancelled(self.id)
+
+    def describe(self, error):
+        return [str(error)]
+
+    @contextlib.contextmanager
+    def tolerated(self, what):
+        try:
+            yield
+        except Exception as error:
+            self.entry["left"].append("%s: %s" % (what, error))
+
+
+STEPS = ["mover", "vdi_mirror_start", "vdi_copy_open", "vdi_extents", "copy", "close", "snapshot"]
+
+
+def test_a_cancel_is_noticed_between_any_two_commands(monkeypatch):
+    world = World(monkeypatch)
+    sync.synchronise(world)
+    assert world.log == STEPS and world.disk("k")["state"] == "in-sync"
+    longest = 0
+    for look in range(1, world.looks + 1):
+        stopped = World(monkeypatch, cancelled_at=look)
+        with pytest.raises(Cancelled):
+            sync.synchronise(stopped)
+        longest = max(longest, len(stopped.log))
+        assert stopped.log == STEPS[:len(stopped.log)] and look <= len(stopped.log) + 1
+    assert longest == len(STEPS)
+
+
+def stopping(monkeypatch, abort, keys=("k", "l")):
+    """The world after the undo, whose part at the destination is `abort(world)`."""
+    world = World(monkeypatch, keys)
+    monkeypatch.setattr(sync, "_STOP", tuple((name, lambda m, disk, name=name: m.log.append((name, disk.key))) for name, _ in sync._STOP))
+    monkeypatch.setattr(receive, "abort", abort)
+    sync.stop(world)
+    return world
+
+
+def test_the_destination_is_cleared_while_the_source_is_and_after_the_movers(monkeypatch):
+    meet = threading.Barrier(2, timeout=10)
+
+    def abort(m):
+        assert {step for step in m.log if step[0] == "mover"} == {("mover", "k"), ("mover", "l")}
+        meet.wait()
+        m.log.append("cleared")
+    real = World.tolerated
+
+    @contextlib.contextmanager
+    def tolerated(self, what):
+        if what == "mirror of k":
+            meet.wait()  # both are under way at once, or neither comes past this
+        with real(self, what):
+            yield
+    monkeypatch.setattr(World, "tolerated", tolerated)
+    world = stopping(monkeypatch, abort)
+    assert "cleared" in world.log and world.entry["left"] == []
+    assert [step for step in world.log if step[1] == "k"] == [(name, "k") for name in ("mover", "mirror", "copy", "snapshot")]
+
+
+@pytest.mark.parametrize("error", [MotionError("gone"), SmFault("x", 1, "y"), ConnectionRefusedError("no"), ValueError(json)])
+def test_what_fails_at_the_destination_is_left_to_its_own_undo(monkeypatch, error):
+    def abort(m):
+        raise error
+    world = stopping(monkeypatch, abort)
+    assert len(world.log) == 8 and world.entry["left"] == []
