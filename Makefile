@@ -5,7 +5,7 @@ PYTHON36 := $(shell tools/python36.sh)
 PYTEST := -m pytest -q
 DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 
-.PHONY: demo test test-unit test-python36 test-lab test-e2e test-faults test-fuzz check-dom0-syntax rpm bench clean packages
+.PHONY: demo test test-unit test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax rpm bench clean packages
 
 demo: .venv/ready
 	@$(PYTHON) -m lab.demo
@@ -47,6 +47,14 @@ endif
 FAULTS ?= 300
 test-faults: .venv/ready
 	$(PYTHON) -m tests.faults $(if $(CASE),--case $(CASE),--cases $(FAULTS) $(if $(DOCS),--docs))
+
+# On a real kernel's storage, inside a small Debian under emulation, whose image is built the first time. ALL=1: every pair of types of SR,
+# into docs/storage-pairs.md.
+test-storage: .venv/ready
+	@tools/packages.sh storage
+	$(PYTHON) -m lab.storage_guest --storage --bound $(if $(ALL),14400,2700) --set SXM_SHIFTS="$(if $(ALL),0 1 2 3 4 within,1)" -- \
+	    python3 -m pytest -q -p no:cacheprovider $(if $(ALL),tests/storage/test_storage_moves.py,tests/storage)
+	$(if $(ALL),$(PYTHON) -m lab.storage_guest.pairs)
 
 rpm: packages
 	@rpm/build.sh

@@ -11,6 +11,7 @@ import time
 from lab.storage_guest.machine import Disk
 
 GIB = 1 << 30
+TYPES = ("lvm", "ext", "nfs", "lvmoiscsi", "lvmohba")
 SIDES = ("a", "b", "c")
 DISKS = tuple(Disk("%s-%s" % (kind, side), 4 * GIB) for kind in ("lvm", "ext") for side in SIDES) + (Disk("backing", 16 * GIB),)
 """The disks that the guest needs; `backing` has the NFS exports and the LUNs' files."""

@@ -1,0 +1,23 @@
+"""The tests in here run in the storage guest only: `make test-storage`."""
+import os
+import socket
+
+import pytest
+
+IN_GUEST = socket.gethostname() == "storage-guest"
+
+if not IN_GUEST:
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def five():
+    from five import PLAN, TYPES, Five
+    from lab.pools import at_switch
+    from lab.pools.lab import Lab
+    from lab.storage_guest import services
+    services.start(TYPES)
+    with Lab(PLAN, python=os.path.join(os.path.dirname(services.__file__), "python")) as lab:
+        for host in lab.hosts:
+            host.at_switch(at_switch.script(lab))
+        yield Five(lab)

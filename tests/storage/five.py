@@ -1,0 +1,137 @@
+"""Two pools with an SR of each of the five types, and VMs with one disk on each: what the tests in the storage guest share."""
+import contextlib
+import json
+import subprocess
+import time
+
+from lab.pools import leftovers, topology, volumes
+from lab.pools.daemons import environment
+from lab.pools.lab import SR_SIZE
+from lab.storage_guest import services
+
+MIB = 1 << 20
+PLAN = (topology.PoolPlan("A", ("a1",), False, ()), topology.PoolPlan("B", ("b1",), False, ()))
+TYPES = services.TYPES
+POOLS = {"a": "A", "b": "B", "c": "A"}
+"""Which pool has the SRs on which side of the services."""
+SIZE = 12 * MIB
+GUEST = {"writes": 3, "workers": 1, "fill": 0.35}
+AFTERWARDS = 10
+MOVE = 1500.0
+PATIENCE = 240.0
+"""Seconds. Under emulation everything takes an order of magnitude longer."""
+
+
+class Five:
+    """The lab's pools, with SRs made the first time that they are asked for."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self._made = {}
+
+    def pool(self, side):
+        """The pool that has the SRs of this side."""
+        return self.lab.pool(POOLS[side])
+
+    def host(self, side):
+        """Its only host."""
+        return self.pool(side).hosts[0]
+
+    def sr(self, sr_type, side):
+        """The ref of the SR of that type on that side."""
+        if (sr_type, side) not in self._made:
+            self._made[sr_type, side] = self.create_sr(sr_type, side, services.device_config(sr_type, side))
+        return self._made[sr_type, side]
+
+    def create_sr(self, sr_type, side, device_config, sm_config=None):
+        """Make an SR as an administrator does; its ref."""
+        pool = self.pool(side)
+        return pool.xapi.SR.create(pool.host_ref(self.host(side).name), device_config, str(SR_SIZE), "%s-%s" % (sr_type, side), "",
+                                   sr_type, "user", False, sm_config or {})
+
+    def uuid(self, sr_type, side):
+        """The uuid of that SR."""
+        return self.pool(side).xapi.SR.get_uuid(self.sr(sr_type, side))
+
+    def destroy_sr(self, pool, sr):
+        """Unplug an SR and destroy it."""
+        for pbd in pool.xapi.SR.get_PBDs(sr):
+            if pool.xapi.PBD.get_currently_attached(pbd):
+                pool.xapi.PBD.unplug(pbd)
+        pool.xapi.SR.destroy(sr)
+
+    @contextlib.contextmanager
+    def vm(self, srs, side="a", size=SIZE, guest=None):
+        """A running VM with a disk on each of these SRs (refs of the pool of `side`), that has written. Its uuid. Removed wherever it
+        is in the end."""
+        pool = self.pool(side)
+        ref = pool.create_vm("vm-%d" % int(time.time() * 1000), [(sr, size) for sr in srs], dict(GUEST, **guest or {}))
+        uuid = pool.start_vm(ref, self.host(side).name)
+        wait_for_writes(self.host(side).guest(uuid), AFTERWARDS)
+        try:
+            yield uuid
+        finally:
+            self.remove(uuid)
+
+    def remove(self, uuid):
+        """Shut the VM down, wherever it is, and destroy it with its disks."""
+        for pool in self.lab.pools:
+            for ref, record in pool.xapi.VM.get_all_records().items():
+                if record["uuid"] == uuid:
+                    if record["power_state"] != "Halted":
+                        pool.xapi.VM.hard_shutdown(ref)
+                    for vbd in record["VBDs"]:
+                        pool.xapi.VDI.destroy(pool.xapi.VBD.get_VDI(vbd))
+                    pool.xapi.VM.destroy(ref)
+
+    def disks(self, uuid, side):
+        """The VDIs of a VM: [(uuid, SR's type)], in the order of its devices."""
+        xapi = self.pool(side).xapi
+        vbds = [xapi.VBD.get_record(vbd) for vbd in xapi.VM.get_VBDs(xapi.VM.get_by_uuid(uuid))]
+        vdis = [xapi.VDI.get_record(vbd["VDI"]) for vbd in sorted(vbds, key=lambda vbd: int(vbd["userdevice"]))]
+        return [(vdi["uuid"], xapi.SR.get_type(vdi["SR"])) for vdi in vdis]
+
+    def arguments(self, uuid, targets, side="a", there="b"):
+        """The plugin's arguments for a move of the VM. `targets`: the uuids of the SRs for its disks, in the order of its devices."""
+        source, destination = self.pool(side), self.pool(there)
+        arguments = {"vm": uuid}
+        arguments.update(("vdi:" + vdi, sr) for (vdi, _), sr in zip(self.disks(uuid, side), targets))
+        if source is not destination:
+            vif = source.xapi.VIF.get_uuid(source.xapi.VM.get_VIFs(source.xapi.VM.get_by_uuid(uuid))[0])
+            arguments.update({
+                "remote-master": "%s:%d" % (destination.master.address, destination.master.https_port),
+                "remote-username": "root", "remote-password": destination.password,
+                "vif:" + vif: destination.xapi.network.get_uuid(destination.network())})
+        return arguments
+
+    def left(self):
+        """Sentences about all that stands in the lab without need."""
+        return leftovers.at_rest(self.lab) + volumes.at_rest(self.lab)
+
+    def occupied(self, side, vdi):
+        """The bytes that a VDI (a uuid) has of its SR: its logical volume, or the blocks of its file."""
+        xapi = self.pool(side).xapi
+        record = xapi.VDI.get_record(xapi.VDI.get_by_uuid(vdi))
+        return volumes.occupied(self.host(side).root, xapi.SR.get_uuid(record["SR"]), record["location"])
+
+
+def wait_for_writes(guest, more):
+    """Wait until the guest has had `more` writes acknowledged."""
+    begun, deadline = guest.status()["writes_acknowledged"], time.monotonic() + PATIENCE
+    while guest.status()["writes_acknowledged"] < begun + more:
+        assert time.monotonic() < deadline, "the guest does not write"
+        time.sleep(0.5)
+
+
+def migrate(host, arguments):
+    """`xe host-call-plugin ... fn=migrate` in dom0 of `host`: (exit status, answer or None, what it said)."""
+    words = ["args:%s=%s" % item for item in arguments.items()]
+    done = subprocess.run([host.root + "/usr/bin/xe", "host-call-plugin", "host-uuid=" + host.uuid, "plugin=sxm.py", "fn=migrate"] + words,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=MOVE, env=environment(host.root))
+    return done.returncode, json.loads(done.stdout) if done.returncode == 0 else None, done.stderr
+
+
+def logs(host, lines=60):
+    """The ends of a host's logs."""
+    return subprocess.run("tail -n %d -v %s/var/log/SMlog %s/var/log/sxm.log" % (lines, host.root, host.root), shell=True,
+                          stdout=subprocess.PIPE, text=True).stdout

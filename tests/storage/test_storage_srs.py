@@ -1,0 +1,112 @@
+"""SRs on a real kernel's storage: plugged, unplugged and scanned; of type `mirror`; full."""
+import glob
+import json
+import os
+import subprocess
+import time
+
+import pytest
+import XenAPI
+
+from five import MIB, TYPES, logs, migrate, wait_for_writes
+from lab.pools import volumes
+from lab.pools.daemons import environment
+from lab.storage_guest import services
+
+pytestmark = pytest.mark.timeout(2400)
+
+FULL = 24 * MIB
+
+
+def printed(*command):
+    """What a program of the guest prints, whatever its exit status."""
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=120).stdout
+
+
+def traces(root, sr_uuid, sr_type, side):
+    """What the kernel has of an SR while it is plugged, and must not have afterwards."""
+    found = [line.split()[1] for line in open("/proc/self/mounts") if sr_uuid in line]
+    found += [path for path, _, active in volumes.of(sr_uuid).values() if active]
+    if sr_type == "lvmoiscsi":
+        found += [line for line in printed("iscsiadm", "-m", "session").splitlines() if services.IQN % side in line.split()]
+    if sr_type == "ext":
+        found += glob.glob("/dev/XSLocalEXT-%s/*" % sr_uuid)
+    return found
+
+
+@pytest.mark.parametrize("sr_type", TYPES)
+def test_unplugged_there_is_nothing_of_it_and_plugged_it_is_all_there(five, sr_type):
+    pool, sr = five.pool("b"), five.sr(sr_type, "b")
+    uuid = pool.xapi.SR.get_uuid(sr)
+    assert pool.xapi.SR.get_type(sr) == sr_type
+    (pbd,) = pool.xapi.SR.get_PBDs(sr)
+    before = pool.xapi.SR.get_VDIs(sr)
+    pool.xapi.PBD.unplug(pbd)
+    assert traces(five.host("b").root, uuid, sr_type, "b") == []
+    with pytest.raises(XenAPI.Failure):
+        pool.xapi.SR.scan(sr)
+    pool.xapi.PBD.plug(pbd)
+    pool.xapi.SR.scan(sr)
+    assert pool.xapi.SR.get_VDIs(sr) == before
+    assert int(pool.xapi.SR.get_physical_size(sr)) > 100 * MIB
+
+
+def test_an_sr_of_type_mirror_is_its_base_and_its_disks_move(five):
+    pool, host = five.pool("c"), five.host("c")
+    (driver,) = pool.xapi.SM.get_all_records_where('field "type" = "mirror"').values()
+    assert "VDI_MIRROR" in driver["features"] or "VDI_MIRROR" in driver["capabilities"]
+    config = dict(services.device_config("ext", "c"), type="ext")
+    made = subprocess.run([host.root + "/usr/bin/xe", "sr-create", "type=mirror", "name-label=mirrored", "host-uuid=" + host.uuid]
+                          + ["device-config:%s=%s" % item for item in sorted(config.items())], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, timeout=600, env=environment(host.root))
+    assert made.returncode == 0, made.stderr
+    uuid = made.stdout.strip()
+    sr = pool.xapi.SR.get_by_uuid(uuid)
+    assert pool.xapi.SR.get_type(sr) == "mirror"
+    assert os.path.ismount("%s/run/sr-mount/%s" % (host.root, uuid))
+    with five.vm([sr], "c") as vm:
+        status, answer, said = migrate(host, five.arguments(vm, [five.uuid("lvm", "b")], side="c"))
+        assert status == 0, said + logs(host)
+        assert answer["state"] == "succeeded"
+        wait_for_writes(five.host("b").guest(vm), 5)
+        assert five.host("b").guest(vm).check()["missing"] == 0
+    assert five.left() == []
+    five.destroy_sr(pool, sr)
+
+
+def test_a_destination_that_fills_up_is_told_and_all_is_undone(five):
+    source, destination = five.host("a"), five.host("b")
+    api = five.pool("a").xapi
+    mount = "%s/run/sr-mount/%s" % (destination.root, five.uuid("ext", "b"))
+    filler = mount + "/.filler"
+    with five.vm([five.sr("lvm", "a")], size=FULL) as vm:
+        arguments = dict(five.arguments(vm, [five.uuid("ext", "b")]), wait="false", **{"retry-limit": "0"})
+        status, answer, said = migrate(source, arguments)
+        assert status == 0, said
+        journal = "%s/var/lib/sxm/%s.json" % (source.root, answer["migration"])
+        try:
+            until(journal, lambda entry: entry["phase"] == "sync")
+            subprocess.run(["dd", "if=/dev/zero", "of=" + filler, "bs=1M"], stderr=subprocess.DEVNULL, timeout=600)
+            ended = until(journal, lambda entry: entry["state"] != "running")
+        finally:
+            if os.path.exists(filler):
+                os.unlink(filler)
+        print(ended["error"])
+        assert ended["state"] == "failed" and ended["error"], ended
+        assert api.VM.get_power_state(api.VM.get_by_uuid(vm)) == "Running"
+        wait_for_writes(source.guest(vm), 5)
+        checked = source.guest(vm).check()
+        assert checked["missing"] == 0
+        assert five.left() == []
+
+
+def until(journal, what, bound=900.0):
+    """Wait until `what(journal)` is true; the journal then."""
+    deadline = time.monotonic() + bound
+    while True:
+        with open(journal) as stream:
+            entry = json.load(stream)
+        if what(entry):
+            return entry
+        assert time.monotonic() < deadline, entry["phase"]
+        time.sleep(0.2)
