@@ -95,6 +95,11 @@ class VmNotRunning(MotionError):
     code = "SXM_VM_NOT_RUNNING"
 
 
+class VmChanged(MotionError):
+    """[VM, what has changed, ...]: it is not any more what was planned with. Migrate it again."""
+    code = "SXM_VM_CHANGED"
+
+
 class NothingToResume(MotionError):
     """[migration, its state]: it does not wait for anything."""
     code = "SXM_NOTHING_TO_RESUME"
@@ -103,6 +108,11 @@ class NothingToResume(MotionError):
 class TooLate(MotionError):
     """[migration, phase]: past the point of no return, so nothing can be taken back."""
     code = "SXM_TOO_LATE"
+
+
+class DestinationFull(MotionError):
+    """[source VDI, why]: the destination has no space left for the disk. Trying again would not make any."""
+    code = "SXM_DESTINATION_FULL"
 
 
 class CopyFailed(MotionError):

@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 import XenAPI
 
 from storage_motion.control import waiting
-from storage_motion.control.movers import BROKEN, ENDED
+from storage_motion.control.movers import BROKEN, ENDED, fault_of
 from storage_motion.dom0 import smapi
 from storage_motion.errors import GateOpen, MirrorBroken, MotionError, TimedOut
 
@@ -65,7 +65,7 @@ class Gate:
             return True
         status = self._mover.status()
         if status["state"] == BROKEN:
-            raise MirrorBroken(self._mover.key, str(status.get("error")))
+            raise fault_of(self._mover.key, status, str(status.get("error")))
         if status["state"] != ENDED:
             return False
         if not status["clean"]:

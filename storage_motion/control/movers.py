@@ -1,11 +1,12 @@
 """The movers of a migration, one process per disk, and what can be asked of them (contract: the mover's control socket)."""
+import errno
 import json
 import os
 
 from storage_motion.control import journal, secrets, waiting
 from storage_motion.data import control_socket
 from storage_motion.dom0 import launch
-from storage_motion.errors import ConnectionLost, MotionError, MoverFailed
+from storage_motion.errors import ConnectionLost, DestinationFull, MirrorBroken, MotionError, MoverFailed
 
 MODULE = "storage_motion.data.mover"
 LOG = "/var/log/sxm.log"
@@ -15,6 +16,13 @@ FINISH_TIMEOUT = 310.0     # the receiver closes a tapdisk meanwhile; the mover'
 STALL_BOUND = 5.0          # seconds (DESIGN section 1)
 MAX_OUTSTANDING = 300      # mirrored writes; at 353 the real tapdisk loses them (facts/tapdisk-and-sm.md section 4)
 READY, MIRRORING, BROKEN, ENDED = "ready", "mirroring", "broken", "ended"
+
+
+def fault_of(key, status, why):
+    """The error that says what has broken a disk: its mover's `status`, `why` in words."""
+    if errno.ENOSPC in (status.get("errno"), (status.get("copy") or {}).get("errno")):
+        return DestinationFull(key, why)
+    return MirrorBroken(key, why)
 
 
 class Mover:

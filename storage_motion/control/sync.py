@@ -9,10 +9,10 @@ import logging
 
 from storage_motion.control import receive, waiting
 from storage_motion.control.checks import CLAIM
-from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY
+from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY, fault_of
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import CopyFailed, MirrorBroken, MoverFailed, SmFault, VmNotRunning
+from storage_motion.errors import CopyFailed, DestinationFull, MirrorBroken, MoverFailed, SmFault, VmNotRunning
 from storage_motion.xapi.records import Records
 
 POLL = 0.1
@@ -114,7 +114,7 @@ def watch(m):
         why = _fault(m, status)
         if why:
             m.note(key, state="broken")
-            raise MirrorBroken(key, why)
+            raise fault_of(key, status, why)
     return found
 
 
@@ -178,9 +178,11 @@ def _await_copy(m, disk):
     """Wait until all of it is there and verified."""
     def done():
         m.pulse()
-        copy = watch(m)[disk.key]["copy"]
+        status = watch(m)[disk.key]
+        copy = status["copy"]
         if copy["state"] == "failed":
-            raise CopyFailed(disk.key, str(copy.get("error")))
+            fault = fault_of(disk.key, status, str(copy.get("error")))
+            raise fault if isinstance(fault, DestinationFull) else CopyFailed(disk.key, str(copy.get("error")))
         return copy["state"] == "done"
     waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
 

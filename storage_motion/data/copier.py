@@ -114,6 +114,7 @@ class Copier(object):
         self._to_copy = list(data) if blank else everything
         self._state = "running"
         self._error = None
+        self._errno = None              # of a request that a disk has failed
         # Sectors; each is written by one thread only. `same`: found at the destination; `saved`: those of them that hold data.
         self._copied = self._verified = self._same = self._saved = 0
         self._skipped = {"reader": 0, "comparer": 0, "writer": 0}
@@ -129,7 +130,7 @@ class Copier(object):
 
     def status(self):
         """The copy's part of the mover's status; in bytes."""
-        return {"state": self._state, "error": self._error, "to_copy": total(self._to_copy) * nbd.SECTOR,
+        return {"state": self._state, "error": self._error, "errno": self._errno, "to_copy": total(self._to_copy) * nbd.SECTOR,
                 "copied": self._copied * nbd.SECTOR, "skipped": sum(self._skipped.values()) * nbd.SECTOR,
                 "verified": self._verified * nbd.SECTOR, "same": self._same * nbd.SECTOR, "saved": self._saved * nbd.SECTOR}
 
@@ -157,7 +158,7 @@ class Copier(object):
         except Exception as error:
             if not isinstance(error, MotionError):
                 log.exception("the copy failed")
-            self._error = str(error) or repr(error)
+            self._error, self._errno = str(error) or repr(error), getattr(error, "errno", None)
             self._state = "failed"
             self._source.close()
             self._destination.close()

@@ -55,6 +55,7 @@ class Mirror(object):
         self._lock = threading.Lock()       # over the merge, `_admitted` and all that `status` tells
         self._state = "ready"
         self._error = None
+        self._errno = None              # of a write that the destination has failed
         self._attachments = 0
         self._mirrored_bytes = 0
         self._mirrored_writes = 0
@@ -89,7 +90,8 @@ class Mirror(object):
     def status(self):
         """The mirror's part of the mover's status."""
         with self._lock:
-            return {"state": self._state, "clean": self._state == "ended", "error": self._error, "attachments": self._attachments,
+            return {"state": self._state, "clean": self._state == "ended", "error": self._error, "errno": self._errno,
+                    "attachments": self._attachments,
                     "mirrored_bytes": self._mirrored_bytes, "mirrored_writes": self._mirrored_writes,
                     "outstanding": self._merge.outstanding, "held": self._merge.held,
                     "longest_stall": round(max(self._longest_stall, self._oldest_age()), 6)}
@@ -331,7 +333,9 @@ class Mirror(object):
         if magic != nbd.SIMPLE_REPLY_MAGIC or write is None or write.request is not None:
             raise ProtocolError("the receiver answered a write that it was not sent")
         if error:
-            raise MirrorBroken("the destination failed a write: %s" % nbd.describe_errno(nbd.reply_errno(error)))
+            with self._lock:
+                self._errno = nbd.reply_errno(error)
+            raise MirrorBroken("the destination failed a write: %s" % nbd.describe_errno(self._errno))
         with self._lock:
             del self._writes[handle]
             self._outstanding_bytes -= write.length

@@ -5,7 +5,7 @@ import pytest
 from fake_pool import FakePool, add_vdi
 from storage_motion.control import gate
 from storage_motion.dom0 import smapi
-from storage_motion.errors import GateOpen, MirrorBroken, MoverFailed
+from storage_motion.errors import DestinationFull, GateOpen, MirrorBroken, MoverFailed
 
 SEAL = "sxm m"
 ENDED = {"state": "ended", "clean": True, "error": None}
@@ -76,6 +76,13 @@ def test_nothing_happens_while_the_guest_is_attached():
 def test_a_mirror_that_did_not_end_cleanly_opens_nothing(status):
     disk = Disk(statuses=[status])
     with pytest.raises(MirrorBroken):
+        disk.lead()
+    assert disk.log == []
+
+
+def test_a_destination_that_is_full_at_the_switch_is_told_as_such():
+    disk = Disk(statuses=[{"state": "broken", "clean": False, "error": "full", "errno": 28}])
+    with pytest.raises(DestinationFull):
         disk.lead()
     assert disk.log == []
 

@@ -1,12 +1,13 @@
 """Synchronising: a cancel is noticed between any two commands, and the way back begins at both ends at once."""
 import contextlib
+import errno
 import json
 import threading
 
 import pytest
 
-from storage_motion.control import receive, sync
-from storage_motion.errors import Cancelled, MotionError, SmFault
+from storage_motion.control import phases, receive, resume, sync
+from storage_motion.errors import Cancelled, CopyFailed, DestinationFull, MirrorBroken, MotionError, SmFault
 from test_migration import make_plan
 
 
@@ -61,6 +62,27 @@ class World:
             yield
         except Exception as error:
             self.entry["left"].append("%s: %s" % (what, error))
+
+
+@pytest.mark.parametrize("status, error", [
+    ({"state": "mirroring", "copy": {"state": "failed", "error": "full", "errno": errno.ENOSPC}}, DestinationFull),
+    ({"state": "mirroring", "copy": {"state": "failed", "error": "bad", "errno": errno.EIO}}, CopyFailed),
+    ({"state": "mirroring", "copy": {"state": "failed", "error": "gone", "errno": None}}, CopyFailed),
+    ({"state": "broken", "error": "full", "errno": errno.ENOSPC, "copy": {"state": "failed", "error": "x"}}, DestinationFull),
+    ({"state": "broken", "error": "cut", "copy": {"state": "running"}}, MirrorBroken),
+])
+def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypatch, status, error):
+    real = sync.watch
+    world = World(monkeypatch)
+    monkeypatch.setattr(sync, "watch", real)
+    world.progress = world
+    world.take = lambda key, status: None
+    world.status = lambda: status
+    world.disk("k").update(state="copying", mover={"pid": 1, "started": 1})
+    with pytest.raises(error) as raised:
+        sync.synchronise(world)
+    taken_up = resume.begins(type("M", (), {"plan": world.plan, "entry": world.entry}), phases.PHASES[3], raised.value)
+    assert (taken_up is None) == (error is DestinationFull)
 
 
 STEPS = ["mover", "vdi_mirror_start", "vdi_copy_open", "vdi_extents", "copy", "close", "snapshot"]

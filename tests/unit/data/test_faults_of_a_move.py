@@ -1,5 +1,6 @@
 """What can go wrong with one disk, with the real processes. The guest comes first: it never waits longer than the bound, and never fails.
 And a gate is only opened for a disk that is whole."""
+import errno
 import os
 import shutil
 import signal
@@ -100,6 +101,26 @@ def test_a_destination_that_fails_a_write_breaks_the_mirror_without_an_error_for
     guest.write([(0, b"a" * 4096)])
     assert guest.mirror is None
     assert "failed a write" in move.await_state("broken")["error"]
+
+
+def full(site):
+    """A move whose destination has no space left for anything."""
+    path = site.path("full.nbd")
+    site.start(["nbdkit", "-f", "-U", path, "--filter=error", "memory", str(SIZE), "error=ENOSPC", "error-pwrite-rate=100%"])
+    eventually(lambda: connectable(path), "nbdkit listens")
+    return Move(site, destination_socket=path)
+
+
+def test_a_full_destination_is_told_by_its_number(site):
+    move = full(site)
+    guest = move.guest()
+    guest.write([(0, b"a" * 4096)])
+    assert guest.mirror is None and move.await_state("broken")["errno"] == errno.ENOSPC
+
+
+def test_a_destination_that_fills_up_under_the_copy_is_told_by_its_number(site):
+    copy = full(site).copy()
+    assert (copy["state"], copy["errno"]) == ("failed", errno.ENOSPC) and "No space left" in copy["error"]
 
 
 def test_more_writes_than_tapdisk_survives_break_the_mirror_at_once(site):
