@@ -14,6 +14,7 @@ from storage_motion.errors import CopyFailed, MirrorBroken, MoverFailed, VmNotRu
 RESUME = "resume"          # a file in /run/sxm/<id>/: somebody wants it to be tried now
 LIMIT = 5                  # tries, unless the administrator says otherwise; 0: none, and no holding out either
 FIRST, LONGEST = 2.0, 60.0  # seconds before the first try, doubled for each further one up to the second
+REBOOT = 3                 # tries in a row for which a VM may be seen not to run, as while it reboots; 14 s at least
 STEADY = 600.0             # seconds without a break after which the tries are counted anew
 HOLD = 300.0               # seconds for somebody to say `resume`; less than movers and receivers wait for a word (600 s)
 POLL = 0.1
@@ -44,10 +45,17 @@ def renew(m, phase, error):
     if time.time() - m.entry.get("broken_at", 0) > STEADY:
         m.note(tries=0)
     m.note(broken_at=time.time(), phase=phase.name)
+    gone = 0
     while True:
         _await_try(m, error)
         try:
             phase.renew(m)
+        except VmNotRunning as latest:
+            # It has been shut down, or halted by a move that failed: until it is given back nobody can start it.
+            gone, error = gone + 1, latest
+            if gone == REBOOT:
+                raise
+            continue
         except Exception as latest:
             log.warning("%s: it cannot be taken up: %s", m.id, m.describe(latest))
             error = latest

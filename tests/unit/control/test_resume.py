@@ -156,6 +156,12 @@ def test_a_vm_that_does_not_run_is_not_waited_for(monkeypatch):
     assert run.log.count("renew sync") == 2 and run.waited[-1] == 6 and run.entry["error"] == ["SXM_VM_NOT_RUNNING", "v", "Halted"]
 
 
+def test_a_vm_that_has_halted_is_given_back_soon(monkeypatch):
+    run = Run(monkeypatch, {"sync": [CUT], "renew sync": [VmNotRunning("v", "Halted")] * 99}, limit=9)
+    assert run.log.count("renew sync") == resume.REBOOT and run.waited[-1] == 14
+    assert run.entry["error"] == ["SXM_VM_NOT_RUNNING", "v", "Halted"] and run.state == "failed"
+
+
 def test_it_is_not_taken_up_over_what_could_not_be_undone(monkeypatch):
     run = Run(monkeypatch, {"move": [CUT], "undo remap": [OSError("gone")]})
     assert "renew sync" not in run.log and run.state == "failed" and run.entry["left"]
