@@ -20,6 +20,20 @@ def put(m, disk):
     """Bar the disk, and prove from its tapdisk that the mirror is attached. Raises MirrorBroken, TimedOut, SmFault."""
     vdi = m.source_vdi(disk)
     waiting.until(lambda: _put(m, vdi), COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
+    _prove(m, disk, vdi)
+
+
+def hold(m, disk):
+    """Put it back, with the proof, if SM's garbage collector has taken it away, as it does when it has relinked the disk.
+
+    To be called again and again until the disk is deactivated for the move. Raises as `put`."""
+    vdi = m.source_vdi(disk)
+    # While SM relinks the key is its own, and keeps everybody out as well.
+    if BAR not in m.source.xenapi.VDI.get_sm_config(vdi) and _put(m, vdi):
+        _prove(m, disk, vdi)
+
+
+def _prove(m, disk, vdi):
     stat = json.loads(smapi.call(m.source, m.source.xenapi.SR.get_by_uuid(disk.source_sr), "vdi_mirror_stat", vdi_ref=vdi,
                                  timeout=STAT_TIMEOUT))
     if stat["state"] != "mirroring":

@@ -6,11 +6,12 @@ from typing import List, NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import adopt, bar, cleanup, gate, remap, sync, waiting
+from storage_motion.control import adopt, bar, changes, cleanup, gate, remap, sync, waiting
 from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.session import NOT_XAPI, reason
 
+BAR_INTERVAL = 1.0         # seconds: less than a guest needs to reboot
 POLL = 0.03                # seconds: the guest is paused meanwhile
 MOVE_TIMEOUT = 24 * 3600.0  # a big VM's memory over a slow link
 SILENCE_TIMEOUT = 120.0    # of a xenopsd that is being restarted
@@ -51,6 +52,7 @@ def _task(m, here):
         m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     if not m.plan.cross_pool and not m.plan.same_host:
         m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
+    changes.require_none(m)
     waiting.at_once(lambda disk: bar.put(m, disk), m.plan.disks)
     sync.watch(m)   # a mirror that has ended by now lacks what the guest has written since
     m.note(xenops_task=STARTING)
@@ -71,6 +73,7 @@ def _note_opened(m):
 
 def hand_over(m):
     """Open the gates of a halted VM's disks, each after its source is sealed."""
+    changes.require_none(m)
     for disk in m.plan.disks:
         waiting.until(lambda: bar.put_again(m, disk), bar.COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
         one = _gate(m, disk, False)
@@ -253,6 +256,7 @@ class _Driver:
         self.error = None
         self.downtime = None
         self._detached_at = None
+        self._held = time.monotonic()
         self._cancelled = False
 
     def drive(self):
@@ -292,6 +296,7 @@ class _Driver:
         try:
             self._advance()
             if self._detached_at is None:
+                self._hold_bars()
                 self.m.pulse(cancellable=False)
         except (MotionError, XenAPI.Failure) as error:
             self._stop(error)
@@ -299,6 +304,13 @@ class _Driver:
             # A xapi that is away for a moment: a gate can be led on later. SM at the destination waits 120 s for it, and
             # then xenopsd's task fails.
             log.warning("%s: xapi does not answer: %s", self.m.id, reason(error))
+
+    def _hold_bars(self):
+        """A guest cannot reboot within so short a time, so what happens between two looks is seen by the second one's proof."""
+        if time.monotonic() - self._held > BAR_INTERVAL:
+            self._held = time.monotonic()
+            for disk in self.m.plan.disks:
+                bar.hold(self.m, disk)
 
     def _advance(self):
         """Lead every gate on. Whether all are open."""

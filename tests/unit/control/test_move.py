@@ -44,7 +44,9 @@ class World:
             monkeypatch.setattr(move, name, 0.3)
         monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)
         monkeypatch.setattr(move, "_maps", lambda m: ({}, {}))
-        self.source.add("VM", uuid="v", blocked_operations={"hard_shutdown": "ours"})
+        vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
+        self.source.add("VM", uuid="v", blocked_operations={"hard_shutdown": "ours"}, VBDs=[vbd], VIFs=[])
+        self.source.tables["VDI"][self._here]["uuid"] = "k"
         self.source.add("SR", uuid="s")
         self.tapdisk = "mirroring"
         monkeypatch.setattr(bar.smapi, "call", lambda *_, **__: '{"state": "%s", "outstanding": 0}' % self.tapdisk)
@@ -448,3 +450,27 @@ def test_a_vm_that_may_come_yet_is_waited_for(monkeypatch):
     with pytest.raises(TimedOut):
         move.complete(world)
     assert done == []
+
+
+def test_a_bar_that_sm_took_away_is_put_back_with_its_proof(monkeypatch):
+    world = world_of(monkeypatch, PENDING, PENDING, PENDING, "suspend", PENDING, PENDING, "arrive")
+    monkeypatch.setattr(move, "BAR_INTERVAL", 0.0)
+    world.script[1] = lambda: (world.here.pop("relinking"), PENDING)[1]
+    move.move(world)
+    assert world.here == SEALED
+
+
+def test_who_came_in_without_a_mirror_while_the_bar_was_away_is_noticed(monkeypatch):
+    world = world_of(monkeypatch, PENDING, PENDING, PENDING, PENDING, FAILED)
+    monkeypatch.setattr(move, "BAR_INTERVAL", 0.0)
+    world.script[1] = lambda: (world.here.pop("relinking"), setattr(world, "tapdisk", "none"), PENDING)[2]
+    with pytest.raises(MirrorBroken):
+        move.move(world)
+    assert world.log == ["cancel"]
+
+
+def test_while_sm_relinks_the_bar_is_its_own(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.here["relinking"], world.tapdisk = "True", "none"
+    bar.hold(world, world.plan.disks[0])
+    assert world.here["relinking"] == "True"
