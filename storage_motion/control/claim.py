@@ -36,12 +36,45 @@ def claim(m):
     for disk in m.plan.disks:
         # xapi copies other_config to a snapshot, so the one that the mirror takes is found by this mark, whatever crashes.
         _add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
+    _fasten(m)
+
+
+def _fasten(m):
+    """Have xapi refuse to unplug the disks (VBD_NOT_UNPLUGGABLE): `unpluggable` is the one field of a VBD by which anybody can."""
+    if not m.plan.live:
+        return
+    refs = {disk.vbd: m.source.xenapi.VBD.get_by_uuid(disk.vbd) for disk in m.plan.disks}
+    before = m.entry.get("fastened", [])
+    fastened = [uuid for uuid, ref in sorted(refs.items()) if uuid in before or m.source.xenapi.VBD.get_unpluggable(ref)]
+    m.note(fastened=fastened)
+    for uuid in fastened:
+        m.source.xenapi.VBD.set_unpluggable(refs[uuid], False)
+
+
+def _loosen(m):
+    """Take that back at the source, as far as the disks are still there."""
+    for uuid in m.entry.get("fastened", []):
+        ref = Records(m.source).ref("VBD", uuid)
+        if ref:
+            m.source.xenapi.VBD.set_unpluggable(ref, True)
+    m.note(fastened=[])
+
+
+def loosen_arrived(m, vm):
+    """Take it back for the VM (a ref) in the other pool, which has been told of it with all else. Its VBDs have other UUIDs there."""
+    ours = {m.disk(disk.key)["destination_vdi"] for disk in m.plan.disks if disk.vbd in m.entry.get("fastened", [])}
+    api = m.destination.xenapi
+    for ref in api.VM.get_VBDs(vm) if ours else ():
+        vbd = api.VBD.get_record(ref)
+        if not vbd["empty"] and not vbd["unpluggable"] and api.VDI.get_uuid(vbd["VDI"]) in ours:
+            api.VBD.set_unpluggable(ref, True)
 
 
 def release(m):
     """Take back what `claim` did, and nothing that somebody else put there."""
     for disk in m.plan.disks:
         unmark_vdi(m.source, disk.key, m.id)
+    _loosen(m)
     unblock(m)
     vm = m.vm()
     if m.source.xenapi.VM.get_other_config(vm).get(CLAIM) == m.id:

@@ -29,6 +29,7 @@ def end(m):
     if not m.plan.cross_pool:
         claim.release(m)
         return
+    claim.loosen_arrived(m, remap.destination_vm(m))
     claim.unblock_arrived(m, remap.destination_vm(m))
     if m.arrival:
         remap.depart(m.destination, m.arrival)

@@ -132,7 +132,8 @@ def add_vm(pool, host, vdis, network, **changes):
     vm = pool.add("VM", **dict(record, **changes))
     for number, vdi in enumerate(vdis):
         vbd = pool.add("VBD", VM=vm, VDI=vdi, type="Disk", empty=False, userdevice=str(number), mode="RW",
-                       device="xvd" + "abcdefgh"[number], currently_attached=True)
+                       device="xvd" + "abcdefgh"[number], currently_attached=True,
+                       unpluggable=True)
         pool.tables["VM"][vm]["VBDs"].append(vbd)
         pool.tables["VDI"][vdi]["VBDs"] = [vbd]
     pool.tables["VM"][vm]["VIFs"] = [pool.add("VIF", VM=vm, network=network, device="0", MAC="aa:bb:cc:00:00:01")]

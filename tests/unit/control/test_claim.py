@@ -17,7 +17,8 @@ class FakeMigration:
         self.ref = add_vm(self.source, by_name(self.source, "host", "a1"), [vdi], by_name(self.source, "network", "guests"))
         plan = make_plan(vm=self.record["uuid"])
         self.vdi = self.source.tables["VDI"][vdi]
-        self.plan = plan._replace(disks=[plan.disks[0]._replace(key=self.vdi["uuid"])])
+        self.vbd = self.source.tables["VBD"][self.record["VBDs"][0]]
+        self.plan = plan._replace(disks=[plan.disks[0]._replace(key=self.vdi["uuid"], vbd=self.vbd["uuid"])])
         self.entry = {}
 
     record = property(lambda self: self.source.tables["VM"][self.ref])
@@ -47,7 +48,7 @@ def test_what_the_migration_needs_is_not_blocked():
 def test_release_takes_back_only_ours():
     m = FakeMigration()
     m.record["blocked_operations"] = {"destroy": "precious"}
-    before = dict(m.record), dict(m.vdi)
+    before = dict(m.record), dict(m.vdi), dict(m.vbd)
     claim.claim(m)
     claim.claim(m)
     m.source.xenapi.VM.remove_from_blocked_operations(m.ref, "start")
@@ -55,7 +56,7 @@ def test_release_takes_back_only_ours():
     claim.release(m)
     claim.release(m)
     before[0]["blocked_operations"]["start"] = "the user's, meanwhile"
-    assert (dict(m.record), dict(m.vdi)) == before
+    assert (dict(m.record), dict(m.vdi), dict(m.vbd)) == before
 
 
 def test_of_two_only_one_gets_it():
@@ -68,10 +69,10 @@ def test_of_two_only_one_gets_it():
     assert m.record["other_config"] == {"sxm_migration": "m"}, "the undo of the second leaves the first alone"
 
 
-@pytest.mark.parametrize("calls", range(1, 30))
+@pytest.mark.parametrize("calls", range(1, 34))
 def test_a_failure_at_every_call_is_undone(calls):
     m = FakeMigration()
-    before = dict(m.record), dict(m.vdi)
+    before = dict(m.record), dict(m.vdi), dict(m.vbd)
     real, left = m.source.call, [calls]
 
     def failing(*arguments):
@@ -86,4 +87,36 @@ def test_a_failure_at_every_call_is_undone(calls):
         pass
     m.source.call = real
     claim.release(m)
-    assert (dict(m.record), dict(m.vdi)) == before
+    assert (dict(m.record), dict(m.vdi), dict(m.vbd)) == before
+
+
+def test_its_disks_are_not_unplugged_meanwhile():
+    m = FakeMigration()
+    claim.claim(m)
+    assert m.vbd["unpluggable"] is False
+    claim.claim(m)
+    claim.release(m)
+    claim.release(m)
+    assert m.vbd["unpluggable"] is True
+
+
+def test_a_disk_that_never_was_to_be_unplugged_stays_so():
+    m = FakeMigration()
+    m.vbd["unpluggable"] = False
+    claim.claim(m)
+    claim.release(m)
+    assert m.vbd["unpluggable"] is False
+
+
+def test_the_disks_of_the_vm_that_has_arrived_may_be_unplugged_again():
+    m = FakeMigration()
+    m.destination = make_pool("B", ["b1"])
+    vdis = [add_vdi(m.destination, by_name(m.destination, "SR", "b1-sr")) for _ in range(2)]
+    vm = add_vm(m.destination, by_name(m.destination, "host", "b1"), vdis, by_name(m.destination, "network", "guests"))
+    vbds = [m.destination.tables["VBD"][ref] for ref in m.destination.tables["VM"][vm]["VBDs"]]
+    for vbd in vbds:
+        vbd["unpluggable"] = False
+    m.disk = lambda key: {"destination_vdi": m.destination.tables["VDI"][vdis[0]]["uuid"]}
+    claim.claim(m)
+    claim.loosen_arrived(m, vm)
+    assert [vbd["unpluggable"] for vbd in vbds] == [True, False], "only those that we fastened"
