@@ -27,7 +27,7 @@ class Injection:
         self._link = link
         self._chance = chance
         self._due = []               # [(when, what to do, the Host that it is done to or None)]
-        self._hunts = []             # [(case, path of the program)]
+        self._hunts = []             # [(case, paths of the programs)]
         self.killed_tapdisks = []    # [(side, pid)]
         self.stopped = set()         # pids
         self.log = []
@@ -44,9 +44,9 @@ class Injection:
             return self._power(case, side)
         if case.fault in ("cut", "slow"):
             return how[case.fault](case, None)
-        program = _PROGRAMS.get(case.process)
-        if program:
-            self._hunts.append((case, self.hosts[side].root + program))
+        programs = _PROGRAMS.get(case.process)
+        if programs:
+            self._hunts.append((case, [self.hosts[side].root + program for program in programs]))
             return False
         process = self._find(case.process, side)
         return bool(process) and how[case.fault](case, process)
@@ -59,12 +59,12 @@ class Injection:
             entry[1]()
         hit = []
         for hunt in list(self._hunts):
-            case, program = hunt
-            for process in running(program):
+            case, programs = hunt
+            process = next((process for program in programs for process in running(program)), None)
+            if process:
                 self._hunts.remove(hunt)
-                if (self._kill if case.fault == "kill" else self._stop)(case, process):
-                    hit.append(case)
-                break
+                (self._kill if case.fault == "kill" else self._stop)(case, process)
+                hit.append(case)
         return hit
 
     def settle(self):
@@ -180,10 +180,9 @@ class Injection:
         return pid and Process.of(pid)
 
 
-_PROGRAMS = {
-    "SM command at the source": "/opt/xensource/sm/MirrorSR", "SM command at the destination": "/opt/xensource/sm/MirrorSR",
-    "plugin at the destination": "/etc/xapi.d/plugins/sxm.py",
-}
+_SM = ("/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/FileSR")
+_PROGRAMS = {"SM command at the source": _SM, "SM command at the destination": _SM,
+             "plugin at the destination": ("/etc/xapi.d/plugins/sxm.py",)}
 
 
 def _daemon(kind):
