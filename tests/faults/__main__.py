@@ -20,13 +20,14 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--cases", type=int, default=300, help="how many, at least")
     parser.add_argument("--first", type=int, default=0, help="the seed of the first run; a round has %d" % len(cases.round_of(0)))
+    parser.add_argument("--only", default="", help="only runs with a case that has this in its name, such as 'power failure'")
     parser.add_argument("--case", type=int, help="the seed of the one run to replay alone")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="labs at a time")
     parser.add_argument("--docs", action="store_true", help="write the table into docs/reliability.md")
     given = parser.parse_args()
     if given.case is not None:
         return replay(given.case)
-    seeds = cases.seeds_for(given.cases, given.first)
+    seeds = [seed for seed in cases.seeds_for(given.cases, given.first) if any(given.only in str(case) for case in cases.plan(seed))]
     print("%d runs, seeds %d to %d, with %d cases" % (len(seeds), seeds[0], seeds[-1], sum(len(cases.plan(seed)) for seed in seeds)))
     begun, results = time.monotonic(), []
     with concurrent.futures.ProcessPoolExecutor(given.at_once, multiprocessing.get_context("spawn")) as pool:
