@@ -28,6 +28,8 @@ def main():
     if given.case is not None:
         return replay(given.case)
     seeds = [seed for seed in cases.seeds_for(given.cases, given.first) if any(given.only in str(case) for case in cases.plan(seed))]
+    if not seeds:
+        parser.error("no case has %r in its name" % given.only)
     print("%d runs, seeds %d to %d, with %d cases" % (len(seeds), seeds[0], seeds[-1], sum(len(cases.plan(seed)) for seed in seeds)))
     begun, results = time.monotonic(), []
     with concurrent.futures.ProcessPoolExecutor(given.at_once, multiprocessing.get_context("spawn")) as pool:
