@@ -9,6 +9,7 @@ import XenAPI
 import XenAPIPlugin
 
 from storage_motion.control import commands, receiving, recovery
+from storage_motion.dom0 import argv
 from storage_motion.errors import MotionError
 
 FUNCTIONS = {
@@ -44,4 +45,5 @@ def _code_and_details(description):
 
 
 if __name__ == "__main__":
+    argv.hide()
     XenAPIPlugin.dispatch({name: answering(function) for name, function in FUNCTIONS.items()})

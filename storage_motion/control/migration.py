@@ -30,8 +30,7 @@ def initial(plan, retry_limit=resume.LIMIT):
 
 def ask_to_cancel(migration):
     """Leave word for the worker."""
-    with open(os.path.join(journal.run_directory(migration), CANCEL), "w"):
-        pass
+    journal.replace(os.path.join(journal.run_directory(migration), CANCEL), "", sync=False)
 
 
 class Migration:

@@ -310,7 +310,7 @@ def _uptime():
 
 def _log_to_file():
     if not log.handlers:
-        handler = logging.FileHandler(root.path(launch.LOG))
+        handler = logging.FileHandler(root.private_file(launch.LOG))
         handler.setFormatter(logging.Formatter("%(asctime)s recovery %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)

@@ -25,8 +25,7 @@ log = logging.getLogger("sxm")
 
 def ask(migration):
     """Leave word for the worker."""
-    with open(_path(migration), "w"):
-        pass
+    journal.replace(_path(migration), "", sync=False)
 
 
 def begins(m, phase, error):

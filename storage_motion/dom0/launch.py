@@ -123,7 +123,7 @@ def start(name, argv):
 
 
 def _start_unit(unit, argv):
-    log = root.path(LOG)
+    log = root.private_file(LOG)
     shell = ["/bin/sh", "-c", 'exec "$@" >>"$0" 2>&1 </dev/null', log]
     command = ["systemd-run", "--quiet", "--slice=sxm.slice", "--unit=" + unit] + shell + list(argv)
     _run(unit, command)
@@ -172,7 +172,6 @@ except OSError as error:
 
 
 def _start_detached(name, argv):
-    log = root.path(LOG)
-    os.makedirs(os.path.dirname(log), exist_ok=True)
+    log = root.private_file(LOG)
     answer = _run(name, [sys.executable, "-S", "-E", "-c", _DETACH, log] + list(argv))
     return int(answer)

@@ -1,5 +1,6 @@
 """Where dom0's file system begins: `/` on a host, `$SXM_ROOT` for a host of the lab (DESIGN section 4)."""
 import os
+import stat
 
 
 def root():
@@ -15,7 +16,23 @@ def path(absolute):
 
 
 def private_directory(absolute):
-    """Make dom0's directory `absolute`, for root alone (0700), where it is missing, and return its path here."""
+    """Make dom0's directory `absolute`, for root alone (0700), where it is missing, and return its path here.
+
+    One that somebody made, and left open to others, is closed to them."""
     here = path(absolute)
     os.makedirs(here, mode=0o700, exist_ok=True)
+    if stat.S_IMODE(os.stat(here).st_mode) != 0o700:
+        os.chmod(here, 0o700)
+    return here
+
+
+def private_file(absolute):
+    """The same for an empty file (0600), and the directory that it is in, which is as it is. Its path here."""
+    here = path(absolute)
+    os.makedirs(os.path.dirname(here), exist_ok=True)
+    descriptor = os.open(here, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
     return here

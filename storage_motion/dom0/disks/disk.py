@@ -115,7 +115,7 @@ class Record(object):
 
     def write(self, value):
         """Remember an object, all of it or nothing."""
-        with open(self._path + ".new", "w") as record:
+        with os.fdopen(os.open(self._path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as record:
             json.dump(value, record)
         os.rename(self._path + ".new", self._path)
 
