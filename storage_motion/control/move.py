@@ -2,11 +2,10 @@
 import json
 import logging
 import time
-from typing import List, NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import adopt, bar, changes, cleanup, gate, remap, sync, waiting
+from storage_motion.control import adopt, bar, changes, cleanup, gate, remap, sync, waiting, whereabouts
 from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -15,11 +14,7 @@ BAR_INTERVAL = 1.0         # seconds: less than a guest needs to reboot
 POLL = 0.03                # seconds: the guest is paused meanwhile
 MOVE_TIMEOUT = 24 * 3600.0  # a big VM's memory over a slow link
 SILENCE_TIMEOUT = 120.0    # of a xenopsd that is being restarted
-SETTLE_TIMEOUT = 150.0     # SM's activation at the destination waits for its gate for up to 120 s
 COMPLETE_TIMEOUT = 60.0
-SOURCE, DESTINATION = "source", "destination"
-LIVE = ("Running", "Paused")
-GONE = (None, "Halted")
 STARTING = "starting"      # in the journal in place of xenopsd's task, while its name is not known yet
 
 log = logging.getLogger("sxm")
@@ -34,7 +29,7 @@ def move(m):
     if driver.error is None:
         m.note(downtime=driver.downtime)
         return
-    if whereabouts(m) == DESTINATION:
+    if whereabouts.decide(m) == whereabouts.DESTINATION:
         log.warning("%s: xenopsd reports %s, but the VM is at the destination", m.id, driver.error)
         _note_opened(m)
         return
@@ -66,7 +61,7 @@ def _note_opened(m):
     """The VM is at its new disks. A gate that was being opened when nobody could tell any more is open, then: it opens only
     when the mover says `finish`, and that only for what was verified."""
     for disk in m.plan.disks:
-        if _opened(m, disk, m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk))):
+        if whereabouts.opened(m, disk, m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk))):
             m.note(disk.key, gate=gate.OPEN)
             gate.open_again(m.destination, m.destination_vdi(disk))  # what a `finish` that died had begun
 
@@ -84,13 +79,14 @@ def shut_gates(m):
     """Undo of both: shut the destination's gates again, then unseal the source. Raises Undecided unless it is sure where
     the VM is."""
     if not m.plan.live:
-        _stop_finishing(m)
-    elif whereabouts(m) == DESTINATION:
+        whereabouts.stop_finishing(m)
+    elif whereabouts.decide(m) == whereabouts.DESTINATION:
         raise Undecided("the VM is at the destination, and was to be taken back")
     for disk in m.plan.disks:
-        if _begun_to_open(m, disk):
+        vdi = whereabouts.vdi_there(m, disk)
+        if whereabouts.begun_to_open(m, disk) and vdi:
             try:
-                gate.shut(m.destination, m.destination_vdi(disk), m.disk(disk.key)["destination_vdi"])
+                gate.shut(m.destination, vdi, m.disk(disk.key)["destination_vdi"])
             except GateOpen as error:
                 raise Undecided(str(error))
             m.note(disk.key, opened=True)
@@ -118,26 +114,9 @@ def seal_again(m):
             gate.put(m.source.xenapi.VDI, m.source_vdi(disk), gate.PAUSED, _seal(m))
 
 
-def _stop_finishing(m):
-    """Have the destination end what may be opening gates. Whatever is shut after this stays shut. Raises Undecided.
-
-    A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back."""
-    if not any(_begun_to_open(m, disk) for disk in m.plan.disks):
-        return
-    try:
-        m.plugin("receive-stop")
-    except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
-        raise Undecided("whether a gate is being opened at the destination: %s" % " ".join(m.describe(error)))
-
-
-def _begun_to_open(m, disk):
-    """Whether the disk's gate may be open, for all that the journal knows."""
-    return m.disk(disk.key).get("gate") in (gate.OPENING, gate.OPEN)
-
-
 def complete(m):
     """Have the destination's xapi take the VM as its own: running, or halted if it has ended since, or never began to run."""
-    seen = waiting.until(lambda: _settled(_look(m)), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
+    seen = waiting.until(lambda: _settled(whereabouts.look(m)), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
     if seen.live:
         _take_running(m)
     else:
@@ -153,13 +132,17 @@ def complete(m):
     m.note(arrived_halted=not seen.live)
 
 
+def _settled(seen):
+    return seen if seen.live or seen.ended else None
+
+
 def _take_running(m):
     vm = remap.destination_vm(m)
     m.destination.xenapi.VM.pool_migrate_complete(vm, m.host())
 
     def arrived():
         return (m.destination.xenapi.VM.get_resident_on(vm) == m.host()
-                and m.destination.xenapi.VM.get_power_state(vm) in LIVE
+                and m.destination.xenapi.VM.get_power_state(vm) in whereabouts.LIVE
                 and (m.plan.cross_pool or all(_has_its_disk(m, disk) for disk in m.plan.disks)))
     waiting.until(arrived, COMPLETE_TIMEOUT, "VM %s in the records of its pool" % m.plan.vm)
 
@@ -168,6 +151,7 @@ def _take_halted(m):
     """The records of a halted VM with its new disks."""
     log.warning("%s: VM %s does not run at the destination: it is halted there", m.id, m.plan.vm)
     _shut_down_if_suspended(m)
+    whereabouts.xenopsd_there(m).forget(m.plan.vm)
     if m.plan.cross_pool:
         vm = remap.destination_vm(m)
         if m.destination.xenapi.VM.get_power_state(vm) != "Halted":
@@ -176,73 +160,6 @@ def _take_halted(m):
     if m.source.xenapi.VM.get_power_state(m.vm()) != "Halted":
         cleanup.halt(m, m.vm())
     adopt.adopt(m)
-
-
-class Seen(NamedTuple):
-    """How it looks at the destination. `disks`: the sm_config of each, in the plan's order; `state`: the VM's, of its xenopsd, None if
-    that does not know it; `arriving`: whether a copy of the VM is on its way in."""
-    disks: List[dict]
-    state: Optional[str]
-    arriving: bool
-    same_host: bool
-
-    @property
-    def live(self):
-        """It runs on the new disks. Where both hosts are one the state alone may be that of the VM on its old disks."""
-        return self.state in LIVE and any(gate.active(config) for config in self.disks)
-
-    @property
-    def ended(self):
-        """It does not run there, nor will, unless somebody starts it."""
-        away = self.state in GONE or self.same_host and self.state == "Suspended"
-        return away and not self.arriving and all(gate.is_free(config) for config in self.disks)
-
-
-def _look(m):
-    # In this order: what has been seen in the disks may end, but not begin, without the VM's being seen then.
-    disks = [m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk)) for disk in m.plan.disks]
-    there = _xenopsd_there(m)
-    arriving = there.power_state(xenops.incoming(m.plan.vm)) is not None
-    return Seen(disks, there.power_state(m.plan.vm), arriving, m.plan.same_host)
-
-
-def _settled(seen):
-    return seen if seen.live or seen.ended else None
-
-
-def whereabouts(m):
-    """SOURCE or DESTINATION: where the VM is, now that xenopsd's task has not succeeded. Raises Undecided if that is not sure.
-
-    The last gate to open is the point from which on the destination's disks are the VM's: it may have run on them, and have ended
-    before anybody saw that. So it is at the destination if it runs there, and also if it does not run but all gates are open; and
-    at the source if a gate is shut, and none of the new disks is active. What is shut stays shut meanwhile."""
-    _stop_finishing(m)
-    asked = [None]
-
-    def decided():
-        try:
-            seen = _look(m)
-        except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
-            asked[0] = " ".join(m.describe(error))
-            return None
-        active = any(gate.active(config) for config in seen.disks)
-        opened = all(_opened(m, disk, config) for disk, config in zip(m.plan.disks, seen.disks))
-        asked[0] = "it is %s there, and its disks are %s" % (
-            "arriving" if seen.arriving else seen.state, "active" if active else "not active, and open" if opened else "not active")
-        if seen.live or opened and seen.ended:
-            return DESTINATION
-        if not opened and not active and (m.plan.same_host or seen.state not in LIVE):
-            return SOURCE
-        return None
-    try:
-        return waiting.until(decided, SETTLE_TIMEOUT, "whereabouts of the VM")
-    except TimedOut:
-        raise Undecided("whether VM %s is at the destination: %s" % (m.plan.vm, asked[0]))
-
-
-def _opened(m, disk, sm_config):
-    """Whether the gate of a disk has been opened, and not shut again."""
-    return _begun_to_open(m, disk) and not gate.is_shut(sm_config)
 
 
 class _Driver:
@@ -374,20 +291,6 @@ def _verify(m):
         return False
     pool = list(m.source.xenapi.pool.get_all_records().values())[0]
     return bool(pool.get("tls_verification_enabled", False))
-
-
-def _xenopsd_there(m):
-    if m.plan.same_host:
-        return xenops.Xenops.local(m.source, "sxm " + m.id)
-    if m.arrival is None:
-        _arrive_again(m)
-    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id, renew=lambda: _arrive_again(m)["xenops"])
-
-
-def _arrive_again(m):
-    """What leads to the destination's xenopsd, with a session of now: a xapi that is restarted forgets all that it has given."""
-    m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
-    return m.arrival
 
 
 def _has_its_disk(m, disk):

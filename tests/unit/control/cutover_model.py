@@ -4,7 +4,7 @@ Of several disks this is the last one whose gate opens; with `sibling`, another 
 
 It goes by the code's own table, gate.TRANSITIONS; each of its conditions, and everything else that another process could see
 or be killed between, is one step here. What the others do is read from: real SM's blktap2._add_tag and _deactivate_locked;
-xenops_server's VM.migrate (facts/xapi.md); move.whereabouts, move.shut_gates; received_disk._finish; Destination.finish.
+xenops_server's VM.migrate (facts/xapi.md); whereabouts.decide, move.shut_gates; received_disk._finish; Destination.finish.
 
 A worker may give up leading the gates at any moment (a cancel, an error, a xapi that is away), and xenopsd's task may fail at
 any moment: so no time-out needs a clock.
@@ -144,7 +144,7 @@ class Model:
             yield found
 
     def _looking(self, s):
-        """move.whereabouts"""
+        """whereabouts.decide"""
         w, to = s.worker, s._replace
         if w == "stop" and (s.step not in (OPENING, OPEN) or "no receive-stop" in self.changes):
             yield "nothing to stop", to(worker="where")

@@ -2,7 +2,7 @@
 import pytest
 
 from fake_pool import FakePool, add_vdi, failure
-from storage_motion.control import bar, gate, move, remap
+from storage_motion.control import bar, gate, move, remap, whereabouts
 from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, MoverFailed, TimedOut, Undecided, Unreachable, XenopsError
 from test_migration import make_plan
 
@@ -40,8 +40,8 @@ class World:
         self.plugin_fails = None
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
         monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, renew: FakeXenops(self, "there")))
-        for name in ("SETTLE_TIMEOUT", "SILENCE_TIMEOUT"):
-            monkeypatch.setattr(move, name, 0.3)
+        monkeypatch.setattr(whereabouts, "SETTLE_TIMEOUT", 0.3)
+        monkeypatch.setattr(move, "SILENCE_TIMEOUT", 0.3)
         monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)
         monkeypatch.setattr(move, "_maps", lambda m: ({}, {}))
         vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
@@ -229,7 +229,7 @@ def test_a_finish_that_died_half_way_has_opened_the_gate(monkeypatch):
     world = world_of(monkeypatch, PENDING)
     world.note("k", gate="opening")
     del world.there["relinking"]
-    assert move.whereabouts(world) == move.DESTINATION
+    assert whereabouts.decide(world) == whereabouts.DESTINATION
     move._note_opened(world)
     assert world.there == {} and world.disk("k")["gate"] == "open"
 
@@ -271,16 +271,16 @@ LOST = Unreachable("b", "gone")
 
 
 @pytest.mark.parametrize("gate_is, active, there, arriving, same_host, expected", [
-    ("shut", False, None, None, False, move.SOURCE), ("shut", False, "Halted", None, False, move.SOURCE),
-    ("shut", False, "Suspended", "Suspended", False, move.SOURCE), ("shut", False, "Running", None, False, None),
+    ("shut", False, None, None, False, whereabouts.SOURCE), ("shut", False, "Halted", None, False, whereabouts.SOURCE),
+    ("shut", False, "Suspended", "Suspended", False, whereabouts.SOURCE), ("shut", False, "Running", None, False, None),
     ("shut", False, LOST, None, False, None), ("shut", False, XenopsError("VM.stat", "boom"), None, False, None),
-    ("shut", False, "Running", None, True, move.SOURCE), ("shut", False, None, None, True, move.SOURCE),
-    ("open", True, "Running", None, False, move.DESTINATION), ("open", True, None, None, False, None),
+    ("shut", False, "Running", None, True, whereabouts.SOURCE), ("shut", False, None, None, True, whereabouts.SOURCE),
+    ("open", True, "Running", None, False, whereabouts.DESTINATION), ("open", True, None, None, False, None),
     ("open", True, "Suspended", None, False, None), ("open", False, "Running", None, False, None),
-    ("open", False, None, None, False, move.DESTINATION), ("open", False, "Halted", None, False, move.DESTINATION),
+    ("open", False, None, None, False, whereabouts.DESTINATION), ("open", False, "Halted", None, False, whereabouts.DESTINATION),
     ("open", False, None, "Paused", False, None), ("open", False, LOST, None, False, None),
-    ("open", True, "Running", None, True, move.DESTINATION), ("open", False, "Running", None, True, None),
-    ("open", False, "Suspended", None, True, move.DESTINATION), ("open", False, "Suspended", None, False, None)])
+    ("open", True, "Running", None, True, whereabouts.DESTINATION), ("open", False, "Running", None, True, None),
+    ("open", False, "Suspended", None, True, whereabouts.DESTINATION), ("open", False, "Suspended", None, False, None)])
 def test_whereabouts(monkeypatch, gate_is, active, there, arriving, same_host, expected):
     world = world_of(monkeypatch, PENDING, same_host=same_host)
     world.state_there, world.arriving = there, arriving
@@ -293,9 +293,9 @@ def test_whereabouts(monkeypatch, gate_is, active, there, arriving, same_host, e
         world.there[HOST] = "RW"
     if expected is None:
         with pytest.raises(Undecided):
-            move.whereabouts(world)
+            whereabouts.decide(world)
     else:
-        assert move.whereabouts(world) == expected
+        assert whereabouts.decide(world) == expected
 
 
 def test_one_gate_that_is_shut_is_enough_to_know_that_the_vm_never_ran_there(monkeypatch):
@@ -307,7 +307,7 @@ def test_one_gate_that_is_shut_is_enough_to_know_that_the_vm_never_ran_there(mon
     monkeypatch.setattr(World, "destination_vdi", lambda self, disk: other if disk.key == "l" else self._there)
     world.note("k", gate="open")
     world.open()
-    assert move.whereabouts(world) == move.SOURCE
+    assert whereabouts.decide(world) == whereabouts.SOURCE
     move.shut_gates(world)
     assert world.there == SHUT and world.log == ["receive-stop", "receive-stop"]
 
@@ -317,7 +317,7 @@ def test_after_a_reset_by_sm_the_gate_is_shut_still(monkeypatch, steps):
     world = world_of(monkeypatch, PENDING)
     world.note("k", **steps)
     del world.there["paused"]
-    assert move.whereabouts(world) == move.SOURCE
+    assert whereabouts.decide(world) == whereabouts.SOURCE
 
 
 @pytest.mark.parametrize("step, task, sealed", [("attached", None, {}), ("attached", "7", {"relinking": "sxm m"}), ("sealed", "7", SEALED),
@@ -355,7 +355,7 @@ def test_a_disk_in_use_at_the_destination_is_not_shut_out_of_its_vm(monkeypatch)
     world = world_of(monkeypatch, PENDING)
     world.note("k", gate="open")
     world.open()
-    monkeypatch.setattr(move, "whereabouts", lambda m: move.SOURCE)
+    monkeypatch.setattr(whereabouts, "decide", lambda m: whereabouts.SOURCE)
     world.there[HOST] = "RW"
     with pytest.raises(Undecided):
         move.shut_gates(world)
@@ -407,7 +407,7 @@ def completing(monkeypatch, **options):
     monkeypatch.setattr(move, "_detach_networks", lambda m: done.append("networks"))
     monkeypatch.setattr(move.remap, "depart", lambda session, arrival: done.append("departed"))
     monkeypatch.setattr(move.adopt, "adopt", lambda m: done.append("adopted"))
-    monkeypatch.setattr(FakeXenops, "forget", lambda self, vm: done.append("forgotten"), raising=False)
+    monkeypatch.setattr(FakeXenops, "forget", lambda self, vm: done.append("forgotten " + self._side), raising=False)
     monkeypatch.setattr(move, "COMPLETE_TIMEOUT", 0.3)
     world.destination.add("VM", uuid="v")
     for pool, state in ((world.source, "Suspended"), (world.destination, "Running")):
@@ -421,7 +421,7 @@ def test_a_vm_that_runs_is_taken_as_running(monkeypatch):
     world, done = completing(monkeypatch)
     world.there[HOST], world.state_there = "RW", "Running"
     move.complete(world)
-    assert done == ["running", "forgotten", "networks", "departed"] and world.entry["arrived_halted"] is False
+    assert done == ["running", "forgotten here", "networks", "departed"] and world.entry["arrived_halted"] is False
     assert world.disk("k")["state"] == "moved"
 
 
@@ -429,7 +429,7 @@ def test_a_vm_that_has_ended_is_taken_as_halted(monkeypatch):
     world, done = completing(monkeypatch)
     world.state_here = "Suspended"
     move.complete(world)
-    assert done == ["reset at B", "forgotten", "networks", "departed"] and world.log == ["shut down"]
+    assert done == ["forgotten there", "reset at B", "forgotten here", "networks", "departed"] and world.log == ["shut down"]
     assert world.entry["arrived_halted"] is True
     done.clear()
     world.state_here, world.arrival = None, {"xenops": "https://b", "session_id": "x"}
@@ -441,7 +441,7 @@ def test_a_vm_that_has_ended_within_its_pool_gets_its_new_disks(monkeypatch):
     world, done = completing(monkeypatch)
     world.plan, world.state_here = make_plan(kind="in-pool", destination_host="h2"), None
     move.complete(world)
-    assert done == ["reset at A", "adopted", "forgotten", "networks", "departed"]
+    assert done == ["forgotten there", "reset at A", "adopted", "forgotten here", "networks", "departed"]
 
 
 def test_a_vm_that_may_come_yet_is_waited_for(monkeypatch):
@@ -474,3 +474,16 @@ def test_while_sm_relinks_the_bar_is_its_own(monkeypatch):
     world.here["relinking"], world.tapdisk = "True", "none"
     bar.hold(world, world.plan.disks[0])
     assert world.here["relinking"] == "True"
+
+
+def test_disks_that_recovery_there_has_taken_away_were_never_run_from(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="opening")
+    world.here.update(SEALED)
+
+    def gone(self, disk):
+        raise failure("UUID_INVALID", "VDI", "d")
+    monkeypatch.setattr(World, "destination_vdi", gone)
+    assert whereabouts.decide(world) == whereabouts.SOURCE
+    move.shut_gates(world)
+    assert "paused" not in world.here and "relinking" not in world.here

@@ -1,0 +1,123 @@
+"""Where a VM is, now that its move did not simply succeed: what is seen at the destination, and what that proves."""
+from typing import List, NamedTuple, Optional
+
+import XenAPI
+
+from storage_motion.control import gate, remap, waiting
+from storage_motion.dom0 import smapi
+from storage_motion.errors import MotionError, TimedOut, Undecided
+from storage_motion.xapi import xenops
+from storage_motion.xapi.session import NOT_XAPI
+
+SETTLE_TIMEOUT = 150.0     # SM's activation at the destination waits for its gate for up to 120 s
+SOURCE, DESTINATION = "source", "destination"
+LIVE = ("Running", "Paused")
+GONE = (None, "Halted")
+TAKEN_AWAY = {gate.BOLT: smapi.GATE_SHUT}   # the sm_config of a VDI that is not there any more, as good as one that is shut
+
+
+def stop_finishing(m):
+    """Have the destination end what may be opening gates. Whatever is shut after this stays shut. Raises Undecided.
+
+    A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back."""
+    if not any(begun_to_open(m, disk) for disk in m.plan.disks):
+        return
+    try:
+        m.plugin("receive-stop")
+    except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
+        raise Undecided("whether a gate is being opened at the destination: %s" % " ".join(m.describe(error)))
+
+
+def begun_to_open(m, disk):
+    """Whether the disk's gate may be open, for all that the journal knows."""
+    return m.disk(disk.key).get("gate") in (gate.OPENING, gate.OPEN)
+
+
+class Seen(NamedTuple):
+    """How it looks at the destination. `disks`: the sm_config of each, in the plan's order; `state`: the VM's, of its xenopsd, None if
+    that does not know it; `arriving`: whether a copy of the VM is on its way in."""
+    disks: List[dict]
+    state: Optional[str]
+    arriving: bool
+    same_host: bool
+
+    @property
+    def live(self):
+        """It runs on the new disks. Where both hosts are one the state alone may be that of the VM on its old disks."""
+        return self.state in LIVE and any(gate.active(config) for config in self.disks)
+
+    @property
+    def ended(self):
+        """It does not run there, nor will, unless somebody starts it."""
+        away = self.state in GONE or self.same_host and self.state == "Suspended"
+        return away and not self.arriving and all(gate.is_free(config) for config in self.disks)
+
+
+def look(m):
+    """Look: a Seen. Raises whatever the destination does not answer with."""
+    # In this order: what has been seen in the disks may end, but not begin, without the VM's being seen then.
+    found = [vdi_there(m, disk) for disk in m.plan.disks]
+    disks = [m.destination.xenapi.VDI.get_sm_config(vdi) if vdi else TAKEN_AWAY for vdi in found]
+    there = xenopsd_there(m)
+    arriving = there.power_state(xenops.incoming(m.plan.vm)) is not None
+    return Seen(disks, there.power_state(m.plan.vm), arriving, m.plan.same_host)
+
+
+def vdi_there(m, disk):
+    """The ref of a disk's VDI at the destination; None if it has been taken away, as recovery there does with those that are shut."""
+    try:
+        return m.destination_vdi(disk)
+    except XenAPI.Failure as failure:
+        if failure.details[0] != "UUID_INVALID":
+            raise
+        return None
+
+
+def decide(m):
+    """SOURCE or DESTINATION: where the VM is, now that xenopsd's task has not succeeded. Raises Undecided if that is not sure.
+
+    The last gate to open is the point from which on the destination's disks are the VM's: it may have run on them, and have ended
+    before anybody saw that. So it is at the destination if it runs there, and also if it does not run but all gates are open; and
+    at the source if a gate is shut, and none of the new disks is active. What is shut stays shut meanwhile."""
+    stop_finishing(m)
+    asked = [None]
+
+    def decided():
+        try:
+            seen = look(m)
+        except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
+            asked[0] = " ".join(m.describe(error))
+            return None
+        active = any(gate.active(config) for config in seen.disks)
+        all_open = all(opened(m, disk, config) for disk, config in zip(m.plan.disks, seen.disks))
+        asked[0] = "it is %s there, and its disks are %s" % (
+            "arriving" if seen.arriving else seen.state, "active" if active else "not active, and open" if all_open else "not active")
+        if seen.live or all_open and seen.ended:
+            return DESTINATION
+        if not all_open and not active and (m.plan.same_host or seen.state not in LIVE):
+            return SOURCE
+        return None
+    try:
+        return waiting.until(decided, SETTLE_TIMEOUT, "whereabouts of the VM")
+    except TimedOut:
+        raise Undecided("whether VM %s is at the destination: %s" % (m.plan.vm, asked[0]))
+
+
+def opened(m, disk, sm_config):
+    """Whether the gate of a disk has been opened, and not shut again."""
+    return begun_to_open(m, disk) and not gate.is_shut(sm_config)
+
+
+def xenopsd_there(m):
+    """The Xenops of the destination host."""
+    if m.plan.same_host:
+        return xenops.Xenops.local(m.source, "sxm " + m.id)
+    if m.arrival is None:
+        _arrive_again(m)
+    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id, renew=lambda: _arrive_again(m)["xenops"])
+
+
+def _arrive_again(m):
+    """What leads to the destination's xenopsd, with a session of now: a xapi that is restarted forgets all that it has given."""
+    m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
+    return m.arrival
