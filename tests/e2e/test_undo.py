@@ -8,10 +8,11 @@ import XenAPI
 
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
-from tests.e2e.scene import Scene
+from tests.e2e.scene import KILLED, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 PROMISED = 10.0            # seconds that a cancel may take
+ARRIVES = 60.0
 NOBODY = "0" * 8 + "-0000-0000-0000-" + "0" * 12
 # What at-switch does while a test kills a xenopsd: says that it is there, and waits for the end of the pretence.
 HOLD = "#!/bin/sh\ntouch %(at)s\nwhile [ -e %(at)s ]; do sleep 0.1; done\n"
@@ -139,3 +140,44 @@ def test_the_destinations_xenopsd_dies_after_the_gates_opened(scene):
     scene.assert_runs()
     scene.assert_nothing_left()
     scene.moves()
+
+
+def test_a_vm_that_ended_there_before_anybody_saw_it_run(scene):
+    """The worker dies as the gate opens; the VM arrives, writes, and crashes. Only the destination's disks have what it wrote."""
+    source, there = scene.host, scene.there
+    migration = scene.begin_and_kill(("disk", "gate", ["open"], True))
+    deadline = time.monotonic() + ARRIVES
+    while there.domain(scene.uuid) is None or there.domain(scene.uuid)["pid"] is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    scene.host = there
+    scene.wait_for_writes(20)
+    os.kill(there.domain(scene.uuid)["pid"], KILLED)
+    answer, = scene.call("recover", host=source, migration=migration)["migrations"]
+    assert answer["outcome"] == "moved" and "halted" in answer["why"] and answer["error"] == ["SXM_ARRIVED_HALTED", scene.uuid], answer
+    assert scene.record["power_state"] == "Halted"
+    scene.assert_nothing_left()
+    scene.pool.start_vm(scene.pool.xapi.VM.get_by_uuid(scene.uuid), there.name)
+    scene.assert_runs()
+    scene.moves()
+
+
+def test_the_xenopsd_of_both_dies_after_the_gates_opened(scene):
+    """Within a host: the VM is halted on its new disks."""
+    here, at = scene.host, scene.host.root + "/run/held"
+    here.at_switch(HOLD % {"at": at})
+    try:
+        migration = scene.begin(**scene.within("big"))
+        scene.until(migration, lambda entry: os.path.exists(at))
+        here.kill("xenopsd")
+    finally:
+        here.at_switch(None)
+        if os.path.exists(at):
+            os.unlink(at)
+    here.start_xenopsd()
+    entry = scene.ended(migration)
+    assert entry["error"] == ["SXM_ARRIVED_HALTED", scene.uuid] and entry["left"] == []
+    assert scene.record["power_state"] == "Halted"
+    scene.assert_nothing_left()
+    scene.pool.start_vm(scene.pool.xapi.VM.get_by_uuid(scene.uuid), here.name)
+    scene.assert_runs()
