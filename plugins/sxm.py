@@ -45,5 +45,8 @@ def _code_and_details(description):
 
 
 if __name__ == "__main__":
-    argv.hide()
+    try:
+        argv.hide()
+    except (OSError, ValueError):
+        pass  # better to be seen in `ps` than not to be done; it is xapi that put it there
     XenAPIPlugin.dispatch({name: answering(function) for name, function in FUNCTIONS.items()})

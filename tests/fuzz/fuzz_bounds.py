@@ -7,25 +7,28 @@ nothing and remove nothing: sys.addaudithook sees whatever Python does of that.
 """
 import contextlib
 import os
+import random
 import resource
 import signal
 import sys
 import time
+import zlib
 
 from hypothesis import HealthCheck, settings
 
 TOTAL = int(os.environ.get("FUZZ") or 0)
-SHARE = 4000            # inputs in all, where FUZZ does not say
+SHARE = 20000            # inputs in all, where FUZZ does not say
 CPU_BOUND = 5.0         # seconds of this process; a noisy machine does not count
-WALL_BOUND = 20.0       # seconds
+WALL_BOUND = 120.0      # seconds: for what hangs, on a machine that is busy with much else
 MIB = 1 << 20
 MEMORY_BOUND = 64 * MIB
+EACH = 20               # inputs that `variants` makes of one
 # Of a thousand inputs, how many go to each part.
 PARTS = {
-    "arguments": 100, "planner": 40, "migration ids": 50, "disks to receive": 60,
-    "NBD server": 180, "forwarder": 30, "NBD client": 160, "mirror": 3,
-    "JSON lines": 50, "hello": 50, "TLS": 5, "welcome": 30, "control role": 62, "control socket": 20, "control link": 10,
-    "ova.xml": 80, "archive": 20, "journal": 20, "VHD": 20, "qemu-img": 10,
+    "arguments": 20, "planner": 10, "migration ids": 10, "disks to receive": 80,
+    "NBD server": 180, "forwarder": 40, "NBD client": 160, "mirror": 1,
+    "JSON lines": 90, "hello": 80, "TLS": 2, "welcome": 60, "control role": 70, "control socket": 6, "control link": 3,
+    "ova.xml": 80, "archive": 28, "journal": 40, "VHD": 20, "qemu-img": 20,
 }
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 EFFECTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.kill", "os.remove", "os.rename",
@@ -37,11 +40,55 @@ _effects = None         # what the input under way has done, while one is
 _allowed = ()
 
 
-def inputs(part, tests=1):
-    """Hypothesis' settings for a test of a part, of which there are `tests`: its count of inputs, the same each time without FUZZ."""
-    count = max(20, -(-(TOTAL or SHARE) * PARTS[part] // 1000 // tests))
+def inputs(part, tests=1, each=1):
+    """Hypothesis' settings for a test of a part: its examples, the same ones each time without FUZZ.
+
+    `tests`: how many share the part's inputs; `each`: how many inputs it makes of one example."""
+    count = max(20, -(-(TOTAL or SHARE) * PARTS[part] // 1000 // tests // each))
     return settings(max_examples=count, deadline=None, database=None, derandomize=not TOTAL, print_blob=True,
                     suppress_health_check=list(HealthCheck))
+
+
+def variants(data):
+    """`data` (bytes), and EACH - 1 mutilations of it, the same ones each time.
+
+    What hypothesis thinks up has the structure that gets a parser to its depths; to think it up takes longer than to try it."""
+    yield data
+    chance = random.Random(zlib.crc32(data))
+    for _ in range(EACH - 1):
+        mutilated = bytearray(data)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randint(0, len(mutilated))
+            CHANGES[chance.randrange(len(CHANGES))](mutilated, at, chance)
+        yield bytes(mutilated)
+
+
+def _flip(data, at, chance):
+    if at < len(data):
+        data[at] ^= 1 << chance.randrange(8)
+
+
+def _odd(data, at, chance):
+    odd = chance.choice((b"\0", b"\xff", b"\x80\0\0\0", b"\xff\xff\xff\xff", b"\0\0\2\0", b"<", b"\"", b"{", b"]", b"-", b"9" * 30, b"\n", b"\xf0\x9f"))
+    data[at:at + chance.choice((0, len(odd)))] = odd
+
+
+def _cut(data, at, chance):
+    del data[at:at + chance.choice((1, 4, 16, len(data)))]
+
+
+def _repeat(data, at, chance):
+    data[at:at] = data[at:at + chance.choice((1, 4, 28, 64))]
+
+
+def _move(data, at, chance):
+    piece = data[at:at + 16]
+    del data[at:at + 16]
+    other = chance.randint(0, len(data))
+    data[other:other] = piece
+
+
+CHANGES = (_flip, _flip, _odd, _cut, _repeat, _move)
 
 
 @contextlib.contextmanager

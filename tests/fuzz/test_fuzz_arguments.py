@@ -6,6 +6,7 @@ from hypothesis import given, strategies as st
 import pytest
 
 import fuzz_bounds
+from fuzz_bounds import EACH
 from fake_pool import GIB, NULL, add_vdi, add_vm, by_name, make_pool, uuid_of
 from storage_motion.control import arguments, journal, planner, receiving
 from storage_motion.control.arguments import Problems
@@ -151,10 +152,11 @@ TEXTS = st.one_of(
 TROUBLE = ["[" * 100000, "{\"a\":" * 50000, "[" + "9" * 1000000 + "]", "[" + "0," * 300000 + "0]", " " * 5000000]
 
 
-@fuzz_bounds.inputs("disks to receive")
+@fuzz_bounds.inputs("disks to receive", 1, EACH)
 @given(TEXTS)
-def test_disks_to_receive(text):
-    disks_of(text)
+def test_disks_to_receive(example):
+    for text in fuzz_bounds.variants(example.encode("utf-8", "replace")):
+        disks_of(text.decode("utf-8", "replace"))
 
 
 @pytest.mark.parametrize("number", range(len(TROUBLE)))

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 import pytest
 
 import fuzz_bounds
+from fuzz_bounds import EACH
 from storage_motion.control import journal, migration, planner, status
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.dom0 import images
@@ -91,11 +92,12 @@ def rewritten(document):
         ova.parse(after)
 
 
-@fuzz_bounds.inputs("ova.xml")
+@fuzz_bounds.inputs("ova.xml", 1, EACH)
 @given(st.one_of(st.tuples(st.sampled_from(TARGETS), st.integers(0, 60), st.sampled_from(TAGS + [b""])).map(swapped), st.binary(max_size=100),
                  st.lists(st.sampled_from(TAGS), max_size=30).map(b"".join), st.integers(0, len(GOOD)).map(lambda cut: GOOD[:cut])))
-def test_metadata(document):
-    rewritten(document)
+def test_metadata(example):
+    for document in fuzz_bounds.variants(example):
+        rewritten(document)
 
 
 @pytest.mark.parametrize("name", sorted(TROUBLE))
@@ -106,10 +108,15 @@ def test_metadata_that_is_known_to_be_trouble(directory, name):
 ARCHIVE = metadata.pack(GOOD)
 
 
-@fuzz_bounds.inputs("archive")
+@fuzz_bounds.inputs("archive", 1, EACH)
 @given(st.one_of(st.tuples(st.integers(0, 600), st.binary(min_size=1, max_size=12)).map(lambda change: ARCHIVE[:change[0]] + change[1] + ARCHIVE[change[0] + len(change[1]):]),
                  st.integers(0, len(ARCHIVE)).map(lambda cut: ARCHIVE[:cut]), st.binary(max_size=1100)), st.booleans())
-def test_archive(data, mended):
+def test_archive(example, mended):
+    for data in fuzz_bounds.variants(example):
+        unpack(data, mended)
+
+
+def unpack(data, mended):
     if mended and len(data) >= 512:     # a header whose checksum is right
         total = sum(data[:148]) + 8 * 32 + sum(data[156:512])
         data = data[:148] + b"%06o\0 " % total + data[156:]
@@ -173,10 +180,12 @@ def test_journals_that_are_trouble(directory, text):
     load(directory, SOURCE, text)
 
 
-@fuzz_bounds.inputs("journal")
+@fuzz_bounds.inputs("journal", 1, EACH)
 @given(st.sampled_from([SOURCE, RECEIVING]).flatmap(lambda side: st.tuples(st.just(side), journals(RECEIVED if side else JOURNAL))))
 def test_journal(directory, made):
-    load(directory, *made)
+    side, example = made
+    for text in fuzz_bounds.variants(example):
+        load(directory, side, text)
 
 
 def load(directory, side, text):
@@ -234,7 +243,7 @@ PLACES = st.one_of(st.sampled_from([8, 12, 16, 20, 28, 32, 40, 44, 48, 52, 60, 6
                    st.integers(384, 400).map(lambda at: at * 4), st.integers(512, 700).map(lambda at: at * 4))          # the table, and what follows
 
 
-@fuzz_bounds.inputs("VHD")
+@fuzz_bounds.inputs("VHD", 1, EACH)
 @given(st.lists(st.tuples(PLACES, st.one_of(NUMBERS, st.integers(0, 64))), max_size=3), st.one_of(st.none(), st.integers(0, 6000)), st.booleans(),
        st.sampled_from([None, None, b"file://./child.vhd", b"file:///dev/zero", b"file:///dev/tty", b"file://" + b"../" * 50, b"file://./\xff"]))
 def test_vhd(directory, chain, changes, cut, relative, parent):
@@ -242,11 +251,17 @@ def test_vhd(directory, chain, changes, cut, relative, parent):
     data = mutilated(good, changes)
     if parent:
         data = data.replace(b"file://./parent.vhd", parent[:19].ljust(19, b"/"))
+    for image in fuzz_bounds.variants(data if cut is None else data[:cut]):
+        extents(path, image, directory + "/parent.vhd" if relative else None)
+
+
+def extents(path, data, base):
+    """Write an image and have it read."""
     with open(path, "wb") as out:
-        out.write(data if cut is None else data[:cut])
+        out.write(data)
     with fuzz_bounds.bounded("VHD", 256 * fuzz_bounds.MIB):
         try:
-            size, extents = images.extents("vhd", path, directory + "/parent.vhd" if relative else None)
+            size, extents = images.extents("vhd", path, base)
             assert all(0 <= offset and length > 0 and offset + length <= size and offset % SECTOR == 0 for offset, length in extents)
             assert all(first[0] + first[1] < second[0] for first, second in zip(extents, extents[1:]))
         except (BadImage, ImagesUnrelated):
@@ -262,11 +277,16 @@ SAID = st.one_of(JSON.map(json.dumps), st.text(max_size=20), st.sampled_from([""
                      lambda change, good=good: json.dumps(changed(good, *change))) for good in (MAP, INFO)))
 
 
-@fuzz_bounds.inputs("qemu-img")
+@fuzz_bounds.inputs("qemu-img", 1, EACH)
 @given(SAID, SAID)
-def test_qemu_img(said, also):
+def test_qemu_img(map_example, info):
+    for said in fuzz_bounds.variants(map_example.encode("utf-8", "replace")):
+        be_told(said, info.encode("utf-8", "replace"))
+
+
+def be_told(said, also):
     patch = pytest.MonkeyPatch()
-    patch.setattr(images, "_run", lambda line, path: (also if "info" in line else said).encode("utf-8", "replace"))
+    patch.setattr(images, "_run", lambda line, path: also if "info" in line else said)
     try:
         with fuzz_bounds.bounded("qemu-img"):
             try:

@@ -9,6 +9,7 @@ import time
 from hypothesis import given, strategies as st
 
 import fuzz_bounds
+from fuzz_bounds import EACH
 from storage_motion.data import merge, nbd, nbd_client, nbd_server, stream
 from storage_motion.data.forwarder import Forwarder
 from storage_motion.data.mirror import Mirror
@@ -57,10 +58,15 @@ def said(data):
     return ours, theirs
 
 
-@fuzz_bounds.inputs("NBD server", 2)
+@fuzz_bounds.inputs("NBD server", 2, EACH)
 @given(st.one_of(st.binary(max_size=200), joined(OPTIONS, 40).map(struct.pack(">I", 3).__add__)), joined(REQUESTS, 6))
 def test_server(handshake, requests):
-    ours, theirs = said(handshake + requests)
+    for data in fuzz_bounds.variants(handshake + requests):
+        serve(data)
+
+
+def serve(data):
+    ours, theirs = said(data)
     try:
         with fuzz_bounds.bounded("NBD server", WRITE_MEMORY):
             try:
@@ -73,9 +79,14 @@ def test_server(handshake, requests):
         theirs.close()
 
 
-@fuzz_bounds.inputs("NBD server", 2)
+@fuzz_bounds.inputs("NBD server", 2, EACH)
 @given(st.one_of(joined(REQUESTS, 8), st.binary(max_size=200)))
-def test_requests_are_whole_or_none(data):
+def test_requests_are_whole_or_none(example):
+    for data in fuzz_bounds.variants(example):
+        take_requests(data)
+
+
+def take_requests(data):
     ours, theirs = said(data)
     ours.setblocking(False)
     reader, taken = nbd_server.RequestReader(ours), b""
@@ -118,11 +129,14 @@ class Tapdisk(threading.Thread):
             self.sock.close()
 
 
-@fuzz_bounds.inputs("forwarder")
+@fuzz_bounds.inputs("forwarder", 1, EACH)
 @given(st.sampled_from(["mirror", "copy"]), st.one_of(joined(REQUESTS, 10), st.binary(max_size=100)), st.booleans())
-def test_forwarder(role, data, goodbye):
-    if goodbye:
-        data += nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0)
+def test_forwarder(role, example, goodbye):
+    for data in fuzz_bounds.variants(example):
+        forward(role, data + nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0) * goodbye)
+
+
+def forward(role, data):
     ours, mover = said(data)
     near, far = socket.socketpair()
     far.settimeout(BOUND)
@@ -148,10 +162,15 @@ ANSWERS = st.tuples(mostly(nbd.OPTION_REPLY_MAGIC, U64), mostly(nbd.OPT_GO, U32)
                         lambda made: nbd.OPTION_REPLY.pack(made[0], made[1], made[2], len(made[3]) if made[4] is None else made[4]) + made[3])
 
 
-@fuzz_bounds.inputs("NBD client", 2)
+@fuzz_bounds.inputs("NBD client", 2, EACH)
 @given(GREETING, joined(st.one_of(ANSWERS, packed(nbd.EXPORT, U64, U16), TAIL), 5))
 def test_client_handshake(greeting, answers):
-    ours, theirs = said(greeting + answers)
+    for data in fuzz_bounds.variants(greeting + answers):
+        negotiate(data)
+
+
+def negotiate(data):
+    ours, theirs = said(data)
     try:
         with fuzz_bounds.bounded("NBD client"):
             try:
@@ -163,9 +182,14 @@ def test_client_handshake(greeting, answers):
         theirs.close()
 
 
-@fuzz_bounds.inputs("NBD client", 2)
+@fuzz_bounds.inputs("NBD client", 2, EACH)
 @given(st.lists(st.booleans(), min_size=1, max_size=8), joined(st.one_of(REPLIES, REPLIES, TAIL), 10))
-def test_client(reads, replies):
+def test_client(reads, example):
+    for replies in fuzz_bounds.variants(example):
+        ask(reads, replies)
+
+
+def ask(reads, replies):
     ours, theirs = said(replies)
     client = nbd_client.Client(ours, SIZE, timeout=BOUND)
     try:
