@@ -56,6 +56,29 @@ def _destroy(database, class_name, ref):
         database.destroy(class_name, ref)
 
 
+@call("VBD.plug", "self:ref(VBD)")
+def plug_vbd(context, self):
+    """Raises what xapi does (xapi_vbd_helpers.ml); this xenopsd cannot plug anything into a VM that runs."""
+    _hotplug(context.database, self, "plug", True, "DEVICE_ALREADY_ATTACHED")
+
+
+@call("VBD.unplug", "self:ref(VBD)")
+def unplug_vbd(context, self):
+    if not context.database.get("VBD", self, "unpluggable"):
+        raise Failure("VBD_NOT_UNPLUGGABLE", self)
+    _hotplug(context.database, self, "unplug", False, "DEVICE_ALREADY_DETACHED")
+
+
+def _hotplug(database, vbd, method, done, already):
+    record = database.record("VBD", vbd)
+    state = database.get("VM", record["VM"], "power_state")
+    if state != "Running":
+        raise Failure("VM_BAD_POWER_STATE", record["VM"], "running", state.lower())
+    if record["currently_attached"] == done:
+        raise Failure(already, vbd)
+    raise Failure("NOT_IMPLEMENTED", "VBD." + method)
+
+
 def _removable(database, vbd):
     record = database.record("VBD", vbd)
     if record["type"] != "CD":

@@ -223,6 +223,21 @@ def get_allowed_vif_devices(context, vm):
     return _free_devices(context, vm, "VIFs", "VIF", "device")[:7]
 
 
+# --- what this xapi only knows how to refuse
+
+def _refusing(name):
+    def refuse(context, vm, *_):
+        with operation(context, vm, name):
+            raise Failure("NOT_IMPLEMENTED", "VM." + name)
+    return refuse
+
+
+for _name, _more in (("suspend", ""), ("resume", " start_paused:bool force:bool"), ("pause", ""), ("unpause", ""), ("checkpoint", " new_name:string"),
+                     ("clone", " new_name:string"), ("copy", " new_name:string sr:ref(SR)"),
+                     ("pool_migrate", " host:ref(host) options:map(string,string)")):
+    call("VM." + _name, "vm:ref(VM)" + _more)(_refusing(_name))
+
+
 # --- snapshots
 
 @call("VM.snapshot", "vm:ref(VM) new_name:string ignore_vdis:set(ref(VDI))?")

@@ -11,6 +11,8 @@ OPERATIONS = {
     "start": ("Halted",), "start_on": ("Halted",), "destroy": ("Halted",),
     "clean_shutdown": ("Running",), "hard_shutdown": ("Paused", "Running", "Suspended"),
     "clean_reboot": ("Running",), "hard_reboot": ("Paused", "Running"),
+    "suspend": ("Running",), "resume": ("Suspended",), "pause": ("Running",), "unpause": ("Paused",), "checkpoint": ("Running",),
+    "clone": ("Halted", "Suspended"), "copy": ("Halted", "Suspended"), "revert": _ANY,
     "snapshot": _ANY, "metadata_export": _ANY, "power_state_reset": _ANY, "update_allowed_operations": _ANY,
     "pool_migrate": ("Running", "Suspended"), "migrate_send": ("Halted", "Running", "Suspended"),
 }
@@ -20,11 +22,11 @@ _BESIDE_OTHERS = ("metadata_export", "update_allowed_operations")      # do not 
 
 def refusal(ref, record, operation):
     """The Failure with which xapi refuses the operation now, or None."""
+    if operation in record["blocked_operations"]:
+        return Failure("OPERATION_BLOCKED", ref, record["blocked_operations"][operation])
     others = {key: name for key, name in record["current_operations"].items() if name not in _BESIDE_OTHERS}
     if others and operation not in _BESIDE_OTHERS:
         return Failure("OTHER_OPERATION_IN_PROGRESS", "VM", ref, *sorted(others.values())[:1])
-    if operation in record["blocked_operations"]:
-        return Failure("OPERATION_BLOCKED", ref, record["blocked_operations"][operation])
     if record["is_a_snapshot"] and operation not in _FOR_TEMPLATES:
         return Failure("VM_IS_SNAPSHOT", ref, operation)
     if record["is_a_template"] and operation not in _FOR_TEMPLATES:

@@ -1,7 +1,7 @@
 """Describing the VM to the destination pool: its metadata, with a counterpart for every disk and interface."""
 import urllib.parse
 
-from storage_motion.control import claim
+from storage_motion.control import changes, claim
 from storage_motion.control.checks import CLAIM
 from storage_motion.errors import Undecided
 from storage_motion.xapi import metadata, ova
@@ -45,6 +45,7 @@ def rehearse(source, destination, plan):
 
 def bring_live(m):
     """Bring the running VM's metadata to the destination pool, and have its host keep room for it."""
+    changes.require_none(m)
     m.arrival = arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     vm = bring(m)
     m.destination.xenapi.host.allocate_resources_for_vm(m.host(), vm, True)

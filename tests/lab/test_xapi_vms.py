@@ -112,8 +112,19 @@ def test_a_start_that_fails_leaves_the_vm_halted(pool, x, vm):
 
 
 def test_what_it_does_not_know_it_does_not_make_up(x, vm):
-    for call in ("VM.suspend", "VM.resume", "VM.migrate_send", "VM.pool_migrate", "VDI.copy", "VBD.plug"):
+    for call in ("VM.migrate_send", "VM.resume_on", "VDI.copy"):
         assert failure_of(getattr(getattr(x, call.split(".")[0]), call.split(".")[1]), vm) == ["MESSAGE_METHOD_UNKNOWN", call]
+
+
+def test_what_it_cannot_do_it_refuses_as_xapi_does(x, vm):
+    assert failure_of(x.VM.suspend, vm)[0] == "VM_BAD_POWER_STATE"
+    assert failure_of(x.VM.clone, vm, "x") == ["NOT_IMPLEMENTED", "VM.clone"]
+    x.VM.add_to_blocked_operations(vm, "suspend", "why")
+    assert failure_of(x.VM.suspend, vm) == ["OPERATION_BLOCKED", vm, "why"], "before anything else"
+    for vbd in x.VM.get_VBDs(vm):
+        assert failure_of(x.VBD.plug, vbd)[0] == "VM_BAD_POWER_STATE"
+        x.VBD.set_unpluggable(vbd, False)
+        assert failure_of(x.VBD.unplug, vbd) == ["VBD_NOT_UNPLUGGABLE", vbd]
 
 
 def changed(host, vm_uuid):
