@@ -114,7 +114,7 @@ class Run:
                 self._note("%s: %s" % (entry["state"], entry["error"]))
                 return
             worker = Process.from_json(entry["worker"])
-            assert not (worker and worker.alive()), "a worker that has ended is alive"
+            assert not worker or worker.gone(REST), "a worker that has ended its migration stays alive"
             given = {name: arguments[name] for name in PASSWORD}
             answer, = self.scene.call("recover", host=source, migration=migration, **given)["migrations"]
             self._note("recovery from %s: %s: %s" % (entry["phase"], answer["outcome"], answer["why"]))
