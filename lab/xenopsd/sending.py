@@ -109,9 +109,9 @@ def _hand_over(host, record, remote, arriving, memory, figures, identity):
     record["power_state"], record["role"] = "Suspended", "outgoing"
     host.store.save(record)
     # all of the guest's I/O is answered; from here on its disks must be as they are
-    host.disks.deactivate_all(record)
-    figures.mark("deactivated")
     try:
+        host.disks.deactivate_all(record)
+        figures.mark("deactivated")
         remote.call("VM.receive_memory", id=arriving, memory=xmlrpc.client.Binary(memory), marks=figures.marks)
     except XenopsError:
         _abort(remote, arriving)
