@@ -5,6 +5,7 @@ and waits; its command line, environment, directory and output are read from /pr
 ROOT. It is no process of the host (it has no SXM_ROOT): what a host leaves running is looked for by that.
 """
 import atexit
+import contextlib
 import importlib
 import os
 import runpy
@@ -21,6 +22,8 @@ PRELOAD = (
     "storage_motion.control.commands", "storage_motion.control.receiving", "storage_motion.control.recovery", "lab_blktap.tap_ctl",
     "lab_blktap.vbd", "lab_blktap.engine", "lab_blktap.chain", "lab_blktap.qmp", "lab_blktap.reply", "lab_blktap.stats", "lab_blktap.mirror")
 """What the programs import; one that is not there is left to the program."""
+UNABLE = "unable"
+"""What a client is told if its program could not be begun: it becomes a real Python then."""
 LOOK = 2000
 """Milliseconds between two looks whether ROOT is still there."""
 
@@ -62,15 +65,19 @@ class Server:
                     self._orphaned(ready)
 
     def _begin(self, client):
-        watched = os.pidfd_open(client)
+        try:
+            watched = os.pidfd_open(client)
+        except ProcessLookupError:  # it was killed meanwhile
+            return
         fork = os.fork()
         if fork == 0:
-            status = 125
+            reply = "%s/%d" % (self._directory, client)
             try:
-                status = run(client)
+                arguments = become(client)
             except BaseException:
                 traceback.print_exc()
-            finish(status, "%s/%d" % (self._directory, client))
+                finish(UNABLE, reply)
+            finish(str(run(arguments)), reply)
         watch = os.pidfd_open(fork)
         self._forks[watch], self._clients[watched] = (fork, client, watched), fork
         self._poll.register(watch, select.POLLIN)
@@ -80,15 +87,14 @@ class Server:
         fork, client, watched = self._forks.pop(watch)
         _, status = os.waitpid(fork, 0)
         if watched in self._clients:
-            if os.WIFSIGNALED(status):  # so was its client, then
-                os.kill(client, os.WTERMSIG(status))
+            if os.WIFSIGNALED(status):  # so is its client, then
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(client, os.WTERMSIG(status))
             self._forget(watched)
         self._poll.unregister(watch)
         os.close(watch)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink("%s/%d" % (self._directory, client))
-        except FileNotFoundError:
-            pass
 
     def _orphaned(self, watched):
         """A client is gone. Its fork may just be ending, too."""
@@ -103,8 +109,8 @@ class Server:
         os.close(watched)
 
 
-def run(client):
-    """In the fork: become what the process `client` would be, and run its program. Its exit status."""
+def become(client):
+    """In the fork: become what the process `client` would be. Its arguments."""
     process = "/proc/%d/" % client
     with open(process + "cmdline", "rb") as cmdline:
         arguments = [os.fsdecode(word) for word in cmdline.read().split(b"\0")[2:-1]]
@@ -122,12 +128,17 @@ def run(client):
         del arguments[0]
     sys.argv = arguments
     sys.path.insert(0, os.path.dirname(arguments[0]))
+    return arguments
+
+
+def run(arguments):
+    """In the fork: run the program. Its exit status."""
     try:
         runpy.run_path(arguments[0], run_name="__main__")
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return end.code & 0xff if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         return 1
@@ -142,12 +153,12 @@ def finish(status, reply):
         try:
             stream.flush()
         except OSError:
-            status = status or 120
+            status = "120"
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     with open(reply, "w") as answer:
-        answer.write("%d\n" % (status & 0xff))
+        answer.write(status + "\n")
     os._exit(0)
 
 

@@ -1,0 +1,94 @@
+"""dom0's Python in the storage guest: short programs are run by forks of a process that has done their imports, and notice nothing."""
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from lab.dom0 import scripts
+from lab.storage_guest import image
+
+PYTHON = os.path.join(image.HERE, "python")
+PROGRAM = """#!/usr/bin/python3
+import os, sys, time
+parent = open("/proc/%d/cmdline" % os.getppid()).read()
+print("fork" if "/prefork.py\\0" in parent else "alone", sys.argv[1:], os.environ["SXM_ROOT"], os.environ.get("EXTRA"), os.getcwd())
+print("complaint", file=sys.stderr)
+if sys.argv[1] == "sleep":
+    with open(sys.argv[2], "w") as out:
+        out.write("%d\\n" % os.getpid())
+    time.sleep(120)
+sys.exit(int(sys.argv[1]))
+"""
+BOUND = 60.0
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open") or not os.path.exists("/usr/bin/python3"), reason="needs pidfds")
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A driver of a host whose Python has its server up. Both are gone afterwards."""
+    root = str(tmp_path)
+    os.mkdir(root + "/run")
+    scripts.write_interpreter(root, PYTHON)
+    path = scripts.install_text(PROGRAM.replace("/usr/bin/python3", root + "/usr/bin/python3", 1), root, "/opt/xensource/sm/TestSR")
+    os.chmod(path, 0o755)
+    assert call(path, "0")[1].startswith("alone ")
+    until(lambda: os.path.exists(root + "/run/prefork/requests"))
+    yield path
+    servers = of_server(root)
+    shutil.rmtree(root)
+    until(lambda: not any(os.path.exists("/proc/%d/cwd" % pid) for pid in servers))
+
+
+def of_server(root):
+    """The pids of the servers of a root, and of their forks."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/cmdline" % name) as cmdline:
+                if "prefork.py\0" + root in cmdline.read():
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def call(path, *arguments):
+    done = subprocess.run([path] + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=BOUND, cwd="/usr",
+                          env=dict(os.environ, EXTRA="yes"))
+    return done.returncode, done.stdout, done.stderr
+
+
+def until(what):
+    deadline = time.monotonic() + BOUND
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_program_has_its_arguments_environment_directory_output_and_status(program):
+    root = program[:-len("/opt/xensource/sm/TestSR")]
+    assert call(program, "3", "<?xml a b?>\n") == (3, "fork ['3', '<?xml a b?>\\n'] %s yes /usr\n" % root, "complaint\n")
+    assert call(program, "0")[0] == 0
+    assert [name for name in os.listdir(root + "/run/prefork") if name.isdigit()] == []
+
+
+def test_a_program_ends_with_its_client(program, tmp_path):
+    note = str(tmp_path / "note")
+    client = subprocess.Popen([program, "sleep", note], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: os.path.exists(note) and open(note).read().endswith("\n"))
+    pid = int(open(note).read())
+    assert pid != client.pid
+    client.kill()
+    client.wait(BOUND)
+    until(lambda: not os.path.exists("/proc/%d" % pid))
+    assert call(program, "0")[1].startswith("fork ")
+
+
+def test_what_cannot_be_begun_in_a_fork_is_run_alone(program):
+    # a closed output cannot be opened from outside
+    done = subprocess.run([program, "4"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=BOUND,
+                          preexec_fn=lambda: os.close(2))
+    assert (done.returncode, done.stdout.split()[0]) == (4, b"alone")
