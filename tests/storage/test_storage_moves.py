@@ -15,7 +15,7 @@ from lab.pools import leftovers
 RESULTS = os.environ.get("SXM_RESULTS", "/mnt/share/results")
 MOVES = os.environ.get("SXM_SHIFTS", "1").split()
 WITHIN = "within"
-REFUSED_UNPLUG = ("VDI_IN_USE", "SR_BACKEND_FAILURE_16")
+REFUSED_UNPLUG = ("VDI_IN_USE", "SR_DEVICE_IN_USE")
 """xapi's own refusal where a VM has a disk of the SR attached, and the driver's where a tapdisk of ours has it open."""
 
 pytestmark = pytest.mark.timeout(2400)
