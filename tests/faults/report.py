@@ -9,11 +9,10 @@ BEGIN, END = "<!-- made by make test-faults DOCS=1 -->\n", "<!-- end of what mak
 
 
 def known(result):
-    """Why a run that failed was known to, or None."""
-    for case in result.get("done", []):
-        if cases.known(case):
-            return cases.known(case)
-    return None
+    """Why a run that failed was known to, or None. Only for one that stayed undecided: nothing else is known."""
+    if result["outcome"] != "undecided":
+        return None
+    return next(filter(None, map(cases.known, result.get("done", []))), None)
 
 
 def unexpected(results):

@@ -69,13 +69,17 @@ class Worker:
             self._scene = Scene(self._lab)
 
     def _keep_evidence(self, seed):
-        """The logs of both hosts, for whoever looks into it."""
+        """Logs, journals and databases, for whoever looks into it."""
         for host in self._lab.hosts if self._lab else []:
             for directory in KEPT:
                 target = os.path.join(EVIDENCE, str(seed), host.name, directory)
                 shutil.rmtree(target, ignore_errors=True)
                 if os.path.isdir(os.path.join(host.root, directory)):
                     shutil.copytree(os.path.join(host.root, directory), target)
+        for pool in self._lab.pools if self._lab else []:
+            state = os.path.join(self._lab.directory, pool.name, "database", "state.json")
+            if os.path.exists(state):
+                shutil.copyfile(state, os.path.join(EVIDENCE, str(seed), "database-%s.json" % pool.name))
 
 
 def _shorten_gate_patience(root):
