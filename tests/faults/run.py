@@ -147,8 +147,9 @@ class Run:
         self._compare(scene.guest.records())
 
     def _may_halt(self):
-        """xapi's own outcomes: a host without power, a xenopsd that dies, a move that fails after the guest was suspended."""
-        return any(case.fault == "power failure" or case.process.startswith("xenopsd") or NAMES.index(case.phase) >= NAMES.index("move")
+        """xapi's own outcomes: a host without power, a xenopsd that dies, a move that fails after the guest was suspended, also by
+        something that was stopped for seconds in a phase before the move."""
+        return any(case.fault == "power failure" or case.process.startswith("xenopsd") or NAMES.index(case.phase) >= NAMES.index("in-sync")
                    for case in self.done)
 
     def _check(self, migration, source, there, injection):
