@@ -55,11 +55,6 @@ PASSING = {
 }
 """Processes that run for a moment only: the phases right after which one runs. It is hit as soon as it is seen."""
 
-WITHOUT = """
-A kill of the guest's own tapdisk, at the source or, once the VM runs there, at the destination: the guest loses its disk, moving or
-not. A slow link, or one that is cut, between the pools' xapis: killing and stopping a xapi does the same to whoever asks it.
-""".strip()
-
 _ACTIVATING = ("the destination lost power while SM was activating: `activating` stays in sm_config, which stops SM itself as well, "
                "so it stays undecided until somebody clears that (see the model of the cut-over)")
 KNOWN = {

@@ -63,7 +63,7 @@ class Run:
                 self.missed = [case for case in self.cases if case not in self.done]
         self._recover(migration, source, arguments, injection)
         self._settle(injection)
-        self._check(migration, source, there, injection)
+        self._check(migration, source, there)
 
     # -- the migration
 
@@ -152,7 +152,7 @@ class Run:
         return any(case.fault == "power failure" or case.process.startswith("xenopsd") or NAMES.index(case.phase) >= NAMES.index("in-sync")
                    for case in self.done)
 
-    def _check(self, migration, source, there, injection):
+    def _check(self, migration, source, there):
         scene = self.scene
         scene.assert_runs()
         self._at_rest()
