@@ -11,6 +11,7 @@ import XenAPI
 from storage_motion.control import journal, movers, phases, resume, secrets
 from storage_motion.control.progress import Progress
 from storage_motion.errors import ArrivedHalted, Cancelled, MotionError, NotCleanedUp, Undecided
+from storage_motion.xapi.session import NOT_XAPI, reason
 
 CANCEL = "cancel"          # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0          # seconds between two signs of life to the destination's xapi
@@ -107,7 +108,11 @@ class Migration:
         self.progress.report()
         if self.plan.cross_pool and time.monotonic() - self._alive > KEEP_ALIVE:
             self._alive = time.monotonic()
-            self.destination.xenapi.pool.get_all()
+            try:
+                self.destination.xenapi.pool.get_all()
+            except (OSError,) + NOT_XAPI as error:
+                # It may be restarting. The data go on without it; whoever needs it will tell.
+                log.warning("%s: the destination's xapi does not answer: %s", self.id, reason(error))
 
     # The run.
 

@@ -3,8 +3,10 @@
 xapi's certificates are self-signed, and a pool that is not ours has given us none to compare with, so HTTPS here keeps
 listeners out but does not prove who answers. The channel of the data pins its certificate (DESIGN section 3).
 """
+import errno
 import http.client
 import socket
+import ssl
 import threading
 import urllib.parse
 import xmlrpc.client
@@ -65,6 +67,14 @@ class _BoundTransport(xmlrpc.client.Transport):
             return self._connection[1]
         self._connection = host, self._make()
         return self._connection[1]
+
+
+    def single_request(self, *arguments, **named):
+        """As in xmlrpc.client, which tries once more over a new connection when the old one has gone cold: over TLS, too."""
+        try:
+            return super(_BoundTransport, self).single_request(*arguments, **named)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise ConnectionResetError(errno.ECONNRESET, "closed by xapi: %s" % error.strerror)
 
 
 def local_transport(timeout=DEFAULT_TIMEOUT):

@@ -1,6 +1,7 @@
 """Going through the phases and back: a failure at every one of them."""
 import json
 import os
+import types
 
 import pytest
 import XenAPI
@@ -167,3 +168,12 @@ def test_the_table_has_an_undo_for_all_up_to_the_point_of_no_return():
                                          ("undo receive", "taking back: preparing the destination"), ("of a later version", "of a later version")])
 def test_what_the_user_reads_of_a_phase(phase, said):
     assert phases.title(phase) == said
+
+
+def test_a_destination_whose_xapi_is_away_does_not_end_it(root, monkeypatch):
+    def gone(*_):
+        raise ConnectionRefusedError(111, "refused")
+    destination = types.SimpleNamespace(xenapi=types.SimpleNamespace(pool=types.SimpleNamespace(get_all=gone)))
+    one = migration.Migration(Journal.create(ID, **migration.initial(make_plan())), make_plan(), None, destination, FakeTask())
+    monkeypatch.setattr(migration, "KEEP_ALIVE", -1.0)
+    one.pulse()

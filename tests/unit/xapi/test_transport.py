@@ -1,0 +1,59 @@
+"""A connection that the server has closed meanwhile is replaced, once, whatever way that shows."""
+import http.client
+import ssl
+import xmlrpc.client
+
+import pytest
+
+from storage_motion.xapi import transport
+from web_server import serving
+
+ANSWER = xmlrpc.client.dumps((42,), methodresponse=True).encode()
+
+
+class Connection(http.client.HTTPConnection):
+    """One that `error` comes out of when something is sent over it."""
+    error = None
+
+    def send(self, data):
+        if self.error is not None:
+            raise self.error
+        super(Connection, self).send(data)
+
+
+def proxy(made, url, broken_from_the_start=None):
+    def make():
+        made.append(Connection(url[len("http://"):]))
+        made[-1].error = broken_from_the_start
+        return made[-1]
+    return xmlrpc.client.ServerProxy(url, transport=transport._BoundTransport(make))
+
+
+GONE = [ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed"),
+        ConnectionResetError(104, "reset"), BrokenPipeError(32, "broken pipe")]
+
+
+@pytest.mark.parametrize("error", GONE, ids=lambda error: error.__class__.__name__)
+def test_a_cold_connection_is_replaced(error):
+    made = []
+    with serving(lambda *_: (200, ANSWER)) as url:
+        server = proxy(made, url)
+        assert server.pool.get_all() == 42
+        made[0].error = error
+        assert server.pool.get_all() == 42
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("error", GONE, ids=lambda error: error.__class__.__name__)
+def test_only_once(error):
+    made = []
+    with pytest.raises(OSError):
+        proxy(made, "http://127.0.0.1:1", error).pool.get_all()
+    assert len(made) == 2
+
+
+def test_another_fault_of_tls_is_told_at_once():
+    made = []
+    with pytest.raises(ssl.SSLError):
+        proxy(made, "http://127.0.0.1:1", ssl.SSLError(1, "certificate verify failed")).pool.get_all()
+    assert len(made) == 1
