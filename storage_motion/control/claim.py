@@ -34,7 +34,6 @@ def claim(m):
     for operation in blocked:
         _add(m.source.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
     for disk in m.plan.disks:
-        # xapi copies other_config to a snapshot, so the one that the mirror takes is found by this mark, whatever crashes.
         _add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
     _fasten(m)
 
@@ -73,6 +72,8 @@ def loosen_arrived(m, vm):
 def release(m):
     """Take back what `claim` did, and nothing that somebody else put there."""
     for disk in m.plan.disks:
+        if Records(m.source).ref("VDI", disk.key):
+            unmark_snapshots(m, m.source_vdi(disk))
         unmark_vdi(m.source, disk.key, m.id)
     _loosen(m)
     unblock(m)
@@ -111,6 +112,12 @@ def unmark_vdi(session, uuid, migration):
     vdi = Records(session).ref("VDI", uuid)
     if vdi and session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration:
         session.xenapi.VDI.remove_from_other_config(vdi, CLAIM)
+
+
+def unmark_snapshots(m, vdi):
+    """Take our mark off what somebody else has made of a source VDI (a ref): xapi copies it to a snapshot."""
+    for ref in m.source.xenapi.VDI.get_snapshots(vdi):
+        unmark_vdi(m.source, m.source.xenapi.VDI.get_uuid(ref), m.id)
 
 
 def eject(m):

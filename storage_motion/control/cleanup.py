@@ -71,6 +71,7 @@ def _destroy_disk(m, disk):
         raise NotCleanedUp("VDI %s was not verified at the destination" % disk.key)
     vdi = Records(m.source).ref("VDI", disk.key)
     if vdi:
+        claim.unmark_snapshots(m, vdi)
         m.source.xenapi.VDI.destroy(vdi)
 
 

@@ -7,8 +7,7 @@ import functools
 import json
 import logging
 
-from storage_motion.control import receive, waiting
-from storage_motion.control.checks import CLAIM
+from storage_motion.control import claim, receive, waiting
 from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY, fault_of
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
@@ -195,15 +194,18 @@ def _close(m, disk):
 
 
 def _drop_snapshots(m, disk):
-    """Destroy the snapshots of a disk that carry our mark, or that the journal knows."""
+    """Destroy the snapshots of a disk that were taken for a mirror of ours. One that somebody else took meanwhile is his, and only
+    loses the claim, which xapi has copied to it."""
     if not m.plan.live:
         return
     api = m.source.xenapi.VDI
     known = m.disk(disk.key).get("snapshot")
     for ref in api.get_snapshots(m.source_vdi(disk)):
         record = api.get_record(ref)
-        if record["uuid"] == known or record["other_config"].get(CLAIM) == m.id:
+        if record["uuid"] == known or m.id in record["other_config"].get(smapi.MIRROR_MARK, "").split("/"):
             api.destroy(ref)
+        else:
+            claim.unmark_vdi(m.source, record["uuid"], m.id)
     m.note(disk.key, snapshot=None)
 
 

@@ -25,6 +25,10 @@ COMMANDS_TIMEOUT = 300.0
 GATE_KEY, BOLT_KEY = "paused", "relinking"
 GATE_SHUT = "storage-motion"
 
+# In other_config of a VDI while its mirror is being set up: the target, a socket in /run/sxm/<id>. xapi copies it to the snapshot,
+# by which the snapshot is known as ours, and that of a call that was killed is found again.
+MIRROR_MARK = "sxm_mirror"
+
 
 def call(session, sr_ref, command, vdi_ref=None, args=(), driver_params=None, driver="MirrorSR",
          timeout=DEFAULT_TIMEOUT):

@@ -6,15 +6,12 @@ import XenAPI
 
 from storage_motion.dom0 import stock_sm, tapctl
 from storage_motion.dom0.disks.disk import POLL, Disk, listed, wait
-from storage_motion.dom0.smapi import GATE_KEY
+from storage_motion.dom0.smapi import GATE_KEY, MIRROR_MARK
 from storage_motion.errors import AlreadyMirrored, DiskPaused, MirrorNotProven, MotionError, NotActive
 
 blktap2 = stock_sm.module("blktap2")
 util = stock_sm.module("core.util")
 
-# In other_config of a VDI while its mirror is being set up: the target. xapi copies it to the snapshot, by
-# which a call that was killed is found again.
-MARK = "sxm_mirror"
 LEAF_COALESCE = "leaf-coalesce"  # sm sets it to "false" for a mirrored leaf, and never takes it away
 NO_MIRROR = "null"               # the secondary that makes a tapdisk forget its target; without one it reattaches it
 
@@ -52,7 +49,7 @@ class Mirror(Disk):
             if not (attached and snapshots):
                 self._undo(target)
                 snapshots = [self._snapshot(target)]
-        self.api.remove_from_other_config(self.ref, MARK)
+        self.api.remove_from_other_config(self.ref, MIRROR_MARK)
         return self.api.get_uuid(snapshots[0])
 
     def stat(self):
@@ -83,7 +80,7 @@ class Mirror(Disk):
         return vbd
 
     def _mark(self):
-        return self.api.get_other_config(self.ref).get(MARK)
+        return self.api.get_other_config(self.ref).get(MIRROR_MARK)
 
     def _wait_for_snapshot(self):
         """A call that was killed may have left xapi at it."""
@@ -93,11 +90,11 @@ class Mirror(Disk):
     def _snapshots(self, target):
         """The snapshots that were taken for this target: refs."""
         return [ref for ref in self.api.get_snapshots(self.ref)
-                if self.api.get_other_config(ref).get(MARK) == target]
+                if self.api.get_other_config(ref).get(MIRROR_MARK) == target]
 
     def _snapshot(self, target):
         """Take it, and prove the mirror from the tapdisk's statistics; else undo it. Returns its ref."""
-        self.api.add_to_other_config(self.ref, MARK, target)
+        self.api.add_to_other_config(self.ref, MIRROR_MARK, target)
         try:
             snapshot = self.api.snapshot(self.ref, {"mirror": "nbd:" + target})
             stats = self._stats(self._active())
@@ -124,7 +121,7 @@ class Mirror(Disk):
         """The mark goes last: while it is there, there may be more to undo."""
         if self.api.get_other_config(self.ref).get(LEAF_COALESCE) == "false":
             self.api.remove_from_other_config(self.ref, LEAF_COALESCE)
-        self.api.remove_from_other_config(self.ref, MARK)
+        self.api.remove_from_other_config(self.ref, MIRROR_MARK)
 
     def _stats(self, vbd):
         """A tapdisk's statistics; while it is paused it shows no images, so they are waited for."""

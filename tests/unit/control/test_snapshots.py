@@ -1,0 +1,69 @@
+"""Snapshots of a disk in mid-move: ours go, whoever was killed; one that the user took meanwhile stays, and loses our mark."""
+import types
+
+import pytest
+
+from fake_pool import add_sr, add_vdi, make_pool, uuid_of
+from storage_motion.control import claim, cleanup, gate, sync
+from storage_motion.control.checks import CLAIM
+from storage_motion.dom0.smapi import MIRROR_MARK
+
+ID, OTHER = "11111111-2222-3333-4444-555555555555", "11111111-2222-3333-4444-666666666666"
+TARGET = "/run/sxm/%s/m0.nbd"
+
+
+class Source:
+    """A source pool with one disk in mid-move, and a Migration of it as far as snapshots are concerned."""
+
+    def __init__(self):
+        self.pool = make_pool("A", ["a1"])
+        self.sr = add_sr(self.pool, "sr", [])
+        self.vdi = add_vdi(self.pool, self.sr, other_config={CLAIM: ID, "mine": "1"})
+        self.disk = types.SimpleNamespace(key=uuid_of(self.pool, "VDI", self.vdi))
+        self.entry = {"snapshot": None, "gate": gate.OPEN}
+        self.m = types.SimpleNamespace(id=ID, source=self.pool, plan=types.SimpleNamespace(live=True), disk=lambda key: self.entry,
+                                       source_vdi=lambda disk: self.vdi, note=lambda key, **fields: self.entry.update(fields))
+
+    def snapshot(self, **other_config):
+        """Take one, as xapi does: with the disk's other_config."""
+        disk = self.pool.tables["VDI"][self.vdi]
+        ref = add_vdi(self.pool, self.sr, other_config=dict(disk["other_config"], **other_config), is_a_snapshot=True)
+        disk["snapshots"] = disk["snapshots"] + [ref]
+        return ref
+
+    def other_config(self, ref):
+        """That of a snapshot; None if it is no more."""
+        return self.pool.tables["VDI"].get(ref, {}).get("other_config")
+
+
+@pytest.fixture
+def source():
+    return Source()
+
+
+def test_ours_go_by_what_the_journal_knows_and_by_the_mirror_they_were_taken_for(source):
+    known, unnoted = source.snapshot(), source.snapshot(**{MIRROR_MARK: TARGET % ID})
+    source.entry["snapshot"] = uuid_of(source.pool, "VDI", known)
+    sync._drop_snapshots(source.m, source.disk)
+    assert source.other_config(known) is None and source.other_config(unnoted) is None
+    assert source.entry["snapshot"] is None
+
+
+@pytest.mark.parametrize("more", [{}, {MIRROR_MARK: TARGET % OTHER}, {MIRROR_MARK: ""}])
+def test_anybody_elses_stay_and_lose_our_mark(source, more):
+    theirs = source.snapshot(**more)
+    sync._drop_snapshots(source.m, source.disk)
+    assert source.other_config(theirs) == dict({"mine": "1"}, **more)
+
+
+def test_the_mark_goes_before_the_disk_does(source):
+    theirs = source.snapshot()
+    cleanup._destroy_disk(source.m, source.disk)
+    assert source.vdi not in source.pool.tables["VDI"]
+    assert source.other_config(theirs) == {"mine": "1"}
+
+
+def test_a_snapshot_of_another_migration_keeps_its_mark(source):
+    theirs = source.snapshot(**{CLAIM: OTHER})
+    claim.unmark_snapshots(source.m, source.vdi)
+    assert source.other_config(theirs) == {CLAIM: OTHER, "mine": "1"}
