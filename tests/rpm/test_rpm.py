@@ -113,7 +113,7 @@ def test_plugin_and_driver_run_from_it(package):
         _use_sites_of_the_package(host.root)
 
         pool = lab.pool("A")
-        assert json.loads(pool.xapi.host.call_plugin(pool.host_ref("a1"), "sxm.py", "list", {})) == {"migrations": []}
+        assert json.loads(pool.xapi.host.call_plugin(pool.host_ref("a1"), "sxm.py", "list", {})) == {"migrations": [], "unreadable": []}
 
         call = xmlrpc.client.dumps(({"command": "sr_get_driver_info", "device_config": {}, "args": []},), "sr_get_driver_info")
         done = subprocess.run([host.root + "/opt/xensource/sm/MirrorSR", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
