@@ -11,6 +11,9 @@ import XenAPIPlugin
 from storage_motion.control import commands, receiving, recovery
 from storage_motion.dom0 import argv
 from storage_motion.errors import MotionError
+from storage_motion.xapi import session as sessions
+
+CALL_TIMEOUT = 3600.0   # seconds that one call of xapi may take: it may be our plugin on another host, which makes a hundred disks
 
 FUNCTIONS = {
     "migrate": commands.migrate,
@@ -32,7 +35,7 @@ def answering(function):
     """`function(session, arguments)` as xapi wants it: a string, or XenAPIPlugin.Failure."""
     def call(session, arguments):
         try:
-            return json.dumps(function(session, arguments), sort_keys=True)
+            return json.dumps(function(sessions.joined(session.handle, CALL_TIMEOUT), arguments), sort_keys=True)
         except MotionError as error:
             raise XenAPIPlugin.Failure(*_code_and_details(error.failure()))
         except XenAPI.Failure as failure:

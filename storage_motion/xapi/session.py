@@ -40,6 +40,15 @@ def local(timeout=transport.DEFAULT_TIMEOUT):
     return session
 
 
+def joined(handle, timeout=transport.DEFAULT_TIMEOUT):
+    """The session of this host's xapi with that handle, which somebody else began and ends: xapi, for the plugin that it runs.
+
+    Threads may share it, which is not so of the one that XenAPIPlugin hands over (XenAPI.UDSTransport: one connection for all)."""
+    session = XenAPI.Session("http://localhost/", transport=transport.local_transport(timeout))
+    session._session = handle
+    return session
+
+
 def url_of(master):
     """The URL of what `remote-master` named: `10.0.0.2`, `10.0.0.2:8443`, `https://10.0.0.2`, `http://...`.
 

@@ -68,7 +68,6 @@ class _BoundTransport(xmlrpc.client.Transport):
         self._connection = host, self._make()
         return self._connection[1]
 
-
     def single_request(self, *arguments, **named):
         """As in xmlrpc.client, which tries once more over a new connection when the old one has gone cold: over TLS, too."""
         try:
