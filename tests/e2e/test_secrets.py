@@ -16,6 +16,7 @@ import time
 import pytest
 import XenAPI
 
+from lab.dom0 import keepsake
 from lab.pools.lab import Lab
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
@@ -88,9 +89,6 @@ class Watch(threading.Thread):
     def _pick(self, name, path):
         with open(path, "rb") as source:
             text = source.read()
-        if name == "key.pem" and b"-----END" in text:
-            self.secrets["private key"] = text.splitlines()[-2]
-            self.files.add(name)
         if re.match(r"receive\d+\.json$", name) and text:
             self.secrets["token"] = json.loads(text.decode())["token"].encode()
             self.files.add(name)
@@ -126,8 +124,26 @@ def assert_silent(secrets, text):
     assert not [what for what, secret in secrets.items() if secret in text]
 
 
+@pytest.fixture
+def kept_key(lab, scene):
+    """The path of the receiver's private key, which itself removes it within the blink of an eye."""
+    path = os.path.join(os.path.dirname(lab.hosts[0].root), "kept-key")
+    keepsake.keep(scene.there.root, path)
+    yield path
+    keepsake.end(scene.there.root)
+
+
+def private_key(path):
+    """Its first line of base64, which has the secret number (RFC 5915; the public one comes after it)."""
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with open(path, "rb") as source:
+        lines = source.read().splitlines()
+    assert lines[0] == b"-----BEGIN EC PRIVATE KEY-----" and len(lines[1]) == 64
+    return lines[1]
+
+
 @pytest.mark.timeout(600)
-def test_secrets_of_a_move(lab, scene):
+def test_secrets_of_a_move(lab, scene, kept_key):
     password = scene._pool_of(scene.there).password.encode()
     watch, answer = Watch(lab), {}
     source, there, session = scene.host, scene.there, scene.pool.session()
@@ -148,8 +164,8 @@ def test_secrets_of_a_move(lab, scene):
                 assert time.monotonic() < deadline and caller.is_alive()
                 time.sleep(0.05)
             watch.since = time.monotonic()
-            secrets = dict(watch.secrets, password=password)
-            assert {"token", "private key"} <= set(secrets), "they have to be known to be looked for"
+            secrets = dict(watch.secrets, password=password, **{"private key": private_key(kept_key)})
+            assert "token" in secrets, "it has to be known to be looked for"
             held = holding(lab, secrets)
             for path, what in held:
                 assert "/run/sxm/" in path, (path, what)
@@ -162,7 +178,7 @@ def test_secrets_of_a_move(lab, scene):
             link.heal()
             caller.join(PATIENCE)
     watch.end()
-    secrets = dict(watch.secrets, password=password)
+    secrets = dict(secrets, **watch.secrets)
     assert json.loads(answer["end"])["state"] == "succeeded"
     scene.host = there
     # Nothing is left of them. Disks are looked through as well.
@@ -176,7 +192,7 @@ def test_secrets_of_a_move(lab, scene):
             assert os.path.basename(log) != "sxm.log" or not SESSION.search(text)
     assert_silent(secrets, answer["end"].encode() + tasks(lab))
     assert not watch.wrong_modes, watch.wrong_modes
-    assert watch.files == {"key.pem", "receive1.json"}
+    assert watch.files == {"receive1.json"}
     for environment in watch.environments:
         assert_silent(secrets, environment)
     plugins, drivers = 0, 0

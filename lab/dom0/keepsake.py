@@ -1,0 +1,49 @@
+"""Keeps the private key that a receiver of a host removes at once: what a test that looks for it everywhere needs.
+
+Runs before the product on a host (lab.dom0.before) while a test asks for it. `/etc/lab-keepsake` has the path that the key is
+linked to, outside of the host, before the receiver unlinks it; its mode is that of the receiver's own.
+"""
+import os
+
+PLACE = "/etc/lab-keepsake"
+RECEIVER = "storage_motion.data.receiver"
+KEY = "key.pem"
+
+
+def keep(root, path):
+    """Have the next receiver on the host at `root` leave its key at `path`, on the same file system, where nothing is yet."""
+    from lab.dom0 import before
+    with open(root + PLACE, "w") as stream:
+        stream.write(path)
+    before.install(root, __file__)
+
+
+def end(root):
+    """Receivers that start from now on leave nothing."""
+    from lab.dom0 import before
+    before.remove(root, __file__)
+    if os.path.exists(root + PLACE):
+        os.unlink(root + PLACE)
+
+
+def _link_to(kept):
+    unlink = os.unlink
+
+    def linking(path, *args, **kwargs):
+        if os.path.basename(path) == KEY and not os.path.exists(kept):
+            os.link(path, kept)
+        unlink(path, *args, **kwargs)
+
+    os.unlink = linking
+
+
+def _is_receiver():
+    with open("/proc/self/cmdline", "rb") as cmdline:
+        return RECEIVER in cmdline.read().decode("utf-8", "replace").split("\0")
+
+
+if __name__.startswith("lab_before."):
+    _place = os.environ.get("SXM_ROOT", "") + PLACE
+    if os.path.exists(_place) and _is_receiver():
+        with open(_place) as _stream:
+            _link_to(_stream.read())
