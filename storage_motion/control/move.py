@@ -49,7 +49,7 @@ def _task(m, here):
         m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
     changes.require_none(m)
     waiting.at_once(lambda disk: bar.put(m, disk), m.plan.disks)
-    sync.watch(m)   # a mirror that has ended by now lacks what the guest has written since
+    sync.await_answers(m)   # and a mirror that has ended by now lacks what the guest has written since
     m.note(xenops_task=STARTING)
     task = here.migrate(m.plan.vm, *_maps(m), xenops_url=m.arrival["xenops"], compress=m.plan.compress,
                         verify_dest=_verify(m), same_host=m.plan.same_host)

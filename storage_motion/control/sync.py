@@ -6,15 +6,17 @@ destination a new tapdisk. Nothing that the dead ones knew is needed: the copier
 import functools
 import json
 import logging
+import time
 
 from storage_motion.control import claim, receive, waiting
-from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY, fault_of
+from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY, STALL_BOUND, fault_of
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import CopyFailed, DestinationFull, MirrorBroken, MoverFailed, SmFault, VmNotRunning
 from storage_motion.xapi.records import Records
 
 POLL = 0.1
+PROMPT = 0.5                      # seconds: a destination that takes longer to answer one write may have fallen silent
 COPY_TIMEOUT = 30 * 24 * 3600.0   # a bound for form's sake: a stall of the mirror or of the channel ends a copy much earlier
 SNAPSHOT_TIMEOUT = 180.0
 SM_TIMEOUT = 120.0
@@ -115,6 +117,16 @@ def watch(m):
             m.note(key, state="broken")
             raise fault_of(key, status, why)
     return found
+
+
+def await_answers(m):
+    """Wait until every write that is mirrored just now is answered promptly. Raises MirrorBroken.
+
+    For just before the VM is moved: a destination that has fallen silent is found out by the stall bound, which must not strike
+    when the guest is suspended already. One that is merely slow all the time is moved to all the same, after twice that bound."""
+    end = time.monotonic() + 2 * STALL_BOUND
+    while any(status.get("oldest_wait", 0.0) > PROMPT for status in watch(m).values()) and time.monotonic() < end:
+        time.sleep(POLL)
 
 
 def _fault(m, status):

@@ -90,11 +90,12 @@ class Mirror(object):
     def status(self):
         """The mirror's part of the mover's status."""
         with self._lock:
+            age = self._oldest_age()
             return {"state": self._state, "clean": self._state == "ended", "error": self._error, "errno": self._errno,
-                    "attachments": self._attachments,
+                    "attachments": self._attachments, "oldest_wait": round(age, 6),
                     "mirrored_bytes": self._mirrored_bytes, "mirrored_writes": self._mirrored_writes,
                     "outstanding": self._merge.outstanding, "held": self._merge.held,
-                    "longest_stall": round(max(self._longest_stall, self._oldest_age()), 6)}
+                    "longest_stall": round(max(self._longest_stall, age), 6)}
 
     # For the copier, from its threads.
 

@@ -29,7 +29,7 @@ FINISH_BOUND = 300.0    # seconds for the receiver's SM to close its tapdisk and
 SWITCH_INTERVAL = 0.0005
 
 NOTHING_MIRRORED = {"state": "broken", "clean": False, "attachments": 0, "mirrored_bytes": 0, "mirrored_writes": 0,
-                    "outstanding": 0, "held": 0, "longest_stall": 0.0}
+                    "outstanding": 0, "held": 0, "oldest_wait": 0.0, "longest_stall": 0.0}
 NOTHING_COPIED = {"state": "idle", "to_copy": 0, "copied": 0, "skipped": 0, "verified": 0, "same": 0, "saved": 0,
                   "error": None}
 

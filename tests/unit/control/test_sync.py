@@ -85,6 +85,28 @@ def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypat
     assert (taken_up is None) == (error is DestinationFull)
 
 
+@pytest.mark.parametrize("waits, looks", [
+    ([0.0], 1), ([2.0, 3.0, 0.2], 3), ([0.4, 0.4], 1),      # a write that waits is waited for, ...
+    ([2.0] * 1000, None),                                   # ... but not for ever: slow is not silent
+    ([2.0, 4.0, "broken"], 3),
+])
+def test_what_has_fallen_silent_is_found_out_before_the_guest_is_suspended(monkeypatch, waits, looks):
+    seen = []
+
+    def watch(m):
+        wait = waits[len(seen)]
+        seen.append(wait)
+        if wait == "broken":
+            raise MirrorBroken("k", "silence")
+        return {"k": {"oldest_wait": wait}, "l": {"oldest_wait": 0.0}}
+    monkeypatch.setattr(sync, "watch", watch)
+    monkeypatch.setattr(sync, "POLL", 0.001)
+    monkeypatch.setattr(sync, "STALL_BOUND", 0.02)
+    with pytest.raises(MirrorBroken) if "broken" in waits else contextlib.ExitStack():
+        sync.await_answers(None)
+    assert len(seen) == looks or looks is None and len(seen) < 1000
+
+
 STEPS = ["mover", "vdi_mirror_start", "vdi_copy_open", "vdi_extents", "copy", "close", "snapshot"]
 
 

@@ -65,13 +65,15 @@ def test_a_destination_that_hangs_holds_the_guest_for_the_bound_only(site):
     assert move.copy()["state"] == "done"
     guest = move.guest()
     guest.write([(0, b"a" * 4096)])
+    assert move.status()["oldest_wait"] == 0.0
     move.destination_server.send_signal(signal.SIGSTOP)
     guest.write([(4096, b"b" * 4096), (8192, b"c" * 512)])
     assert BOUND * 0.9 <= guest.longest <= BOUND + 1.0
     assert guest.mirror is None
     guest.write([(4096, b"d" * 4096)])      # alone, and at once
     status = move.await_state("broken")
-    assert "not answered" in status["error"] and not status["clean"] and status["longest_stall"] >= BOUND * 0.9
+    assert "not answered" in status["error"] and not status["clean"]
+    assert status["longest_stall"] >= BOUND * 0.9 and status["oldest_wait"] >= BOUND * 0.9
     move.assert_never_handed_over("broken")
     assert not os.path.exists(move.mover.secondary)
 
