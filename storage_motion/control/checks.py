@@ -126,7 +126,7 @@ def room_for_snapshots(records, disks, problems):
     for uuid, (sr, size) in sorted(largest.items()):
         free = int(sr["physical_size"]) - int(sr["physical_utilisation"])
         if size * THICK_OVERHEAD > free:
-            problems.add("vm", "its SR %s (%s) has %.1f GiB free, and the snapshot of a disk needs %.1f GiB for a moment"
+            problems.add("vm", "its SR %s (%s) has %.1f GiB free, and the snapshot of a disk needs %.1f GiB until it has moved"
                          % (uuid, sr["name_label"], free / GIB, size * THICK_OVERHEAD / GIB), "make room there")
 
 

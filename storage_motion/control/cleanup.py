@@ -1,7 +1,7 @@
 """Behind the point of no return: what the VM has left at the source goes, and only what was verified at the destination."""
 import XenAPI
 
-from storage_motion.control import claim, gate, remap, waiting
+from storage_motion.control import claim, gate, remap, sync, waiting
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
@@ -71,7 +71,7 @@ def _destroy_disk(m, disk):
         raise NotCleanedUp("VDI %s was not verified at the destination" % disk.key)
     vdi = Records(m.source).ref("VDI", disk.key)
     if vdi:
-        claim.unmark_snapshots(m, vdi)
+        sync.drop_snapshots(m, disk)
         m.source.xenapi.VDI.destroy(vdi)
 
 

@@ -75,7 +75,8 @@ class Migration:
 
     def mover(self, key):
         """The mover of a disk."""
-        return movers.Mover(self.id, key, self.disk(key)["index"])
+        entry = self.disk(key)
+        return movers.Mover(self.id, key, entry["index"], entry.get("tries", 0))
 
     def source_vdi(self, disk):
         """The ref of a disk's VDI at the source."""

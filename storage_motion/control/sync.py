@@ -2,6 +2,10 @@
 
 A mirror that breaks is not mended but made anew, by `renew` and then `synchronise` again: a new mover, a new snapshot, and at the
 destination a new tapdisk. Nothing that the dead ones knew is needed: the copier compares all of the disk, and sends what differs.
+
+Every snapshot stays until the VM has moved, or the migration is taken back. Each hidden image that came of one has two children by
+that, so SM's garbage collector has nothing to coalesce there; a coalesce relinks the guest's disk, which breaks its mirror, and a
+snapshot more for the next mirror would be the next thing to coalesce. No room is lost: SM itself keeps a mirrored leaf from being coalesced.
 """
 import functools
 import json
@@ -57,8 +61,6 @@ def _synchronise(m, disk):
     _await_copy(m, disk)
     _close(m, disk)
     m.pulse()
-    _drop_snapshots(m, disk)
-    m.pulse()
     m.note(disk.key, state="in-sync")
 
 
@@ -92,11 +94,12 @@ def renew(m):
         raise VmNotRunning(m.plan.vm, state)
     broken = [disk for disk in m.plan.disks if not _sound(m, disk)]
     for disk in broken:
-        for _, action in _STOP:
+        for _, action in _END:
             action(m, disk)
         entry = m.disk(disk.key)
         begun = entry.get("renewed", False) or entry.get("mover") is not None
-        m.note(disk.key, state="broken" if begun else "waiting", mover=None, renewed=begun, saved_before=entry.get("saved", 0))
+        m.note(disk.key, state="broken" if begun else "waiting", mover=None, renewed=begun, saved_before=entry.get("saved", 0),
+               tries=entry.get("tries", 0) + 1)
     if broken:
         receive.renew(m, broken)
 
@@ -205,11 +208,9 @@ def _close(m, disk):
     m.note(disk.key, copy_open=None)
 
 
-def _drop_snapshots(m, disk):
+def drop_snapshots(m, disk):
     """Destroy the snapshots of a disk that were taken for a mirror of ours. One that somebody else took meanwhile is his, and only
     loses the claim, which xapi has copied to it."""
-    if not m.plan.live:
-        return
     api = m.source.xenapi.VDI
     known = m.disk(disk.key).get("snapshot")
     for ref in api.get_snapshots(m.source_vdi(disk)):
@@ -223,7 +224,8 @@ def _drop_snapshots(m, disk):
 
 # What ends the synchronising of a disk, in this order; each is idempotent. The mover first: when its sockets close, a tapdisk that
 # waits for the mirror goes on at once.
-_STOP = (("mover", _end_mover), ("mirror", _detach), ("copy", _close), ("snapshot", _drop_snapshots))
+_END = (("mover", _end_mover), ("mirror", _detach), ("copy", _close))
+_STOP = _END + (("snapshots", drop_snapshots),)
 
 
 def _sm(m, disk, command, vdi_uuid, args=(), timeout=SM_TIMEOUT):

@@ -4,7 +4,7 @@ import types
 import pytest
 
 from fake_pool import add_sr, add_vdi, make_pool, uuid_of
-from storage_motion.control import claim, cleanup, gate, sync
+from storage_motion.control import claim, cleanup, gate, movers, sync
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.smapi import MIRROR_MARK
 
@@ -44,7 +44,7 @@ def source():
 def test_ours_go_by_what_the_journal_knows_and_by_the_mirror_they_were_taken_for(source):
     known, unnoted = source.snapshot(), source.snapshot(**{MIRROR_MARK: TARGET % ID})
     source.entry["snapshot"] = uuid_of(source.pool, "VDI", known)
-    sync._drop_snapshots(source.m, source.disk)
+    sync.drop_snapshots(source.m, source.disk)
     assert source.other_config(known) is None and source.other_config(unnoted) is None
     assert source.entry["snapshot"] is None
 
@@ -52,15 +52,37 @@ def test_ours_go_by_what_the_journal_knows_and_by_the_mirror_they_were_taken_for
 @pytest.mark.parametrize("more", [{}, {MIRROR_MARK: TARGET % OTHER}, {MIRROR_MARK: ""}])
 def test_anybody_elses_stay_and_lose_our_mark(source, more):
     theirs = source.snapshot(**more)
-    sync._drop_snapshots(source.m, source.disk)
+    sync.drop_snapshots(source.m, source.disk)
     assert source.other_config(theirs) == dict({"mine": "1"}, **more)
 
 
-def test_the_mark_goes_before_the_disk_does(source):
+def test_the_mark_and_all_of_ours_go_before_the_disk_does(source):
     theirs = source.snapshot()
+    ours = [source.snapshot(**{MIRROR_MARK: target % ID}) for target in (TARGET, "/run/sxm/%s/m0-1.nbd")]
     cleanup._destroy_disk(source.m, source.disk)
     assert source.vdi not in source.pool.tables["VDI"]
-    assert source.other_config(theirs) == {"mine": "1"}
+    assert source.other_config(theirs) == {"mine": "1"} and not any(map(source.other_config, ours))
+
+
+def test_each_try_has_a_secondary_of_its_own(monkeypatch, tmp_path):
+    # By it `vdi_mirror_start` tells its own snapshot from one of an earlier try, which lacks what was written since.
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    assert len({movers.Mover(ID, "k", index, tries).secondary for index in (0, 1, 10) for tries in (0, 1, 10)}) == 9
+
+
+def test_a_renewed_disk_keeps_its_snapshots(source, monkeypatch):
+    entry = source.entry
+    entry.update(state="broken", mover={"pid": 1, "started": 1}, saved=5)
+    ours = source.snapshot(**{MIRROR_MARK: TARGET % ID})
+    ended = []
+    monkeypatch.setattr(sync, "_END", tuple((name, lambda m, disk, name=name: ended.append(name)) for name, _ in sync._END))
+    monkeypatch.setattr(sync.receive, "renew", lambda m, broken: ended.append("renewed at the destination"))
+    source.m.plan.disks = [source.disk]
+    source.m.vm = lambda: source.pool.add("VM", power_state="Running")
+    sync.renew(source.m)
+    sync.renew(source.m)
+    assert source.other_config(ours) is not None
+    assert ended == ["mover", "mirror", "copy", "renewed at the destination"] * 2 and entry["tries"] == 2 and entry["saved_before"] == 5
 
 
 def test_a_snapshot_of_another_migration_keeps_its_mark(source):

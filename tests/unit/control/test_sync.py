@@ -26,7 +26,6 @@ class World:
         self.entry = {"disks": {key: {"state": "waiting", "blank": True} for key in keys}, "left": []}
         self.log, self.looks, self.cancelled_at = [], 0, cancelled_at
         monkeypatch.setattr(sync, "_sm", lambda m, disk, command, vdi, args=(), timeout=None: (self.log.append(command), '{"size": 1}')[1])
-        monkeypatch.setattr(sync, "_drop_snapshots", lambda m, disk: self.log.append("snapshot"))
         monkeypatch.setattr(sync, "_close", lambda m, disk: self.log.append("close"))
         monkeypatch.setattr(sync, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys})
 
@@ -107,7 +106,7 @@ def test_what_has_fallen_silent_is_found_out_before_the_guest_is_suspended(monke
     assert len(seen) == looks or looks is None and len(seen) < 1000
 
 
-STEPS = ["mover", "vdi_mirror_start", "vdi_copy_open", "vdi_extents", "copy", "close", "snapshot"]
+STEPS = ["mover", "vdi_mirror_start", "vdi_copy_open", "vdi_extents", "copy", "close"]
 
 
 def test_a_cancel_is_noticed_between_any_two_commands(monkeypatch):
@@ -151,7 +150,7 @@ def test_the_destination_is_cleared_while_the_source_is_and_after_the_movers(mon
     monkeypatch.setattr(World, "tolerated", tolerated)
     world = stopping(monkeypatch, abort)
     assert "cleared" in world.log and world.entry["left"] == []
-    assert [step for step in world.log if step[1] == "k"] == [(name, "k") for name in ("mover", "mirror", "copy", "snapshot")]
+    assert [step for step in world.log if step[1] == "k"] == [(name, "k") for name in ("mover", "mirror", "copy", "snapshots")]
 
 
 @pytest.mark.parametrize("error", [MotionError("gone"), SmFault("x", 1, "y"), ConnectionRefusedError("no"), ValueError(json)])
