@@ -2,6 +2,7 @@
 
 At that instant the source's disks are closed, the new ones are active, and the guest does not run yet: both stand still.
 """
+import concurrent.futures
 import contextlib
 import glob
 import json
@@ -14,6 +15,9 @@ from lab.pools import volumes
 COMPARE = 100.0
 """Seconds that one comparison may take; xenopsd gives the script 120 in all."""
 
+AT_ONCE = 2
+"""Comparisons at once: the processors that there are."""
+
 
 def script(lab):
     """The script's text for hosts of this lab. It prints a line of JSON: [{"device", "exit", "output"}]."""
@@ -25,8 +29,9 @@ def script(lab):
 def image(directory, locator):
     """The path of the image "SR uuid/location" in a lab's directory, or on LVM. Raises LookupError unless there is just one."""
     repository, location = locator.split("/")
-    if volumes.of(repository):
-        with volumes.active(repository, location) as path:
+    logical = volumes.of(repository)
+    if logical:
+        with volumes.active(repository, location, logical) as path:
             yield path
         return
     pattern = os.path.join(directory, "*", "run/sr-mount", repository, location + "*")
@@ -38,13 +43,13 @@ def image(directory, locator):
 
 def compare(directory, disks):
     """Compare each disk's source with its destination, byte for byte as a guest would read them."""
-    results = []
-    for disk in disks:
+    def of(disk):
         with image(directory, disk["source"]) as source, image(directory, disk["destination"]) as destination:
             done = subprocess.run(["qemu-img", "compare", "-U", source, destination], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   timeout=COMPARE)
-        results.append({"device": disk["device"], "exit": done.returncode, "output": done.stdout.decode().strip()})
-    return results
+        return {"device": disk["device"], "exit": done.returncode, "output": done.stdout.decode().strip()}
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as at_once:
+        return list(at_once.map(of, disks))
 
 
 if __name__ == "__main__":

@@ -46,9 +46,8 @@ def _volume_size(repository, name):
 
 
 @contextlib.contextmanager
-def active(repository, location):
-    """The path of the image of a VDI; its whole chain is active meanwhile. LookupError unless there is just one."""
-    volumes = of(repository)
+def active(repository, location, volumes):
+    """The path of the image of a VDI; its whole chain is active meanwhile. `volumes`: what `of` gives. LookupError unless there is just one."""
     names = [name for name in volumes if name.endswith(location)]
     if len(names) != 1:
         raise LookupError("%d volumes are called %s in SR %s" % (len(names), location, repository))

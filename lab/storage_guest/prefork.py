@@ -6,6 +6,7 @@ ROOT. It is no process of the host (it has no SXM_ROOT): what a host leaves runn
 """
 import atexit
 import contextlib
+import gc
 import importlib
 import os
 import runpy
@@ -36,6 +37,9 @@ def preload(root):
             importlib.import_module(name)
         except ImportError:
             traceback.print_exc()
+    # what is here is never garbage, and a fork that went through it would copy each page of it
+    gc.collect()
+    gc.freeze()
 
 
 class Server:

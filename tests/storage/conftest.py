@@ -13,6 +13,7 @@ if not IN_GUEST:
 @pytest.fixture(scope="session")
 def five():
     from five import PLAN, TYPES, Five
+    from lab.dom0 import patience
     from lab.pools import at_switch
     from lab.pools.lab import Lab
     from lab.storage_guest import services
@@ -20,4 +21,5 @@ def five():
     with Lab(PLAN, python=os.path.join(os.path.dirname(services.__file__), "python")) as lab:
         for host in lab.hosts:
             host.at_switch(at_switch.script(lab))
+            patience.install(host.root)
         yield Five(lab)
