@@ -13,6 +13,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 DRIVERS = "/opt/xensource/sm"
 PLUGINS = "/etc/xapi.d/plugins"
 _NOT_INSTALLED = ("install.py",)
+COLLECTOR = "cleanup.py"
+"""A program of /opt/xensource/sm besides the drivers, in either layout."""
 _IMPORT = re.compile(r"^(\s*)from sm((?:\.\w+)*) import (.+)$", re.MULTILINE)
 _FOLDERS = ("core", "drivers")
 # xapi execs a driver by the name of the SR type; upstream's modules for LVM have another
@@ -35,7 +37,7 @@ def install(root, layout="package"):
 def drivers():
     """The drivers that this machine has the programs for, by the name that xapi execs them by."""
     return [name for name in sorted(os.listdir(os.path.join(HERE, "driver_scripts")))
-            if all(shutil.which(program) for program in NEEDS.get(name, ()))]
+            if name != COLLECTOR and all(shutil.which(program) for program in NEEDS.get(name, ()))]
 
 
 def _modules():
@@ -49,7 +51,7 @@ def _modules():
 def _install_package(root):
     for name in _modules():
         scripts.install_text(_read(name), root, "%s/sm/%s" % (scripts.SITE_PACKAGES, name))
-    for name in drivers():
+    for name in drivers() + [COLLECTOR]:
         scripts.install_script(_read("driver_scripts", name), root, "%s/%s" % (DRIVERS, name))
 
 
@@ -59,7 +61,7 @@ def _install_flat(root):
         if base == "__init__.py":
             continue
         target = "%s/%s" % (DRIVERS, base)
-        if name.startswith("drivers"):
+        if name.startswith("drivers") or base == COLLECTOR:
             scripts.install_script("#!/usr/bin/python3\n" + flatten(_read(name)), root, target)
         else:
             scripts.install_text(flatten(_read(name)), root, target)

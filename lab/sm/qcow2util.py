@@ -5,8 +5,10 @@ while a tapdisk has the image open. "Hidden" (upstream: a flag in the VHD's foot
 the image.
 """
 import collections
+import json
 import os
 import struct
+import subprocess
 
 from sm.core import util
 
@@ -77,6 +79,29 @@ def snapshot(child, parent, size, parent_type=VDI_TYPE):
 def setParent(path, parent, parent_type=VDI_TYPE):
     """Base the image at `path` on `parent` instead, as it is: no data is moved."""
     util.pread([QEMU_IMG, "rebase", "-u", "-f", "qcow2", "-F", parent_type, "-b", os.path.basename(parent), path])
+
+
+# Tapdisk locks no image, and upstream's programs for VHDs mind no lock: neither does what follows, which is for images that are open.
+_UNLOCKED = {"driver": "file", "locking": "off"}
+
+
+def _unlocked(path, **more):
+    return dict({"driver": VDI_TYPE, "file": dict(_UNLOCKED, filename=path)}, **more)
+
+
+def coalesce(path, parent):
+    """Begin to write what is in an image itself into its parent, of which it has to be the only child: a subprocess.Popen.
+
+    Both may be open to be read, since nobody above the image sees what of the parent it covers; the image stays as it is."""
+    command = [QEMU_IMG, "commit", "-q", "-d", "json:" + json.dumps(_unlocked(path, backing=_unlocked(parent)))]
+    util.SMlog(command)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            universal_newlines=True)
+
+
+def relink(path, parent):
+    """As `setParent`, for an image that a tapdisk may have open: what it reads is the same with either parent."""
+    util.pread([QEMU_IMG, "rebase", "-u", "-F", VDI_TYPE, "-b", os.path.basename(parent), "json:" + json.dumps(_unlocked(path))])
 
 
 def setSizeVirt(path, size):

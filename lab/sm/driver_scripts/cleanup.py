@@ -1,0 +1,8 @@
+#!/usr/bin/python3
+"""The garbage collector, where sm is a package."""
+import sys
+
+from sm import cleanup
+
+if __name__ == "__main__":
+    sys.exit(cleanup.main(sys.argv[1:]))
