@@ -60,8 +60,13 @@ def of_vm(pool, was, moved_within=False):
 
 def at_rest(lab):
     """Sentences about everything in the lab that stands without need."""
+    return of_pools(lab.pools)
+
+
+def of_pools(pools):
+    """The same of these pools alone."""
     left = []
-    for pool in lab.pools:
+    for pool in pools:
         view = _View(pool)
         left += ["pool %s: %s" % (pool.name, text) for check in _IN_A_POOL for text in check(view)]
         for host in pool.hosts:

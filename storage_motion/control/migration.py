@@ -37,14 +37,15 @@ def ask_to_cancel(migration):
 class Migration:
     """One migration, as the phases see it: what is planned, what is known, and how to get at both pools."""
 
-    def __init__(self, entry_journal, plan, source, destination, task, hidden=()):
+    def __init__(self, entry_journal, plan, source, destination, task, hidden=(), lost=False):
         """`source`, `destination`: sessions of the two pools (the same one within a pool); `hidden`: secrets, which no
-        error may show."""
+        error may show; `lost`: the destination will never come back, and `destination` is a lost.LostPool."""
         self.journal = entry_journal
         self.plan = plan
         self.source = source
         self.destination = destination
         self.task = task
+        self.lost = lost
         self.id = entry_journal.entry["migration"]
         self.arrival = None          # what host.migrate_receive answered: in memory only, since there is a session in it
         self._hidden = hidden

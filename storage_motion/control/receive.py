@@ -28,6 +28,9 @@ def _take(m, disks, text):
 def abort(m):
     """Have the destination take everything away again. By then every gate that had been opened is shut (move.shut_gates)."""
     if m.entry.get("receiving"):
+        if m.lost:
+            m.note(receiving=False)
+            return
         opened = any(entry.get("opened") for entry in m.entry["disks"].values())
         m.plugin("receive-abort", **({"force": "true"} if opened else {}))
         m.note(receiving=False)

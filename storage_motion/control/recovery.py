@@ -23,7 +23,7 @@ from typing import NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import gate, journal, move, phases, receiving, secrets
+from storage_motion.control import gate, journal, lost, move, phases, receiving, secrets
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.control.migration import Migration
 from storage_motion.control.plan import Plan
@@ -73,19 +73,20 @@ class Unreached:
     """In place of the session of a pool that does not answer."""
 
     def __init__(self, error):
-        self._error = error
+        self.error = error
 
     @property
     def xenapi(self):
         """Raises what connecting to the pool raised."""
-        raise self._error
+        raise self.error
 
 
 def recover(session, given):
     """All interrupted migrations of this host, or the one of `migration`; `remote-username` and `remote-password` where
-    those that were given at first are gone. {"migrations": [{"migration", "side", "outcome", "why", ...}]}"""
+    those that were given at first are gone; `lost`: "destination", if that pool will never come back. {"migrations": [{"migration", "side", "outcome", "why", ...}]}"""
     _log_to_file()
     wanted = given.get("migration")
+    lost.said(given)
     if wanted:
         journal.check_id(wanted)
     found = []
@@ -150,25 +151,42 @@ def _recover_source(_, migration, given):
     entry, before = _take_over(migration)
     if before:
         return before
-    planned, decision = Plan.from_json(entry.entry["plan"]), decide(entry.entry)
+    planned, decision, written_off = Plan.from_json(entry.entry["plan"]), decide(entry.entry), False
     # One of them may be the dead worker's, and would do what is undone meanwhile.
     smapi.await_commands()
     source = sessions.local(CALL_TIMEOUT)
     try:
         destination, hidden, gap = _destination(entry, planned, source, given)
-        if gap is not None and not _stays_at_the_source(entry.entry, decision):
+        if lost.said(given):
+            _require_lost(source, planned, destination, gap)
+            destination, decision, written_off = lost.LostPool(), Decision(None, "the destination is lost, as you say"), True
+        elif gap is not None and not _stays_at_the_source(entry.entry, decision):
             raise Waits("%s; whether the VM is there decides, so nothing is done before" % gap)
         try:
-            m = Migration(entry, planned, source, destination, _task(source, entry, planned), hidden)
+            m = Migration(entry, planned, source, destination, _task(source, entry, planned), hidden, written_off)
+            if written_off:
+                lost.come_back(m)
             if not entry.entry["committed"]:
                 move.seal_again(m)
-            _to_its_end(m, decision, 1 if gap is not None else TRIES)
+            _to_its_end(m, decision, TRIES if gap is None or written_off else 1)
         finally:
             if destination is not source and gap is None:
                 sessions.logout(destination)
     finally:
         sessions.logout(source)
-    return _outcome(entry.entry, decision, gap)
+    return _outcome(entry.entry, decision, None if written_off else gap)
+
+
+def _require_lost(source, planned, destination, gap):
+    """Raise Waits if a destination that is said to be lost answers, or the source has not all of the VM any more."""
+    if gap is None:
+        raise Waits("a recovery without `lost`: the destination answers")
+    if not isinstance(destination.error, Unreachable):
+        raise Waits("%s; it has to be tried before it can be taken for lost" % gap)
+    gone = lost.missing(source, planned)
+    if gone:
+        raise Waits("the destination, although it is said to be lost: what has been verified there is removed here already: %s"
+                    % ", ".join(gone))
 
 
 def _take_over(migration):
@@ -207,7 +225,7 @@ def _destination(entry, planned, source, given):
         sessions.logout(session)
         return sessions.remote(planned.master, remote["username"], remote["password"], CALL_TIMEOUT), (remote["password"],), None
     except FileNotFoundError:
-        error = Unreachable(planned.master, "its password is not known any more: give remote-username and remote-password")
+        error = Waits("its password is not known any more: give remote-username and remote-password")
     except (Unreachable, sessions.BadCredentials, sessions.HostIsSlave) as refused:
         error = refused
     return Unreached(error), (), "the pool at %s cannot be used: %s" % (planned.master, " ".join(error.failure()))
@@ -231,7 +249,7 @@ def _task(source, entry, planned):
 
 def _to_its_end(m, decision, tries):
     """Go the way of the decision; the way back again, if something was left on it that may have been busy."""
-    error = _why_it_ended(m)
+    error = lost.DestinationLost(m.plan.vm) if m.lost else _why_it_ended(m)
     m.note(state=journal.RUNNING, left=[])
     if decision.first:
         m.run(decision.first)

@@ -20,7 +20,7 @@ def stop_finishing(m):
     """Have the destination end what may be opening gates. Whatever is shut after this stays shut. Raises Undecided.
 
     A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back."""
-    if not any(begun_to_open(m, disk) for disk in m.plan.disks):
+    if m.lost or not any(begun_to_open(m, disk) for disk in m.plan.disks):
         return
     try:
         m.plugin("receive-stop")
@@ -78,7 +78,10 @@ def decide(m):
 
     The last gate to open is the point from which on the destination's disks are the VM's: it may have run on them, and have ended
     before anybody saw that. So it is at the destination if it runs there, and also if it does not run but all gates are open; and
-    at the source if a gate is shut, and none of the new disks is active. What is shut stays shut meanwhile."""
+    at the source if a gate is shut, and none of the new disks is active. What is shut stays shut meanwhile. A destination that is
+    lost, by the administrator's word, has no VM."""
+    if m.lost:
+        return SOURCE
     stop_finishing(m)
     asked = [None]
 

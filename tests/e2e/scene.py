@@ -8,6 +8,7 @@ import os
 import time
 
 from lab.dom0 import breakpoint
+from lab.guest.record import Record
 from lab.pools import leftovers
 from storage_motion.dom0.launch import Process
 
@@ -19,6 +20,16 @@ MOVE = 240.0
 SETTLE = 10.0              # for a process that was told to end
 KILLED = 9
 ENDED = ("succeeded", "failed", "cancelled")
+
+
+def assert_nothing_older(found, taken):
+    """A guest that has booted has learned what stands on its disks: nothing older than what it was told is safe. Both are the
+    answers of its `records`, now and then."""
+    for device, packed in taken.items():
+        known, there = Record.unpack(b"", packed), Record.unpack(b"", found[device])
+        lost = [sector for sector, generation in enumerate(known.generations)
+                if there.generations[sector] < generation and sector not in known.uncertain]
+        assert not lost, "%d sectors of %s have lost acknowledged writes, such as %s" % (len(lost), device, lost[:5])
 
 
 class Scene:

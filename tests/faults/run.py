@@ -9,12 +9,11 @@ import XenAPI
 
 from lab.dom0 import breakpoint
 from lab.guest.control import GuestError
-from lab.guest.record import Record
 from lab.pools import leftovers
 from lab.pools.link import Link
 from storage_motion.dom0.launch import Process
 from tests.e2e.moments import MOMENTS, NAMES
-from tests.e2e.scene import ENDED
+from tests.e2e.scene import ENDED, assert_nothing_older
 from tests.faults import cases
 from tests.faults.injection import Injection
 
@@ -181,11 +180,7 @@ class Run:
     def _compare(self, found):
         """A guest that has booted has learned what stands on its disks: nothing older than what was acknowledged."""
         for taken in self._records:
-            for device, packed in taken.items():
-                known, there = Record.unpack(b"", packed), Record.unpack(b"", found[device])
-                lost = [sector for sector, generation in enumerate(known.generations)
-                        if there.generations[sector] < generation and sector not in known.uncertain]
-                assert not lost, "%d sectors of %s have lost acknowledged writes, such as %s" % (len(lost), device, lost[:5])
+            assert_nothing_older(found, taken)
 
     def _note(self, text):
         self.log.append("%6.1f s  %s" % (time.monotonic() - self.begun, text))

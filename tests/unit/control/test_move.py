@@ -26,7 +26,7 @@ class FakeMover:
 class World:
     """One disk on its way. `script`: what xenopsd's task is at each look: a state, or a function that changes the world and
     returns one. `there`, `here`: the sm_configs."""
-    id = "m"
+    id, lost = "m", False
 
     def __init__(self, monkeypatch, script, same_host=False):
         self.log, self.script, self.mover = [], list(script), MIRRORING

@@ -18,7 +18,7 @@ class Process:
 
 class World:
     """A migration of `keys`; cancelled at the look number `cancelled_at`."""
-    id = "m"
+    id, lost = "m", False
 
     def __init__(self, monkeypatch, keys=("k",), cancelled_at=None):
         one = make_plan().disks[0]

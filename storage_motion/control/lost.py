@@ -1,0 +1,68 @@
+"""A destination that will never come back, by the word of the administrator: `recover` with `lost=destination`.
+
+Nobody else can know. Without that word everything waits that needs to see whether the VM is there; with it the VM is at the source,
+with its disks as they were when they were sealed, and whatever was made at the destination is written off.
+"""
+import XenAPI
+
+from storage_motion.control import cleanup
+from storage_motion.errors import BadArguments, MotionError
+from storage_motion.xapi import xenops
+from storage_motion.xapi.records import Records
+
+ARGUMENT, DESTINATION = "lost", "destination"
+
+
+class DestinationLost(MotionError):
+    """[VM]: it is at the source. What it has written since it went over, if it did, is lost with the destination."""
+    code = "SXM_DESTINATION_LOST"
+
+
+def said(given):
+    """Whether the arguments of `recover` say so. Raises BadArguments for anything else, and without a migration that is named."""
+    text = given.get(ARGUMENT)
+    if not text:
+        return False
+    if text != DESTINATION:
+        raise BadArguments("lost: is %r; only `destination` can be said to be lost" % text[:64])
+    if not given.get("migration"):
+        raise BadArguments("lost: for which migration is not said; name it by `migration`")
+    return True
+
+
+def missing(source, planned):
+    """What the source has not any more of a planned VM: ["VDI <uuid>", "VBD <uuid>", ...]"""
+    view = Records(source)
+    wanted = [("VM", planned.vm)] + [("VDI", disk.key) for disk in planned.disks] + [("VBD", disk.vbd) for disk in planned.disks]
+    return ["%s %s" % pair for pair in wanted if view.ref(*pair) is None]
+
+
+def come_back(m):
+    """The VM has gone over, and is back by that word: at the source it is halted, with the disks that it left."""
+    if not m.entry["committed"]:
+        return
+    m.note(committed=False)
+    vm = m.vm()
+    local = xenops.Xenops.local(m.source, "sxm " + m.id)
+    # One that is suspended still is shut down on the way back.
+    if m.plan.live and local.power_state(m.plan.vm) != "Suspended" and m.source.xenapi.VM.get_power_state(vm) != "Halted":
+        cleanup.halt(m, vm)
+
+
+class LostPool:
+    """In place of the session of the pool: nothing is there, and nothing has to be taken away."""
+
+    class _Class:
+        def __init__(self, name):
+            self._name = name
+
+        def __getattr__(self, method):
+            def call(*arguments):
+                raise XenAPI.Failure(["UUID_INVALID", self._name] + [str(argument) for argument in arguments[:1]])
+            return call
+
+    class _Api:
+        def __getattr__(self, name):
+            return LostPool._Class(name)
+
+    xenapi = _Api()

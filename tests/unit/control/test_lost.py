@@ -1,0 +1,83 @@
+"""A destination that is lost by the administrator's word: what is taken for such a word, and the way back without that pool."""
+import pytest
+
+from fake_pool import FakePool
+from storage_motion.control import gate, lost, move, receive, recovery, remap, whereabouts
+from storage_motion.errors import BadArguments, Undecided, Unreachable
+from test_move import SEALED, World
+
+ID = "11111111-2222-3333-4444-555555555555"
+
+
+@pytest.mark.parametrize("given, answer", [
+    ({}, False), ({"lost": ""}, False), ({"migration": ID}, False), ({"migration": ID, "lost": "destination"}, True),
+])
+def test_said(given, answer):
+    assert lost.said(given) is answer
+
+
+@pytest.mark.parametrize("given", [{"lost": "destination"}, {"lost": "source", "migration": ID}, {"lost": "true", "migration": ID}])
+def test_a_word_that_is_none_changes_nothing(given):
+    with pytest.raises(BadArguments) as raised:
+        recovery.recover(None, given)
+    assert str(raised.value.details[0]).startswith("lost: ")
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """A VM that was suspended at the source when the destination, whose gate was being opened, went away."""
+    world = World(monkeypatch, [])
+    world.lost, world.destination, world.arrival = True, lost.LostPool(), None    # as recovery begins
+    world.entry["disks"]["k"]["gate"] = gate.OPENING
+    world.entry.update(xenops_task="7", imported=True, receiving=True, committed=False)
+    world.here.clear()
+    world.here.update(SEALED)
+    world.state_here = "Suspended"
+    world.destination_vdi = lambda disk: world.destination.xenapi.VDI.get_by_uuid("d")
+    world.plugin = lambda function: world.destination.xenapi.host.call_plugin("h", "sxm.py", function, {})
+    return world
+
+
+def test_without_the_word_it_is_undecided(world):
+    world.lost, world.destination = False, recovery.Unreached(Unreachable("B", "gone"))
+    with pytest.raises(Undecided, match="whether a gate is being opened"):
+        move.shut_gates(world)
+    assert world.here == SEALED
+
+
+def test_with_it_the_vm_is_the_sources(world):
+    assert whereabouts.decide(world) == whereabouts.SOURCE
+    move.shut_gates(world)
+    remap.remove(world)
+    receive.abort(world)
+    assert world.here == {} and world.log == ["shut down"]
+    assert world.entry["imported"] is False and world.entry["receiving"] is False and world.entry["xenops_task"] is None
+
+
+def test_a_vm_that_had_gone_over_is_halted_at_the_source(world, monkeypatch):
+    halted = []
+    monkeypatch.setattr(lost.cleanup, "halt", lambda m, vm: halted.append(vm))
+    vm, = world.source.tables["VM"]
+    world.source.tables["VM"][vm]["power_state"] = "Running"
+    world.entry["committed"], world.state_here = True, None
+    lost.come_back(world)
+    assert halted == [vm] and world.entry["committed"] is False
+    lost.come_back(world)
+    assert halted == [vm]
+
+
+@pytest.mark.parametrize("taken", ["VDI", "VBD", "VM"])
+def test_what_is_gone_at_the_source_is_named(world, taken):
+    world.source.add("VBD", uuid=world.plan.disks[0].vbd)
+    assert lost.missing(world.source, world.plan) == []
+    world.source.tables[taken].clear()
+    assert [text.split()[0] for text in lost.missing(world.source, world.plan)] == [taken]
+
+
+@pytest.mark.parametrize("destination, gap, why", [
+    (FakePool("B"), None, "the destination answers"),
+    (recovery.Unreached(recovery.Waits("no password")), "no password", "has to be tried"),
+])
+def test_only_what_does_not_answer_can_be_lost(world, destination, gap, why):
+    with pytest.raises(recovery.Waits, match=why):
+        recovery._require_lost(world.source, world.plan, destination, gap)
