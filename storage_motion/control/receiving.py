@@ -12,7 +12,7 @@ import secrets as tokens
 import time
 
 from storage_motion import strict_json
-from storage_motion.control import claim, gate, journal, secrets, waiting
+from storage_motion.control import activation, claim, gate, journal, secrets, waiting
 from storage_motion.control.arguments import UUID
 from storage_motion.control.checks import CLAIM, MAX_DISKS
 from storage_motion.control.journal import RECEIVING, Journal
@@ -78,6 +78,8 @@ def receive_stop(session, given):
     entry = _known(given)
     if entry is not None:
         _retire(entry, list(entry.entry["disks"]))
+        for disk in entry.entry["disks"].values():
+            activation.end_dead(session, disk["vdi"])
     return {}
 
 
