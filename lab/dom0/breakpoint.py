@@ -1,9 +1,10 @@
 """Stops a worker of the product at chosen writes of its journal: what a test of crashes needs, and no timing gives.
 
 Runs before the product on a host (lab.dom0.before) while a test asks for it. Each file of `/etc/lab-break` is a rule:
-{"when": [of, field, values, wanted], "nth": n, "before": bool, "signal": number}. `of` is "migration" or "disk" (the first
-one); the worker gets the signal as soon as `field` of it is (`wanted`) or is not one of `values`, at the `nth` write of which
-that is true; `before`: instead of that write, not after it. It happens once: the file is gone when it has.
+{"when": [of, field, values, wanted], "nth": n, "before": bool, "signal": number}. `of` is "migration", "disk" (any one) or
+"disk N" (in the order in which they are copied, from 0); the worker gets the signal as soon as `field` of it is (`wanted`) or is
+not one of `values`, at the `nth` write of which that is true; `before`: instead of that write, not after it. It happens once: the
+file is gone when it has.
 """
 import json
 import os
@@ -42,8 +43,13 @@ def disarm(root):
 def holds(when, entry):
     """Whether the condition is true of a journal's content."""
     of, field, values, wanted = when
-    record = entry if of == "migration" else next(iter(entry["disks"].values()))
+    record = entry if of == "migration" else _disk(entry, of)
     return (record.get(field) in values) is wanted
+
+
+def _disk(entry, of):
+    number = of.partition(" ")[2]
+    return entry["disks"][entry["plan"]["disks"][int(number)]["key"]] if number else next(iter(entry["disks"].values()))
 
 
 class _Rule(object):

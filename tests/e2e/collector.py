@@ -1,0 +1,92 @@
+"""The garbage collector of a host's SM (lab/sm/cleanup.py), run when a test says so, and what it did."""
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+
+from lab.dom0 import breakpoint
+from storage_motion.dom0.launch import Process
+from tests.e2e.scene import ENDED, MOVE
+
+PROGRAM = "/opt/xensource/sm/cleanup.py"
+BOUND = 300.0              # seconds for one run
+IDLE = "No work, exiting"
+ACTS = ("Coalescing ", "Leaf-coalescing ", "Deleting unlinked VDI ")
+"""How it logs what it does to images."""
+
+
+class Collector:
+    """That of the SR on which the scene's VM has its disks now."""
+
+    def __init__(self, scene):
+        self._root = scene.host.root
+        self._sr = scene.pool.xapi.SR.get_uuid(scene.pool.sr(scene.host.name, "fast"))
+
+    def run(self):
+        """Run it until it has nothing left to do; what it did, as it logs that. Fails if it did, or could not even look."""
+        seen = os.path.getsize(self._log)
+        done = subprocess.run([self._root + PROGRAM, "-g", "-u", self._sr], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=BOUND)
+        assert done.returncode == 0, done.stderr.decode()
+        with open(self._log) as log:
+            log.seek(seen)
+            lines = [line.split("] ", 1)[1].strip() for line in log if " SMGC: [" in line]
+        assert any(line == IDLE for line in lines), lines
+        assert not any("skipping" in line for line in lines), lines
+        return [line for line in lines if line.startswith(ACTS)]
+
+    @property
+    def _log(self):
+        return self._root + "/var/log/SMlog"
+
+    @contextlib.contextmanager
+    def never_resting(self):
+        """Run it again and again; a list of what it has done so far."""
+        did, failed, end = [], [], threading.Event()
+
+        def again():
+            while not end.is_set():
+                try:
+                    did.extend(self.run())
+                except Exception as error:  # told below, in the thread of the test
+                    failed.append(error)
+                    return
+
+        thread = threading.Thread(target=again)
+        thread.start()
+        try:
+            yield did
+        finally:
+            end.set()
+            thread.join(BOUND)
+        assert not thread.is_alive() and not failed, failed
+
+
+@contextlib.contextmanager
+def stopped(scene, when):
+    """A migration of the scene's VM whose worker stands still at a moment (lab.dom0.breakpoint): its id. Then it goes on."""
+    root = scene.host.root
+    breakpoint.arm(root, when, signal=signal.SIGSTOP)
+    try:
+        migration = scene.begin()
+        worker, deadline = None, time.monotonic() + MOVE
+        while breakpoint.armed(root) or not _stands_still(worker):
+            entry = scene.journal(migration)
+            worker = Process.from_json(entry["worker"])
+            assert entry["state"] not in ENDED and time.monotonic() < deadline, (entry["phase"], entry["error"])
+            time.sleep(0.02)
+    finally:
+        breakpoint.disarm(root)
+    try:
+        yield migration
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+
+
+def _stands_still(process):
+    try:
+        with open("/proc/%d/stat" % process.pid) as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:
+        return False
