@@ -55,14 +55,6 @@ PASSING = {
 }
 """Processes that run for a moment only: the phases right after which one runs. It is hit as soon as it is seen."""
 
-_ACTIVATING = ("the destination lost power while SM was activating: `activating` stays in sm_config, which stops SM itself as well, "
-               "so it stays undecided until somebody clears that (see the model of the cut-over)")
-KNOWN = {
-    Case("host of the destination", "opening", "power failure"): _ACTIVATING,
-    Case("host of the destination", "open", "power failure"): _ACTIVATING,
-}
-"""{Case: why it may fail}. It is run all the same, and printed loudly if it does."""
-
 
 def all_cases():
     """Every Case, in the order of the tables."""
@@ -77,11 +69,6 @@ def survived(case):
     """Whether a migration may go on after it, and meet another one."""
     until = KINDS[case.process].faults[case.fault]
     return until if isinstance(until, bool) else NAMES.index(case.phase) <= NAMES.index(until)
-
-
-def known(case):
-    """Why this case is known to fail at times, or None."""
-    return KNOWN.get(case)
 
 
 @functools.lru_cache(maxsize=None)

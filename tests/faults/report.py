@@ -8,21 +8,9 @@ PAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.absp
 BEGIN, END = "<!-- made by make test-faults DOCS=1 -->\n", "<!-- end of what make test-faults made -->\n"
 
 
-def known(result):
-    """Why a run that failed was known to, or None. Only for one that stayed undecided: nothing else is known."""
-    if result["outcome"] != "undecided":
-        return None
-    return next(filter(None, map(cases.known, result.get("done", []))), None)
-
-
-def unexpected(results):
-    """The runs that failed, and nobody knew why before."""
-    return [result for result in results if result["error"] and not known(result)]
-
-
 def line(result, number, of):
     """One run, for the terminal."""
-    said = "ok" if not result["error"] else "*** KNOWN TO FAIL (%s)" % known(result) if known(result) else "*** FAILED"
+    said = "*** FAILED" if result["error"] else "ok"
     text = "%4d/%d  seed %-5d %5.1f s  %-10s %s: %s" % (number, of, result["seed"], result["seconds"], result["outcome"] or "-", said,
                                                      "; ".join(result["cases"]))
     if result.get("missed"):
@@ -54,10 +42,9 @@ def table(results, seconds):
         rows.append("| %s | %s |" % (process, " | ".join(cells)))
     head = ["Cases injected: %d, in %d phases, in %d migrations (seeds %d to %d); their moment did not come: %d." % (
         injected, len(phases), len(results), min(result["seed"] for result in results), max(result["seed"] for result in results), missed),
-        "Ends: %s. Failed: %d, of these known before: %d. %.0f min on %d processors." % (
+        "Ends: %s. Failed: %d. %.0f min on %d processors." % (
             ", ".join("%s %d" % (name, count) for name, count in sorted(outcomes.items(), key=str)),
-            sum(bool(result["error"]) for result in results),
-            sum(bool(result["error"] and known(result)) for result in results), seconds / 60, os.cpu_count())]
+            sum(bool(result["error"]) for result in results), seconds / 60, os.cpu_count())]
     return "\n".join(head + [""] + rows) + "\n"
 
 
