@@ -1,16 +1,21 @@
 """Gives the product's worker the lab's patience on a machine that is many times slower than a host: $SXM_LAB_PATIENCE times.
 
 Runs before the product on a host (lab.dom0.before). What is stretched: how long a mirrored write may take before its mirror counts
-as broken, and how often the movers are asked how far they are, which costs an emulated processor more than what they do.
+as broken, and how often movers and xenopsd are asked how far they are, which costs an emulated processor more than what they do.
 """
 import os
 
+PLACE = "/etc/lab-patience"
 WORKER = "storage_motion.control.worker"
 
 
 def install(root):
     """Have each worker that starts on the host at `root` be so patient."""
+    from lab import patience
     from lab.dom0 import before
+    # xapi runs its plugins in an environment of their own: a variable would not reach the worker
+    with open(root + PLACE, "w") as stream:
+        stream.write(str(patience.TIMES))
     before.install(root, __file__)
 
 
@@ -24,7 +29,10 @@ def _stretch(factor):
     movers.STALL_BOUND *= factor  # before anybody else imports it by its name
     from storage_motion.control import sync
     sync.POLL *= factor
+    from storage_motion.control import move
+    move.POLL *= factor
 
 
 if __name__.startswith("lab_before.") and _is_worker():
-    _stretch(float(os.environ.get("SXM_LAB_PATIENCE", "1")))
+    with open(os.environ["SXM_ROOT"] + PLACE) as _stream:
+        _stretch(float(_stream.read()))

@@ -5,13 +5,14 @@ import sys
 import threading
 import time
 
+from lab import patience
 from lab.pools.roots import REPOSITORY
 from lab.xenopsd import process
 
-START = 60.0 * float(os.environ.get("SXM_LAB_PATIENCE", "1"))
-"""Seconds until a daemon must serve. $SXM_LAB_PATIENCE: how many times slower than usual this machine is (an emulated one)."""
+START = 60.0 * patience.TIMES
+"""Seconds until a daemon must serve."""
 DIE = 20.0
-POLL = 0.02
+POLL = 0.02 * patience.TIMES
 
 
 class StartFailed(Exception):

@@ -11,9 +11,12 @@ from collections import namedtuple
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlsplit
 
+from lab import patience
+
 IDLE = 120.0                    # seconds that a client may keep a connection without a word, or stop in the middle of one
 _LARGEST_BODY = 128 << 20       # bytes
 _MOST_CONNECTIONS = 512         # per server
+_STOP_POLL = 0.2 * patience.TIMES  # seconds between looks whether it is to stop
 
 log = logging.getLogger("xapi.http")
 
@@ -170,7 +173,7 @@ class Servers:
 
     def _start(self, server, answer, is_local):
         server.prepare(answer, is_local)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="accept", daemon=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": _STOP_POLL}, name="accept", daemon=True)
         self._running.append((server, thread))
         thread.start()
 

@@ -2,11 +2,12 @@
 import logging
 import time
 
+from lab import patience
 from lab.xapi import vm_lifecycle
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, Timestamp
 
-_POLL = 0.05                    # seconds between looks at a task of xenopsd
+_POLL = 0.05 * patience.TIMES   # seconds between looks at a task of xenopsd
 _LONGEST_TASK = 600.0           # seconds
 _GUEST_SETTINGS = "lab-guest:"  # keys of a VM's other_config that the lab's guest takes, without this
 _DEBUG = "lab-xapi"

@@ -5,18 +5,19 @@ import os
 import sys
 import time
 
+from lab import patience
 from lab.guest import control
 from lab.xenopsd import process
 from lab.xenopsd.errors import XenopsError, internal
 
-BUILD = 60.0
+BUILD = 60.0 * patience.TIMES
 """Seconds until a new guest must serve its control socket."""
 RUN = 300.0
 """Seconds until a guest must run on its disks: at its first start it reads and fills them."""
 SUSPEND = 120.0
-STATUS = 5.0
+STATUS = 5.0 * patience.TIMES
 KILL = 30.0
-POLL = 0.02
+POLL = 0.02 * patience.TIMES
 
 
 class Domains:

@@ -6,6 +6,7 @@ import os
 import time
 import xmlrpc.client
 
+from lab import patience
 from lab.xenopsd import hooks, process, wire
 from lab.xenopsd.errors import XenopsError, bad_power_state, internal
 from lab.xenopsd.figures import Figures
@@ -13,8 +14,8 @@ from lab.xenopsd.figures import Figures
 log = logging.getLogger("xenopsd")
 
 CALL = 300.0
-POLL = 0.05
-LOST = 20.0
+POLL = 0.05 * patience.TIMES
+LOST = 20.0 * patience.TIMES
 """Seconds for which the destination may not answer before it is given up."""
 
 

@@ -6,6 +6,7 @@ The names and encodings are xenops_interface.ml's; what the lab has of its own i
 import logging
 import os
 
+from lab import patience
 from lab.xenopsd import receiving, sending, wire
 from lab.xenopsd.errors import XenopsError, encode_any, internal
 from lab.xenopsd.tasks import Tasks
@@ -89,4 +90,4 @@ def serve(root):
         os.unlink(path)
     server = wire.UnixServer(path, xenopsd.answer)
     log.info("serving on %s", path)
-    server.serve_forever()
+    server.serve_forever(poll_interval=0.5 * patience.TIMES)
