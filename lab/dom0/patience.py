@@ -1,7 +1,7 @@
 """Gives the product's worker the lab's patience on a machine that is many times slower than a host: $SXM_LAB_PATIENCE times.
 
 Runs before the product on a host (lab.dom0.before). What is stretched: how long a mirrored write may take before its mirror counts
-as broken, and how often movers and xenopsd are asked how far they are, which costs an emulated processor more than what they do.
+as broken, how long SM may take for a disk, and how often movers and xenopsd are asked how far they are, which costs an emulated processor more than what they do.
 """
 import os
 
@@ -29,6 +29,8 @@ def _stretch(factor):
     movers.STALL_BOUND *= factor  # before anybody else imports it by its name
     from storage_motion.control import sync
     sync.POLL *= factor
+    sync.SNAPSHOT_TIMEOUT *= factor
+    sync.SM_TIMEOUT *= factor
     from storage_motion.control import move
     move.POLL *= factor
 

@@ -18,7 +18,8 @@ writes; between pools each disk goes to the type so many places further, and in 
 and *pause* how long the VM stood still at the switch, in s; *move*: the whole VM's move, all five disks, in s; *differences*: bytes that
 differ at the switch, and acknowledged writes that are missing afterwards; *left*: whatever stands at either side without need;
 *occupied*: of its SR, by the logical volume (`lvs`) or the file's blocks (`du`), before and after. SRs on LVM are thick: their volumes are
-fully allocated, with room for the image's metadata.
+fully allocated, with room for the image's metadata. A mirrored write may take 30 s here before its mirror counts as broken, and not 5 s
+(`lab/dom0/patience.py`).
 
 """
 COLUMNS = ("from", "to", "pool", "size", "copied", "mirrored", "stall", "pause", "move", "differences", "left", "occupied")

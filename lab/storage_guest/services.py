@@ -22,6 +22,22 @@ APPEAR = 60.0
 TARGETS = "/sys/kernel/config/target"
 IQN = "iqn.2024-01.lab.storage:%s"
 INITIATOR = "iqn.2024-01.lab.storage:initiator"
+PORTALS = ("127.0.0.1:3261", "127.0.0.2:3261")
+"""Of the target with two paths."""
+MULTIPATH = """defaults {
+    user_friendly_names no
+    find_multipaths no
+    polling_interval 2
+    no_path_retry 5
+    path_grouping_policy multibus
+}
+blacklist {
+    wwid ".*"
+}
+blacklist_exceptions {
+    wwid "%s"
+}
+"""
 FC_INITIATOR_MAC = "02:00:00:00:0a:01"
 FC_TARGET_MAC = "02:00:00:00:0b:01"
 
@@ -70,8 +86,18 @@ def _start_nfs():
     run("rpcbind", "-w")
     run("rpc.statd", "--no-notify")
     run("exportfs", "-ra")
-    run("rpc.nfsd", "4")
+    start_nfs_threads()
     run("rpc.mountd")
+
+
+def start_nfs_threads():
+    """Have the NFS server answer."""
+    run("rpc.nfsd", "4")
+
+
+def stop_nfs():
+    """Have the NFS server answer nobody any more."""
+    run("rpc.nfsd", "0")
 
 
 def serial(name):
@@ -109,6 +135,13 @@ def _offer(group, number, store):
     os.symlink(store, "%s/lun/lun_%d/store" % (group, number))
 
 
+def _open_to_all(group):
+    for attribute, value in (("authentication", "0"), ("demo_mode_write_protect", "0"), ("generate_node_acls", "1"),
+                             ("cache_dynamic_acls", "1")):
+        _set("%s/attrib/%s" % (group, attribute), value)
+    _set(group + "/enable", "1")
+
+
 def _start_iscsi():
     for module in ("iscsi_target_mod", "iscsi_tcp"):
         run("modprobe", module)
@@ -116,12 +149,49 @@ def _start_iscsi():
         group = "%s/iscsi/%s/tpgt_1" % (TARGETS, IQN % side)
         os.makedirs(group + "/np/127.0.0.1:3260")
         _offer(group, 0, _make_lun("iscsi-" + side))
-        for attribute, value in (("authentication", "0"), ("demo_mode_write_protect", "0"), ("generate_node_acls", "1"),
-                                 ("cache_dynamic_acls", "1")):
-            _set("%s/attrib/%s" % (group, attribute), value)
-        _set(group + "/enable", "1")
+        _open_to_all(group)
     _set("/etc/iscsi/initiatorname.iscsi", "InitiatorName=%s\n" % INITIATOR)
     run("iscsid")
+
+
+def start_multipath():
+    """One more iSCSI LUN, logged in to over two portals, with dm-multipath over both. Returns its SCSI id."""
+    found, name = scsi_id("iscsi-m"), IQN % "m"
+    # dm-multipath is to leave the others alone
+    _set("/etc/multipath.conf", MULTIPATH % found)
+    run("modprobe", "dm_multipath")
+    run("multipathd")
+    group = "%s/iscsi/%s/tpgt_1" % (TARGETS, name)
+    for portal in PORTALS:
+        os.makedirs("%s/np/%s" % (group, portal))
+    _offer(group, 0, _make_lun("iscsi-m"))
+    _open_to_all(group)
+    for portal in PORTALS:
+        run("iscsiadm", "-m", "discovery", "-t", "st", "-p", portal)
+        run("iscsiadm", "-m", "node", "-T", name, "-p", portal, "-l")
+    deadline = time.monotonic() + APPEAR
+    while list(path_states(found).values()) != ["active"] * len(PORTALS):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the paths are %s after %d s" % (path_states(found), APPEAR))
+        time.sleep(0.5)
+    return found
+
+
+def path_states(name):
+    """The paths of a multipath map, as the kernel uses them: {"sda": "active" or "failed"}."""
+    done = subprocess.run(["multipathd", "show", "paths", "raw", "format", "%w %d %t"], stdout=subprocess.PIPE, text=True, timeout=COMMAND)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return {row[1]: row[2] for row in sorted(rows) if len(row) == 3 and row[0] == name}
+
+
+def paths(name):
+    """The disks of a multipath map: ["sda", "sdb"]."""
+    return sorted(path_states(name))
+
+
+def set_path(disk, state):
+    """Take a disk of the kernel's "offline", or have it "running" again."""
+    _set("/sys/block/%s/device/state" % disk, state)
 
 
 def _wwpn(interface):

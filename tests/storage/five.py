@@ -4,6 +4,8 @@ import json
 import subprocess
 import time
 
+from lab.guest import content
+from lab.guest.record import Record
 from lab.pools import leftovers, topology, volumes
 from lab.pools.daemons import environment
 from lab.pools.lab import SR_SIZE
@@ -14,12 +16,14 @@ PLAN = (topology.PoolPlan("A", ("a1",), False, ()), topology.PoolPlan("B", ("b1"
 TYPES = services.TYPES
 POOLS = {"a": "A", "b": "B", "c": "A"}
 """Which pool has the SRs on which side of the services."""
-SIZE = 12 * MIB
-GUEST = {"writes": 3, "workers": 1, "fill": 0.35}
-AFTERWARDS = 10
+SIZE = 8 * MIB
+GUEST = {"writes": 1, "workers": 1, "fill": 0.25}
+AFTERWARDS = 5
 MOVE = 1500.0
 PATIENCE = 240.0
 """Seconds. Under emulation everything takes an order of magnitude longer."""
+CLUSTER = 1 << 16
+"""What an image allocates at once, in bytes."""
 
 
 class Five:
@@ -123,12 +127,44 @@ def wait_for_writes(guest, more):
         time.sleep(0.5)
 
 
+def written(guest):
+    """What the guest has ever written to each disk, in whole clusters: {device: bytes}."""
+    sectors = CLUSTER // content.SECTOR
+    found = {}
+    for device, packed in guest.records().items():
+        generations = Record.unpack(b"", packed).generations
+        found[device] = sum(CLUSTER for first in range(0, len(generations), sectors) if any(generations[first:first + sectors]))
+    return found
+
+
 def migrate(host, arguments):
     """`xe host-call-plugin ... fn=migrate` in dom0 of `host`: (exit status, answer or None, what it said)."""
     words = ["args:%s=%s" % item for item in arguments.items()]
     done = subprocess.run([host.root + "/usr/bin/xe", "host-call-plugin", "host-uuid=" + host.uuid, "plugin=sxm.py", "fn=migrate"] + words,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=MOVE, env=environment(host.root))
     return done.returncode, json.loads(done.stdout) if done.returncode == 0 else None, done.stderr
+
+
+def journal(host, migration):
+    """The journal of a migration at its source."""
+    with open("%s/var/lib/sxm/%s.json" % (host.root, migration)) as stream:
+        return json.load(stream)
+
+
+def until(host, migration, what, bound=MOVE):
+    """Wait until `what(journal)` is true; the journal then."""
+    deadline = time.monotonic() + bound
+    while True:
+        entry = journal(host, migration)
+        if what(entry):
+            return entry
+        assert time.monotonic() < deadline, entry["phase"]
+        time.sleep(0.2)
+
+
+def ended(host, migration):
+    """Wait for the end of a migration; its journal."""
+    return until(host, migration, lambda entry: entry["state"] != "running")
 
 
 def logs(host, lines=60):

@@ -9,12 +9,15 @@ import time
 import pytest
 import XenAPI
 
-from five import AFTERWARDS, PATIENCE, TYPES, logs, migrate, wait_for_writes
+from five import AFTERWARDS, PATIENCE, TYPES, logs, migrate, wait_for_writes, written
 from lab.pools import leftovers
 
 RESULTS = os.environ.get("SXM_RESULTS", "/mnt/share/results")
 MOVES = os.environ.get("SXM_SHIFTS", "1").split()
 WITHIN = "within"
+THIN = ("ext", "nfs")
+METADATA = 8 << 16
+"""Bytes of an image that are no data: a few clusters of tables."""
 REFUSED_UNPLUG = ("VDI_IN_USE", "SR_DEVICE_IN_USE")
 """xapi's own refusal where a VM has a disk of the SR attached, and the driver's where a tapdisk of ours has it open."""
 
@@ -39,6 +42,8 @@ def test_live(five, shift):
         took = time.time() - begun
         guest = host.guest(uuid)
         wait_for_writes(guest, AFTERWARDS)
+        occupied = {disk["vdi"]: five.occupied(there, disk["destination_vdi"]) for disk in answer["disks"]}
+        data = written(guest)
         checked, guest_status = guest.check(), guest.status()
         figures = host.xenopsd("VM.stat", id=uuid)["migration"]
         left = leftovers.of_vm(five.pool("a"), was, moved_within=shift == WITHIN) + five.left()
@@ -47,7 +52,7 @@ def test_live(five, shift):
                  "copied": disk["copied"], "mirrored": disk["mirrored_bytes"], "stall": disk["longest_stall"], "seconds": took,
                  "pause": figures["downtime"], "missing": checked["disks"][disk["device"]],
                  "equal": compared.get(disk["device"], {}).get("exit") == 0, "left": len(left),
-                 "was": before[disk["vdi"]], "is": five.occupied(there, disk["destination_vdi"])}
+                 "was": before[disk["vdi"]], "is": occupied[disk["vdi"]], "data": data[disk["device"]]}
                 for source, target, disk in zip(sources, targets, sorted(answer["disks"], key=lambda disk: disk["device"]))]
         with open(os.path.join(RESULTS, "pairs-%s.json" % shift), "w") as out:
             json.dump(rows, out, indent=1)
@@ -56,6 +61,11 @@ def test_live(five, shift):
         assert figures["at_switch"]["exit"] == 0 and len(compared) == len(TYPES), figures
         assert all(disk["verified"] == disk["copied"] for disk in answer["disks"])
         assert left == []
+        for row in rows:
+            if row["to"] in THIN:
+                assert row["is"] <= row["data"] + METADATA, row
+            else:
+                assert row["is"] >= row["size"], row
 
 
 def test_what_would_disturb_a_move_is_refused_with_the_reason(five):
