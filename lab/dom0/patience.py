@@ -1,12 +1,22 @@
 """Gives the product's worker the lab's patience on a machine that is many times slower than a host: $SXM_LAB_PATIENCE times.
 
 Runs before the product on a host (lab.dom0.before). What is stretched: how long a mirrored write may take before its mirror counts
-as broken, how long SM may take for a disk, and how often movers and xenopsd are asked how far they are, which costs an emulated processor more than what they do.
+as broken, how long SM and the start of a process may take, and how often movers and xenopsd are asked how far they are, which costs
+an emulated processor more than what they do.
 """
+import importlib
 import os
 
 PLACE = "/etc/lab-patience"
 WORKER = "storage_motion.control.worker"
+STRETCHED = (
+    ("storage_motion.control.movers", ("STALL_BOUND", "READY_TIMEOUT", "ANSWER_TIMEOUT")),  # first: sync imports the bound by its name
+    ("storage_motion.control.sync", ("POLL", "SNAPSHOT_TIMEOUT", "SM_TIMEOUT")),
+    ("storage_motion.control.move", ("POLL", "COMPLETE_TIMEOUT")),
+    ("storage_motion.control.gate", ("SETTLE_TIMEOUT",)),
+    ("storage_motion.control.bar", ("STAT_TIMEOUT",)),
+    ("storage_motion.dom0.launch", ("START_TIMEOUT",)),
+)
 
 
 def install(root):
@@ -25,14 +35,10 @@ def _is_worker():
 
 
 def _stretch(factor):
-    from storage_motion.control import movers
-    movers.STALL_BOUND *= factor  # before anybody else imports it by its name
-    from storage_motion.control import sync
-    sync.POLL *= factor
-    sync.SNAPSHOT_TIMEOUT *= factor
-    sync.SM_TIMEOUT *= factor
-    from storage_motion.control import move
-    move.POLL *= factor
+    for module, names in STRETCHED:
+        loaded = importlib.import_module(module)
+        for name in names:
+            setattr(loaded, name, getattr(loaded, name) * factor)
 
 
 if __name__.startswith("lab_before.") and _is_worker():
