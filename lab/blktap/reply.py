@@ -16,6 +16,7 @@ SECOND_POKE_SHARE = 0.25
 MOST_POKES = 2
 # tapdisk's select wakes by itself after this many seconds
 LONGEST_SLEEP = 600.0
+PLACE = "/etc/lab-tapdisk-pause-reply"
 HABITS = ("as-tapdisk", "withheld", "prompt")
 # QEMU's event loop reads and writes event counters all the time, 8 bytes with each call
 EVENT = 8
@@ -43,13 +44,23 @@ def habit(root):
     word = os.environ.get("LAB_TAPDISK_PAUSE_REPLY")
     if word is None:
         try:
-            with open(root + "/etc/lab-tapdisk-pause-reply") as switch:
+            with open(root + PLACE) as switch:
                 word = switch.read().strip()
         except FileNotFoundError:
             word = HABITS[0]
     if word not in HABITS:
         raise ValueError("pause reply %r is none of %s" % (word, ", ".join(HABITS)))
     return word
+
+
+def choose(root, word):
+    """Have pauses on the host at `root` answered by that habit from now on; None: by the default one."""
+    path = root + PLACE
+    if word is not None:
+        with open(path, "w") as switch:
+            switch.write(word)
+    elif os.path.exists(path):
+        os.unlink(path)
 
 
 def pokes_needed(root, busy):

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from lab.blktap import reply
 from lab.pools import at_switch, leftovers
 from lab.pools.lab import Lab
 from lab.pools.link import Link
@@ -36,8 +37,7 @@ def lab():
         for host in lab.hosts:
             host.at_switch(at_switch.script(lab))
             # SM itself pokes no tapdisk that it pauses, and would stand here for minutes under I/O (lab.blktap.reply)
-            with open(host.root + "/etc/lab-tapdisk-pause-reply", "w") as habit:
-                habit.write("prompt")
+            reply.choose(host.root, "prompt")
         yield lab
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 import XenAPI
 
+from lab.blktap import reply
 from lab.pools import at_switch, leftovers
 from lab.pools.lab import Lab
 from lab.pools.link import Link
@@ -215,7 +216,17 @@ def test_no_tries(scene, link):
     scene.assert_nothing_left()
 
 
-def test_somebody_takes_a_snapshot_of_a_disk_in_mid_move(scene, link):
+@pytest.fixture
+def prompt(lab):
+    """SM pokes no tapdisk that it pauses, and would stand there for minutes under I/O, moving or not (facts: tapdisk, section 2)."""
+    for host in lab.hosts:
+        reply.choose(host.root, "prompt")
+    yield
+    for host in lab.hosts:
+        reply.choose(host.root, None)
+
+
+def test_somebody_takes_a_snapshot_of_a_disk_in_mid_move(scene, link, prompt):
     """Its pause and unpause attach the mirror anew, which is as good as none. The snapshot is his, and stays where it is."""
     move = Move(scene, link)
     api = move.pool.xapi.VDI
