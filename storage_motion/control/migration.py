@@ -154,6 +154,8 @@ class Migration:
             if phase.undo is None:
                 self.note(committed=True, phase=phase.name, begun=self._begun(phase))
                 problems.extend(self._insist(phase))
+                if problems and phase.essential:
+                    break
                 continue
             try:
                 # A phase that is taken up looks itself whether it can still be cancelled: its undo may not be safe now.

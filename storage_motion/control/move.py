@@ -122,6 +122,9 @@ def complete(m):
     else:
         _take_halted(m)
     if not m.plan.same_host:
+        for disk in m.plan.disks:
+            # A xenopsd that was killed may take a disk for active, and deactivates it once more: the bar lets it, and nobody in.
+            gate.unseal(m.source, m.source_vdi(disk), _seal(m))
         xenops.Xenops.local(m.source, "sxm " + m.id).forget(m.plan.vm)
         _detach_networks(m)
     if m.arrival:

@@ -49,6 +49,7 @@ class Phase(NamedTuple):
     do: Callable
     undo: Optional[Callable]
     renew: Optional[Callable] = None
+    essential: bool = False    # behind the point of no return: what follows would make it impossible, so it waits for a recovery
 
 
 PHASES = (
@@ -61,7 +62,7 @@ PHASES = (
     Phase("move", "moving the VM", _live, move.move, move.shut_gates),
     Phase("hand-over", "handing the disks over", _halted, move.hand_over, move.shut_gates),
     Phase("adopt", "giving the VM its disks", _halted, adopt.adopt, adopt.give_back),
-    Phase("complete", "completing the move", _live, move.complete, None),
+    Phase("complete", "completing the move", _live, move.complete, None, essential=True),
     Phase("clean-up", "cleaning up behind the VM", _always, cleanup.clean_up, None),
     Phase("end", "ending", _always, cleanup.end, None),
 )
