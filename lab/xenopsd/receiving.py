@@ -2,7 +2,7 @@
 
 The real one takes two PUTs with handshakes for this; here it is four calls, at the same synchronisation points:
 import_metadata, receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3 and 4). The connection of a PUT, whose
-end tells the real one that its source is gone, is here a look at the source's process.
+end tells the real one that its source is gone, is here a look at the source's process and at a file of it (sending.py).
 """
 import json
 import logging
@@ -18,6 +18,7 @@ from lab.xenopsd.figures import Figures
 log = logging.getLogger("xenopsd")
 
 AT_SWITCH = 120.0
+LOOK = 0.5                 # seconds between two looks at whether the source is still there
 OUTPUT = 2000
 
 
@@ -35,8 +36,9 @@ def import_metadata(host, metadata):
 
 
 def _outlive(host, identity, record, source):
-    """Forget a VM that was arriving when its source's xenopsd ended, unless that had given the all-clear."""
-    process.wait(source["pid"], source["started"], None)
+    """Forget a VM that was arriving when its source's xenopsd ended, or its connection, unless the all-clear had been given."""
+    while os.path.exists(source["connection"]) and not process.wait(source["pid"], source["started"], LOOK):
+        pass
     with host.store.lock(identity):
         if host.store.find(identity) is record and record["role"] == "incoming":
             log.warning("VM %s: its source is gone", identity)

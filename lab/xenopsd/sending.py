@@ -1,4 +1,5 @@
 """The source's side of VM.migrate, in the order of xenops_server.ml (VM_migrate)."""
+import contextlib
 import http.client
 import json
 import logging
@@ -78,31 +79,48 @@ def migrate(host, task, identity, vdi_map, vif_map, url):
         if record["power_state"] != "Running":
             raise bad_power_state(record["power_state"], "Running")
         hooks.run(host.root, "vm-pre-migrate", identity, "source")
-        remote = Remote(url, task.debug_info)
-        arriving = temporary_id(identity, "1")
-        metadata = mapped_metadata(record["metadata"], arriving, vdi_map, vif_map)
-        metadata["source"] = {"pid": os.getpid(), "started": process.start_time(os.getpid())}
-        remote.call("VM.import_metadata", metadata=json.dumps(metadata))
-        figures = Figures()
-        try:
-            task.progress(0.1)
-            remote.perform("VM.receive_prepare", id=arriving)
-            task.progress(0.5)
-            figures.mark("suspend")
-            memory = host.domains.suspend(record["domain"])
-        except Exception:
-            _abort(remote, arriving)
-            raise
-        try:
-            _hand_over(host, record, remote, arriving, memory, figures, identity)
-        except Exception:
-            log.warning("VM %s: its migration failed after the suspend: it is shut down", identity)
-            host.destroy_anyhow(record)
-            if record["id"] != identity:
-                host.store.rename(record, identity)
-            host.changed(identity)
-            raise
-        _forget(host, record, identity)
+        metadata = mapped_metadata(record["metadata"], temporary_id(identity, "1"), vdi_map, vif_map)
+        with _connection(host.root, metadata):
+            _send(host, task, record, Remote(url, task.debug_info), metadata)
+
+
+@contextlib.contextmanager
+def _connection(root, metadata):
+    """A file that stands for the connection which the real one keeps open all the while, and whose end the destination sees even if
+    no call gets through to it any more."""
+    path = os.path.join(root, "run", "xenopsd-sends-%s" % metadata["id"])
+    metadata["source"] = {"pid": os.getpid(), "started": process.start_time(os.getpid()), "connection": path}
+    with open(path, "w"):
+        pass
+    try:
+        yield
+    finally:
+        os.unlink(path)
+
+
+def _send(host, task, record, remote, metadata):
+    identity, arriving = record["id"], metadata["id"]
+    remote.call("VM.import_metadata", metadata=json.dumps(metadata))
+    figures = Figures()
+    try:
+        task.progress(0.1)
+        remote.perform("VM.receive_prepare", id=arriving)
+        task.progress(0.5)
+        figures.mark("suspend")
+        memory = host.domains.suspend(record["domain"])
+    except Exception:
+        _abort(remote, arriving)
+        raise
+    try:
+        _hand_over(host, record, remote, arriving, memory, figures, identity)
+    except Exception:
+        log.warning("VM %s: its migration failed after the suspend: it is shut down", identity)
+        host.destroy_anyhow(record)
+        if record["id"] != identity:
+            host.store.rename(record, identity)
+        host.changed(identity)
+        raise
+    _forget(host, record, identity)
 
 
 def _hand_over(host, record, remote, arriving, memory, figures, identity):
