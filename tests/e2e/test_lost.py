@@ -32,9 +32,11 @@ class Memory(threading.Thread):
     def run(self):
         while not self._end.wait(0.05):
             try:
+                if self._host.domain(self._uuid) is None:
+                    return      # it has gone
                 self.latest = self._host.guest(self._uuid).records()
-            except (GuestError, OSError):
-                return          # it is suspended, or on its way
+            except (GuestError, OSError, TypeError):
+                return          # it is suspended, or on its way: the domain may go between the two looks
 
     def __enter__(self):
         self.start()
