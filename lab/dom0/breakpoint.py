@@ -93,12 +93,8 @@ def _watch(place):
     Journal.write = write
 
 
-def _is_worker():
-    with open("/proc/self/cmdline", "rb") as cmdline:
-        return WORKER in cmdline.read().decode("utf-8", "replace").split("\0")
-
-
 if __name__.startswith("lab_before."):
+    from sitecustomize import runs
     _place = os.environ.get("SXM_ROOT", "") + PLACE
-    if os.path.isdir(_place) and os.listdir(_place) and _is_worker():
+    if os.path.isdir(_place) and os.listdir(_place) and runs(WORKER):
         _watch(_place)

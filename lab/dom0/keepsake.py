@@ -37,13 +37,9 @@ def _link_to(kept):
     os.unlink = linking
 
 
-def _is_receiver():
-    with open("/proc/self/cmdline", "rb") as cmdline:
-        return RECEIVER in cmdline.read().decode("utf-8", "replace").split("\0")
-
-
 if __name__.startswith("lab_before."):
+    from sitecustomize import runs
     _place = os.environ.get("SXM_ROOT", "") + PLACE
-    if os.path.exists(_place) and _is_receiver():
+    if os.path.exists(_place) and runs(RECEIVER):
         with open(_place) as _stream:
             _link_to(_stream.read())

@@ -5,6 +5,13 @@ Installed by `lab.dom0.before` while a test asks for it, so that the product its
 import importlib
 import os
 
+
+def runs(module):
+    """Whether this process is `python -m module ...`."""
+    with open("/proc/self/cmdline", "rb") as cmdline:
+        return module in cmdline.read().decode("utf-8", "replace").split("\0")
+
+
 _BEFORE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lab_before")
 
 if os.path.isdir(_BEFORE):

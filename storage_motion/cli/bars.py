@@ -42,16 +42,15 @@ class Bars:
         key = disk["vdi"]
         if key not in self._tasks:
             self._tasks[key] = self._progress.add_task("", name=_name(disk), state="", total=None)
-        self._progress.update(self._tasks[key], total=disk["to_copy"] or 1, completed=done(disk) if disk["to_copy"] else _whole(disk),
-                              state=_state(disk))
+        self._progress.update(self._tasks[key], total=None if disk["estimated"] else disk["to_copy"] or 1,
+                              completed=done(disk) if disk["to_copy"] else _whole(disk), state=_state(disk))
 
     def _tell(self, disk):
         percent = 100 * done(disk) // disk["to_copy"] if disk["to_copy"] else 100 * _whole(disk)
         step = (percent // LINE_EVERY, disk["state"])
         if self._told.get(disk["vdi"]) != step:
             self._told[disk["vdi"]] = step
-            # How much there is to copy is known when the snapshot is: before that there is only a guess.
-            figures = "" if disk["state"] in ("waiting", "mirroring") else "%3d%% of %6.1f MiB" % (percent, (disk["to_copy"] or 0) / 2**20)
+            figures = "" if disk["estimated"] else "%3d%% of %6.1f MiB" % (percent, (disk["to_copy"] or 0) / 2**20)
             self._console.print("  %-18s %-18s %s" % (_name(disk), figures, _state(disk)), highlight=False)
 
 

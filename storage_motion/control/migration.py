@@ -77,7 +77,7 @@ class Migration:
     def mover(self, key):
         """The mover of a disk."""
         entry = self.disk(key)
-        return movers.Mover(self.id, key, entry["index"], entry.get("tries", 0))
+        return movers.Mover(self.id, key, entry["index"], entry.get("given_up", 0))
 
     def source_vdi(self, disk):
         """The ref of a disk's VDI at the source."""

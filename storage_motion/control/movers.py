@@ -28,15 +28,15 @@ def fault_of(key, status, why):
 class Mover:
     """The mover of one disk."""
 
-    def __init__(self, migration, key, index, tries=0):
-        """`index`: of the disk; `tries`: how many movers of it have been given up. By its secondary a snapshot is known again, and
+    def __init__(self, migration, key, index, given_up=0):
+        """`index`: of the disk; `given_up`: how many movers of it have been. By its secondary a snapshot is known again, and
         which mirror it was taken for: that of another try lacks what the guest has written since."""
         directory = journal.run_directory(migration)
         self.key = key
         self._migration = migration
         self._index = index
         # Short names: an AF_UNIX path has at most 107 bytes.
-        self.secondary = os.path.join(directory, "m%d-%d.nbd" % (index, tries))
+        self.secondary = os.path.join(directory, "m%d-%d.nbd" % (index, given_up))
         self._control = os.path.join(directory, "m%d.ctl" % index)
         self._spec = os.path.join(directory, "m%d.json" % index)
         self._extents = os.path.join(directory, "e%d.json" % index)

@@ -49,6 +49,8 @@ def _disk(disk, entry):
     answer = {"vdi": disk.key, "device": disk.device, "name": disk.name_label, "destination_sr": disk.destination_sr,
               "destination_vdi": entry.get("destination_vdi"), "size": disk.size, "state": entry["state"]}
     answer.update({field: entry.get(field, default) for field, default in DISK_FIELDS})
-    if answer["to_copy"] is None:
+    # What holds data in a disk is known when its copy begins; until then there is the pool's word.
+    answer["estimated"] = answer["to_copy"] is None
+    if answer["estimated"]:
         answer["to_copy"] = disk.data
     return answer

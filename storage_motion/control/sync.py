@@ -99,7 +99,7 @@ def renew(m):
         entry = m.disk(disk.key)
         begun = entry.get("renewed", False) or entry.get("mover") is not None
         m.note(disk.key, state="broken" if begun else "waiting", mover=None, renewed=begun, saved_before=entry.get("saved", 0),
-               tries=entry.get("tries", 0) + 1)
+               given_up=entry.get("given_up", 0) + 1)
     if broken:
         receive.renew(m, broken)
 
@@ -123,12 +123,13 @@ def watch(m):
 
 
 def await_answers(m):
-    """Wait until every write that is mirrored just now is answered promptly. Raises MirrorBroken.
+    """Wait until every write that is mirrored just now is answered promptly. Raises MirrorBroken or Cancelled.
 
     For just before the VM is moved: a destination that has fallen silent is found out by the stall bound, which must not strike
     when the guest is suspended already. One that is merely slow all the time is moved to all the same, after twice that bound."""
     end = time.monotonic() + 2 * STALL_BOUND
     while any(status.get("oldest_wait", 0.0) > PROMPT for status in watch(m).values()) and time.monotonic() < end:
+        m.pulse()
         time.sleep(POLL)
 
 

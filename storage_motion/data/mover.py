@@ -30,7 +30,7 @@ SWITCH_INTERVAL = 0.0005
 
 NOTHING_MIRRORED = {"state": "broken", "clean": False, "attachments": 0, "mirrored_bytes": 0, "mirrored_writes": 0,
                     "outstanding": 0, "held": 0, "oldest_wait": 0.0, "longest_stall": 0.0}
-NOTHING_COPIED = {"state": "idle", "to_copy": 0, "copied": 0, "skipped": 0, "verified": 0, "same": 0, "saved": 0,
+NOTHING_COPIED = {"state": "idle", "to_copy": None, "copied": 0, "skipped": 0, "verified": 0, "same": 0, "saved": 0,
                   "error": None}
 
 log = logging.getLogger(__name__)

@@ -32,6 +32,16 @@ def assert_nothing_older(found, taken):
         assert not lost, "%d sectors of %s have lost acknowledged writes, such as %s" % (len(lost), device, lost[:5])
 
 
+def settled(look):
+    """What `look` finds left, a list: at last nothing, or what is still there after SETTLE seconds."""
+    deadline = time.monotonic() + SETTLE
+    while True:
+        left = look()
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.05)
+
+
 class Scene:
     """One VM. `lab`: with the pools A (a1, a2) and B (b1); the VM goes to and fro between a1 and b1."""
 
@@ -173,11 +183,7 @@ class Scene:
 
     def assert_nothing_left(self):
         """Nothing that anything left behind, on any host."""
-        deadline = time.monotonic() + SETTLE
-        while True:
-            left = leftovers.at_rest(self.lab)
-            if not left or time.monotonic() > deadline:
-                break
+        left = settled(lambda: leftovers.at_rest(self.lab))
         assert not left, "\n".join(left)
 
     def moves(self):

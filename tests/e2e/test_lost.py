@@ -9,7 +9,7 @@ from lab.pools import leftovers, power
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from tests.e2e.moments import MOMENTS
-from tests.e2e.scene import MIB, Scene, assert_nothing_older
+from tests.e2e.scene import MIB, Scene, assert_nothing_older, settled
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = (4 * MIB, 8 * MIB)
@@ -73,7 +73,7 @@ def test_lost_for_good(lab, moment):
     vm = scene.pool.xapi.VM.get_by_uuid(scene.uuid)
     record = scene.pool.xapi.VM.get_record(vm)
     assert record["power_state"] == "Halted" and record["blocked_operations"] == {} and "sxm_migration" not in record["other_config"]
-    assert of_the_source(lab) == []
+    assert settled(lambda: of_the_source(lab)) == []
     scene.pool.start_vm(vm, scene.host.name)
     scene.wait_for_writes(20)
     assert_nothing_older(scene.guest.records(), memory.latest)

@@ -39,6 +39,7 @@ def test_the_status_has_all_that_is_promised(pool):
     assert {"migration", "vm", "vm_name", "kind", "state", "phase", "doing", "phases", "error", "task", "started", "updated", "bytes_to_move",
             "bytes_moved", "downtime", "disks", "saved"} <= set(answer)
     assert (answer["bytes_moved"], answer["bytes_to_move"], answer["alive"]) == (50, 100, True)
+    assert answer["disks"][0]["estimated"] is False
     assert {"vdi", "device", "name", "destination_sr", "destination_vdi", "size", "state", "to_copy", "copied", "verified", "skipped",
             "mirrored_bytes", "mirrored_writes", "longest_stall"} <= set(answer["disks"][0])
     json.dumps(answer)

@@ -82,7 +82,7 @@ def test_a_renewed_disk_keeps_its_snapshots(source, monkeypatch):
     sync.renew(source.m)
     sync.renew(source.m)
     assert source.other_config(ours) is not None
-    assert ended == ["mover", "mirror", "copy", "renewed at the destination"] * 2 and entry["tries"] == 2 and entry["saved_before"] == 5
+    assert ended == ["mover", "mirror", "copy", "renewed at the destination"] * 2 and entry["given_up"] == 2 and entry["saved_before"] == 5
 
 
 def test_a_snapshot_of_another_migration_keeps_its_mark(source):
