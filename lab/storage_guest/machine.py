@@ -31,9 +31,9 @@ class GuestDied(Exception):
     """The guest ended, or was ended, before its command did; the text has the end of its console."""
 
 
-def run(command, bound, disks=(), environment=None, extra=()):
+def run(command, bound, disks=(), environment=None, processors=PROCESSORS, output=None):
     """Run `command` (a list) in the repository, as root, inside a fresh guest. Returns its exit status (124: it took longer than
-    `bound` s). Its output goes to this process's own. `extra`: more arguments for qemu. Raises GuestDied."""
+    `bound` s). Its output goes to `output`, an open file, or this process's own. Raises GuestDied."""
     parts = image.ensure()
     with tempfile.TemporaryDirectory(prefix="sxm-guest-") as directory:
         share = os.path.join(directory, "share")
@@ -42,11 +42,11 @@ def run(command, bound, disks=(), environment=None, extra=()):
         environment = dict({"SXM_LAB_PATIENCE": str(SLOWER)}, **environment or {})
         exports = ["export %s=%s\n" % (name, shlex.quote(value)) for name, value in sorted(environment.items())]
         _write(share, "command", "".join(exports) + "exec " + " ".join(map(shlex.quote, command)) + "\n")
-        console = os.path.join(image.CACHE, "console.log")
-        line = _qemu(parts, share, console, _make(directory, disks)) + list(extra)
+        console = os.path.join(directory, "console.log")
+        line = _qemu(parts, share, console, _make(directory, disks), processors)
         # the guest must not outlive us, however we end
         # a pipe that nothing is ever written to: at the end of its input qemu would take its output for gone, too
-        process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL"] + line, stdin=subprocess.PIPE)
+        process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL"] + line, stdin=subprocess.PIPE, stdout=output)
         try:
             process.wait(bound + BOOT)
         except subprocess.TimeoutExpired:
@@ -64,8 +64,8 @@ def run(command, bound, disks=(), environment=None, extra=()):
             raise GuestDied("qemu ended with %d, the command did not\n%s" % (process.returncode, _tail(console))) from None
 
 
-def _qemu(parts, share, console, disks):
-    line = [QEMU, *EMULATION, "-smp", str(PROCESSORS), "-m", str(MEMORY), "-nodefaults", "-no-user-config", "-display", "none",
+def _qemu(parts, share, console, disks, processors):
+    line = [QEMU, *EMULATION, "-smp", str(processors), "-m", str(MEMORY), "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-kernel", parts + "/vmlinuz", "-initrd", parts + "/initrd.img", "-append", KERNEL,
             "-serial", "file:" + console, "-device", "virtio-serial-pci", "-chardev", "stdio,id=output,signal=off",
             "-device", "virtserialport,chardev=output,name=output", "-device", "virtio-rng-pci",

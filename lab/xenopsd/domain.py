@@ -33,7 +33,7 @@ class Domains:
 
     def create(self, identity, domid, settings):
         """Start a guest, paused and without disks, and wait until it answers; the domain's record."""
-        socket = os.path.join(self._sockets, "guest%d" % domid)
+        socket = self._socket(domid)
         config = os.path.join(self._configs, "%d.json" % domid)
         with open(config, "w") as stream:
             json.dump({"id": identity, "control": socket, "settings": settings}, stream)
@@ -87,6 +87,21 @@ class Domains:
         for path in (domain["control"], domain["config"]):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+
+    def end_unknown(self, known):
+        """End every guest that is none of `known` (the domains of the records): xenopsd was killed before it had noted it."""
+        configs = {domain["config"] for domain in known if domain}
+        for name in os.listdir(self._configs):
+            config = os.path.join(self._configs, name)
+            if config not in configs:
+                socket = self._socket(int(os.path.splitext(name)[0]))
+                for pid in process.mentioning(config):
+                    self.destroy({"domid": -1, "pid": pid, "started": process.start_time(pid), "control": socket, "config": config})
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(config)
+
+    def _socket(self, domid):
+        return os.path.join(self._sockets, "guest%d" % domid)
 
     @staticmethod
     def _answers(domain):

@@ -14,6 +14,20 @@ def start(arguments, log_path, environment=None):
     return process.pid, start_time(process.pid)
 
 
+def mentioning(argument):
+    """The pids of the processes that have this argument."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/cmdline" % name, "rb") as stream:
+                    if argument.encode() in stream.read().split(b"\0"):
+                        found.append(int(name))
+            except OSError:
+                continue  # it ended
+    return found
+
+
 def start_time(pid):
     """When this process started, in clock ticks since boot, or None if it does not run."""
     state, started = _stat(pid)

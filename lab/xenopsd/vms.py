@@ -155,6 +155,7 @@ class Host:
 
     def recover(self):
         """After a start of xenopsd: find the guests again that run, and end what was under way when it was killed."""
+        self.domains.end_unknown([self.store.get(identity)["domain"] for identity in self.store.ids()])
         for identity in self.store.ids():
             record = self.store.get(identity)
             if record["role"] == "incoming" or record["metadata"]["id"] != identity:

@@ -1,14 +1,21 @@
-"""An activation that nobody is at any more.
+"""What SM's activation of a disk has left behind that nobody is at any more.
 
 SM notes `activating` in a VDI's sm_config while it activates it, and takes it away itself; nothing else does, not even the reset at
 the plug of an SR (facts: sm, blktap2.VDI._add_tag, resetvdis). When the host loses its power in between, the key stays: SM then
 activates the VDI nowhere, and nobody can know that it is not active.
+
+Its key for the host that has the VDI, `host_<ref>`, SM takes away at the deactivation. When xapi dies in the middle of either, SM's
+command cannot write to it any more, and the xapi that comes next knows of nothing to deactivate: the key stays, and perhaps the tapdisk.
 """
 import logging
 
 from storage_motion.control import gate
-from storage_motion.dom0 import inventory, launch
+from storage_motion.dom0 import inventory, launch, smapi
+from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records
+
+SM_TIMEOUT = 120.0
+GONE = (None, "Halted")
 
 log = logging.getLogger("sxm")
 
@@ -25,6 +32,29 @@ def end_dead(session, uuid):
         return False
     log.warning("VDI %s: the activation that was under way when this host died is ended", uuid)
     session.xenapi.VDI.remove_from_sm_config(ref, gate.ACTIVATING)
+    return True
+
+
+def let_go_dead(session, uuid, vm):
+    """Have SM deactivate a VDI (a UUID) that it has down as active on this host for the VM (a UUID), if that is not on this host any
+    more, nor on its way here, and no command of SM is at the VDI. Whether it did. Raises SmFault, XenopsError or Unreachable.
+
+    Only while the VM's operations are blocked: nobody starts it in between, then."""
+    view = Records(session)
+    ref, vdi = view.by_uuid("VDI", uuid) if uuid else (None, None)
+    if not ref or not gate.active(vdi["sm_config"]):
+        return False
+    here = xenops.Xenops.local(session, "sxm")
+    if any(here.power_state(one) not in GONE for one in (vm, xenops.incoming(vm))):
+        return False
+    if gate.HOST + session.xenapi.host.get_by_uuid(inventory.host_uuid()) not in vdi["sm_config"]:
+        return False
+    # Looked for last: who is not known to xenopsd any more has nothing begun after that.
+    if launch.running(mentioning=[uuid]):
+        return False
+    log.warning("VDI %s: VM %s has left it behind active on this host; it is deactivated", uuid, vm)
+    for command in ("vdi_deactivate", "vdi_detach"):
+        smapi.call(session, vdi["SR"], command, vdi_ref=ref, timeout=SM_TIMEOUT)
     return True
 
 

@@ -5,7 +5,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import adopt, bar, changes, cleanup, gate, remap, sync, waiting, whereabouts
+from storage_motion.control import activation, adopt, bar, changes, cleanup, gate, remap, sync, waiting, whereabouts
 from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -101,6 +101,8 @@ def shut_gates(m):
         m.note(xenops_task=None)
     for disk in m.plan.disks:
         bar.lift(m, disk)
+        if m.plan.live:
+            activation.let_go_dead(m.source, disk.key, m.plan.vm)
 
 
 def seal_again(m):

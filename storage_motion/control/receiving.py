@@ -74,12 +74,16 @@ def receive_renew(session, given):
 
 def receive_stop(session, given):
     """End the receivers, and what they have the storage manager do. After the answer no gate opens any more that is shut now, and
-    `receive-renew` alone makes the disks receive again. Idempotent. Raises TimedOut if a command does not end."""
+    `receive-renew` alone makes the disks receive again. Idempotent. Raises TimedOut if a command does not end.
+
+    `vm`: the UUID of the VM that the disks are for. What it has left behind active here, they are let go of."""
     entry = _known(given)
+    vm = _vm(given)
     if entry is not None:
         _retire(entry, list(entry.entry["disks"]))
         for disk in entry.entry["disks"].values():
             activation.end_dead(session, disk["vdi"])
+            activation.let_go_dead(session, disk["vdi"], vm)
     return {}
 
 
@@ -133,6 +137,12 @@ def _known(given):
     except NoSuchMigration:
         return None
     return None if refused(entry) else entry
+
+
+def _vm(given):
+    if not UUID.match(given.get("vm", "")):
+        raise BadArguments("vm: %r is not the UUID of a VM" % given.get("vm", ""))
+    return given["vm"]
 
 
 def refused(entry):

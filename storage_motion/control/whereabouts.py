@@ -23,7 +23,7 @@ def stop_finishing(m):
     if m.lost or not any(begun_to_open(m, disk) for disk in m.plan.disks):
         return
     try:
-        m.plugin("receive-stop")
+        m.plugin("receive-stop", vm=m.plan.vm)
     except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
         raise Undecided("whether a gate is being opened at the destination: %s" % " ".join(m.describe(error)))
 

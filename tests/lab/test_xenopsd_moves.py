@@ -280,6 +280,20 @@ def test_a_guest_outlives_its_xenopsd_and_a_killed_guest_is_noticed(world):
     assert not source.xapi.daemons
 
 
+def test_a_guest_that_a_killed_xenopsd_had_not_noted_is_ended(world):
+    source, _, _, _ = world
+    source.perform("VM.start", id=VM)
+    noted = source.record()
+    source.process.kill()
+    source.process.wait()
+    with open("%s/var/lib/xenopsd/%s.json" % (source.root, VM), "w") as record:
+        json.dump(dict(noted, domain=None, power_state="Halted"), record)   # as it stood before the domain was built
+    source.start()
+    until(lambda: not process.alive(noted["domain"]["pid"], noted["domain"]["started"]))
+    assert not os.path.exists(noted["domain"]["config"]) and not os.path.exists(noted["domain"]["control"])
+    assert source.perform("VM.start", id=VM)[0] == "Completed"
+
+
 def test_the_destination_killed_while_it_waits_for_the_gate(world):
     source, destination, _, _ = world
     source.perform("VM.start", id=VM)

@@ -214,6 +214,17 @@ def test_a_failure_before_the_gate_opened_goes_back_in_the_right_order(monkeypat
     move.shut_gates(world)
 
 
+def test_what_the_vm_has_left_active_at_the_source_is_let_go_of_once_nothing_bars_that(monkeypatch):
+    """As when xapi dies while SM deactivates: SM deactivates nothing that is `paused`."""
+    world = world_of(monkeypatch, PENDING, "suspend", FAILED)
+    monkeypatch.setattr(FakeMover, "finish", lambda mover, mirrored: (_ for _ in ()).throw(MoverFailed("k", "no")))
+    with pytest.raises(MoverFailed):
+        move.move(world)
+    monkeypatch.setattr(move.activation, "let_go_dead", lambda session, uuid, vm: world.log.append(("let go", uuid, vm, dict(world.here))))
+    move.shut_gates(world)
+    assert world.log[-1] == ("let go", "k", world.plan.vm, {})
+
+
 def test_a_failure_after_the_gate_opened_leaves_the_vm_at_the_destination(monkeypatch):
     """It may have run there, and written, and have ended before anybody looked."""
     world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING, FAILED)

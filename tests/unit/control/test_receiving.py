@@ -14,6 +14,7 @@ from storage_motion.dom0 import firewall, launch, smapi
 from storage_motion.errors import BadArguments, GateOpen, JournalError, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
+VM = "99999999-8888-7777-6666-555555555555"
 KEYS = ["%08d-0000-0000-0000-000000000000" % number for number in range(2)]
 
 
@@ -235,7 +236,7 @@ def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path
                                 "<string>%s</string>" % first["disks"][KEYS[1]]["vdi"]])
     try:
         with pytest.raises(TimedOut):
-            receiving.receive_stop(destination.pool, {"migration": ID})
+            receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM})
         with pytest.raises(TimedOut):
             renew(destination, KEYS)
         renew(destination, KEYS[:1])
@@ -244,7 +245,7 @@ def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path
         command.wait()
     try:
         for _ in range(2):
-            assert receiving.receive_stop(destination.pool, {"migration": ID}) == {}
+            assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {}
     finally:
         others.kill()
         others.wait()
@@ -259,16 +260,23 @@ def test_stopping_ends_the_receivers_and_what_they_had_become(destination, monke
     monkeypatch.setattr(receiving, "RETIRE_TIMEOUT", 0.2)
     try:
         with pytest.raises(ReceiverFailed):
-            receiving.receive_stop(destination.pool, {"migration": ID})
+            receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM})
     finally:
         child.kill()
         child.wait()
-    receiving.receive_stop(destination.pool, {"migration": ID})
+    receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM})
     assert set(stopped) == {os.getpid()}
 
 
+@pytest.mark.parametrize("vm", [{}, {"vm": "web1"}])
+def test_stopping_for_no_vm(destination, vm):
+    with pytest.raises(BadArguments) as raised:
+        receiving.receive_stop(destination.pool, dict(vm, migration=ID))
+    assert "vm" in str(raised.value)
+
+
 def test_stopping_what_is_not_known(destination):
-    assert receiving.receive_stop(destination.pool, {"migration": ID}) == {}
+    assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {}
 
 
 def test_a_disk_whose_gate_is_open_is_not_renewed(destination):
