@@ -5,12 +5,13 @@ with its disks as they were when they were sealed, and whatever was made at the 
 """
 import XenAPI
 
-from storage_motion.control import cleanup
-from storage_motion.errors import BadArguments, MotionError
+from storage_motion.control import cleanup, waiting
+from storage_motion.errors import BadArguments, MotionError, TimedOut, Undecided
 from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records
 
 ARGUMENT, DESTINATION = "lost", "destination"
+GIVE_UP_TIMEOUT = 180.0    # seconds for a xenopsd to find out that nobody is at the other end of its connection
 
 
 class DestinationLost(MotionError):
@@ -38,7 +39,9 @@ def missing(source, planned):
 
 
 def come_back(m):
-    """The VM has gone over, and is back by that word: at the source it is halted, with the disks that it left."""
+    """The VM has gone over, and is back by that word: at the source it is halted, with the disks that it left. Raises Undecided."""
+    if m.plan.live:
+        _end_sending(m)
     if not m.entry["committed"]:
         return
     m.note(committed=False)
@@ -47,6 +50,22 @@ def come_back(m):
     # One that is suspended still is shut down on the way back.
     if m.plan.live and local.power_state(m.plan.vm) != "Suspended" and m.source.xenapi.VM.get_power_state(vm) != "Halted":
         cleanup.halt(m, vm)
+
+
+def _end_sending(m):
+    """Have the source's xenopsd give the move up. What it still has of the VM under another name it shuts down then, and only then:
+    somebody who had started the VM meanwhile would lose it."""
+    here = xenops.Xenops.local(m.source, "sxm " + m.id)
+
+    def ended():
+        sending = [task for task in here.tasks_of_label() if here.task(task)[0] == xenops.PENDING]
+        for task in sending:
+            here.cancel(task)
+        return not sending
+    try:
+        waiting.until(ended, GIVE_UP_TIMEOUT, "xenopsd's move of VM %s to end" % m.plan.vm, tick=1.0)
+    except TimedOut as error:
+        raise Undecided(str(error))
 
 
 class LostPool:

@@ -182,7 +182,9 @@ def test_the_link_is_cut(scene, link):
     link.cut()
     move.await_broken()
     disks, _ = move.arrives()
-    assert disks[move.first]["saved"] > 0 and disks[move.second]["saved"] > 0
+    assert disks[move.second]["saved"] > 0
+    # The link is whole again as soon as one of them has noticed: the other one need not have.
+    assert disks[move.first]["saved"] > 0 or not scene.journal(move.id, move.source)["disks"][move.first].get("given_up")
 
 
 def test_the_receiver_stands_still(scene, link):

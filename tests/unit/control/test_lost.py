@@ -60,10 +60,22 @@ def test_a_vm_that_had_gone_over_is_halted_at_the_source(world, monkeypatch):
     vm, = world.source.tables["VM"]
     world.source.tables["VM"][vm]["power_state"] = "Running"
     world.entry["committed"], world.state_here = True, None
+    world.tasks_here, world.script = ["7"], [("Pending", 0.9), ("Failed", ["Cancelled", "7"])]
+    monkeypatch.setattr(lost.waiting.time, "sleep", lambda seconds: None)
     lost.come_back(world)
-    assert halted == [vm] and world.entry["committed"] is False
+    assert halted == [vm] and world.entry["committed"] is False and world.log == ["cancel"]
     lost.come_back(world)
     assert halted == [vm]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_while_xenopsd_still_sends_it_nothing_is_decided(world, monkeypatch, committed):
+    world.tasks_here, world.script, world.entry["committed"] = ["7"], [("Pending", 0.9)], committed
+    monkeypatch.setattr(lost, "GIVE_UP_TIMEOUT", 0.0)
+    monkeypatch.setattr(lost.waiting.time, "sleep", lambda seconds: None)
+    with pytest.raises(Undecided, match="xenopsd's move"):
+        lost.come_back(world)
+    assert world.here == SEALED and world.entry["committed"] is committed
 
 
 @pytest.mark.parametrize("taken", ["VDI", "VBD", "VM"])

@@ -37,7 +37,7 @@ class World:
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
         self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"]}
         self.state_here, self.state_there, self.arriving, self.asks_to_cancel = "Running", None, None, False
-        self.plugin_fails = None
+        self.plugin_fails, self.tasks_here = None, []
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
         monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, renew: FakeXenops(self, "there")))
         monkeypatch.setattr(whereabouts, "SETTLE_TIMEOUT", 0.3)
@@ -118,6 +118,9 @@ class FakeXenops:
         if isinstance(found, Exception):
             raise found
         return found
+
+    def tasks_of_label(self):
+        return self._world.tasks_here
 
     def cancel(self, _):
         self._world.log.append("cancel")
