@@ -3,6 +3,9 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 PYTHON36 := $(shell tools/python36.sh)
 PYTEST := -m pytest -q
+# Whole files side by side: what the tests of one share is set up once. Those that move VMs mostly wait, so there is room for one more.
+BESIDE := -n 2 --dist loadfile
+BESIDE_WAITING := -n 3 --dist loadfile
 DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 
 .PHONY: demo test test-unit test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax rpm bench clean packages
@@ -13,7 +16,7 @@ demo: .venv/ready
 test: test-unit check-dom0-syntax test-python36 test-lab test-e2e
 
 test-unit: .venv/ready
-	$(PYTHON) $(PYTEST) tests/unit tests/fuzz
+	$(PYTHON) $(PYTEST) $(BESIDE) tests/unit tests/fuzz
 
 # The long run: FUZZ=100000 make test-fuzz
 test-fuzz: .venv/ready
@@ -25,17 +28,17 @@ check-dom0-syntax: .venv/ready
 
 test-python36: .venv36/ready
 ifneq ($(PYTHON36),)
-	.venv36/bin/python $(PYTEST) -p no:cacheprovider tests/unit
+	.venv36/bin/python $(PYTEST) $(BESIDE) -p no:cacheprovider tests/unit
 else
 	@echo '*** There is no Python 3.6 on this machine: the unit tests have NOT run on it. ***'
 	@test -z "$(REQUIRE_PYTHON36)"
 endif
 
 test-lab: .venv/ready .venv36/ready
-	$(PYTHON) $(PYTEST) tests/lab tests/rpm
+	$(PYTHON) $(PYTEST) $(BESIDE) tests/lab tests/rpm
 
 test-e2e: .venv/ready .venv36/ready
-	$(PYTHON) $(PYTEST) tests/e2e
+	$(PYTHON) $(PYTEST) $(BESIDE_WAITING) tests/e2e
 ifneq ($(PYTHON36),)
 	SXM_LAB_PYTHON=$(CURDIR)/.venv36/bin/python SXM_LAB_LAYOUT=flat $(PYTHON) $(PYTEST) tests/e2e/test_migrate.py
 else

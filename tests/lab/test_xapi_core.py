@@ -116,10 +116,12 @@ def test_expressions(x):
     assert found('field "type"="tiny" and field "name__label"="Tiny"') == ["tiny"]
     assert found('not (field "type" = "tiny")') == []
     assert found('field "type" = "x" or true') == ["tiny"]
+    assert found('field "type" = "tiny" andfield "name_label" = "Tiny"') == ["tiny"], "as sm has it"
     assert found("true and (false or not false)") == ["tiny"]
     (pif,) = x.PIF.get_all_records_where('field "management" = "true"').values()
     assert x.network.get_all_records_where('field "uuid" = "%s"' % x.network.get_uuid(pif["network"]))
     assert failure_of(x.SM.get_all_records_where, 'field "type" =')[0] == "INTERNAL_ERROR"
+    assert failure_of(x.SM.get_all_records_where, "field 'type' = 'tiny'")[0] == "INTERNAL_ERROR"
     assert failure_of(x.SM.get_all_records_where, 'field "nothing" = "x"')[0] == "INTERNAL_ERROR"
 
 
