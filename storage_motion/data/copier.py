@@ -151,8 +151,8 @@ class Copier(object):
             if self._verified + self._same + skipped != total(self._to_copy):
                 raise DataPathError("verified %d, found %d and skipped %d sectors, which is not what there is" % (
                     self._verified, self._same, skipped))
-            self._source.disconnect()
-            self._destination.disconnect(confirmed=True)
+            self._source.close()
+            self._destination.disconnect()
             self._state = "done"
             log.info("the copy is done: %s", self.status())
         except Exception as error:

@@ -173,17 +173,18 @@ class Client(object):
         if self._in_flight:
             raise ValueError("requests are in flight")
 
-    def disconnect(self, confirmed=False):
-        """Say goodbye (a clean end to whoever serves us), then close.
+    def disconnect(self):
+        """Say goodbye, wait until the server has taken note and closed first, as a receiver does, and close. Raises ConnectionLost,
+        closed as well.
 
-        `confirmed`: wait until the server has closed first, as a receiver does when it has taken note. tapdisk would greet anew.
-        Raises ConnectionLost, closed as well.
+        Never to a tapdisk, which is left by `close`, with nothing in flight: it would greet anew on the same socket, and that handshake
+        and another client's would take each other's socket; seen as a tapdisk that is lost for good in an endless loop
+        (tapdisk-nbdserver.c, tapdisk_nbdserver_handshake_cb: one handshake_fd; docs/checked-by-hand.md).
         """
         try:
             header = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0)
             stream.send_message(self.sock, header, None, self._timeout)
-            if confirmed:
-                stream.await_close(self.sock, time.monotonic() + self._timeout)
+            stream.await_close(self.sock, time.monotonic() + self._timeout)
         finally:
             self.sock.close()
 

@@ -62,7 +62,6 @@ class ReceivedDisk(object):
         ended = "broken"
         try:
             Forwarder(role, tls, client).run()
-            client.disconnect()
             ended = "ended"
         except DataPathError as error:
             log.warning("disk %s: %s is broken: %s", self.key, role, error)

@@ -287,7 +287,9 @@ def test_a_guest_that_a_killed_xenopsd_had_not_noted_is_ended(world):
     source.process.kill()
     source.process.wait()
     with open("%s/var/lib/xenopsd/%s.json" % (source.root, VM), "w") as record:
-        json.dump(dict(noted, domain=None, power_state="Halted"), record)   # as it stood before the domain was built
+        json.dump(dict(noted, domain=None, power_state="Halted", attached={}), record)   # as it stood before the domain was built
+    for locator in list(source.xapi.daemons):
+        source.xapi.stop(locator)
     source.start()
     until(lambda: not process.alive(noted["domain"]["pid"], noted["domain"]["started"]))
     assert not os.path.exists(noted["domain"]["config"]) and not os.path.exists(noted["domain"]["control"])

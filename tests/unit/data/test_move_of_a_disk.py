@@ -1,11 +1,13 @@
 """One disk from end to end: the real mover and receiver over TLS, while the guest goes on writing."""
 import random
 import shutil
+import socket
+import threading
 
 import pytest
 
 from data_harness import MIB, Monitor, Mover, Receiver, Site, Tapdisk, connectable, eventually, pattern, random_batch, same_bytes
-from storage_motion.data import nbd_client
+from storage_motion.data import nbd, nbd_client
 
 SIZE = 48 * MIB
 
@@ -22,6 +24,62 @@ def source_of(site):
     leaf = site.image("leaf", content)
     shutil.copy(leaf, site.path("snapshot"))
     return leaf, site.path("snapshot"), [[0, 24 * MIB], [24 * MIB, 5 * MIB + 512]]
+
+
+class Overheard(threading.Thread):
+    """Passes on what one after the other of its clients says to the NBD server at a socket. `said`: what they said."""
+
+    def __init__(self, path, server):
+        super().__init__(daemon=True)
+        self.said = []
+        self._server, self._listening = server, socket.socket(socket.AF_UNIX)
+        self._listening.bind(path)
+        self._listening.listen(4)
+        self.start()
+
+    def run(self):
+        while True:
+            client = self._listening.accept()[0]
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._server)
+            self.said.append(b"")
+            for ends in ((client, server, len(self.said) - 1), (server, client, None)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, one, other, heard):
+        while True:
+            try:
+                data = one.recv(1 << 16)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                break
+            if heard is not None:
+                self.said[heard] += data
+            other.sendall(data)
+        other.close()
+
+
+def test_a_tapdisk_is_never_told_goodbye(site):
+    """The real one may be lost for good by it (nbd_client.Client.disconnect)."""
+    leaf, snapshot, extents = source_of(site)
+    sockets, overheard = {}, {}
+    for name, image in (("leaf", leaf), ("snapshot", snapshot), ("destination", site.image("destination", bytes(SIZE)))):
+        sockets[name] = site.path(name + ".overheard")
+        overheard[name] = Overheard(sockets[name], site.serve(image)[1])
+    receiver = Receiver(site, {"d": (sockets["destination"], SIZE)})
+    mover = Mover(site, "d", SIZE, receiver.address())
+    guest = Tapdisk(sockets["leaf"], mover.secondary, SIZE)
+    mover.copy(sockets["snapshot"], extents, SIZE, True)
+    assert mover.await_copy()["state"] == "done"
+    guest.mirror.disconnect()
+    eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
+    assert mover.ask("finish") == {"ok": True}
+    goodbye = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0)
+    for name in ("snapshot", "destination"):
+        assert any(len(words) > 200 for words in overheard[name].said), "nobody was overheard"
+        assert not any(goodbye in words for words in overheard[name].said), name
+    guest.leaf.close()
 
 
 @pytest.mark.parametrize("blank", [True, False])

@@ -98,13 +98,14 @@ def test_errors_of_tapdisk_are_negative(pair):
     assert client.in_flight == 0
 
 
-def test_requests_carry_no_flags_and_the_fresh_greeting_after_the_goodbye_does_not_matter(pair):
+def test_requests_carry_no_flags_and_a_fresh_greeting_is_no_confirmation_of_the_goodbye(pair):
     client = nbd_client.Client(pair[0], SIZE)
     client.start_write(512, b"a" * 512)
     assert received(pair[1], 28 + 512)[:28] == nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, 1, 512, 512)
     pair[1].sendall(nbd.SIMPLE_REPLY.pack(nbd.SIMPLE_REPLY_MAGIC, 0, 1) + nbd.GREETING.pack(nbd.MAGIC, nbd.OPTION_MAGIC, 3))
     client.reap()
-    client.disconnect()
+    with pytest.raises(ConnectionLost):
+        client.disconnect()
     assert received(pair[1], 28) == nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0)
 
 
