@@ -84,11 +84,11 @@ class Unreached:
 def recover(session, given):
     """All interrupted migrations of this host, or the one of `migration`; `remote-username` and `remote-password` where
     those that were given at first are gone; `lost`: "destination", if that pool will never come back. {"migrations": [{"migration", "side", "outcome", "why", ...}]}"""
-    _log_to_file()
     wanted = given.get("migration")
     lost.said(given)
     if wanted:
         journal.check_id(wanted)
+    _log_to_file()
     found = []
     for side, one in ((SOURCE, _recover_source), (RECEIVING, _recover_receiving)):
         for migration in journal.all_ids(side):
