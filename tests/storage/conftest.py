@@ -22,4 +22,6 @@ def five():
         for host in lab.hosts:
             host.at_switch(at_switch.script(lab))
             patience.install(host.root)
-        yield Five(lab)
+        five = Five(lab)
+        yield five
+        five.unplug()

@@ -64,6 +64,14 @@ class Five:
                 pool.xapi.PBD.unplug(pbd)
         pool.xapi.SR.destroy(sr)
 
+    def unplug(self):
+        """Unplug all SRs, so that nothing is mounted any more where the lab lies."""
+        for (_, side), sr in self._made.items():
+            xapi = self.pool(side).xapi
+            for pbd in xapi.SR.get_PBDs(sr):
+                if xapi.PBD.get_currently_attached(pbd):
+                    xapi.PBD.unplug(pbd)
+
     @contextlib.contextmanager
     def vm(self, srs, side="a", size=SIZE, guest=None):
         """A running VM with a disk on each of these SRs (refs of the pool of `side`), that has written. Its uuid. Removed wherever it

@@ -38,14 +38,15 @@ def test_live(five, pair):
         took, guest = time.time() - begun, host.guest(uuid)
         wait_for_writes(guest, AFTERWARDS)
         (disk,) = answer["disks"]
-        (data,) = written(guest).values()
+        after = five.occupied(there, disk["destination_vdi"])
+        (data,) = written(guest).values()     # later: the guest goes on writing
         checked, guest_status = guest.check(), guest.status()
         figures = host.xenopsd("VM.stat", id=uuid)["migration"]
         left = leftovers.of_vm(five.pool("a"), was, moved_within=pair.pool == pairs.SAME) + five.left()
         (compared,) = json.loads(figures["at_switch"]["output"])
         row = dict(pair._asdict(), size=disk["size"], copied=disk["copied"], mirrored=disk["mirrored_bytes"], stall=disk["longest_stall"],
                    seconds=took, pause=figures["downtime"], missing=checked["missing"], equal=compared["exit"] == 0, left=len(left),
-                   before=before, after=five.occupied(there, disk["destination_vdi"]), data=data)
+                   before=before, after=after, data=data)
         with open(os.path.join(RESULTS, "pair-%s.json" % pairs.name(pair)), "w") as out:
             json.dump(row, out, indent=1)
         assert answer["state"] == "succeeded"
