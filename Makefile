@@ -3,9 +3,8 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 PYTHON36 := $(shell tools/python36.sh)
 PYTEST := -m pytest -q
-# Whole files side by side: what the tests of one share is set up once. Those that move VMs mostly wait, so there is room for one more.
+# Whole files side by side: what the tests of one share is set up once.
 BESIDE := -n 2 --dist loadfile
-BESIDE_WAITING := -n 3 --dist loadfile
 DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 
 .PHONY: demo test test-unit test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax rpm bench clean packages
@@ -38,7 +37,7 @@ test-lab: .venv/ready .venv36/ready
 	$(PYTHON) $(PYTEST) $(BESIDE) tests/lab tests/rpm
 
 test-e2e: .venv/ready .venv36/ready
-	$(PYTHON) $(PYTEST) $(BESIDE_WAITING) tests/e2e
+	$(PYTHON) $(PYTEST) $(BESIDE) tests/e2e
 ifneq ($(PYTHON36),)
 	SXM_LAB_PYTHON=$(CURDIR)/.venv36/bin/python SXM_LAB_LAYOUT=flat $(PYTHON) $(PYTEST) tests/e2e/test_migrate.py
 else

@@ -13,6 +13,7 @@ from tests.e2e.scene import ENDED, MOVE
 PROGRAM = "/opt/xensource/sm/cleanup.py"
 BOUND = 300.0              # seconds for one run
 IDLE = "No work, exiting"
+RUNS = 5
 ACTS = ("Coalescing ", "Leaf-coalescing ", "Deleting unlinked VDI ")
 """How it logs what it does to images."""
 
@@ -25,7 +26,19 @@ class Collector:
         self._sr = scene.pool.xapi.SR.get_uuid(scene.pool.sr(scene.host.name, "fast"))
 
     def run(self):
-        """Run it until it has nothing left to do; what it did, as it logs that. Fails if it did, or could not even look."""
+        """Run it until it has nothing left to do; what it did, as it logs that. Fails if it did, or could not even look.
+
+        SM's refresh lets go of the disk's lock between pause and unpause; if the product takes the mirror off just then, SM's unpause
+        fails, and the collector skips that image until it is run again, as the real one does."""
+        did = []
+        for _ in range(RUNS):
+            lines = self._run_once()
+            did += [line for line in lines if line.startswith(ACTS)]
+            if not any("skipping" in line for line in lines):
+                return did
+        raise AssertionError(lines)
+
+    def _run_once(self):
         seen = os.path.getsize(self._log)
         done = subprocess.run([self._root + PROGRAM, "-g", "-u", self._sr], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=BOUND)
         assert done.returncode == 0, done.stderr.decode()
@@ -33,8 +46,7 @@ class Collector:
             log.seek(seen)
             lines = [line.split("] ", 1)[1].strip() for line in log if " SMGC: [" in line]
         assert any(line == IDLE for line in lines), lines
-        assert not any("skipping" in line for line in lines), lines
-        return [line for line in lines if line.startswith(ACTS)]
+        return lines
 
     @property
     def _log(self):
