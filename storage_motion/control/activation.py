@@ -15,7 +15,6 @@ from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records
 
 SM_TIMEOUT = 120.0
-GONE = (None, "Halted")
 
 log = logging.getLogger("sxm")
 
@@ -45,7 +44,7 @@ def let_go_dead(session, uuid, vm):
     if not ref or not gate.active(vdi["sm_config"]):
         return False
     here = xenops.Xenops.local(session, "sxm")
-    if any(here.power_state(one) not in GONE for one in (vm, xenops.incoming(vm))):
+    if any(here.power_state(one) not in xenops.GONE for one in (vm, xenops.incoming(vm))):
         return False
     if gate.HOST + session.xenapi.host.get_by_uuid(inventory.host_uuid()) not in vdi["sm_config"]:
         return False

@@ -101,8 +101,8 @@ def shut_gates(m):
         m.note(xenops_task=None)
     for disk in m.plan.disks:
         bar.lift(m, disk)
-        if m.plan.live:
-            activation.let_go_dead(m.source, disk.key, m.plan.vm)
+    for disk in m.plan.disks if m.plan.live else ():    # last, since SM may refuse: no bar is to stay for that
+        activation.let_go_dead(m.source, disk.key, m.plan.vm)
 
 
 def seal_again(m):

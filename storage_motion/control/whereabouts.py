@@ -12,7 +12,6 @@ from storage_motion.xapi.session import NOT_XAPI
 SETTLE_TIMEOUT = 150.0     # SM's activation at the destination waits for its gate for up to 120 s
 SOURCE, DESTINATION = "source", "destination"
 LIVE = ("Running", "Paused")
-GONE = (None, "Halted")
 TAKEN_AWAY = {gate.BOLT: smapi.GATE_SHUT}   # the sm_config of a VDI that is not there any more, as good as one that is shut
 
 
@@ -49,7 +48,7 @@ class Seen(NamedTuple):
     @property
     def ended(self):
         """It does not run there, nor will, unless somebody starts it."""
-        away = self.state in GONE or self.same_host and self.state == "Suspended"
+        away = self.state in xenops.GONE or self.same_host and self.state == "Suspended"
         return away and not self.arriving and all(gate.is_free(config) for config in self.disks)
 
 

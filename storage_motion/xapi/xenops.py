@@ -17,6 +17,7 @@ SERVICE = "/services/xenops"
 MAX_ANSWER = 4 * 1024 * 1024
 UNAUTHORIZED, AWAY = 401, (502, 503)   # HTTP statuses; AWAY: xapi says that xenopsd does not answer it
 PENDING, COMPLETED, FAILED = "Pending", "Completed", "Failed"
+GONE = (None, "Halted")     # what `power_state` says of a VM that is not on that host
 
 
 def incoming(vm):
