@@ -3,16 +3,18 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import xmlrpc.client
 
 import pytest
 
 from storage_motion.dom0 import smapi, tapctl
-from storage_motion.errors import SmFault
+from storage_motion.errors import SmFault, TapCtlError
 from sm_host import SIZE, host, io  # noqa: F401 - `host` is a fixture
 
 MIB = 1 << 20
+REFRESH = 2.0  # seconds: REFRESH_BOUND of storage_motion/dom0/disks/mirror.py, which only sm's Python can import
 
 
 @pytest.fixture
@@ -151,6 +153,29 @@ def test_the_wrong_disks_are_refused(host, disks):  # noqa: F811
     with pytest.raises(SmFault) as raised:
         host.call(source, "vdi_mirror_start")
     assert raised.value.fault == 143
+
+
+@pytest.mark.parametrize("by_sm", [True, False], ids=["sm goes on", "sm was killed"])
+def test_a_tapdisk_that_sm_has_paused_is_left_to_sm_for_a_moment(host, disks, by_sm):  # noqa: F811
+    source, socket, destination = disks
+    target = receive(host, destination)
+    host.call(source, "vdi_mirror_start", target)
+    (vbd,) = [vbd for vbd in host.tapdisks() if host.xapi.VDI.get_uuid(source) in (vbd.args or "")]
+    with tapctl.poked(vbd.pid):
+        tapctl.pause(vbd)
+    began = time.monotonic()
+    stopping = threading.Thread(target=host.call, args=(source, "vdi_mirror_stop"))
+    stopping.start()
+    if by_sm:
+        stopping.join(REFRESH / 2)
+        try:
+            tapctl.unpause(vbd, secondary="nbd:" + target)
+        except TapCtlError:
+            assert time.monotonic() - began > REFRESH  # else the product did not wait
+    stopping.join(60)
+    assert by_sm or time.monotonic() - began > REFRESH
+    assert stat(host, source)["state"] == "none"
+    io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
 
 
 def killed(host, vdi, command, delay, *args):  # noqa: F811

@@ -18,6 +18,7 @@ NO_MIRROR = "null"               # the secondary that makes a tapdisk forget its
 # Bounds, in seconds.
 SNAPSHOT_BOUND = 300.0  # for a snapshot that a killed call left running
 PAUSED_BOUND = 60.0     # for somebody else's pause
+REFRESH_BOUND = 2.0     # for a tapdisk that sm has paused to refresh it: sm's own unpause would fail after ours
 RESUME_BOUND = 30.0     # for a tapdisk to finish pausing, and to go on
 STATS_BOUND = 30.0      # for a tapdisk to show its images again after a pause
 
@@ -134,17 +135,21 @@ class Mirror(Disk):
         """Pause and unpause with no mirror.
 
         Not by sm's tap_pause, which takes ten times as long, but with the VDI's lock held: sm marks a VDI
-        `paused` before it asks for that lock to pause it, so without the mark nobody has it paused.
+        `paused` before it asks for that lock to pause it, so without the mark nobody has it paused; but for sm's
+        refresh (drivers/tapdisk-pause), which marks nothing and lets go of the lock between its pause and its
+        unpause. That is waited for, though not for long: sm may have been killed in it, and the guest waits.
         """
-        deadline = time.monotonic() + PAUSED_BOUND
+        began = time.monotonic()
         while True:
             with self.locked():
                 if GATE_KEY not in self.sm_config():
                     vbd = self.running()
-                    if vbd is not None:
-                        self._cycle(vbd)
-                    return
-            if time.monotonic() > deadline:
+                    refreshed = vbd is not None and vbd.state & tapctl.PAUSED
+                    if not refreshed or time.monotonic() > began + REFRESH_BOUND:
+                        if vbd is not None:
+                            self._cycle(vbd)
+                        return
+            if time.monotonic() > began + PAUSED_BOUND:
                 raise DiskPaused(self.uuid, "for %d s" % PAUSED_BOUND)
             time.sleep(POLL)
 
