@@ -14,6 +14,7 @@ Every process may be killed at any line, so every command may be repeated, and c
     vdi_receive_finish              the tapdisk closed, the gate shut      vdi_receive_finish. Once the gate is open a
                                     or open                                tapdisk here is sm's, and is left alone
     vdi_receive_abort               the gate shut                          vdi_receive_abort
+    vdi_let_go                      sm's tag of this host                  vdi_let_go
 
 A guest whose tapdisk a killed vdi_mirror_stop left paused waits until the command is repeated; the window is
 some milliseconds. A tap-ctl that is killed itself may leave a tapdisk without an image.
@@ -27,6 +28,7 @@ from storage_motion import errors
 from storage_motion.dom0 import stock_sm
 from storage_motion.dom0.disks.copy_source import CopySource
 from storage_motion.dom0.disks.destination import Destination
+from storage_motion.dom0.disks.disk import Disk
 from storage_motion.dom0.disks.mirror import Mirror
 
 SRCommand = stock_sm.module("SRCommand")
@@ -94,6 +96,10 @@ class MirrorOperations(object):
         """Close it and leave the gate shut."""
         Destination(self, vdi_uuid).abort()
 
+    def let_go(self, vdi_uuid):
+        """Deactivate and detach what sm has activated here for a VM that is not here any more."""
+        Disk(self, vdi_uuid).let_go()
+
 
 # command -> (method of MirrorOperations, how many arguments it may have)
 COMMANDS = {
@@ -106,6 +112,7 @@ COMMANDS = {
     "vdi_receive_start": ("receive_start", (0,)),
     "vdi_receive_finish": ("receive_finish", (0,)),
     "vdi_receive_abort": ("receive_abort", (0,)),
+    "vdi_let_go": ("let_go", (0,)),
 }
 
 # The operations that attach a disk to write to it, with what sm has for such a call's argument.

@@ -52,8 +52,7 @@ def let_go_dead(session, uuid, vm):
     if launch.running(mentioning=[uuid]):
         return False
     log.warning("VDI %s: VM %s has left it behind active on this host; it is deactivated", uuid, vm)
-    for command in ("vdi_deactivate", "vdi_detach"):
-        smapi.call(session, vdi["SR"], command, vdi_ref=ref, timeout=SM_TIMEOUT)
+    smapi.call(session, vdi["SR"], "vdi_let_go", vdi_ref=ref, timeout=SM_TIMEOUT)
     return True
 
 

@@ -155,6 +155,21 @@ def test_the_wrong_disks_are_refused(host, disks):  # noqa: F811
     assert raised.value.fault == 143
 
 
+@pytest.mark.parametrize("linked", [True, False], ids=["active", "activation died before its link"])
+def test_a_disk_that_was_left_active_is_let_go(host, disks, linked):  # noqa: F811
+    _, _, destination = disks
+    socket = host.activate(destination)
+    io(socket, "write -P 0x55 0 64k")
+    if not linked:
+        os.unlink("%s/run/blktap-control/nbd/%s/%s" % (host.root, host.xapi.SR.get_uuid(host.big), host.xapi.VDI.get_uuid(destination)))
+    before = len(host.tapdisks())
+    host.call(destination, "vdi_let_go")
+    assert len(host.tapdisks()) == before - 1 and host.tags(destination) == {}
+    host.call(destination, "vdi_let_go")
+    io(host.activate(destination), "read -P 0x55 0 64k")
+    host.deactivate(destination)
+
+
 @pytest.mark.parametrize("by_sm", [True, False], ids=["sm goes on", "sm was killed"])
 def test_a_tapdisk_that_sm_has_paused_is_left_to_sm_for_a_moment(host, disks, by_sm):  # noqa: F811
     source, socket, destination = disks

@@ -29,12 +29,8 @@ class CopySource(Disk):
         record = Record("copy", self.uuid)
         if record.read() is None:
             return
-        self.tapped.deactivate(self.sr.uuid, self.uuid, {})
-        self.tapped.detach(self.sr.uuid, self.uuid)
-        with self.locked():
-            if self.host_key not in self.sm_config():  # a killed open may have left a tapdisk without a link
-                self.close_tapdisks()
-            record.remove()
+        self.let_go()
+        record.remove()
 
     def extents(self, base_uuid):
         """{"size": bytes, "extents": [[offset, length], ...]}: where the data is; with a base, what may differ.

@@ -88,8 +88,11 @@ class Disk(object):
         return listed(int(match.group(1)), int(match.group(2))) if match else None
 
     def close_tapdisks(self):
-        """End every tapdisk on this host that has the image open, and prove them gone. Raises DiskStuck, DiskInUse."""
-        for vbd in tapctl.find(self.path):
+        """End every tapdisk on this host that has the image open, and prove them gone. Whether there was one.
+
+        Raises DiskStuck, DiskInUse."""
+        found = tapctl.find(self.path)
+        for vbd in found:
             process = launch.Process.of(vbd.pid)
             tapctl.destroy(vbd)
             if process is not None and not process.gone(CLOSE_BOUND):
@@ -97,6 +100,20 @@ class Disk(object):
         left = tapctl.find(self.path)
         if left:
             raise DiskInUse(self.uuid, "tapdisk %d still has it open" % left[0].pid)
+        return bool(found)
+
+    def let_go(self):
+        """Deactivate and detach it, as sm does, on a host where nobody uses it; even if sm was killed while it activated it.
+
+        sm finds the tapdisk to end by its NBD link (blktap2.VDI._deactivate), which an activation makes last: one that
+        did not come so far leaves a tapdisk of which sm knows nothing, and the image activated below it.
+        """
+        with self.locked():
+            lost = self.running() is None and self.close_tapdisks()
+            if lost and self.link() is None:
+                self.tapped.target.deactivate(self.sr.uuid, self.uuid)
+        self.tapped.deactivate(self.sr.uuid, self.uuid, {})
+        self.tapped.detach(self.sr.uuid, self.uuid)
 
 
 class Record(object):

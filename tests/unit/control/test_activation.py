@@ -68,7 +68,7 @@ class Here:
 
     def sm(self, session, sr, command, vdi_ref, timeout):
         self.commands.append(command)
-        if command == "vdi_deactivate":
+        if command == "vdi_let_go":
             del self._pool.tables["VDI"][vdi_ref]["sm_config"][self.key]
 
 
@@ -77,8 +77,8 @@ def test_what_a_vm_has_left_behind_is_deactivated(pool, monkeypatch, known):
     here = Here(pool, monkeypatch, **known)
     vdi = disk(pool, **{here.key: "RW", "other": "kept"})
     assert activation.let_go_dead(pool, vdi["uuid"], VM) is True
-    assert vdi["sm_config"] == {"other": "kept"} and here.commands == ["vdi_deactivate", "vdi_detach"]
-    assert activation.let_go_dead(pool, vdi["uuid"], VM) is False and len(here.commands) == 2
+    assert vdi["sm_config"] == {"other": "kept"} and here.commands == ["vdi_let_go"]
+    assert activation.let_go_dead(pool, vdi["uuid"], VM) is False and len(here.commands) == 1
 
 
 @pytest.mark.parametrize("known", [{VM: "Running"}, {VM: "Suspended"}, {xenops.incoming(VM): "Paused"}])
