@@ -1,12 +1,12 @@
 """A lab with a VM that goes to and fro in it, one run after the other, for one process of the campaign."""
 import os
 import re
-import shutil
 import time
 import traceback
 from multiprocessing import util
 
 from lab.dom0 import scripts
+from lab.pools import evidence
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from tests.e2e.scene import Scene
@@ -15,7 +15,6 @@ from tests.faults.run import Run
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 EVIDENCE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build", "faults")
-KEPT = ("var/log", "var/lib/sxm", "var/lib/xenopsd")
 GATE_PATIENCE = 20
 """Seconds for which SM's activation waits for a gate; on a host, and anywhere else in the lab, it is 120."""
 AGAIN = "a second migration of the VM"
@@ -45,7 +44,8 @@ class Worker:
         except Exception as error:
             result["error"] = "%s: %s" % (type(error).__name__, error)
             result["log"].append(traceback.format_exc())
-            self._keep_evidence(seed)
+            if self._lab:
+                evidence.keep(self._lab, os.path.join(EVIDENCE, str(seed)))
             self.end()
         result.update(log=run.log + result["log"], outcome=run.outcome, done=run.done, missed=run.missed)
         result["seconds"] = time.monotonic() - begun
@@ -67,19 +67,6 @@ class Worker:
             for host in self._lab.hosts:
                 _shorten_gate_patience(host.root)
             self._scene = Scene(self._lab)
-
-    def _keep_evidence(self, seed):
-        """Logs, journals and databases, for whoever looks into it."""
-        for host in self._lab.hosts if self._lab else []:
-            for directory in KEPT:
-                target = os.path.join(EVIDENCE, str(seed), host.name, directory)
-                shutil.rmtree(target, ignore_errors=True)
-                if os.path.isdir(os.path.join(host.root, directory)):
-                    shutil.copytree(os.path.join(host.root, directory), target)
-        for pool in self._lab.pools if self._lab else []:
-            state = os.path.join(self._lab.directory, pool.name, "database", "state.json")
-            if os.path.exists(state):
-                shutil.copyfile(state, os.path.join(EVIDENCE, str(seed), "database-%s.json" % pool.name))
 
 
 def _shorten_gate_patience(root):

@@ -1,0 +1,28 @@
+"""Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in build/evidence/<test>."""
+import os
+import subprocess
+
+import pytest
+
+from lab.pools import evidence
+
+EVIDENCE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build", "evidence")
+TOLD = 50
+"""Lines of a log."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    lab = item.funcargs.get("lab")
+    if report.when == "call" and report.failed and lab:
+        evidence.keep(lab, os.path.join(EVIDENCE, item.name))
+        for host in lab.hosts:
+            report.sections.append(("sxm.log of %s" % host.name, _end("%s/var/log/sxm.log" % host.root)))
+            report.sections.append(("xenopsd.log of %s" % host.name, _end("%s/var/log/xenopsd.log" % host.root)))
+    return report
+
+
+def _end(path):
+    return subprocess.run(["tail", "-n", str(TOLD), path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          timeout=20).stdout
