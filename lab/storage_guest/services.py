@@ -191,7 +191,7 @@ def paths(name):
 
 def set_path(disk, state):
     """Take a disk of the kernel's "offline", or have it "running" again."""
-    _set("/sys/block/%s/device/state" % disk, state)
+    _set("/sys/block/%s/device/state" % disk, state + "\n")  # without the end of the line: EINVAL (scsi_sysfs.c, store_state_field)
 
 
 def _wwpn(interface):

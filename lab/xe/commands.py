@@ -10,10 +10,15 @@ def _required(parameters, *names):
     return [parameters[name] for name in names]
 
 
+def _map(parameters, name):
+    """What is given as name:key=value."""
+    return {key[len(name) + 1:]: value for key, value in parameters.items() if key.startswith(name + ":")}
+
+
 def host_call_plugin(xapi, parameters):
     """Call a plugin; what it answers is printed as it is."""
     uuid, plugin, function = _required(parameters, "host-uuid", "plugin", "fn")
-    arguments = {key[len("args:"):]: value for key, value in parameters.items() if key.startswith("args:")}
+    arguments = _map(parameters, "args")
     for key in [key for key in arguments if key.endswith(":file")]:
         try:
             with open(arguments.pop(key)) as stream:
@@ -58,9 +63,27 @@ def vm_shutdown(xapi, parameters):
     return ""
 
 
+def sr_create(xapi, parameters):
+    """Make an SR; its uuid is printed. Without a host-uuid it is made by the only host or, if it is shared, by the pool's master
+    (xapi-cli-server/cli_operations.ml, sr_create)."""
+    name, sr_type = _required(parameters, "name-label", "type")
+    shared, hosts = parameters.get("shared") == "true", xapi.host.get_all()
+    if "host-uuid" in parameters:
+        host = xapi.host.get_by_uuid(parameters["host-uuid"])
+    elif shared:
+        host = xapi.pool.get_master(xapi.pool.get_all()[0])
+    elif len(hosts) == 1:
+        host = hosts[0]
+    else:
+        raise usage_error("Required parameter not found", "host-uuid")
+    made = xapi.SR.create(host, _map(parameters, "device-config"), parameters.get("physical-size", "0"), name, "", sr_type,
+                          parameters.get("content-type", ""), shared, _map(parameters, "sm-config"))
+    return xapi.SR.get_uuid(made) + "\n"
+
+
 def _lister(kind):
     return lambda xapi, parameters: listing.list_records(xapi, kind, parameters)
 
 
 COMMANDS = dict({"%s-list" % kind: _lister(kind) for kind in fields.RECORDS},
-                **{"host-call-plugin": host_call_plugin, "vm-start": vm_start, "vm-shutdown": vm_shutdown})
+                **{"host-call-plugin": host_call_plugin, "sr-create": sr_create, "vm-start": vm_start, "vm-shutdown": vm_shutdown})

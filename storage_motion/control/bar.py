@@ -7,9 +7,9 @@ blktap2.VDI._add_tag, _check_tag). Behind the bar, a tapdisk that shows the mirr
 """
 import json
 
-from storage_motion.control import gate, waiting
+from storage_motion.control import gate, movers, waiting
 from storage_motion.dom0 import smapi
-from storage_motion.errors import MirrorBroken
+from storage_motion.errors import MoverFailed
 
 BAR = smapi.BOLT_KEY
 COALESCE_TIMEOUT = 60.0    # seconds for SM to be done with relinking the disk itself
@@ -17,7 +17,9 @@ STAT_TIMEOUT = 60.0
 
 
 def put(m, disk):
-    """Bar the disk, and prove from its tapdisk that the mirror is attached. Raises MirrorBroken, TimedOut, SmFault."""
+    """Bar the disk, and prove from its tapdisk that the mirror is attached.
+
+    Raises MirrorBroken, or DestinationFull if that is why; TimedOut, SmFault."""
     vdi = m.source_vdi(disk)
     waiting.until(lambda: _put(m, vdi), COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
     _prove(m, disk, vdi)
@@ -37,7 +39,15 @@ def _prove(m, disk, vdi):
     stat = json.loads(smapi.call(m.source, m.source.xenapi.SR.get_by_uuid(disk.source_sr), "vdi_mirror_stat", vdi_ref=vdi,
                                  timeout=STAT_TIMEOUT))
     if stat["state"] != "mirroring":
-        raise MirrorBroken(disk.key, "tapdisk has no mirror any more: %s" % stat["state"])
+        raise movers.fault_of(disk.key, _told_by_mover(m, disk), "tapdisk has no mirror any more: %s" % stat["state"])
+
+
+def _told_by_mover(m, disk):
+    """The mover's status, which has the cause; {} if it tells nothing any more."""
+    try:
+        return m.mover(disk.key).status()
+    except MoverFailed:
+        return {}
 
 
 def lift(m, disk):

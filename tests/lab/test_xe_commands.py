@@ -14,6 +14,12 @@ class Table:
     def get_all_records(self):
         return self._records
 
+    def get_all(self):
+        return list(self._records)
+
+    def get_uuid(self, ref):
+        return self._records[ref]["uuid"]
+
     def get_by_uuid(self, uuid):
         return next(ref for ref, record in self._records.items() if record["uuid"] == uuid)
 
@@ -86,6 +92,28 @@ def test_a_plugin_call_passes_arguments_and_prints_the_answer(tmp_path):
     assert called == [("h", "sxm.py", "migrate", {"vm": "u1", "pw": "s"})]
     with pytest.raises(XeError, match="Required parameter not found: plugin"):
         COMMANDS["host-call-plugin"](WithHost, {"host-uuid": "h-1"})
+
+
+def test_an_sr_is_created_with_its_maps():
+    created = []
+
+    class Srs(Table):
+        def create(self, *arguments):
+            created.append(arguments)
+            return "s"
+
+    class Pool:
+        host, SR = Table(h={"uuid": "h-1"}), Srs(s={"uuid": "s-1"})
+
+    given = {"name-label": "fast", "type": "mirror", "device-config:type": "ext", "device-config:device": "/dev/sdb"}
+    expected = ("h", {"type": "ext", "device": "/dev/sdb"}, "0", "fast", "", "mirror", "", False, {})
+    assert COMMANDS["sr-create"](Pool, dict(given, **{"host-uuid": "h-1"})) == COMMANDS["sr-create"](Pool, given) == "s-1\n"
+    assert created == [expected, expected]
+    with pytest.raises(XeError, match="Required parameter not found: type"):
+        COMMANDS["sr-create"](Pool, {"name-label": "fast"})
+    Pool.host = Table(h={"uuid": "h-1"}, i={"uuid": "i-1"})
+    with pytest.raises(XeError, match="Required parameter not found: host-uuid"):
+        COMMANDS["sr-create"](Pool, given)
 
 
 def test_refusals(capsys, monkeypatch):

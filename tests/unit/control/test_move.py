@@ -1,9 +1,12 @@
 """The move: xenopsd's task and the gates together, whatever fails, and the way back."""
+import errno
+
 import pytest
 
 from fake_pool import FakePool, add_vdi, failure
 from storage_motion.control import bar, gate, move, remap, whereabouts
-from storage_motion.errors import Cancelled, MirrorBroken, MoveFailed, MoverFailed, TimedOut, Undecided, Unreachable, XenopsError
+from storage_motion.errors import (Cancelled, DestinationFull, MirrorBroken, MoveFailed, MoverFailed, TimedOut, Undecided, Unreachable,
+                                   XenopsError)
 from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
@@ -16,7 +19,9 @@ class FakeMover:
         self.key, self._world = "k", world
 
     def status(self):
-        return self._world.mover
+        if isinstance(self._world.told, Exception):
+            raise self._world.told
+        return self._world.told
 
     def finish(self, mirrored):
         self._world.log.append("gate opened")
@@ -29,7 +34,7 @@ class World:
     id, lost = "m", False
 
     def __init__(self, monkeypatch, script, same_host=False):
-        self.log, self.script, self.mover = [], list(script), MIRRORING
+        self.log, self.script, self.told = [], list(script), MIRRORING
         self.source, self.destination = FakePool("A"), FakePool("B")
         self._here = add_vdi(self.source, "OpaqueRef:sr", sm_config={HOST: "RW"})
         self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT))
@@ -64,6 +69,9 @@ class World:
     def vm(self):
         return self.source.xenapi.VM.get_by_uuid("v")
 
+    def mover(self, key):
+        return FakeMover(self)
+
     def source_vdi(self, disk):
         return self._here
 
@@ -93,7 +101,7 @@ class World:
     def suspend(self):
         """The guest's tapdisk is closed at the source."""
         self.here.pop(HOST, None)
-        self.mover, self.state_here = ENDED, "Suspended"
+        self.told, self.state_here = ENDED, "Suspended"
         return "Pending", 0.5
 
     def arrive(self):
@@ -157,7 +165,7 @@ def test_it_moves(monkeypatch):
 
 def test_a_broken_mirror_stops_it_before_the_suspend(monkeypatch):
     world = world_of(monkeypatch, PENDING, PENDING, FAILED)
-    world.mover = {"state": "broken", "clean": False, "error": "cut"}
+    world.told = {"state": "broken", "clean": False, "error": "cut"}
     with pytest.raises(MirrorBroken):
         move.move(world)
     assert world.log == ["cancel"]
@@ -171,7 +179,7 @@ def test_a_mirror_that_breaks_at_the_suspend_opens_nothing(monkeypatch):
 
     def suspend():
         real()
-        world.mover = {"state": "ended", "clean": False}
+        world.told = {"state": "ended", "clean": False}
         return PENDING
     world.script[1] = suspend
     with pytest.raises(MirrorBroken):
@@ -481,6 +489,16 @@ def test_who_came_in_without_a_mirror_while_the_bar_was_away_is_noticed(monkeypa
     with pytest.raises(MirrorBroken):
         move.move(world)
     assert world.log == ["cancel"]
+
+
+@pytest.mark.parametrize("status, error", [({"errno": errno.ENOSPC}, DestinationFull), ({"errno": errno.EIO}, MirrorBroken),
+                                           (MoverFailed("k", "is gone"), MirrorBroken)])
+def test_a_bar_without_a_mirror_behind_it_names_the_cause(monkeypatch, status, error):
+    world = world_of(monkeypatch, PENDING)
+    world.tapdisk = "broken"
+    world.told = status
+    with pytest.raises(error):
+        bar.put(world, world.plan.disks[0])
 
 
 def test_while_sm_relinks_the_bar_is_its_own(monkeypatch):
