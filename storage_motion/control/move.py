@@ -8,6 +8,7 @@ import XenAPI
 from storage_motion.control import activation, adopt, bar, changes, cleanup, gate, remap, sync, waiting, whereabouts
 from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
+from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
 BAR_INTERVAL = 1.0         # seconds: less than a guest needs to reboot
@@ -126,7 +127,9 @@ def complete(m):
     if not m.plan.same_host:
         for disk in m.plan.disks:
             # A xenopsd that was killed may take a disk for active, and deactivates it once more: the bar lets it, and nobody in.
-            gate.unseal(m.source, m.source_vdi(disk), _seal(m))
+            vdi = Records(m.source).ref("VDI", disk.key)
+            if vdi:  # else it has been cleaned up already, and this is a recovery
+                gate.unseal(m.source, vdi, _seal(m))
         xenops.Xenops.local(m.source, "sxm " + m.id).forget(m.plan.vm)
         _detach_networks(m)
     if m.arrival:

@@ -13,7 +13,7 @@ import time
 from tests.faults import cases, report
 from tests.faults.workers import Worker, one_run
 
-AT_ONCE = os.cpu_count() + 1   # labs; one waits often enough for another to use its processor
+AT_ONCE = 2 * os.cpu_count()   # labs; one waits often enough for another to use its processor
 
 
 def main():
@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--only", default="", help="only runs with a case that has this in its name, such as 'power failure'")
     parser.add_argument("--case", type=int, help="the seed of the one run to replay alone")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="labs at a time")
+    parser.add_argument("--within", type=float, help="seconds after which no run is begun any more")
     parser.add_argument("--docs", action="store_true", help="write the table into docs/reliability.md")
     given = parser.parse_args()
     if given.case is not None:
@@ -31,15 +32,21 @@ def main():
     if not seeds:
         parser.error("no case has %r in its name" % given.only)
     print("%d runs, seeds %d to %d, with %d cases" % (len(seeds), seeds[0], seeds[-1], sum(len(cases.plan(seed)) for seed in seeds)))
-    begun, results = time.monotonic(), []
+    begun, results, unbegun = time.monotonic(), [], 0
+    until = given.within and begun + given.within
     with concurrent.futures.ProcessPoolExecutor(given.at_once, multiprocessing.get_context("spawn")) as pool:
         # The second migration of a run is the next run; the last ones need one of their own.
-        submitted = [pool.submit(one_run, seed, seed in seeds[-given.at_once:]) for seed in seeds]
+        submitted = [pool.submit(one_run, seed, seed in seeds[-given.at_once:], until) for seed in seeds]
         for done in concurrent.futures.as_completed(submitted):
+            if done.result() is None:
+                unbegun += 1
+                continue
             results.append(done.result())
             print(report.line(results[-1], len(results), len(seeds)), flush=True)
     table = report.table(results, time.monotonic() - begun)
     print(table)
+    if unbegun:
+        print("*** %d of the %d runs have NOT been begun: the %d s were over. ***" % (unbegun, len(seeds), given.within))
     if given.docs:
         report.write(table)
     return 1 if any(result["error"] for result in results) else 0

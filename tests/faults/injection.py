@@ -1,4 +1,5 @@
 """Doing harm to one migration: what is hit, how, and how all of it is put right again."""
+import concurrent.futures
 import contextlib
 import os
 import re
@@ -27,6 +28,7 @@ class Injection:
         self._link = link
         self._chance = chance
         self._due = []               # [(when, what to do, the Host that it is done to or None)]
+        self._starting = []          # [Future] of daemons that come back: one may wait for another that is stopped
         self._hunts = []             # [(case, paths of the programs)]
         self.killed_tapdisks = []    # [(side, pid)]
         self.stopped = set()         # pids
@@ -57,6 +59,9 @@ class Injection:
         for entry in [entry for entry in self._due if entry[0] <= now]:
             self._due.remove(entry)
             entry[1]()
+        for started in [future for future in self._starting if future.done()]:
+            self._starting.remove(started)
+            started.result()
         hit = []
         for hunt in list(self._hunts):
             case, programs = hunt
@@ -74,6 +79,8 @@ class Injection:
             self._due.pop(0)[1]()
         if self._link:
             self._link.heal()
+        while self._starting:
+            self._starting.pop().result()
 
     def remove_what_the_dead_left(self):
         """A tapdisk that was killed cannot take its files away, neither the real one nor the lab's."""
@@ -147,9 +154,11 @@ class Injection:
         return self._note(case, "")
 
     def _start(self, host, daemon):
-        {"xapi": host.start_xapi, "xenopsd": host.start_xenopsd}[daemon]()
-        for pool in self.scene.lab.pools:
-            pool.forget_session()
+        def start():
+            {"xapi": host.start_xapi, "xenopsd": host.start_xenopsd}[daemon]()
+            for pool in self.scene.lab.pools:
+                pool.forget_session()
+        self._starting.append(_starter.submit(start))
 
     def _later(self, seconds, what, host=None):
         self._due.append((time.monotonic() + seconds, what, host))
@@ -180,6 +189,7 @@ class Injection:
         return pid and Process.of(pid)
 
 
+_starter = concurrent.futures.ThreadPoolExecutor()
 _SM = ("/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/FileSR")
 _PROGRAMS = {"SM command at the source": _SM, "SM command at the destination": _SM,
              "plugin at the destination": ("/etc/xapi.d/plugins/sxm.py",)}

@@ -27,8 +27,9 @@ class Worker:
         self._lab = self._scene = None
         self._former = None        # the seed of the run whose second migration the next one is
 
-    def run(self, seed, again=False):
-        """Do the run of this seed. What happened, as JSON values; `again`: and a second, undisturbed migration.
+    def run(self, seed, again=False, until=None):
+        """Do the run of this seed. What happened, as JSON values; `again`: and a second, undisturbed migration, which a run that
+        ends after `until` (of time.monotonic) has as well: no other follows it here.
 
         Raises what kept it from making a lab: no other run would fare better."""
         begun = time.monotonic()
@@ -37,7 +38,7 @@ class Worker:
         run = Run(self._scene, seed)
         try:
             run.go()
-            if again:
+            if again or until and time.monotonic() > until:
                 self._scene.moves()
                 run.log.append("%s succeeds" % AGAIN)
             self._former = seed
@@ -80,10 +81,12 @@ def _shorten_gate_patience(root):
 _worker = None
 
 
-def one_run(seed, again):
-    """In a process of the campaign: the next run of its lab."""
+def one_run(seed, again, until):
+    """In a process of the campaign: the next run of its lab. None if it is too late to begin one, after `until`."""
     global _worker
+    if until and time.monotonic() > until:
+        return None
     if _worker is None:
         _worker = Worker()
         util.Finalize(None, _worker.end, exitpriority=1)   # such a process does nothing else of its own at its end
-    return _worker.run(seed, again)
+    return _worker.run(seed, again, until)

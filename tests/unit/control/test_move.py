@@ -73,7 +73,7 @@ class World:
         return FakeMover(self)
 
     def source_vdi(self, disk):
-        return self._here
+        return self.source.xenapi.VDI.get_by_uuid("k")
 
     def destination_vdi(self, disk):
         return self._there
@@ -445,6 +445,14 @@ def test_a_vm_that_runs_is_taken_as_running(monkeypatch):
     move.complete(world)
     assert done == ["running", "forgotten here", "networks", "departed"] and world.entry["arrived_halted"] is False
     assert world.disk("k")["state"] == "moved"
+
+
+def test_once_cleaned_up_it_is_completed_again_all_the_same(monkeypatch):
+    world, done = completing(monkeypatch)
+    world.there[HOST], world.state_there = "RW", "Running"
+    world.source.tables["VDI"].clear()
+    move.complete(world)
+    assert done == ["running", "forgotten here", "networks", "departed"]
 
 
 def test_a_vm_that_has_ended_is_taken_as_halted(monkeypatch):
