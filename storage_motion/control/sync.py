@@ -28,6 +28,8 @@ SM_TIMEOUT = 120.0
 NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK = 480, 482, 484, 485
 PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK)
 RUNNING = ("Running", "Paused")
+REBOOT_BOUND = 120.0              # seconds for a VM that reboots to have its disks active again
+REBOOT_POLL = 1.0
 
 log = logging.getLogger("sxm")
 
@@ -168,12 +170,20 @@ def _mirror(m, disk, mover):
     """Snapshot the disk and mirror it, in one step. Returns the UUID of the snapshot."""
     # Noted before: whatever is killed now, the undo looks for a mirror and a snapshot.
     m.note(disk.key, state="mirroring", mirror=True)
-    try:
-        snapshot = _sm(m, disk, "vdi_mirror_start", disk.key, args=(mover.secondary,), timeout=SNAPSHOT_TIMEOUT)
-    except SmFault as fault:
-        if fault.fault in PASSING:
-            raise MirrorBroken(disk.key, str(fault))
-        raise
+    end = time.monotonic() + REBOOT_BOUND
+    while True:
+        try:
+            snapshot = _sm(m, disk, "vdi_mirror_start", disk.key, args=(mover.secondary,), timeout=SNAPSHOT_TIMEOUT)
+            break
+        except SmFault as fault:
+            # A guest that reboots is no try's fault: its disk is active again in a moment.
+            reboots = fault.fault == NOT_ACTIVE and time.monotonic() < end and m.source.xenapi.VM.get_power_state(m.vm()) in RUNNING
+            if not reboots and fault.fault in PASSING:
+                raise MirrorBroken(disk.key, str(fault))
+            if not reboots:
+                raise
+        m.pulse()
+        time.sleep(REBOOT_POLL)
     m.note(disk.key, snapshot=snapshot)
     return snapshot
 

@@ -64,6 +64,16 @@ class Five:
                 pool.xapi.PBD.unplug(pbd)
         pool.xapi.SR.destroy(sr)
 
+    def introduce_again(self, sr_type, side):
+        """Forget an unplugged SR, and make it known again by its uuid, not plugged, as an administrator does. The ref of its PBD."""
+        xapi, sr = self.pool(side).xapi, self.sr(sr_type, side)
+        record, (pbd,) = xapi.SR.get_record(sr), xapi.SR.get_PBDs(sr)
+        connection = xapi.PBD.get_record(pbd)
+        xapi.SR.forget(sr)
+        made = xapi.SR.introduce(record["uuid"], record["name_label"], "", sr_type, "user", False, record["sm_config"])
+        self._made[sr_type, side] = made
+        return xapi.PBD.create({"host": connection["host"], "SR": made, "device_config": connection["device_config"]})
+
     def unplug(self):
         """Unplug all SRs, so that nothing is mounted any more where the lab lies."""
         for (_, side), sr in self._made.items():

@@ -1,4 +1,4 @@
-"""SRs on a real kernel's storage: plugged, unplugged and scanned; of type `mirror`."""
+"""SRs on a real kernel's storage: plugged, unplugged, scanned and forgotten; of type `mirror`."""
 import glob
 import os
 import subprocess
@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import XenAPI
 
-from five import MIB, TYPES, logs, migrate, wait_for_writes
+from five import MIB, SIZE, TYPES, logs, migrate, wait_for_writes
 from lab.pools import volumes
 from lab.pools.daemons import environment
 from lab.storage_guest import services
@@ -31,20 +31,28 @@ def traces(root, sr_uuid, sr_type, side):
 
 
 @pytest.mark.parametrize("sr_type", TYPES)
-def test_unplugged_there_is_nothing_of_it_and_plugged_it_is_all_there(five, sr_type):
+def test_unplugged_and_forgotten_there_is_nothing_of_it_and_plugged_again_it_is_all_there(five, sr_type):
     pool, sr = five.pool("b"), five.sr(sr_type, "b")
     uuid = pool.xapi.SR.get_uuid(sr)
     assert pool.xapi.SR.get_type(sr) == sr_type
+    kept = pool.xapi.VDI.get_uuid(pool.xapi.VDI.create({
+        "SR": sr, "virtual_size": str(SIZE), "type": "user", "name_label": "kept", "name_description": "", "sharable": False,
+        "read_only": False, "other_config": {}, "tags": [], "xenstore_data": {}, "sm_config": {}}))
     (pbd,) = pool.xapi.SR.get_PBDs(sr)
-    before = pool.xapi.SR.get_VDIs(sr)
     pool.xapi.PBD.unplug(pbd)
     assert traces(five.host("b").root, uuid, sr_type, "b") == []
     with pytest.raises(XenAPI.Failure):
         pool.xapi.SR.scan(sr)
+    pbd = five.introduce_again(sr_type, "b")
+    sr = five.sr(sr_type, "b")
+    assert pool.xapi.SR.get_VDIs(sr) == []
     pool.xapi.PBD.plug(pbd)
     pool.xapi.SR.scan(sr)
-    assert pool.xapi.SR.get_VDIs(sr) == before
+    assert kept in [pool.xapi.VDI.get_uuid(vdi) for vdi in pool.xapi.SR.get_VDIs(sr)]
+    assert pool.xapi.VDI.get_virtual_size(pool.xapi.VDI.get_by_uuid(kept)) == str(SIZE)
     assert int(pool.xapi.SR.get_physical_size(sr)) > 100 * MIB
+    pool.xapi.VDI.destroy(pool.xapi.VDI.get_by_uuid(kept))
+    assert five.left() == []
 
 
 def test_an_sr_of_type_mirror_is_its_base_and_its_disks_move(five):

@@ -119,6 +119,30 @@ def test_what_has_fallen_silent_is_found_out_before_the_guest_is_suspended(monke
     assert len(seen) == looks or looks is None and clock.now == pytest.approx(2 * sync.STALL_BOUND, abs=sync.POLL)
 
 
+@pytest.mark.parametrize("power_state, fault, faults, tries, error", [
+    ("Running", sync.NOT_ACTIVE, 3, 4, None),
+    ("Running", sync.NOT_ACTIVE, 1000, 121, MirrorBroken),
+    ("Halted", sync.NOT_ACTIVE, 1000, 1, MirrorBroken),
+    ("Running", sync.PAUSED, 1000, 1, MirrorBroken),
+    ("Running", 1200, 1000, 1, SmFault),
+])
+def test_a_disk_that_is_closed_while_the_guest_reboots_is_waited_for(monkeypatch, power_state, fault, faults, tries, error):
+    world, clock = World(monkeypatch), Clock()
+    monkeypatch.setattr(sync, "time", clock)
+    world.source = types.SimpleNamespace(xenapi=types.SimpleNamespace(VM=types.SimpleNamespace(get_power_state=lambda ref: power_state)))
+    world.vm = lambda: "ref"
+
+    def refused(m, disk, command, vdi, args=(), timeout=None):
+        world.log.append(command)
+        if len(world.log) <= faults:
+            raise SmFault(command, fault, "no")
+        return "snapshot"
+    monkeypatch.setattr(sync, "_sm", refused)
+    with pytest.raises(error) if error else contextlib.ExitStack():
+        assert sync._mirror(world, world.plan.disks[0], world) == "snapshot"
+    assert world.log == ["vdi_mirror_start"] * tries
+
+
 STEPS = ["mover", "vdi_mirror_start", "vdi_copy_open", "vdi_extents", "copy", "close"]
 
 
