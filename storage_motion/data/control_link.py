@@ -2,11 +2,11 @@
 import collections
 import logging
 import select
-import socket
 import threading
 import time
 
 from storage_motion.data import json_lines, stream
+from storage_motion.data.waker import Waker
 from storage_motion.errors import ConnectionLost, DataPathError, PeerRefused
 
 HEARTBEAT = 10.0            # seconds of silence after which the receiver is told that we are alive
@@ -52,9 +52,7 @@ class ControlLink(object):
         self._unsent = collections.deque()  # (Pending, line)
         self._closing = False
         self._lost = None
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
+        self._waker = Waker()
         self._awaited = collections.deque()     # Pending, in the order of their requests; for the thread alone
         self._thread = threading.Thread(target=self._run, name="control link", daemon=True)
         self._thread.start()
@@ -67,7 +65,7 @@ class ControlLink(object):
                 pending.resolve(error=ConnectionLost(self._lost))
                 return pending
             self._unsent.append((pending, json_lines.encode(message)))
-        self._wake()
+        self._waker.wake()
         return pending
 
     def request(self, message, timeout):
@@ -77,14 +75,8 @@ class ControlLink(object):
     def close(self):
         """End the connection; what is not answered yet fails."""
         self._closing = True
-        self._wake()
+        self._waker.wake()
         self._thread.join(HEARTBEAT)
-
-    def _wake(self):
-        try:
-            self._wake_sender.send(b"w")
-        except (BlockingIOError, OSError):
-            pass    # the thread is being woken already, or has ended
 
     def _run(self):
         lost, reason = True, None
@@ -103,8 +95,7 @@ class ControlLink(object):
         for pending in unanswered:
             pending.resolve(error=ConnectionLost("the control connection to the receiver: %s" % reason))
         self._tls.close()
-        self._wake_receiver.close()
-        self._wake_sender.close()
+        self._waker.close()
         if lost:
             self._on_lost("the control connection to the receiver: %s" % reason)
 
@@ -124,11 +115,10 @@ class ControlLink(object):
             if self._awaited and time.monotonic() > self._awaited[0].deadline:
                 raise ConnectionLost("no answer in time")
             poll = select.poll()
-            poll.register(self._wake_receiver, select.POLLIN)
+            self._waker.register(poll)
             poll.register(self._tls, select.POLLIN if drained else select.POLLIN | select.POLLOUT)
             ready = dict(poll.poll(self._patience(quiet_since) * 1000))
-            if self._wake_receiver.fileno() in ready:
-                stream.receive_some(self._wake_receiver, memoryview(bytearray(4096)))
+            self._waker.clear(ready)
             if self._tls.fileno() in ready:
                 self._take_answers(lines, buffer)
 

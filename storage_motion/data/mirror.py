@@ -11,12 +11,12 @@ import errno
 import logging
 import os
 import select
-import socket
 import threading
 import time
 
 from storage_motion.data import nbd, nbd_server, stream
 from storage_motion.data.control_socket import listen
+from storage_motion.data.waker import Waker
 from storage_motion.errors import ConnectionLost, DataPathError, MirrorBroken, NotFinished, ProtocolError
 
 MAX_OUTSTANDING_BYTES = 256 << 20   # memory that held and unsent writes may take
@@ -71,11 +71,9 @@ class Mirror(object):
         self._replies = bytearray()
         self._requests = None
         self._tap = None
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
+        self._waker = Waker()
         self._poll = select.poll()
-        self._poll.register(self._wake_receiver, select.POLLIN)
+        self._waker.register(self._poll)
         self._watched = {}              # socket -> the mask that `_poll` has for it
         self._listener = listen(secondary, 4)
         self._tls.setblocking(False)
@@ -120,13 +118,13 @@ class Mirror(object):
         """The claim's sectors are copied and verified: the guest's writes that waited for them go on."""
         with self._lock:
             self._admitted.extend(self._merge.release(claim))
-        self._wake()
+        self._waker.wake()
 
     def abandon(self):
         """The copy has failed: the guest's writes go on, but this disk can never be handed over."""
         with self._lock:
             self._admitted.extend(self._merge.abandon())
-        self._wake()
+        self._waker.wake()
 
     # For the mover's commands.
 
@@ -134,7 +132,7 @@ class Mirror(object):
         """Raise NotFinished unless the mirror ended cleanly, or (`unmirrored`) was never used: then it is ended now, for good."""
         if unmirrored and self.status()["state"] == "ready":
             self._retiring = True
-            self._wake()
+            self._waker.wake()
             self._thread.join(GOODBYE_BOUND)
         status = self.status()
         if status["state"] != "ended":
@@ -149,19 +147,13 @@ class Mirror(object):
         with self._lock:
             if self._error is None:
                 self._error = reason
-        self._wake()
+        self._waker.wake()
 
     def close(self):
         """End whatever is going on: tapdisk carries on alone."""
         self._closing = True
-        self._wake()
+        self._waker.wake()
         self._thread.join(GOODBYE_BOUND)
-
-    def _wake(self):
-        try:
-            self._wake_sender.send(b"w")
-        except (BlockingIOError, OSError):
-            pass    # the thread is being woken already, or has ended
 
     # The thread.
 
@@ -191,10 +183,11 @@ class Mirror(object):
 
     def _close_all(self):
         # tapdisk first: this is what lets the guest go on.
-        for sock in (self._tap, self._listener, self._tls, self._wake_receiver, self._wake_sender):
+        for sock in (self._tap, self._listener, self._tls):
             if sock is not None:
                 stream.interrupt(sock)
                 sock.close()
+        self._waker.close()
         if os.path.exists(self._secondary):
             os.unlink(self._secondary)
 
@@ -212,8 +205,7 @@ class Mirror(object):
         """Wait for any of `wanted` (socket -> poll mask) or a wake-up; the ready file descriptors. Raises if broken off."""
         self._watch(wanted)
         ready = {fd for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000 + 1)}
-        if self._wake_receiver.fileno() in ready:
-            stream.receive_some(self._wake_receiver, bytearray(4096))
+        self._waker.clear(ready)
         if self._error is not None:
             raise MirrorBroken(self._error)
         return ready
