@@ -111,6 +111,7 @@ class ControlLink(object):
             elif time.monotonic() - quiet_since >= HEARTBEAT:
                 self._awaited.append(Pending(time.monotonic() + HEARTBEAT_BOUND))
                 outgoing.push(json_lines.encode({"cmd": "heartbeat"}))
+                quiet_since = time.monotonic()      # its answer may be here before we look again
             drained = outgoing.flush()
             if self._awaited and time.monotonic() > self._awaited[0].deadline:
                 raise ConnectionLost("no answer in time")

@@ -1,14 +1,13 @@
 """A lab with a VM that goes to and fro in it, one run after the other, for one process of the campaign."""
 import os
-import re
 import time
 import traceback
 from multiprocessing import util
 
-from lab.dom0 import scripts
 from lab.pools import evidence
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
+from tests.e2e import gate_patience
 from tests.e2e.scene import Scene
 from tests.faults import cases
 from tests.faults.run import Run
@@ -66,16 +65,8 @@ class Worker:
             self._lab = Lab(plan=PLAN, layout="package")
             self._lab.up()
             for host in self._lab.hosts:
-                _shorten_gate_patience(host.root)
+                gate_patience.choose(host.root, GATE_PATIENCE)
             self._scene = Scene(self._lab)
-
-
-def _shorten_gate_patience(root):
-    module = "%s/sm/blktap2.py" % scripts.SITE_PACKAGES
-    with open(root + module) as source:
-        text, found = re.subn(r"(ATTACH_DETACH_RETRY_SECS = )\d+", r"\g<1>%d" % GATE_PATIENCE, source.read())
-    assert found == 1, "%s names no patience" % module
-    scripts.install_text(text, root, module)
 
 
 _worker = None

@@ -3,6 +3,7 @@ import os
 import socket
 import stat
 import threading
+import time
 
 import pytest
 
@@ -155,10 +156,11 @@ def test_closing_the_link_is_no_loss(peer):
 
 def test_a_heartbeat_when_it_is_quiet(monkeypatch):
     monkeypatch.setattr("storage_motion.data.control_link.HEARTBEAT", 0.05)
-    peer = Peer()
-    for _ in range(3):
+    begun, peer = time.monotonic(), Peer()
+    for _ in range(10):
         assert peer.lines.receive(5) == {"cmd": "heartbeat"}
         peer.lines.send({"ok": True}, 5)
+    assert time.monotonic() - begun >= 10 * 0.05, "one does not follow upon the answer to another"
     peer.link.close()
     peer.sock.close()
 
