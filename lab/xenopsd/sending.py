@@ -63,10 +63,9 @@ def temporary_id(identity, kind):
 
 def mapped_metadata(metadata, identity, vdi_map, vif_map):
     """The VM's metadata for the destination: under another id, with its disks and VIFs mapped."""
-    vdis = dict(vdi_map)
-    networks = {device: network[1] for device, network in vif_map}
-    disks = [dict(disk, vdi=vdis.get(disk["vdi"], disk["vdi"])) for disk in metadata["disks"]]
-    moved = [{"device": disk["device"], "source": disk["vdi"], "destination": vdis.get(disk["vdi"], disk["vdi"])} for disk in metadata["disks"]]
+    networks = {device: network[1] for device, network in vif_map.items()}
+    disks = [dict(disk, vdi=vdi_map.get(disk["vdi"], disk["vdi"])) for disk in metadata["disks"]]
+    moved = [{"device": old["device"], "source": old["vdi"], "destination": new["vdi"]} for old, new in zip(metadata["disks"], disks)]
     vifs = [dict(vif, bridge=networks.get(vif["device"], vif["bridge"])) for vif in metadata.get("vifs", [])]
     return dict(metadata, id=identity, disks=disks, vifs=vifs, moved=moved)
 

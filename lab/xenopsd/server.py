@@ -14,6 +14,9 @@ from lab.xenopsd.vms import Host
 
 log = logging.getLogger("xenopsd")
 
+_MAPS = ("vdi_map", "vif_map", "pci_map")
+"""Lists of pairs with a string first: rpclib takes a struct for them, and no array."""
+
 
 class Xenopsd:
     """Answers calls; one per host."""
@@ -63,9 +66,11 @@ class Xenopsd:
 
     @staticmethod
     def _members(method_members, names):
-        missing = [name for name in ("debug_info",) + names if name not in method_members]
-        if missing:
-            raise internal("missing parameter: %s" % ", ".join(missing))
+        for name in ("debug_info",) + names:
+            if name not in method_members:
+                raise _marshal_error("Expecting named argument '%s'" % name)
+            if name in _MAPS and not isinstance(method_members[name], dict):
+                raise _marshal_error("Unhandled")
         return [method_members[name] for name in names]
 
     def _now(self, function, *names):
@@ -78,6 +83,11 @@ class Xenopsd:
             arguments = self._members(members, names)
             return self.tasks.start(members["debug_info"], lambda task: function(task, *arguments)).id
         return start
+
+
+def _marshal_error(text):
+    """How rpclib refuses parameters."""
+    return internal('Idl.MarshalError("%s")' % text)
 
 
 def serve(root):

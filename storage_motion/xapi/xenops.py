@@ -2,7 +2,7 @@
 
 Names and encoding are those of xapi-project/xen-api, ocaml/xapi-idl/xen/xenops_interface.ml: parameters are one struct
 of named members, `debug_info` among them; a variant without an argument is its name, one with an argument the pair
-[name, argument].
+[name, argument]; a list of pairs whose first is a string is a struct (rpclib does that), and nothing else is taken for it.
 """
 import urllib.parse
 import xmlrpc.client
@@ -99,9 +99,8 @@ class Xenops:
     def migrate(self, vm, vdi_map, vif_map, xenops_url, compress, verify_dest, same_host):
         """Start to move a VM (its UUID). `vdi_map`: {locator here: locator there}, a locator being "SR uuid/location".
         `vif_map`: {device: bridge there}. Returns the id of xenopsd's task."""
-        return self.call("VM.migrate", id=vm, vdi_map=[list(pair) for pair in sorted(vdi_map.items())],
-                         vif_map=[[device, ["Local", bridge]] for device, bridge in sorted(vif_map.items())],
-                         pci_map=[], xenops_url=xenops_url, compress=compress, verify_dest=verify_dest,
+        return self.call("VM.migrate", id=vm, vdi_map=vdi_map, vif_map={device: ["Local", bridge] for device, bridge in vif_map.items()},
+                         pci_map={}, xenops_url=xenops_url, compress=compress, verify_dest=verify_dest,
                          localhost_migration=same_host)
 
     def task(self, task):

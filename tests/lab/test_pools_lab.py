@@ -78,7 +78,7 @@ def test_xenopsd_moves_a_vm_on_shared_storage(lab):
     network = next(network for network, record in pool.xapi.network.get_all_records().items()
                    if any(pool.xapi.PIF.get_management(pif) for pif in record["PIFs"]))
     receive = pool.xapi.host.migrate_receive(pool.host_ref("a2"), network, {})
-    task = source.xenopsd("VM.migrate", id=uuid, vdi_map=[], vif_map=[], pci_map=[], xenops_url=receive["xenops"], compress=False,
+    task = source.xenopsd("VM.migrate", id=uuid, vdi_map={}, vif_map={}, pci_map={}, xenops_url=receive["xenops"], compress=False,
                           verify_dest=False, localhost_migration=False)
     until(lambda: source.xenopsd("Task.stat", id=task)["state"][0] != "Pending")
     state = source.xenopsd("Task.stat", id=task)["state"]

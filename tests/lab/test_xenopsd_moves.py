@@ -2,6 +2,7 @@
 import http.server
 import json
 import os
+import re
 import signal
 import socketserver
 import subprocess
@@ -18,6 +19,7 @@ from lab.xenopsd import process, wire
 
 VM = "11111111-2222-3333-4444-555555555555"
 SIZE = 4 << 20
+MAPPED = {"SR/s0": "SR/d0", "SR/s1": "SR/d1"}
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -183,7 +185,7 @@ def world(tmp_path):
 
 def migrate(source, destination, **changes):
     return source.perform("VM.migrate", **dict(dict(
-        id=VM, vdi_map=[["SR/s0", "SR/d0"], ["SR/s1", "SR/d1"]], vif_map=[["0", ["Local", "xenbr7"]]], pci_map=[],
+        id=VM, vdi_map=MAPPED, vif_map={"0": ["Local", "xenbr7"]}, pci_map={},
         xenops_url=destination.xapi.url, compress=False, verify_dest=False, localhost_migration=source is destination), **changes))
 
 
@@ -299,7 +301,7 @@ def test_the_destination_killed_while_it_waits_for_the_gate(world):
     source, destination, _, _ = world
     source.perform("VM.start", id=VM)
     destination.xapi.gate.clear()
-    task = source.call("VM.migrate", id=VM, vdi_map=[["SR/s0", "SR/d0"], ["SR/s1", "SR/d1"]], vif_map=[], pci_map=[],
+    task = source.call("VM.migrate", id=VM, vdi_map=MAPPED, vif_map={}, pci_map={},
                        xenops_url=destination.xapi.url, compress=False, verify_dest=False, localhost_migration=False)
     until(lambda: os.path.exists("%s/var/lib/xenopsd/%s.json" % (destination.root, VM)))
     destination.process.kill()
@@ -315,7 +317,9 @@ def test_what_it_does_not_know_it_says_so(world):
     source, _, _, _ = world
     with pytest.raises(xmlrpc.client.Fault):
         source.call("VM.fly")
-    with pytest.raises(wire.RpcFailure, match="missing parameter"):
+    with pytest.raises(wire.RpcFailure, match="Expecting named argument"):
         source.call("VM.start")
+    with pytest.raises(wire.RpcFailure, match=re.escape("""['Internal_error', 'Idl.MarshalError("Unhandled")']""")):
+        migrate(source, source, vdi_map=[["SR/s0", "SR/d0"]])       # recorded: xenops-VM.migrate-arrays
     state = migrate(source, source)
     assert state == ["Failed", ["Bad_power_state", ["Halted", "Running"]]]

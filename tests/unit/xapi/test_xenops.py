@@ -28,8 +28,8 @@ def test_migrate():
                                                   False, True, False), seen)
     (path, (parameters,), method), = seen
     assert task == "7" and method == "VM.migrate" and path == "/services/xenops?session_id=OpaqueRef%3As"
-    assert parameters == {"debug_info": "label", "id": "vm", "vdi_map": [["s/a", "d/b"]], "vif_map": [["0", ["Local", "xapi0"]]],
-                          "pci_map": [], "xenops_url": "https://b/services/xenops?session_id=x", "compress": False,
+    assert parameters == {"debug_info": "label", "id": "vm", "vdi_map": {"s/a": "d/b"}, "vif_map": {"0": ["Local", "xapi0"]},
+                          "pci_map": {}, "xenops_url": "https://b/services/xenops?session_id=x", "compress": False,
                           "verify_dest": True, "localhost_migration": False}
 
 
