@@ -2,40 +2,27 @@
 """Storage XenMotion as a xapi plugin: `xe host-call-plugin plugin=sxm.py fn=migrate args:vm=...`.
 
 Arguments are strings, an answer is a JSON object, an error is a XenAPI failure with a code of its own.
+`fn=help` tells all functions and their arguments: the table is in storage_motion/control/functions.py.
 """
 import json
 
 import XenAPI
 import XenAPIPlugin
 
-from storage_motion.control import commands, receiving, recovery
+from storage_motion.control import functions
 from storage_motion.dom0 import argv
 from storage_motion.errors import MotionError
 from storage_motion.xapi import session as sessions
 
 CALL_TIMEOUT = 3600.0   # seconds that one call of xapi may take: it may be our plugin on another host, which makes a hundred disks
 
-FUNCTIONS = {
-    "migrate": commands.migrate,
-    "status": commands.status_of,
-    "list": commands.list_all,
-    "cancel": commands.cancel,
-    "resume": commands.resume_now,
-    "recover": recovery.recover,
-    "receive": receiving.receive,
-    "receive-renew": receiving.receive_renew,
-    "receive-stop": receiving.receive_stop,
-    "receive-status": receiving.receive_status,
-    "receive-abort": receiving.receive_abort,
-    "receive-end": receiving.receive_end,
-}
 
-
-def answering(function):
-    """`function(session, arguments)` as xapi wants it: a string, or XenAPIPlugin.Failure."""
+def answering(name):
+    """The function of that name as xapi wants it: a string, or XenAPIPlugin.Failure."""
     def call(session, arguments):
         try:
-            return json.dumps(function(sessions.joined(session.handle, CALL_TIMEOUT), arguments), sort_keys=True)
+            joined = sessions.joined(session.handle, CALL_TIMEOUT)
+            return json.dumps(functions.call(name, joined, arguments), sort_keys=True)
         except MotionError as error:
             raise XenAPIPlugin.Failure(*_code_and_details(error.failure()))
         except XenAPI.Failure as failure:
@@ -52,4 +39,4 @@ if __name__ == "__main__":
         argv.hide()
     except (OSError, ValueError):
         pass  # better to be seen in `ps` than not to be done; it is xapi that put it there
-    XenAPIPlugin.dispatch({name: answering(function) for name, function in FUNCTIONS.items()})
+    XenAPIPlugin.dispatch({name: answering(name) for name in functions.FUNCTIONS})

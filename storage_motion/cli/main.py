@@ -1,8 +1,9 @@
 """`sxm`: moves a VM from an administrator's machine, and shows how far it is: a bar for each disk.
 
     sxm -s https://10.0.0.1 migrate vm=web destination-sr-uuid=... remote-master=10.1.0.1 vif:...=...
-    sxm -s https://10.0.0.1 watch MIGRATION
+    sxm -s https://10.0.0.1 watch MIGRATION      (or vm=web)
     sxm -s https://10.0.0.1 list
+    sxm -s https://10.0.0.1 help migrate
 
 It calls the plugin in the pool over XenAPI, as `xe host-call-plugin` would. Passwords are asked for, or read from files;
 they are not arguments, since everybody can read those.
@@ -74,7 +75,7 @@ def migrate(plugin, options):
 
 def watch(plugin, options):
     """Watch a migration that runs, or tell how one ended."""
-    return follow(plugin, options.migration)
+    return follow(plugin, plugin("status", **_which(options.migration))["migration"])
 
 
 def listed(plugin, _):
@@ -86,8 +87,30 @@ def listed(plugin, _):
 
 def cancel(plugin, options):
     """Cancel a migration."""
-    print(plugin("cancel", migration=options.migration)["state"])
+    print(plugin("cancel", **_which(options.migration))["state"])
     return 0
+
+
+def resume(plugin, options):
+    """Have a broken migration try again at once, and watch it."""
+    return follow(plugin, plugin("resume", **_which(options.migration))["migration"])
+
+
+def explain(plugin, options):
+    """What the plugin can do, by its own word."""
+    answer = plugin("help", **({"function": options.function} if options.function else {}))
+    print("Storage XenMotion %s" % answer["version"])
+    for name, function in answer["functions"].items():
+        print("\n%s: %s" % (name, function["does"]))
+        for one in function["arguments"]:
+            needed = "" if one["required"] == "no" else " (required: %s)" % one["required"]
+            print("    %-20s %s%s" % (one["name"], one["means"], needed))
+    return 0
+
+
+def _which(text):
+    """The plugin's arguments for a migration: its id, or `vm=` and a VM's UUID or name."""
+    return {"vm": text[len("vm="):]} if text.startswith("vm=") else {"migration": text}
 
 
 def follow(plugin, migration):
@@ -130,10 +153,14 @@ def _parser():
     one.add_argument("arguments", nargs="+", metavar="name=value", help="as xe vm-migrate takes them")
     one.add_argument("--remote-password-file", help="that of the destination pool (default: asked for)")
     one.set_defaults(command=migrate)
-    for name, command, text in (("watch", watch, "show a migration"), ("cancel", cancel, "cancel a migration")):
+    for name, command, text in (("watch", watch, "show a migration"), ("cancel", cancel, "cancel a migration"),
+                                ("resume", resume, "have a broken migration try again at once")):
         one = commands.add_parser(name, help=text)
-        one.add_argument("migration", help="its id")
+        one.add_argument("migration", help="its id, or vm=UUID or vm=NAME")
         one.set_defaults(command=command)
+    one = commands.add_parser("help", help="what the plugin can do, and by which arguments")
+    one.add_argument("function", nargs="?")
+    one.set_defaults(command=explain)
     commands.add_parser("list", help="list migrations").set_defaults(command=listed)
     return parser
 

@@ -1,10 +1,11 @@
-"""The plugin's arguments: those of `xe vm-migrate` by the same names (DESIGN section 5), and `wait`, `dry-run` and `retry-limit`.
+"""The plugin's arguments: what may be given, and for `migrate` what it means: those of `xe vm-migrate` by the same names (DESIGN
+section 5), and `wait`, `dry-run` and `retry-limit`.
 
 Everything wrong is collected, and raised once: one detail per problem, "argument: what is wrong; what would be right".
 """
 import difflib
 import re
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, NamedTuple, Optional, Tuple
 
 from storage_motion.control import resume
 from storage_motion.errors import BadArguments
@@ -19,6 +20,44 @@ REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not in that way.
 NOT_HERE = {"copy": "the VM is moved, not copied", "compress": "the destination pool's migration-compression decides",
             "vgpu": "a VM with a virtual GPU cannot be moved", "image-format": "the destination SR decides"}
+
+
+class Argument(NamedTuple):
+    """One that a function takes. `name`: of one that is given for several things, "vdi:<VDI>"."""
+    name: str
+    means: str
+
+    @property
+    def kind(self):
+        """Its name up to what differs: "vdi:"."""
+        return self.name.partition("<")[0]
+
+
+class Takes(NamedTuple):
+    """What a function takes. `required`: of each group one has to be given. `not_here`: {kind: why it is refused}."""
+    arguments: Tuple[Argument, ...]
+    required: Tuple[Tuple[str, ...], ...] = ()
+    not_here: Dict[str, str] = {}
+
+
+MIGRATE = Takes((
+    Argument("vm", "the VM to move: its UUID or its name"),
+    Argument("uuid", "the UUID of the VM to move, in place of vm"),
+    Argument("remote-master", "the address of the other pool's master; without remote-... the move is within the pool"),
+    Argument("remote-username", "the name of an administrator of the other pool"),
+    Argument("remote-password", "that administrator's password"),
+    Argument("host", "the host to move to: its name or its UUID"),
+    Argument("host-uuid", "the UUID of the host to move to, in place of host"),
+    Argument("remote-network", "the network of the destination host that carries the data: its UUID, name or bridge"),
+    Argument("destination-sr-uuid", "the SR for all disks that no vdi: names"),
+    Argument("vdi:<VDI>", "where this disk goes: an SR, or an existing VDI to fill"),
+    Argument("vif:<VIF>", "the network of this interface at the destination, or a VIF whose network is meant"),
+    Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
+    Argument("force", "true: do not compare the processors"),
+    Argument("retry-limit", "how often a broken mirror is taken up again (%d)" % resume.LIMIT),
+    Argument("wait", "false: answer at once, with the migration's id"),
+    Argument("dry-run", "true: check everything, change nothing, and show the plan"),
+), (("vm", "uuid"),), NOT_HERE)
 
 
 class Remote(NamedTuple):
@@ -70,16 +109,33 @@ class Problems:
             raise BadArguments(*self.details)
 
 
+def check_names(function, takes, given, problems):
+    """Look at the names of what was `given` ({name: string}) to a function; what is wrong goes to `problems`."""
+    kinds = [argument.kind for argument in takes.arguments]
+    for text in sorted(str(name) for name in given):
+        name, colon, _ = text.partition(":")
+        if name + colon in kinds:
+            continue
+        if name in takes.not_here:
+            problems.add(text[:64], takes.not_here[name], "leave it out")
+            continue
+        near = difflib.get_close_matches(text[:64], kinds, 1, 0.6)
+        problems.add(text[:64], "is not an argument of %s" % function,
+                     "did you mean %s?" % near[0] if near else "leave it out")
+    for group in takes.required:
+        if not any(given.get(name) for name in group):
+            means = {argument.name: argument.means for argument in takes.arguments}
+            problems.add(group[0], "is missing", ", or ".join("%s: %s" % (name, means[name]) for name in group))
+
+
 def read(arguments, problems):
     """The Request that `arguments` ({name: string}) make; what is wrong goes to `problems`.
 
     A part that is wrong is as if it had not been given, so that the rest can still be checked."""
     reader = _Reader(arguments, problems)
     vm_argument, vm = reader.one_of("vm", "uuid")
-    if not vm:
-        problems.add("vm", "is missing", "the UUID or the name of the VM to move")
     host_argument, host = reader.one_of("host", "host-uuid")
-    request = Request(
+    return Request(
         vm=vm, vm_argument=vm_argument, live=reader.boolean("live", None), host=host, host_argument=host_argument,
         remote=reader.remote(), network=reader.text("remote-network"),
         destination_sr=reader.uuid("destination-sr-uuid", "the UUID of an SR of the destination"),
@@ -87,22 +143,19 @@ def read(arguments, problems):
         vifs=reader.mapping("vif", "vif:<VIF>=<network or VIF of the destination>"),
         force=reader.boolean("force", False), wait=reader.boolean("wait", True),
         dry_run=reader.boolean("dry-run", False), retry_limit=reader.number("retry-limit", resume.LIMIT, MAX_RETRIES))
-    reader.refuse_the_rest()
-    return request
 
 
 class _Reader:
     def __init__(self, arguments, problems):
         self._problems = problems
-        self._left = dict(arguments)
-        self._known = []
+        self._given = arguments
         if len(arguments) > MAX_ARGUMENTS:
             problems.add("arguments", "more than %d" % MAX_ARGUMENTS)
-            self._left = {}
+            self._given = {}
+        check_names("migrate", MIGRATE, self._given, problems)
 
     def text(self, name):
-        self._known.append(name)
-        value = self._left.pop(name, "")
+        value = self._given.get(name, "")
         if not isinstance(value, str) or len(value) > MAX_LENGTH or "\0" in value:
             self._problems.add(name, "is not a string of at most %d characters" % MAX_LENGTH)
             return ""
@@ -141,11 +194,9 @@ class _Reader:
         return text
 
     def mapping(self, kind, right):
-        self._known.append(kind + ":")
         found = {}
-        for name in sorted(key for key in self._left if key.startswith(kind + ":")):
+        for name in sorted(key for key in self._given if str(key).startswith(kind + ":")):
             value = self.text(name).strip().lower()
-            self._known.pop()
             source = name.partition(":")[2].lower()
             if not UUID.match(source) or not UUID.match(value):
                 self._problems.add(name, "is not a pair of UUIDs", right)
@@ -166,13 +217,3 @@ class _Reader:
             self._problems.add("remote-master", str(error), "the address of the destination pool's master")
             url = ""
         return Remote(url, username, password) if url and username and password else None
-
-    def refuse_the_rest(self):
-        for name in sorted(self._left, key=str):
-            kind = str(name).partition(":")[0]
-            if kind in NOT_HERE:
-                self._problems.add(name, NOT_HERE[kind], "leave it out")
-                continue
-            near = difflib.get_close_matches(str(name), self._known, 1, 0.6)
-            self._problems.add(str(name)[:64], "is not an argument of migrate",
-                               "did you mean %s?" % near[0] if near else "leave it out")

@@ -1,10 +1,10 @@
-"""What the plugin does for the administrator: migrate, status, list, cancel. Each takes (session, {name: string})."""
+"""What the plugin does for the administrator: migrate, status, list, cancel, resume, recover. Each takes (session, {name: string})."""
 import json
 import time
 
 import XenAPI
 
-from storage_motion.control import arguments, journal, migration, planner, remap, resume, secrets, status, waiting
+from storage_motion.control import arguments, journal, migration, planner, recovery, remap, resume, secrets, status, waiting
 from storage_motion.control.arguments import Problems
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import inventory, launch
@@ -91,6 +91,17 @@ def cancel(session, given):
 def resume_now(session, given):
     """Have a migration that is broken, and waits for its next try or has used up all of them, try at once. Raises NothingToResume."""
     return _where_known(session, given, "resume", _resume)
+
+
+def recover(session, given):
+    """Bring interrupted migrations of this host to an end: all, or the one that is meant by `migration` or `vm`."""
+    for name in ("migration", "vm"):
+        if given.get(name) == "":
+            raise BadArguments("%s: is empty; leave it out to recover all migrations of this host" % name)
+    if "vm" in given:
+        found = _meant(session, dict(given, local="true"))
+        given = dict(given, migration=found)
+    return recovery.recover(session, given)
 
 
 def _resume(entry):
@@ -230,7 +241,7 @@ def _start(request, plan):
 
 def _where_known(session, given, function, answer):
     """`answer(journal)` on the host that has the journal of the migration that is meant."""
-    found = journal.check_id(given.get("migration", ""))
+    found = _meant(session, given)
     try:
         return answer(Journal.load(found))
     except NoSuchMigration:
@@ -243,6 +254,31 @@ def _where_known(session, given, function, answer):
             if failure.code not in (NoSuchMigration.code, "XENAPI_MISSING_PLUGIN"):
                 raise
     raise NoSuchMigration(found)
+
+
+def _meant(session, given):
+    """The id of the migration that `migration` names, or of the one of `vm` that runs, else of the latest.
+
+    Raises BadArguments if both are given, or more than one VM is called so; NoSuchMigration."""
+    wanted = given.get("vm")
+    if not wanted:
+        return journal.check_id(given.get("migration", ""))
+    if given.get("migration"):
+        raise BadArguments("vm: is given beside migration; give one of them")
+    answer = list_all(session, given)
+    called = session.xenapi.VM.get_by_name_label(wanted)
+    uuids = {wanted.lower()} | {session.xenapi.VM.get_uuid(ref) for ref in called}
+    found = [one for one in answer["migrations"] if one["vm"] in uuids or one["vm_name"] == wanted]
+    vms = {one["vm"] for one in found}
+    if len(vms) > 1:
+        raise BadArguments("vm: %d VMs that were migrated are called %r; the UUID of one of %s" % (
+            len(vms), wanted[:64], ", ".join(sorted(vms))))
+    running = [one for one in found if one["state"] == journal.RUNNING]
+    if not running and answer["unreadable"]:
+        raise RemoteFailure(answer["unreadable"][0])  # it may be just the one that is meant
+    if not found:
+        raise NoSuchMigration("of VM %s" % wanted[:64])
+    return (running or found)[0]["migration"]
 
 
 def _others(session):

@@ -8,6 +8,7 @@ import xmlrpc.client
 
 import pytest
 
+import storage_motion
 from lab.dom0 import scripts
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
@@ -50,6 +51,13 @@ def package(tmp_path_factory):
     done = subprocess.run([os.path.join(REPOSITORY, "rpm/build.sh"), str(top)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode().strip()
+
+
+def test_one_version(package):
+    asked = subprocess.run(["rpm", "-qp", "--queryformat", "%{VERSION}", package], stdout=subprocess.PIPE, check=True)
+    assert asked.stdout.decode() == storage_motion.__version__
+    asked = subprocess.run([sys.executable, "setup.py", "--version"], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
+    assert asked.stdout.decode().split()[-1] == storage_motion.__version__
 
 
 def test_it_holds_the_whole_library_and_nothing_of_the_workstation(package):
@@ -113,7 +121,8 @@ def test_plugin_and_driver_run_from_it(package):
         _use_sites_of_the_package(host.root)
 
         pool = lab.pool("A")
-        assert json.loads(pool.xapi.host.call_plugin(pool.host_ref("a1"), "sxm.py", "list", {})) == {"migrations": [], "unreadable": []}
+        assert json.loads(pool.xapi.host.call_plugin(pool.host_ref("a1"), "sxm.py", "list", {})) == {
+            "migrations": [], "unreadable": [], "version": storage_motion.__version__}
 
         call = xmlrpc.client.dumps(({"command": "sr_get_driver_info", "device_config": {}, "args": []},), "sr_get_driver_info")
         done = subprocess.run([host.root + "/opt/xensource/sm/MirrorSR", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)

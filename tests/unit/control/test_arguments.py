@@ -44,7 +44,7 @@ def test_a_request_does_not_show_its_password():
 
 
 @pytest.mark.parametrize("wrong, argument, right", [
-    ({}, "vm", "UUID or the name"),
+    ({}, "vm", "its UUID or its name"),
     ({"vm": "a", "uuid": "b"}, "uuid", "one of them"),
     ({"vm": "a", "destination-sr-uuid": "fast"}, "destination-sr-uuid", "UUID of an SR"),
     ({"vm": "a", "vdi:x": SR}, "vdi:x", "SR or VDI"),

@@ -9,7 +9,8 @@ import xmlrpc.client
 import pytest
 import XenAPI
 
-from storage_motion.control import waiting
+import storage_motion
+from storage_motion.control import arguments, functions, waiting
 from storage_motion.xapi import session, transport
 from web_server import serving
 
@@ -46,9 +47,12 @@ def test_threads_share_it(xapi):
     assert ask_in_threads(session.joined("OpaqueRef:p", 20)) == ["OpaqueRef:p"] * 60
 
 
-def test_a_function_of_the_plugin_gets_it(xapi, plugin):
+def test_a_function_of_the_plugin_gets_it(xapi, plugin, monkeypatch):
     # XenAPIPlugin's own has one connection for all threads: an undo of two disks at once died of that (CannotSendRequest).
     handed = XenAPI.Session("http://127.0.0.1:1/")
     handed._session = "OpaqueRef:q"
-    answer = plugin.answering(lambda joined, given: [ask_in_threads(joined), given])(handed, {"vm": "v"})
-    assert json.loads(answer) == [["OpaqueRef:q"] * 60, {"vm": "v"}]
+    takes = arguments.Takes((arguments.Argument("vm", "a VM"),))
+    monkeypatch.setitem(functions.FUNCTIONS, "probe", functions.Function(
+        "probes", takes, lambda joined, given: {"asked": ask_in_threads(joined), "given": given}))
+    answer = json.loads(plugin.answering("probe")(handed, {"vm": "v"}))
+    assert answer == {"asked": ["OpaqueRef:q"] * 60, "given": {"vm": "v"}, "version": storage_motion.__version__}

@@ -1,0 +1,81 @@
+"""The plugin's functions: one table of what each does and what it takes, by which they are called, checked and explained.
+
+Those that begin with `receive` are for the plugin on the source host, and not for people.
+"""
+import difflib
+from typing import Callable, NamedTuple
+
+import storage_motion
+from storage_motion.control import arguments, commands, receiving
+from storage_motion.control.arguments import Argument, Problems, Takes
+from storage_motion.errors import BadArguments
+
+MIGRATION = Argument("migration", "the migration's id")
+VM = Argument("vm", "its VM instead, by UUID or name: the migration of it that runs, else the latest")
+LOCAL = Argument("local", "true: ask no other host")
+DISKS = Argument("disks", "a JSON list of the disks")
+ADDRESS = Argument("address", "where the receiver listens")
+
+ONE = Takes((MIGRATION, VM, LOCAL), (("migration", "vm"),))
+THIS = Takes((MIGRATION,), (("migration",),))
+
+
+class Function(NamedTuple):
+    """`run(session, {name: string})` answers a dict. `itself`: it checks the names with the values, to name all at once."""
+    does: str
+    takes: Takes
+    run: Callable
+    itself: bool = False
+
+
+def explain(_, given):
+    """All functions with their arguments, or the one of `function`."""
+    wanted = given.get("function")
+    if wanted and wanted not in FUNCTIONS:
+        near = difflib.get_close_matches(wanted[:64], FUNCTIONS, 1, 0.6)
+        raise BadArguments("function: there is no %r; %s" % (
+            wanted[:64], "did you mean %s?" % near[0] if near else "one of %s" % ", ".join(sorted(FUNCTIONS))))
+    return {"functions": {name: _explained(FUNCTIONS[name]) for name in ([wanted] if wanted else FUNCTIONS)}}
+
+
+def _explained(function):
+    groups = {name: group for group in function.takes.required for name in group}
+    return {"does": function.does, "arguments": [
+        {"name": one.name, "means": one.means,
+         "required": " or ".join(groups[one.name]) if one.name in groups else "no"} for one in function.takes.arguments]}
+
+
+FUNCTIONS = {
+    "help": Function("tells this", Takes((Argument("function", "only this one"),)), explain),
+    "migrate": Function("moves a VM with its disks", arguments.MIGRATE, commands.migrate, itself=True),
+    "status": Function("tells how far a migration is, or how it ended", ONE, commands.status_of),
+    "list": Function("lists the migrations of the pool, the newest first", Takes((LOCAL,)), commands.list_all),
+    "cancel": Function("stops a migration, and takes it back", ONE, commands.cancel),
+    "resume": Function("has a broken migration try again at once", ONE, commands.resume_now),
+    "recover": Function("brings interrupted migrations of this host to an end: all of them, unless one is named", Takes((
+        MIGRATION, VM,
+        Argument("remote-username", "the name of an administrator of the other pool, where it is not known any more"),
+        Argument("remote-password", "that administrator's password"),
+        Argument("lost", "destination: that pool will never come back"))), commands.recover),
+    "receive": Function("for the source: makes the new disks and receives them", Takes(
+        (MIGRATION, DISKS, ADDRESS), (("migration",), ("disks",))), receiving.receive),
+    "receive-renew": Function("for the source: receives broken disks anew", Takes(
+        (MIGRATION, DISKS, ADDRESS), (("migration",), ("disks",))), receiving.receive_renew),
+    "receive-stop": Function("for the source: no gate opens any more", Takes(
+        (MIGRATION, Argument("vm", "the UUID of the VM that the disks are for")), (("migration",), ("vm",))),
+        receiving.receive_stop),
+    "receive-status": Function("for the source: the new disks and their gates", THIS, receiving.receive_status),
+    "receive-abort": Function("for the source: takes the new disks away", Takes(
+        (MIGRATION, Argument("force", "true: also if a gate was opened")), (("migration",),)), receiving.receive_abort),
+    "receive-end": Function("for the source: the VM has arrived", THIS, receiving.receive_end),
+}
+
+
+def call(name, session, given):
+    """What the function `name` answers, with the version of this product. Raises BadArguments before it does anything."""
+    function = FUNCTIONS[name]
+    if not function.itself:
+        problems = Problems()
+        arguments.check_names(name, function.takes, given, problems)
+        problems.raise_any()
+    return dict(function.run(session, given), version=storage_motion.__version__)
