@@ -10,7 +10,7 @@ from lab.xapi.dispatch import Dispatcher
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import HostWork, dom0_inventory
 from lab.xapi.http_client import UnixConnection, request as http_request
-from lab.xapi.http_server import Servers, make_certificate, refusal, response
+from lab.xapi.http_server import RESET, Servers, make_certificate, refusal, response
 from lab.xapi.pool import Pool
 
 _JOIN_PATIENCE = 60.0           # seconds that a slave waits for its master to be up
@@ -219,6 +219,8 @@ class Slave(Xapi):
                 target += "%s%s=%s" % ("&" if "?" in target else "?", name, request.cookies[name])
         try:
             status, answered, body = self._master.relay(request.method, target, request.body, headers)
+        except ConnectionResetError:
+            return RESET
         except OSError as error:
             log.error("the master cannot be reached: %s", error)
             return refusal(503, "the pool's master cannot be reached")

@@ -4,7 +4,7 @@ import logging
 from lab.xapi import metadata_export, metadata_import
 from lab.xapi.context import Context
 from lab.xapi.failures import Failure, internal_error
-from lab.xapi.http_server import refusal, response
+from lab.xapi.http_server import RESET, refusal, response
 
 log = logging.getLogger("xapi.handlers")
 
@@ -69,8 +69,8 @@ def export_metadata(pool, request, host_uuid):
 
 
 def import_metadata(pool, request, host_uuid):
-    """PUT /import_metadata?restore=B&live=B&dry_run=B&force=B. Answered 200 whatever comes of it, as xapi does: what
-    came of it, and the VMs, are in the task."""
+    """PUT /import_metadata?restore=B&live=B&dry_run=B&force=B. The VMs are the task's result. Of one that is refused the connection is
+    reset, as xapi does, which answers 200 and goes away with the rest of the archive unread: why is in the task alone."""
     try:
         context = _context(pool, request, host_uuid)
     except Failure as failure:
@@ -80,6 +80,8 @@ def import_metadata(pool, request, host_uuid):
     options = metadata_import.Options(
         vdi_map={key[len(prefix):]: value for key, value in request.query.items() if key.startswith(prefix)}, **flags)
     task = _WithTask(pool, request, "VM.metadata_import")
-    task.run(lambda: metadata_import.run(context.within(task.task), metadata_import.read_ova(request.body), options))
+    _, failure = task.run(lambda: metadata_import.run(context.within(task.task), metadata_import.read_ova(request.body), options))
     task.forget()
+    if failure:
+        return RESET
     return response(b"", "application/octet-stream", headers=[("task-id", task.task)])

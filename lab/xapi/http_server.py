@@ -5,11 +5,11 @@ import os
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import threading
 from collections import namedtuple
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from lab import patience
 
@@ -32,6 +32,17 @@ def refusal(status, text):
     return response(text.encode(), "text/plain", status)
 
 
+RESET = response(b"", status=0)
+"""In place of an answer: the connection is reset."""
+
+
+def cookies_of(header):
+    """The cookies of a header, as xapi reads them (http.ml, parse_cookies): split at ";", or at "&" where there is none, and not
+    trimmed, so that the name of the second one in "a=b; c=d" is " c"."""
+    pairs = [part.partition("=") for part in header.split(";" if ";" in header else "&")]
+    return {unquote_plus(name): unquote_plus(value) for name, found, value in pairs if found}
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE
@@ -50,10 +61,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if body is None:
             return
         parts = urlsplit(self.path)
-        try:
-            cookies = {name: morsel.value for name, morsel in SimpleCookie(self.headers.get("Cookie", "")).items()}
-        except CookieError:
-            cookies = {}
+        cookies = cookies_of(self.headers.get("Cookie", ""))
         request = Request(self.command, self.path, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)), cookies,
                           self.headers, body, self.server.is_local)
         try:
@@ -87,6 +95,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(answer)
 
     def _send(self, answer):
+        if answer is RESET:
+            return self._reset()
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
@@ -94,6 +104,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer.body)
+
+    def _reset(self):
+        self.close_connection = True
+        if self.request.family != socket.AF_UNIX:   # which knows no reset: there it is an end without an answer
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for file in (self.rfile, self.wfile, self.request):
+            file.close()
 
     def address_string(self):
         return "local"

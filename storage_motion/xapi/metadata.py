@@ -1,6 +1,7 @@
 """Taking a VM's metadata out of one pool and bringing it into another: /export_metadata and /import_metadata.
 
-The archive is a tar with one member, `ova.xml`; it is held in memory, with a bound, and never written to disk.
+The archive is a tar with one member, `ova.xml`; it is held in memory, with a bound, and never written to disk. Session and task go in the
+query: xapi does not trim cookies, and older ones split them elsewhere (facts: xapi.md, Run, 2).
 """
 import io
 import tarfile
@@ -13,15 +14,16 @@ from storage_motion.xapi.session import NOT_XAPI, reason
 MEMBER = "ova.xml"
 MAX_ARCHIVE = ova.MAX_BYTES + 1024 * 1024
 IMPORT_TIMEOUT = 120.0
+REFUSAL_TIMEOUT = 10.0     # of an import whose connection broke: a task that was refused has ended by then
 CHUNK = 64 * 1024
 
 
 def export(session, vm_ref, snapshots=False):
     """The `ova.xml` (bytes) of a VM of this host's pool, over the local socket. Raises BadMetadata or Unreachable."""
-    query = urllib.parse.urlencode([("export_snapshots", _flag(snapshots)), ("ref", vm_ref)])
+    query = urllib.parse.urlencode([("session_id", session.handle), ("export_snapshots", _flag(snapshots)), ("ref", vm_ref)])
     connection = transport.local_connection()
     try:
-        connection.request("GET", "/export_metadata?" + query, headers={"Cookie": "session_id=" + session.handle})
+        connection.request("GET", "/export_metadata?" + query)
         answer = connection.getresponse()
         if answer.status != 200:
             raise BadMetadata("export_metadata: HTTP status %d" % answer.status)
@@ -68,32 +70,38 @@ def bring(session, url, document, check_cpu, dry_run=False):
 
     `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID and MAC addresses.
     Raises tasks.TaskFailed with xapi's own error, Unreachable, or TimedOut."""
-    query = urllib.parse.urlencode([("restore", "true"), ("live", "true"), ("dry_run", _flag(dry_run)),
-                                    ("check_cpu", _flag(check_cpu)), ("force", "false"),
-                                    ("export_snapshots", "false")])
+    archive = pack(document)
     task = session.xenapi.task.create("Import of a VM's metadata", "")
+    query = urllib.parse.urlencode([("session_id", session.handle), ("task_id", task), ("restore", "true"), ("live", "true"),
+                                    ("dry_run", _flag(dry_run)), ("check_cpu", _flag(check_cpu)), ("force", "false"),
+                                    ("export_snapshots", "false")])
     try:
-        headers = {"Cookie": "session_id=%s; task_id=%s" % (session.handle, task)}
-        status = _put(url, "/import_metadata?" + query, headers, pack(document))
+        trouble = _put(url, "/import_metadata?" + query, archive)
         try:
-            tasks.wait(session, task, IMPORT_TIMEOUT if status == 200 else 10.0)
+            tasks.wait(session, task, REFUSAL_TIMEOUT if trouble else IMPORT_TIMEOUT)
         except TimedOut:
-            if status == 200:
-                raise
-            raise Unreachable(url, "import_metadata: HTTP status %d" % status)
+            if trouble:
+                raise Unreachable(url, "import_metadata: %s" % trouble)
+            raise
     finally:
         session.xenapi.task.destroy(task)
 
 
-def _put(url, path, headers, body):
+def _put(url, path, body):
+    """None, or what went wrong, in words. xapi resets the connection of an import that it refuses, before it has read the archive: only
+    the task tells what came of it. Raises Unreachable where there was no connection."""
     connection = transport.connection(url)
     try:
-        connection.request("PUT", path, body=body, headers=headers)
-        answer = connection.getresponse()
-        answer.read(CHUNK)
-        return answer.status
+        connection.connect()
     except (OSError,) + NOT_XAPI as error:
         raise Unreachable(url, reason(error))
+    try:
+        connection.request("PUT", path, body=body)
+        answer = connection.getresponse()
+        answer.read(CHUNK)
+        return None if answer.status == 200 else "HTTP status %d" % answer.status
+    except (OSError,) + NOT_XAPI as error:
+        return reason(error)
     finally:
         connection.close()
 
