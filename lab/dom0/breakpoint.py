@@ -6,12 +6,16 @@ Runs before the product on a host (lab.dom0.before) while a test asks for it. Ea
 not one of `values`, at the `nth` write of which that is true; `before`: instead of that write, not after it. It happens once: the
 file is gone when it has.
 """
+import contextlib
 import json
 import os
+import signal as signals
+import time
 
 PLACE = "/etc/lab-break"
 WORKER = "storage_motion.control.worker"
 ALWAYS = ("migration", "state", ("running",), True)
+POLL = 0.02                # seconds
 
 
 def arm(root, when=ALWAYS, nth=1, before=False, signal=9, name="one"):
@@ -38,6 +42,39 @@ def disarm(root):
     for name in missed:
         os.unlink("%s/%s.json" % (root + PLACE, name))
     return missed
+
+
+@contextlib.contextmanager
+def held(root, when, begin, look, bound):
+    """A migration whose worker stands still at a moment: its id. Then it goes on.
+
+    `begin()` begins it on the host at `root`, and answers its id; `look(id)`: its journal's content. Raises AssertionError if it
+    ends, or `bound` seconds pass, before it stands still."""
+    arm(root, when, signal=signals.SIGSTOP)
+    try:
+        migration = begin()
+        pid, deadline = None, time.monotonic() + bound
+        while armed(root) or not _stands_still(pid):
+            entry = look(migration)
+            pid = (entry["worker"] or {}).get("pid")
+            if entry["state"] != "running" or time.monotonic() > deadline:
+                raise AssertionError((entry["state"], entry["phase"], entry["error"]))
+            time.sleep(POLL)
+    finally:
+        disarm(root)
+    try:
+        yield migration
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signals.SIGCONT)
+
+
+def _stands_still(pid):
+    try:
+        with open("/proc/%s/stat" % pid) as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:
+        return False
 
 
 def holds(when, entry):

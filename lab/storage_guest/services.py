@@ -52,7 +52,9 @@ def device_config(sr_type, side):
     return {
         "lvm": {"device": "/dev/disk/by-id/virtio-lvm-" + side},
         "ext": {"device": "/dev/disk/by-id/virtio-ext-" + side},
-        "nfs": {"server": "127.0.0.1", "serverpath": "%s/nfs-%s" % (BACKING, side)},
+        # tapdisk writes with O_DIRECT, the lab's does not: so that its writes, too, are at the server
+        # before they are answered
+        "nfs": {"server": "127.0.0.1", "serverpath": "%s/nfs-%s" % (BACKING, side), "options": "sync"},
         "lvmoiscsi": {"target": "127.0.0.1", "targetIQN": IQN % side, "SCSIid": scsi_id("iscsi-" + side)},
         "lvmohba": {"SCSIid": scsi_id("fc-" + side)},
     }[sr_type]
@@ -96,8 +98,9 @@ def start_nfs_threads():
 
 
 def stop_nfs():
-    """Have the NFS server answer nobody any more."""
+    """Have the NFS server answer nobody any more, and nothing be read from what the kernel remembers of it."""
     run("rpc.nfsd", "0")
+    _set("/proc/sys/vm/drop_caches", "1")
 
 
 def serial(name):

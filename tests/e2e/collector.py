@@ -1,14 +1,11 @@
 """The garbage collector of a host's SM (lab/sm/cleanup.py), run when a test says so, and what it did."""
 import contextlib
 import os
-import signal
 import subprocess
 import threading
-import time
 
 from lab.dom0 import breakpoint
-from storage_motion.dom0.launch import Process
-from tests.e2e.scene import ENDED, MOVE
+from tests.e2e.scene import MOVE
 
 PROGRAM = "/opt/xensource/sm/cleanup.py"
 BOUND = 300.0              # seconds for one run
@@ -75,30 +72,6 @@ class Collector:
         assert not thread.is_alive() and not failed, failed
 
 
-@contextlib.contextmanager
 def stopped(scene, when):
     """A migration of the scene's VM whose worker stands still at a moment (lab.dom0.breakpoint): its id. Then it goes on."""
-    root = scene.host.root
-    breakpoint.arm(root, when, signal=signal.SIGSTOP)
-    try:
-        migration = scene.begin()
-        worker, deadline = None, time.monotonic() + MOVE
-        while breakpoint.armed(root) or not _stands_still(worker):
-            entry = scene.journal(migration)
-            worker = Process.from_json(entry["worker"])
-            assert entry["state"] not in ENDED and time.monotonic() < deadline, (entry["phase"], entry["error"])
-            time.sleep(0.02)
-    finally:
-        breakpoint.disarm(root)
-    try:
-        yield migration
-    finally:
-        os.kill(worker.pid, signal.SIGCONT)
-
-
-def _stands_still(process):
-    try:
-        with open("/proc/%d/stat" % process.pid) as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "T"
-    except FileNotFoundError:
-        return False
+    return breakpoint.held(scene.host.root, when, scene.begin, scene.journal, MOVE)

@@ -1,6 +1,8 @@
-"""Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in build/evidence/<test>."""
+"""Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in build/evidence/<test>; then its scene is
+put in order for the next test."""
 import os
 import subprocess
+import traceback
 
 import pytest
 
@@ -20,7 +22,17 @@ def pytest_runtest_makereport(item, call):
         for host in lab.hosts:
             report.sections.append(("sxm.log of %s" % host.name, _end("%s/var/log/sxm.log" % host.root)))
             report.sections.append(("xenopsd.log of %s" % host.name, _end("%s/var/log/xenopsd.log" % host.root)))
+        if item.funcargs.get("scene"):
+            report.sections.append(("the scene afterwards", _restore(item.funcargs["scene"])))
     return report
+
+
+def _restore(scene):
+    try:
+        scene.restore()
+        return "the VM runs on %s" % scene.host.name
+    except Exception:  # the failure of the test is what counts
+        return traceback.format_exc()
 
 
 def _end(path):

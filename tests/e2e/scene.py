@@ -11,6 +11,7 @@ from lab.dom0 import breakpoint
 from lab.guest.record import Record
 from lab.pools import leftovers
 from storage_motion.dom0.launch import Process
+from tests import under_way
 
 MIB = 1 << 20
 DISKS = (16 * MIB,)
@@ -164,6 +165,14 @@ class Scene:
         assert one.alive()
         os.kill(one.pid, KILLED)
         assert one.gone(SETTLE)
+
+    def restore(self):
+        """After a test that failed: no migration is under way, and the VM runs, so that the next test stands for itself."""
+        under_way.end_migrations(self.lab)
+        if not any((host.domain(self.uuid) or {}).get("pid") for host in self.lab.hosts):
+            pool = next(pool for pool in self.lab.pools if any(vm["uuid"] == self.uuid for vm in pool.xapi.VM.get_all_records().values()))
+            pool.start_vm(pool.xapi.VM.get_by_uuid(self.uuid), pool.hosts[0].name)
+        self.settle()
 
     # -- looking at it
 

@@ -8,6 +8,7 @@ import pytest
 from lab.pools import at_switch, leftovers
 from lab.pools.daemons import environment
 from lab.pools.lab import Lab
+from tests import under_way
 
 MIB = 1 << 20
 DISKS = (48 * MIB, 24 * MIB)
@@ -38,6 +39,7 @@ def vm(lab):
         return ref
 
     yield start
+    under_way.end_migrations(lab)
     for pool in lab.pools:
         for ref, record in pool.xapi.VM.get_all_records().items():
             if record["uuid"] in made:

@@ -7,12 +7,14 @@ import pytest
 import XenAPI
 
 from lab.pools.lab import Lab
+from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
-from tests.e2e.scene import KILLED, Scene
+from tests.e2e.scene import KILLED, MIB, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 PROMISED = 10.0            # seconds that a cancel may take
 ARRIVES = 60.0
+RATE = 1 * MIB             # bytes a second
 NOBODY = "0" * 8 + "-0000-0000-0000-" + "0" * 12
 # What at-switch does while a test kills a xenopsd: says that it is there, and waits for the end of the pretence.
 HOLD = "#!/bin/sh\ntouch %(at)s\nwhile [ -e %(at)s ]; do sleep 0.1; done\n"
@@ -61,7 +63,15 @@ def assert_cancelled(scene, migration):
     print("cancelled within %.1f s" % took)
 
 
-def test_cancel_while_a_disk_is_copied(scene, unharmed):
+@pytest.fixture
+def link(lab):
+    """The link that disks go over, so slow that a test can do something in mid-copy on a machine of any pace."""
+    with Link(lab.hosts) as link:
+        link.limit(RATE)
+        yield link
+
+
+def test_cancel_while_a_disk_is_copied(scene, unharmed, link):
     migration = scene.begin()
     scene.until(migration, mirroring)
     receiver = scene.journal("receive-" + migration, scene.there)["receivers"][0]
@@ -83,7 +93,7 @@ def test_cancel_while_the_memory_moves(scene, unharmed):
 
 
 @pytest.mark.parametrize("process", ["mover", "receiver"])
-def test_kill(scene, unharmed, process):
+def test_kill(scene, unharmed, link, process):
     migration = scene.begin(**dict(scene.arguments(), **{"retry-limit": "0"}))
     entry = scene.until(migration, mirroring)
     if process == "mover":

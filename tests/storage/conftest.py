@@ -25,3 +25,13 @@ def five():
         five = Five(lab)
         yield five
         five.unplug()
+
+
+@pytest.fixture
+def link(five):
+    """The link that disks go over: slow, until `heal`, so that a test can do something in mid-copy on a machine of any pace."""
+    from five import RATE
+    from lab.pools.link import Link
+    with Link(five.lab.hosts) as link:
+        link.limit(RATE)
+        yield link

@@ -4,12 +4,14 @@ import json
 import subprocess
 import time
 
+from lab.dom0 import breakpoint
 from lab.guest import content
 from lab.guest.record import Record
 from lab.pools import leftovers, topology, volumes
 from lab.pools.daemons import environment
 from lab.pools.lab import SR_SIZE
 from lab.storage_guest import services
+from tests import under_way
 
 MIB = 1 << 20
 PLAN = (topology.PoolPlan("A", ("a1",), False, ()), topology.PoolPlan("B", ("b1",), False, ()))
@@ -18,6 +20,8 @@ POOLS = {"a": "A", "b": "B", "c": "A"}
 """Which pool has the SRs on which side of the services."""
 SIZE = 8 * MIB
 GUEST = {"writes": 1, "workers": 1, "fill": 0.25}
+RATE = 2 * MIB
+"""Bytes a second that a slow link carries: the few windows of 1 MiB that are under way pass in less than a mirrored write may wait."""
 AFTERWARDS = 5
 MOVE = 1500.0
 PATIENCE = 240.0
@@ -57,6 +61,14 @@ class Five:
         """The uuid of that SR."""
         return self.pool(side).xapi.SR.get_uuid(self.sr(sr_type, side))
 
+    @contextlib.contextmanager
+    def disposable_sr(self, side, sr):
+        """An SR (a ref) besides those of the five types, destroyed in the end."""
+        try:
+            yield sr
+        finally:
+            self.destroy_sr(self.pool(side), sr)
+
     def destroy_sr(self, pool, sr):
         """Unplug an SR and destroy it."""
         for pbd in pool.xapi.SR.get_PBDs(sr):
@@ -84,16 +96,30 @@ class Five:
 
     @contextlib.contextmanager
     def vm(self, srs, side="a", size=SIZE, guest=None):
-        """A running VM with a disk on each of these SRs (refs of the pool of `side`), that has written. Its uuid. Removed wherever it
-        is in the end."""
+        """A running VM with a disk on each of these SRs (refs of the pool of `side`), that has written. Its uuid.
+
+        In the end its migrations are ended, and it is removed wherever it is: a test that fails leaves nothing to the next."""
         pool = self.pool(side)
-        ref = pool.create_vm("vm-%d" % int(time.time() * 1000), [(sr, size) for sr in srs], dict(GUEST, **guest or {}))
-        uuid = pool.start_vm(ref, self.host(side).name)
-        wait_for_writes(self.host(side).guest(uuid), AFTERWARDS)
+        name = "vm-%d" % int(time.time() * 1000)
+        ref = pool.create_vm(name, [(sr, size) for sr in srs], dict(GUEST, **guest or {}))
+        uuid = pool.xapi.VM.get_uuid(ref)
         try:
+            pool.start_vm(ref, self.host(side).name)
+            wait_for_writes(self.host(side).guest(uuid), AFTERWARDS)
             yield uuid
         finally:
+            under_way.end_migrations(self.lab, uuid)
             self.remove(uuid)
+
+    def held(self, arguments, when):
+        """A migration from side "a" whose worker stands still at a moment (lab.dom0.breakpoint): its id. Then it goes on."""
+        host = self.host("a")
+
+        def begin():
+            status, answer, said = migrate(host, dict(arguments, wait="false"))
+            assert status == 0, said
+            return answer["migration"]
+        return breakpoint.held(host.root, when, begin, lambda migration: journal(host, migration), MOVE)
 
     def remove(self, uuid):
         """Shut the VM down, wherever it is, and destroy it with its disks."""

@@ -7,27 +7,44 @@ import pytest
 
 from five import MIB, ended, journal, logs, migrate, until, wait_for_writes
 from lab.storage_guest import services
+from storage_motion.data import control_socket
+from storage_motion.errors import MotionError
 
 pytestmark = pytest.mark.timeout(2400)
 
+ANSWER = 60.0
 STOPPED = 20.0
 """Seconds that the NFS server stops for."""
+SIZE = 32 * MIB
 GUEST = {"fill": 0.5}
+ACROSS = MIB
+"""Bytes that have been copied before something fails."""
 
 
 def begin(five, vm, target, **more):
-    """Begin the move of a VM of one disk to that SR (a uuid) of pool B, and wait until the disk is being copied. Its id."""
+    """Begin the move of a VM of one disk to that SR (a uuid) of pool B, and wait until some of the disk is across. Its id."""
     source = five.host("a")
     status, answer, said = migrate(source, dict(five.arguments(vm, [target]), wait="false", **more))
     assert status == 0, said
-    until(source, answer["migration"], lambda entry: entry["state"] != "running" or the_disk(entry)["state"] == "copying")
-    return answer["migration"]
+    migration = answer["migration"]
+    until(source, migration, lambda entry: entry["state"] != "running" or copied(source, migration) >= ACROSS)
+    assert_copying(source, migration)
+    return migration
 
 
-def the_disk(entry):
-    """What the journal says of the only disk."""
+def copied(host, migration):
+    """The bytes of the only disk that are at the destination and verified."""
+    try:
+        return control_socket.request("%s/run/sxm/%s/m0.ctl" % (host.root, migration), {"cmd": "status"}, ANSWER)["copy"]["verified"]
+    except MotionError:
+        return 0  # the mover is not there yet
+
+
+def assert_copying(host, migration):
+    """The migration is in the middle of its copy."""
+    entry = journal(host, migration)
     (disk,) = entry["disks"].values()
-    return disk
+    assert (entry["state"], disk["state"]) == ("running", "copying"), (entry["phase"], entry["error"], disk)
 
 
 def has_moved(five, vm, migration):
@@ -42,37 +59,40 @@ def has_moved(five, vm, migration):
 
 
 @pytest.mark.parametrize("source, target", [("lvm", "nfs"), ("nfs", "lvm")])
-def test_an_nfs_server_may_stop_for_a_while(five, source, target):
-    with five.vm([five.sr(source, "a")], size=24 * MIB, guest=GUEST) as vm:
+def test_an_nfs_server_may_stop_for_a_while(five, link, source, target):
+    with five.vm([five.sr(source, "a")], size=SIZE, guest=GUEST) as vm:
         five.sr(target, "b")
         migration = begin(five, vm, five.uuid(target, "b"))
-        services.stop_nfs()
         try:
+            services.stop_nfs()
+            assert_copying(five.host("a"), migration)
+            link.heal()
             time.sleep(STOPPED)
-            assert the_disk(journal(five.host("a"), migration))["state"] == "copying", "the copy did not need the server"
+            assert_copying(five.host("a"), migration)    # now it is the server that it waits for
         finally:
             services.start_nfs_threads()
         print(has_moved(five, vm, migration)["disks"])
 
 
-def test_a_path_of_a_lun_may_fail(five):
+def test_a_path_of_a_lun_may_fail(five, link):
     """It is failed for dm-multipath, and stays so as the kernel takes it offline."""
     scsi_id = services.start_multipath()
-    sr = five.create_sr("lvm", "b", {"device": "/dev/mapper/" + scsi_id})
     failing, other = services.paths(scsi_id)
-    with five.vm([five.sr("nfs", "a")], size=24 * MIB, guest=GUEST) as vm:
+    made = five.create_sr("lvm", "b", {"device": "/dev/mapper/" + scsi_id})
+    with five.disposable_sr("b", made) as sr, five.vm([five.sr("nfs", "a")], size=SIZE, guest=GUEST) as vm:
         migration = begin(five, vm, five.pool("b").xapi.SR.get_uuid(sr))
-        services.run("multipathd", "fail", "path", failing)
-        services.set_path(failing, "offline")
-        before = sectors_written(failing), sectors_written(other)
         try:
+            services.run("multipathd", "fail", "path", failing)
+            services.set_path(failing, "offline")
+            before = sectors_written(failing), sectors_written(other)
+            assert_copying(five.host("a"), migration)
+            link.heal()
             has_moved(five, vm, migration)   # what is written is only sure to have left the kernel's memory by then
             after = sectors_written(failing), sectors_written(other)
             assert services.path_states(scsi_id)[failing] != "active"
         finally:
             services.set_path(failing, "running")
         assert after[0] == before[0] and after[1] - before[1] > MIB // 512, (before, after)
-    five.destroy_sr(five.pool("b"), sr)
 
 
 def sectors_written(device):
@@ -81,14 +101,15 @@ def sectors_written(device):
         return int(stat.read().split()[6])
 
 
-def test_a_destination_that_fills_up_is_told_and_all_is_undone(five):
+def test_a_destination_that_fills_up_is_told_and_all_is_undone(five, link):
     source, destination = five.host("a"), five.host("b")
     five.sr("ext", "b")
     filler = "%s/run/sr-mount/%s/.filler" % (destination.root, five.uuid("ext", "b"))
-    with five.vm([five.sr("lvm", "a")], size=24 * MIB, guest=GUEST) as vm:
+    with five.vm([five.sr("lvm", "a")], size=SIZE, guest=GUEST) as vm:
         try:
             migration = begin(five, vm, five.uuid("ext", "b"), **{"retry-limit": "0"})
             fill(filler)
+            link.heal()
             entry = ended(source, migration)
         finally:
             if os.path.exists(filler):

@@ -40,13 +40,16 @@ def test_unplugged_and_forgotten_there_is_nothing_of_it_and_plugged_again_it_is_
         "read_only": False, "other_config": {}, "tags": [], "xenstore_data": {}, "sm_config": {}}))
     (pbd,) = pool.xapi.SR.get_PBDs(sr)
     pool.xapi.PBD.unplug(pbd)
-    assert traces(five.host("b").root, uuid, sr_type, "b") == []
-    with pytest.raises(XenAPI.Failure):
-        pool.xapi.SR.scan(sr)
-    pbd = five.introduce_again(sr_type, "b")
+    try:
+        left = traces(five.host("b").root, uuid, sr_type, "b")
+        with pytest.raises(XenAPI.Failure):
+            pool.xapi.SR.scan(sr)
+    finally:
+        pbd = five.introduce_again(sr_type, "b")
+        known = pool.xapi.SR.get_VDIs(five.sr(sr_type, "b"))
+        pool.xapi.PBD.plug(pbd)
+    assert left == known == []
     sr = five.sr(sr_type, "b")
-    assert pool.xapi.SR.get_VDIs(sr) == []
-    pool.xapi.PBD.plug(pbd)
     pool.xapi.SR.scan(sr)
     assert kept in [pool.xapi.VDI.get_uuid(vdi) for vdi in pool.xapi.SR.get_VDIs(sr)]
     assert pool.xapi.VDI.get_virtual_size(pool.xapi.VDI.get_by_uuid(kept)) == str(SIZE)
@@ -68,11 +71,10 @@ def test_an_sr_of_type_mirror_is_its_base_and_its_disks_move(five):
     sr = pool.xapi.SR.get_by_uuid(uuid)
     assert pool.xapi.SR.get_type(sr) == "mirror"
     assert os.path.ismount("%s/run/sr-mount/%s" % (host.root, uuid))
-    with five.vm([sr], "c") as vm:
+    with five.disposable_sr("c", sr), five.vm([sr], "c") as vm:
         status, answer, said = migrate(host, five.arguments(vm, [five.uuid("lvm", "b")], side="c"))
         assert status == 0, said + logs(host)
         assert answer["state"] == "succeeded"
         wait_for_writes(five.host("b").guest(vm), 5)
         assert five.host("b").guest(vm).check()["missing"] == 0
     assert five.left() == []
-    five.destroy_sr(pool, sr)
