@@ -28,7 +28,7 @@ class Injection:
         self._link = link
         self._chance = chance
         self._due = []               # [(when, what to do, the Host that it is done to or None)]
-        self._starting = []          # [Future] of daemons that come back: one may wait for another that is stopped
+        self._starting = []          # [(Host, Future)] of daemons that come back: one may wait for another that is stopped
         self._hunts = []             # [(case, paths of the programs)]
         self.killed_tapdisks = []    # [(side, pid)]
         self.stopped = set()         # pids
@@ -59,9 +59,9 @@ class Injection:
         for entry in [entry for entry in self._due if entry[0] <= now]:
             self._due.remove(entry)
             entry[1]()
-        for started in [future for future in self._starting if future.done()]:
-            self._starting.remove(started)
-            started.result()
+        for entry in [entry for entry in self._starting if entry[1].done()]:
+            self._starting.remove(entry)
+            entry[1].result()
         hit = []
         for hunt in list(self._hunts):
             case, programs = hunt
@@ -80,7 +80,7 @@ class Injection:
         if self._link:
             self._link.heal()
         while self._starting:
-            self._starting.pop().result()
+            self._starting.pop()[1].result()
 
     def remove_what_the_dead_left(self):
         """A tapdisk that was killed cannot take its files away, neither the real one nor the lab's."""
@@ -149,6 +149,9 @@ class Injection:
         self.before_power()
         self._due = [entry for entry in self._due if entry[2] is not host]
         power.fail(self.scene.lab, host)
+        for entry in [entry for entry in self._starting if entry[0] is host]:
+            self._starting.remove(entry)
+            entry[1].exception()     # it has lost its power while it came up; the host's boot starts it
         self.power_failed.append(side)
         self._later(self._chance.choice(DOWN), lambda: power.boot(self.scene.lab, host), host)
         return self._note(case, "")
@@ -158,7 +161,7 @@ class Injection:
             {"xapi": host.start_xapi, "xenopsd": host.start_xenopsd}[daemon]()
             for pool in self.scene.lab.pools:
                 pool.forget_session()
-        self._starting.append(_starter.submit(start))
+        self._starting.append((host, _starter.submit(start)))
 
     def _later(self, seconds, what, host=None):
         self._due.append((time.monotonic() + seconds, what, host))

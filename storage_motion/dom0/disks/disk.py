@@ -106,7 +106,8 @@ class Disk(object):
         """Deactivate and detach it, as sm does, on a host where nobody uses it; even if sm was killed while it activated it.
 
         sm finds the tapdisk to end by its NBD link (blktap2.VDI._deactivate), which an activation makes last: one that
-        did not come so far leaves a tapdisk of which sm knows nothing, and the image activated below it.
+        did not come so far leaves a tapdisk of which sm knows nothing, and the image activated below it. Killed between the end of such a tapdisk
+        and the deactivation below, this leaves a logical volume active, until the VDI is next deactivated or removed.
         """
         with self.locked():
             lost = self.running() is None and self.close_tapdisks()
