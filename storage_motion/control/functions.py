@@ -13,6 +13,7 @@ from storage_motion.errors import BadArguments
 MIGRATION = Argument("migration", "the migration's id")
 VM = Argument("vm", "its VM instead, by UUID or name: the migration of it that runs, else the latest")
 LOCAL = Argument("local", "true: ask no other host")
+FOR_VM = Argument("vm", "the UUID of the VM that the disks are for")
 DISKS = Argument("disks", "a JSON list of the disks")
 ADDRESS = Argument("address", "where the receiver listens")
 
@@ -58,11 +59,11 @@ FUNCTIONS = {
         Argument("remote-password", "that administrator's password"),
         Argument("lost", "destination: that pool will never come back"))), commands.recover),
     "receive": Function("for the source: makes the new disks and receives them", Takes(
-        (MIGRATION, DISKS, ADDRESS), (("migration",), ("disks",))), receiving.receive),
+        (MIGRATION, FOR_VM, DISKS, ADDRESS), (("migration",), ("vm",), ("disks",))), receiving.receive),
     "receive-renew": Function("for the source: receives broken disks anew", Takes(
         (MIGRATION, DISKS, ADDRESS), (("migration",), ("disks",))), receiving.receive_renew),
     "receive-stop": Function("for the source: no gate opens any more", Takes(
-        (MIGRATION, Argument("vm", "the UUID of the VM that the disks are for")), (("migration",), ("vm",))),
+        (MIGRATION, FOR_VM), (("migration",), ("vm",))),
         receiving.receive_stop),
     "receive-status": Function("for the source: the new disks and their gates", THIS, receiving.receive_status),
     "receive-abort": Function("for the source: takes the new disks away", Takes(

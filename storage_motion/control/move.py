@@ -62,9 +62,11 @@ def _note_opened(m):
     """The VM is at its new disks. A gate that was being opened when nobody could tell any more is open, then: it opens only
     when the mover says `finish`, and that only for what was verified."""
     for disk in m.plan.disks:
-        if whereabouts.opened(m, disk, m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk))):
+        vdi = whereabouts.vdi_there(m, disk)
+        if whereabouts.opened(m, disk, m.destination.xenapi.VDI.get_sm_config(vdi) if vdi else whereabouts.TAKEN_AWAY):
             m.note(disk.key, gate=gate.OPEN)
-            gate.open_again(m.destination, m.destination_vdi(disk))  # what a `finish` that died had begun
+            if vdi:
+                gate.open_again(m.destination, vdi)  # what a `finish` that died had begun, or a database has brought back
 
 
 def hand_over(m):

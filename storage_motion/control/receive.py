@@ -8,7 +8,7 @@ from storage_motion.control.checks import CLAIM
 def begin(m):
     """Have the destination prepare. The token that it answers goes to the secrets, never to the journal."""
     m.note(receiving=True)
-    _take(m, m.plan.disks, m.plugin("receive", address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
+    _take(m, m.plan.disks, m.plugin("receive", vm=m.plan.vm, address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
 
 
 def renew(m, disks):

@@ -12,7 +12,7 @@ import secrets as tokens
 import time
 
 from storage_motion import strict_json
-from storage_motion.control import activation, claim, gate, journal, secrets, waiting
+from storage_motion.control import activation, arrival, claim, gate, journal, secrets, waiting
 from storage_motion.control.arguments import UUID
 from storage_motion.control.checks import CLAIM, MAX_DISKS
 from storage_motion.control.journal import RECEIVING, Journal
@@ -42,11 +42,14 @@ OPTIONAL = {"target": "", "xenstore_data": {}}
 
 def receive(session, given):
     """Make the disks (or take those that are to be filled), shut their gates, start the receiver. What it answers holds
-    the token, and is for the source alone. On any failure everything is undone."""
+    the token, and is for the source alone. On any failure everything is undone.
+
+    `vm`: the UUID of the VM that the disks are for, by which its arrival is known."""
     found = journal.check_id(given.get("migration", ""))
     wanted = _wanted(given.get("disks", ""))
+    vm = _vm(given)
     address = given.get("address") or _own_address(session)
-    entry = Journal.create(found, RECEIVING, disks={}, srs=sorted({disk["sr"] for disk in wanted}), receivers=[], busy=_myself())
+    entry = Journal.create(found, RECEIVING, vm=vm, disks={}, srs=sorted({disk["sr"] for disk in wanted}), receivers=[], busy=_myself())
     try:
         made = {disk["key"]: _prepare(session, entry, disk) for disk in wanted}
         answer = _start_receiver(entry, address, made)
@@ -76,28 +79,33 @@ def receive_stop(session, given):
     """End the receivers, and what they have the storage manager do. After the answer no gate opens any more that is shut now, and
     `receive-renew` alone makes the disks receive again. Idempotent. Raises TimedOut if a command does not end.
 
-    `vm`: the UUID of the VM that the disks are for. What it has left behind active here, they are let go of."""
+    `vm`: the UUID of the VM that the disks are for. What it has left behind active here, they are let go of. Answers {"arrived":
+    whether this host has noted that it ran here on them}."""
     entry = _known(given)
     vm = _vm(given)
-    if entry is not None:
-        _retire(entry, list(entry.entry["disks"]))
-        for disk in entry.entry["disks"].values():
-            activation.end_dead(session, disk["vdi"])
-            activation.let_go_dead(session, disk["vdi"], vm)
-    return {}
+    if entry is None:
+        return {"arrived": False}
+    if arrival.read(entry.entry["migration"]):
+        return {"arrived": True}   # every gate has been opened: there is nothing to stop
+    _retire(entry, list(entry.entry["disks"]))
+    for disk in entry.entry["disks"].values():
+        activation.end_dead(session, disk["vdi"])
+        activation.let_go_dead(session, disk["vdi"], vm)
+    return {"arrived": arrival.read(entry.entry["migration"]) is not None}
 
 
 def receive_status(session, given):
-    """{"state": of the receiver, "disks": {key: {"vdi", "gate": "shut" or "open"}}}"""
+    """{"state": of the receiver, "arrived": whether this host has noted that the VM ran here, "disks": {key: {"vdi", "gate": "shut" or "open"}}}"""
     entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
     alive = [one for one in entry.entry["receivers"] if Process.from_json(one["process"]).alive()]
-    return {"state": "running" if alive else "ended",
+    return {"state": "running" if alive else "ended", "arrived": arrival.read(entry.entry["migration"]) is not None,
             "disks": {key: {"vdi": disk["vdi"], "gate": "shut" if gate.is_shut(_config(session, disk["vdi"])) else "open"}
                       for key, disk in entry.entry["disks"].items() if disk["vdi"]}}
 
 
 def receive_abort(session, given):
-    """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and if a disk is active, always."""
+    """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and always if a disk is active, or the VM
+    has run on them."""
     entry = _known(given)
     if entry is None:
         _refuse_from_now_on(given["migration"])
@@ -105,6 +113,8 @@ def receive_abort(session, given):
     entry = _idle(entry)
     if entry is None:
         return {}
+    if arrival.read(entry.entry["migration"]):
+        raise GateOpen(entry.entry["migration"], "VM %s, which has arrived" % entry.entry.get("vm"))
     if given.get("force") != "true":
         for disk in entry.entry["disks"].values():
             there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
@@ -118,6 +128,7 @@ def receive_end(session, given):
     """After the VM has arrived: the receiver goes, and the disks are disks like any other."""
     entry = _known(given)
     if entry is None:
+        arrival.forget(given["migration"])  # all that a call which was killed may have left
         return {}
     for disk in entry.entry["disks"].values():
         if smapi.GATE_SHUT in _config(session, disk["vdi"]).values():
@@ -227,7 +238,7 @@ def _prepare(session, entry, disk):
     """Make a disk, or take its target, and open it behind its gate. Its record for the receiver."""
     sr = session.xenapi.SR.get_by_uuid(disk["sr"])
     # Noted before: a VDI that is made now is looked for by its mark, in the SRs that the journal names.
-    state = {"vdi": disk["target"] or None, "created": not disk["target"], "sr": disk["sr"], "shut": False}
+    state = {"vdi": disk["target"] or None, "created": not disk["target"], "sr": disk["sr"], "shut": False, "location": None}
     entry.entry["disks"][disk["key"]] = state
     entry.write()
     if disk["target"]:
@@ -244,7 +255,7 @@ def _prepare(session, entry, disk):
         if made != disk["size"]:
             raise ReceiverFailed(entry.entry["migration"], "SR %s made %d bytes of the %d asked for" % (disk["sr"], made, disk["size"]))
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
-    state["shut"] = True
+    state.update(shut=True, location=session.xenapi.VDI.get_location(vdi))
     entry.write()
     return {"vdi": state["vdi"], "sr": disk["sr"], "size": disk["size"], "socket": opened["socket"],
             "blank": bool(opened["blank"]) and not disk["target"]}
@@ -411,6 +422,7 @@ def _orphan(session, sr_uuid, migration, entry):
 def _forget(entry):
     secrets.forget_all(entry.entry["migration"])
     entry.remove()
+    arrival.forget(entry.entry["migration"])  # last: without it, and the gates shut, the disks could be taken for nobody's
 
 
 def _config(session, uuid):

@@ -23,7 +23,7 @@ from typing import NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import gate, journal, lost, move, phases, receiving, secrets
+from storage_motion.control import arrival, gate, journal, lost, move, phases, receiving, secrets
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.control.migration import Migration
 from storage_motion.control.plan import Plan
@@ -292,6 +292,8 @@ def _recover_receiving(session, migration, given):
     entry = Journal.load(migration, RECEIVING)
     if receiving.refused(entry):
         return None
+    if arrival.read(migration):
+        raise Waits("a recovery at the source: the VM has run here, as this host has noted")
     for known in [entry.entry.get("busy")] + [one["process"] for one in entry.entry["receivers"]]:
         process = Process.from_json(known)
         if process is not None and process.alive():

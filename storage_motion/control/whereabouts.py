@@ -1,4 +1,5 @@
 """Where a VM is, now that its move did not simply succeed: what is seen at the destination, and what that proves."""
+import json
 from typing import List, NamedTuple, Optional
 
 import XenAPI
@@ -18,11 +19,13 @@ TAKEN_AWAY = {gate.BOLT: smapi.GATE_SHUT}   # the sm_config of a VDI that is not
 def stop_finishing(m):
     """Have the destination end what may be opening gates. Whatever is shut after this stays shut. Raises Undecided.
 
-    A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back."""
+    A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back. What the host tells of
+    its own is noted: that the VM has arrived (control/arrival.py), which cannot be without a gate that was begun to be opened."""
     if m.lost or not any(begun_to_open(m, disk) for disk in m.plan.disks):
         return
     try:
-        m.plugin("receive-stop", vm=m.plan.vm)
+        if json.loads(m.plugin("receive-stop", vm=m.plan.vm)).get("arrived"):
+            m.note(arrived=True)
     except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
         raise Undecided("whether a gate is being opened at the destination: %s" % " ".join(m.describe(error)))
 
@@ -77,11 +80,14 @@ def decide(m):
 
     The last gate to open is the point from which on the destination's disks are the VM's: it may have run on them, and have ended
     before anybody saw that. So it is at the destination if it runs there, and also if it does not run but all gates are open; and
-    at the source if a gate is shut, and none of the new disks is active. What is shut stays shut meanwhile. A destination that is
-    lost, by the administrator's word, has no VM."""
+    at the source if a gate is shut, and none of the new disks is active. What is shut stays shut meanwhile. Before all that: it is at
+    the destination if that host has noted its arrival, since its databases may have gone back since. A destination that is lost, by the
+    administrator's word, has no VM."""
     if m.lost:
         return SOURCE
     stop_finishing(m)
+    if m.entry.get("arrived"):
+        return DESTINATION
     asked = [None]
 
     def decided():
@@ -106,8 +112,9 @@ def decide(m):
 
 
 def opened(m, disk, sm_config):
-    """Whether the gate of a disk has been opened, and not shut again."""
-    return begun_to_open(m, disk) and not gate.is_shut(sm_config)
+    """Whether the gate of a disk has been opened, and not shut again. It cannot have been shut again once the VM has arrived: marks that say
+    so have come back with an older database."""
+    return bool(m.entry.get("arrived")) or begun_to_open(m, disk) and not gate.is_shut(sm_config)
 
 
 def xenopsd_there(m):

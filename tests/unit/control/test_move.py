@@ -1,5 +1,6 @@
 """The move: xenopsd's task and the gates together, whatever fails, and the way back."""
 import errno
+import json
 
 import pytest
 
@@ -42,7 +43,7 @@ class World:
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
         self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"]}
         self.state_here, self.state_there, self.arriving, self.asks_to_cancel = "Running", None, None, False
-        self.plugin_fails, self.tasks_here = None, []
+        self.plugin_fails, self.tasks_here, self.arrived = None, [], False
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
         monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, renew: FakeXenops(self, "there")))
         monkeypatch.setattr(whereabouts, "SETTLE_TIMEOUT", 0.3)
@@ -93,7 +94,7 @@ class World:
         self.log.append(function)
         if self.plugin_fails:
             raise self.plugin_fails
-        return "{}"
+        return json.dumps({"arrived": self.arrived})
 
     def describe(self, error):
         return [str(error)]
@@ -287,6 +288,29 @@ def test_xenopsd_reports_a_failure_but_the_vm_is_there(monkeypatch):
     with pytest.raises(Undecided):
         move.shut_gates(world)
     assert world.here == SEALED, "the source stays sealed"
+
+
+@pytest.mark.parametrize("step", ["opening", "open"])
+def test_a_vm_that_has_arrived_is_there_whatever_the_databases_say(monkeypatch, step):
+    """A xapi that went back in time has the gate shut, and has shut the guest down."""
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate=step)
+    world.arrived = True
+    assert whereabouts.decide(world) == whereabouts.DESTINATION and world.entry["arrived"]
+    with pytest.raises(Undecided):
+        move.shut_gates(world)
+    move._note_opened(world)
+    assert world.there == {} and world.disk("k")["gate"] == "open"
+
+
+def test_it_is_known_to_have_arrived_even_if_the_record_of_its_disk_is_gone(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="opening")
+    world.arrived = True
+    monkeypatch.setattr(World, "destination_vdi", lambda self, disk: (_ for _ in ()).throw(failure("UUID_INVALID", "VDI", "d")))
+    assert whereabouts.decide(world) == whereabouts.DESTINATION
+    move._note_opened(world)
+    assert world.disk("k")["gate"] == "open"
 
 
 LOST = Unreachable("b", "gone")

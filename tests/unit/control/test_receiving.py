@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 import pytest
 
 from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
-from storage_motion.control import journal, receiving
+from storage_motion.control import arrival, journal, receiving, recovery
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import firewall, launch, smapi
 from storage_motion.errors import BadArguments, GateOpen, JournalError, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
@@ -79,7 +79,7 @@ class Destination:
         return [dict(disk, key=key, **changes) for key in KEYS]
 
     def receive(self, disks=None, **more):
-        return receiving.receive(self.pool, dict({"migration": ID, "address": "10.0.0.1", "disks": json.dumps(disks or self.wanted())}, **more))
+        return receiving.receive(self.pool, dict({"migration": ID, "vm": VM, "address": "10.0.0.1", "disks": json.dumps(disks or self.wanted())}, **more))
 
 
 @pytest.fixture
@@ -122,6 +122,30 @@ def test_abort_takes_all_away_and_may_be_repeated(destination, tmp_path):
     assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
     assert nothing_left(destination, tmp_path)
     assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
+
+
+def test_disks_on_which_a_vm_has_run_are_never_taken_away(destination, tmp_path):
+    """Its databases may have gone back since, and then every gate is shut."""
+    destination.receive()
+    arrival.note(ID, VM)
+    for given in ({}, {"force": "true"}):
+        with pytest.raises(GateOpen):
+            receiving.receive_abort(destination.pool, dict(given, migration=ID))
+    with pytest.raises(recovery.Waits):
+        recovery._recover_receiving(destination.pool, ID, {"migration": ID})
+    assert len(destination.vdis()) == 2 and receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": True}
+    assert receiving.receive_status(destination.pool, {"migration": ID})["arrived"]
+    for vdi in destination.vdis().values():
+        vdi["sm_config"].clear()
+    receiving.receive_end(destination.pool, {"migration": ID})
+    assert arrival.read(ID) is None and os.listdir(str(tmp_path / "var/lib/sxm")) == []
+
+
+def test_an_end_that_was_killed_half_way_forgets_the_arrival_when_it_comes_again(destination):
+    destination.receive()
+    arrival.note(ID, VM)
+    Journal.load(ID, journal.RECEIVING).remove()
+    assert receiving.receive_end(destination.pool, {"migration": ID}) == {} and arrival.read(ID) is None
 
 
 def test_what_was_aborted_before_it_began_does_not_begin(destination):
@@ -245,7 +269,7 @@ def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path
         command.wait()
     try:
         for _ in range(2):
-            assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {}
+            assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": False}
     finally:
         others.kill()
         others.wait()
@@ -276,7 +300,7 @@ def test_stopping_for_no_vm(destination, vm):
 
 
 def test_stopping_what_is_not_known(destination):
-    assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {}
+    assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": False}
 
 
 def test_a_disk_whose_gate_is_open_is_not_renewed(destination):

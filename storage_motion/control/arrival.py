@@ -1,0 +1,52 @@
+"""The arrival of a VM, as its new host notes it itself: a file with fsync, which no crash of a xapi takes back.
+
+xenopsd runs the hook vm-post-migrate on the host that receives as soon as the guest runs there on its new disks (xenops_server.ml,
+VM_receive_memory), and control/hooks.py notes it then. So where there is a note the new disks are the VM's, whatever xapi's database,
+the marks on its disks or xenopsd say by now. Where there is none nothing is known: the host may have died in the moment between.
+"""
+import json
+import os
+import time
+
+from storage_motion import strict_json
+from storage_motion.control import journal
+from storage_motion.dom0 import root
+from storage_motion.errors import JournalError
+
+NAME = "arrived-%s.json"
+MAX_BYTES = 4096
+
+
+def note(migration, vm):
+    """Note that the VM (a UUID) has arrived with this migration. It is on disk when this returns."""
+    text = json.dumps({"migration": migration, "vm": vm, "noted": time.time()}, sort_keys=True)
+    journal.replace(_path(migration), text)
+
+
+def read(migration):
+    """{"migration", "vm", "noted": seconds since the epoch}, or None if no VM has arrived here with this migration, for all that is known.
+
+    Raises JournalError for a note that cannot be read: who is not sure must not take the VM for absent."""
+    path = _path(migration)
+    try:
+        with open(path, "rb") as source:
+            found = strict_json.loads(source.read(MAX_BYTES).decode("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise JournalError(path, str(error))
+    if not isinstance(found, dict) or found.get("migration") != migration or not isinstance(found.get("vm"), str):
+        raise JournalError(path, "not the note of an arrival")
+    return found
+
+
+def forget(migration):
+    """Remove the note, if there is one. The migration has ended by then, and the source has been told."""
+    path = _path(migration)
+    if os.path.exists(path):
+        os.unlink(path)
+        journal.sync_directory(os.path.dirname(path))
+
+
+def _path(migration):
+    return os.path.join(root.private_directory(journal.DIRECTORY), NAME % journal.check_id(migration))
