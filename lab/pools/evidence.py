@@ -2,18 +2,20 @@
 import os
 import shutil
 
+from lab.xapi.on_disk import STATE
+
 KEPT = ("var/log", "var/lib/sxm", "var/lib/xenopsd")
 
 
 def keep(lab, directory):
-    """Copy each host's logs, journals and domains, and each pool's database, into `directory`, in the place of what is there."""
+    """Copy each host's logs, journals and domains, and each pool's database as it is on disk, into `directory`, in the place of what is there."""
     shutil.rmtree(directory, ignore_errors=True)
     for host in lab.hosts:
         for kept in KEPT:
             if os.path.isdir(os.path.join(host.root, kept)):
                 shutil.copytree(os.path.join(host.root, kept), os.path.join(directory, host.name, kept), ignore=_sockets)
     for pool in lab.pools:
-        state = os.path.join(lab.directory, pool.name, "database", "state.json")
+        state = pool.master.root + STATE
         if os.path.exists(state):
             shutil.copyfile(state, os.path.join(directory, "database-%s.json" % pool.name))
 

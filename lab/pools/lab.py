@@ -29,6 +29,9 @@ CHECK = 300.0
 ANSWER = 30.0
 SR_SIZE = 10 << 30
 GUEST_NETWORK = "guests"
+FLUSH_SECONDS = 0.0
+"""The lab's `database_flush_seconds` (see lab.xapi.config) where nothing else is said. Not as a real xapi, which takes 300: the product does
+not yet survive that."""
 
 
 class Guest:
@@ -67,6 +70,10 @@ class Host:
     def start_xenopsd(self):
         """Start xenopsd and wait until it serves."""
         self._daemons.start(self.name + "/xenopsd", "lab.xenopsd", self.root, self.root + "/run/xenopsd.sock")
+
+    def stop_xapi(self):
+        """End xapi as systemd does: it writes its database first."""
+        self._daemons.end(self.name + "/xapi")
 
     def kill(self, daemon):
         """kill -9 its "xapi" or "xenopsd"."""
@@ -172,6 +179,7 @@ class Pool:
             self._create_sr(self.master, "shared", os.path.join(self._state["directory"], "shared"), True)
         self.xapi.network.create({"name_label": GUEST_NETWORK, "name_description": "Of the lab's guests", "MTU": "1500",
                                   "bridge": "xapi0", "other_config": {}, "tags": [], "managed": True})
+        self.xapi.pool.sync_database()
 
     def _create_sr(self, host, label, location, shared):
         os.makedirs(location)
@@ -181,11 +189,13 @@ class Pool:
 class Lab:
     """All pools. A context manager: brings them up, and down again to the last process."""
 
-    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None):
+    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None, flush_seconds=None):
         """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
-        $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package)."""
+        $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package); `flush_seconds`: after which a xapi writes its
+        database by itself (default: $SXM_LAB_FLUSH_SECONDS or FLUSH_SECONDS)."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable
+        self._flush_seconds = float(os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS) if flush_seconds is None else flush_seconds)
         self._layout = layout or os.environ.get("SXM_LAB_LAYOUT", "package")
         self.directory = directory or os.path.join(tempfile.gettempdir(), "sxm-" + secrets.token_hex(3))
         self.pools = []
@@ -290,7 +300,7 @@ class Lab:
                 "role": "master" if name == plan.hosts[0] else "slave",
                 "master": {"address": endpoints[plan.hosts[0]].address, "http_port": endpoints[plan.hosts[0]].http_port},
                 "pool_secret": secret, "pool": {"uuid": pool_uuid, "name": plan.name},
-                "database": os.path.join(directory, "database"), "root_password": password}})
+                "database_flush_seconds": self._flush_seconds, "root_password": password}})
         return {"name": plan.name, "directory": directory, "password": password, "hosts": hosts}
 
     @staticmethod

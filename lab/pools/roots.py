@@ -12,6 +12,8 @@ DIRECTORIES = ("etc/xapi.d/plugins", "opt/xensource/sm", "usr/bin", "usr/sbin", 
                "var/lib/xcp", "var/lib/sxm", "var/lock/sm", "var/log", "run/blktap-control", "run/sr-mount", "dev/sm/phy")
 PRIVATE = ("run/sxm", "run/blktap-control")
 
+DATABASE = "[/var/lib/xcp/state.db]\nmode:no_limit\nformat:xml\navailable_this_boot:true\n"
+
 SCRIPTS = {"plugins": "/etc/xapi.d/plugins", "xapi-hooks": "/etc/xapi.d"}
 """The product's directories of scripts, and where they go."""
 DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR.py")
@@ -26,6 +28,7 @@ def build(root, config, python, layout):
     os.chmod(root + "/etc/lab-xapi.json", 0o600)  # the pool's secret and the password are in it
     inventory = "INSTALLATION_UUID='%s'\nCONTROL_DOMAIN_UUID='%s'\n" % (config["host"]["uuid"], config["host"]["control_domain"])
     scripts.install_text(inventory, root, "/etc/xensource-inventory")
+    scripts.install_text(DATABASE, root, "/etc/xensource/db.conf")
     scripts.write_interpreter(root, python)
     scripts.install_modules(root)
     blktap.install(root)

@@ -1,11 +1,18 @@
 """What a lab host's xapi is told: R/etc/lab-xapi.json, written by the lab's pools."""
 import json
 
-_MEMBERS = ("host", "http_port", "https_port", "role", "master", "pool_secret", "pool", "database", "root_password")
+_MEMBERS = ("host", "http_port", "https_port", "role", "master", "pool_secret", "pool", "root_password")
+
+FLUSH_SECONDS = 300.0           # db_cache_impl.ml, coallesce_time
+AWAY_SECONDS = 100.0            # measured: a member that is off, until CANNOT_CONTACT_HOST
 
 
 class Config:
-    """The members of the file, as attributes; `root` is the host's root directory."""
+    """The members of the file, as attributes; `root` is the host's root directory.
+
+    May be left out: `database_flush_seconds`, after which the database is written to disk by itself (0: at each call, which no real
+    xapi does), and `away_seconds`, for which `pool.sync_database` waits for a member that cannot be reached.
+    """
 
     def __init__(self, root, members):
         missing = [name for name in _MEMBERS if name not in members]
@@ -19,8 +26,9 @@ class Config:
         self.master = members["master"]
         self.pool_secret = members["pool_secret"]
         self.pool = members["pool"]
-        self.database = members["database"]
         self.root_password = members["root_password"]
+        self.database_flush_seconds = float(members.get("database_flush_seconds", FLUSH_SECONDS))
+        self.away_seconds = float(members.get("away_seconds", AWAY_SECONDS))
 
     @property
     def self_description(self):

@@ -5,7 +5,7 @@ import time
 import xmlrpc.client
 
 from lab.xapi import api  # noqa: F401 -- importing it registers the calls
-from lab.xapi import config, forwarding, handlers, host, startup, storage_service, vm_lifecycle, wire
+from lab.xapi import config, forwarding, handlers, host, startup, storage_service, wire
 from lab.xapi.dispatch import Dispatcher
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import HostWork, dom0_inventory
@@ -93,12 +93,13 @@ class Master(Xapi):
     def prepare(self):
         self.pool = Pool(self.config, self.work)
         self._dispatcher = Dispatcher(self.pool)
-        vm_lifecycle.watch(self.pool.database)
-        if not self.pool.open():
+        existed = self.pool.open()
+        if not existed:
             host.make_pool(self.pool, self.config)
-        startup.forget_operations(self.pool.database)
+        startup.allow_operations(self.pool.database)
         self.pool.own_host = host.join(self.pool, self.config.self_description, True, self._inventory.get("CONTROL_DOMAIN_UUID"))
-        self.pool.wait_durable()
+        if not existed:
+            self.pool.store.sync()
 
     def join(self):
         self._take_in(self.pool.own_host, self._booted)

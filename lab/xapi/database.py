@@ -1,7 +1,7 @@
 """The pool's database: objects by class and reference, both sides of every relation, and what changed when.
 
 All in memory, under one lock; `on_disk.Store` keeps a copy. Every change takes the next *generation*, so that
-event.from can be answered from the generations alone, and so that a call can wait until its changes are on disk.
+event.from can be answered from the generations alone, and so that it is known what is on disk.
 """
 import threading
 import uuid as uuids
@@ -108,7 +108,7 @@ class Database:
                 raise Failure("DB_UNIQUENESS_CONSTRAINT_VIOLATION", class_name, "uuid", row["uuid"])
             self._rows[class_name][ref] = row
             self._uuids[class_name][row["uuid"]] = ref
-            generation = self._advance(class_name, lazy=False)
+            generation = self._advance(lazy=False, kept=class_name not in tables.TRANSIENT)
             self._history[ref] = [class_name, generation, generation]
             for name in row:
                 self._relate(class_name, ref, name, NULL, row[name])
@@ -124,7 +124,8 @@ class Database:
             del self._rows[class_name][ref]
             del self._uuids[class_name][row["uuid"]]
             created = self._history.pop(ref)[1]
-            self._deleted.append((created, Change(class_name, ref, "del", self._advance(class_name, lazy=False))))
+            generation = self._advance(lazy=False, kept=class_name not in tables.TRANSIENT)
+            self._deleted.append((created, Change(class_name, ref, "del", generation)))
 
     def set(self, class_name, ref, **fields):
         """Set fields. Unchanged values make no event. Raises HANDLE_INVALID."""
@@ -139,8 +140,8 @@ class Database:
             for name, value in changed.items():
                 before, row[name] = row[name], _copied(value)
                 self._relate(class_name, ref, name, before, value)
-            lazy = all(CLASSES[class_name][name].lazy for name in changed)
-            self._touch(class_name, ref, lazy)
+            fields = [CLASSES[class_name][name] for name in changed]
+            self._touch(ref, all(field.lazy for field in fields), any(field.kept for field in fields))
             self._watch(class_name, ref, changed)
 
     def add_to(self, class_name, ref, field, key, value):
@@ -194,14 +195,14 @@ class Database:
                 row[other_field].append(ref)
             else:
                 row[other_field].remove(ref)
-            self._touch(other_class, target, lazy=False)
+            self._touch(target, False, CLASSES[other_class][other_field].kept)
 
-    def _touch(self, class_name, ref, lazy):
-        self._history[ref][2] = self._advance(class_name, lazy)
+    def _touch(self, ref, lazy, kept):
+        self._history[ref][2] = self._advance(lazy, kept)
 
-    def _advance(self, class_name, lazy):
+    def _advance(self, lazy, kept):
         self.generation += 1
-        if class_name not in tables.TRANSIENT:
+        if kept:
             self.kept_generation = self.generation
             if not lazy:
                 self._structural.generation = self.generation
@@ -234,7 +235,9 @@ class Database:
     def snapshot(self):
         """(generation, everything that outlives this process as one JSON-able object)."""
         with self.lock:
-            rows = {name: self.records(name) for name in CLASSES if name not in tables.TRANSIENT}
+            rows = {name: {ref: {field.name: _copied(row[field.name]) for field in fields.values() if field.kept}
+                           for ref, row in self._rows[name].items()}
+                    for name, fields in CLASSES.items() if name not in tables.TRANSIENT}
             return self.generation, {"generation": self.generation, "objects": rows}
 
     def load(self, saved):

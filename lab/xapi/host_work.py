@@ -13,6 +13,7 @@ import xmlrpc.client
 from lab.xapi import wire
 from lab.xapi.failures import Failure
 from lab.xapi.http_client import UnixConnection, exchange
+from lab.xapi.on_disk import STATE, replace
 
 PLUGIN_TIMEOUT = 24 * 3600.0    # seconds; xapi has none, and a plugin may well wait for a whole migration
 DRIVER_TIMEOUT = 900.0          # seconds; an activation alone may wait 120
@@ -28,7 +29,7 @@ class HostWork:
     def __init__(self, root):
         self.root = root
         self.functions = {"run_plugin": self.run_plugin, "run_driver": self.run_driver, "drivers": self.drivers,
-                          "xenops": self.xenops, "real_path": self.real_path}
+                          "xenops": self.xenops, "real_path": self.real_path, "back_up": self.back_up}
 
     def path(self, absolute):
         return self.root + absolute
@@ -66,6 +67,11 @@ class HostWork:
     def real_path(self, path):
         """Where dom0's `path` leads, all links followed."""
         return os.path.realpath(self.path(path))
+
+    def back_up(self, database):
+        """Keep a copy of the pool's database: a member becomes master with it (xapi_host.ml, `request_backup`)."""
+        os.makedirs(os.path.dirname(self.path(STATE)), mode=0o700, exist_ok=True)
+        replace(self.path(STATE), database.encode())
 
     def _run(self, program, argument, timeout):
         """Run it in dom0's environment. Output goes to files, so that a process which it leaves behind holds nothing up."""

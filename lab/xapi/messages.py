@@ -13,13 +13,16 @@ def create(context, name, priority, cls, obj_uuid, body):
     if cls not in _CLASSES:
         raise Failure("NOT_IMPLEMENTED", "message.create for class %s" % cls)
     context.database.by_uuid(_CLASSES[cls], obj_uuid)
-    return context.database.create("message", {"name": name, "priority": priority, "cls": cls, "obj_uuid": obj_uuid,
-                                               "body": body, "timestamp": Timestamp.now()})
+    message = context.database.create("message", {"name": name, "priority": priority, "cls": cls, "obj_uuid": obj_uuid,
+                                                  "body": body, "timestamp": Timestamp.now()})
+    context.pool.messages.keep(message)
+    return message
 
 
 @call("message.destroy", "self:ref(message)", is_async=False)
 def destroy(context, self):
     context.database.destroy("message", self)
+    context.pool.messages.remove(self)
 
 
 @call("message.get", "cls:string obj_uuid:string since:datetime", is_async=False)

@@ -1,24 +1,35 @@
-"""The database's copy on disk: one file, replaced atomically and synced, several changes at a time."""
+"""The database's copy on disk: one file, replaced atomically and synced.
+
+As the real one's (ocaml/database: db_cache_impl.ml, backend_xml.ml, xapi_host.ml `request_backup`) it is written when `period` seconds have
+passed since it was last written so, upon `pool.sync_database`, and at the end of xapi. A xapi that is killed comes back as it was then.
+"""
 import json
 import logging
 import os
 import threading
+import time
 
 from lab.xapi.failures import Failure
 
-_LAZILY = 1.0          # seconds that a change which nobody waits for may stay in memory only
+STATE = "/var/lib/xcp/state.db"     # as in the real /etc/xensource/db.conf
+_LOOK = 2.0            # seconds between two looks whether it is time (db_backend.ml, db_FLUSH_TIMER)
+_LAZILY = 1.0          # seconds that a change which nobody waits for may stay in memory only, where each call is written
 _LONGEST_WAIT = 30.0   # seconds that a call waits for its changes to be on disk before it fails
 
 log = logging.getLogger("xapi.database")
 
 
 class Store:
-    """Writes a Database to `directory`/state.json from a thread of its own. `start`, then `wait_durable`, then `stop`."""
+    """Writes a Database to `path` from a thread of its own. `load`, `start`, then the others, then `stop`.
 
-    def __init__(self, database, directory):
+    `period`: seconds from one write to the next; 0: each call is on disk before it is answered (`wait_durable`)."""
+
+    def __init__(self, database, path, period):
         self.database = database
-        self.path = os.path.join(directory, "state.json")
+        self.path = path
+        self._period = period
         self._condition = threading.Condition()
+        self._writing = threading.Lock()
         self._wanted = 0
         self._written = 0
         self._attempts = 0
@@ -45,11 +56,23 @@ class Store:
             self._condition.notify_all()
         self._thread.join(_LONGEST_WAIT)
 
+    def sync(self):
+        """Write all of it as it is now. Raises INTERNAL_ERROR where that fails."""
+        try:
+            self._write()
+        except OSError as error:
+            raise Failure("INTERNAL_ERROR", "the database could not be written to disk: %s" % error) from error
+
+    def contents(self):
+        """What `sync` would write."""
+        return _encoded(self.database.snapshot()[1])
+
     def wait_durable(self):
-        """Return once every structural change of the calling thread is on disk. Raises INTERNAL_ERROR if it cannot be."""
+        """Where each call is written: return once every structural change of the calling thread is on disk, or raise INTERNAL_ERROR if
+        it cannot be. Else return at once."""
         generation = self.database.own_structural_generation()
         with self._condition:
-            if self._written >= generation:
+            if self._period or self._written >= generation:
                 return
             self._wanted = max(self._wanted, generation)
             failed_before = self._attempts
@@ -60,32 +83,39 @@ class Store:
                 raise Failure("INTERNAL_ERROR", "the database could not be written to disk")
 
     def _run(self):
+        last = time.monotonic()
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._stopping or self._wanted > self._written, _LAZILY)
+                self._condition.wait_for(lambda: self._stopping or self._wanted > self._written, _LOOK if self._period else _LAZILY)
                 stopping = self._stopping
-            if self.database.kept_generation > self._written:
-                self._write()
+            due = stopping or time.monotonic() - last >= self._period
+            if due and self.database.kept_generation > self._written:
+                try:
+                    self._write()
+                    last = time.monotonic()
+                except OSError as error:
+                    log.error("cannot write %s: %s", self.path, error)
+                    with self._condition:
+                        self._attempts += 1
+                        self._condition.notify_all()
+                        self._condition.wait(_LAZILY)
             if stopping:
                 return
 
     def _write(self):
-        generation, contents = self.database.snapshot()
-        try:
-            _replace(self.path, json.dumps(contents, separators=(",", ":")).encode())
-        except OSError as error:
-            log.error("cannot write %s: %s", self.path, error)
-            with self._condition:
-                self._attempts += 1
-                self._condition.notify_all()
-                self._condition.wait(_LAZILY)
-            return
+        with self._writing:             # so that nobody puts an older state over a newer one
+            generation, contents = self.database.snapshot()
+            replace(self.path, _encoded(contents).encode())
         with self._condition:
-            self._written = generation
+            self._written = max(self._written, generation)
             self._condition.notify_all()
 
 
-def _replace(path, data):
+def _encoded(contents):
+    return json.dumps(contents, separators=(",", ":"))
+
+
+def replace(path, data):
     """Put `data` where `path` is, so that after a crash there is either all of the old or all of the new."""
     beside = path + ".new"
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -4,7 +4,8 @@ import threading
 from lab.xapi.database import Database
 from lab.xapi.failures import Failure
 from lab.xapi.forwarding import Peer
-from lab.xapi.on_disk import Store
+from lab.xapi.message_files import MessageFiles
+from lab.xapi.on_disk import STATE, Store
 from lab.xapi.schema import NULL
 from lab.xapi.sessions import Sessions
 from lab.xapi.storage import Storage
@@ -20,7 +21,8 @@ class Pool:
         self.config = config
         self.stopping = threading.Event()
         self.database = Database()
-        self._store = Store(self.database, config.database)
+        self.store = Store(self.database, config.root + STATE, config.database_flush_seconds)
+        self.messages = MessageFiles(self.database, config.root)
         self.sessions = Sessions(self.database, config.root_password)
         self.tasks = Tasks(self.database)
         self.storage = Storage(self)
@@ -29,8 +31,9 @@ class Pool:
 
     def open(self):
         """Load the database; answers False where the pool is new."""
-        existed = self._store.load()
-        self._store.start()
+        existed = self.store.load()
+        self.messages.load()
+        self.store.start()
         return existed
 
     def close(self):
@@ -38,11 +41,11 @@ class Pool:
         self.stopping.set()
         with self.database.lock:
             self.database.changed.notify_all()
-        self._store.stop()
+        self.store.stop()
 
     def wait_durable(self):
-        """Return once all structural changes of the calling thread are on disk."""
-        self._store.wait_durable()
+        """What a call does before it is answered: see Store.wait_durable."""
+        self.store.wait_durable()
 
     @property
     def ref(self):

@@ -11,7 +11,7 @@ NULL = "OpaqueRef:NULL"
 _WORD = re.compile(r"\w+")
 
 Type = namedtuple("Type", "kind arguments")
-Field = namedtuple("Field", "name type access required default lazy")
+Field = namedtuple("Field", "name type access required default lazy kept")
 Parameter = namedtuple("Parameter", "name type optional default")
 
 
@@ -163,11 +163,13 @@ def signature(text):
 def _fields(class_name, text):
     fields = {}
     lazy = tables.LAZY.get(class_name, set())
+    lost = tables.NOT_ON_DISK["*"] | tables.NOT_ON_DISK.get(class_name, set())
+    kept = class_name not in tables.TRANSIENT
     for line in text.strip().splitlines():
         name, type_text, access, *default = line.split(None, 3)
         of_type = parse_type(type_text)
         fields[name] = Field(name, of_type, access.rstrip("!"), access.endswith("!"),
-                             json.loads(default[0]) if default else empty(of_type), bool({name, "*"} & lazy))
+                             json.loads(default[0]) if default else empty(of_type), bool({name, "*"} & lazy), kept and name not in lost)
     return fields
 
 

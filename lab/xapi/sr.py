@@ -4,6 +4,8 @@ from lab.xapi.database import new_uuid
 from lab.xapi.failures import Failure
 from lab.xapi.schema import construct
 
+OPERATIONS = ["scan", "update", "destroy", "forget", "plug", "unplug", "pbd_create", "pbd_destroy",
+              "vdi_create", "vdi_introduce", "vdi_destroy", "vdi_resize", "vdi_clone", "vdi_snapshot"]
 _DESCRIPTION = "name_label:string name_description:string type:string content_type:string shared:bool sm_config:map(string,string)?"
 
 
@@ -23,8 +25,7 @@ def introduce(context, uuid, label, description, sr_type, content_type, shared, 
     return context.database.create("SR", {
         "uuid": uuid or new_uuid(), "name_label": label, "name_description": description, "type": sr_type,
         "content_type": content_type, "shared": shared, "sm_config": sm_config,
-        "allowed_operations": ["scan", "update", "destroy", "forget", "plug", "unplug", "pbd_create", "pbd_destroy",
-                               "vdi_create", "vdi_introduce", "vdi_destroy", "vdi_resize", "vdi_clone", "vdi_snapshot"]})
+        "allowed_operations": OPERATIONS})
 
 
 @call("SR.create", "host:ref(host) device_config:map(string,string) physical_size:int " + _DESCRIPTION)

@@ -4,9 +4,8 @@ import os
 import threading
 import time
 
-from lab.xapi import tables, vm_lifecycle, xenops
+from lab.xapi import sr, vdi, vm_lifecycle, xenops
 from lab.xapi.failures import Failure
-from lab.xapi.schema import CLASSES
 
 _BOOTED = "/run/lab-booted"     # in memory only on a real host: it is not there after a boot
 _PATIENCE = 60.0                # seconds that xenopsd may take to be up
@@ -24,12 +23,12 @@ def has_booted(root):
         return True
 
 
-def forget_operations(database):
-    """Nobody is at them any more: they ended with the master's former process."""
-    for class_name in CLASSES:
-        if class_name not in tables.TRANSIENT and "current_operations" in CLASSES[class_name]:
-            for ref in database.refs(class_name):
-                database.set(class_name, ref, current_operations={})
+def allow_operations(database):
+    """Which operations are allowed, and which go on, is not on disk: what a xapi that starts finds out again."""
+    for class_name, operations in (("SR", sr.OPERATIONS), ("VDI", vdi.OPERATIONS)):
+        for ref in database.refs(class_name):
+            database.set(class_name, ref, allowed_operations=operations)
+    vm_lifecycle.watch(database)
 
 
 def after_boot(pool, host):

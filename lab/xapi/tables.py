@@ -515,13 +515,21 @@ SETTERS = {
     "task": ("status", "progress", "result", "error_info", "resident_on"),
 }
 
-# Never written to disk: they do not outlive this xapi.
-TRANSIENT = ("session", "task")
+# Classes of which nothing is in the database on disk ("persisted": "no" in docs of the data model). Messages are files of their own.
+TRANSIENT = ("session", "task", "message")
+
+# Fields that are empty again after a restart of xapi (datamodel.ml, field_persist:false).
+NOT_ON_DISK = {
+    "*": {"allowed_operations", "current_operations"},
+    "VM_metrics": {"VCPUs_CPU", "VCPUs_flags", "VCPUs_params", "VCPUs_utilisation", "hvm", "last_updated", "memory_actual", "nested_virt",
+                   "nomigrate", "other_config", "state"},
+}
 
 # No event tells of these.
 WITHOUT_EVENTS = ("session",)
 
-# Written to disk within a second rather than before the call is answered: counters, which the next scan or guest report renews.
+# Where the database is written at each call: not before the call is answered, but within a second. Counters, which the next scan or
+# guest report renews.
 LAZY = {
     "SR": {"virtual_allocation", "physical_size", "physical_utilisation"},
     "VDI": {"physical_utilisation"},

@@ -4,7 +4,7 @@ from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, Timestamp, construct
 from lab.xapi.storage import member
 
-_OPERATIONS = ["snapshot", "clone", "copy", "resize", "update", "destroy", "forget", "generate_config", "set_on_boot"]
+OPERATIONS = ["snapshot", "clone", "copy", "resize", "update", "destroy", "forget", "generate_config", "set_on_boot"]
 _INTRODUCED = ("uuid:string name_label:string name_description:string SR:ref(SR) type:string sharable:bool read_only:bool "
                "other_config:map(string,string) location:string xenstore_data:map(string,string)? "
                "sm_config:map(string,string)? managed:bool?true virtual_size:int? physical_utilisation:int? "
@@ -68,7 +68,7 @@ def create(context, record):
     vdi = _of_driver(context.database, answer)
     kept = {name: made[name] for name in ("name_label", "name_description", "type", "sharable", "read_only", "other_config")}
     kept.update((name, made[name]) for name in ("tags", "xenstore_data") if name in made)
-    context.database.set("VDI", vdi, managed=True, allowed_operations=_OPERATIONS, **kept)
+    context.database.set("VDI", vdi, managed=True, allowed_operations=OPERATIONS, **kept)
     return vdi
 
 
@@ -81,7 +81,7 @@ def _derived(context, vdi, operation, driver_params):
         new = _of_driver(database, answer)
         kept = {name: running.record[name] for name in (
             "name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "on_boot", "allow_caching", "tags")}
-        database.set("VDI", new, managed=True, allowed_operations=_OPERATIONS, **kept)
+        database.set("VDI", new, managed=True, allowed_operations=OPERATIONS, **kept)
     return new
 
 
@@ -156,7 +156,7 @@ def introduce(context, *values):
         given["SR"], "vdi_introduce", [given["name_label"], given["name_description"]], task=context.task,
         vdi_location=given["location"], vdi_sm_config=given["sm_config"], new_uuid=given["uuid"])
     vdi = _of_driver(context.database, answer)
-    context.database.set("VDI", vdi, allowed_operations=_OPERATIONS, managed=True, **{name: given[name] for name in (
+    context.database.set("VDI", vdi, allowed_operations=OPERATIONS, managed=True, **{name: given[name] for name in (
         "name_label", "name_description", "type", "sharable", "read_only", "other_config")})
     return vdi
 
@@ -165,7 +165,7 @@ def introduce(context, *values):
 def db_introduce(context, *values):
     """An object alone, without any driver: how drivers make theirs. An object with that uuid is brought up to date."""
     fields = dict(zip(_FIELDS + ["cbt_enabled"], values))
-    fields["allowed_operations"] = _OPERATIONS
+    fields["allowed_operations"] = OPERATIONS
     database = context.database
     database.get("SR", fields["SR"], "uuid")
     with database.lock:

@@ -47,6 +47,8 @@ def watch(database):
         database.set("VM", ref, allowed_operations=allowed)
     database.on_change("VM", ("power_state", "blocked_operations", "current_operations", "is_a_template", "is_a_snapshot",
                               "is_control_domain"), recompute)
+    for ref in database.refs("VM"):
+        recompute(ref)
 
 
 @contextlib.contextmanager

@@ -226,8 +226,7 @@ class Host:
             json.dump({"host": {"uuid": self.uuid, "name": self.name, "address": self.address}, "http_port": self.http_port,
                        "https_port": self.https_port, "role": "master" if self.is_master else "slave",
                        "master": {"address": master.address, "http_port": master.http_port}, "pool_secret": self.pool.secret,
-                       "pool": {"uuid": self.pool.uuid, "name": "pool"}, "database": self.pool.directory + "/db",
-                       "root_password": PASSWORD}, file)
+                       "pool": {"uuid": self.pool.uuid, "name": "pool"}, "root_password": PASSWORD, **self.pool.settings}, file)
 
     def start(self):
         self.process = subprocess.Popen([sys.executable, "-m", "lab.xapi", "--root", self.root], cwd=REPOSITORY,
@@ -281,7 +280,9 @@ class Host:
 class LabPool:
     """A pool of one or more hosts; `stop` ends all and removes the roots."""
 
-    def __init__(self, hosts=1):
+    def __init__(self, hosts=1, **settings):
+        """`settings`: further members of lab-xapi.json."""
+        self.settings = settings
         token = secrets.token_hex(4)
         self.directory = "/tmp/sxm-%s" % token
         self.secret = secrets.token_hex(16)
