@@ -175,6 +175,11 @@ class JournalError(MotionError):
     code = "SXM_JOURNAL"
 
 
+class JournalNotWritten(MotionError):
+    """[path, why]: the journal is as it was before. Nothing of the migration is done, nor undone, until it can be written again."""
+    code = "SXM_JOURNAL_NOT_WRITTEN"
+
+
 class BadMetadata(MotionError):
     """[why]: an exported VM that is refused or not understood."""
     code = "SXM_BAD_METADATA"

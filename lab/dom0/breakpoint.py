@@ -116,18 +116,17 @@ class _Rule(object):
 def _watch(place):
     from storage_motion.control.journal import Journal
     rules = [_Rule(os.path.join(place, name)) for name in sorted(os.listdir(place))]
-    original = Journal.write
+    original = Journal._put
 
-    def write(journal, **fields):
-        journal.entry.update(fields)
-        due = [rule for rule in rules if rule.look(journal.entry)]
+    def put(journal, entry):
+        due = [rule for rule in rules if rule.look(entry)]
         for rule in due:
             rule.happen(before=True)
-        original(journal)
+        original(journal, entry)
         for rule in due:
             rule.happen(before=False)
 
-    Journal.write = write
+    Journal._put = put
 
 
 if __name__.startswith("lab_before."):

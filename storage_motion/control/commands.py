@@ -156,7 +156,13 @@ def _check_worker(entry):
         return
     latest = Journal.load(entry.entry["migration"])
     if latest.entry["state"] == journal.RUNNING:
-        raise WorkerDied(entry.entry["migration"], str(latest.entry["phase"]))
+        raise _left_alone(latest.entry)
+
+
+def _left_alone(entry):
+    """The error of a migration that nobody drives, and that has not ended."""
+    why = status.stopped(entry)
+    return RemoteFailure(why) if why else WorkerDied(entry["migration"], str(entry["phase"]))
 
 
 def _elsewhere(session, host, request, given):
@@ -169,6 +175,7 @@ def _elsewhere(session, host, request, given):
         if latest["state"] != journal.RUNNING:
             return _final(latest)
         if not latest["alive"]:
+            _final(latest)
             raise WorkerDied(latest["migration"], str(latest["phase"]))
         time.sleep(2 * POLL)
 
@@ -218,7 +225,11 @@ def _start(request, plan):
     found = journal.new_id()
     if plan.cross_pool:
         secrets.keep(found, "remote", {"username": request.remote.username, "password": request.remote.password})
-    entry = Journal.create(found, **migration.initial(plan, request.retry_limit))
+    try:
+        entry = Journal.create(found, **migration.initial(plan, request.retry_limit))
+    except MotionError:
+        secrets.forget_all(found)
+        raise
     try:
         process = launch.start("worker-" + found, launch.python_module(WORKER, found))
     except MotionError as error:
@@ -231,7 +242,7 @@ def _start(request, plan):
         if latest["task"] or latest["state"] != journal.RUNNING:
             return latest
         if not process.alive():
-            raise WorkerDied(found, "start")
+            raise _left_alone(Journal.load(found).entry)
         return None
     latest = waiting.until(has_task, START_TIMEOUT, "worker of %s" % found)
     if latest["error"] and not latest["task"]:

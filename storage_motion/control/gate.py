@@ -10,6 +10,7 @@ and then sees neither key knows that nobody gets past it any more.
 SM clears every `paused` of an SR when the SR's master plugs it, as after a reboot of that host. So each half has a second key, that
 SM does not clear: at the destination the bolt (smapi.BOLT_KEY), at the source the bar (control/bar.py).
 """
+import logging
 import threading
 from typing import Callable, NamedTuple
 
@@ -18,12 +19,14 @@ import XenAPI
 from storage_motion.control import waiting
 from storage_motion.control.movers import BROKEN, ENDED, fault_of
 from storage_motion.dom0 import smapi
-from storage_motion.errors import GateOpen, MirrorBroken, MotionError, TimedOut
+from storage_motion.errors import GateOpen, MirrorBroken, MotionError, MoverFailed, TimedOut
 
 PAUSED, BOLT = smapi.GATE_KEY, smapi.BOLT_KEY
 HOST = "host_"
 ACTIVATING = "activating"
 SETTLE_TIMEOUT = 30.0      # for an activation that was under way, or a deactivation
+
+log = logging.getLogger("sxm")
 
 # How far a disk is. Each is in the journal before the next one is begun.
 ATTACHED, DETACHED, SEALING, SEALED, OPENING, OPEN = "attached", "detached", "sealing", "sealed", "opening", "open"
@@ -57,8 +60,8 @@ class Gate:
         return self.step == OPEN
 
     def _to(self, step):
+        self._note(step)  # first: what cannot be noted has not been reached, and nothing that follows from it is done
         self.step = step
-        self._note(step)
 
     def _detached(self):
         if not self._mirrored:
@@ -79,7 +82,7 @@ class Gate:
         if self._opening.is_alive():
             return False
         finish, self._opening = self._opening, None
-        if finish.error is not None:
+        if not finish.opened:
             raise finish.error
         return True
 
@@ -120,20 +123,26 @@ TRANSITIONS = (
 
 
 class _Finish(threading.Thread):
-    """The mover's `finish`, which takes as long as the destination's SM needs to close a tapdisk."""
+    """The mover's `finish`, which takes as long as the destination's SM needs to close a tapdisk. `opened`: whether it has said
+    that the gate is open; `error`: else, why not."""
 
     def __init__(self, mover, mirrored):
         super(_Finish, self).__init__(name="finish", daemon=True)
         self._mover = mover
         self._mirrored = mirrored
-        self.error = None
+        self.opened = False
+        self.error = MoverFailed(mover.key, "it has not said whether the gate is open")
         self.start()
 
     def run(self):
         try:
             self._mover.finish(self._mirrored)
+            self.opened = True
         except MotionError as error:
             self.error = error
+        except Exception as error:
+            log.exception("finish of %s", self._mover.key)
+            self.error = MoverFailed(self._mover.key, "whether the gate is open is not known: %r" % error)
 
 
 def active(sm_config):

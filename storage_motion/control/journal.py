@@ -2,7 +2,12 @@
 
 Replaced atomically and synced, before and after each step that touches the world. One process writes it: at the source
 the worker, at the destination the plugin's one call at a time. No secret is ever in it.
+
+What cannot be written is not so: JournalNotWritten is raised, and `entry` is as it was. Whoever notes a step before he does it
+does not do it then; whoever notes what he has done finds it undone, and does it once more, when the journal can be written again.
 """
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -12,7 +17,7 @@ import uuid
 from storage_motion import strict_json
 from storage_motion.control import trust
 from storage_motion.dom0 import root
-from storage_motion.errors import JournalError, NoSuchMigration
+from storage_motion.errors import JournalError, JournalNotWritten, NoSuchMigration
 
 DIRECTORY = "/var/lib/sxm"
 RUN = "/run/sxm"
@@ -55,7 +60,7 @@ def replace(path, text, sync=True):
                 os.fsync(out.fileno())
         os.rename(temporary, path)
     except BaseException:
-        if os.path.exists(temporary):
+        with contextlib.suppress(OSError):  # what has failed is what matters
             os.unlink(temporary)
         raise
     if sync:
@@ -71,8 +76,19 @@ def sync_directory(path):
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def one_at_a_time():
+    """For whoever makes a migration his: of several who want it one is the first. The lock ends with its process."""
+    descriptor = os.open(_directory(), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Journal:
-    """One journal. `entry`: its content, JSON values; change it through `write`."""
+    """One journal. `entry`: its content, JSON values; change it through `write` and `write_disks`, which raise JournalNotWritten."""
 
     def __init__(self, path, entry):
         self.path = path
@@ -99,17 +115,41 @@ class Journal:
                 text = source.read(MAX_BYTES + 1)
         except FileNotFoundError:
             raise NoSuchMigration(migration)
+        except OSError as error:
+            raise JournalError(path, str(error))
         return cls(path, _parse(path, text, migration, side))
 
     def write(self, **fields):
         """Set fields and put the whole in the file's place."""
-        self.entry.update(fields, updated=time.time())
-        replace(self.path, json.dumps(self.entry, indent=1, sort_keys=True))
+        fields["updated"] = time.time()
+        self._put(dict(self.entry, **fields))
+        self.entry.update(fields)
+
+    def write_disks(self, changes):
+        """The same for fields of disks: {key: {field: value}}. A disk that is not there yet is added."""
+        known, now = self.entry["disks"], time.time()
+        changed = {key: dict(known.get(key, {}), **fields) for key, fields in changes.items()}
+        self._put(dict(self.entry, disks=dict(known, **changed), updated=now))
+        for key, fields in changes.items():
+            known.setdefault(key, {}).update(fields)
+        self.entry["updated"] = now
 
     def remove(self):
-        """Forget it."""
-        os.unlink(self.path)
-        sync_directory(os.path.dirname(self.path))
+        """Forget it. Raises JournalNotWritten."""
+        with self._told():
+            os.unlink(self.path)
+            sync_directory(os.path.dirname(self.path))
+
+    def _put(self, entry):
+        with self._told():
+            replace(self.path, json.dumps(entry, indent=1, sort_keys=True))
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except OSError as error:
+            raise JournalNotWritten(self.path, error.strerror or str(error))
 
 
 def all_ids(side=SOURCE):
@@ -136,7 +176,14 @@ def prune():
 
 
 def _path(migration, side):
-    return os.path.join(root.private_directory(DIRECTORY), "%s%s.json" % (side, check_id(migration)))
+    return os.path.join(_directory(), "%s%s.json" % (side, check_id(migration)))
+
+
+def _directory():
+    try:
+        return root.private_directory(DIRECTORY)
+    except OSError as error:
+        raise JournalNotWritten(root.path(DIRECTORY), error.strerror or str(error))
 
 
 def _parse(path, text, migration, side):

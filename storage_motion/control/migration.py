@@ -8,15 +8,16 @@ import traceback
 
 import XenAPI
 
-from storage_motion.control import journal, movers, phases, resume, secrets
+from storage_motion.control import journal, movers, phases, progress, resume, secrets
 from storage_motion.control.progress import Progress
-from storage_motion.errors import ArrivedHalted, Cancelled, MotionError, NotCleanedUp, Undecided
+from storage_motion.errors import ArrivedHalted, Cancelled, JournalNotWritten, MotionError, NotCleanedUp, Undecided
 from storage_motion.xapi.session import NOT_XAPI, reason
 
 CANCEL = "cancel"          # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0          # seconds between two signs of life to the destination's xapi
 FORWARD_TRIES = 3          # of a phase behind the point of no return
 FORWARD_WAIT = 2.0
+STOPPING = (Undecided, JournalNotWritten)   # neither forward nor back: it stays where it is, for a recovery
 
 log = logging.getLogger("sxm")
 
@@ -53,6 +54,7 @@ class Migration:
         self._alive = time.monotonic()
         self._noting = threading.RLock()   # disks may be seen to in threads of their own
         self.progress = Progress(self.id, task, plan, entry_journal.entry["disks"])
+        progress.forget_stopped(self.id)   # somebody is at it again
 
     # What the phases ask for.
 
@@ -66,13 +68,13 @@ class Migration:
         return self.entry["disks"][key]
 
     def note(self, key=None, **fields):
-        """Write fields of a disk's entry (or, without `key`, of the migration) to the journal."""
+        """Write fields of a disk's entry (or, without `key`, of the migration) to the journal. Raises JournalNotWritten: then
+        nothing is noted, and what was to follow must not be done."""
         with self._noting:
             if key is None:
                 self.journal.write(**fields)
             else:
-                self.disk(key).update(fields)
-                self.journal.write()
+                self.journal.write_disks({key: fields})
 
     def mover(self, key):
         """The mover of a disk."""
@@ -121,7 +123,8 @@ class Migration:
     def run(self, first=None):
         """Go through the phases, from the one that is named `first` (recovery takes a phase up where it was left).
 
-        Returns the final state; the journal and the task tell it, and why."""
+        Returns the final state; the journal and the task tell it, and why. Raises JournalNotWritten: it is where it was then, the
+        guest goes on, and a recovery may go on with it."""
         return self._to_its_end(lambda: self._forward(first))
 
     def take_back(self, error):
@@ -134,15 +137,22 @@ class Migration:
         return self._to_its_end(back)
 
     def _to_its_end(self, go):
+        """`go()` answers the fields of the end: "state", "error", and "left" where that changes."""
         try:
-            state, error = go()
-        except Undecided as undecided:
-            log.error("%s: %s", self.id, undecided)
-            state, error = journal.FAILED, undecided.failure()
-            self.entry["left"] = self.entry["left"] + ["undecided"]
-        self.note(state=state, error=error)
+            try:
+                end = go()
+            except Undecided as undecided:
+                log.error("%s: %s", self.id, undecided)
+                end = {"state": journal.FAILED, "error": undecided.failure(), "left": self.entry["left"] + ["undecided"]}
+            self.note(**end)
+        except JournalNotWritten as error:
+            log.error("%s: stays where it is: %s", self.id, error)
+            progress.tell_stopped(self.id, error.failure())
+            self.task.finish("failure", error.failure())
+            raise
+        state = end["state"]
         self.task.finish({journal.SUCCEEDED: "success", journal.CANCELLED: "cancelled"}.get(state, "failure"),
-                         error if state == journal.FAILED else ())
+                         end["error"] if state == journal.FAILED else ())
         if not self.entry["left"]:
             secrets.forget_all(self.id)
         return state
@@ -163,7 +173,7 @@ class Migration:
                 self.note(phase=phase.name, begun=self._begun(phase))
                 phase.do(self)
                 self.progress.report(force=True)
-            except Undecided:
+            except STOPPING:
                 raise
             except Exception as error:
                 log.error("%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc()))
@@ -174,11 +184,10 @@ class Migration:
                 self.note(phase=phase.name, broken=None)
                 return self._ended_by(error)
         if problems:
-            self.entry["left"] = self.entry["left"] + problems
-            return journal.FAILED, NotCleanedUp(*problems).failure()
+            return {"state": journal.FAILED, "error": NotCleanedUp(*problems).failure(), "left": self.entry["left"] + problems}
         if self.entry.get("arrived_halted"):
-            return journal.FAILED, ArrivedHalted(self.plan.vm).failure()
-        return journal.SUCCEEDED, None
+            return {"state": journal.FAILED, "error": ArrivedHalted(self.plan.vm).failure()}
+        return {"state": journal.SUCCEEDED, "error": None}
 
     def _take_up(self, phase, error):
         """After `error` in `phase`: (None, name of the phase to go on with), or (the error to end with, None)."""
@@ -187,12 +196,14 @@ class Migration:
             return error, None
         try:
             resume.renew(self, again, error)
+        except STOPPING:
+            raise
         except Exception as final:
             return final, None
         return None, again.name
 
     def _ended_by(self, error):
-        return (journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED), self.describe(error)
+        return {"state": journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED, "error": self.describe(error)}
 
     def _begun(self, phase):
         return self.entry["begun"] + ([phase.name] if phase.name not in self.entry["begun"] else [])
@@ -203,6 +214,8 @@ class Migration:
             try:
                 phase.do(self)
                 return []
+            except STOPPING:
+                raise
             except Exception as error:
                 log.error("%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc()))
                 if not left:
@@ -232,10 +245,10 @@ class Migration:
     def tolerated(self, what):
         """For one of several things to undo: an error is told and kept as something that is left; the others follow.
 
-        Undecided passes: nothing further may be undone."""
+        Undecided passes, and so does a journal that cannot be written: nothing further may be undone."""
         try:
             yield
-        except Undecided:
+        except STOPPING:
             raise
         except Exception as error:
             log.error("%s: %s failed\n%s", self.id, what, self._tell(traceback.format_exc()))

@@ -6,7 +6,7 @@ import time
 import XenAPI
 
 from storage_motion.control import activation, adopt, bar, changes, cleanup, gate, remap, sync, waiting, whereabouts
-from storage_motion.errors import (Cancelled, GateOpen, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
+from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -25,7 +25,10 @@ def move(m):
     """Move the running VM. Raises Cancelled, MirrorBroken, MoveFailed..., and then it is still at the source; or Undecided."""
     gates = [_gate(m, disk, m.plan.live) for disk in m.plan.disks]
     here = xenops.Xenops.local(m.source, "sxm " + m.id)
-    driver = _Driver(m, here, _task(m, here), gates)
+    task, unwritten = _task(m, here)
+    driver = _Driver(m, here, task, gates)
+    if unwritten:
+        driver.stop(unwritten)
     driver.drive()
     if driver.error is None:
         m.note(downtime=driver.downtime)
@@ -38,12 +41,13 @@ def move(m):
 
 
 def _task(m, here):
-    """xenopsd's task that moves the VM: begun now, or by a worker that died, in which case it may be unknown by now."""
+    """(xenopsd's task that moves the VM, why it must not go on or None). Begun now, or by a worker that died, in which case it may
+    be unknown by now."""
     known = m.entry.get("xenops_task")
     if known == STARTING:
-        return next(iter(here.tasks_of_label()), STARTING)
+        return next(iter(here.tasks_of_label()), STARTING), None
     if known:
-        return known
+        return known, None
     if m.arrival is None:
         m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     if not m.plan.cross_pool and not m.plan.same_host:
@@ -54,8 +58,11 @@ def _task(m, here):
     m.note(xenops_task=STARTING)
     task = here.migrate(m.plan.vm, *_maps(m), xenops_url=m.arrival["xenops"], compress=m.plan.compress,
                         verify_dest=_verify(m), same_host=m.plan.same_host)
-    m.note(xenops_task=task)
-    return task
+    try:
+        m.note(xenops_task=task)
+    except JournalNotWritten as error:
+        return task, error  # the guest runs still, and would wait before its gates
+    return task, None
 
 
 def _note_opened(m):
@@ -138,7 +145,7 @@ def complete(m):
         remap.depart(m.destination, m.arrival)
         m.arrival = None
     for disk in m.plan.disks:
-        m.disk(disk.key)["state"] = "moved"
+        m.note(disk.key, state="moved")
     m.note(arrived_halted=not seen.live)
 
 
@@ -185,6 +192,7 @@ class _Driver:
         self._detached_at = None
         self._held = time.monotonic()
         self._cancelled = False
+        self._unwritten = None
 
     def drive(self):
         """Returns when the task has ended, or nobody can tell any more."""
@@ -206,10 +214,10 @@ class _Driver:
                 self._completed()
                 return
             if state == xenops.FAILED:
-                self.error = self.error or MoveFailed(self.m.plan.vm, *argument)
+                self.error = self.error or self._unwritten or MoveFailed(self.m.plan.vm, *argument)
                 return
             if time.monotonic() > end:
-                self._stop(TimedOut("VM.migrate", "%g" % MOVE_TIMEOUT))
+                self.stop(TimedOut("VM.migrate", "%g" % MOVE_TIMEOUT))
             self._lead()
             time.sleep(POLL)
 
@@ -218,26 +226,39 @@ class _Driver:
         if self.error is not None:
             return
         if self.m.cancel_asked() and all(one.step == gate.ATTACHED for one in self.gates):
-            self._stop(Cancelled(self.m.id))
+            self.stop(Cancelled(self.m.id))
             return
         try:
             self._advance()
+            self._unwritten = None
             if self._detached_at is None:
                 self._hold_bars()
                 self.m.pulse(cancellable=False)
+        except JournalNotWritten as error:
+            # Nothing goes on that could not be noted. The guest is suspended, so there may be room again for as long as SM at the
+            # destination waits for the gates; then xenopsd's task fails.
+            if self._unwritten is None:
+                log.error("%s: the gates stay as they are: %s", self.m.id, error)
+            self._unwritten = error
         except (MotionError, XenAPI.Failure) as error:
-            self._stop(error)
+            self.stop(error)
         except (OSError,) + NOT_XAPI as error:
             # A xapi that is away for a moment: a gate can be led on later. SM at the destination waits 120 s for it, and
             # then xenopsd's task fails.
             log.warning("%s: xapi does not answer: %s", self.m.id, reason(error))
 
     def _hold_bars(self):
-        """A guest cannot reboot within so short a time, so what happens between two looks is seen by the second one's proof."""
+        """A guest cannot reboot within so short a time, so what happens between two looks is seen by the second one's proof.
+
+        And a journal that could not follow the gates is found out while the guest still runs."""
         if time.monotonic() - self._held > BAR_INTERVAL:
             self._held = time.monotonic()
             for disk in self.m.plan.disks:
                 bar.hold(self.m, disk)
+            try:
+                self.m.note()
+            except JournalNotWritten as error:
+                self.stop(error)
 
     def _advance(self):
         """Lead every gate on. Whether all are open."""
@@ -246,7 +267,7 @@ class _Driver:
             self._detached_at = time.monotonic()
         return all(opened)
 
-    def _stop(self, error):
+    def stop(self, error):
         """Have xenopsd give up; the gates that are shut stay shut. `error`: why."""
         log.warning("%s: stopping the move: %s", self.m.id, error)
         self.error = self.error or error

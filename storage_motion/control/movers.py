@@ -97,7 +97,7 @@ class Mover:
 
     def _order(self, message, timeout):
         answer = self._ask(message, timeout)
-        if not answer.get("ok"):
+        if answer.get("ok") is not True:
             raise MoverFailed(self.key, str(answer.get("error")))
 
     def _ask(self, message, timeout):

@@ -1,5 +1,7 @@
 """How far a migration is: on the Task of the pool, and in a file for `status`, which is not worth a sync."""
+import contextlib
 import json
+import logging
 import os
 import time
 
@@ -7,9 +9,12 @@ from storage_motion.control import journal
 
 INTERVAL = 0.5        # seconds between two reports
 FILE = "progress"
+STOPPED = "stopped"   # why whoever drove the migration has left it where it was, when the journal could not be told
 # What a mover's status says of a disk, and what we call it.
 COPY_FIELDS = ("to_copy", "copied", "verified", "skipped", "same")
 MIRROR_FIELDS = ("mirrored_bytes", "mirrored_writes", "longest_stall")
+
+log = logging.getLogger("sxm")
 
 
 class Progress:
@@ -55,9 +60,35 @@ def totals(plan, disks):
 
 def read(migration):
     """What was reported last, or None."""
-    path = os.path.join(journal.root.path(journal.RUN), migration, FILE + ".json")
+    return _read(migration, FILE)
+
+
+def tell_stopped(migration, failure):
+    """Leave word that the journal cannot be written, which is why it does not say so itself: [code, detail, ...]."""
     try:
-        with open(path) as source:
+        journal.replace(os.path.join(journal.run_directory(migration), STOPPED + ".json"), json.dumps(failure), sync=False)
+    except OSError as error:
+        log.error("%s: status will not tell that %s: %s", migration, failure, error)
+
+
+def stopped(migration):
+    """That word, or None."""
+    return _read(migration, STOPPED)
+
+
+def forget_stopped(migration):
+    """Take that word back."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_path(migration, STOPPED))
+
+
+def _read(migration, name):
+    try:
+        with open(_path(migration, name)) as source:
             return json.load(source)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _path(migration, name):
+    return os.path.join(journal.root.path(journal.RUN), migration, name + ".json")

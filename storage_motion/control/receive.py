@@ -21,8 +21,7 @@ def _take(m, disks, text):
     secrets.keep(m.id, "receiver", {field: answer[field] for field in ("address", "port", "fingerprint", "token")})
     for disk in disks:
         made = answer["disks"][disk.key]
-        m.disk(disk.key).update(destination_vdi=made["vdi"], blank=bool(made["blank"]))
-    m.note()
+        m.note(disk.key, destination_vdi=made["vdi"], blank=bool(made["blank"]))
 
 
 def abort(m):

@@ -6,10 +6,14 @@ whatever is killed: VDIs carry the id of the migration in other_config from thei
 A migration begins with one receiver. Disks whose mirror has broken get another one, and a new tapdisk: what the old ones were
 still told, by a mover that is dead or a link that hangs, cannot reach the disk any more. The disks that are well stay with theirs.
 """
+import contextlib
 import json
+import logging
 import os
 import secrets as tokens
 import time
+
+import XenAPI
 
 from storage_motion import strict_json
 from storage_motion.control import activation, arrival, claim, gate, journal, secrets, waiting
@@ -19,7 +23,7 @@ from storage_motion.control.journal import RECEIVING, Journal
 from storage_motion.data import control_socket
 from storage_motion.dom0 import firewall, inventory, launch, root, smapi
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import BadArguments, GateOpen, MotionError, NoSuchMigration, ReceiverFailed
+from storage_motion.errors import BadArguments, GateOpen, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault
 from storage_motion.xapi.records import Records
 
 MODULE = "storage_motion.data.receiver"
@@ -39,6 +43,8 @@ FIELDS = (("key", str), ("sr", str), ("size", int), ("name_label", str), ("name_
 
 OPTIONAL = {"target": "", "xenstore_data": {}}
 
+log = logging.getLogger("sxm")
+
 
 def receive(session, given):
     """Make the disks (or take those that are to be filled), shut their gates, start the receiver. What it answers holds
@@ -56,7 +62,11 @@ def receive(session, given):
         entry.write(busy=None)
         return answer
     except BaseException:
-        _undo(session, entry)
+        try:
+            _undo(session, entry)
+        except (MotionError, XenAPI.Failure, OSError) as error:
+            # The source has it aborted once more, and tells what is left. Why it began is what the user has to read.
+            log.error("%s: not all is taken away yet: %s", found, error)
         raise
 
 
@@ -70,9 +80,13 @@ def receive_renew(session, given):
     entry.write(busy=_myself())
     try:
         _retire(entry, keys)
-        return _start_receiver(entry, address, {key: _renew(session, entry, entry.entry["disks"][key]) for key in keys})
-    finally:
-        entry.write(busy=None)
+        answer = _start_receiver(entry, address, {key: _renew(session, entry, entry.entry["disks"][key]) for key in keys})
+    except BaseException:
+        with contextlib.suppress(JournalNotWritten):  # it is not busy any more when this process has ended
+            entry.write(busy=None)
+        raise
+    entry.write(busy=None)
+    return answer
 
 
 def receive_stop(session, given):
@@ -136,7 +150,8 @@ def receive_end(session, given):
     _stop_receivers(entry, "exit")
     for disk in entry.entry["disks"].values():
         claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
-    _forget(entry)
+    secrets.forget_all(entry.entry["migration"])
+    _remove_journal(entry)
     return {}
 
 
@@ -238,9 +253,8 @@ def _prepare(session, entry, disk):
     """Make a disk, or take its target, and open it behind its gate. Its record for the receiver."""
     sr = session.xenapi.SR.get_by_uuid(disk["sr"])
     # Noted before: a VDI that is made now is looked for by its mark, in the SRs that the journal names.
-    state = {"vdi": disk["target"] or None, "created": not disk["target"], "sr": disk["sr"], "shut": False, "location": None}
-    entry.entry["disks"][disk["key"]] = state
-    entry.write()
+    key = disk["key"]
+    entry.write_disks({key: {"vdi": disk["target"] or None, "created": not disk["target"], "sr": disk["sr"], "shut": False, "location": None}})
     if disk["target"]:
         vdi = _take(session, entry, disk, sr)
     else:
@@ -249,15 +263,13 @@ def _prepare(session, entry, disk):
             "virtual_size": str(disk["size"]), "type": disk["type"], "sharable": disk["sharable"], "read_only": False,
             "other_config": dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}),
             "xenstore_data": disk["xenstore_data"], "sm_config": {}, "tags": []})
-        state["vdi"] = session.xenapi.VDI.get_uuid(vdi)
-        entry.write()
+        entry.write_disks({key: {"vdi": session.xenapi.VDI.get_uuid(vdi)}})
         made = int(session.xenapi.VDI.get_virtual_size(vdi))
         if made != disk["size"]:
             raise ReceiverFailed(entry.entry["migration"], "SR %s made %d bytes of the %d asked for" % (disk["sr"], made, disk["size"]))
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
-    state.update(shut=True, location=session.xenapi.VDI.get_location(vdi))
-    entry.write()
-    return {"vdi": state["vdi"], "sr": disk["sr"], "size": disk["size"], "socket": opened["socket"],
+    entry.write_disks({key: {"shut": True, "location": session.xenapi.VDI.get_location(vdi)}})
+    return {"vdi": entry.entry["disks"][key]["vdi"], "sr": disk["sr"], "size": disk["size"], "socket": opened["socket"],
             "blank": bool(opened["blank"]) and not disk["target"]}
 
 
@@ -296,8 +308,9 @@ def _start_receiver(entry, address, made):
             "disks": {key: {name: disk[name] for name in ("vdi", "sr", "size", "socket")} for key, disk in made.items()}}
     secrets.keep(found, SPEC % number, spec)
     process = launch.start("receiver-%s-%d" % (found, number), launch.python_module(MODULE, _spec(found, number)))
+    others = entry.entry["receivers"]
     started = {"number": number, "process": process.to_json(), "keys": sorted(made)}
-    entry.write(receivers=entry.entry["receivers"] + [started])
+    entry.write(receivers=others + [started])
 
     def listening():
         if not process.alive():
@@ -307,8 +320,7 @@ def _start_receiver(entry, address, made):
     with open(ready) as source:
         answer = json.load(source)
     # Noted before: what is admitted can be found, and closed, by whoever comes after a crash.
-    started["port"] = answer["port"]
-    entry.write()
+    entry.write(receivers=others + [dict(started, port=answer["port"])])
     firewall.open_port(answer["port"])
     return {"address": address, "port": answer["port"], "fingerprint": answer["fingerprint"], "token": token,
             "disks": {key: {"vdi": disk["vdi"], "blank": disk["blank"]} for key, disk in made.items()}}
@@ -330,14 +342,11 @@ def _retire(entry, keys):
     """The disks `keys` leave their receivers. One that has none left is ended; without courtesy, since it may well be stuck.
 
     When this returns nothing of a `finish` of theirs is under way any more. Raises TimedOut if it does not end."""
-    staying = []
     for one in entry.entry["receivers"]:
-        one = dict(one, keys=[key for key in one["keys"] if key not in keys])
-        if not one["keys"]:
+        if set(one["keys"]) <= set(keys):
             _end_receiver(entry, one)
-        # The entry stays, and so its number is not given away again: a file of the old one is never taken for the new one's.
-        staying.append(one)
-    entry.write(receivers=staying)
+    # Their entries stay, and so their numbers are not given away again: a file of an old one is never taken for a new one's.
+    entry.write(receivers=[dict(one, keys=[key for key in one["keys"] if key not in keys]) for one in entry.entry["receivers"]])
     _end_unnoted(entry)
     smapi.await_commands([entry.entry["disks"][key]["vdi"] for key in keys if entry.entry["disks"][key]["vdi"]])
 
@@ -346,8 +355,7 @@ def _close_port(entry, one):
     """Before its receiver goes: afterwards the port may be another one's. Notes it, so that it is closed once."""
     if one.get("port"):
         firewall.close_port(one["port"])
-        one["port"] = None
-        entry.write()
+        entry.write(receivers=[dict(other, port=None) if other["number"] == one["number"] else other for other in entry.entry["receivers"]])
 
 
 def _end_receiver(entry, one):
@@ -387,18 +395,24 @@ def _undo(session, entry):
     """Take away what there is: idempotent, and for a journal in any state. Raises GateOpen if a disk is active."""
     found = entry.entry["migration"]
     _stop_receivers(entry, "abort")
-    for disk in entry.entry["disks"].values():
-        disk["vdi"] = disk["vdi"] or _orphan(session, disk["sr"], found, entry)
-    there = [disk for disk in entry.entry["disks"].values() if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
+    secrets.forget_all(found)  # whatever comes of the disks: no receiver has a use for them any more
+    known = [dict(disk, vdi=disk["vdi"] or _orphan(session, disk["sr"], found, entry)) for disk in entry.entry["disks"].values()]
+    there = [disk for disk in known if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
     waiting.at_once(lambda disk: _remove(session, disk, found), there)
-    _forget(entry)
+    _remove_journal(entry)
 
 
 def _remove(session, disk, migration):
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
     if session.xenapi.VDI.get_other_config(vdi).get(CLAIM) != migration:
         return  # not ours, or not ours any more
-    smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
+    try:
+        smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
+    except SmFault:
+        # The gate is shut before the disk is opened. Without it there is nothing to close, though the driver cannot say so; it may
+        # be that it never could open anything here.
+        if smapi.GATE_SHUT in session.xenapi.VDI.get_sm_config(vdi).values():
+            raise
     if gate.active(session.xenapi.VDI.get_sm_config(vdi)):
         raise GateOpen(migration, disk["vdi"])
     if disk["created"]:
@@ -419,8 +433,7 @@ def _orphan(session, sr_uuid, migration, entry):
     return None
 
 
-def _forget(entry):
-    secrets.forget_all(entry.entry["migration"])
+def _remove_journal(entry):
     entry.remove()
     arrival.forget(entry.entry["migration"])  # last: without it, and the gates shut, the disks could be taken for nobody's
 

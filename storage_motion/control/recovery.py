@@ -13,8 +13,6 @@ Nothing is decided that could leave two copies of the VM running: what needs the
 
 is what sxm-recover.service runs at boot.
 """
-import contextlib
-import fcntl
 import logging
 import os
 import sys
@@ -191,7 +189,7 @@ def _require_lost(source, planned, destination, gap):
 
 def _take_over(migration):
     """(journal, None) of an interrupted migration, which is this process's now; else (journal, what to answer of it)."""
-    with _one_at_a_time():
+    with journal.one_at_a_time():
         entry = Journal.load(migration)
         if not interrupted(entry.entry):
             running = entry.entry["state"] == journal.RUNNING
@@ -199,17 +197,6 @@ def _take_over(migration):
                            "why": "a process drives it, in phase %s" % entry.entry["phase"] if running else entry.entry["state"]}
         entry.write(worker=Process.of(os.getpid()).to_json())
         return entry, None
-
-
-@contextlib.contextmanager
-def _one_at_a_time():
-    """Two recoveries at once do not take over the same migration. The lock ends with its process."""
-    descriptor = os.open(root.private_directory(journal.DIRECTORY), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _destination(entry, planned, source, given):

@@ -9,7 +9,7 @@ import os
 import time
 
 from storage_motion.control import journal, phases
-from storage_motion.errors import CopyFailed, MirrorBroken, MoverFailed, VmNotRunning
+from storage_motion.errors import CopyFailed, JournalNotWritten, MirrorBroken, MoverFailed, VmNotRunning
 
 RESUME = "resume"          # a file in /run/sxm/<id>/: somebody wants it to be tried now
 LIMIT = 5                  # tries, unless the administrator says otherwise; 0: none, and no holding out either
@@ -55,6 +55,8 @@ def renew(m, phase, error):
             if gone == REBOOT:
                 raise
             continue
+        except JournalNotWritten:
+            raise
         except Exception as latest:
             log.warning("%s: it cannot be taken up: %s", m.id, m.describe(latest))
             error = latest

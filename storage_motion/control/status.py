@@ -26,8 +26,13 @@ def brief(entry):
     plan = entry["plan"]
     return {"migration": entry["migration"], "vm": plan["vm"], "vm_name": plan["vm_name"], "kind": plan["kind"],
             "state": entry["state"], "phase": entry["phase"], "doing": phases.title(entry["phase"]),
-            "error": entry["error"], "task": entry["task"], "started": entry["started"], "updated": entry["updated"],
+            "error": entry["error"] or stopped(entry), "task": entry["task"], "started": entry["started"], "updated": entry["updated"],
             "alive": entry["state"] == journal.RUNNING and worker_alive(entry)}
+
+
+def stopped(entry):
+    """Why a migration that has not ended is not gone on with, [code, detail, ...]: its journal could not be written. Else None."""
+    return progress.stopped(entry["migration"]) if entry["state"] == journal.RUNNING else None
 
 
 def worker_alive(entry):

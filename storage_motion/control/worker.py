@@ -8,9 +8,10 @@ import logging
 import os
 import sys
 
-from storage_motion.control import journal, migration, plan, secrets
+from storage_motion.control import journal, migration, plan, progress, secrets
 from storage_motion.control.journal import Journal
 from storage_motion.dom0.launch import Process
+from storage_motion.errors import JournalNotWritten, NoSuchMigration
 from storage_motion.xapi import session
 from storage_motion.xapi.tasks import ProgressTask
 
@@ -23,25 +24,55 @@ log = logging.getLogger("sxm")
 def main(migration_id):
     """Drive the migration to its end. Returns the exit status: 0 if it succeeded."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s worker %(message)s")
-    entry = Journal.load(migration_id)
-    entry.write(worker=Process.of(os.getpid()).to_json())
     try:
-        return 0 if _drive(entry) == journal.SUCCEEDED else 1
-    except Exception as error:
-        # Nothing was begun, or nobody can be reached to take it back: the journal tells what there is.
-        log.exception("%s: the worker gives up", migration_id)
-        entry.write(state=journal.FAILED, error=migration.failure_of(error), left=entry.entry["left"] + ["the worker gave up"])
+        entry = _take(migration_id)
+        return 0 if entry and _drive(entry) == journal.SUCCEEDED else 1
+    except JournalNotWritten as error:
+        log.error("%s: %s", migration_id, error)
+        progress.tell_stopped(migration_id, error.failure())
         return 1
 
 
+def _take(migration_id):
+    """The journal, which is this process's from now on. None if a recovery was faster, and has taken the migration back, or drives
+    it: a worker may start late, and two must never drive one migration."""
+    with journal.one_at_a_time():
+        try:
+            entry = Journal.load(migration_id)
+        except NoSuchMigration as error:
+            log.error("too late: %s", error)
+            return None
+        if entry.entry["state"] != journal.RUNNING or entry.entry["worker"] is not None:
+            log.error("%s: too late: it is %s, and process %s has it", migration_id, entry.entry["state"], entry.entry["worker"])
+            return None
+        entry.write(worker=Process.of(os.getpid()).to_json())
+        return entry
+
+
 def _drive(entry):
+    try:
+        return _migrate(entry)
+    except JournalNotWritten:
+        raise
+    except Exception as error:
+        # Nothing was begun, or nobody can be reached to take it back: the journal tells what there is.
+        log.exception("%s: the worker gives up", entry.entry["migration"])
+        entry.write(state=journal.FAILED, error=migration.failure_of(error), left=entry.entry["left"] + ["the worker gave up"])
+        return journal.FAILED
+
+
+def _migrate(entry):
     source = session.local(CALL_TIMEOUT)
     try:
         planned = plan.Plan.from_json(entry.entry["plan"])
         vm = source.xenapi.VM.get_by_uuid(planned.vm)
         task = ProgressTask.create(source, "Storage XenMotion of %s" % planned.vm_name,
                                    "to %s" % planned.destination_host_name, vm, {"sxm_migration": entry.entry["migration"]})
-        entry.write(task=task.uuid)
+        try:
+            entry.write(task=task.uuid)
+        except JournalNotWritten as error:
+            task.finish("failure", error.failure())
+            raise
         destination, hidden = _destination(entry, planned, source)
         try:
             return migration.Migration(entry, planned, source, destination, task, hidden).run()

@@ -7,10 +7,11 @@ import time
 import pytest
 
 from fake_pool import by_name, failure, make_pool, uuid_of
-from storage_motion.control import commands, migration, resume, status
+from full_disk import FullDisk
+from storage_motion.control import commands, journal, migration, progress, resume, status
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import launch
-from storage_motion.errors import BadArguments, NoSuchMigration, NothingToResume, TooLate, WorkerDied
+from storage_motion.errors import BadArguments, JournalNotWritten, NoSuchMigration, NothingToResume, TooLate, WorkerDied
 from test_migration import ID, make_plan
 
 
@@ -161,3 +162,34 @@ def test_a_journal_that_is_damaged_hides_no_other(pool):
     answer = commands.list_all(pool, {"local": "true"})
     assert [entry["migration"] for entry in answer["migrations"]] == [ID]
     assert [failure[0] for failure in answer["unreadable"]] == ["SXM_JOURNAL"]
+
+
+def test_waiting_tells_that_the_journal_could_not_be_written(pool):
+    begin(alive=False)
+    progress.tell_stopped(ID, ["SXM_JOURNAL_NOT_WRITTEN", "/x", "No space left on device"])
+    for answer in (commands.wait, lambda pool, found: commands.cancel(pool, {"migration": found})):
+        with pytest.raises(commands.RemoteFailure) as raised:
+            answer(pool, ID)
+        assert raised.value.failure() == ["SXM_JOURNAL_NOT_WRITTEN", "/x", "No space left on device"]
+    answer = commands.status_of(pool, {"migration": ID})
+    assert answer["error"][0] == "SXM_JOURNAL_NOT_WRITTEN" and answer["state"] == "running" and not answer["alive"]
+
+
+def test_a_journal_that_cannot_be_begun_leaves_no_secret(pool, tmp_path, monkeypatch):
+    disk = FullDisk(monkeypatch)
+    disk.left = 0
+    remote = type("Remote", (), {"username": "root", "password": "correct horse"})
+    with pytest.raises(JournalNotWritten):
+        commands._start(type("Request", (), {"remote": remote, "retry_limit": 5}), make_plan())
+    assert journal.all_ids() == [] and os.listdir(str(tmp_path / "run/sxm")) == []
+
+
+def test_a_worker_that_could_not_note_that_it_is_there(pool, monkeypatch):
+    def start(name, argv):
+        progress.tell_stopped(journal.all_ids()[0], ["SXM_JOURNAL_NOT_WRITTEN", "/x", "full"])
+        return launch.Process(os.getpid(), -1)
+    monkeypatch.setattr(commands.launch, "start", start)
+    plan = make_plan(kind="in-pool")
+    with pytest.raises(commands.RemoteFailure) as raised:
+        commands._start(type("Request", (), {"remote": None, "retry_limit": 5}), plan)
+    assert raised.value.code == "SXM_JOURNAL_NOT_WRITTEN"

@@ -3,9 +3,9 @@ from hypothesis import given, settings, strategies as st
 import pytest
 
 from fake_pool import FakePool, add_vdi
-from storage_motion.control import gate
+from storage_motion.control import gate, movers
 from storage_motion.dom0 import smapi
-from storage_motion.errors import DestinationFull, GateOpen, MirrorBroken, MoverFailed
+from storage_motion.errors import DestinationFull, GateOpen, JournalNotWritten, MirrorBroken, MoverFailed
 
 SEAL = "sxm m"
 ENDED = {"state": "ended", "clean": True, "error": None}
@@ -209,3 +209,49 @@ def test_only_our_seal_comes_off():
     gate.unseal(pool, vdi, SEAL)
     gate.unseal(pool, vdi, SEAL)
     assert pool.calls == [("remove_from_sm_config", "VDI", "paused")]
+
+
+STEPS = ["detached", "sealing", "sealed", "opening", "open"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_cannot_be_noted_is_not_reached(step):
+    """And nothing is done that would have to be known by it; when the journal can be written again it goes on."""
+    disk = Disk()
+    refuses = [True]
+
+    def note(reached):
+        if reached == step and refuses[0]:
+            raise JournalNotWritten("/x", "No space left on device")
+        disk.log.append(("note", reached))
+    disk.gate._note = note
+    for _ in range(3):
+        with pytest.raises(JournalNotWritten):
+            disk.lead()
+        assert disk.gate.step == (STEPS[STEPS.index(step) - 1] if step != "detached" else "attached")
+        assert [one[1] for one in disk.log if one[0] == "note"] == STEPS[:STEPS.index(step)]
+    if step != "open":
+        assert ("finish", True) not in disk.log and (step in ("sealed", "opening")) == ("paused" in disk.config)
+    refuses[0] = False
+    assert disk.lead() and disk.gate.step == "open"
+
+
+@pytest.mark.parametrize("error", [MoverFailed("k", "no"), RuntimeError("a fault of ours"), OSError(5, "EIO")])
+def test_only_a_clear_answer_means_open(error):
+    disk = Disk(fails=error)
+    with pytest.raises(MoverFailed):
+        disk.lead()
+    assert disk.gate.step == "opening" and ("note", "open") not in disk.log
+
+
+@pytest.mark.parametrize("answer, opened", [({"ok": True}, True), ({}, False), ({"ok": "false"}, False), ({"ok": 1}, False), ({"ok": False}, False)])
+def test_what_of_a_mover_is_a_clear_answer(tmp_path, monkeypatch, answer, opened):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    monkeypatch.setattr(movers.control_socket, "request", lambda *_: answer)
+    mover = movers.Mover("11111111-2222-3333-4444-555555555555", "k", 0)
+    try:
+        mover.finish(True)
+    except MoverFailed:
+        assert not opened
+    else:
+        assert opened

@@ -1,4 +1,6 @@
 """The journal: after a crash at any point it is the old one or the new one, whole."""
+import copy
+import errno
 import json
 import os
 
@@ -8,7 +10,7 @@ import pytest
 from storage_motion.control import journal, migration, secrets
 from storage_motion.control.journal import Journal
 from storage_motion.control.plan import Plan
-from storage_motion.errors import JournalError, NoSuchMigration
+from storage_motion.errors import JournalError, JournalNotWritten, NoSuchMigration
 
 ID = "11111111-2222-3333-4444-555555555555"
 PLAN = Plan(kind="cross-pool", live=True, vm="v", vm_name="web", source_host="h", source_host_name="a1", destination_host="d", destination_host_name="b1",
@@ -147,3 +149,51 @@ def test_secrets_are_for_root_alone_and_go(root):
     secrets.forget_all(ID)
     secrets.forget_all(ID)
     assert not path.exists()
+
+
+def failing(number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+    return fail
+
+
+@pytest.mark.parametrize("function", ["open", "fsync", "rename"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_what_could_not_be_written_is_not_so(root, monkeypatch, function, number):
+    entry = begin()
+    entry.write_disks({"k": {"state": "waiting"}})
+    before, on_disk = copy.deepcopy(entry.entry), open(entry.path).read()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, function, failing(number))
+        for write in (lambda: entry.write(phase="sync"), lambda: entry.write_disks({"k": {"state": "copying"}}),
+                      lambda: entry.write_disks({"new": {"state": "waiting"}}), lambda: begin(ID[:-1] + "6")):
+            with pytest.raises(JournalNotWritten) as raised:
+                write()
+            assert raised.value.code == "SXM_JOURNAL_NOT_WRITTEN" and os.strerror(number) in raised.value.details
+            assert entry.entry == before and open(entry.path).read() == on_disk
+    assert os.listdir(str(root / "var/lib/sxm")) == [ID + ".json"], "nothing half written stays"
+    entry.write_disks({"k": {"state": "copying"}})
+    assert Journal.load(ID).entry == entry.entry and entry.entry["disks"]["k"] == {"state": "copying"}
+
+
+def test_who_holds_a_disk_of_it_sees_it_change():
+    entry = begin()
+    entry.write_disks({"k": {"state": "waiting"}})
+    disk = entry.entry["disks"]["k"]
+    entry.write_disks({"k": {"gate": "open"}})
+    assert disk == {"state": "waiting", "gate": "open"}
+
+
+def test_one_that_cannot_be_removed(monkeypatch):
+    entry = begin()
+    monkeypatch.setattr(journal.os, "unlink", failing(errno.EROFS))
+    with pytest.raises(JournalNotWritten):
+        entry.remove()
+    assert journal.all_ids() == [ID]
+
+
+def test_one_that_cannot_be_read(monkeypatch):
+    begin()
+    monkeypatch.setattr("builtins.open", failing(errno.EIO))
+    with pytest.raises(JournalError):
+        Journal.load(ID)

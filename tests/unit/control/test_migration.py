@@ -6,10 +6,11 @@ import types
 import pytest
 import XenAPI
 
-from storage_motion.control import migration, phases, secrets
+from full_disk import FullDisk
+from storage_motion.control import journal, migration, phases, progress, recovery, secrets, status
 from storage_motion.control.journal import Journal
 from storage_motion.control.plan import Disk, Plan
-from storage_motion.errors import MirrorBroken, Undecided
+from storage_motion.errors import JournalNotWritten, MirrorBroken, Undecided
 
 ID = "11111111-2222-3333-4444-555555555555"
 PASSWORD = "correct horse"
@@ -39,7 +40,8 @@ def make_plan(**changes):
 class Run:
     """A migration whose phases only write down that they were called; `fails`: {what: exception}, once."""
 
-    def __init__(self, monkeypatch, plan=None, fails=None, always=False):
+    def __init__(self, monkeypatch, plan=None, fails=None, always=False, disk=None, left=None):
+        """`disk`: a FullDisk that takes `left` more writes from the begin of the run on."""
         self.plan, self.log, self.fails, self.always = plan or make_plan(), [], dict(fails or {}), always
         recorded = tuple(phase._replace(do=self._recorder(phase.name), undo=phase.undo and self._recorder("undo " + phase.name), renew=None)
                          for phase in phases.PHASES)
@@ -49,7 +51,21 @@ class Run:
         self.journal = Journal.create(ID, **migration.initial(self.plan))
         self.task = FakeTask()
         self.migration = migration.Migration(self.journal, self.plan, None, None, self.task, (PASSWORD,))
-        self.state = self.migration.run()
+        self.state = self.stopped = None
+        if disk:
+            disk.left, disk.written = left, 0
+        try:
+            self.state = self.migration.run()
+        except JournalNotWritten as error:
+            self.stopped = error
+        self.entry = Journal.load(ID).entry
+
+    def recover(self):
+        """As recovery does it, in another process."""
+        self.task = FakeTask()
+        entry = Journal.load(ID)
+        decision = recovery.decide(entry.entry)
+        recovery._to_its_end(migration.Migration(entry, self.plan, None, None, self.task, (PASSWORD,)), decision, 1)
         self.entry = Journal.load(ID).entry
 
     def _recorder(self, name):
@@ -178,3 +194,65 @@ def test_a_destination_whose_xapi_is_away_does_not_end_it(root, monkeypatch):
     one = migration.Migration(Journal.create(ID, **migration.initial(make_plan())), make_plan(), None, destination, FakeTask())
     monkeypatch.setattr(migration, "KEEP_ALIVE", -1.0)
     one.pulse()
+
+
+SUCCESSFUL = len(LIVE_CROSS) + 1          # writes: one before each phase, and the end's
+
+
+@pytest.mark.parametrize("left", range(SUCCESSFUL))
+def test_a_journal_that_cannot_be_written_stops_it_where_it_is(monkeypatch, root, left):
+    """Nothing is done that is not noted (the recorder looks), nothing is undone, and recovery goes on when there is room again."""
+    disk = FullDisk(monkeypatch)
+    run = Run(monkeypatch, disk=disk, left=left)
+    assert run.log == LIVE_CROSS[:left] and run.state is None and run.stopped.code == "SXM_JOURNAL_NOT_WRITTEN"
+    assert run.entry["state"] == "running" and run.entry["phase"] == ([None] + LIVE_CROSS)[left]
+    assert run.task.ended == ("failure", run.stopped.failure())
+    assert status.brief(run.entry)["error"] == run.stopped.failure() and (root / "run/sxm" / ID / "remote.json").exists()
+    with pytest.raises(JournalNotWritten):
+        run.recover()
+    assert run.log == LIVE_CROSS[:left], "a recovery cannot note anything either"
+    disk.left, run.log = None, []
+    run.recover()
+    committed = left > LIVE_CROSS.index("complete")
+    begun = LIVE_CROSS[:min(left, len(BACK))]
+    assert run.log == (LIVE_CROSS[left - 1:] if committed else ["undo " + name for name in reversed(begun)])
+    assert run.entry["state"] == ("succeeded" if committed else "failed") and run.entry["left"] == []
+    assert status.brief(run.entry)["error"] == run.entry["error"] and not (root / "run/sxm" / ID).exists()
+
+
+@pytest.mark.parametrize("left", range(len(BACK) * 3 + 3))
+def test_the_same_on_the_way_back(monkeypatch, root, left):
+    disk = FullDisk(monkeypatch)
+    run = Run(monkeypatch, fails={"move": MirrorBroken("k", "cut")}, disk=disk, left=left)
+    undos = ["undo " + name for name in reversed(BACK)]
+    assert run.log == (BACK + undos)[:len(run.log)], "nothing is left out, and nothing done twice"
+    if run.stopped is None:
+        assert disk.written == len(BACK) * 3 + 2 == left and run.state == "failed"
+        return
+    assert run.entry["state"] == "running" and status.brief(run.entry)["error"][0] == "SXM_JOURNAL_NOT_WRITTEN"
+    disk.left = None
+    run.recover()
+    assert run.entry["begun"] == [] and run.entry["left"] == [] and not (root / "run/sxm" / ID).exists()
+
+
+@pytest.mark.parametrize("what", ["phases.do", "undo", "renew"])
+def test_it_passes_whatever_else_takes_errors(monkeypatch, what):
+    """What `tolerated`, `_insist` and `resume` keep from ending the migration is not this."""
+    full = JournalNotWritten("/x", "No space left on device")
+    fails = {"phases.do": {"sync": full}, "undo": {"move": MirrorBroken("k", "cut"), "undo sync": full}, "renew": {"clean-up": full}}[what]
+    run = Run(monkeypatch, fails=fails, always=True)
+    assert run.stopped is full and run.log[-1] == list(fails)[-1] and run.entry["state"] == "running"
+
+
+def test_the_word_that_it_has_stopped_ends_with_the_next_who_drives_it(root):
+    progress.tell_stopped(ID, ["SXM_JOURNAL_NOT_WRITTEN", "/x", "full"])
+    entry = Journal.create(ID, **migration.initial(make_plan()))
+    assert status.brief(entry.entry)["error"] == ["SXM_JOURNAL_NOT_WRITTEN", "/x", "full"]
+    migration.Migration(entry, make_plan(), None, None, FakeTask())
+    assert status.brief(entry.entry)["error"] is None
+
+
+def test_one_that_has_ended_tells_its_own_error(root):
+    progress.tell_stopped(ID, ["SXM_JOURNAL_NOT_WRITTEN", "/x", "full"])
+    entry = Journal.create(ID, **dict(migration.initial(make_plan()), state=journal.SUCCEEDED))
+    assert status.brief(entry.entry)["error"] is None

@@ -6,7 +6,7 @@ import pytest
 
 from fake_pool import FakePool, add_vdi, failure
 from storage_motion.control import bar, gate, move, remap, whereabouts
-from storage_motion.errors import (Cancelled, DestinationFull, MirrorBroken, MoveFailed, MoverFailed, TimedOut, Undecided, Unreachable,
+from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, TimedOut, Undecided, Unreachable,
                                    XenopsError)
 from test_migration import make_plan
 
@@ -33,6 +33,11 @@ class World:
     """One disk on its way. `script`: what xenopsd's task is at each look: a state, or a function that changes the world and
     returns one. `there`, `here`: the sm_configs."""
     id, lost = "m", False
+
+    @staticmethod
+    def full(fields):
+        """Whether the journal cannot be written now, that the record of a disk or of all becomes `fields`."""
+        return False
 
     def __init__(self, monkeypatch, script, same_host=False):
         self.log, self.script, self.told = [], list(script), MIRRORING
@@ -65,6 +70,8 @@ class World:
         return self.entry["disks"][key]
 
     def note(self, key=None, **fields):
+        if self.full(dict(self.entry if key is None else self.disk(key), **fields)):
+            raise JournalNotWritten("/x", "No space left on device")
         (self.entry if key is None else self.disk(key)).update(fields)
 
     def vm(self):
@@ -551,3 +558,59 @@ def test_disks_that_recovery_there_has_taken_away_were_never_run_from(monkeypatc
     assert whereabouts.decide(world) == whereabouts.SOURCE
     move.shut_gates(world)
     assert "paused" not in world.here and "relinking" not in world.here
+
+
+def test_a_journal_that_is_full_while_the_guest_runs_ends_the_move_before_the_suspend(monkeypatch):
+    monkeypatch.setattr(move, "BAR_INTERVAL", 0.0)
+    world = world_of(monkeypatch, PENDING, PENDING, lambda: ("Failed", ["Cancelled", "7"]) if "cancel" in world.log else PENDING)
+    world.full = lambda fields: fields.get("xenops_task") == "7" and "cancel" not in world.log and len(world.script) == 1
+    with pytest.raises(JournalNotWritten):
+        move.move(world)
+    assert world.log == ["cancel"] and world.here[HOST] == "RW" and world.disk("k").get("gate") is None and world.there == SHUT
+
+
+def test_a_journal_that_cannot_take_the_name_of_xenopsds_task(monkeypatch):
+    world = world_of(monkeypatch, lambda: ("Failed", ["Cancelled", "7"]) if "cancel" in world.log else PENDING)
+    world.full = lambda fields: fields.get("xenops_task") == "7"
+    with pytest.raises(JournalNotWritten):
+        move.move(world)
+    assert world.log == ["cancel"] and world.entry["xenops_task"] == move.STARTING, "recovery looks for it by its label"
+
+
+@pytest.mark.parametrize("step", ["detached", "sealing", "sealed", "opening"])
+def test_no_gate_opens_unjournalled(monkeypatch, step):
+    """SM at the destination waits; then xenopsd's task fails, and the journal is why. Nothing is opened, and nothing undone."""
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING, FAILED)
+    world.full = lambda fields: fields.get("gate") == step
+    with pytest.raises(JournalNotWritten):
+        move.move(world)
+    assert "gate opened" not in world.log and world.there == SHUT and world.disk("k").get("gate") != step
+    before = dict(world.here), dict(world.disk("k"))
+    world.full = lambda fields: True
+    with pytest.raises(JournalNotWritten):
+        move.shut_gates(world)
+    assert world.there == SHUT and world.here["relinking"] == before[0]["relinking"] and world.disk("k") == before[1]
+    world.full = lambda fields: False
+    move.shut_gates(world)
+    assert world.there == SHUT and world.here == {} and world.log[-1] == "shut down"
+
+
+@pytest.mark.parametrize("step", ["detached", "sealing", "sealed", "opening"])
+def test_a_journal_that_is_full_for_a_moment_only_in_the_suspend(monkeypatch, step):
+    looks = []
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, PENDING, PENDING, "arrive")
+    world.full = lambda fields: fields.get("gate") == step and len(looks) < 3 and (looks.append(1) or True)
+    move.move(world)
+    assert len(looks) == 3 and world.disk("k")["gate"] == "open" and "cancel" not in world.log
+
+
+def test_a_gate_that_is_open_and_could_not_be_noted(monkeypatch):
+    """The VM has moved. Nobody takes it back, and recovery finds it there."""
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, "arrive", PENDING)
+    world.full = lambda fields: fields.get("gate") == "open"
+    with pytest.raises(JournalNotWritten):
+        move.move(world)
+    assert world.disk("k")["gate"] == "opening" and world.there == {HOST: "RW"} and world.here["paused"]
+    world.full, world.script = lambda fields: False, [XenopsError("Task.stat", "Does_not_exist")]
+    move.move(world)
+    assert world.disk("k")["gate"] == "open" and world.there == {HOST: "RW"}

@@ -7,11 +7,12 @@ import sys
 from hypothesis import given, settings, strategies as st
 import pytest
 
+from full_disk import FullDisk
 from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import arrival, journal, receiving, recovery
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import firewall, launch, smapi
-from storage_motion.errors import BadArguments, GateOpen, JournalError, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
+from storage_motion.errors import BadArguments, GateOpen, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
 VM = "99999999-8888-7777-6666-555555555555"
@@ -64,7 +65,7 @@ class Destination:
         return process
 
     def open_port(self, port):
-        noted = [one["port"] for one in Journal.load(ID, journal.RECEIVING).entry["receivers"]]
+        noted = [one.get("port") for one in Journal.load(ID, journal.RECEIVING).entry["receivers"]]
         assert port in noted, "it could not be found after a crash"
         self.open_ports.add(port)
         if self.fails == "firewall":
@@ -350,3 +351,76 @@ def test_any_text_for_disks(text):
 def test_an_id_that_is_none(destination, function):
     with pytest.raises(NoSuchMigration):
         function(destination.pool, {"migration": "../../etc", "disks": "[]"})
+
+
+def test_a_disk_that_could_never_be_opened_goes_and_the_first_error_is_told(destination, tmp_path, monkeypatch):
+    """As where the driver does not load: it can neither open the disk nor say that it is closed."""
+    def broken(session, sr, command, vdi_ref=None, args=(), timeout=None):
+        raise SmFault(command, None, "cannot be loaded: the %s one" % ("first" if command == "vdi_receive_start" else "second"))
+    monkeypatch.setattr(smapi, "call", broken)
+    with pytest.raises(SmFault) as raised:
+        destination.receive()
+    assert "the first one" in str(raised.value) and nothing_left(destination, tmp_path)
+
+
+def test_one_that_may_be_open_stays_and_the_first_error_is_told_all_the_same(destination, tmp_path):
+    real = destination.sm
+
+    def stuck(session, sr, command, **more):
+        if command == "vdi_receive_abort":
+            raise SmFault(command, 485, "the tapdisk does not exit")
+        return real(session, sr, command, **more)
+    destination.fails = "vdi_receive_start 2"
+    smapi.call, before = stuck, smapi.call
+    try:
+        with pytest.raises(SmFault) as raised:
+            destination.receive()
+        assert raised.value.fault == 482 and len(destination.vdis()) == 1, "what was not opened has gone"
+        assert not (tmp_path / "run/sxm" / ID).exists(), "secrets go in every end"
+        entry = Journal.load(ID, journal.RECEIVING)
+        entry.write(busy=None)   # this process goes on, other than a plugin's
+        with pytest.raises(SmFault):
+            receiving.receive_abort(destination.pool, {"migration": ID})
+    finally:
+        smapi.call = before
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert nothing_left(destination, tmp_path)
+
+
+RECEIVING_WRITES = 10     # to begin, three for each disk, the receiver, its port, that all is done
+
+
+@pytest.mark.parametrize("left", range(RECEIVING_WRITES + 1))
+def test_a_journal_that_cannot_be_written(destination, tmp_path, monkeypatch, left):
+    """Nothing is made that is not noted, and all of it goes again as far as that can be noted; the rest when there is room."""
+    disk = FullDisk(monkeypatch)
+    disk.left = left
+    if left == RECEIVING_WRITES:
+        destination.receive()
+        assert disk.left == 0
+    else:
+        with pytest.raises(JournalNotWritten):
+            destination.receive()
+        assert not destination.vdis() or Journal.load(ID, journal.RECEIVING)
+    disk.left = None
+    for known in journal.all_ids(journal.RECEIVING):
+        Journal.load(known, journal.RECEIVING).write(busy=None)
+        receiving.receive_abort(destination.pool, {"migration": ID})
+    assert nothing_left(destination, tmp_path)
+
+
+@pytest.mark.parametrize("left", range(7))
+def test_a_journal_that_cannot_be_written_while_disks_are_renewed(destination, tmp_path, monkeypatch, left):
+    destination.receive()
+    disk = FullDisk(monkeypatch)
+    disk.left = left
+    try:
+        renew(destination, KEYS)
+        assert left == 6
+    except JournalNotWritten:
+        assert left < 6
+    assert all(vdi["sm_config"]["paused"] == smapi.GATE_SHUT for vdi in destination.vdis().values()) and len(destination.vdis()) == 2
+    disk.left = None
+    assert renew(destination, KEYS)["port"] == 4711
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert nothing_left(destination, tmp_path)

@@ -1,0 +1,99 @@
+"""A worker that starts late, and one that cannot note anything: of it and of a recovery only one drives a migration."""
+import os
+import threading
+
+import pytest
+
+from full_disk import FullDisk
+from storage_motion.control import journal, migration, progress, recovery, worker
+from storage_motion.control.journal import Journal
+from storage_motion.dom0.launch import Process
+from test_migration import ID, FakeTask, make_plan
+
+PATIENCE = 20.0
+
+
+@pytest.fixture(autouse=True)
+def driven(tmp_path, monkeypatch):
+    """What a worker did with its migration."""
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    done = []
+    monkeypatch.setattr(worker, "_migrate", lambda entry: done.append(entry.entry["migration"]) or journal.SUCCEEDED)
+    return done
+
+
+def begin(**fields):
+    return Journal.create(ID, **dict(migration.initial(make_plan()), **fields))
+
+
+def test_it_drives_its_migration(driven):
+    begin()
+    assert worker.main(ID) == 0
+    assert driven == [ID] and Journal.load(ID).entry["worker"]["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("fields", [
+    {"state": journal.FAILED, "error": ["SXM_WORKER_DIED", ID, "None"]},
+    {"state": journal.CANCELLED},
+    {"state": journal.RUNNING, "worker": {"pid": 1, "started": 1}},
+])
+def test_it_leaves_alone_what_a_recovery_has_had(driven, fields):
+    entry = begin(**fields)
+    before = open(entry.path).read()
+    assert worker.main(ID) == 1
+    assert driven == [] and open(entry.path).read() == before
+
+
+def test_a_journal_that_is_gone(driven):
+    assert worker.main(ID) == 1
+    assert driven == [] and journal.all_ids() == []
+
+
+def test_a_recovery_that_is_faster(driven, monkeypatch):
+    """The worker has begun, and waits for the lock that the recovery holds while it takes the migration over."""
+    begin(started=0.0)
+    at_lock, ended = threading.Event(), []
+    real = journal.one_at_a_time
+
+    def lock():
+        at_lock.set()
+        return real()
+    late = threading.Thread(target=lambda: ended.append(worker.main(ID)))
+    with real():
+        monkeypatch.setattr(journal, "one_at_a_time", lock)
+        late.start()
+        assert at_lock.wait(PATIENCE)
+        # What recovery._take_over does under its lock.
+        Journal.load(ID).write(worker=Process.of(os.getpid()).to_json())
+    late.join(PATIENCE)
+    assert ended == [1] and driven == []
+
+
+def test_a_worker_that_is_faster(driven, monkeypatch):
+    begin(started=0.0)
+    answers = []
+    monkeypatch.setattr(worker, "_migrate", lambda entry: answers.append(recovery._take_over(ID)[1]["outcome"]) or journal.SUCCEEDED)
+    assert worker.main(ID) == 0 and answers == [recovery.RUNNING]
+
+
+def test_one_that_cannot_note_that_it_is_there(driven, monkeypatch):
+    disk = FullDisk(monkeypatch)
+    begin()
+    disk.left = 0
+    assert worker.main(ID) == 1
+    assert driven == [] and Journal.load(ID).entry["worker"] is None and progress.stopped(ID)[0] == "SXM_JOURNAL_NOT_WRITTEN"
+
+
+def test_one_that_cannot_note_its_task(monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    disk, task = FullDisk(monkeypatch), FakeTask()
+    task.uuid = "t"
+    source = type("Source", (), {"xenapi": property(lambda self: self), "VM": property(lambda self: self), "get_by_uuid": lambda self, uuid: uuid})()
+    monkeypatch.setattr(worker.session, "local", lambda timeout: source)
+    monkeypatch.setattr(worker.session, "logout", lambda session: None)
+    monkeypatch.setattr(worker.ProgressTask, "create", classmethod(lambda cls, *_: task))
+    begin()
+    disk.left = 1
+    assert worker.main(ID) == 1
+    assert task.ended[0] == "failure" and task.ended[1][0] == "SXM_JOURNAL_NOT_WRITTEN" == progress.stopped(ID)[0]
