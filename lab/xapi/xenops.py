@@ -97,6 +97,8 @@ def _failure(error):
     name = error[0] if isinstance(error, list) and error else str(error)
     if name == "Cancelled":
         return Failure("TASK_CANCELLED", NULL)
+    if name == "Hook_failed":   # (script, reason, stdout, exit code): xapi_xenops.ml, transform_xenops_exn
+        return Failure("XAPI_HOOK_FAILED", *[str(part) for part in error[1]])
     return Failure("INTERNAL_ERROR", "xenopsd internal error: Xenops_interface.Xenopsd_error(%s)" % (error,))
 
 

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from lab.xenopsd import hooks, process
+from lab.xenopsd import process
 from lab.xenopsd.errors import XenopsError, bad_power_state
 from lab.xenopsd.figures import Figures
 
@@ -82,7 +82,7 @@ def finish(host, identity, final):
             record["metadata"]["id"] = final
             host.store.rename(record, final)
             _resume(host, record)
-            hooks.run(host.root, "vm-post-migrate", final, "destination")
+            host.hook("vm-post-migrate", record, "destination")
         except Exception:
             _clean_up(host, record)
             raise

@@ -8,7 +8,7 @@ import time
 import xmlrpc.client
 
 from lab import patience
-from lab.xenopsd import hooks, process, wire
+from lab.xenopsd import process, wire
 from lab.xenopsd.errors import XenopsError, bad_power_state, internal
 from lab.xenopsd.figures import Figures
 
@@ -77,7 +77,7 @@ def migrate(host, task, identity, vdi_map, vif_map, url):
         record = host.store.get(identity)
         if record["power_state"] != "Running":
             raise bad_power_state(record["power_state"], "Running")
-        hooks.run(host.root, "vm-pre-migrate", identity, "source")
+        host.hook("vm-pre-migrate", record, "source")
         metadata = mapped_metadata(record["metadata"], temporary_id(identity, "1"), vdi_map, vif_map)
         with _connection(host.root, metadata):
             _send(host, task, record, Remote(url, task.debug_info), metadata)
@@ -144,9 +144,10 @@ def _hand_over(host, record, remote, arriving, memory, figures, identity):
 
 def _forget(host, record, identity):
     """The VM runs at the destination: shut down what is left of it here."""
-    hooks.run(host.root, "vm-pre-shutdown", identity, "suspend")
+    # by the VM's own id, though it has a temporary one here by now (VM_hook_script_stable)
+    host.hook("vm-pre-shutdown", record, "suspend", identity)
     host.destroy_domain(record)
-    hooks.run(host.root, "vm-post-destroy", identity, "suspend")
+    host.hook("vm-post-destroy", record, "suspend", identity)
     host.store.remove(record["id"])
     host.changed(identity)
 

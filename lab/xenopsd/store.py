@@ -8,11 +8,12 @@ from lab.xenopsd.errors import does_not_exist
 
 
 class Store:
-    """The VMs of one host. A record is a dict; `save` writes it down."""
+    """The VMs of one host. A record is a dict; `save` writes it down, and by `files` (files.py) what the real one would show of it."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, files):
         os.makedirs(directory, exist_ok=True)
         self._directory = directory
+        self._files = files
         self.mutex = threading.RLock()
         """Held while a record is changed and written down."""
         self._locks = {}
@@ -22,6 +23,7 @@ class Store:
                 with open(os.path.join(directory, name)) as stream:
                     record = json.load(stream)
                 self._records[record["id"]] = record
+                self._files.write(record)
 
     def ids(self):
         """The ids of all VMs."""
@@ -50,11 +52,13 @@ class Store:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.rename(path + ".new", path)
+            self._files.write(record)
 
     def remove(self, identity):
         """Forget this VM."""
         with self.mutex:
             self._records.pop(identity, None)
+            self._files.remove(identity)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(identity))
 

@@ -8,6 +8,7 @@ from lab.xenopsd import hooks, wire
 from lab.xenopsd.disks import Disks
 from lab.xenopsd.domain import Domains
 from lab.xenopsd.errors import XenopsError, bad_power_state
+from lab.xenopsd.files import Files
 from lab.xenopsd.store import Store
 
 log = logging.getLogger("xenopsd")
@@ -21,7 +22,7 @@ class Host:
 
     def __init__(self, root):
         self.root = root
-        self.store = Store(os.path.join(root, "var/lib/xenopsd"))
+        self.store = Store(os.path.join(root, "var/lib/xenopsd"), Files(root))
         self.disks = Disks(root, self.store)
         self.domains = Domains(root)
         self._changed = queue.Queue()
@@ -72,7 +73,7 @@ class Host:
             record = self.store.get(identity)
             if record["power_state"] == "Running":
                 return
-            hooks.run(self.root, "vm-pre-start", identity, "none")
+            self.hook("vm-pre-start", record, "none")
             try:
                 self.create_domain(record)
                 task.progress(0.3)
@@ -91,11 +92,11 @@ class Host:
             if record["power_state"] == "Halted":
                 return
             reason = "hard-shutdown" if hard else "clean-shutdown"
-            hooks.run(self.root, "vm-pre-shutdown", identity, reason)
+            self.hook("vm-pre-shutdown", record, reason)
             if not hard:
                 self.domains.suspend(record["domain"])
             self.destroy_domain(record)
-            hooks.run(self.root, "vm-post-destroy", identity, reason)
+            self.hook("vm-post-destroy", record, reason)
             self.changed(identity)
 
     def reboot(self, identity, task, hard):
@@ -105,18 +106,30 @@ class Host:
             if record["power_state"] != "Running":
                 raise bad_power_state(record["power_state"], "Running")
             reason = "hard-reboot" if hard else "clean-reboot"
-            hooks.run(self.root, "vm-pre-shutdown", identity, reason)
-            memory = self.domains.suspend(record["domain"])
-            self.destroy_domain(record)
-            hooks.run(self.root, "vm-post-destroy", identity, reason)
-            hooks.run(self.root, "vm-pre-reboot", identity, "none")
-            self.create_domain(record)
-            self.domains.restore(record["domain"], memory)
-            task.progress(0.5)
-            self.domains.run(record["domain"], self.disks.activate_all(record))
+            try:
+                memory = None if hard else self.domains.suspend(record["domain"])  # a clean one asks the guest first
+                self.hook("vm-pre-shutdown", record, reason)
+                memory = memory or self.domains.suspend(record["domain"])
+                self.destroy_domain(record)
+                self.hook("vm-post-destroy", record, reason)
+                self.hook("vm-pre-reboot", record, "none")
+                self.hook("vm-pre-start", record, "none")  # a reboot is a shutdown and a start
+                self.create_domain(record)
+                self.domains.restore(record["domain"], memory)
+                task.progress(0.5)
+                self.domains.run(record["domain"], self.disks.activate_all(record))
+            except Exception:
+                self.destroy_anyhow(record)
+                self.changed(identity)
+                raise
             self.runs(record)
 
     # -- the parts
+
+    def hook(self, name, record, reason, identity=None):
+        """Run a hook for the VM of a record, by its own id or another one; it is told of the domain only while there is one."""
+        extra = ["-vmdomid", str(record["domain"]["domid"])] if record["domain"] else []
+        hooks.run(self.root, name, identity or record["id"], reason, extra)
 
     def create_domain(self, record):
         """Build the VM's domain, paused, without disks."""

@@ -1,4 +1,5 @@
 """xenopsd on two host roots, with a small stand-in for xapi: starts, moves, failures, and being killed."""
+import glob
 import http.server
 import json
 import os
@@ -235,11 +236,60 @@ def test_a_vm_starts_moves_with_its_memory_and_shuts_down(world, same_host):
     assert destination.call("VM.stat", id=VM)["power_state"] == "Halted"
     assert destination.record()["attached"] == {}
     lines = (images / "hooks").read_text().splitlines()
-    assert [line.split()[:2] + [line.split()[-1]] for line in lines] == [
-        [here, "vm-pre-start", "none"], [here, "vm-pre-migrate", "source"], [there, "vm-post-migrate", "destination"],
-        [here, "vm-pre-shutdown", "suspend"], [here, "vm-post-destroy", "suspend"],
-        [there, "vm-pre-shutdown", "clean-shutdown"], [there, "vm-post-destroy", "clean-shutdown"]]
-    assert all(VM in line for line in lines)
+    assert [line.split()[:2] + [line.split()[5], "-vmdomid" in line] for line in lines] == [
+        [here, "vm-pre-start", "none", False], [here, "vm-pre-migrate", "source", True], [there, "vm-post-migrate", "destination", True],
+        [here, "vm-pre-shutdown", "suspend", True], [here, "vm-post-destroy", "suspend", False],
+        [there, "vm-pre-shutdown", "clean-shutdown", True], [there, "vm-post-destroy", "clean-shutdown", False]]
+    assert all(line.split()[2:4] == ["-vmuuid", VM] for line in lines), "never a temporary id"
+
+
+HOOKS = ("vm-pre-start", "vm-pre-shutdown", "vm-post-destroy", "vm-pre-reboot")
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_reboot_is_a_shutdown_and_a_start_to_the_hooks(world, hard):
+    """xenops_server.ml, atomics_of_operation (VM_reboot ...)."""
+    host, _, _, images = world
+    host.perform("VM.start", id=VM)
+    for name in HOOKS:
+        host.hook(name, "echo %s $4 >> %s/hooks" % (name, images))
+    assert host.perform("VM.reboot", id=VM, hard=hard)[0] == "Completed"
+    reason = "hard-reboot" if hard else "clean-reboot"
+    assert (images / "hooks").read_text().splitlines() == [
+        "vm-pre-shutdown " + reason, "vm-post-destroy " + reason, "vm-pre-reboot none", "vm-pre-start none"]
+    host.hook("vm-pre-start", "echo not here; exit 3")
+    assert host.perform("VM.reboot", id=VM, hard=hard) == ["Failed", ["Hook_failed", ["vm-pre-start/50-test", "none", "not here\n", "3"]]]
+    assert host.call("VM.stat", id=VM)["power_state"] == "Halted" and not host.xapi.daemons
+
+
+@pytest.mark.parametrize("script, mode, state", [
+    ("echo no >&2; echo yes; exit 2", 0o755, ["Failed", ["Hook_failed", ["vm-pre-start/50-test", "none", "yes\n", "2"]]]),
+    ("exit 1", 0o755, None), ("exit 0", 0o644, "126"), ("kill -9 $$", 0o755, "WSIGNALED"),
+    ("[ \"$(env | grep -v -e PWD -e ^_ -e SHLVL)\" = PATH=/sbin:/usr/sbin:/bin:/usr/bin ] || exit 2", 0o755, None)])
+def test_hooks_run_as_forkexecd_runs_them(world, script, mode, state):
+    host, _, _, _ = world
+    host.hook("vm-pre-start", script)
+    os.chmod(host.root + "/etc/xapi.d/vm-pre-start/50-test", mode)
+    found = host.perform("VM.start", id=VM)
+    assert found[0] == "Completed" if state is None else found == state or state in str(found), found
+
+
+def test_the_disks_of_a_vm_stand_in_files_as_the_real_one_has_them(world):
+    source, destination, _, images = world
+
+    def disks(host):
+        found = {}
+        for path in glob.glob(host.root + "/run/nonpersistent/xenopsd/classic/VM/*/vbd.*"):
+            with open(path) as stream:
+                vbd = json.load(stream)
+            found[vbd["id"][1]] = vbd["backend"]
+            assert path.endswith("/%s/vbd.%s" % tuple(vbd["id"]))
+        return found
+    assert disks(source) == {"xvda": ["VDI", "SR/s0"], "xvdb": ["VDI", "SR/s1"]} and disks(destination) == {}
+    copy_images(destination, images)
+    source.perform("VM.start", id=VM)
+    assert migrate(source, destination)[0] == "Completed"
+    assert disks(destination) == {"xvda": ["VDI", "SR/d0"], "xvdb": ["VDI", "SR/d1"]} and disks(source) == {}
 
 
 def test_a_failed_activation_leaves_the_vm_shut_down_at_the_source(world):
