@@ -4,18 +4,23 @@ import shutil
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SITE_PACKAGES = "/usr/lib/python3/site-packages"
-_SHEBANG = "#!/usr/bin/python3"
+_PYTHON, _SHELL = "#!/usr/bin/python3", "#!/bin/sh"
 
 
 def install_script(text, root, absolute):
-    """Write the script `text` to `absolute` of the host at `root`, to be run by that host's /usr/bin/python3.
+    """Write the script `text` to `absolute` of the host at `root`, to be run by that host's /usr/bin/python3, or by a shell, which is
+    told what the wrapper of Python tells.
 
     Raises ValueError if the script would be run by anything else. Returns the path.
     """
     first, _, rest = text.partition("\n")
-    if first != _SHEBANG:
-        raise ValueError("%s begins with %r instead of %s" % (absolute, first, _SHEBANG))
-    target = install_text("#!%s/usr/bin/python3\n%s" % (root, rest), root, absolute)
+    if first == _PYTHON:
+        first = "#!%s/usr/bin/python3" % root
+    elif first == _SHELL:
+        first = "%s\nSXM_ROOT=%s" % (_SHELL, root)
+    else:
+        raise ValueError("%s begins with %r instead of %s or %s" % (absolute, first, _PYTHON, _SHELL))
+    target = install_text("%s\n%s" % (first, rest), root, absolute)
     os.chmod(target, 0o755)
     return target
 

@@ -177,6 +177,12 @@ def _run_files(_view, host):
                 yield path
 
 
+def _notes(_view, host):
+    for name in os.listdir(host.root + "/var/lib/sxm"):
+        if name.startswith("arrived-"):
+            yield "the note of an arrival, %s" % name
+
+
 def _unneeded_images(view, host):
     srs = {record["uuid"]: ref for ref, record in view.classes["SR"].items()}
     for repository in os.listdir(host.root + "/run/sr-mount"):
@@ -214,7 +220,7 @@ def _domains(view, host):
 
 
 _IN_A_POOL = (_unneeded_objects, _marks_on_vdis, _marks_on_vms)
-_ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _unneeded_images, _open_ports, _domains)
+_ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _notes, _unneeded_images, _open_ports, _domains)
 
 
 def _unmanaged(view, location):

@@ -18,6 +18,7 @@ import XenAPI
 
 from storage_motion.control import waiting
 from storage_motion.control.movers import BROKEN, ENDED, fault_of
+from storage_motion.control.steps import ATTACHED, DETACHED, OPEN, OPENING, SEALED, SEALING
 from storage_motion.dom0 import smapi
 from storage_motion.errors import GateOpen, MirrorBroken, MotionError, MoverFailed, TimedOut
 
@@ -27,9 +28,6 @@ ACTIVATING = "activating"
 SETTLE_TIMEOUT = 30.0      # for an activation that was under way, or a deactivation
 
 log = logging.getLogger("sxm")
-
-# How far a disk is. Each is in the journal before the next one is begun.
-ATTACHED, DETACHED, SEALING, SEALED, OPENING, OPEN = "attached", "detached", "sealing", "sealed", "opening", "open"
 
 
 class Gate:

@@ -8,7 +8,7 @@ import traceback
 
 import XenAPI
 
-from storage_motion.control import journal, movers, phases, progress, resume, secrets
+from storage_motion.control import closing, journal, movers, phases, progress, resume, secrets
 from storage_motion.control.progress import Progress
 from storage_motion.errors import ArrivedHalted, Cancelled, JournalNotWritten, MotionError, NotCleanedUp, Undecided
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -104,6 +104,14 @@ class Migration:
     def cancel_asked(self):
         """Whether somebody asks for a cancel."""
         return os.path.exists(self._cancel)
+
+    def guest_closes(self):
+        """Why the guest is about to close its disks by itself, as a hook has told (control/closing.py); None if it is not."""
+        return closing.noted(self.id)
+
+    def closed(self):
+        """The guest has closed them: what was told has been seen to."""
+        closing.forget(self.id)
 
     def pulse(self, cancellable=True):
         """To be called in every wait: reports, keeps the other pool's session alive, raises Cancelled when that is asked for."""

@@ -6,7 +6,9 @@ import time
 import XenAPI
 
 from storage_motion.control import activation, adopt, bar, changes, cleanup, gate, remap, sync, waiting, whereabouts
-from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MotionError, MoveFailed, TimedOut, Undecided, Unreachable, XenopsError)
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, TimedOut, Undecided,
+                                   Unreachable, XenopsError)
 from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
@@ -225,10 +227,14 @@ class _Driver:
         """One look at every gate, and at whether somebody wants to stop."""
         if self.error is not None:
             return
-        if self.m.cancel_asked() and all(one.step == gate.ATTACHED for one in self.gates):
+        begun = any(one.step != gate.ATTACHED for one in self.gates)
+        if self.m.cancel_asked() and not begun:
             self.stop(Cancelled(self.m.id))
             return
         try:
+            if self.m.guest_closes() and not begun:
+                self._give_way()
+                return
             self._advance()
             self._unwritten = None
             if self._detached_at is None:
@@ -246,6 +252,15 @@ class _Driver:
             # A xapi that is away for a moment: a gate can be led on later. SM at the destination waits 120 s for it, and
             # then xenopsd's task fails.
             log.warning("%s: xapi does not answer: %s", self.m.id, reason(error))
+
+    def _give_way(self):
+        """The guest closes its disks, and xenopsd begins to move it only when it has opened them again: a reboot must not wait at the bars
+        for a move that waits for it. The movers go first: no gate is opened without them, whatever is killed now."""
+        for disk in self.m.plan.disks:
+            self.m.mover(disk.key).end(Process.from_json(self.m.disk(disk.key).get("mover")), "abort")
+        for disk in self.m.plan.disks:
+            bar.lift(self.m, disk)
+        self.stop(MirrorBroken(self.m.plan.disks[0].key, "the guest closes the disk (%s)" % self.m.guest_closes()))
 
     def _hold_bars(self):
         """A guest cannot reboot within so short a time, so what happens between two looks is seen by the second one's proof.

@@ -3,7 +3,7 @@ import errno
 import json
 import os
 
-from storage_motion.control import journal, secrets, waiting
+from storage_motion.control import closing, journal, secrets, waiting
 from storage_motion.data import control_socket
 from storage_motion.dom0 import launch
 from storage_motion.errors import ConnectionLost, DestinationFull, MirrorBroken, MotionError, MoverFailed
@@ -65,8 +65,12 @@ class Mover:
         return process
 
     def status(self):
-        """Its status: see the contract. Raises MoverFailed."""
-        return self._ask({"cmd": "status"}, ANSWER_TIMEOUT)
+        """Its status: see the contract. `clean` is false of a mirror that the guest has ended by itself. Raises MoverFailed."""
+        status = self._ask({"cmd": "status"}, ANSWER_TIMEOUT)
+        # Looked for afterwards: a guest that closes its disk has had it told before (control/closing.py).
+        if status["state"] == ENDED and closing.noted(self._migration):
+            status["clean"] = False
+        return status
 
     def copy(self, socket, extents, blank, compare=False):
         """Have it copy `extents` ({"size", "extents"}) from the NBD unix `socket`. `blank`: the destination reads as zeros;

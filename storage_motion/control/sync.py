@@ -16,7 +16,7 @@ from storage_motion.control import claim, receive, waiting
 from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY, STALL_BOUND, fault_of
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import CopyFailed, DestinationFull, MirrorBroken, MoverFailed, SmFault, VmNotRunning
+from storage_motion.errors import CopyFailed, DestinationFull, MirrorBroken, MoverFailed, SmFault, TimedOut, VmNotRunning
 from storage_motion.xapi.records import Records
 
 POLL = 0.1
@@ -30,6 +30,7 @@ PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK)
 RUNNING = ("Running", "Paused")
 REBOOT_BOUND = 120.0              # seconds for a VM that reboots to have its disks active again
 REBOOT_POLL = 1.0
+CLOSE_BOUND = 60.0                # seconds for a guest that is about to close its disks to have done so
 
 log = logging.getLogger("sxm")
 
@@ -91,6 +92,7 @@ def renew(m):
     """Take away what is broken, at both ends, so that `synchronise` may begin it anew. What is sound goes on, a copy included.
 
     Raises VmNotRunning, and whatever the steps raise; it may be called again then."""
+    _await_closed(m)
     state = m.source.xenapi.VM.get_power_state(m.vm())
     if m.plan.live and state not in RUNNING:
         raise VmNotRunning(m.plan.vm, state)
@@ -106,10 +108,39 @@ def renew(m):
         receive.renew(m, broken)
 
 
+def _await_closed(m):
+    """Of a guest that is about to close its disks: until it has. What is made anew before that would break at once."""
+    if not m.guest_closes():
+        return
+
+    def closed():
+        m.pulse()
+        return not any(_mirrors(m, key) for key in _with_movers(m))
+    try:
+        waiting.until(closed, CLOSE_BOUND, "VM %s to close its disks" % m.plan.vm)
+    except TimedOut as error:
+        log.warning("%s: %s", m.id, error)   # somebody has stopped it, such as another's hook
+    m.closed()
+
+
+def _mirrors(m, key):
+    try:
+        return m.mover(key).status()["state"] == MIRRORING
+    except MoverFailed:
+        return False
+
+
+def _with_movers(m):
+    return [key for key, entry in m.entry["disks"].items() if entry.get("mover")]
+
+
 def watch(m):
-    """Look at all movers. Raises MirrorBroken for the first that is broken, or has died. Returns {key: status}."""
-    found = {}
-    for key in [key for key, entry in m.entry["disks"].items() if entry.get("mover")]:
+    """Look at all movers. Raises MirrorBroken for the first that is broken, or has died, or that the guest is about to end. Returns
+    {key: status}."""
+    found, why = {}, m.guest_closes()
+    for key in _with_movers(m):
+        if why:
+            raise MirrorBroken(key, "the guest closes the disk (%s)" % why)
         try:
             status = m.mover(key).status()
         except MoverFailed as error:
@@ -173,6 +204,7 @@ def _mirror(m, disk, mover):
     end = time.monotonic() + REBOOT_BOUND
     while True:
         try:
+            m.closed()   # a word from before says nothing of the mirror that begins now
             snapshot = _sm(m, disk, "vdi_mirror_start", disk.key, args=(mover.secondary,), timeout=SNAPSHOT_TIMEOUT)
             break
         except SmFault as fault:

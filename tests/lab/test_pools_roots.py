@@ -32,6 +32,10 @@ def test_dom0s_programs_run_in_it(root):
         assert "VDI_SNAPSHOT" in answer["capabilities"], done
     done = run(root, root + "/etc/xapi.d/plugins/sxm.py", xmlrpc.client.dumps(("OpaqueRef:x", {}), "nothing"))
     assert b"UNKNOWN_XENAPI_PLUGIN_FUNCTION" in done.stdout, done
+    for hook in ("vm-pre-start", "vm-pre-resume", "vm-pre-shutdown", "vm-pre-reboot", "vm-post-migrate"):
+        done = subprocess.run(["%s/etc/xapi.d/%s/10-sxm" % (root, hook), "-vmuuid", "v", "-reason", "none"], env={}, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), done
     with open(root + "/etc/xensource-inventory") as stream:
         assert stream.read() == "INSTALLATION_UUID='u'\nCONTROL_DOMAIN_UUID='c'\n"
     assert os.stat(root + "/run/sxm").st_mode & 0o777 == 0o700

@@ -16,6 +16,8 @@ from lab.pools.topology import PoolPlan
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SITES = ("/usr/lib/python3.6/site-packages", "/usr/lib/python3.11/site-packages")
 DATABASE = "/var/lib/rpm"
+NAMING, NAMED = "11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444-555555555555"   # a migration and its VM
+HOOKS = ["/etc/xapi.d/%s/10-sxm" % name for name in ("vm-pre-start", "vm-pre-resume", "vm-pre-shutdown", "vm-pre-reboot", "vm-post-migrate")]
 
 
 def rpm(root, *arguments):
@@ -70,6 +72,7 @@ def test_it_holds_the_whole_library_and_nothing_of_the_workstation(package):
         assert packaged == {module for module in modules if not module.startswith("storage_motion/cli/")}
     assert {"/etc/xapi.d/plugins/sxm.py", "/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/mirror_lib.py",
             "/usr/lib/systemd/system/sxm.slice", "/usr/lib/systemd/system/sxm-recover.service"} <= files
+    assert sorted(HOOKS) == sorted(path for path in files if path.startswith("/etc/xapi.d/vm-"))
     assert subprocess.run(["rpm", "-qp", "--qf", "%{ARCH}", package], stdout=subprocess.PIPE).stdout == b"noarch"
 
 
@@ -77,7 +80,8 @@ def test_an_empty_root_is_empty_again_after_it_is_removed(package, tmp_path):
     root = str(tmp_path / "root")
     os.makedirs(root + DATABASE)
     install(root, package)
-    assert os.access(root + "/etc/xapi.d/plugins/sxm.py", os.X_OK)
+    for script in ["/etc/xapi.d/plugins/sxm.py"] + HOOKS:
+        assert os.access(root + script, os.X_OK) and not os.path.islink(root + script)
     assert os.readlink(root + "/opt/xensource/sm/MirrorSR") == "MirrorSR.py"
     assert os.stat(root + "/var/lib/sxm").st_mode & 0o777 == 0o700
     rpm(root, "--erase", "storage-xenmotion")
@@ -89,7 +93,7 @@ def test_an_empty_root_is_empty_again_after_it_is_removed(package, tmp_path):
 def _uninstall_checkout(root):
     """Take away the product that the harness has put on a host, so that only the package's is there."""
     os.unlink(root + scripts.SITE_PACKAGES + "/storage_motion")
-    for path in ("/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/MirrorSR.py", "/opt/xensource/sm/mirror_lib.py", "/etc/xapi.d/plugins/sxm.py"):
+    for path in ("/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/MirrorSR.py", "/opt/xensource/sm/mirror_lib.py", "/etc/xapi.d/plugins/sxm.py") + tuple(HOOKS):
         os.unlink(root + path)
     shutil.rmtree(root + "/var/lib/sxm")
 
@@ -109,6 +113,11 @@ def _use_sites_of_the_package(root):
         assert first == "#!/usr/bin/python3"
         with open(root + script, "w") as stream:
             stream.write("#!%s\n%s" % (wrapper, rest))
+    for script in HOOKS:
+        with open(root + script) as stream:
+            text = stream.read()
+        with open(root + script, "w") as stream:
+            stream.write(text.replace("#!/bin/sh\n", "#!/bin/sh\nSXM_ROOT=%s\n" % root, 1))
 
 
 def test_plugin_and_driver_run_from_it(package):
@@ -128,6 +137,16 @@ def test_plugin_and_driver_run_from_it(package):
         done = subprocess.run([host.root + "/opt/xensource/sm/MirrorSR", call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
         (info,), _ = xmlrpc.client.loads(done.stdout.decode())
         assert info["name"] and "VDI_MIRROR" in info["capabilities"], done.stderr
+
+        with open(host.root + "/var/lib/sxm/%s.json" % NAMING, "w") as stream:
+            stream.write("torn, of VM %s" % NAMED)
+        for hook in HOOKS:
+            refuses = "vm-pre-start" in hook or "vm-pre-resume" in hook
+            for vm, code in ((NAMED, 3 if refuses else 0), (NAMING, 0)):
+                done = subprocess.run([host.root + hook, "-vmuuid", vm, "-reason", "none"], env={"PATH": "/usr/bin:/bin"},
+                                      stdout=subprocess.PIPE, timeout=60)
+                assert (done.returncode, NAMING in done.stdout.decode()) == (code, code == 3), done.stdout
+        os.unlink(host.root + "/var/lib/sxm/%s.json" % NAMING)
 
         rpm(host.root, "--erase", "storage-xenmotion")
         left = {path for path in tree(host.root) - before if not os.path.isdir(host.root + path)}

@@ -32,7 +32,7 @@ class FakeMover:
 class World:
     """One disk on its way. `script`: what xenopsd's task is at each look: a state, or a function that changes the world and
     returns one. `there`, `here`: the sm_configs."""
-    id, lost = "m", False
+    id, lost, closes = "m", False, None
 
     @staticmethod
     def full(fields):
@@ -68,6 +68,12 @@ class World:
 
     def disk(self, key):
         return self.entry["disks"][key]
+
+    def guest_closes(self):
+        return self.closes
+
+    def closed(self):
+        self.closes = None
 
     def note(self, key=None, **fields):
         if self.full(dict(self.entry if key is None else self.disk(key), **fields)):
@@ -179,6 +185,28 @@ def test_a_broken_mirror_stops_it_before_the_suspend(monkeypatch):
     assert world.log == ["cancel"]
     move.shut_gates(world)
     assert world.here == {HOST: "RW"} and "shut down" not in world.log, "the guest has not noticed"
+
+
+def test_a_guest_that_reboots_waits_for_no_move_that_waits_for_it(monkeypatch):
+    """Its disks are closed as cleanly as by a move, and opened again only without the bars; xenopsd moves it only then."""
+    world = world_of(monkeypatch, PENDING)
+
+    def reboots():
+        world.closes, world.told = "hard-reboot", ENDED
+        world.here.pop(HOST)
+        return PENDING
+
+    def waits():
+        assert world.here == {} and world.log == ["mover abort", "cancel"], "no gate can be opened any more, and the bar is lifted"
+        world.here[HOST] = "RW"
+        return FAILED
+    world.script = [PENDING, reboots, waits]
+    monkeypatch.setattr(FakeMover, "end", lambda mover, process, command: world.log.append("mover " + command), raising=False)
+    with pytest.raises(MirrorBroken) as raised:
+        move.move(world)
+    assert "hard-reboot" in str(raised.value) and world.disk("k").get("gate") is None and "paused" in world.there
+    move.shut_gates(world)
+    assert world.here == {HOST: "RW"} and "gate opened" not in world.log and "shut down" not in world.log
 
 
 def test_a_mirror_that_breaks_at_the_suspend_opens_nothing(monkeypatch):

@@ -21,7 +21,7 @@ class Source:
         self.vdi = add_vdi(self.pool, self.sr, other_config={CLAIM: ID, "mine": "1"})
         self.disk = types.SimpleNamespace(key=uuid_of(self.pool, "VDI", self.vdi))
         self.entry = {"snapshot": None, "gate": gate.OPEN}
-        self.m = types.SimpleNamespace(id=ID, source=self.pool, plan=types.SimpleNamespace(live=True), disk=lambda key: self.entry,
+        self.m = types.SimpleNamespace(id=ID, guest_closes=lambda: None, source=self.pool, plan=types.SimpleNamespace(live=True), disk=lambda key: self.entry,
                                        source_vdi=lambda disk: self.vdi, note=lambda key, **fields: self.entry.update(fields))
 
     def snapshot(self, **other_config):

@@ -19,7 +19,7 @@ class Process:
 
 class World:
     """A migration of `keys`; cancelled at the look number `cancelled_at`."""
-    id, lost = "m", False
+    id, lost, closes = "m", False, None
 
     def __init__(self, monkeypatch, keys=("k",), cancelled_at=None):
         one = make_plan().disks[0]
@@ -32,6 +32,12 @@ class World:
 
     def disk(self, key):
         return self.entry["disks"][key]
+
+    def guest_closes(self):
+        return self.closes
+
+    def closed(self):
+        self.closes = None
 
     def note(self, key=None, **fields):
         (self.entry if key is None else self.disk(key)).update(fields)
@@ -141,6 +147,38 @@ def test_a_disk_that_is_closed_while_the_guest_reboots_is_waited_for(monkeypatch
     with pytest.raises(error) if error else contextlib.ExitStack():
         assert sync._mirror(world, world.plan.disks[0], world) == "snapshot"
     assert world.log == ["vdi_mirror_start"] * tries
+
+
+def test_a_guest_that_is_about_to_reboot_ends_the_try_before_its_disk_is_closed(monkeypatch):
+    real = sync.watch
+    world = World(monkeypatch)
+    monkeypatch.setattr(sync, "watch", real)
+    world.disk("k").update(state="copying", mover={"pid": 1, "started": 1})
+    world.status, world.closes = (lambda: {"state": "mirroring", "copy": {"state": "running"}}), "hard-reboot"
+    with pytest.raises(MirrorBroken) as raised:
+        sync.synchronise(world)
+    assert "hard-reboot" in str(raised.value)
+
+
+@pytest.mark.parametrize("closed_after, waited", [(3, 0.3), (None, 60.0)])
+def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after, waited):
+    """It is renewed once the disk is closed; after a while it is not believed any more."""
+    world, clock, looks = World(monkeypatch), Clock(), []
+    monkeypatch.setattr(sync.waiting, "time", clock)
+    monkeypatch.setattr(receive, "renew", lambda m, disks: world.log.append([disk.key for disk in disks]))
+    monkeypatch.setattr(sync, "_END", ())
+    world.source = types.SimpleNamespace(xenapi=types.SimpleNamespace(VM=types.SimpleNamespace(get_power_state=lambda ref: "Running")))
+    world.vm = lambda: "ref"
+    world.disk("k").update(state="copying", mover={"pid": 1, "started": 1})
+
+    def status():
+        looks.append(1)
+        ended = closed_after and len(looks) > closed_after
+        return {"state": "ended" if ended else "mirroring", "clean": True, "copy": {"state": "running"}}
+    world.status, world.closes = status, "hard-reboot"
+    sync.renew(world)
+    assert world.closes is None and clock.now == pytest.approx(waited, abs=0.2)
+    assert world.log == ([["k"]] if closed_after else [])
 
 
 STEPS = ["mover", "vdi_mirror_start", "vdi_copy_open", "vdi_extents", "copy", "close"]

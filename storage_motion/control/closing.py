@@ -1,0 +1,38 @@
+"""A guest that is about to close its disks by itself, as it does when it reboots: the word of a hook, for the worker.
+
+xenopsd runs vm-pre-shutdown before it closes the disks (xenops_server.ml, VM_reboot and VM_poweroff). A file in /run/sxm/<id>/: like the
+mirrors, it does not outlive the host. It is there before the disk is closed, so whoever has seen a mirror end and then finds none knows
+that it was not this that ended it.
+"""
+import os
+
+from storage_motion.control import journal
+
+NAME = "closing"
+MAX_BYTES = 200
+
+
+def note(migration, why):
+    """Leave word. `why`: "hard-reboot", or another reason of xenopsd's."""
+    journal.replace(_path(migration), why, sync=False)
+
+
+def noted(migration):
+    """Why the guest closes its disks; None if it does not, as far as is known."""
+    try:
+        with open(_path(migration), encoding="utf-8", errors="replace") as source:
+            return source.read(MAX_BYTES)
+    except FileNotFoundError:
+        return None
+
+
+def forget(migration):
+    """It has been seen to."""
+    try:
+        os.unlink(_path(migration))
+    except FileNotFoundError:
+        pass
+
+
+def _path(migration):
+    return os.path.join(journal.run_directory(migration), NAME)

@@ -1,0 +1,158 @@
+"""What this product does in xenopsd's hooks (facts: xapi.md, Hooks; xapi-hooks/):
+
+    python3 -m storage_motion.control.hooks HOOK VM REASON
+
+    vm-pre-start, vm-pre-resume      refuse a VM that would run on a disk which has been handed over, or is about to be
+    vm-pre-shutdown, vm-pre-reboot   tell the worker that the guest ends its mirrors
+    vm-post-migrate                  note the arrival of the VM
+
+It is run only for a VM that some journal of this host names. Exit status: 0, or REFUSED with the reason on standard output, which xapi
+passes on in XAPI_HOOK_FAILED. Anything else that goes wrong ends by an exception, whose 1 xenopsd takes for "go on". No hook of ours runs
+at the destination before the VM has arrived: VM_receive_memory runs vm-post-migrate only (xenops_server.ml). A guest that reboots there
+is started, and may be, on its new disks; which disks it would run on is what decides, not on which host it is.
+"""
+import logging
+import sys
+
+from storage_motion import strict_json
+from storage_motion.control import arrival, closing, handed_over, journal
+from storage_motion.control.journal import RECEIVING, SOURCE, Journal
+from storage_motion.dom0 import root, xenopsd
+from storage_motion.errors import JournalError, NoSuchMigration
+
+REFUSED = 3
+LOG = "/var/log/sxm.log"
+SUSPEND = "suspend"        # reason of vm-pre-shutdown for what is suspended, or has been moved: no mirror ends by that
+HOW = ("See where the VM is: sxm.py fn=status migration=%(id)s. Storage XenMotion brings it to one of its two ends by fn=recover "
+       "migration=%(id)s (docs/operations.md)")
+
+log = logging.getLogger("sxm")
+
+
+class Refused(Exception):
+    """The VM is not to run here like that; the text says why, and what to do."""
+
+
+def refuse(vm, _):
+    """Raise Refused if the VM would run on a disk that a migration has handed over, or may have."""
+    disks = xenopsd.disks(vm)
+    for migration in _naming(vm, SOURCE):
+        try:
+            entry = Journal.load(migration).entry
+        except NoSuchMigration:
+            continue   # forgotten meanwhile
+        except JournalError as error:
+            if _has_surely_ended(migration):
+                continue
+            raise Refused("The journal of Storage XenMotion %s, which names this VM, cannot be read (%s), so its disks may have been handed over. "
+                          "If the VM is surely not elsewhere, move that file away and start it again" % (migration, error))
+        handed = handed_over.locators(entry) if entry["plan"]["vm"] == vm else set()
+        if not handed:
+            continue
+        if disks is None and not arrival.read(migration):
+            raise Refused("Storage XenMotion %s has handed disks of this VM over to host %s, and it cannot be seen on which it would run. %s" % (
+                migration, entry["plan"]["destination_host_name"], HOW % {"id": migration}))
+        stale = sorted(handed & (disks or set()))
+        if stale:
+            raise Refused("Storage XenMotion %s has handed disk %s of this VM over to host %s, or is about to: it would run on what may lack "
+                          "writes. %s" % (migration, ", ".join(stale), entry["plan"]["destination_host_name"], HOW % {"id": migration}))
+
+
+def tell_closing(vm, reason):
+    """The worker of the VM's migration learns that the guest is about to close its disks."""
+    if reason != SUSPEND:
+        for migration in _mirrored(vm):
+            closing.note(migration, reason)
+
+
+def tell_again(vm, _):
+    """The disks are closed, and about to be opened again: the worker need not wait for its next try."""
+    from storage_motion.control import resume   # all phases come along, and only a VM in mid-migration needs them
+    for migration in _mirrored(vm):
+        resume.ask(migration)
+
+
+def note_arrival(vm, _):
+    """Note the migration by which the VM has arrived: that whose disks it has."""
+    disks = xenopsd.disks(vm)
+    for entry in _trusted(vm, RECEIVING):
+        made = {"%s/%s" % (disk["sr"], disk.get("location")) for disk in entry["disks"].values()}
+        if entry.get("vm") == vm and entry["state"] == journal.RUNNING and made and (disks is None or made <= disks):
+            arrival.note(entry["migration"], vm)
+            log.info("%s: VM %s has arrived", entry["migration"], vm)
+            return
+
+
+HOOKS = {"vm-pre-start": refuse, "vm-pre-resume": refuse, "vm-pre-shutdown": tell_closing, "vm-pre-reboot": tell_again,
+         "vm-post-migrate": note_arrival}
+
+
+def _naming(vm, side):
+    """The ids of the journals of one side that have the VM's UUID in their text, the newest first, whatever else is in them."""
+    for migration in journal.all_ids(side):
+        try:
+            with open(root.path("%s/%s%s.json" % (journal.DIRECTORY, side, migration)), "rb") as source:
+                if vm.encode() in source.read(journal.MAX_BYTES):
+                    yield migration
+        except FileNotFoundError:
+            continue
+
+
+def _trusted(vm, side):
+    """The contents of those that can be read; of another one that cannot, no worker of this VM's hears less, and no arrival goes unnoted."""
+    for migration in _naming(vm, side):
+        try:
+            yield Journal.load(migration, side).entry
+        except NoSuchMigration:
+            continue   # forgotten meanwhile
+        except JournalError as error:
+            log.warning("%s", error)
+
+
+def _mirrored(vm):
+    """The migrations of the VM that mirror a disk of it now."""
+    for entry in _trusted(vm, SOURCE):
+        if (entry["plan"]["vm"], entry["state"], entry["committed"]) == (vm, journal.RUNNING, False):
+            if any(disk.get("mirror") for disk in entry["disks"].values()):
+                yield entry["migration"]
+
+
+def _has_surely_ended(migration):
+    """Whether a journal that cannot be trusted, such as one of an older version, says at least that."""
+    try:
+        with open(root.path("%s/%s.json" % (journal.DIRECTORY, migration)), "rb") as source:
+            entry = strict_json.loads(source.read(journal.MAX_BYTES).decode("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(entry, dict) and entry.get("left") == [] and entry.get("state") in journal.STATES and entry["state"] != journal.RUNNING
+
+
+def _log_to_file():
+    """In the log as far as there is one: a log that cannot be written hinders nobody."""
+    try:
+        handler = logging.FileHandler(root.private_file(LOG))
+    except OSError:
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s hook %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def main(arguments):
+    """Run a hook. The exit status."""
+    hook, vm, reason = arguments
+    _log_to_file()
+    try:
+        HOOKS[hook](vm, reason)
+    except Refused as refused:
+        log.warning("%s of VM %s is refused: %s", hook, vm, refused)
+        print(refused)
+        return REFUSED
+    except Exception:
+        log.exception("%s of VM %s (%s)", hook, vm, reason)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
