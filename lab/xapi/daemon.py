@@ -27,7 +27,6 @@ class Xapi:
         self.work = HostWork(configuration.root)
         self.servers = Servers()
         self._inventory = dom0_inventory(configuration.root)
-        self._booted = startup.has_booted(configuration.root)
 
     def start(self):
         make_certificate(self._path("/etc/xensource/xapi-ssl.pem"), self.config.host["address"])
@@ -98,19 +97,18 @@ class Master(Xapi):
             host.make_pool(self.pool, self.config)
         startup.allow_operations(self.pool.database)
         self.pool.own_host = host.join(self.pool, self.config.self_description, True, self._inventory.get("CONTROL_DOMAIN_UUID"))
+        self.pool.storage.close_layer(self.pool.own_host)
         if not existed:
             self.pool.store.sync()
 
     def join(self):
-        self._take_in(self.pool.own_host, self._booted)
+        self._take_in(self.pool.own_host)
 
-    def _take_in(self, ref, booted):
+    def _take_in(self, ref):
         """A host whose xapi has started."""
         host.register(self.pool, ref)
-        if booted:
-            startup.after_boot(self.pool, ref)
-            startup.plug_all(self.pool, ref)
-        startup.ask_xenopsd(self.pool, ref)
+        startup.open_storage(self.pool, ref)
+        startup.resynchronise_vms(self.pool, ref)
         self.pool.wait_durable()
 
     def stop(self):
@@ -124,9 +122,9 @@ class Master(Xapi):
     def internal_functions(self):
         return dict(self.work.functions, join=self._admit, is_session=self.is_session)
 
-    def _admit(self, description, control_domain, booted):
+    def _admit(self, description, control_domain):
         """A slave starts."""
-        self._take_in(host.join(self.pool, description, False, control_domain), booted)
+        self._take_in(host.join(self.pool, description, False, control_domain))
 
     def answer_public(self, request):
         host_uuid = self.host_uuid(request)
@@ -175,7 +173,7 @@ class Slave(Xapi):
         while True:
             try:
                 return self._master.ask("join", timeout=60.0, description=self.config.self_description,
-                                        control_domain=self._inventory.get("CONTROL_DOMAIN_UUID"), booted=self._booted)
+                                        control_domain=self._inventory.get("CONTROL_DOMAIN_UUID"))
             except OSError:
                 if time.monotonic() > deadline:
                     raise

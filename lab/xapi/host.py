@@ -119,3 +119,17 @@ def allocate_resources_for_vm(context, self, vm, live):
         return
     if live:
         context.database.set("VM", vm, scheduled_to_be_resident_on=self)
+
+
+@call("host.get_sm_diagnostics", "host:ref(host)", is_async=False)
+def get_sm_diagnostics(context, host):
+    """What the storage layer of `host` believes, as text: each SR that is attached, its VDIs, and their datapaths."""
+    layer = context.pool.storage.layer(host)
+    backends = "\n".join("For SR: %s\nNo diagnostics are available for SMAPIv1 plugins" % sr for sr in layer.srs())
+    return "\n".join(["DataPath information:", layer.diagnostics(), "Backend information:", backends])
+
+
+@call("host.sm_dp_destroy", "host:ref(host) dp:string allow_leak:bool", is_async=False)
+def sm_dp_destroy(context, host, dp, allow_leak):
+    """Have the storage layer of `host` remove a datapath, with what of SM that takes. Raises what SM raises, unless `allow_leak`."""
+    context.pool.storage.destroy_datapath(host, dp, allow_leak)

@@ -29,7 +29,8 @@ class HostWork:
     def __init__(self, root):
         self.root = root
         self.functions = {"run_plugin": self.run_plugin, "run_driver": self.run_driver, "drivers": self.drivers,
-                          "xenops": self.xenops, "real_path": self.real_path, "back_up": self.back_up}
+                          "xenops": self.xenops, "real_path": self.real_path, "back_up": self.back_up,
+                          "kept": self.kept, "keep": self.keep}
 
     def path(self, absolute):
         return self.root + absolute
@@ -72,6 +73,19 @@ class HostWork:
         """Keep a copy of the pool's database: a member becomes master with it (xapi_host.ml, `request_backup`)."""
         os.makedirs(os.path.dirname(self.path(STATE)), mode=0o700, exist_ok=True)
         replace(self.path(STATE), database.encode())
+
+    def kept(self, path):
+        """The text that `keep` wrote, or None."""
+        try:
+            with open(self.path(path), encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def keep(self, path, text):
+        """Write a text into a file of this host."""
+        os.makedirs(os.path.dirname(self.path(path)), mode=0o700, exist_ok=True)
+        replace(self.path(path), text.encode())
 
     def _run(self, program, argument, timeout):
         """Run it in dom0's environment. Output goes to files, so that a process which it leaves behind holds nothing up."""

@@ -120,7 +120,7 @@ def plug(context, self):
     record = database.record("PBD", self)
     with context.pool.storage.exclusively(record["SR"]):
         if not database.get("PBD", self, "currently_attached"):
-            context.pool.storage.run_sr(record["SR"], "sr_attach", host=record["host"], task=context.task)
+            context.pool.storage.attach_sr(record["SR"], record["host"], context.task)
             database.set("PBD", self, currently_attached=True)
 
 
@@ -134,7 +134,7 @@ def unplug(context, self):
         used = _used_vdis(database, record)
         if used:
             raise Failure("VDI_IN_USE", *used)
-        context.pool.storage.run_sr(record["SR"], "sr_detach", host=record["host"], task=context.task)
+        context.pool.storage.detach_sr(record["SR"], record["host"], context.task)
         database.set("PBD", self, currently_attached=False)
 
 

@@ -1,26 +1,19 @@
-"""What a xapi makes of its database when it starts: after a restart of its own, and after a boot of its host (dbsync)."""
+"""What a xapi makes of its database when it starts: it may be older than what runs (dbsync_slave.ml, storage_access.ml, xapi_xenops.ml)."""
 import logging
-import os
 import threading
 import time
 
 from lab.xapi import sr, vdi, vm_lifecycle, xenops
+from lab.xapi.context import Context
 from lab.xapi.failures import Failure
+from lab.xapi.schema import NULL
 
-_BOOTED = "/run/lab-booted"     # in memory only on a real host: it is not there after a boot
+_LOCKED = "host_"               # key of a VDI's sm_config, with a host's ref: SM has it active there
 _PATIENCE = 60.0                # seconds that xenopsd may take to be up
 _TRY = 0.5
+_DEBUG = "lab-xapi startup"
 
 log = logging.getLogger("xapi.startup")
-
-
-def has_booted(root):
-    """Whether this is the first xapi since the boot of the host at `root`; the next one is not."""
-    if os.path.exists(root + _BOOTED):
-        return False
-    os.makedirs(root + "/run", exist_ok=True)
-    with open(root + _BOOTED, "w", encoding="utf-8"):
-        return True
 
 
 def allow_operations(database):
@@ -31,46 +24,119 @@ def allow_operations(database):
     vm_lifecycle.watch(database)
 
 
-def after_boot(pool, host):
-    """Nothing of what ran on `host` runs, and nothing is attached to it."""
-    database = pool.database
-    for vm in database.where("VM", resident_on=host, is_control_domain=False):
-        vm_lifecycle.reset(database, vm)
+# --- storage
+
+def open_storage(pool, host):
+    """Bring the database up to date with what the memory of `host` says of its storage, serve xenopsd from then on, plug the rest."""
+    pool.storage.close_layer(host)
+    layer = pool.storage.open_layer(host)
+    resynchronise_pbds(pool.database, host, layer.srs())
+    refresh_local_vdi_activations(pool.database, host, layer)
+    pool.storage.serve_layer(host, layer)
+    _plug_all(pool, host)
+
+
+def resynchronise_pbds(database, host, attached):
+    """A PBD is plugged if its SR is among those (UUIDs) that are attached."""
     for pbd in database.where("PBD", host=host):
-        database.set("PBD", pbd, currently_attached=False)
+        plugged = database.get("SR", database.get("PBD", pbd, "SR"), "uuid") in attached
+        database.set("PBD", pbd, currently_attached=plugged)
 
 
-def plug_all(pool, host):
-    """Plug the host's PBDs, each of which has sm forget what the host had active. One that fails stays unplugged."""
+def refresh_local_vdi_activations(database, host, layer):
+    """Make the marks of `host` in every VDI's sm_config anew, and take away those of hosts that are not in the pool. `paused` and whatever
+    else SM or anybody has written there stays as it was on disk."""
+    attached = layer.srs()
+    known = {_LOCKED + other for other in database.refs("host")}
+    own = _LOCKED + host
+    for ref, record in database.records("VDI").items():
+        sr_uuid = database.get("SR", record["SR"], "uuid") if database.exists("SR", record["SR"]) else ""
+        state = layer.state(sr_uuid, record["location"])
+        locks = {key for key in record["sm_config"] if key.startswith(_LOCKED)}
+        if sr_uuid in attached and state.level == "activated":
+            if own not in locks:
+                log.info("VDI %s is active on this host", ref)
+                database.add_to("VDI", ref, "sm_config", own, state.mode)
+        elif own in locks or locks and not locks & known:
+            log.info("VDI %s is not active on this host any more", ref)
+            for key in locks:
+                database.remove_from("VDI", ref, "sm_config", key)
+
+
+def _plug_all(pool, host):
+    """Plug the host's PBDs that are not: after a boot all of them, each of which has sm forget what the host had active. One that fails
+    stays unplugged."""
     database = pool.database
     for pbd in database.where("PBD", host=host):
         if not database.get("PBD", pbd, "currently_attached"):
-            sr = database.get("PBD", pbd, "SR")
+            repository = database.get("PBD", pbd, "SR")
             try:
-                with pool.storage.exclusively(sr):
-                    pool.storage.run_sr(sr, "sr_attach", host=host)
+                with pool.storage.exclusively(repository):
+                    pool.storage.attach_sr(repository, host)
                     database.set("PBD", pbd, currently_attached=True)
             except Failure:
-                log.exception("PBD of SR %s stays unplugged", sr)
+                log.exception("PBD of SR %s stays unplugged", repository)
 
 
-def ask_xenopsd(pool, host):
-    """In the background: take over how the VMs of `host` are, since xapi has heard nothing while it was away."""
-    threading.Thread(target=_ask_xenopsd, args=(pool, host), name="ask-xenopsd", daemon=True).start()
+# --- VMs
+
+def resynchronise_vms(pool, host):
+    """In the background, as xapi serves already: `resync_resident_on`, then take over how the VMs of `host` are. What fails in it ends it,
+    as in xapi, with a line in the log."""
+    threading.Thread(target=_resynchronise_vms, args=(pool, host), name="resync", daemon=True).start()
 
 
-def _ask_xenopsd(pool, host):
-    deadline = time.monotonic() + _PATIENCE
-    while not pool.stopping.is_set():
-        try:
-            known = {metadata["id"] for metadata, _ in pool.on_host(host, "xenops", method="VM.list", members={"debug_info": "startup"})}
-            vms = set(pool.database.where("VM", resident_on=host, is_control_domain=False))
-            vms |= {pool.database.find_uuid("VM", uuid) for uuid in known} - {None}
-            for vm in vms:
+def _resynchronise_vms(pool, host):
+    try:
+        listed = _listed(pool, host)
+        if listed is not None:
+            resync_resident_on(pool, host, listed)
+            for vm in pool.database.where("VM", resident_on=host, is_control_domain=False):
                 xenops.refresh(pool, vm, host)
-            return
+    except Failure:
+        log.exception("the VMs of host %s could not be resynchronised", host)
+
+
+def _listed(pool, host):
+    """{id: power state} of all VMs that xenopsd of `host` knows, once it is up; None where it does not come up."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return {metadata["id"]: state["power_state"]
+                    for metadata, state in pool.on_host(host, "xenops", method="VM.list", members={"debug_info": _DEBUG})}
         except Failure as failure:
             if time.monotonic() > deadline:
                 log.error("xenopsd of %s does not answer: %s", host, failure)
-                return
-        time.sleep(_TRY)
+                return None
+            if pool.stopping.wait(_TRY):
+                return None
+
+
+def resync_resident_on(pool, host, listed):
+    """Make the database and xenopsd of `host` agree which VMs are there: one that the database does not know, or knows on another host of
+    the pool, is shut down and forgotten by xenopsd; one that is resident nowhere is so here; one that xenopsd does not have is halted."""
+    database = pool.database
+    resident = set(database.where("VM", resident_on=host, is_control_domain=False))
+    known = {identity: database.find_uuid("VM", identity) for identity in listed}
+    elsewhere = {identity for identity, vm in known.items()
+                 if vm and vm not in resident and database.exists("host", database.get("VM", vm, "resident_on"))}
+    adopted = [vm for identity, vm in known.items() if vm and vm not in resident and identity not in elsewhere]
+    missing = resident - set(known.values())
+    for identity in [identity for identity, vm in known.items() if vm is None] + sorted(elsewhere):
+        _terminate(pool, host, identity, listed[identity])
+    for vm in adopted:
+        log.info("VM %s is resident here, as xenopsd knows it", vm)
+        database.set("VM", vm, resident_on=host)
+    for vm in missing:
+        log.info("VM %s was resident here, and xenopsd does not know it: it is halted", vm)
+        vm_lifecycle.reset(database, vm)
+
+
+def _terminate(pool, host, identity, power_state):
+    log.info("VM %s is known to xenopsd but isn't supposed to be: terminating", identity)
+    if power_state != "Halted":
+        try:
+            xenops.run(Context(pool), host, "VM.shutdown", id=identity, hard=True)
+        except Failure as failure:              # as xapi, which only waits for the task
+            log.warning("VM %s: %s", identity, failure)
+    pool.on_host(host, "xenops", method="VM.remove", members={"debug_info": _DEBUG, "id": identity})

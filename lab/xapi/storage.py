@@ -1,10 +1,11 @@
 """Running SM drivers: which host, which arguments, what their answers mean (xapi's sm_exec)."""
 import contextlib
+import logging
 import threading
 import weakref
 import xmlrpc.client
 
-from lab.xapi import wire
+from lab.xapi import datapaths, wire, xenops
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL
 
@@ -12,6 +13,8 @@ _LOCK_TIMEOUT = 240.0           # seconds to wait for another operation on the s
 
 # Fault codes of drivers that have a XenAPI code of their own; the others become SR_BACKEND_FAILURE_<code>.
 _FAULTS = {38: "SR_OPERATION_NOT_SUPPORTED", 39: "SR_NOT_EMPTY", 24: "VDI_IN_USE", 16: "SR_DEVICE_IN_USE", 144: "VDI_MISSING"}
+
+log = logging.getLogger("xapi.storage")
 
 
 class Storage:
@@ -21,6 +24,9 @@ class Storage:
         self._pool = pool
         self._guard = threading.Lock()
         self._locks = weakref.WeakValueDictionary()      # they go with the last operation that holds one
+        self._layers = {}                                # host -> its Datapaths
+        self._starting = set()                           # hosts whose xapi brings its storage up to date: who asks waits
+        self._ready = threading.Condition()
 
     @contextlib.contextmanager
     def exclusively(self, ref):
@@ -33,6 +39,85 @@ class Storage:
             yield
         finally:
             lock.release()
+
+    # --- datapaths
+
+    def open_layer(self, host):
+        """The storage layer of a host whose xapi starts, as its memory has it. Nobody else is served before `serve_layer`."""
+        saved = self._pool.on_host(host, "kept", path=datapaths.STATE)
+        return datapaths.Datapaths(
+            lambda sr, vdi, operation, writable: self._ask_sm(host, sr, vdi, operation, writable), saved,
+            lambda text: self._pool.on_host(host, "keep", path=datapaths.STATE, text=text))
+
+    def close_layer(self, host):
+        """The host's xapi starts: who asks waits for `serve_layer`."""
+        with self._ready:
+            self._starting.add(host)
+            self._layers.pop(host, None)
+
+    def serve_layer(self, host, layer):
+        """From here on its calls are answered."""
+        with self._ready:
+            self._layers[host] = layer
+            self._starting.discard(host)
+            self._ready.notify_all()
+
+    def layer(self, host):
+        """The Datapaths of a host; waits until they are served. Raises HOST_OFFLINE [host]."""
+        with self._ready:
+            if not self._ready.wait_for(lambda: host not in self._starting, _LOCK_TIMEOUT):
+                raise Failure("HOST_OFFLINE", host)
+            if host not in self._layers:                # a member whose xapi went on while the master's started
+                self._layers[host] = self.open_layer(host)
+            return self._layers[host]
+
+    def attach_sr(self, sr, host, task=None):
+        """Have SM attach an SR on a host, unless it is."""
+        layer, uuid = self.layer(host), self._pool.database.get("SR", sr, "uuid")
+        if uuid not in layer.srs():
+            self.run_sr(sr, "sr_attach", host=host, task=task)
+            layer.sr_attached(uuid)
+
+    def detach_sr(self, sr, host, task=None):
+        """Have SM detach an SR on a host, with all datapaths in it."""
+        layer, uuid = self.layer(host), self._pool.database.get("SR", sr, "uuid")
+        if uuid in layer.srs():
+            layer.sr_detaches(uuid)
+            self.run_sr(sr, "sr_detach", host=host, task=task)
+            layer.sr_detached(uuid)
+
+    def vdi_named(self, sr_uuid, location):
+        """The VDI of an SR's UUID and a location, or None."""
+        return xenops.vdi_of(self._pool.database, "%s/%s" % (sr_uuid, location))
+
+    def on_vdi(self, sr_uuid, location):
+        """As `exclusively`, for a VDI that may not be in the database."""
+        return self.exclusively(self.vdi_named(sr_uuid, location) or "%s/%s" % (sr_uuid, location))
+
+    def destroy_datapath(self, host, name, allow_leak):
+        """See Datapaths.destroy; one that is not known there is no error."""
+        layer = self.layer(host)
+        place = layer.place(name)
+        if place is None:
+            log.info("datapath %s is not associated with a locally attached VDI; nothing to do", name)
+            return
+        with self.on_vdi(*place):
+            if layer.place(name):
+                layer.destroy(name, allow_leak)
+
+    def remove_datapaths(self, vdi, host):
+        """Before a VDI is destroyed on `host` (the caller has its lock): remove its datapaths there. Raises the first refusal of SM."""
+        record = self._pool.database.record("VDI", vdi)
+        self.layer(host).remove_all(self._pool.database.get("SR", record["SR"], "uuid"), record["location"])
+
+    def _ask_sm(self, host, sr_uuid, location, operation, writable):
+        vdi = self.vdi_named(sr_uuid, location)
+        if vdi is None:
+            raise datapaths.NoVdi("%s/%s" % (sr_uuid, location))
+        arguments = ["true" if writable else "false"] if operation in ("attach", "activate") else []
+        return self.run_vdi(vdi, "vdi_" + operation, arguments, host=host)
+
+    # --- drivers
 
     def host_for(self, sr):
         """The host that operations on this SR run on: the master if it is shared, else the host that it is plugged on.

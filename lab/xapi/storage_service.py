@@ -9,13 +9,13 @@ log = logging.getLogger("xapi.storage")
 
 
 def answer_storage(pool, host, body):
-    """The answer to one call of xenopsd on `host`: VDI.attach, activate, deactivate or detach {sr, vdi, rw}."""
+    """The answer to one call of xenopsd on `host`: VDI.attach {dp, sr, vdi, rw}, VDI.activate, deactivate or detach {dp, sr, vdi},
+    DP.destroy {dp, allow_leak}."""
     try:
         (members,), method = wire.parse_xmlrpc(body)
         if method not in _METHODS:
             return wire.xml_fault(-32601, "unknown method %s" % method)
-        vdi = _vdi(pool.database, members["sr"], members["vdi"])
-        answer = _METHODS[method](pool, host, vdi, members)
+        answer = _METHODS[method](pool, host, members)
         pool.wait_durable()
         return wire.xml_response(answer)
     except Failure as failure:
@@ -42,38 +42,31 @@ def answer_event(pool, host, body):
         return wire.xml_fault(-32602, "bad request: %r" % error)
 
 
-def _vdi(database, sr_uuid, location):
-    vdi = xenops.vdi_of(database, "%s/%s" % (sr_uuid, location))
-    if vdi is None:
-        raise Failure("VDI_MISSING", sr_uuid, location)
-    return vdi
+def _of_vdi(operation):
+    """A method that does `operation(layer, dp, sr, location, members)` with the VDI's lock."""
+    def method(pool, host, members):
+        sr, location = members["sr"], members["vdi"]
+        with pool.storage.on_vdi(sr, location):
+            return operation(pool.storage.layer(host), members["dp"], sr, location, members)
+    return method
 
 
-def _flag(members):
-    return ["true" if members["rw"] else "false"]
+def _attach(layer, datapath, sr, location, members):
+    return layer.attach(datapath, sr, location, members["rw"])
 
 
-def _attach(pool, host, vdi, members):
-    with pool.storage.exclusively(vdi):
-        return pool.storage.run_vdi(vdi, "vdi_attach", _flag(members), host=host)
-
-
-def _activate(pool, host, vdi, members):
-    with pool.storage.exclusively(vdi):
-        pool.storage.run_vdi(vdi, "vdi_activate", _flag(members), host=host)
-    record = pool.database.record("VDI", vdi)
-    link = "/run/blktap-control/nbd/%s/%s" % (pool.database.get("SR", record["SR"], "uuid"), record["uuid"])
+def _activate(pool, host, members):
+    _of_vdi(lambda layer, datapath, sr, location, _: layer.activate(datapath, sr, location))(pool, host, members)
+    vdi = pool.storage.vdi_named(members["sr"], members["vdi"])
+    link = "/run/blktap-control/nbd/%s/%s" % (members["sr"], pool.database.get("VDI", vdi, "uuid"))
     return {"socket": pool.on_host(host, "real_path", path=link)}
 
 
-def _deactivate(pool, host, vdi, _members):
-    with pool.storage.exclusively(vdi):
-        pool.storage.run_vdi(vdi, "vdi_deactivate", host=host)
+def _destroy(pool, host, members):
+    pool.storage.destroy_datapath(host, members["dp"], members["allow_leak"])
 
 
-def _detach(pool, host, vdi, _members):
-    with pool.storage.exclusively(vdi):
-        pool.storage.run_vdi(vdi, "vdi_detach", host=host)
-
-
-_METHODS = {"VDI.attach": _attach, "VDI.activate": _activate, "VDI.deactivate": _deactivate, "VDI.detach": _detach}
+_METHODS = {"VDI.attach": _of_vdi(_attach), "VDI.activate": _activate,
+            "VDI.deactivate": _of_vdi(lambda layer, datapath, sr, location, _: layer.deactivate(datapath, sr, location)),
+            "VDI.detach": _of_vdi(lambda layer, datapath, sr, location, _: layer.detach(datapath, sr, location)),
+            "DP.destroy": _destroy}

@@ -117,6 +117,7 @@ def destroy(context, self):
     storage.host_for(database.get("VDI", self, "SR"))
     with _Operation(context, self, "destroy"), storage.exclusively(self):
         _refuse_attached(database, self, "destroy")
+        storage.remove_datapaths(self, storage.host_for(database.get("VDI", self, "SR")))
         vbds = database.get("VDI", self, "VBDs")
         storage.run_vdi(self, "vdi_delete", task=context.task)
         _remove_object(database, self, vbds)

@@ -134,6 +134,7 @@ def _hand_over(host, record, remote, arriving, memory, figures, identity):
     except XenopsError:
         _abort(remote, arriving)
         raise
+    host.store.alias(identity, temporary_id(identity, "0"))
     host.store.rename(record, temporary_id(identity, "0"))
     host.changed(identity)
     try:

@@ -75,5 +75,10 @@ class Store:
         with self.mutex:
             return self._locks.setdefault(identity, threading.RLock())
 
+    def alias(self, identity, other):
+        """Operations on the VM by its `other` id queue behind those on it by `identity`."""
+        with self.mutex:
+            self._locks[other] = self.lock(identity)
+
     def _path(self, identity):
         return os.path.join(self._directory, "%s.json" % identity)

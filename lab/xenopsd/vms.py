@@ -3,6 +3,7 @@ import logging
 import os
 import queue
 import threading
+import time
 
 from lab.xenopsd import hooks, wire
 from lab.xenopsd.disks import Disks
@@ -13,6 +14,7 @@ from lab.xenopsd.store import Store
 
 log = logging.getLogger("xenopsd")
 
+QUEUE = 0.05
 EVENT = 30.0
 """Seconds that xapi may take to hear that a VM changed."""
 
@@ -43,6 +45,7 @@ class Host:
 
     def remove(self, identity):
         """Forget a VM that does not run."""
+        self._queue(identity)
         with self.store.lock(identity):
             record = self.store.get(identity)
             if record["power_state"] != "Halted":
@@ -87,6 +90,7 @@ class Host:
 
     def shutdown(self, identity, hard):
         """Shut the VM down; a guest that does not stop within its bound fails a clean one."""
+        self._queue(identity)
         with self.store.lock(identity):
             record = self.store.get(identity)
             if record["power_state"] == "Halted":
@@ -123,6 +127,14 @@ class Host:
                 self.changed(identity)
                 raise
             self.runs(record)
+
+    def _queue(self, identity):
+        """Wait behind an arrival: it is one operation of the real one's, however many calls it takes here."""
+        while True:
+            record = self.store.find(identity)
+            if not record or record["role"] != "incoming" or not record["domain"]:
+                return
+            time.sleep(QUEUE)
 
     # -- the parts
 

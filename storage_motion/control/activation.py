@@ -4,14 +4,15 @@ SM notes `activating` in a VDI's sm_config while it activates it, and takes it a
 the plug of an SR (facts: sm, blktap2.VDI._add_tag, resetvdis). When the host loses its power in between, the key stays: SM then
 activates the VDI nowhere, and nobody can know that it is not active.
 
-Its key for the host that has the VDI, `host_<ref>`, SM takes away at the deactivation. When xapi dies in the middle of either, SM's
-command cannot write to it any more, and the xapi that comes next knows of nothing to deactivate: the key stays, and perhaps the tapdisk.
+Its key for the host that has the VDI, `host_<ref>`, SM takes away at the deactivation. What a VM had attached when it went away without that is
+a datapath of xapi's storage layer, and goes by that (xapi/datapaths.py). When xapi dies in the middle of an activation, SM's command cannot
+write to it any more, and the xapi that comes next knows of nothing to deactivate: the key may stay, and the tapdisk.
 """
 import logging
 
 from storage_motion.control import gate
 from storage_motion.dom0 import inventory, launch, smapi
-from storage_motion.xapi import xenops
+from storage_motion.xapi import datapaths, xenops
 from storage_motion.xapi.records import Records
 
 SM_TIMEOUT = 120.0
@@ -35,25 +36,38 @@ def end_dead(session, uuid):
 
 
 def let_go_dead(session, uuid, vm):
-    """Have SM deactivate a VDI (a UUID) that it has down as active on this host for the VM (a UUID), if that is not on this host any
-    more, nor on its way here, and no command of SM is at the VDI. Whether it did. Raises SmFault, XenopsError or Unreachable.
+    """Have xapi let go of a VDI (a UUID) that is active, or attached, on this host for the VM (a UUID), if that is not on this host any more,
+    nor on its way here, no other VM has the VDI, and no command of SM is at it. Whether it did. Raises SmFault, XenopsError or Unreachable.
 
     Only while the VM's operations are blocked: nobody starts it in between, then."""
     view = Records(session)
     ref, vdi = view.by_uuid("VDI", uuid) if uuid else (None, None)
-    if not ref or not gate.active(vdi["sm_config"]):
+    if not ref or _others_have(view, vdi, vm):
+        return False
+    host = session.xenapi.host.get_by_uuid(inventory.host_uuid())
+    held = datapaths.of_vm_disks(session, host, view.of("SR", vdi["SR"])["uuid"], vdi["location"])
+    if not held and gate.HOST + host not in vdi["sm_config"]:
         return False
     here = xenops.Xenops.local(session, "sxm")
     if any(here.power_state(one) not in xenops.GONE for one in (vm, xenops.incoming(vm))):
         return False
-    if gate.HOST + session.xenapi.host.get_by_uuid(inventory.host_uuid()) not in vdi["sm_config"]:
-        return False
     # Looked for last: who is not known to xenopsd any more has nothing begun after that.
     if launch.running(mentioning=[uuid]):
         return False
-    log.warning("VDI %s: VM %s has left it behind active on this host; it is deactivated", uuid, vm)
-    smapi.call(session, vdi["SR"], "vdi_let_go", vdi_ref=ref, timeout=SM_TIMEOUT)
+    log.warning("VDI %s: VM %s has left it behind on this host (%s); it is let go of", uuid, vm, ", ".join(held) or "no datapath")
+    for datapath in held:
+        datapaths.destroy(session, host, datapath)
+    if gate.HOST + host in session.xenapi.VDI.get_sm_config(ref):
+        # xapi believes that it is not active, so this is not behind its back: SM was killed in it, and has left its mark.
+        smapi.call(session, vdi["SR"], "vdi_let_go", vdi_ref=ref, timeout=SM_TIMEOUT)
     return True
+
+
+def _others_have(view, vdi, vm):
+    """Whether a VM but `vm` (a UUID) has the VDI plugged."""
+    vbds = [view.of("VBD", vbd) for vbd in vdi["VBDs"]]
+    holders = [view.of("VM", vbd["VM"]) for vbd in vbds if vbd and vbd["currently_attached"]]
+    return any(holder and holder["uuid"] != vm for holder in holders)
 
 
 def _only_here(view, sr):

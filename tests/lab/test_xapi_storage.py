@@ -185,16 +185,16 @@ def test_the_storage_service_of_either_host(pool, x, number):
     host = pool.hosts[number]
     sr = make_sr(x, host.ref(x), "/services")
     vdi = x.VDI.create(vdi_record(sr))
-    where = {"sr": x.SR.get_uuid(sr), "vdi": x.VDI.get_location(vdi), "rw": True}
-    attached = ask_storage(host, "VDI.attach", vm="some", **where)["Value"]
+    where = {"dp": "vbd/3/xvda", "sr": x.SR.get_uuid(sr), "vdi": x.VDI.get_location(vdi), "rw": True}
+    attached = ask_storage(host, "VDI.attach", **where)["Value"]
     assert attached["params_nbd"].startswith("nbd:unix:" + host.root)
     activated = ask_storage(host, "VDI.activate", **where)["Value"]
     assert activated == {"socket": host.root + "/run/blktap-control/nbd1.0"}
     assert host.driver_calls("vdi_activate")[-1]["args"] == ["true"]
     ask_storage(host, "VDI.deactivate", **where)
     ask_storage(host, "VDI.detach", **where)
-    missing = ask_storage(host, "VDI.attach", sr=where["sr"], vdi="nothing", rw=True)
-    assert missing["Status"] == "Failure" and missing["ErrorDescription"][0] == "VDI_MISSING"
+    missing = ask_storage(host, "VDI.attach", dp="vbd/3/xvdb", sr=where["sr"], vdi="nothing", rw=True)
+    assert missing["Status"] == "Failure" and "No_VDI" in missing["ErrorDescription"][1]
     with pytest.raises(xmlrpc.client.Fault):
         ask_storage(host, "VDI.explode", **where)
 

@@ -36,6 +36,7 @@ class Xapi:
     def __init__(self, root, images, journal):
         self.root, self.images, self.journal = root, images, journal
         self.daemons, self.refuse, self.gate = {}, set(), threading.Event()
+        self.datapaths = {}         # dp: what of VDI.attach and VDI.activate stands
         self.gate.set()
         xapi = self
 
@@ -79,6 +80,15 @@ class Xapi:
         if path == "/services/xenops-event":
             return ""
         locator = "%s/%s" % (members["sr"], members["vdi"])
+        if method == "DP.destroy":
+            held = self.datapaths.pop(members["dp"], [])
+            for done, undo in (("VDI.activate", "VDI.deactivate"), ("VDI.attach", "VDI.detach")):
+                if done in held:
+                    self.answer(path, undo, members)
+            return {}
+        self.datapaths.setdefault(members["dp"], set()).add(method)
+        if method == "VDI.deactivate":
+            self.datapaths[members["dp"]].discard("VDI.activate")
         if (method, locator) in self.refuse:
             raise ValueError("no %s of %s" % (method, locator))
         if method == "VDI.activate":

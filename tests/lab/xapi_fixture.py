@@ -156,6 +156,8 @@ class TinyXenopsd:
                 body = outer.answer(method, members).encode()
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
+        if os.path.exists(root + "/run/xenopsd.sock"):
+            os.unlink(root + "/run/xenopsd.sock")
         self._server = socketserver.ThreadingUnixStreamServer(root + "/run/xenopsd.sock", Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -185,6 +187,9 @@ class TinyXenopsd:
 
     def VM_remove(self, members):
         del self.vms[members["id"]]
+
+    def VM_list(self, members):
+        return [[vm["metadata"], {"power_state": vm["power_state"]}] for vm in self.vms.values()]
 
     def VM_stat(self, members):
         vm = self.vms[members["id"]]

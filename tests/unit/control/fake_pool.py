@@ -143,6 +143,7 @@ def add_vm(pool, host, vdis, network, **changes):
 def make_pool(name, hosts, shared=False):
     """A pool with `hosts`; each has a local SR "<host>-sr"; a network "guests" without PIFs."""
     pool = FakePool(name)
+    pool.handlers["host.get_sm_diagnostics"] = lambda host: "DataPath information:\nThe following SRs are attached:\n"
     management = pool.add("network", name_label="management", bridge="xenbr0", PIFs=[])
     pool.add("network", name_label="guests", bridge="xapi0", PIFs=[])
     refs = {host: add_host(pool, host, management) for host in hosts}

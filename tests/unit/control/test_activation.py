@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from fake_pool import add_vdi, by_name, make_pool, uuid_of
+from fake_pool import add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import activation
 from storage_motion.dom0 import inventory, smapi
+from storage_motion.errors import SmFault
 from storage_motion.xapi import xenops
 
 VM = "99999999-8888-7777-6666-555555555555"
@@ -54,47 +55,120 @@ def test_no_disk(pool, uuid):
 
 
 class Here:
-    """A host whose xenopsd knows VMs ({uuid: power state}), and whose SM deactivates what it is told to."""
+    """A host whose xenopsd knows VMs ({uuid: power state}), and whose xapi and SM do what they are told to; `log`: that.
+
+    `held`: {datapath: (SR's UUID, location of the VDI)}, as xapi's storage layer believes. SM takes the mark of the host from a VDI that
+    `stuck` does not name."""
 
     def __init__(self, pool, monkeypatch, **known):
-        self.known, self.commands = known, []
-        self.key = "host_" + by_name(pool, "host", "b1")
+        self.known, self.log, self.held, self.stuck, self.refuses = known, [], {}, [], False
+        self.host = by_name(pool, "host", "b1")
+        self.key = "host_" + self.host
         monkeypatch.setattr(xenops.Xenops, "local", lambda session, label: self)
         monkeypatch.setattr(smapi, "call", self.sm)
+        pool.handlers.update({"host.get_sm_diagnostics": self.diagnostics, "host.sm_dp_destroy": self.destroy})
         self._pool = pool
 
     def power_state(self, vm):
         return self.known.get(vm)
 
     def sm(self, session, sr, command, vdi_ref, timeout):
-        self.commands.append(command)
-        if command == "vdi_let_go":
-            del self._pool.tables["VDI"][vdi_ref]["sm_config"][self.key]
+        self.log.append(command)
+        del self._pool.tables["VDI"][vdi_ref]["sm_config"][self.key]
+
+    def holds(self, vdi, *names):
+        """xapi believes that these datapaths have the VDI."""
+        self.held.update((name, (self._pool.tables["SR"][vdi["SR"]]["uuid"], vdi["location"])) for name in names)
+
+    def diagnostics(self, host):
+        assert host == self.host
+        lines = ["DataPath information:", "The following SRs are attached:"]
+        for name, (sr, location) in self.held.items():
+            lines += ["    SR " + sr, "        VDI " + location, "            activated RW (device=Some {\"a\": \"SR x\"})",
+                      "                DP: %s: activated RW  ** LEAKED" % name]
+        return "\n".join(lines + ["", "No errors have been logged.", "", "Backend information:", "For SR: x"])
+
+    def destroy(self, host, name, allow_leak):
+        assert (host, allow_leak) == (self.host, False)
+        self.log.append(name)
+        if self.refuses:
+            raise failure("SR_BACKEND_FAILURE_46", "", "The VDI is not available", "")
+        _, location = self.held.pop(name)
+        for vdi in self._pool.tables["VDI"].values():
+            if vdi["location"] == location and location not in self.stuck:
+                vdi["sm_config"].pop(self.key, None)
 
 
 @pytest.mark.parametrize("known", [{}, {VM: "Halted"}])
-def test_what_a_vm_has_left_behind_is_deactivated(pool, monkeypatch, known):
+def test_what_a_vm_has_left_behind_is_let_go_of_by_xapi(pool, monkeypatch, known):
+    """Through its own datapaths, and not behind its back."""
     here = Here(pool, monkeypatch, **known)
-    vdi = disk(pool, **{here.key: "RW", "other": "kept"})
+    vdi, other = disk(pool, **{here.key: "RW", "other": "kept"}), disk(pool, **{here.key: "RW"})
+    here.holds(vdi, "vbd/7/xvda", "vbd/9/xvda")
+    here.holds(other, "vbd/8/xvda")
     assert activation.let_go_dead(pool, vdi["uuid"], VM) is True
-    assert vdi["sm_config"] == {"other": "kept"} and here.commands == ["vdi_let_go"]
-    assert activation.let_go_dead(pool, vdi["uuid"], VM) is False and len(here.commands) == 1
+    assert vdi["sm_config"] == {"other": "kept"} and here.log == ["vbd/7/xvda", "vbd/9/xvda"] and list(here.held) == ["vbd/8/xvda"]
+    assert activation.let_go_dead(pool, vdi["uuid"], VM) is False and len(here.log) == 2
+
+
+def test_one_that_is_only_attached_is_let_go_of(pool, monkeypatch):
+    here = Here(pool, monkeypatch)
+    vdi = disk(pool)
+    here.holds(vdi, "vbd/7/xvda")
+    assert activation.let_go_dead(pool, vdi["uuid"], VM) is True and here.log == ["vbd/7/xvda"]
+
+
+def test_a_mark_of_which_xapi_knows_nothing_is_sms_own(pool, monkeypatch):
+    here = Here(pool, monkeypatch)
+    vdi = disk(pool, **{here.key: "RW"})
+    assert activation.let_go_dead(pool, vdi["uuid"], VM) is True
+    assert vdi["sm_config"] == {} and here.log == ["vdi_let_go"]
+
+
+def test_and_one_that_stays_behind_the_datapath(pool, monkeypatch):
+    here = Here(pool, monkeypatch)
+    vdi = disk(pool, **{here.key: "RW"})
+    here.holds(vdi, "vbd/7/xvda")
+    here.stuck.append(vdi["location"])
+    assert activation.let_go_dead(pool, vdi["uuid"], VM) is True and here.log == ["vbd/7/xvda", "vdi_let_go"]
+
+
+def test_what_sm_refuses_is_told(pool, monkeypatch):
+    here = Here(pool, monkeypatch)
+    vdi = disk(pool, **{here.key: "RW"})
+    here.holds(vdi, "vbd/7/xvda")
+    here.refuses = True
+    with pytest.raises(SmFault) as told:
+        activation.let_go_dead(pool, vdi["uuid"], VM)
+    assert told.value.details == ["sm_dp_destroy", "", "SR_BACKEND_FAILURE_46  The VDI is not available "] and here.log == ["vbd/7/xvda"]
+
+
+def test_a_datapath_of_dom0_is_somebody_elses(pool, monkeypatch):
+    here = Here(pool, monkeypatch)
+    vdi = disk(pool)
+    here.holds(vdi, "vbd/0/xvda", "a copy")
+    assert activation.let_go_dead(pool, vdi["uuid"], VM) is False and here.log == []
 
 
 @pytest.mark.parametrize("known", [{VM: "Running"}, {VM: "Suspended"}, {xenops.incoming(VM): "Paused"}])
 def test_what_a_vm_has_is_not(pool, monkeypatch, known):
     here = Here(pool, monkeypatch, **known)
     vdi = disk(pool, **{here.key: "RW"})
-    assert activation.let_go_dead(pool, vdi["uuid"], VM) is False and not here.commands
+    here.holds(vdi, "vbd/7/xvda")
+    assert activation.let_go_dead(pool, vdi["uuid"], VM) is False and not here.log
 
 
-def test_nor_what_another_host_has_or_a_process_is_at(pool, monkeypatch):
+def test_nor_what_another_host_another_vm_or_a_process_has(pool, monkeypatch):
     here = Here(pool, monkeypatch)
     elsewhere = disk(pool, **{"host_" + by_name(pool, "host", "b2"): "RW"})
     assert activation.let_go_dead(pool, elsewhere["uuid"], VM) is False
+    plugged = disk(pool, **{here.key: "RW"})
+    here.holds(plugged, "vbd/7/xvda")
+    plugged["VBDs"] = [pool.add("VBD", VM=pool.add("VM"), currently_attached=True)]
+    assert activation.let_go_dead(pool, plugged["uuid"], VM) is False
     busy = disk(pool, **{here.key: "RW"})
     with subprocess.Popen([sys.executable, "-c", "input()", "<?xml ...%s..." % busy["uuid"]], stdin=subprocess.PIPE) as process:
         assert activation.let_go_dead(pool, busy["uuid"], VM) is False
         process.communicate(b"\n", timeout=20)
-    assert not here.commands
+    assert not here.log
     assert activation.let_go_dead(pool, None, VM) is False

@@ -11,7 +11,7 @@ from full_disk import FullDisk
 from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import arrival, journal, receiving, recovery
 from storage_motion.control.journal import Journal
-from storage_motion.dom0 import firewall, launch, smapi
+from storage_motion.dom0 import firewall, inventory, launch, smapi
 from storage_motion.errors import BadArguments, GateOpen, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -29,6 +29,7 @@ class Destination:
         self.fails, self.sm_calls, self.count = None, [], 0
         self.pool.handlers["VDI.create"] = self.create
         self.pool.handlers["host.get_address"] = lambda ref: "10.0.0.1"
+        monkeypatch.setattr(inventory, "host_uuid", lambda: uuid_of(self.pool, "host", by_name(self.pool, "host", "b1")))
         monkeypatch.setattr(smapi, "call", self.sm)
         monkeypatch.setattr(launch, "start", self.start)
         self.open_ports = set()

@@ -1,0 +1,41 @@
+"""What xapi's storage layer on one host believes of a VDI: its datapaths, and how one that nobody needs any more is removed.
+
+xapi asks SM to activate a VDI for the first datapath and to deactivate it after the last one. Whoever has SM deactivate it otherwise leaves
+xapi believing that it is active, and the next VM gets no tapdisk (facts: xapi.md, the whole stack, 3).
+"""
+import re
+
+import XenAPI
+
+from storage_motion.errors import SmFault
+
+DESTROY = "sm_dp_destroy"
+_LINE = re.compile(r"^(SR|VDI|DP:) (.*)$")
+# "vbd/3/xvda: activated RW  ** LEAKED": of a VM's disk, by domain and device (storage.ml, id_of). 0 is dom0.
+_DATAPATH = re.compile(r"^(vbd/[1-9]\d*/[^:]+): ")
+
+
+def of_vm_disks(session, host, sr, location):
+    """The datapaths of VMs that hold a VDI (the UUID of its SR, its location) on `host` (a ref), leaked ones as well."""
+    found, place = [], {}
+    for line in session.xenapi.host.get_sm_diagnostics(host).splitlines():
+        match = _LINE.match(line.strip())
+        if not match:
+            continue
+        kind, text = match.groups()
+        if kind == "DP:":
+            datapath = _DATAPATH.match(text)
+            if datapath and (place.get("SR"), place.get("VDI")) == (sr, location):
+                found.append(datapath.group(1))
+        else:
+            place[kind] = text
+    return found
+
+
+def destroy(session, host, datapath):
+    """Have xapi remove a datapath, with SM's deactivation and detach if it is the last one. Raises SmFault: xapi keeps it, then, and tries
+    again at the next use of the VDI."""
+    try:
+        session.xenapi.host.sm_dp_destroy(host, datapath, False)
+    except XenAPI.Failure as failure:
+        raise SmFault(DESTROY, None, " ".join(str(detail) for detail in failure.details))

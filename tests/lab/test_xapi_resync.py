@@ -1,0 +1,114 @@
+"""What the lab's xapi does with the VMs of its host when it starts, where its database and xenopsd do not agree (resync_resident_on)."""
+import time
+
+import pytest
+from test_xapi_database import restarted
+from xapi_fixture import LabPool, TinyXenopsd, vm_record
+
+PATIENCE = 20.0             # seconds
+NULL = "OpaqueRef:NULL"
+
+
+class Scene:
+    """A pool of two, and VMs on its master."""
+
+    def __init__(self):
+        self.pool = LabPool(hosts=2)
+        self.xenopsds = [TinyXenopsd(host.root) for host in self.pool.hosts]
+        self.xenopsd = self.xenopsds[0]
+        self.renew(self.pool.master.remote().xenapi)
+        self.x.pool.sync_database()
+
+    def renew(self, x):
+        self.x = x
+        self.here, self.there = [host.ref(x) for host in self.pool.hosts]
+
+    def started(self, host, synced_before=True):
+        """A VM that runs on `host`: (ref, uuid). The database on disk has it, halted."""
+        vm = self.x.VM.create(vm_record())
+        if synced_before:
+            self.x.pool.sync_database()
+        self.x.VM.start_on(vm, host, False, False)
+        return vm, self.x.VM.get_uuid(vm)
+
+    def restart(self):
+        """Kill the master's xapi; what xenopsd was asked by the next one."""
+        before = len(self.xenopsd.calls)
+        self.renew(restarted(self.pool.master))
+        return lambda method: [members["id"] for name, members in self.xenopsd.calls[before:] if name == method]
+
+    def stop(self):
+        for xenopsd in self.xenopsds:
+            xenopsd.stop()
+        self.pool.stop()
+
+
+@pytest.fixture
+def scene():
+    scene = Scene()
+    yield scene
+    scene.stop()
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_vm_that_the_database_has_lost_is_shut_down(scene):
+    _, uuid = scene.started(scene.here, synced_before=False)
+    asked = scene.restart()
+    until(lambda: uuid not in scene.xenopsd.vms)
+    assert asked("VM.shutdown") == asked("VM.remove") == [uuid]
+    assert uuid not in [record["uuid"] for record in scene.x.VM.get_all_records().values()]
+
+
+def test_one_that_does_not_run_is_only_forgotten(scene):
+    scene.xenopsd.vms["11111111-2222-3333-4444-000000000001"] = {
+        "power_state": "Halted", "metadata": {"id": "11111111-2222-3333-4444-000000000001", "disks": [], "vifs": []}}
+    asked = scene.restart()
+    until(lambda: not scene.xenopsd.vms)
+    assert asked("VM.shutdown") == [] and asked("VM.remove") == ["11111111-2222-3333-4444-000000000001"]
+
+
+def test_a_vm_that_is_known_on_another_host_is_shut_down(scene):
+    """It moved within the pool, and the database is older."""
+    vm, uuid = scene.started(scene.there)
+    scene.x.pool.sync_database()
+    scene.xenopsd.vms[uuid] = scene.xenopsds[1].vms.pop(uuid)
+    scene.x.VM.pool_migrate_complete(vm, scene.here)
+    assert scene.x.VM.get_resident_on(vm) == scene.here
+    asked = scene.restart()
+    until(lambda: uuid not in scene.xenopsd.vms)
+    assert asked("VM.shutdown") == asked("VM.remove") == [uuid]
+    assert scene.x.VM.get_resident_on(vm) == scene.there
+
+
+def test_a_vm_that_is_resident_nowhere_is_adopted(scene):
+    vm, uuid = scene.started(scene.here)
+    asked = scene.restart()
+    until(lambda: scene.x.VM.get_power_state(vm) == "Running")
+    assert scene.x.VM.get_resident_on(vm) == scene.here and uuid in scene.xenopsd.vms and asked("VM.shutdown") == []
+
+
+def test_a_vm_that_xenopsd_does_not_have_is_halted(scene):
+    vm, uuid = scene.started(scene.here)
+    scene.x.pool.sync_database()
+    del scene.xenopsd.vms[uuid]
+    scene.restart()
+    until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
+    assert scene.x.VM.get_resident_on(vm) == NULL
+
+
+def test_xenopsd_may_come_up_later_than_xapi(scene):
+    vm, uuid = scene.started(scene.here)
+    scene.x.pool.sync_database()
+    vms = scene.xenopsd.vms
+    scene.xenopsd.stop()
+    scene.restart()
+    assert scene.x.VM.get_power_state(vm) == "Running", "as the database has it"
+    scene.xenopsd = scene.xenopsds[0] = TinyXenopsd(scene.pool.master.root)
+    del vms[uuid]
+    until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
