@@ -71,6 +71,16 @@ class Host:
         """Start xenopsd and wait until it serves."""
         self._daemons.start(self.name + "/xenopsd", "lab.xenopsd", self.root, self.root + "/run/xenopsd.sock")
 
+    def reconfigure_xapi(self, **members):
+        """End xapi, change these members of its lab-xapi.json, and start it."""
+        path = self.root + "/etc/lab-xapi.json"
+        with open(path) as stream:
+            config = json.load(stream)
+        self.stop_xapi()
+        with open(path, "w") as stream:
+            json.dump(dict(config, **members), stream, indent=1)
+        self.start_xapi()
+
     def stop_xapi(self):
         """End xapi as systemd does: it writes its database first."""
         self._daemons.end(self.name + "/xapi")
@@ -191,11 +201,11 @@ class Lab:
 
     def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None, flush_seconds=None):
         """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
-        $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package); `flush_seconds`: after which a xapi writes its
-        database by itself (default: $SXM_LAB_FLUSH_SECONDS or FLUSH_SECONDS)."""
+        $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package);
+        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or FLUSH_SECONDS)."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable
-        self._flush_seconds = float(os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS) if flush_seconds is None else flush_seconds)
+        self.flush_seconds = float(os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS) if flush_seconds is None else flush_seconds)
         self._layout = layout or os.environ.get("SXM_LAB_LAYOUT", "package")
         self.directory = directory or os.path.join(tempfile.gettempdir(), "sxm-" + secrets.token_hex(3))
         self.pools = []
@@ -300,7 +310,7 @@ class Lab:
                 "role": "master" if name == plan.hosts[0] else "slave",
                 "master": {"address": endpoints[plan.hosts[0]].address, "http_port": endpoints[plan.hosts[0]].http_port},
                 "pool_secret": secret, "pool": {"uuid": pool_uuid, "name": plan.name},
-                "database_flush_seconds": self._flush_seconds, "root_password": password}})
+                "database_flush_seconds": self.flush_seconds, "root_password": password}})
         return {"name": plan.name, "directory": directory, "password": password, "hosts": hosts}
 
     @staticmethod

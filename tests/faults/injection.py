@@ -1,19 +1,25 @@
 """Doing harm to one migration: what is hit, how, and how all of it is put right again."""
 import concurrent.futures
 import contextlib
+import http.client
 import os
 import re
 import resource
 import signal
 import time
 
+import XenAPI
+
 from lab.pools import leftovers, power
+from lab.xapi.config import FLUSH_SECONDS
 from storage_motion.dom0.launch import Process, running
+from tests.faults import cases
 
 STOPPED = (0.3, 2.0, 7.0)      # seconds for which a process is stopped; the last one is more than the mirror's bound
 DOWN = (0.2, 2.0)              # seconds until what was killed, or a host, is there again
 RATES = (0, 32768, 262144)     # bytes a second of a slow link
 SLOW = (1.0, 4.0, 8.0)         # seconds for which it is slow
+SYNCED = (None, None, 0.5, 2.0, 5.0)   # seconds after its begin at which somebody else has the database of a run written, if at all
 SIDES = ("source", "destination")
 
 
@@ -41,7 +47,7 @@ class Injection:
     def inject(self, case):
         """Do it, now or as soon as its process is seen. Whether it is done."""
         side = next((side for side in SIDES if case.process.endswith(side)), None)
-        how = {"kill": self._kill, "stop": self._stop, "cut": self._cut, "slow": self._slow, "disk full": self._fill}
+        how = {"kill": self._kill, "stop": self._stop, "cut": self._cut, "slow": self._slow, "disk full": self._fill, cases.GOES_BACK: self._kill}
         if case.fault == "power failure":
             return self._power(case, side)
         if case.fault in ("cut", "slow"):
@@ -71,6 +77,29 @@ class Injection:
                 (self._kill if case.fault == "kill" else self._stop)(case, process)
                 hit.append(case)
         return hit
+
+    def database_goes_back(self):
+        """From here on a xapi that is killed forgets what was not synced: by the product, or by somebody else at some moment, or not at all."""
+        for side, host in self.hosts.items():
+            host.reconfigure_xapi(database_flush_seconds=FLUSH_SECONDS)
+            seconds = self._chance.choice(SYNCED)
+            if seconds is not None:
+                self._later(seconds, lambda side=side: self._starting.append(_starter.submit(self._sync, side)))
+        for pool in self.scene.lab.pools:
+            pool.forget_session()
+
+    def database_stays(self):
+        """After a run: as the lab was before."""
+        for host in self.hosts.values():
+            host.reconfigure_xapi(database_flush_seconds=self.scene.lab.flush_seconds)
+        for pool in self.scene.lab.pools:
+            pool.forget_session()
+
+    def _sync(self, side):
+        pool = next(pool for pool in self.scene.lab.pools if self.hosts[side] in pool.hosts)
+        with contextlib.suppress(OSError, http.client.HTTPException, XenAPI.Failure):   # its xapi is away, or just started
+            pool.session().xenapi.pool.sync_database()
+            self.log.append("the database of the %s's pool is synced" % side)
 
     def settle(self):
         """Everything that was harmed is sound again."""

@@ -43,10 +43,13 @@ class Run:
         """Do all of it. Raises AssertionError (and whatever else goes wrong) if the promise does not hold."""
         self.begun = time.monotonic()
         source, there, arguments = self.scene.host, self.scene.there, self.scene.arguments()
+        goes_back = any(case.fault == cases.GOES_BACK for case in self.cases)
         linked = any(case.process == "link" for case in self.cases)
         with Link([source]) if linked else contextlib.nullcontext() as link:
             injection = Injection(self.scene, link, self._chance)
             injection.before_power = self._remember
+            if goes_back:
+                injection.database_goes_back()
             for case in self.cases:
                 breakpoint.arm(source.root, MOMENTS[case.phase], signal=signal.SIGSTOP, name=case.phase)
             if "detached" not in [case.phase for case in self.cases]:
@@ -63,6 +66,8 @@ class Run:
         self._recover(migration, source, arguments, injection)
         self._settle(injection)
         self._check(migration, source, there)
+        if goes_back:
+            injection.database_stays()
 
     # -- the migration
 
