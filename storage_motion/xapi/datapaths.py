@@ -1,7 +1,8 @@
-"""What xapi's storage layer on one host believes of a VDI: its datapaths, and how one that nobody needs any more is removed.
+"""What xapi's storage layer on one host believes of a VDI: its datapaths, and how to remove one.
 
-xapi asks SM to activate a VDI for the first datapath and to deactivate it after the last one. Whoever has SM deactivate it otherwise leaves
-xapi believing that it is active, and the next VM gets no tapdisk (facts: xapi.md, the whole stack, 3).
+xapi asks SM to activate a VDI for the first datapath and to deactivate it after the last one.
+Whoever has SM deactivate it otherwise leaves xapi believing that it is active, and the next VM
+gets no tapdisk (facts: xapi.md, the whole stack, 3).
 """
 import re
 
@@ -11,12 +12,14 @@ from storage_motion.errors import SmFault
 
 DESTROY = "sm_dp_destroy"
 _LINE = re.compile(r"^(SR|VDI|DP:) (.*)$")
-# "vbd/3/xvda: activated RW  ** LEAKED": of a VM's disk, by domain and device (storage.ml, id_of). 0 is dom0.
+# "vbd/3/xvda: activated RW  ** LEAKED": of a VM's disk, by domain (0 is dom0) and device
+# (xenopsd's storage.ml, id_of).
 _DATAPATH = re.compile(r"^(vbd/[1-9]\d*/[^:]+): ")
 
 
 def of_vm_disks(session, host, sr, location):
-    """The datapaths of VMs that hold a VDI (the UUID of its SR, its location) on `host` (a ref), leaked ones as well."""
+    """The datapaths of VMs that hold a VDI (the UUID of its SR, its location) on `host` (a ref),
+    leaked ones as well."""
     found, place = [], {}
     for line in session.xenapi.host.get_sm_diagnostics(host).splitlines():
         match = _LINE.match(line.strip())
@@ -33,8 +36,9 @@ def of_vm_disks(session, host, sr, location):
 
 
 def destroy(session, host, datapath):
-    """Have xapi remove a datapath, with SM's deactivation and detach if it is the last one. Raises SmFault: xapi keeps it, then, and tries
-    again at the next use of the VDI."""
+    """Have xapi remove a datapath, with SM's deactivation and detach if it is the last one.
+
+    Raises SmFault: xapi keeps it, then, and tries again at the next use of the VDI."""
     try:
         session.xenapi.host.sm_dp_destroy(host, datapath, False)
     except XenAPI.Failure as failure:

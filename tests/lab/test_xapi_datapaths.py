@@ -14,6 +14,7 @@ from lab.xapi import automaton
 from lab.xapi.automaton import ACTIVATE, DEACTIVATE, DETACH, DETACHED, RO, RW, State, attach
 from lab.xapi.datapaths import STATE, Datapaths, NoVdi
 from lab.xapi.failures import Failure
+from storage_motion.xapi import datapaths
 
 ATTACHED_RO, ATTACHED_RW, ACTIVE_RO, ACTIVE_RW = State("attached", RO), State("attached", RW), State("activated", RO), State("activated", RW)
 STATES = (DETACHED, ATTACHED_RO, ATTACHED_RW, ACTIVE_RO, ACTIVE_RW)
@@ -265,8 +266,11 @@ def test_the_diagnostics_and_sm_dp_destroy(pool, number):
     text = disk.x.host.get_sm_diagnostics(host.ref(disk.x))
     assert text.startswith("DataPath information:\nThe following SRs are attached:\n    SR ")
     assert text.endswith("No diagnostics are available for SMAPIv1 plugins") and "Backend information:\nFor SR: " in text
+    session, of = pool.master.remote(), (host.ref(disk.x), disk.where["sr"], disk.location)
+    assert datapaths.of_vm_disks(session, *of) == ["vbd/1/xvda"], "as the product reads it"
     assert disk.destroy_datapath("vbd/9/xvda") == "", "one that is not known is no error"
-    assert disk.destroy_datapath("vbd/1/xvda") == "" and disk.believed() == [] and not os.path.lexists(disk.link)
+    datapaths.destroy(session, host.ref(disk.x), "vbd/1/xvda")
+    assert datapaths.of_vm_disks(session, *of) == [] and disk.believed() == [] and not os.path.lexists(disk.link)
     assert len(host.driver_calls("vdi_deactivate")) == len(host.driver_calls("vdi_detach")) == 1
 
 
