@@ -1,17 +1,20 @@
 """Behind the point of no return: what the VM has left at the source goes, and only what was verified at the destination."""
 import XenAPI
 
-from storage_motion.control import claim, gate, remap, sync, waiting
+from storage_motion.control import claim, gate, remap, sync, waiting, whereabouts
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.xapi.records import Records
 
+OWN_TIMEOUT = 150.0        # a guest that reboots just now has its disks closed for a while
 NOTICE_TIMEOUT = 10.0      # for the source's xapi to notice by itself that the VM has gone
 
 
 def clean_up(m):
     """End the movers, and destroy the old disks; in another pool, the VM's old records with them."""
+    if m.plan.live:
+        _await_own_disks(m)
     for disk in m.plan.disks:
         m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
     if m.plan.cross_pool:
@@ -20,6 +23,28 @@ def clean_up(m):
         _destroy_disk(m, disk)
     if m.plan.cross_pool:
         _destroy_vm(m)
+
+
+def _await_own_disks(m):
+    """Wait until the new disks are the VM's own for SM, too. Raises NotCleanedUp: the source is the only copy in use then.
+
+    Who waits at a gate need not be the VM: `xe vdi-copy` has won one read-only, and the VM "ran" without
+    its disk (facts/xapi.md, the whole stack, 4)."""
+    try:
+        waiting.until(lambda: not _others_disks(m), OWN_TIMEOUT, "VM %s to have its disks" % m.plan.vm)
+    except TimedOut:
+        raise NotCleanedUp("at the destination the VM has not these disks, active on its host and "
+                           "read-write: %s" % ", ".join(_others_disks(m)))
+
+
+def _others_disks(m):
+    """The UUIDs of the new disks that are not active just as the VM needs them: on its host, read-write; nowhere if it is halted."""
+    vm = m.destination.xenapi.VM.get_record(remap.destination_vm(m))
+    wanted = {gate.HOST + vm["resident_on"]: "RW"} if vm["power_state"] in whereabouts.LIVE else {}
+    configs = [(m.disk(disk.key)["destination_vdi"], m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk)))
+               for disk in m.plan.disks]
+    return [uuid for uuid, config in configs
+            if {key: value for key, value in config.items() if key.startswith(gate.HOST)} != wanted]
 
 
 def end(m):
