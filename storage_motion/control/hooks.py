@@ -146,7 +146,9 @@ def main(arguments):
         HOOKS[hook](vm, reason)
     except Refused as refused:
         log.warning("%s of VM %s is refused: %s", hook, vm, refused)
-        print(refused)
+        # xenopsd gives no locale, and a host's name may have any letters: that must not end in an exception.
+        sys.stdout.buffer.write(("%s\n" % refused).encode("utf-8", "replace"))
+        sys.stdout.flush()
         return REFUSED
     except Exception:
         log.exception("%s of VM %s (%s)", hook, vm, reason)

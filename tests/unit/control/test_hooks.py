@@ -166,7 +166,7 @@ def script(root, hook="vm-pre-start", vm=VM, python="#!/bin/sh\nexec %s \"$@\"\n
     environment = {"PATH": "/sbin:/usr/sbin:/bin:/usr/bin", "SXM_ROOT": str(root), "PYTHONPATH": REPOSITORY}
     done = subprocess.run([str(root / "etc/xapi.d" / hook / "10-sxm"), "-vmuuid", vm, "-reason", "none", "-vmdomid", "7"], env=environment,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=60, cwd="/")
-    return done.returncode, done.stdout.decode()
+    return done.returncode, done.stdout.decode("utf-8")
 
 
 def test_there_is_one_script_for_each_hook():
@@ -179,6 +179,15 @@ def test_the_script_runs_the_hook(root, hook):
     plugged(root, "s/l")
     code, told = script(root, hook)
     assert (code, ID in told) == ((3, True) if hook in STARTS else (0, False))
+
+
+def test_a_name_that_has_no_ascii_is_told_all_the_same(root):
+    """xenopsd gives its hooks no locale."""
+    entry = Journal.create(ID, **migration.initial(make_plan(vm=VM, destination_host_name="Z\u00fcrich")))
+    entry.write(committed=True)
+    plugged(root, "s/l")
+    code, told = script(root)
+    assert code == hooks.REFUSED and "Z\u00fcrich" in told
 
 
 BROKEN = {"no python": None, "library missing": "#!/bin/sh\nexec %s -E -S \"$@\"\n" % sys.executable,
