@@ -1,4 +1,5 @@
 """xenopsd's hooks in whole moves: a second lock on what has been handed over, a reboot that costs little, an arrival that is noted."""
+import glob
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from tests.e2e.scene import MOVE, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 STOP = signal.SIGSTOP
-PROMPT = 30.0              # seconds, on a busy machine, for what would wait for SM's patience of 120 s otherwise
+PROMPT = 60.0              # seconds, on a busy machine, for what would wait for SM's patience of 120 s otherwise
 STARTING = ("migration", "xenops_task", ["starting"], True)   # the bars are up, and xenopsd is about to be asked
 
 
@@ -54,9 +55,11 @@ def begin_and_hold(scene, when, **arguments):
     return migration, Process.from_json(scene.journal(migration)["worker"])
 
 
-def await_domain(host, vm):
+def await_arrival(source, destination, vm):
+    """Wait until xenopsd has moved the VM, and the source's has forgotten it."""
     deadline = time.monotonic() + MOVE
-    while not (host.domain(vm) or {}).get("pid"):
+    known = "%s/var/lib/xenopsd/%s*.json" % (source.root, vm[:24])   # by its own id, or its temporary one
+    while glob.glob(known) or not (destination.domain(vm) or {}).get("pid"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -71,6 +74,7 @@ def await_halted(pool, vm):
 
 def go_back_in_time(pool, vm):
     """Make the source's records what they are after a crash of a xapi with an older database: halted, and without any mark of ours."""
+    pool.xapi.pool.sync_database()
     pool.master.kill("xapi")
     pool.master.start_xapi()
     pool.forget_session()
@@ -89,7 +93,7 @@ def go_back_in_time(pool, vm):
 def test_a_vm_that_is_gone_is_not_started_on_its_old_disk_whatever_the_database_says(scene):
     migration = scene.begin_and_kill(MOMENTS["open"])
     pool, source, destination = scene.pool, scene.host, scene.there
-    await_domain(destination, scene.uuid)
+    await_arrival(source, destination, scene.uuid)
     vm = pool.xapi.VM.get_by_uuid(scene.uuid)
     go_back_in_time(pool, vm)
     with pytest.raises(XenAPI.Failure) as refused:
