@@ -179,8 +179,8 @@ def _run_files(_view, host):
 
 def _notes(_view, host):
     for name in os.listdir(host.root + "/var/lib/sxm"):
-        if name.startswith("arrived-"):
-            yield "the note of an arrival, %s" % name
+        if name.startswith(("arrived-", "lock-")):
+            yield "the note of a hook, %s" % name
 
 
 def _unneeded_images(view, host):

@@ -1,7 +1,7 @@
 """Behind the point of no return: what the VM has left at the source goes, and only what was verified at the destination."""
 import XenAPI
 
-from storage_motion.control import claim, gate, remap, sync, waiting, whereabouts
+from storage_motion.control import claim, gate, pool_lock, remap, sync, waiting, whereabouts
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
@@ -51,6 +51,7 @@ def end(m):
     """Have the destination forget that this was a migration, and let the VM be used as any other."""
     m.plugin("receive-end")
     m.note(receiving=False)
+    pool_lock.lift(m)
     if not m.plan.cross_pool:
         claim.release(m)
         return

@@ -6,7 +6,7 @@ import difflib
 from typing import Callable, NamedTuple
 
 import storage_motion
-from storage_motion.control import arguments, commands, receiving
+from storage_motion.control import arguments, commands, pool_lock, receiving
 from storage_motion.control.arguments import Argument, Problems, Takes
 from storage_motion.errors import BadArguments
 
@@ -68,6 +68,12 @@ FUNCTIONS = {
     "receive-status": Function("for the source: the new disks and their gates", THIS, receiving.receive_status),
     "receive-abort": Function("for the source: takes the new disks away", Takes(
         (MIGRATION, Argument("force", "true: also if a gate was opened")), (("migration",),)), receiving.receive_abort),
+    "lock": Function("for the source: other hosts of its pool note what is handed over", Takes(
+        (MIGRATION, FOR_VM, Argument("host", "the UUID of the host that has the journal"),
+         Argument("host-name", "its name"), Argument("disks", "a JSON list of locators")),
+        (("migration",), ("vm",), ("host",), ("disks",))), pool_lock.lock),
+    "unlock": Function("for the source: they forget it", THIS, pool_lock.unlock),
+    "handed-over": Function("for the hooks of other hosts: the disks that this host's journal says are handed over", THIS, pool_lock.told),
     "receive-end": Function("for the source: the VM has arrived", THIS, receiving.receive_end),
 }
 

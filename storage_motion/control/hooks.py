@@ -41,7 +41,7 @@ def refuse(vm, _):
             entry = Journal.load(migration).entry
         except NoSuchMigration:
             continue   # forgotten meanwhile
-        except JournalError as error:
+        except (JournalError, OSError) as error:
             if _has_surely_ended(migration):
                 continue
             raise Refused("The journal of Storage XenMotion %s, which names this VM, cannot be read (%s), so its disks may have been handed over. "
@@ -56,6 +56,33 @@ def refuse(vm, _):
         if stale:
             raise Refused("Storage XenMotion %s has handed disk %s of this VM over to host %s, or is about to: it would run on what may lack "
                           "writes. %s" % (migration, ", ".join(stale), entry["plan"]["destination_host_name"], HOW % {"id": migration}))
+    for migration in _naming(vm, journal.LOCK):
+        _refuse_by_note(vm, disks, migration)
+
+
+def _refuse_by_note(vm, disks, migration):
+    """The same where the journal is another host's, which is asked. `disks`: the VM's, None if they cannot be seen."""
+    from storage_motion.control import pool_lock   # what talks to xapi comes along, and only here it is needed
+    try:
+        note = pool_lock.read(migration)
+    except NoSuchMigration:
+        return   # forgotten meanwhile
+    except JournalError as error:
+        raise Refused("The note of Storage XenMotion %s, which names this VM, cannot be read (%s), so its disks may have been handed over. "
+                      "If the VM is surely not elsewhere, move that file away and start it again" % (migration, error))
+    mine = set(note["disks"]) if disks is None else disks & set(note["disks"])
+    if note["vm"] != vm or not mine or disks is None and arrival.read(migration):
+        return
+    try:
+        stale = sorted(mine & pool_lock.ask(note))
+    except Exception as error:  # whatever keeps it from answering
+        log.exception("%s: host %s does not answer", migration, note["host_name"])
+        raise Refused("Storage XenMotion %s may have handed disk %s of this VM over: only host %s knows, and it does not answer (%s). Start it "
+                      "again when that host is back. If it never comes back, and the VM is surely not elsewhere, move /var/lib/sxm/%s%s.json "
+                      "of this host away" % (migration, ", ".join(sorted(mine)), note["host_name"], error, journal.LOCK, migration))
+    if stale:
+        raise Refused("Storage XenMotion %s has handed disk %s of this VM over, or is about to, as host %s says: it would run on what may lack "
+                      "writes. %s" % (migration, ", ".join(stale), note["host_name"], HOW % {"id": migration}))
 
 
 def tell_closing(vm, reason):
@@ -92,10 +119,14 @@ def _naming(vm, side):
     for migration in journal.all_ids(side):
         try:
             with open(root.path("%s/%s%s.json" % (journal.DIRECTORY, side, migration)), "rb") as source:
-                if vm.encode() in source.read(journal.MAX_BYTES):
-                    yield migration
+                if vm.encode() not in source.read(journal.MAX_BYTES):
+                    continue
         except FileNotFoundError:
             continue
+        except OSError as error:
+            log.warning("%s%s: %s", side, migration, error)   # whether it names the VM cannot be known
+            continue
+        yield migration
 
 
 def _trusted(vm, side):
@@ -105,7 +136,7 @@ def _trusted(vm, side):
             yield Journal.load(migration, side).entry
         except NoSuchMigration:
             continue   # forgotten meanwhile
-        except JournalError as error:
+        except (JournalError, OSError) as error:
             log.warning("%s", error)
 
 

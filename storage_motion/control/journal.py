@@ -28,6 +28,7 @@ ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 RUNNING, SUCCEEDED, FAILED, CANCELLED = "running", "succeeded", "failed", "cancelled"
 STATES = (RUNNING, SUCCEEDED, FAILED, CANCELLED)
 SOURCE, RECEIVING = "", "receive-"   # how the file names of the two sides' journals begin
+LOCK = "lock-"            # and of the notes of other hosts (control/pool_lock.py)
 
 
 def new_id():

@@ -5,7 +5,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import activation, adopt, bar, changes, cleanup, gate, remap, sync, waiting, whereabouts
+from storage_motion.control import activation, adopt, bar, changes, cleanup, gate, pool_lock, remap, sync, waiting, whereabouts
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, TimedOut, Undecided,
                                    Unreachable, XenopsError)
@@ -55,6 +55,7 @@ def _task(m, here):
     if not m.plan.cross_pool and not m.plan.same_host:
         m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
     changes.require_none(m)
+    pool_lock.put(m)
     waiting.at_once(lambda disk: bar.put(m, disk), m.plan.disks)
     sync.await_answers(m)   # and a mirror that has ended by now lacks what the guest has written since
     m.note(xenops_task=STARTING)
@@ -81,6 +82,7 @@ def _note_opened(m):
 def hand_over(m):
     """Open the gates of a halted VM's disks, each after its source is sealed."""
     changes.require_none(m)
+    pool_lock.put(m)
     for disk in m.plan.disks:
         waiting.until(lambda: bar.put_again(m, disk), bar.COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
         one = _gate(m, disk, False)
@@ -113,6 +115,7 @@ def shut_gates(m):
         m.note(xenops_task=None)
     for disk in m.plan.disks:
         bar.lift(m, disk)
+    pool_lock.lift(m)
     for disk in m.plan.disks if m.plan.live else ():    # last, since SM may refuse: no bar is to stay for that
         activation.let_go_dead(m.source, disk.key, m.plan.vm)
 

@@ -44,13 +44,14 @@ def settled(look):
 
 
 class Scene:
-    """One VM. `lab`: with the pools A (a1, a2) and B (b1); the VM goes to and fro between a1 and b1."""
+    """One VM, on the SR `sr` of pool A (see lab.pools.lab, Pool.sr). `lab`: with the pools A (a1, a2) and B (b1); the VM goes to and fro
+    between a1 and b1."""
 
-    def __init__(self, lab, disks=DISKS):
+    def __init__(self, lab, disks=DISKS, sr=("a1", "fast")):
         self.lab = lab
         self.host = lab.host("a1")
         pool = lab.pool("A")
-        ref = pool.create_vm("vm%d" % int(time.time() * 1000), [(pool.sr("a1", "fast"), size) for size in disks], GUEST)
+        ref = pool.create_vm("vm%d" % int(time.time() * 1000), [(pool.sr(*sr), size) for size in disks], GUEST)
         self.uuid = pool.start_vm(ref, "a1")
         self.wait_for_writes(30)
 

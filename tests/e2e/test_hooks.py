@@ -16,7 +16,7 @@ from storage_motion.dom0.launch import Process
 from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import MOVE, Scene
 
-PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
+PLAN = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
 STOP = signal.SIGSTOP
 PROMPT = 60.0              # seconds, on a busy machine, for what would wait for SM's patience of 120 s otherwise
 STARTING = ("migration", "xenops_task", ["starting"], True)   # the bars are up, and xenopsd is about to be asked
@@ -105,6 +105,26 @@ def test_a_vm_that_is_gone_is_not_started_on_its_old_disk_whatever_the_database_
     answer, = scene.call("recover", migration=migration)["migrations"]
     assert answer["outcome"] == "moved", answer
     assert scene.settle() is destination and noted(destination, migration) is None
+    scene.assert_runs()
+    scene.assert_nothing_left()
+
+
+@pytest.mark.timeout(600)
+def test_nor_by_another_host_of_its_pool_that_sees_the_disk(lab):
+    scene = Scene(lab, sr=("shared",))
+    migration = scene.begin_and_kill(MOMENTS["open"])
+    pool, destination, other = scene.pool, scene.there, lab.host("a2")
+    await_arrival(scene.host, destination, scene.uuid)
+    vm = pool.xapi.VM.get_by_uuid(scene.uuid)
+    go_back_in_time(pool, vm)
+    with pytest.raises(XenAPI.Failure) as refused:
+        pool.xapi.VM.start_on(vm, pool.host_ref("a2"), False, True)
+    details = refused.value.details
+    assert details[:3] == ["XAPI_HOOK_FAILED", "vm-pre-start/10-sxm", "none"] and migration in details[3] and "as host a1 says" in details[3], details
+    assert other.domain(scene.uuid) is None
+    answer, = scene.call("recover", migration=migration)["migrations"]
+    assert answer["outcome"] == "moved", answer
+    assert scene.settle() is destination
     scene.assert_runs()
     scene.assert_nothing_left()
 

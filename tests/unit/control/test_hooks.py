@@ -102,6 +102,15 @@ def test_a_journal_that_cannot_be_read_hinders_the_vm_that_it_names_and_no_other
     assert run("vm-pre-start") == hooks.REFUSED
 
 
+def test_what_is_no_file_in_the_place_of_a_journal_hides_no_other(root):
+    (root / "var/lib/sxm" / (OTHER + ".json")).mkdir(parents=True)
+    moving(gate="open")
+    plugged(root, "s/l")
+    assert run("vm-pre-start") == hooks.REFUSED
+    plugged(root, "d/n")
+    assert run("vm-pre-start") == 0
+
+
 @pytest.mark.parametrize("reason, mirror, fields, told", [
     ("hard-reboot", True, {}, True), ("clean-shutdown", True, {}, True), ("suspend", True, {}, False), ("hard-reboot", False, {}, False),
     ("hard-reboot", True, {"committed": True}, False), ("hard-reboot", True, {"state": "failed", "error": ["X"]}, False)])

@@ -56,6 +56,7 @@ class World:
         monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)
         monkeypatch.setattr(move, "_maps", lambda m: ({}, {}))
         monkeypatch.setattr(move.activation, "let_go_dead", lambda session, uuid, vm: False)
+        monkeypatch.setattr(move.pool_lock, "_others", lambda m: [])
         vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
         self.source.add("VM", uuid="v", blocked_operations={"hard_shutdown": "ours"}, VBDs=[vbd], VIFs=[])
         self.source.tables["VDI"][self._here]["uuid"] = "k"

@@ -1,0 +1,148 @@
+"""The lock on what is handed over, on the other hosts of the source's pool: they see the same SRs, and not the journal.
+
+Before a disk is handed over each of them that sees its SR notes which disks are in question and whose journal knows, in a file of its own:
+/var/lib/sxm/lock-<id>.json. Should the VM be about to start there from one of these, its hook asks that host, and refuses it if the journal
+says so, or if nobody answers. A note that stays behind hinders nobody whose journal can be asked, so it need not be taken away at any price. A
+host that is off when the note is made has none: there the marks in xapi's database are the only lock.
+"""
+import json
+import logging
+import os
+
+import XenAPI
+
+from storage_motion import strict_json
+from storage_motion.control import checks, handed_over, journal, waiting
+from storage_motion.control.journal import Journal
+from storage_motion.dom0 import root
+from storage_motion.errors import BadArguments, JournalError, MotionError, NoSuchMigration
+from storage_motion.xapi import session as sessions
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import NOT_XAPI
+
+TELL_TIMEOUT = 10.0        # seconds for another host to note it; the guest still runs, and waits for nothing
+ASK_TIMEOUT = 30.0         # seconds for the journal's host to answer
+MAX_ARGUMENT = 1024 * 1024
+MAX_BYTES = 4 * MAX_ARGUMENT
+NOTED = ("migration", "vm", "host", "host_name")
+
+log = logging.getLogger("sxm")
+
+
+# The worker's part.
+
+def put(m):
+    """Have the other hosts that see a source disk's SR note it. One that does not is logged, and hinders no move. Idempotent."""
+    hosts = m.entry.get("locked") or _others(m)
+    m.note(locked=hosts)
+    disks = ["%s/%s" % (disk.source_sr, disk.location) for disk in m.plan.disks]
+    _tell(m, hosts, "lock", vm=m.plan.vm, host=m.plan.source_host, disks=json.dumps(disks), **{"host-name": m.plan.source_host_name})
+
+
+def lift(m):
+    """Have them forget it: nothing is handed over any more, or the disks are gone. Idempotent."""
+    if m.entry.get("locked"):
+        _tell(m, m.entry["locked"], "unlock")
+        m.note(locked=[])
+
+
+def _others(m):
+    view = Records(m.source)
+    srs = [view.by_uuid("SR", uuid)[1] for uuid in sorted({disk.source_sr for disk in m.plan.disks})]
+    return sorted(host["uuid"] for ref, host in view.all("host").items()
+                  if host["uuid"] != m.plan.source_host and any(sr and checks.plugged(view, sr, ref) for sr in srs))
+
+
+def _tell(m, hosts, function, **arguments):
+    def tell(uuid):
+        try:
+            _call(uuid, function, dict(arguments, migration=m.id), TELL_TIMEOUT)
+        except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
+            log.warning("%s: host %s does not %s: %s", m.id, uuid, function, " ".join(m.describe(error)))
+    waiting.at_once(tell, hosts)
+
+
+def _call(host, function, given, timeout):
+    """Our plugin's answer on the host with that UUID. Raises Unreachable, XenAPI.Failure, OSError, ValueError."""
+    session = sessions.local(timeout)
+    try:
+        return json.loads(session.xenapi.host.call_plugin(session.xenapi.host.get_by_uuid(host), "sxm.py", function, given))
+    finally:
+        sessions.logout(session)
+
+
+# The plugin's, on those hosts, and on that of the journal.
+
+def lock(_, given):
+    """Note it here."""
+    disks = _disks(given.get("disks", ""))
+    if not journal.ID.match(given.get("vm", "")) or not journal.ID.match(given.get("host", "")):
+        raise BadArguments("vm, host: are not UUIDs")
+    note = {"migration": journal.check_id(given.get("migration", "")), "vm": given["vm"], "host": given["host"],
+            "host_name": given.get("host-name", "")[:256], "disks": disks}
+    journal.replace(_path(note["migration"]), json.dumps(note, sort_keys=True))
+    return {}
+
+
+def unlock(_, given):
+    """Forget it here."""
+    forget(journal.check_id(given.get("migration", "")))
+    return {}
+
+
+def told(_, given):
+    """{"disks": the locators that this host's journal says have been handed over, "ended": whether there is nothing more to come}"""
+    try:
+        entry = Journal.load(journal.check_id(given.get("migration", ""))).entry
+    except NoSuchMigration:
+        return {"disks": [], "ended": True}
+    return {"disks": sorted(handed_over.locators(entry)), "ended": entry["state"] != journal.RUNNING and not entry["left"]}
+
+
+def _disks(text):
+    try:
+        disks = strict_json.loads(text) if len(text) <= MAX_ARGUMENT else None
+    except ValueError:
+        disks = None
+    if not isinstance(disks, list) or not disks or not all(isinstance(disk, str) for disk in disks):
+        raise BadArguments("disks: is not a list of locators")
+    return disks
+
+
+# The hook's.
+
+def read(migration):
+    """The note of this host: {"migration", "vm", "host", "host_name", "disks"}. Raises NoSuchMigration, JournalError."""
+    path = _path(migration)
+    try:
+        with open(path, "rb") as source:
+            note = strict_json.loads(source.read(MAX_BYTES).decode("utf-8"))
+    except FileNotFoundError:
+        raise NoSuchMigration(migration)
+    except (OSError, ValueError) as error:
+        raise JournalError(path, str(error))
+    if not isinstance(note, dict) or not all(isinstance(note.get(name), str) for name in NOTED) or not isinstance(note.get("disks"), list):
+        raise JournalError(path, "not the note of a lock")
+    return note
+
+
+def ask(note):
+    """The locators that the host of the journal says have been handed over, a set; a note of what has ended is forgotten.
+
+    Raises what keeps it from being asked."""
+    answer = _call(note["host"], "handed-over", {"migration": note["migration"]}, ASK_TIMEOUT)
+    if answer["ended"] and not answer["disks"]:
+        forget(note["migration"])
+    return set(answer["disks"])
+
+
+def forget(migration):
+    """Remove the note, if there is one."""
+    path = _path(migration)
+    if os.path.exists(path):
+        os.unlink(path)
+        journal.sync_directory(os.path.dirname(path))
+
+
+def _path(migration):
+    return os.path.join(root.private_directory(journal.DIRECTORY), "%s%s.json" % (journal.LOCK, journal.check_id(migration)))
