@@ -7,10 +7,12 @@ from storage_motion.xapi.records import Records
 
 # Every operation of a VM that would stop it, start it elsewhere, change its disks, or take copies of a chain in motion.
 # Not among them: metadata_export, which we need, and what only looks or changes memory.
-DISTURBING = ("snapshot", "snapshot_with_quiesce", "checkpoint", "revert", "clone", "copy", "create_template",
-              "make_into_template", "export", "csvm", "provision", "start", "start_on", "pause", "suspend", "resume",
-              "resume_on", "shutdown", "clean_shutdown", "hard_shutdown", "clean_reboot", "hard_reboot", "pool_migrate",
-              "migrate_send", "destroy")
+DISTURBING = ("snapshot", "snapshot_with_quiesce", "checkpoint", "revert", "clone", "copy", "make_into_template", "sysprep",
+              "export", "csvm", "provision", "start", "start_on", "pause", "suspend", "resume", "resume_on",
+              "shutdown", "clean_shutdown", "hard_shutdown", "clean_reboot", "hard_reboot", "pool_migrate", "migrate_send", "destroy")
+
+UNKNOWN_OPERATION = ["INTERNAL_ERROR", 'Failure("Unknown tag/contents")']
+"""What xapi answers to the name of an operation that it does not know."""
 
 
 def reason(migration):
@@ -32,7 +34,7 @@ def claim(m):
     blocked = [operation for operation in DISTURBING if present.get(operation, reason(m.id)) == reason(m.id)]
     m.note(blocked=blocked)
     for operation in blocked:
-        _add(m.source.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
+        _block(m.source.xenapi.VM, vm, operation, reason(m.id))
     for disk in m.plan.disks:
         _add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
     _fasten(m)
@@ -96,7 +98,7 @@ def block_arrived(m, vm):
     """Keep everybody from starting or changing the VM (a ref) in the pool that it comes to, until the migration has ended: xapi's
     importer leaves out what was blocked before."""
     for operation in DISTURBING:
-        _add(m.destination.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
+        _block(m.destination.xenapi.VM, vm, operation, reason(m.id))
 
 
 def unblock_arrived(m, vm, operations=DISTURBING):
@@ -134,6 +136,15 @@ def insert(m):
         vbd = m.source.xenapi.VBD.get_by_uuid(cd.vbd)
         if cd.eject and m.source.xenapi.VBD.get_empty(vbd):
             m.source.xenapi.VBD.insert(vbd, m.source.xenapi.VDI.get_by_uuid(cd.vdi))
+
+
+def _block(api, vm, operation, text):
+    """Block it. What a xapi is too old to know (sysprep came with 25.24), nobody can do there."""
+    try:
+        _add(api.add_to_blocked_operations, vm, operation, text)
+    except XenAPI.Failure as failure:
+        if failure.details != UNKNOWN_OPERATION:
+            raise
 
 
 def _add(call, ref, key, value):

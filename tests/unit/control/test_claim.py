@@ -1,10 +1,16 @@
 """Claiming a VM, and giving back exactly what was taken."""
+import json
+import os
+
 import pytest
+import XenAPI
 
 from fake_pool import add_vdi, add_vm, by_name, make_pool
 from storage_motion.control import claim
 from storage_motion.errors import AlreadyMigrating
 from test_migration import make_plan
+
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 
 class FakeMigration:
@@ -43,6 +49,31 @@ def test_what_would_disturb_is_refused_with_the_reason(operation):
 
 def test_what_the_migration_needs_is_not_blocked():
     assert not {"metadata_export", "power_state_reset", "stateReset"} & set(claim.DISTURBING)
+
+
+def test_what_is_blocked_is_an_operation_of_xapis():
+    with open(os.path.join(REPOSITORY, "docs/facts/xapi-datamodel.json"), encoding="utf-8") as file:
+        model = json.load(file)
+    assert not set(claim.DISTURBING) - set(model["VM"]["enums"]["vm_operations"])
+    # Blocking works by the name of a message; of what has none only what stands for several.
+    assert {name for name in claim.DISTURBING if name not in model["VM"]["messages"]} == {"make_into_template", "export", "csvm"}
+
+
+def test_an_operation_that_an_older_xapi_does_not_know_is_left_out():
+    m = FakeMigration()
+    answers = [["INTERNAL_ERROR", 'Failure("Unknown tag/contents")'], ["INTERNAL_ERROR", "something else"]]
+
+    def refusing(ref, operation, text):
+        if operation == "sysprep":
+            raise XenAPI.Failure(answers.pop(0))
+        m.record["blocked_operations"] = dict(m.record["blocked_operations"], **{operation: text})
+    m.source.handlers["VM.add_to_blocked_operations"] = refusing
+    claim.claim(m)
+    assert set(m.record["blocked_operations"]) == set(claim.DISTURBING) - {"sysprep"}
+    claim.unblock(m)
+    assert m.record["blocked_operations"] == {}
+    with pytest.raises(XenAPI.Failure, match="something else"):
+        claim.claim(m)
 
 
 def test_release_takes_back_only_ours():
