@@ -34,7 +34,7 @@ class Injection:
         self._link = link
         self._chance = chance
         self._due = []               # [(when, what to do, the Host that it is done to or None)]
-        self._starting = []          # [(Host, Future)] of daemons that come back: one may wait for another that is stopped
+        self._starting = []          # [(Host or None, Future)]: daemons that come back, one may wait for another that is stopped; syncs
         self._hunts = []             # [(case, paths of the programs)]
         self.killed_tapdisks = []    # [(side, pid)]
         self.stopped = set()         # pids
@@ -84,7 +84,7 @@ class Injection:
             host.reconfigure_xapi(database_flush_seconds=FLUSH_SECONDS)
             seconds = self._chance.choice(SYNCED)
             if seconds is not None:
-                self._later(seconds, lambda side=side: self._starting.append(_starter.submit(self._sync, side)))
+                self._later(seconds, lambda side=side: self._starting.append((None, _starter.submit(self._sync, side))))
         for pool in self.scene.lab.pools:
             pool.forget_session()
 
