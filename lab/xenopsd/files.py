@@ -1,7 +1,7 @@
 """The files in which the real xenopsd keeps what it knows, as far as dom0 looks into them: the disks of each VM.
 
 /var/run/nonpersistent/xenopsd/classic/VM/<id>/vbd.<device> (xenops_utils.ml, FileFS; xenops_server.ml, VBD_DB; xc/xenops_xc_main.ml), which
-has the JSON of a Vbd.t, as facts/recorded/xenops-VM.export_metadata.response shows it. /var/run is /run.
+has the JSON of a Vbd.t, as docs/facts/recorded/xenops-VM.export_metadata.response shows it. /var/run is /run.
 """
 import contextlib
 import json
