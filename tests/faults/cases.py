@@ -48,6 +48,8 @@ KINDS = {
     "SM command at the source": Kind("mirroring", "clean-up", {"kill": False, "stop": True}),
     "SM command at the destination": Kind("receive", "opening", {"kill": False, "stop": True}),
     "plugin at the destination": Kind("receive", "end", {"kill": False, "stop": True}),
+    "journal at the source": Kind("claim", "end", {"unwritable": False}),
+    "journal at the destination": Kind("receive", "end", {"unwritable": False}),
     "link": Kind("mirroring", "opening", {"cut": True, "slow": True}),
     "host of the source": Kind("claim", "end", {"power failure": False}),
     "host of the destination": Kind("claim", "end", {"power failure": False}),
@@ -58,13 +60,17 @@ PASSING = {
     "plugin at the destination": ("receive", "end"),
 }
 """Processes that run for a moment only: the phases right after which one runs. It is hit as soon as it is seen."""
+AFTER = {
+    "journal at the destination": ("receive", "mirroring", "asked", "opening", "end"),
+}
+"""The phases after which the destination may have something to note, out of those that its journal is there in."""
 
 
 def all_cases():
     """Every Case, in the order of the tables."""
     found = []
     for process, kind in KINDS.items():
-        phases = PASSING.get(process) or NAMES[NAMES.index(kind.first):NAMES.index(kind.last) + 1]
+        phases = PASSING.get(process) or AFTER.get(process) or NAMES[NAMES.index(kind.first):NAMES.index(kind.last) + 1]
         found += [Case(process, phase, fault) for fault in kind.faults for phase in phases
                   if fault != GOES_BACK or os.environ.get("FAULTS_GOES_BACK") == "1"]
     return found

@@ -10,6 +10,7 @@ import time
 
 import XenAPI
 
+from lab.dom0 import broken_disk
 from lab.pools import leftovers, power
 from lab.xapi.config import FLUSH_SECONDS
 from storage_motion.dom0.launch import Process, running
@@ -48,6 +49,8 @@ class Injection:
         """Do it, now or as soon as its process is seen. Whether it is done."""
         side = next((side for side in SIDES if case.process.endswith(side)), None)
         how = {"kill": self._kill, "stop": self._stop, "cut": self._cut, "slow": self._slow, "disk full": self._fill, cases.GOES_BACK: self._kill}
+        if case.fault == "unwritable":
+            return self._break_disk(case, self.hosts[side].root)
         if case.fault == "power failure":
             return self._power(case, side)
         if case.fault in ("cut", "slow"):
@@ -172,6 +175,13 @@ class Injection:
                     if _is_image("/proc/%d/fd/%s" % (process.pid, fd))] or [0])
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size + room, hard))
         return self._note(case, "%d bytes from now" % room)
+
+    def _break_disk(self, case, root):
+        """Nothing can be noted there any more (lab.dom0.broken_disk, which the run has installed)."""
+        fault, seconds = self._chance.choice(broken_disk.FAULTS), self._chance.choice(STOPPED)
+        broken_disk.break_it(root, fault)
+        self._later(seconds, lambda: broken_disk.mend(root))
+        return self._note(case, "%s for %g s" % (fault, seconds))
 
     def _power(self, case, side):
         host = self.hosts[side]

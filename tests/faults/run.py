@@ -7,7 +7,7 @@ import time
 
 import XenAPI
 
-from lab.dom0 import breakpoint
+from lab.dom0 import breakpoint, broken_disk
 from lab.guest.control import GuestError
 from lab.pools import leftovers
 from lab.pools.link import Link
@@ -15,7 +15,7 @@ from storage_motion.dom0.launch import Process
 from tests.e2e.moments import MOMENTS, NAMES
 from tests.e2e.scene import ENDED, assert_nothing_older
 from tests.faults import cases
-from tests.faults.injection import Injection
+from tests.faults.injection import SIDES, Injection
 
 LONGEST = 420.0            # seconds for a disturbed migration to come to an end, or to a worker's death
 RECOVERY = 240.0           # seconds for recovery
@@ -50,6 +50,9 @@ class Run:
             injection.before_power = self._remember
             if goes_back:
                 injection.database_goes_back()
+            unwritable = [injection.hosts[side].root for side in SIDES if any(case.process == "journal at the " + side for case in self.cases)]
+            for root in unwritable:
+                broken_disk.install(root)
             for case in self.cases:
                 breakpoint.arm(source.root, MOMENTS[case.phase], signal=signal.SIGSTOP, name=case.phase)
             if "detached" not in [case.phase for case in self.cases]:
@@ -61,6 +64,8 @@ class Run:
             finally:
                 breakpoint.disarm(source.root)
                 injection.settle()
+                for root in unwritable:
+                    broken_disk.end(root)
                 self.log += injection.log
                 self.missed = [case for case in self.cases if case not in self.done]
         self._recover(migration, source, arguments, injection)
