@@ -15,6 +15,7 @@ Every process may be killed at any line, so every command may be repeated, and c
                                     or open                                tapdisk here is sm's, and is left alone
     vdi_receive_abort               the gate shut                          vdi_receive_abort
     vdi_let_go                      sm's tag of this host                  vdi_let_go
+    sr_remove_unnamed               maybe the image still                  sr_remove_unnamed
 
 A guest whose tapdisk a killed vdi_mirror_stop left paused waits until the command is repeated; the window is
 some milliseconds. A tap-ctl that is killed itself may leave a tapdisk without an image.
@@ -26,6 +27,7 @@ import xmlrpc.client
 
 from storage_motion import errors
 from storage_motion.dom0 import stock_sm
+from storage_motion.dom0.disks import unnamed
 from storage_motion.dom0.disks.copy_source import CopySource
 from storage_motion.dom0.disks.destination import Destination
 from storage_motion.dom0.disks.disk import Disk
@@ -100,6 +102,10 @@ class MirrorOperations(object):
         """Deactivate and detach what sm has activated here for a VM that is not here any more."""
         Disk(self, vdi_uuid).let_go()
 
+    def remove_unnamed(self, size, since):
+        """Remove the image of `size` bytes that a `vdi_create` has left behind since then: its uuid, or None."""
+        return unnamed.remove(self, int(size), float(since))
+
 
 # command -> (method of MirrorOperations, how many arguments it may have)
 COMMANDS = {
@@ -115,6 +121,11 @@ COMMANDS = {
     "vdi_let_go": ("let_go", (0,)),
 }
 
+# The same for an operation on the SR as a whole, which is called without a VDI.
+SR_COMMANDS = {
+    "sr_remove_unnamed": ("remove_unnamed", (2,)),
+}
+
 # The operations that attach a disk to write to it, with what sm has for such a call's argument.
 WRITABLE = {"receive_start": "true"}
 
@@ -125,11 +136,12 @@ class MirrorCommand(SRCommand.SRCommand):
     def parse(self):
         """As the stock one. A command of ours is kept from the stock driver, which is loaded as by SR.from_uuid."""
         SRCommand.SRCommand.parse(self)
-        self.operation, counts = COMMANDS.get(self.cmd, (None, ()))
+        self.operation, counts = dict(COMMANDS, **SR_COMMANDS).get(self.cmd, (None, ()))
         if self.operation:
-            if "vdi_uuid" not in self.params or len(self.params["args"]) not in counts:
-                raise xs_errors.XenError("BadRequest", opterr="%s takes a VDI and %s arguments"
-                                         % (self.cmd, " or ".join(str(count) for count in counts)))
+            self.subject = () if self.cmd in SR_COMMANDS else (self.params.get("vdi_uuid"),)
+            if None in self.subject or len(self.params["args"]) not in counts:
+                raise xs_errors.XenError("BadRequest", opterr="%s takes %s %s arguments"
+                                         % (self.cmd, "a VDI and" if self.subject else "an SR and", " or ".join(map(str, counts))))
             self.cmd = None
             self.params["command"] = "nop"
             # the stock driver's attach looks there for whether the disk will be written to
@@ -146,8 +158,8 @@ class MirrorCommand(SRCommand.SRCommand):
         if not self.operation:
             return SRCommand.SRCommand._run_locked(self, sr)
         try:
-            util.SMlog("%s %s %s" % (self.operation, self.vdi_uuid, self.arguments))
-            answer = getattr(sr, self.operation)(self.vdi_uuid, *self.arguments)
+            util.SMlog("%s %s %s" % (self.operation, self.subject, self.arguments))
+            answer = getattr(sr, self.operation)(*(self.subject + tuple(self.arguments)))
         finally:
             sr.cleanup()
         return None if answer is None else xmlrpc.client.dumps((answer,), "", True)

@@ -130,6 +130,11 @@ class ReceiverFailed(MotionError):
     code = "SXM_RECEIVER_FAILED"
 
 
+class ImageLeft(MotionError):
+    """[SR, why]: an image that no VDI names may have been left there, and cannot be told for sure, so it is not removed."""
+    code = "SXM_IMAGE_LEFT"
+
+
 class FirewallFailed(MotionError):
     """[command, what it said]: dom0's firewall was not changed."""
     code = "SXM_FIREWALL"

@@ -23,7 +23,7 @@ from storage_motion.control.journal import RECEIVING, Journal
 from storage_motion.data import control_socket
 from storage_motion.dom0 import firewall, inventory, launch, root, smapi
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import BadArguments, GateOpen, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault
+from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault
 from storage_motion.xapi.records import Records
 
 MODULE = "storage_motion.data.receiver"
@@ -119,7 +119,7 @@ def receive_status(session, given):
 
 def receive_abort(session, given):
     """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and always if a disk is active, or the VM
-    has run on them."""
+    has run on them; and ImageLeft, once, when all is done but for what cannot be told from somebody else's."""
     entry = _known(given)
     if entry is None:
         _refuse_from_now_on(given["migration"])
@@ -134,7 +134,10 @@ def receive_abort(session, given):
             there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
             if there and not gate.is_shut(session.xenapi.VDI.get_sm_config(there)):
                 raise GateOpen(entry.entry["migration"], disk["vdi"])
-    _undo(session, entry)
+    unproven = _undo(session, entry)
+    if unproven:
+        _remove_journal(entry)
+        raise ImageLeft(*unproven)
     return {}
 
 
@@ -254,7 +257,8 @@ def _prepare(session, entry, disk):
     sr = session.xenapi.SR.get_by_uuid(disk["sr"])
     # Noted before: a VDI that is made now is looked for by its mark, in the SRs that the journal names.
     key = disk["key"]
-    entry.write_disks({key: {"vdi": disk["target"] or None, "created": not disk["target"], "sr": disk["sr"], "shut": False, "location": None}})
+    entry.write_disks({key: {"vdi": disk["target"] or None, "created": not disk["target"], "sr": disk["sr"], "size": disk["size"],
+                             "shut": False, "location": None}})
     if disk["target"]:
         vdi = _take(session, entry, disk, sr)
     else:
@@ -392,14 +396,19 @@ def _stop_receiver(process, control, command):
 
 
 def _undo(session, entry):
-    """Take away what there is: idempotent, and for a journal in any state. Raises GateOpen if a disk is active."""
+    """Take away what there is: idempotent, and for a journal in any state. Raises GateOpen if a disk is active.
+
+    What may be left, as details of ImageLeft: then the journal stays, for whoever has it aborted to be told. Else ()."""
     found = entry.entry["migration"]
     _stop_receivers(entry, "abort")
     secrets.forget_all(found)  # whatever comes of the disks: no receiver has a use for them any more
     known = [dict(disk, vdi=disk["vdi"] or _orphan(session, disk["sr"], found, entry)) for disk in entry.entry["disks"].values()]
     there = [disk for disk in known if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
     waiting.at_once(lambda disk: _remove(session, disk, found), there)
-    _remove_journal(entry)
+    unproven = sum((_remove_unnamed(session, disk, entry) for disk in known if not disk["vdi"]), ())
+    if not unproven:
+        _remove_journal(entry)
+    return unproven
 
 
 def _remove(session, disk, migration):
@@ -431,6 +440,20 @@ def _orphan(session, sr_uuid, migration, entry):
         if vdi and vdi["other_config"].get(CLAIM) == migration and vdi["uuid"] not in known:
             return vdi["uuid"]
     return None
+
+
+def _remove_unnamed(session, disk, entry):
+    """A VDI was to be made, and is not there: whatever made it may have died when only its image was. Details of ImageLeft, or ()."""
+    sr = Records(session).ref("SR", disk["sr"])
+    if sr is None or "size" not in disk:
+        return ()
+    try:
+        removed = smapi.call(session, sr, "sr_remove_unnamed", args=(str(disk["size"]), repr(entry.entry["started"])), timeout=SM_TIMEOUT)
+    except SmFault as error:
+        return ("SR %s: an image of %d bytes that no VDI names may be left" % (disk["sr"], disk["size"]), str(error))
+    if removed:
+        log.warning("%s: image %s in SR %s, which no VDI names, is removed", entry.entry["migration"], removed, disk["sr"])
+    return ()
 
 
 def _remove_journal(entry):

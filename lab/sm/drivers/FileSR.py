@@ -100,7 +100,7 @@ class FileSR(SR.SR):
         if not self._attached():
             raise xs_errors.XenError("SRUnavailable", opterr="no such directory %s" % self.path)
         self._kick_collector()
-        self._load_vdis()
+        self._loadvdis()
         self.virtual_allocation = sum(vdi.size for vdi in self.vdis.values() if not vdi.hidden)
         self._measure()
         super(FileSR, self).scan(sr_uuid)
@@ -122,7 +122,7 @@ class FileSR(SR.SR):
     def vdi(self, uuid):
         return FileVDI(self, uuid)
 
-    def _load_vdis(self):
+    def _loadvdis(self):
         images = qcow2util.getAll(self.path)
         parents = {info.parent for info in images.values()}
         for uuid, info in images.items():

@@ -1,4 +1,5 @@
 """A VDI of an SR object of sm, on this host: its tags, its lock, its tapdisk; and our own records of it."""
+import contextlib
 import json
 import os
 import re
@@ -38,17 +39,14 @@ def listed(pid, minor):
     return next((vbd for vbd in tapctl.list(pid=pid) if vbd.minor == minor), None)
 
 
-class _Locked(object):
-    """A lock of sm, which itself is no context manager."""
-
-    def __init__(self, lock):
-        self._lock = lock
-
-    def __enter__(self):
-        self._lock.acquire()
-
-    def __exit__(self, *_):
-        self._lock.release()
+@contextlib.contextmanager
+def locked(lock):
+    """Hold a lock of sm, which itself is no context manager."""
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Disk(object):
@@ -69,7 +67,7 @@ class Disk(object):
 
     def locked(self):
         """sm's lock of the VDI on this host: while we hold it sm neither activates nor pauses it here."""
-        return _Locked(self.tapped.lock)
+        return locked(self.tapped.lock)
 
     def sm_config(self):
         """As it is now."""

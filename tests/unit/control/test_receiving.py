@@ -3,16 +3,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 from hypothesis import given, settings, strategies as st
 import pytest
+import XenAPI
 
 from full_disk import FullDisk
 from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import arrival, journal, receiving, recovery
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import firewall, inventory, launch, smapi
-from storage_motion.errors import BadArguments, GateOpen, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
+from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
 VM = "99999999-8888-7777-6666-555555555555"
@@ -27,6 +29,7 @@ class Destination:
         self.sr = by_name(self.pool, "SR", "b1-sr")
         self.pool.handlers["SR.get_VDIs"] = lambda sr: sorted(self.vdis())
         self.fails, self.sm_calls, self.count = None, [], 0
+        self.unnamed, self.unprovable = [], False
         self.pool.handlers["VDI.create"] = self.create
         self.pool.handlers["host.get_address"] = lambda ref: "10.0.0.1"
         monkeypatch.setattr(inventory, "host_uuid", lambda: uuid_of(self.pool, "host", by_name(self.pool, "host", "b1")))
@@ -47,6 +50,11 @@ class Destination:
 
     def sm(self, session, sr, command, vdi_ref=None, args=(), timeout=None):
         self.sm_calls.append(command)
+        if command == "sr_remove_unnamed":
+            self.unnamed.append((sr, args))
+            if self.unprovable:
+                raise SmFault(command, 489, "its images are not files")
+            return None
         if self.fails == "%s %d" % (command, self.sm_calls.count(command)):
             raise SmFault(command, 482, "no")
         config = self.pool.tables["VDI"][vdi_ref]["sm_config"]
@@ -425,3 +433,28 @@ def test_a_journal_that_cannot_be_written_while_disks_are_renewed(destination, t
     assert renew(destination, KEYS)["port"] == 4711
     receiving.receive_abort(destination.pool, {"migration": ID})
     assert nothing_left(destination, tmp_path)
+
+
+def test_an_image_that_a_killed_command_has_left_is_looked_for(destination, tmp_path):
+    """Only where a VDI was to be made that is not there, and by all that is known of it."""
+    destination.receive()
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert destination.unnamed == [], "both are there, and are destroyed"
+    destination.count, destination.fails = 0, "create 2"
+    begun = time.time()
+    with pytest.raises(XenAPI.Failure):
+        destination.receive()
+    (sr, (size, since)), = destination.unnamed
+    assert (sr, size) == (destination.sr, str(GIB)) and begun <= float(since) <= time.time() and nothing_left(destination, tmp_path)
+
+
+def test_one_that_cannot_be_told_for_sure_stays_and_is_told_once(destination, tmp_path):
+    destination.unprovable, destination.fails = True, "create 1"
+    with pytest.raises(XenAPI.Failure) as raised:
+        destination.receive()
+    assert raised.value.details == ["SR_FULL"], "the first error"
+    Journal.load(ID, journal.RECEIVING).write(busy=None)   # this process goes on, other than a plugin's
+    with pytest.raises(ImageLeft) as told:
+        receiving.receive_abort(destination.pool, {"migration": ID})
+    assert uuid_of(destination.pool, "SR", destination.sr) in told.value.details[0] and str(GIB) in told.value.details[0]
+    assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
