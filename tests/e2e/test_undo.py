@@ -6,6 +6,7 @@ import time
 import pytest
 import XenAPI
 
+from lab.dom0 import dying_create
 from lab.pools.lab import Lab
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
@@ -69,6 +70,18 @@ def link(lab):
     with Link(lab.hosts) as link:
         link.limit(RATE)
         yield link
+
+
+def test_sm_is_killed_when_it_has_made_an_image_and_not_told_xapi(scene, unharmed):
+    """No VDI names the image; SM's next scan would make one without a name of it."""
+    dying_create.arm(scene.there.root)
+    try:
+        migration = scene.begin()
+        entry = scene.ended(migration)
+    finally:
+        died = dying_create.disarm(scene.there.root)
+    assert died and entry["state"] == "failed" and entry["left"] == [], entry["error"]
+    assert "SXM" not in entry["error"][0], "xapi's own error is what the user reads"
 
 
 def test_cancel_while_a_disk_is_copied(scene, unharmed, link):
