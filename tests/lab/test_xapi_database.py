@@ -7,7 +7,9 @@ import time
 import xmlrpc.client
 
 import pytest
-from xapi_fixture import LabPool, failure_of, make_sr, vbd_record, vdi_record, vm_record
+from xapi_fixture import REPOSITORY, LabPool, failure_of, make_sr, vbd_record, vdi_record, vm_record
+
+from lab.xapi.schema import CLASSES
 
 PATIENCE = 20.0             # seconds
 STATE = "/var/lib/xcp/state.db"
@@ -99,6 +101,16 @@ def test_what_is_never_on_disk_is_gone_after_any_restart(pool):
     assert again.VM_metrics.get_other_config(metrics) == {}
     assert "start" in again.VM.get_allowed_operations(vm) and "snapshot" in again.VDI.get_allowed_operations(vdi)
     assert "scan" in again.SR.get_allowed_operations(sr)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_is_on_disk_is_what_a_real_xapi_has_there(name):
+    with open(os.path.join(REPOSITORY, "docs/facts/xapi-datamodel.json")) as file:
+        known = json.load(file)[name]
+    for field in CLASSES[name].values():
+        if field.name in known["fields"]:
+            on_disk = known["persisted"] == "yes" and known["fields"][field.name][2] is True
+            assert field.kept == on_disk, field.name
 
 
 def test_a_sync_is_a_snapshot_and_durable(pool):
