@@ -53,6 +53,7 @@ class Scene:
         pool = lab.pool("A")
         ref = pool.create_vm("vm%d" % int(time.time() * 1000), [(pool.sr(*sr), size) for size in disks], GUEST)
         self.uuid = pool.start_vm(ref, "a1")
+        pool.xapi.pool.sync_database()          # a VM that has been there for a while
         self.wait_for_writes(30)
 
     # -- where it is
