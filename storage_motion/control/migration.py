@@ -9,9 +9,12 @@ import traceback
 import XenAPI
 
 from storage_motion.control import closing, journal, movers, phases, progress, resume, secrets
+from storage_motion.control.checks import CLAIM
 from storage_motion.control.progress import Progress
 from storage_motion.errors import ArrivedHalted, Cancelled, JournalNotWritten, MotionError, NotCleanedUp, Undecided
-from storage_motion.xapi.session import NOT_XAPI, reason
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import NOT_XAPI, at_once, reason
+from storage_motion.xapi.tasks import ProgressTask, Shown
 
 CANCEL = "cancel"          # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0          # seconds between two signs of life to the destination's xapi
@@ -35,6 +38,13 @@ def ask_to_cancel(migration):
     journal.replace(os.path.join(journal.run_directory(migration), CANCEL), "", sync=False)
 
 
+def task_of(source, entry, plan, description, ref=None):
+    """The Task that shows a migration (its journal's content) in the source pool, noted nowhere yet; `ref`: it is there already."""
+    vm = Records(source).ref("VM", plan.vm) or ""
+    shown = Shown("Storage XenMotion of %s" % plan.vm_name, description, vm, {CLAIM: entry["migration"]})
+    return ProgressTask(source, shown, ref)
+
+
 class Migration:
     """One migration, as the phases see it: what is planned, what is known, and how to get at both pools."""
 
@@ -46,6 +56,7 @@ class Migration:
         self.source = source
         self.destination = destination
         self.task = task
+        task.noted = lambda uuid: self.note(task=uuid)
         self.lost = lost
         self.id = entry_journal.entry["migration"]
         self.arrival = None          # what host.migrate_receive answered: in memory only, since there is a session in it
@@ -115,16 +126,18 @@ class Migration:
 
     def pulse(self, cancellable=True):
         """To be called in every wait: reports, keeps the other pool's session alive, raises Cancelled when that is asked for."""
+        if not self.cancel_asked() and self.task.cancel_asked():
+            ask_to_cancel(self.id)   # xapi may be restarted, and forget it
         if cancellable and self.cancel_asked():
             raise Cancelled(self.id)
         self.progress.report()
         if self.plan.cross_pool and time.monotonic() - self._alive > KEEP_ALIVE:
             self._alive = time.monotonic()
             try:
-                self.destination.xenapi.pool.get_all()
-            except (OSError,) + NOT_XAPI as error:
-                # It may be restarting. The data go on without it; whoever needs it will tell.
-                log.warning("%s: the destination's xapi does not answer: %s", self.id, reason(error))
+                at_once(self.destination).xenapi.pool.get_all()
+            except (XenAPI.Failure, OSError) + NOT_XAPI as error:
+                # It may be restarting, which the session tells. The data go on without it; whoever needs it will wait.
+                log.debug("%s: no sign of life to the destination's xapi: %s", self.id, reason(error))
 
     # The run.
 

@@ -23,7 +23,7 @@ import XenAPI
 
 from storage_motion.control import arrival, gate, journal, lost, move, phases, receiving, secrets
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
-from storage_motion.control.migration import Migration
+from storage_motion.control.migration import Migration, task_of
 from storage_motion.control.plan import Plan
 from storage_motion.control.worker import CALL_TIMEOUT
 from storage_motion.data.service import ORPHAN_BOUND
@@ -32,7 +32,6 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import Cancelled, JournalError, MotionError, NoSuchMigration, Unreachable, WorkerDied
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
-from storage_motion.xapi.tasks import ProgressTask
 
 CONNECT_TIMEOUT = 30.0     # seconds to wait for another pool's master
 START_TIMEOUT = 60.0       # seconds within which a worker says who it is
@@ -225,12 +224,9 @@ def _stays_at_the_source(entry, decision):
 
 def _task(source, entry, planned):
     known = entry.entry["task"] and Records(source).ref("task", entry.entry["task"])
-    if known:
-        return ProgressTask(source, known)
-    vm = Records(source).ref("VM", planned.vm) or ""
-    task = ProgressTask.create(source, "Storage XenMotion of %s" % planned.vm_name, "recovery", vm,
-                               {"sxm_migration": entry.entry["migration"]})
-    entry.write(task=task.uuid)
+    task = task_of(source, entry.entry, planned, "recovery", known or None)
+    if not known:
+        entry.write(task=task.uuid)
     return task
 
 

@@ -4,6 +4,7 @@
 
 Its journal, with the plan, is there already; the password of the other pool is among the secrets.
 """
+import functools
 import logging
 import os
 import sys
@@ -13,7 +14,6 @@ from storage_motion.control.journal import Journal
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalNotWritten, NoSuchMigration
 from storage_motion.xapi import session
-from storage_motion.xapi.tasks import ProgressTask
 
 # Seconds that one call may take: to make and open a hundred disks at the destination is one.
 CALL_TIMEOUT = 1800.0
@@ -62,23 +62,21 @@ def _drive(entry):
 
 
 def _migrate(entry):
-    source = session.local(CALL_TIMEOUT)
+    source = session.patiently(lambda: session.local(CALL_TIMEOUT))
     try:
         planned = plan.Plan.from_json(entry.entry["plan"])
-        vm = source.xenapi.VM.get_by_uuid(planned.vm)
-        task = ProgressTask.create(source, "Storage XenMotion of %s" % planned.vm_name,
-                                   "to %s" % planned.destination_host_name, vm, {"sxm_migration": entry.entry["migration"]})
+        task = migration.task_of(source, entry.entry, planned, "to %s" % planned.destination_host_name)
         try:
             entry.write(task=task.uuid)
-        except JournalNotWritten as error:
-            task.finish("failure", error.failure())
+            destination, hidden = _destination(entry, planned, source)
+            try:
+                return migration.Migration(entry, planned, source, destination, task, hidden).run()
+            finally:
+                if destination is not source:
+                    session.logout(destination)
+        except Exception as error:
+            task.finish("failure", migration.failure_of(error))
             raise
-        destination, hidden = _destination(entry, planned, source)
-        try:
-            return migration.Migration(entry, planned, source, destination, task, hidden).run()
-        finally:
-            if destination is not source:
-                session.logout(destination)
     finally:
         session.logout(source)
 
@@ -88,7 +86,8 @@ def _destination(entry, planned, source):
     if not planned.cross_pool:
         return source, ()
     remote = secrets.get(entry.entry["migration"], "remote")
-    return session.remote(planned.master, remote["username"], remote["password"], CALL_TIMEOUT), (remote["password"],)
+    login = functools.partial(session.remote, planned.master, remote["username"], remote["password"], CALL_TIMEOUT)
+    return session.patiently(login), (remote["password"],)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,93 @@ import xmlrpc.client
 import XenAPI
 
 from storage_motion.errors import MotionError, Unreachable
-from storage_motion.xapi import transport
+from storage_motion.xapi import outage, transport
 
 ORIGINATOR = "sxm"
 API_VERSION = "1.0"
 # What a server that is not a xapi, or is none any more, makes of a call.
 NOT_XAPI = (xmlrpc.client.ProtocolError, xmlrpc.client.Fault, xmlrpc.client.ResponseError, http.client.HTTPException,
             ssl.SSLError, xml.parsers.expat.ExpatError, ValueError, TypeError)
+
+
+class Session(XenAPI.Session):
+    """XenAPI's, for whose calls it is no failure that xapi is restarted: they wait for it (outage.BOUND), and log in anew.
+
+    What may have been carried out when the connection broke is called again only if that does no harm (outage.repeatable):
+    else it raises, and whoever called has to look."""
+
+    def __init__(self, url, to_server, server, patient=True):
+        """`to_server`: a transport. `server`: how the log names it. `patient`: whether calls wait for it."""
+        super(Session, self).__init__(url, transport=to_server)
+        self._to_server = to_server
+        self._patient = patient
+        self._outage = outage.Outage(server)
+
+    @property
+    def at_once(self):
+        """The same session, for calls that do not wait: they fail while xapi does not answer."""
+        return _AtOnce(lambda method, params: self._call(method, params, False))
+
+    def xenapi_request(self, methodname, params):
+        """One call, as XenAPI.Session makes it. Raises XenAPI.Failure, or what the connection failed with."""
+        return self._call(methodname, params, self._patient)
+
+    def _call(self, method, params, patient):
+        ask = super(Session, self).xenapi_request
+        if method.startswith(("login", "logout", "session.log")):
+            return ask(method, params)
+        again, repeated, tries = outage.repeatable(method, params), False, 0
+        if not again:
+            self._to_server.close()   # over a new connection it is known whether it was sent
+        while True:
+            try:
+                answer = ask(method, params)
+            except XenAPI.Failure as failure:
+                if failure.details[0] != outage.BOOTING:
+                    self._outage.ends()
+                    if repeated and outage.was_done(method, params, failure, self._look):
+                        return ""
+                    raise
+                error, sent = failure, False
+            except Exception as failed:
+                if not outage.is_away(failed):
+                    raise
+                error, sent = failed, not isinstance(failed, outage.NEVER_SENT)
+            else:
+                self._outage.ends()
+                return answer
+            if sent and not again:
+                raise error
+            repeated = repeated or sent
+            if not tries and outage.is_cold(error):
+                tries = 1
+                continue
+            self._outage.begins(reason(error))
+            if not patient or not self._outage.wait(tries):
+                raise error
+            tries += 1
+
+    def _look(self, method, *params):
+        return self._call(method, params, self._patient)
+
+
+class _AtOnce:
+    def __init__(self, call):
+        self.xenapi = _Calls(call)
+
+
+class _Calls:
+    """`calls.VM.get_all(...)` is `call("VM.get_all", (...))`."""
+
+    def __init__(self, call, name=""):
+        self._made = call
+        self._name = name
+
+    def __getattr__(self, name):
+        return _Calls(self._made, self._name + "." + name if self._name else name)
+
+    def __call__(self, *params):
+        return self._made(self._name, params)
 
 
 class BadCredentials(MotionError):
@@ -28,13 +108,35 @@ class HostIsSlave(MotionError):
     code = "SXM_HOST_IS_SLAVE"
 
 
+def patiently(login):
+    """What `login()` answers: `local` or `remote`, for one who can wait for a xapi that is just being restarted."""
+    waiting, tries = outage.Outage("the start"), 0
+    while True:
+        try:
+            return login()
+        except Unreachable as error:
+            waiting.begins(str(error))
+            if not waiting.wait(tries):
+                raise
+            tries += 1
+
+
+def at_once(session):
+    """A session, for calls that do not wait for a xapi that is away."""
+    return session.at_once if isinstance(session, Session) else session
+
+
 def local(timeout=transport.DEFAULT_TIMEOUT):
     """A session of this host's pool, as root without a password (facts: xapi.md, Plugins).
 
     Raises Unreachable when xapi does not answer."""
-    session = XenAPI.Session("http://localhost/", transport=transport.local_transport(timeout))
+    session = Session("http://localhost/", transport.local_transport(timeout), "this host")
     try:
         session.login_with_password("root", "", API_VERSION, ORIGINATOR)
+    except XenAPI.Failure as failure:
+        if failure.details[0] != outage.BOOTING:
+            raise
+        raise Unreachable(transport.LOCAL_SOCKET, outage.BOOTING)
     except (OSError,) + NOT_XAPI as error:
         raise Unreachable(transport.LOCAL_SOCKET, reason(error))
     return session
@@ -44,7 +146,7 @@ def joined(handle, timeout=transport.DEFAULT_TIMEOUT):
     """The session of this host's xapi with that handle, which somebody else began and ends: xapi, for the plugin that it runs.
 
     Threads may share it, which is not so of the one that XenAPIPlugin hands over (XenAPI.UDSTransport: one connection for all)."""
-    session = XenAPI.Session("http://localhost/", transport=transport.local_transport(timeout))
+    session = Session("http://localhost/", transport.local_transport(timeout), "this host", patient=False)
     session._session = handle
     return session
 
@@ -52,8 +154,8 @@ def joined(handle, timeout=transport.DEFAULT_TIMEOUT):
 def url_of(master):
     """The URL of what `remote-master` named: `10.0.0.2`, `10.0.0.2:8443`, `https://10.0.0.2`, `http://...`.
 
-    Without a scheme it is https. Raises ValueError when there is no host in it."""
-    text = master if "://" in master else "https://" + master
+    Without a scheme it is https. An IPv6 address may be bare where no port can be meant. Raises ValueError when there is no host in it."""
+    text = master if "://" in master else "https://" + _bracketed(master)
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("not the address of a host")
@@ -63,12 +165,32 @@ def url_of(master):
     return "%s://%s" % (parts.scheme, parts.netloc)
 
 
+def _bracketed(text):
+    """`text`, if it is a bare IPv6 address in brackets. Raises ValueError for one that may end with a port, or with a zone."""
+    if text.count(":") < 2 or "[" in text or "@" in text:
+        return text
+    address, _, last = text.rpartition(":")
+    if not _is_ipv6(text):
+        raise ValueError("an IPv6 address wants brackets, as in [2001:db8::1] or [2001:db8::1]:443")
+    if last.isdigit() and _is_ipv6(address):
+        raise ValueError("[%s] may be meant, or [%s]:%s: put the address in brackets" % (text, address, last))
+    return "[%s]" % text
+
+
+def _is_ipv6(text):
+    try:
+        socket.inet_pton(socket.AF_INET6, text)
+    except OSError:
+        return False
+    return True
+
+
 def remote(url, username, password, timeout=transport.DEFAULT_TIMEOUT):
     """A session with the pool whose master answers at `url`.
 
-    XenAPI.Session logs in again by itself when the session has expired in a long migration.
+    It logs in again by itself when it has expired, or ended with a xapi that was restarted.
     Raises Unreachable, BadCredentials or HostIsSlave."""
-    session = XenAPI.Session(url + "/", transport=transport.remote_transport(url, timeout))
+    session = Session(url + "/", transport.remote_transport(url, timeout), url)
     try:
         session.login_with_password(username, password, API_VERSION, ORIGINATOR)
     except XenAPI.Failure as failure:
@@ -87,6 +209,8 @@ def remote(url, username, password, timeout=transport.DEFAULT_TIMEOUT):
 
 def reason(error):
     """Why a server could not be talked to, in words that carry no request (a request may hold a password)."""
+    if isinstance(error, XenAPI.Failure):
+        return str(error.details[0])
     if isinstance(error, xmlrpc.client.ProtocolError):
         return "not a xapi: HTTP status %d" % error.errcode
     if isinstance(error, ssl.SSLError):

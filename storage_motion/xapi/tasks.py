@@ -1,11 +1,17 @@
 """Tasks of xapi: ours, that shows a migration to the user, and those that xapi ends for us."""
+import logging
 import time
+from typing import Dict, NamedTuple
 
 import XenAPI
 
 from storage_motion.errors import MotionError, TimedOut
+from storage_motion.xapi.session import NOT_XAPI, at_once, reason
 
 POLL = 0.2
+CANCEL_INTERVAL = 1.0      # seconds between two looks at whether somebody cancels the task
+
+log = logging.getLogger("sxm")
 
 
 class TaskFailed(MotionError):
@@ -17,21 +23,35 @@ class TaskFailed(MotionError):
         return self.details or [self.code]
 
 
+class Shown(NamedTuple):
+    """What a task shows the user. `vm`: the ref of the VM that XenCenter shows it with. `keys`: more of its other_config."""
+    label: str
+    description: str
+    vm: str
+    keys: Dict[str, str]
+
+
 class ProgressTask:
-    """A Task of the source pool, which `xe task-list` and XenCenter show (facts: xapi.md, Small things)."""
+    """A Task of the source pool, which `xe task-list` and XenCenter show (facts: xapi.md, Small things).
 
-    def __init__(self, session, ref):
+    Tasks are in xapi's memory only, so a restart of xapi takes it away, as does its housekeeping after a day without progress
+    (db_gc_util.ml): another one takes its place then. Nothing waits for a xapi that is away: the next report tells more."""
+
+    def __init__(self, session, shown, ref=None):
+        """`ref`: of one that is there; else it is made. `noted(uuid)`: called for each that is made in place of a lost one."""
         self._session = session
-        self.ref = ref
+        self._shown = shown
+        self._asked = None
+        self.noted = lambda uuid: None
+        self.ref = ref or self._made(session)
 
-    @classmethod
-    def create(cls, session, label, description, vm_ref, other_config):
-        """`vm_ref`: what XenCenter shows it with. `other_config`: more keys for it."""
-        task = session.xenapi.task.create(label, description)
-        keys = dict(other_config, applies_to=vm_ref, XenCenterMeddlingActionTitle=label)
+    def _made(self, session):
+        api = session.xenapi
+        task = api.task.create(self._shown.label, self._shown.description)
+        keys = dict(self._shown.keys, applies_to=self._shown.vm, XenCenterMeddlingActionTitle=self._shown.label)
         for key, value in sorted(keys.items()):
-            session.xenapi.task.add_to_other_config(task, key, value)
-        return cls(session, task)
+            api.task.add_to_other_config(task, key, value)
+        return task
 
     @property
     def uuid(self):
@@ -39,24 +59,45 @@ class ProgressTask:
         return self._session.xenapi.task.get_uuid(self.ref)
 
     def progress(self, fraction):
-        """`fraction`: 0 to 1. A task that the user has destroyed is shown no more, and hinders nothing."""
-        self._quietly(self._session.xenapi.task.set_progress, min(1.0, max(0.0, float(fraction))))
+        """`fraction`: 0 to 1."""
+        value = min(1.0, max(0.0, float(fraction)))
+        self._ask(at_once(self._session), lambda session: session.xenapi.task.set_progress(self.ref, value))
+
+    def cancel_asked(self):
+        """Whether somebody has said `task.cancel`, as `xe task-cancel` and XenCenter's button do: xapi only notes that
+        (xapi_task.ml), and it is for us to look, which is done once in CANCEL_INTERVAL at most."""
+        if self._asked is not None and time.monotonic() - self._asked < CANCEL_INTERVAL:
+            return False
+        self._asked = time.monotonic()
+        operations = self._ask(at_once(self._session), lambda session: session.xenapi.task.get_current_operations(self.ref))
+        return "cancel" in (operations or {}).values()
 
     def finish(self, status, error=()):
         """`status`: success, failure or cancelled. `error`: [code, detail, ...]."""
         if error:
-            self._quietly(self._session.xenapi.task.set_error_info, list(error))
+            self._ask(self._session, lambda session: session.xenapi.task.set_error_info(self.ref, list(error)))
         if status == "success":
-            self._quietly(self._session.xenapi.task.set_progress, 1.0)
-        self._quietly(self._session.xenapi.task.set_status, status)
+            self._ask(self._session, lambda session: session.xenapi.task.set_progress(self.ref, 1.0))
+        self._ask(self._session, lambda session: session.xenapi.task.set_status(self.ref, status))
 
-    def _quietly(self, call, value):
+    def _ask(self, session, call):
+        """What `call(session)` answers; None if there is no answer now. What is only shown ends no migration."""
         try:
-            call(self.ref, value)
+            try:
+                return call(session)
+            except XenAPI.Failure as failure:
+                if failure.details[0] != "HANDLE_INVALID":
+                    raise
+            self.ref = self._made(session)
+            self.noted(session.xenapi.task.get_uuid(self.ref))
+            return call(session)
         except XenAPI.Failure as failure:
-            # A destroyed task; or a xapi that is older than the call (set_error_info came with 21.3).
-            if failure.details[0] not in ("HANDLE_INVALID", "MESSAGE_METHOD_UNKNOWN"):
-                raise
+            # A xapi that is older than the call (set_error_info came with 21.3), or that is starting, or else.
+            log.warning("the task that shows the migration: %s", failure.details[0])
+        except (OSError,) + NOT_XAPI as error:
+            # The session tells the log of an outage, once.
+            log.debug("the task that shows the migration: %s", reason(error))
+        return None
 
 
 def wait(session, task, timeout):

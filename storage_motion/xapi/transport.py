@@ -68,8 +68,13 @@ class _BoundTransport(xmlrpc.client.Transport):
         self._connection = host, self._make()
         return self._connection[1]
 
+    def request(self, host, handler, request_body, verbose=False):
+        """One try. xmlrpc.client makes another over a new connection whatever is asked for; a VDI might be made twice: `Session`
+        knows what may be asked again."""
+        return self.single_request(host, handler, request_body, verbose)
+
     def single_request(self, *arguments, **named):
-        """As in xmlrpc.client, which tries once more over a new connection when the old one has gone cold: over TLS, too."""
+        """As in xmlrpc.client. A TLS connection that has gone cold ends as any other."""
         try:
             return super(_BoundTransport, self).single_request(*arguments, **named)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:

@@ -23,6 +23,9 @@ class FakeTask:
     def progress(self, fraction):
         pass
 
+    def cancel_asked(self):
+        return False
+
     def finish(self, status, error=()):
         self.ended = (status, list(error))
 

@@ -92,7 +92,7 @@ def test_one_that_cannot_note_its_task(monkeypatch, tmp_path):
     source = type("Source", (), {"xenapi": property(lambda self: self), "VM": property(lambda self: self), "get_by_uuid": lambda self, uuid: uuid})()
     monkeypatch.setattr(worker.session, "local", lambda timeout: source)
     monkeypatch.setattr(worker.session, "logout", lambda session: None)
-    monkeypatch.setattr(worker.ProgressTask, "create", classmethod(lambda cls, *_: task))
+    monkeypatch.setattr(worker.migration, "task_of", lambda *_: task)
     begin()
     disk.left = 1
     assert worker.main(ID) == 1

@@ -84,13 +84,26 @@ def test_a_mark_that_is_there_already():
         claim._add(session.xenapi.VM.add_to_other_config, "OpaqueRef:vm", "k", "v")
 
 
-def test_a_task_that_the_user_has_destroyed_hinders_nothing():
-    session = playing(task__set_progress="task.get_record-destroyed", task__set_status="VM.nosuch", task__set_error_info="VM.destroy-blocked")
-    task = tasks.ProgressTask(session, "OpaqueRef:task")
+def test_a_task_that_is_gone_or_refuses_hinders_nothing():
+    session = playing(task__set_progress="task.get_record-destroyed", task__set_status="VM.nosuch", task__set_error_info="VM.destroy-blocked",
+                      task__create="task.destroy", task__add_to_other_config="task.destroy", task__get_uuid="task.destroy")
+    task = tasks.ProgressTask(session, tasks.Shown("label", "", "OpaqueRef:vm", {}), "OpaqueRef:task")
     task.progress(0.5)
+    assert task.ref == "", "another one was made in its place"
     task.finish("success")
-    with pytest.raises(XenAPI.Failure, match="OPERATION_BLOCKED"):
-        task.finish("failure", ["SXM_X"])
+    task.finish("failure", ["SXM_X"])
+
+
+def test_a_cancel_that_somebody_asked_for():
+    shown = tasks.Shown("label", "", "OpaqueRef:vm", {})
+    for name, asked in (("cancel-asked", True), ("pending", False)):
+        record = xmlrpc.client.loads(recorded("xapi-task.get_record-%s.response" % name))[0][0]["Value"]
+
+        class Session(object):
+            class xenapi(object):
+                class task(object):
+                    get_current_operations = staticmethod(lambda ref: record["current_operations"])
+        assert tasks.ProgressTask(Session, shown, "OpaqueRef:task").cancel_asked() is asked
 
 
 def test_records_of_a_pool_are_what_the_product_looks_for():

@@ -59,9 +59,21 @@ def test_http_where_https_was_meant():
 
 
 @pytest.mark.parametrize("text, url", [("10.0.0.1", "https://10.0.0.1"), ("10.0.0.1:8443", "https://10.0.0.1:8443"),
-                                       ("http://x:80", "http://x:80"), ("https://[::1]:443/", "https://[::1]:443")])
+                                       ("http://x:80", "http://x:80"), ("https://[::1]:443/", "https://[::1]:443"),
+                                       ("2001:db8::10", "https://[2001:db8::10]"), ("::1", "https://[::1]"),
+                                       ("2001:db8:0:0:0:0:0:443", "https://[2001:db8:0:0:0:0:0:443]"),
+                                       ("[2001:db8::1]:8443", "https://[2001:db8::1]:8443")])
 def test_addresses(text, url):
     assert session.url_of(text) == url
+
+
+@pytest.mark.parametrize("text, right", [
+    ("2001:db8::1:443", "[2001:db8::1:443] may be meant, or [2001:db8::1]:443"), ("2001:db8:0:0:0:0:0:1:443", "wants brackets"),
+    ("fe80::1%eth0", "wants brackets"), ("2001:db8::1:99999", "wants brackets")])
+def test_an_address_that_may_mean_two_things(text, right):
+    with pytest.raises(ValueError) as raised:
+        session.url_of(text)
+    assert right in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "://", "ssh://x", "x:port", "root:pw@x", "x/path", "x?y", "x:99999"])

@@ -1,14 +1,14 @@
-"""A connection that the server has closed meanwhile is replaced, once, whatever way that shows."""
+"""A connection that the server has closed meanwhile is replaced, whatever way that shows, for what may be asked twice."""
 import http.client
 import ssl
 import xmlrpc.client
 
 import pytest
 
-from storage_motion.xapi import transport
+from storage_motion.xapi import session, transport
 from web_server import serving
 
-ANSWER = xmlrpc.client.dumps((42,), methodresponse=True).encode()
+ANSWER = xmlrpc.client.dumps(({"Status": "Success", "Value": 42},), methodresponse=True).encode()
 
 
 class Connection(http.client.HTTPConnection):
@@ -26,7 +26,7 @@ def proxy(made, url, broken_from_the_start=None):
         made.append(Connection(url[len("http://"):]))
         made[-1].error = broken_from_the_start
         return made[-1]
-    return xmlrpc.client.ServerProxy(url, transport=transport._BoundTransport(make))
+    return session.Session(url, transport._BoundTransport(make), "there", patient=False).xenapi
 
 
 GONE = [ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed"),
@@ -42,6 +42,19 @@ def test_a_cold_connection_is_replaced(error):
         made[0].error = error
         assert server.pool.get_all() == 42
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("error", GONE, ids=lambda error: error.__class__.__name__)
+def test_not_for_what_would_be_done_twice(error):
+    made = []
+    with serving(lambda *_: (200, ANSWER)) as url:
+        server = proxy(made, url)
+        assert server.VDI.create({}) == 42 and server.VDI.create({}) == 42
+        assert len(made) == 2, "each goes over a new connection, which cannot have gone cold"
+    del made[:]
+    with pytest.raises(OSError):
+        proxy(made, url, error).VDI.create({})
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("error", GONE, ids=lambda error: error.__class__.__name__)
