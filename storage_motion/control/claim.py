@@ -32,7 +32,7 @@ def claim(m):
             raise AlreadyMigrating(m.plan.vm, str(holder))
     present = m.source.xenapi.VM.get_blocked_operations(vm)
     blocked = [operation for operation in DISTURBING if present.get(operation, reason(m.id)) == reason(m.id)]
-    m.note(blocked=blocked)
+    m.note(blocked=blocked, blocked_by_user=_by_user(m, present))
     for operation in blocked:
         _block(m.source.xenapi.VM, vm, operation, reason(m.id))
     for disk in m.plan.disks:
@@ -80,6 +80,9 @@ def release(m):
     _loosen(m)
     unblock(m)
     vm = m.vm()
+    for operation, text in sorted(m.entry.get("lifted", {}).items()):
+        _block(m.source.xenapi.VM, vm, operation, text)
+    m.note(lifted={})
     if m.source.xenapi.VM.get_other_config(vm).get(CLAIM) == m.id:
         m.source.xenapi.VM.remove_from_other_config(vm, CLAIM)
 
@@ -94,9 +97,34 @@ def unblock(m):
     m.note(blocked=[])
 
 
+def lift(m, vm, operation):
+    """Let one operation of the source VM (a ref) go ahead that the migration itself needs, whoever has blocked it. What the user had
+    blocked is in the journal before; `release` puts it back, and `hand_on` at the destination."""
+    m.note(blocked_by_user=_by_user(m, m.source.xenapi.VM.get_blocked_operations(vm)))
+    text = m.entry["blocked_by_user"].get(operation)
+    if text is not None:
+        m.note(lifted=dict(m.entry.get("lifted", {}), **{operation: text}))
+    m.source.xenapi.VM.remove_from_blocked_operations(vm, operation)
+    m.note(blocked=[other for other in m.entry.get("blocked", []) if other != operation])
+
+
+def hand_on(m, vm):
+    """Block for the VM (a ref) in the other pool what the user had blocked: xapi's importer leaves that out."""
+    present = m.destination.xenapi.VM.get_blocked_operations(vm)
+    for operation, text in sorted(m.entry.get("blocked_by_user", {}).items()):
+        if present.get(operation) == reason(m.id):
+            m.destination.xenapi.VM.remove_from_blocked_operations(vm, operation)
+        _block(m.destination.xenapi.VM, vm, operation, text)
+
+
+def _by_user(m, present):
+    """{operation: text} of what the user has blocked, of all that is blocked at `present` and what was lifted of his."""
+    return dict({operation: text for operation, text in present.items() if text != reason(m.id)},
+                **m.entry.get("lifted", {}))
+
+
 def block_arrived(m, vm):
-    """Keep everybody from starting or changing the VM (a ref) in the pool that it comes to, until the migration has ended: xapi's
-    importer leaves out what was blocked before."""
+    """Keep everybody from starting or changing the VM (a ref) in the pool that it comes to, until the migration has ended."""
     for operation in DISTURBING:
         _block(m.destination.xenapi.VM, vm, operation, reason(m.id))
 

@@ -56,6 +56,7 @@ def end(m):
         claim.release(m)
         return
     claim.loosen_arrived(m, remap.destination_vm(m))
+    claim.hand_on(m, remap.destination_vm(m))
     claim.unblock_arrived(m, remap.destination_vm(m))
     if m.arrival:
         remap.depart(m.destination, m.arrival)
@@ -104,7 +105,7 @@ def _destroy_disk(m, disk):
 def _destroy_vm(m):
     vm = _source_vm(m)
     if vm is not None:
-        claim.unblock(m)
+        claim.lift(m, vm, "destroy")
         m.source.xenapi.VM.destroy(vm)
 
 

@@ -5,7 +5,8 @@ import time
 
 import XenAPI
 
-from storage_motion.control import activation, adopt, bar, changes, cleanup, gate, pool_lock, remap, sync, waiting, whereabouts
+from storage_motion.control import (activation, adopt, bar, changes, claim, cleanup, gate, pool_lock, remap, sync, waiting,
+                                    whereabouts)
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, TimedOut, Undecided,
                                    Unreachable, XenopsError)
@@ -252,9 +253,9 @@ class _Driver:
         except (MotionError, XenAPI.Failure) as error:
             self.stop(error)
         except (OSError,) + NOT_XAPI as error:
-            # A xapi that is away for a moment: a gate can be led on later. SM at the destination waits 120 s for it, and
-            # then xenopsd's task fails.
-            log.warning("%s: xapi does not answer: %s", self.m.id, reason(error))
+            # A xapi that is away for longer than its session waits, which has told the log: a gate can be led on later. SM at the
+            # destination waits 120 s for it, and then xenopsd's task fails.
+            log.debug("%s: xapi does not answer: %s", self.m.id, reason(error))
 
     def _give_way(self):
         """The guest closes its disks, and xenopsd begins to move it only when it has opened them again: a reboot must not wait at the bars
@@ -352,9 +353,7 @@ def _shut_down_if_suspended(m):
     if xenops.Xenops.local(m.source, "sxm " + m.id).power_state(m.plan.vm) != "Suspended":
         return
     vm = m.vm()
-    if "hard_shutdown" in m.entry.get("blocked", []):
-        m.source.xenapi.VM.remove_from_blocked_operations(vm, "hard_shutdown")
-        m.note(blocked=[operation for operation in m.entry["blocked"] if operation != "hard_shutdown"])
+    claim.lift(m, vm, "hard_shutdown")
     m.source.xenapi.VM.hard_shutdown(vm)
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import XenAPI
 
-from fake_pool import add_vdi, add_vm, by_name, make_pool
+from fake_pool import add_vdi, add_vm, by_name, failure, make_pool
 from storage_motion.control import claim
 from storage_motion.errors import AlreadyMigrating
 from test_migration import make_plan
@@ -151,3 +151,29 @@ def test_the_disks_of_the_vm_that_has_arrived_may_be_unplugged_again():
     claim.claim(m)
     claim.loosen_arrived(m, vm)
     assert [vbd["unpluggable"] for vbd in vbds] == [True, False], "only those that we fastened"
+
+
+def test_what_the_user_has_blocked_hinders_no_clean_up_and_is_put_back():
+    m = FakeMigration()
+    m.record["blocked_operations"] = {"hard_shutdown": "precious"}
+    claim.claim(m)
+    noted = []
+    m.source.handlers["VM.remove_from_blocked_operations"] = lambda ref, operation: (
+        noted.append(dict(m.entry["lifted"])), m.record["blocked_operations"].pop(operation))
+    claim.lift(m, m.ref, "hard_shutdown")
+    assert "hard_shutdown" not in m.record["blocked_operations"]
+    assert noted == [{"hard_shutdown": "precious"}], "the journal knows it before it is taken away"
+    claim.lift(m, m.ref, "clean_shutdown")      # ours
+    claim.release(m)
+    assert m.record["blocked_operations"] == {"hard_shutdown": "precious"} and m.entry["lifted"] == {}
+
+
+def test_what_the_user_has_blocked_meanwhile_goes_along_too():
+    m = FakeMigration()
+    claim.claim(m)
+    m.record["blocked_operations"]["destroy"] = "since then"
+    m.record["blocked_operations"]["send_trigger"] = "likewise"
+    for _ in range(2):                          # killed in between, and done again
+        claim.lift(m, m.ref, "destroy")
+        m.record["blocked_operations"].pop("destroy", None)
+    assert m.entry["blocked_by_user"] == {"destroy": "since then", "send_trigger": "likewise"}

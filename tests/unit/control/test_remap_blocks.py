@@ -42,6 +42,17 @@ def test_it_is_blocked_until_the_very_end():
     assert world.plugins == ["receive-end"] and world.record["blocked_operations"] == {"snapshot": "the user's"}
 
 
+def test_what_the_user_had_blocked_at_the_source_is_blocked_here_in_the_end():
+    world = World()
+    world.record["blocked_operations"] = {}
+    claim.block_arrived(world, world.vm)
+    world.entry.update(blocked_by_user={"destroy": "precious", "send_trigger": "hands off"})
+    for _ in range(2):
+        claim.hand_on(world, world.vm)
+        claim.unblock_arrived(world, world.vm)
+    assert world.record["blocked_operations"] == {"destroy": "precious", "send_trigger": "hands off"}
+
+
 def test_taking_it_away_lifts_no_more_than_it_needs():
     world = World()
     claim.block_arrived(world, world.vm)
