@@ -23,6 +23,11 @@ class BadArguments(MotionError):
     code = "SXM_BAD_ARGUMENTS"
 
 
+class Refused(MotionError):
+    """[host and VM, what xapi says: its code and details, what to do]: xapi would not move the VM there."""
+    code = "SXM_REFUSED"
+
+
 class DataPathError(MotionError):
     """Something wrong on the way of the bytes, between the source's tapdisk and the destination's."""
     code = "SXM_DATA_PATH"

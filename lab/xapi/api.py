@@ -1,6 +1,6 @@
 """All calls that this xapi knows: importing this registers them."""
-from lab.xapi import (accessors, devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, vm)
+from lab.xapi import (accessors, devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, verdict, vm)
 
-MODULES = (devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, vm)
+MODULES = (devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, verdict, vm)
 
 accessors.register()

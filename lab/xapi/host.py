@@ -34,6 +34,7 @@ def join(pool, config, is_master, control_domain):
         database.set("host", host, address=address, hostname=config["name"], enabled=True, software_version=dict(PRODUCT),
                      API_version_major=API_VERSION[0], API_version_minor=API_VERSION[1], API_version_vendor="XenSource",
                      other_config=other_config, edition="xcp-ng", sched_policy="credit", capabilities=["hvm-3.0-x86_64"],
+                     virtual_hardware_platform_versions=["0", "1", "2"],
                      cpu_info={"cpu_count": "2", "socket_count": "1", "vendor": "GenuineIntel", "modelname": "lab"})
         _make_pif(database, host, address)
         if control_domain:

@@ -4,7 +4,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import arguments, journal, migration, planner, recovery, remap, resume, secrets, status, waiting
+from storage_motion.control import arguments, journal, migration, planner, recovery, resume, secrets, status, verdict, waiting
 from storage_motion.control.arguments import Problems
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import inventory, launch
@@ -46,8 +46,7 @@ def migrate(session, given):
             _check_installed(view, problems)
         plan = planner.make(request, source, view, vm, here, problems) if vm and home else None
         problems.raise_any()
-        if plan.cross_pool:
-            _rehearse(session, destination, plan)
+        verdict.ask(session, destination, plan)
         if request.dry_run:
             return {"plan": plan.to_json()}
     finally:
@@ -208,15 +207,6 @@ def _check_installed(view, problems):
     except XenAPI.Failure as failure:
         problems.add("remote-master", "Storage XenMotion does not answer there: %s" % " ".join(map(str, failure.details[:2])),
                      "install it on the hosts of that pool")
-
-
-def _rehearse(session, destination, plan):
-    try:
-        remap.rehearse(session, destination, plan)
-    except XenAPI.Failure as failure:
-        raise BadArguments("host: %s does not take the VM: %s" % (plan.destination_host_name, " ".join(map(str, failure.details))))
-    except MotionError as error:
-        raise BadArguments("host: %s does not take the VM: %s" % (plan.destination_host_name, " ".join(error.failure())))
 
 
 def _start(request, plan):

@@ -197,6 +197,10 @@ class _Planner:
             wanted = networks[0][0]
         pifs = [pif for _, pif in sorted(self.destination.all("PIF").items()) if pif["host"] == host_ref]
         pifs = [pif for pif in pifs if (pif["network"] == wanted if text else pif["management"])]
+        if pifs and not pifs[0]["IP"] and pifs[0].get("IPv6"):
+            self.problems.add(argument, "host %s has only IPv6 addresses on %s, and the data takes IPv4" % (
+                host["name_label"], text or "its management network"), "a network on which it has an IPv4 address")
+            return "", ""
         if not pifs or not pifs[0]["IP"]:
             self.problems.add(argument, "host %s has no address on %s" % (host["name_label"], text or "a management network"),
                               "a network on which it has one")

@@ -13,6 +13,7 @@ from tests.e2e.scene import MIB, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = (4 * MIB, 24 * MIB)
+PROTECTED = {"destroy": "precious", "hard_reboot": "by the user"}
 # Of the VM: xapi's call, and what it takes behind the VM.
 BLOCKED = (("clean_shutdown",), ("hard_shutdown",), ("clean_reboot",), ("hard_reboot",), ("suspend",), ("pause",), ("snapshot", "x", []),
            ("checkpoint", "x"), ("clone", "x"), ("destroy",))
@@ -38,10 +39,19 @@ def test_operations_in_mid_move(lab):
     vm = api.VM.get_by_uuid(scene.uuid)
     vbds = [ref for ref in record["VBDs"] if api.VBD.get_type(ref) == "Disk"]
     sr = scene.pool.sr("a1", "fast")
+    for operation, text in PROTECTED.items():
+        api.VM.add_to_blocked_operations(vm, operation, text)
+    api.VM.set_hardware_platform_version(vm, "9")
+    for given in (scene.arguments(), scene.within("big")):
+        details = refusal(scene.call, "migrate", scene.host, **given)
+        assert details[0] == "SXM_REFUSED" and "VIRTUAL_HARDWARE_PLATFORM_VERSION" in details[2], details
+    assert "sxm_migration" not in scene.record["other_config"]
+    api.VM.set_hardware_platform_version(vm, "0")
     with stopped(scene, MOMENTS["copying"]) as migration:
         for name, *arguments in BLOCKED:
             details = refusal(getattr(api.VM, name), vm, *arguments)
-            assert details[0] == "OPERATION_BLOCKED" and "fn=cancel migration=" + migration in details[2], (name, details)
+            text = PROTECTED.get(name, "fn=cancel migration=" + migration)
+            assert details[0] == "OPERATION_BLOCKED" and text in details[2], (name, details)
         # xapi has an emergency call which minds no block, but not for a domain that is there.
         assert refusal(api.VM.power_state_reset, vm)[0] == "DOMAIN_EXISTS"
         assert refusal(scene.call, "migrate", scene.host, **dict(scene.arguments(), wait="false"))[0] == "SXM_BAD_ARGUMENTS", "a second migration"
@@ -62,9 +72,10 @@ def test_operations_in_mid_move(lab):
     assert not entry["tries"], "nothing of this has broken the mirror"
     scene.host = scene.there
     scene.assert_runs()
-    scene.assert_nothing_left()
     there = scene.record
-    assert there["blocked_operations"] == {}
+    assert there["blocked_operations"] == PROTECTED, "what the user had blocked, and nothing of ours"
+    scene.pool.xapi.VM.set_blocked_operations(scene.pool.xapi.VM.get_by_uuid(scene.uuid), {})
+    scene.assert_nothing_left()
     assert all(scene.pool.xapi.VBD.get_unpluggable(ref) for ref in there["VBDs"])
 
 

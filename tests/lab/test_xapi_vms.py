@@ -373,3 +373,60 @@ def test_bad_archives_are_refused(pool, x):
     assert failure(b"no tar at all" * 100)[0] == "IMPORT_ERROR_GENERIC"
     newer = {"version": {"xapi_major": "99", "xapi_minor": "0"}, "objects": []}
     assert failure(packed(newer)) == ["IMPORT_INCOMPATIBLE_VERSION"]
+
+
+# --- the verdict on a migration
+
+@pytest.fixture
+def token(x, pool):
+    """That of the second host, within the pool."""
+    management = next(ref for ref in x.network.get_all() if x.network.get_bridge(ref) == "xenbr0")
+    return x.host.migrate_receive(pool.hosts[1].ref(x), management, {})
+
+
+def disks_of(x, vm, sr=None):
+    """The map of a VM's disks: all to `sr` (None: they stay)."""
+    return {x.VBD.get_VDI(vbd): sr or x.VDI.get_SR(x.VBD.get_VDI(vbd)) for vbd in x.VM.get_VBDs(vm)}
+
+
+def asked(x, vm, token, disks=None, vifs=None):
+    """Ask whether a VM may be moved."""
+    return x.VM.assert_can_migrate(vm, token, True, disks_of(x, vm) if disks is None else disks, vifs or {}, {})
+
+
+def test_a_migration_that_is_possible(x, vm, token):
+    assert asked(x, vm, token) == "" and x.VM.assert_operation_valid(vm, "migrate_send") == ""
+
+
+def test_why_a_migration_is_not_possible(x, pool, vm, token, sr):
+    there, disk = pool.hosts[1].ref(x), x.VBD.get_VDI(x.VM.get_VBDs(vm)[0])
+    assert failure_of(asked, x, vm, token, {}) == ["VDI_NOT_IN_MAP", disk]
+    vif = x.VM.get_VIFs(vm)[0]
+    assert failure_of(asked, x, vm, token, None, {vif: x.network.get_all()[0]})[0] == "OPERATION_NOT_ALLOWED"
+    x.VM.set_hardware_platform_version(vm, "9")
+    assert failure_of(asked, x, vm, token) == [
+        "VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION", there, "[0; 1; 2]", vm, "9"]
+    x.VM.set_hardware_platform_version(vm, "0")
+    x.host.disable(there)
+    assert failure_of(asked, x, vm, token) == ["HOST_DISABLED", there]
+    x.host.enable(there)
+    assert asked(x, vm, token) == ""
+
+
+def test_more_processors_than_the_host_has(x, token):
+    vm = x.VM.create(vm_record(VCPUs_max="64", VCPUs_at_startup="1"))
+    assert failure_of(asked, x, vm, token) == ["HOST_NOT_ENOUGH_PCPUS", "64", "2"]
+
+
+def test_an_sr_whose_driver_xapi_does_not_know_cannot_take_a_disk(x, pool, vm, token):
+    other = make_sr(x, pool.master.ref(x), "/elsewhere", shared=False)
+    assert asked(x, vm, token, disks_of(x, vm, other)) == "", "a file SR can do what is wanted"
+    driver = next(ref for ref, sm in x.SM.get_all_records().items() if sm["type"] == x.SR.get_type(other))
+    features = x.SM.get_features(driver)
+    assert {"VDI_SNAPSHOT", "VDI_MIRROR"} <= set(features)
+
+
+def test_what_the_user_has_blocked_is_not_valid(x, vm, token):
+    x.VM.add_to_blocked_operations(vm, "migrate_send", "not this one")
+    assert failure_of(x.VM.assert_operation_valid, vm, "migrate_send") == ["OPERATION_BLOCKED", vm, "not this one"]
+    assert asked(x, vm, token) == "", "it does not look at that"

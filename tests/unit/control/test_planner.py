@@ -254,3 +254,13 @@ def test_a_name_that_two_vms_have(world):
     add_vm(world.a, by_name(world.a, "host", "a1"), [], by_name(world.a, "network", "guests"))
     _, problems = world.cross(vm="web")
     assert problems == ["vm: 2 VMs are called 'web'; the UUID of one"]
+
+
+def test_a_host_with_ipv6_alone(world):
+    b1 = by_name(world.b, "host", "b1")
+    for pif in world.b.tables["PIF"].values():
+        if pif["host"] == b1:
+            pif.update(IP="", IPv6=["2001:db8::1/64"])
+    plan, problems = world.cross()
+    assert plan is None and problems == ["remote-network: host b1 has only IPv6 addresses on its management network, and the data takes IPv4; "
+                                         "a network on which it has an IPv4 address"]

@@ -1,0 +1,105 @@
+"""xapi's own verdict, before anything is changed: whether the VM may be moved, and whether that host would take it.
+
+It looks at what this product does not: processors, memory, devices passed through, versions, virtual hardware (facts: xapi.md,
+"Verdict"). What it says is passed on as it is, with what to do about it.
+"""
+import XenAPI
+
+from storage_motion.control import remap
+from storage_motion.errors import Refused
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import end
+from storage_motion.xapi.tasks import TaskFailed
+
+OPERATION = "migrate_send"
+MIRROR_TYPE = "mirror"
+OLDER = "the destination is older than the source: update it first; a VM goes to the same version or a newer one"
+TOOLS = "install the guest tools in the VM, or shut it down and move it halted"
+DEVICE = "detach the device, or shut the VM down and move it halted"
+WAIT = "wait until the other operation has ended"
+NETWORK = "give remote-network a network on which that host has an address"
+# What to do, by the code of xapi's failure. One that is not here speaks for itself.
+ADVICE = {
+    "CANNOT_CONTACT_HOST": "the hosts of the two pools have to reach each other",
+    "FEATURE_RESTRICTED": "the edition of the pool does not allow it",
+    "HOST_CANNOT_ATTACH_NETWORK": NETWORK,
+    "HOST_DISABLED": "enable the host, or name another one",
+    "HOST_NOT_ENOUGH_FREE_MEMORY": "free memory there, or name another host",
+    "HOST_NOT_ENOUGH_PCPUS": "name a host with more processors, or give the VM fewer VCPUs",
+    "HOST_NOT_LIVE": "name another host",
+    "IMPORT_INCOMPATIBLE_VERSION": OLDER,
+    "INTERFACE_HAS_NO_IP": NETWORK,
+    "LICENCE_RESTRICTION": "the edition of the pool does not allow it",
+    "NOT_SUPPORTED_DURING_UPGRADE": "the host is older than the VM's: finish the pool's upgrade first",
+    "OPERATION_BLOCKED": "somebody has blocked this operation of the VM: unblock it first",
+    "OTHER_OPERATION_IN_PROGRESS": WAIT,
+    "PIF_HAS_NO_NETWORK_CONFIGURATION": NETWORK,
+    "SR_DOES_NOT_SUPPORT_MIGRATION": "name another SR: the driver of this one can do no snapshots, or no mirror",
+    "TOO_MANY_STORAGE_MIGRATES": WAIT,
+    "VDI_CBT_ENABLED": "disable changed block tracking: VDI.disable_cbt",
+    "VM_HAS_PCI_ATTACHED": DEVICE,
+    "VM_HAS_VUSBS": DEVICE,
+    "VM_HOST_INCOMPATIBLE_VERSION": OLDER,
+    "VM_HOST_INCOMPATIBLE_VERSION_MIGRATE": OLDER,
+    "VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION": OLDER,
+    "VM_INCOMPATIBLE_WITH_THIS_HOST": "its processors lack features that the running VM uses: name another host, move it halted, "
+                                      "or say force=true",
+    "VM_IS_USING_NESTED_VIRT": "shut the VM down and move it halted",
+    "VM_LACKS_FEATURE": TOOLS,
+    "VM_MISSING_PV_DRIVERS": TOOLS,
+    "VM_OLD_PV_DRIVERS": TOOLS,
+    "VM_REQUIRES_IOMMU": DEVICE,
+    "VM_REQUIRES_NETWORK": "name a host that has all networks of the VM",
+    "VM_REQUIRES_VGPU": DEVICE,
+    "VM_TO_IMPORT_IS_NOT_NEWER_VERSION": "the destination has this VM already, and not an older one: remove that one first",
+}
+
+
+def ask(source, destination, plan):
+    """Have both pools look at a plan; `source`, `destination`: sessions. Raises Refused, or what else a pool fails with.
+
+    Asked before the VM is claimed: what we block ourselves afterwards has no say in it."""
+    vm = source.xenapi.VM.get_by_uuid(plan.vm)
+    _asking(plan, source.xenapi.VM.assert_operation_valid, vm, OPERATION)
+    host = destination.xenapi.host.get_by_uuid(plan.destination_host)
+    network = destination.xenapi.network.get_by_uuid(plan.network)
+    token = _asking(plan, destination.xenapi.host.migrate_receive, host, network, {})
+    try:
+        vifs = {source.xenapi.VIF.get_by_uuid(vif.vif): destination.xenapi.network.get_by_uuid(vif.network)
+                for vif in plan.vifs} if plan.cross_pool else {}
+        options = {} if plan.check_cpu else {"force": "true"}
+        _asking(plan, source.xenapi.VM.assert_can_migrate, vm, token, plan.live, _disks(source, destination, plan), vifs, options)
+    finally:
+        end(destination, token["session_id"])
+    if plan.cross_pool:
+        _asking(plan, remap.rehearse, source, destination, plan)
+
+
+def _disks(source, destination, plan):
+    """{VDI: SR} of all disks, as refs. One that keeps its SR is not looked at any further: so those of an SR of type `mirror`
+    seem to. xapi would demand features of a driver that it need not have registered; ours has them."""
+    here, there = Records(source), Records(destination)
+    found = {}
+    for key in plan.staying:
+        ref, vdi = here.by_uuid("VDI", key)
+        found[ref] = vdi["SR"]
+    for disk in plan.disks:
+        ref, vdi = here.by_uuid("VDI", disk.key)
+        goal, sr = there.by_uuid("SR", disk.destination_sr)
+        ours = MIRROR_TYPE in (sr["type"], here.of("SR", vdi["SR"])["type"])
+        found[ref] = vdi["SR"] if ours else goal
+    return found
+
+
+def _asking(plan, call, *arguments):
+    try:
+        return call(*arguments)
+    except XenAPI.Failure as failure:
+        raise _refused(plan, [str(detail) for detail in failure.details])
+    except TaskFailed as failure:
+        raise _refused(plan, failure.failure())
+
+
+def _refused(plan, details):
+    return Refused("host %s does not take VM %s" % (plan.destination_host_name, plan.vm_name), " ".join(details),
+                   ADVICE.get(details[0], "see what xapi says"))

@@ -1,0 +1,116 @@
+"""xapi is asked before anything is changed, and what it says reaches the user with what to do."""
+import re
+
+import pytest
+
+from fake_pool import add_vdi, add_vm, by_name, failure, make_pool, uuid_of
+from storage_motion.control import arguments, planner, verdict
+from storage_motion.control.arguments import Problems
+from storage_motion.errors import Refused
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.tasks import TaskFailed
+
+TOKEN = {"session_id": "OpaqueRef:s", "host": "h", "xenops": "http://10.0.0.1/", "SM": "", "master": ""}
+
+
+class World:
+    """Pools A and B, a VM of A, and what is asked of them."""
+
+    def __init__(self, monkeypatch, sr_type="ext"):
+        self.a, self.b = make_pool("A", ["a1"], shared=True), make_pool("B", ["b1"])
+        self.asked, self.ended = [], []
+        monkeypatch.setattr(verdict, "end", lambda session, ref: self.ended.append(ref))
+        monkeypatch.setattr(verdict.remap, "rehearse", lambda *_: self.asked.append(("rehearse",)))
+        for pool in (self.a, self.b):
+            pool.handlers["VM.assert_operation_valid"] = self._answer("assert_operation_valid")
+            pool.handlers["VM.assert_can_migrate"] = self._answer("assert_can_migrate")
+            pool.handlers["host.migrate_receive"] = self._answer("migrate_receive", TOKEN)
+        self.answers = {}
+        self.vdis = [add_vdi(self.a, by_name(self.a, "SR", "a1-sr"))]
+        self.vm = add_vm(self.a, by_name(self.a, "host", "a1"), self.vdis, by_name(self.a, "network", "guests"))
+        self.a.tables["SR"][by_name(self.a, "SR", "a1-sr")]["type"] = sr_type
+
+    def _answer(self, name, value=""):
+        def call(*given):
+            self.asked.append((name,) + given)
+            if name in self.answers:
+                raise self.answers[name]
+            return value
+        return call
+
+    def plan(self, cross_pool=True, **more):
+        """The plan of a move to the other pool, or to the shared SR of this one."""
+        there = self.b if cross_pool else self.a
+        vif = self.a.tables["VM"][self.vm]["VIFs"][0]
+        given = dict({"vm": uuid_of(self.a, "VM", self.vm),
+                      "destination-sr-uuid": uuid_of(there, "SR", by_name(there, "SR", "b1-sr" if cross_pool else "shared"))}, **more)
+        if cross_pool:
+            given.update({"remote-master": "10.1.0.1", "remote-username": "root", "remote-password": "x",
+                          "vif:" + uuid_of(self.a, "VIF", vif): uuid_of(self.b, "network", by_name(self.b, "network", "guests"))})
+        problems, source = Problems(), Records(self.a)
+        request = arguments.read(given, problems)
+        _, vm = planner.find_vm(request, source, problems)
+        made = planner.make(request, source, Records(self.b) if cross_pool else source, vm, by_name(self.a, "host", "a1"), problems)
+        assert made, problems.details
+        return made
+
+    def ask(self, plan):
+        """Ask, about a plan."""
+        verdict.ask(self.a, self.b if plan.cross_pool else self.a, plan)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def test_what_is_asked_of_another_pool(world):
+    world.ask(world.plan())
+    assert [name for name, *_ in world.asked] == ["assert_operation_valid", "migrate_receive", "assert_can_migrate", "rehearse"]
+    assert world.asked[0][1:] == (world.vm, "migrate_send")
+    _, vm, token, live, vdis, vifs, options = world.asked[2]
+    assert (vm, token, live, options) == (world.vm, TOKEN, True, {})
+    assert vdis == {world.vdis[0]: by_name(world.b, "SR", "b1-sr")}
+    assert vifs == {world.a.tables["VM"][world.vm]["VIFs"][0]: by_name(world.b, "network", "guests")}
+    assert world.ended == ["OpaqueRef:s"] and world.a.calls == world.b.calls == []
+
+
+def test_within_a_pool_no_networks_are_mapped(world):
+    world.ask(world.plan(cross_pool=False))
+    assert [name for name, *_ in world.asked] == ["assert_operation_valid", "migrate_receive", "assert_can_migrate"]
+    assert world.asked[2][5] == {}
+
+
+def test_processors_are_not_compared_by_force(world):
+    world.ask(world.plan(force="true"))
+    assert world.asked[2][6] == {"force": "true"}
+
+
+def test_an_sr_of_type_mirror_need_not_have_what_xapi_wants(monkeypatch):
+    """xapi knows no driver of that type unless its sm-plugins name it; what stays in its SR it does not ask about."""
+    world = World(monkeypatch, sr_type="mirror")
+    world.ask(world.plan())
+    assert world.asked[2][4] == {world.vdis[0]: by_name(world.a, "SR", "a1-sr")}
+
+
+@pytest.mark.parametrize("where", ["assert_operation_valid", "migrate_receive", "assert_can_migrate"])
+def test_a_refusal_is_told_with_what_to_do(world, where):
+    world.answers[where] = failure("HOST_NOT_ENOUGH_PCPUS", "64", "8")
+    with pytest.raises(Refused) as raised:
+        world.ask(world.plan())
+    assert raised.value.failure() == ["SXM_REFUSED", "host b1 does not take VM web", "HOST_NOT_ENOUGH_PCPUS 64 8",
+                                      "name a host with more processors, or give the VM fewer VCPUs"]
+    assert len(world.ended) == (where == "assert_can_migrate"), "the session of the token is ended"
+
+
+def test_so_is_that_of_an_import(world, monkeypatch):
+    def rehearse(*_):
+        raise TaskFailed("VM_TO_IMPORT_IS_NOT_NEWER_VERSION", "r", "1", "1")
+    monkeypatch.setattr(verdict.remap, "rehearse", rehearse)
+    with pytest.raises(Refused) as raised:
+        world.ask(world.plan())
+    assert raised.value.details[1].startswith("VM_TO_IMPORT_IS_NOT_NEWER_VERSION r") and "remove that one first" in raised.value.details[2]
+
+
+def test_advice_is_for_codes_that_xapi_has():
+    assert all(re.match(r"[A-Z_]+\Z", code) and text for code, text in verdict.ADVICE.items())
