@@ -181,6 +181,8 @@ def _notes(_view, host):
     for name in os.listdir(host.root + "/var/lib/sxm"):
         if name.startswith(("arrived-", "lock-")):
             yield "the note of a hook, %s" % name
+        if name.endswith(".xenopsd"):
+            yield "what xenopsd knew of a VM, %s" % name
 
 
 def _unneeded_images(view, host):

@@ -56,6 +56,14 @@ class Pool:
     def master(self):
         return self.database.get("pool", self.ref, "master")
 
+    def is_alive(self, host):
+        """Whether the xapi of that host answers."""
+        try:
+            self.on_host(host, "real_path", path="/")
+        except Failure:
+            return False
+        return True
+
     def on_host(self, host, function, **arguments):
         """Have a function of HostWork run on that host. Raises what it raises; HOST_OFFLINE [host] where it is away."""
         if host == self.own_host:

@@ -92,7 +92,7 @@ def _resynchronise_vms(pool, host):
         if listed is not None:
             resync_resident_on(pool, host, listed)
             for vm in pool.database.where("VM", resident_on=host, is_control_domain=False):
-                xenops.refresh(pool, vm, host)
+                xenops.update_vm(pool, vm, host)
     except Failure:
         log.exception("the VMs of host %s could not be resynchronised", host)
 
@@ -136,7 +136,7 @@ def _terminate(pool, host, identity, power_state):
     log.info("VM %s is known to xenopsd but isn't supposed to be: terminating", identity)
     if power_state != "Halted":
         try:
-            xenops.run(Context(pool), host, "VM.shutdown", id=identity, hard=True)
+            xenops.run(Context(pool), host, "VM.shutdown", id=identity)
         except Failure as failure:              # as xapi, which only waits for the task
             log.warning("VM %s: %s", identity, failure)
     pool.on_host(host, "xenops", method="VM.remove", members={"debug_info": _DEBUG, "id": identity})

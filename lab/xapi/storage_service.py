@@ -26,14 +26,14 @@ def answer_storage(pool, host, body):
 
 
 def answer_event(pool, host, body):
-    """`VM.changed {id}`: take over how a VM of that host now is."""
+    """`VM.changed {id}` or `VBD.changed {id}`: take over how a VM of that host, or its disks, now are."""
     try:
         (members,), method = wire.parse_xmlrpc(body)
-        if method != "VM.changed":
+        if method not in _EVENTS:
             return wire.xml_fault(-32601, "unknown method %s" % method)
         vm = pool.database.find_uuid("VM", members["id"])
         if vm:
-            xenops.refresh(pool, vm, host)
+            _EVENTS[method](pool, vm, host)
             pool.wait_durable()
         return wire.xml_response("")
     except Failure as failure:
@@ -66,6 +66,7 @@ def _destroy(pool, host, members):
     pool.storage.destroy_datapath(host, members["dp"], members["allow_leak"])
 
 
+_EVENTS = {"VM.changed": xenops.update_vm, "VBD.changed": xenops.update_vbds}
 _METHODS = {"VDI.attach": _of_vdi(_attach), "VDI.activate": _activate,
             "VDI.deactivate": _of_vdi(lambda layer, datapath, sr, location, _: layer.deactivate(datapath, sr, location)),
             "VDI.detach": _of_vdi(lambda layer, datapath, sr, location, _: layer.detach(datapath, sr, location)),

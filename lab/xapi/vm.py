@@ -8,6 +8,7 @@ from lab.xapi.schema import CLASSES, NULL, Timestamp, construct
 from lab.xapi.vm_lifecycle import operation
 
 _DEVICES = [str(number) for number in range(16)]
+_CLEAN = 1200.0                         # seconds that a guest may take to shut down (domain_shutdown_total_timeout)
 
 
 @call("VM.create", "record:record(VM)")
@@ -141,9 +142,17 @@ def shutdown(context, vm):
         hard_shutdown(context, vm)
 
 
+def _delay(hard):
+    """What xenopsd is told of a guest that may take its time."""
+    return {} if hard else {"delay": _CLEAN}
+
+
 def _shutdown(context, vm, hard):
     host, uuid = context.database.get("VM", vm, "resident_on"), context.database.get("VM", vm, "uuid")
-    xenops.run(context, host, "VM.shutdown", id=uuid, hard=hard)
+    if hard and context.database.get("VM", vm, "power_state") == "Suspended":
+        vm_lifecycle.reset(context.database, vm)        # its suspend image, which xapi would destroy, the lab has not
+        return
+    xenops.run(context, host, "VM.shutdown", id=uuid, **_delay(hard))
     xenops.refresh(context.pool, vm, host)
     xenops.forget(context.pool, host, uuid)
 
@@ -163,20 +172,27 @@ def hard_reboot(context, vm):
 def _reboot(context, vm, hard):
     record = context.database.record("VM", vm)
     try:
-        xenops.run(context, record["resident_on"], "VM.reboot", id=record["uuid"], hard=hard)
+        xenops.run(context, record["resident_on"], "VM.reboot", id=record["uuid"], **_delay(hard))
     finally:
         xenops.refresh(context.pool, vm, record["resident_on"])
 
 
 @call("VM.power_state_reset", "vm:ref(VM)")
 def power_state_reset(context, vm):
-    """Make the objects say Halted. Raises DOMAIN_EXISTS [vm, domid] where its host still runs it."""
+    """Make the objects say Halted. Of a VM that runs on the master its xenopsd is asked: DOMAIN_EXISTS [vm] if it runs there, else that forgets
+    it. Of one that runs on another host nobody is asked: HOST_IS_LIVE [host] as long as that host's xapi answers (xapi_vm.ml)."""
+    pool = context.pool
     with operation(context, vm, "power_state_reset"):
         record = context.database.record("VM", vm)
-        if context.database.exists("host", record["resident_on"]):
-            state = xenops.stat(context.pool, record["resident_on"], record["uuid"])
-            if state and state["power_state"] != "Halted":
-                raise Failure("DOMAIN_EXISTS", vm, state.get("domid", -1))
+        host = record["resident_on"]
+        if record["power_state"] in ("Running", "Paused") and host == pool.master:
+            state = xenops.stat(pool, host, record["uuid"])
+            if state and state["power_state"] == "Running":
+                raise Failure("DOMAIN_EXISTS", vm)
+            if state:
+                xenops.forget(pool, host, record["uuid"])
+        elif record["power_state"] in ("Running", "Paused") and pool.is_alive(host):
+            raise Failure("HOST_IS_LIVE", host)
         vm_lifecycle.reset(context.database, vm)
 
 
@@ -186,9 +202,9 @@ def pool_migrate_complete(context, vm, host):
     database = context.database
     context.database.get("host", host, "uuid")
     state = xenops.stat(context.pool, host, database.get("VM", vm, "uuid"))
-    if state and state["power_state"] != "Halted":
+    if state:
         database.set("VM", vm, resident_on=host, scheduled_to_be_resident_on=NULL)
-        xenops.refresh(context.pool, vm, host)
+        xenops.update_vm(context.pool, vm, host)
 
 
 # --- questions

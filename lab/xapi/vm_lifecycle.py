@@ -69,10 +69,10 @@ def operation(context, vm, name):
                 database.remove_from("VM", vm, "current_operations", key)
 
 
-def reset(database, vm):
-    """Make the objects say that the VM is halted."""
+def reset(database, vm, state="Halted"):
+    """Make the objects say that the VM is halted, or suspended: that one's devices stay as they were."""
     with database.lock:
-        for class_name, field in (("VBD", "VBDs"), ("VIF", "VIFs")):
+        for class_name, field in (("VBD", "VBDs"), ("VIF", "VIFs")) if state == "Halted" else ():
             for device in database.get("VM", vm, field):
                 database.set(class_name, device, currently_attached=False)
-        database.set("VM", vm, power_state="Halted", resident_on=NULL, scheduled_to_be_resident_on=NULL, domid=-1)
+        database.set("VM", vm, power_state=state, resident_on=NULL, scheduled_to_be_resident_on=NULL, domid=-1)

@@ -11,6 +11,7 @@ _POLL = 0.05 * patience.TIMES   # seconds between looks at a task of xenopsd
 _LONGEST_TASK = 600.0           # seconds
 _GUEST_SETTINGS = "lab-guest:"  # keys of a VM's other_config that the lab's guest takes, without this
 _DEBUG = "lab-xapi"
+_AT_REST = ("Halted", "Suspended")
 
 log = logging.getLogger("xapi.xenops")
 
@@ -113,12 +114,50 @@ def stat(pool, host, uuid):
 
 
 def forget(pool, host, uuid):
-    """Have xenopsd forget a VM that does not run; one that it does not know is no error."""
+    """Have xenopsd forget a VM; one that it does not know, or that runs, is no error (Xenopsd_metadata.delete)."""
     try:
         pool.on_host(host, "xenops", method="VM.remove", members={"debug_info": _DEBUG, "id": uuid})
     except Failure as failure:
-        if failure.code != "Does_not_exist":
+        if failure.code not in ("Does_not_exist", "Bad_power_state"):
             raise
+
+
+def _is_resident(database, vm, host):
+    return database.exists("VM", vm) and database.get("VM", vm, "resident_on") == host
+
+
+def update_vm(pool, vm, host):
+    """An event of xenopsd on a VM, by the rules of `update_vm` (xapi_xenops.ml): only of one that is resident there; and of a VM that xenopsd
+    does not know (any more) nothing is learnt. One that is halted is forgotten there, one that is suspended as well."""
+    database = pool.database
+    if not _is_resident(database, vm, host):
+        return
+    uuid = database.get("VM", vm, "uuid")
+    state = stat(pool, host, uuid)
+    if state is None:
+        log.info("event on VM %s, which xenopsd does not know", uuid)
+        return
+    with database.lock:
+        if not _is_resident(database, vm, host):
+            return
+        if state["power_state"] in _AT_REST:
+            vm_lifecycle.reset(database, vm, state["power_state"])
+        else:
+            database.set("VM", vm, power_state=state["power_state"], domid=int(state.get("domid", -1)))
+            _update_disks(database, vm, state["disks"])
+            _update_vifs(database, vm, state["vifs"])
+            _update_guest_metrics(database, vm, state.get("guest", {}))
+    if state["power_state"] in _AT_REST:
+        forget(pool, host, uuid)
+
+
+def update_vbds(pool, vm, host):
+    """An event of xenopsd on the disks of a VM, by the rules of `update_vbd`: as above. The VDI of one that is plugged is taken over at once."""
+    database = pool.database
+    state = stat(pool, host, database.get("VM", vm, "uuid")) if _is_resident(database, vm, host) else None
+    with database.lock:
+        if state is not None and _is_resident(database, vm, host):
+            _update_disks(database, vm, state["disks"])
 
 
 def refresh(pool, vm, host):

@@ -37,8 +37,17 @@ def internal(text):
 
 
 def does_not_exist(kind, identity):
-    """No such VM or task."""
-    return XenopsError("Does_not_exist", kind, identity)
+    """No such VM or task. A VM is named by its key in xenopsd's database."""
+    return XenopsError("Does_not_exist", kind, _key(identity) if kind == "VM" else identity)
+
+
+def already_exists(identity):
+    """There is such a VM already."""
+    return XenopsError("Already_exists", "VM", _key(identity))
+
+
+def _key(identity):
+    return identity + "/config"
 
 
 def bad_power_state(found, needed):

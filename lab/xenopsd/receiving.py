@@ -12,7 +12,7 @@ import threading
 import time
 
 from lab.xenopsd import process
-from lab.xenopsd.errors import XenopsError, bad_power_state
+from lab.xenopsd.errors import bad_power_state
 from lab.xenopsd.figures import Figures
 
 log = logging.getLogger("xenopsd")
@@ -22,16 +22,17 @@ LOOK = 0.5                 # seconds between two looks at whether the source is 
 OUTPUT = 2000
 
 
-def import_metadata(host, metadata):
-    """Take the metadata (a JSON string) of a VM that arrives; its id here."""
-    metadata = json.loads(metadata)
+def import_metadata(host, text):
+    """Take a VM's metadata (a JSON string), of one that arrives if it says from where; its id here."""
+    metadata = json.loads(text)
     source = metadata.pop("source", None)
+    if source is None:
+        return host.import_metadata(text)
     identity = host.add(metadata)
     record = host.store.get(identity)
-    record["role"] = "incoming"
+    record["role"], record["figures"] = "incoming", {}
     host.store.save(record)
-    if source:
-        threading.Thread(target=_outlive, args=(host, identity, record, source), daemon=True).start()
+    threading.Thread(target=_outlive, args=(host, identity, record, source), daemon=True).start()
     return identity
 
 
@@ -46,7 +47,8 @@ def _outlive(host, identity, record, source):
 
 
 def prepare(host, identity):
-    """Do before the suspend what can be done then: the domain, and the disks that can be attached early."""
+    """Do before the suspend what can be done then: the domain, and the disks that can be attached early. If that fails, what was done
+    stays under the temporary id: only the sender is told."""
     with host.store.lock(identity):
         record = host.store.get(identity)
         try:
@@ -55,7 +57,8 @@ def prepare(host, identity):
                 if disk.get("can_attach_early", True):
                     host.disks.attach(record, disk)
         except Exception:
-            _clean_up(host, record)
+            record["role"] = ""
+            host.check_state(identity)
             raise
 
 
@@ -65,27 +68,20 @@ def take_memory(host, identity, memory, marks):
         record = host.store.get(identity)
         host.domains.restore(record["domain"], memory)
         record["figures"] = {"marks": marks, "memory_bytes": len(memory)}
-        record["power_state"] = "Suspended"
         host.store.save(record)
 
 
 def finish(host, identity, final):
-    """The all-clear: activate the disks, run, and say so."""
-    with host.store.lock(identity):
+    """The all-clear: activate the disks, run, and say so. If that fails, what has been done stays as it is, paused, under the VM's own id:
+    the real one cleans up what has the temporary id, and that is not there any more."""
+    with host.store.lock(identity), host.store.alias(identity, final):
         record = host.store.get(identity)
-        try:
-            standing = host.store.find(final)
-            if standing is not None and standing["power_state"] != "Halted":
-                raise XenopsError("Already_exists", "VM", final)
-            if record["power_state"] != "Suspended":
-                raise bad_power_state(record["power_state"], "Suspended")
-            record["metadata"]["id"] = final
-            host.store.rename(record, final)
-            _resume(host, record)
-            host.hook("vm-post-migrate", record, "destination")
-        except Exception:
-            _clean_up(host, record)
-            raise
+        if record["power_state"] != "Paused" or not record["figures"]:
+            raise bad_power_state(record["power_state"], "Paused")
+        record["role"] = ""
+        host.store.rename(record, final)
+        _resume(host, record)
+        host.hook("vm-post-migrate", record, "destination")
 
 
 def abort(host, identity):
@@ -99,7 +95,10 @@ def abort(host, identity):
 def _resume(host, record):
     marks = Figures(record["figures"]["marks"])
     marks.mark("activate")
-    disks = host.disks.activate_all(record)
+    try:
+        disks = host.disks.activate_all(record)
+    finally:
+        host.signal_disks(record["id"])
     marks.mark("activated")
     at_switch = _at_switch(host.root, record)
     host.domains.run(record["domain"], disks, at_switch["seconds"] if at_switch else 0.0)
@@ -126,4 +125,3 @@ def _at_switch(root, record):
 def _clean_up(host, record):
     host.destroy_anyhow(record)
     host.store.remove(record["id"])
-    host.changed(record["id"])

@@ -71,16 +71,32 @@ def mapped_metadata(metadata, identity, vdi_map, vif_map):
 
 
 def migrate(host, task, identity, vdi_map, vif_map, url):
-    """Move the VM; raises XenopsError. The VM runs on at the source if that is before its suspend; afterwards it runs
-    at the destination, or it is shut down here."""
-    with host.store.lock(identity):
+    """Move the VM; raises XenopsError. If that is before its suspend the VM runs on. Behind it, and before the VM has its temporary id, it
+    is shut down here. From then on nobody does anything about it here: it stays suspended under that id, of which xapi knows nothing."""
+    with host.store.lock(identity), host.store.alias(identity, temporary_id(identity, "0")):
         record = host.store.get(identity)
         if record["power_state"] != "Running":
             raise bad_power_state(record["power_state"], "Running")
-        host.hook("vm-pre-migrate", record, "source")
-        metadata = mapped_metadata(record["metadata"], temporary_id(identity, "1"), vdi_map, vif_map)
-        with _connection(host.root, metadata):
-            _send(host, task, record, Remote(url, task.debug_info), metadata)
+        try:
+            host.hook("vm-pre-migrate", record, "source")
+            metadata = mapped_metadata(record["metadata"], temporary_id(identity, "1"), vdi_map, vif_map)
+            with _connection(host.root, metadata):
+                _send(host, task, record, Remote(url, task.debug_info), metadata)
+            _forget(host, record, identity)
+        except Exception:
+            _check_states(host, identity, temporary_id(identity, "0"))
+            raise
+
+
+def _check_states(host, *identities):
+    """What trigger_cleanup_after_failure does, in this order: the first that does not exist ends it. So in a move to another host that
+    failed behind the renaming nothing is done; where both hosts are one, the copy that has arrived has the VM's id, and the second is
+    checked, too."""
+    try:
+        for identity in identities:
+            host.check_state(identity)
+    except XenopsError as error:
+        log.error("cleaning up failed: %s", error)
 
 
 @contextlib.contextmanager
@@ -110,16 +126,7 @@ def _send(host, task, record, remote, metadata):
     except Exception:
         _abort(remote, arriving)
         raise
-    try:
-        _hand_over(host, record, remote, arriving, memory, figures, identity)
-    except Exception:
-        log.warning("VM %s: its migration failed after the suspend: it is shut down", identity)
-        host.destroy_anyhow(record)
-        if record["id"] != identity:
-            host.store.rename(record, identity)
-        host.changed(identity)
-        raise
-    _forget(host, record, identity)
+    _hand_over(host, record, remote, arriving, memory, figures, identity)
 
 
 def _hand_over(host, record, remote, arriving, memory, figures, identity):
@@ -131,12 +138,11 @@ def _hand_over(host, record, remote, arriving, memory, figures, identity):
         host.disks.deactivate_all(record)
         figures.mark("deactivated")
         remote.call("VM.receive_memory", id=arriving, memory=xmlrpc.client.Binary(memory), marks=figures.marks)
+        record["saved"] = True
+        host.store.rename(record, temporary_id(identity, "0"))
     except XenopsError:
         _abort(remote, arriving)
         raise
-    host.store.alias(identity, temporary_id(identity, "0"))
-    host.store.rename(record, temporary_id(identity, "0"))
-    host.changed(identity)
     try:
         remote.perform("VM.receive_finish", id=arriving, final_id=identity)
     except XenopsError as error:
@@ -150,7 +156,6 @@ def _forget(host, record, identity):
     host.destroy_domain(record)
     host.hook("vm-post-destroy", record, "suspend", identity)
     host.store.remove(record["id"])
-    host.changed(identity)
 
 
 def _abort(remote, arriving):

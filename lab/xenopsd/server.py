@@ -16,6 +16,7 @@ log = logging.getLogger("xenopsd")
 
 _MAPS = ("vdi_map", "vif_map", "pci_map")
 """Lists of pairs with a string first: rpclib takes a struct for them, and no array."""
+_OPTIONAL = ("delay",)
 
 
 class Xenopsd:
@@ -33,12 +34,14 @@ class Xenopsd:
             "VM.exists": now(lambda identity: host.store.find(identity) is not None, "id"),
             "VM.list": now(lambda: [[host.store.get(identity)["metadata"], host.stat(identity)] for identity in host.store.ids()]),
             "VM.start": later(lambda task, identity: host.start(identity, task), "id"),
-            "VM.shutdown": later(lambda task, identity, hard: host.shutdown(identity, hard), "id", "hard"),
-            "VM.reboot": later(lambda task, identity, hard: host.reboot(identity, task, hard), "id", "hard"),
+            "VM.shutdown": later(lambda task, identity, delay: host.shutdown(identity, delay), "id", "delay"),
+            "VM.reboot": later(lambda task, identity, delay: host.reboot(identity, task, delay), "id", "delay"),
             "VM.migrate": later(
                 lambda task, identity, vdi_map, vif_map, pci_map, url, compress, verify, localhost:
                     sending.migrate(host, task, identity, vdi_map, vif_map, url),
                 "id", "vdi_map", "vif_map", "pci_map", "xenops_url", "compress", "verify_dest", "localhost_migration"),
+            "VM.export_metadata": now(host.export_metadata, "id"),
+            "UPDATES.refresh_vm": now(host.refresh, "id"),
             "VM.import_metadata": now(lambda metadata: receiving.import_metadata(host, metadata), "metadata"),
             # the lab's own, instead of the real one's PUTs
             "VM.receive_prepare": later(lambda task, identity: receiving.prepare(host, identity), "id"),
@@ -67,11 +70,11 @@ class Xenopsd:
     @staticmethod
     def _members(method_members, names):
         for name in ("debug_info",) + names:
-            if name not in method_members:
+            if name not in method_members and name not in _OPTIONAL:
                 raise _marshal_error("Expecting named argument '%s'" % name)
             if name in _MAPS and not isinstance(method_members[name], dict):
                 raise _marshal_error("Unhandled")
-        return [method_members[name] for name in names]
+        return [method_members.get(name) for name in names]
 
     def _now(self, function, *names):
         """A method that is done when it is answered."""

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 
-from lab.xenopsd.errors import does_not_exist
+from lab.xenopsd.errors import already_exists, does_not_exist
 
 
 class Store:
@@ -63,22 +63,36 @@ class Store:
                 os.unlink(self._path(identity))
 
     def rename(self, record, identity):
-        """Give the VM of this record another id."""
+        """Give the VM of this record another id. Raises Already_exists where a VM has that: as in VM_rename the domain then is that VM's,
+        with what is attached to it, and its own record is gone."""
         with self.mutex:
-            former = record["id"]
-            record["id"] = identity
+            former, standing = record["id"], self._records.get(identity)
+            if standing is not None:
+                standing.update(domain=record["domain"], attached=dict(standing["attached"], **record["attached"]), saved=record["saved"])
+                self.save(standing)
+                self.remove(former)
+                raise already_exists(identity)
+            self.remove(former)     # in this order, and not in one
+            record["id"] = record["metadata"]["id"] = identity
             self.save(record)
-            self.remove(former)
 
     def lock(self, identity):
         """The lock under which operations on this VM are done, one at a time."""
         with self.mutex:
             return self._locks.setdefault(identity, threading.RLock())
 
-    def alias(self, identity, other):
-        """Operations on the VM by its `other` id queue behind those on it by `identity`."""
+    @contextlib.contextmanager
+    def alias(self, identity, alias):
+        """Meanwhile operations on `alias` wait for those on `identity` (Redirector.alias)."""
         with self.mutex:
-            self._locks[other] = self.lock(identity)
+            former, self._locks[alias] = self._locks.get(alias), self.lock(identity)
+        try:
+            yield
+        finally:
+            with self.mutex:
+                self._locks.pop(alias)
+                if former is not None:
+                    self._locks[alias] = former
 
     def _path(self, identity):
         return os.path.join(self._directory, "%s.json" % identity)

@@ -1,4 +1,5 @@
 """What VMs do on one host: start, shut down, and the parts of it that a migration is made of."""
+import json
 import logging
 import os
 import queue
@@ -28,19 +29,37 @@ class Host:
         self.disks = Disks(root, self.store)
         self.domains = Domains(root)
         self._changed = queue.Queue()
+        self._rebooting = set()
         threading.Thread(target=self._tell_xapi, daemon=True).start()
 
     # -- metadata
 
     def add(self, metadata):
-        """Take a VM's metadata, or newer metadata of a VM that does not run; its id."""
+        """Take a VM's metadata, or newer metadata of a VM that is known, in whatever state it is; its id."""
         identity = metadata["id"]
         with self.store.lock(identity):
-            record = self.store.find(identity)
-            if record and record["power_state"] != "Halted":
-                raise bad_power_state(record["power_state"], "Halted")
-            self.store.save({"id": identity, "metadata": metadata, "power_state": "Halted", "domain": None,
-                             "attached": dict((record or {}).get("attached", {})), "role": "", "figures": {}})
+            record = self.store.find(identity) or {"id": identity, "power_state": "Halted", "domain": None, "attached": {}, "role": "",
+                                                   "saved": False, "figures": {}}
+            record["metadata"] = metadata
+            self.store.save(record)
+        return identity
+
+    def export_metadata(self, identity):
+        """The VM's metadata, as text; with the state of its domain, if it has one."""
+        record = self.store.get(identity)
+        domains = {"domains": json.dumps({"power_state": record["power_state"]})} if record["domain"] else {}
+        return json.dumps(dict(record["metadata"], **domains))
+
+    def import_metadata(self, text):
+        """Take what `export_metadata` gave; its id. A domain's state that comes with it is believed, as by the real one's simulator."""
+        metadata = json.loads(text)
+        domains = metadata.pop("domains", None)
+        known = self.store.find(metadata["id"])
+        identity = self.add(metadata)
+        if domains and known is None:
+            record = self.store.get(identity)
+            record["power_state"] = json.loads(domains)["power_state"]
+            self.store.save(record)
         return identity
 
     def remove(self, identity):
@@ -48,7 +67,7 @@ class Host:
         self._queue(identity)
         with self.store.lock(identity):
             record = self.store.get(identity)
-            if record["power_state"] != "Halted":
+            if record["power_state"] in ("Running", "Paused"):
                 raise bad_power_state(record["power_state"], "Halted")
             self.disks.detach_all(record)
             self.store.remove(identity)
@@ -59,7 +78,7 @@ class Host:
         attached = record["attached"]
         running = self.domains.alive(record["domain"])
         return {
-            "power_state": record["power_state"],
+            "power_state": "Running" if identity in self._rebooting else record["power_state"],
             "domid": record["domain"]["domid"] if record["domain"] else -1,
             "disks": [{"device": disk["device"], "vdi": disk["vdi"], "rw": disk["rw"],
                        "plugged": attached.get(disk["device"], {}).get("state") == "active"} for disk in record["metadata"]["disks"]],
@@ -74,8 +93,8 @@ class Host:
         """Start the VM and wait until it runs."""
         with self.store.lock(identity):
             record = self.store.get(identity)
-            if record["power_state"] == "Running":
-                return
+            if record["power_state"] != "Halted":
+                raise bad_power_state(record["power_state"], "Halted")
             self.hook("vm-pre-start", record, "none")
             try:
                 self.create_domain(record)
@@ -88,30 +107,29 @@ class Host:
                 raise
             self.runs(record)
 
-    def shutdown(self, identity, hard):
-        """Shut the VM down; a guest that does not stop within its bound fails a clean one."""
+    def shutdown(self, identity, delay):
+        """Shut the VM down, whatever state it is in. `delay`: seconds that a guest may take for it; None: it is not asked."""
         self._queue(identity)
         with self.store.lock(identity):
             record = self.store.get(identity)
-            if record["power_state"] == "Halted":
-                return
-            reason = "hard-shutdown" if hard else "clean-shutdown"
+            reason = "hard-shutdown" if delay is None else "clean-shutdown"
             self.hook("vm-pre-shutdown", record, reason)
-            if not hard:
+            if delay is not None and record["domain"]:
                 self.domains.suspend(record["domain"])
             self.destroy_domain(record)
             self.hook("vm-post-destroy", record, reason)
-            self.changed(identity)
+            self.signal(identity)
 
-    def reboot(self, identity, task, hard):
-        """A reboot closes the VM's disks and opens them again; the guest remembers what it was told is safe."""
+    def reboot(self, identity, task, delay):
+        """A reboot closes the VM's disks and opens them again; the guest remembers what it was told is safe. It is said to run all the while."""
         with self.store.lock(identity):
             record = self.store.get(identity)
             if record["power_state"] != "Running":
                 raise bad_power_state(record["power_state"], "Running")
-            reason = "hard-reboot" if hard else "clean-reboot"
+            reason = "hard-reboot" if delay is None else "clean-reboot"
+            self._rebooting.add(identity)
             try:
-                memory = None if hard else self.domains.suspend(record["domain"])  # a clean one asks the guest first
+                memory = None if delay is None else self.domains.suspend(record["domain"])  # a clean one asks the guest first
                 self.hook("vm-pre-shutdown", record, reason)
                 memory = memory or self.domains.suspend(record["domain"])
                 self.destroy_domain(record)
@@ -123,9 +141,11 @@ class Host:
                 task.progress(0.5)
                 self.domains.run(record["domain"], self.disks.activate_all(record))
             except Exception:
+                self._rebooting.discard(identity)
                 self.destroy_anyhow(record)
-                self.changed(identity)
+                self.signal(identity)
                 raise
+            self._rebooting.discard(identity)
             self.runs(record)
 
     def _queue(self, identity):
@@ -146,8 +166,10 @@ class Host:
     def create_domain(self, record):
         """Build the VM's domain, paused, without disks."""
         metadata = record["metadata"]
+        if self.domains.alive(record["domain"]):
+            raise XenopsError("Already_exists", "domain", record["id"])
         record["domain"] = self.domains.create(record["id"], self._next_domid(), metadata.get("guest", {}))
-        record["power_state"] = "Paused"
+        record["power_state"], record["saved"] = "Paused", False
         self.store.save(record)
 
     def runs(self, record):
@@ -156,23 +178,47 @@ class Host:
         record["role"] = ""
         self.store.save(record)
         self.watch(record)
-        self.changed(record["id"])
+        self.signal(record["id"])
 
     def destroy_domain(self, record):
-        """End the VM's domain and give its disks back; it is halted afterwards, even if a disk cannot be given back."""
+        """End the VM's domain and give its disks back; it is halted afterwards, even if a disk cannot be given back: or suspended, if
+        its memory has been saved, since what is known of it is then kept."""
         domain, record["domain"] = record["domain"], None
         try:
             if domain:
                 self.domains.destroy(domain)
             self.disks.detach_all(record)
         finally:
-            record["power_state"] = "Halted"
+            record["power_state"] = "Suspended" if record["saved"] else "Halted"
             record["role"] = ""
             self.store.save(record)
 
-    def changed(self, identity):
-        """Tell xapi, in the background, that this VM changed."""
-        self._changed.put(identity)
+    def signal(self, identity):
+        """Tell xapi, in the background, that this VM changed: unless there is none (VM_DB.signal)."""
+        self._signal("VM.changed", identity)
+
+    def signal_disks(self, identity):
+        """The same, of its disks alone (VBD_DB.signal)."""
+        self._signal("VBD.changed", identity)
+
+    def refresh(self, identity):
+        """UPDATES.refresh_vm"""
+        self.signal(identity)
+        self.signal_disks(identity)
+
+    def _signal(self, event, identity):
+        if self.store.find(identity) is not None:
+            self._changed.put((event, identity))
+
+    def check_state(self, identity):
+        """VM_check_state, which follows every operation that failed: a VM whose domain has ended, or is suspended, is shut down. Raises
+        Does_not_exist."""
+        with self.store.lock(identity):
+            record = self.store.get(identity)
+            if record["domain"] and (record["power_state"] == "Suspended" or not self.domains.alive(record["domain"])):
+                log.warning("VM %s has unexpectedly suspended or ended; shutting down", identity)
+                self.destroy_domain(record)
+        self.signal(identity)
 
     def watch(self, record):
         """Notice when the VM's domain ends by itself: then the VM has crashed, and is halted."""
@@ -183,16 +229,13 @@ class Host:
         self.domains.end_unknown([self.store.get(identity)["domain"] for identity in self.store.ids()])
         for identity in self.store.ids():
             record = self.store.get(identity)
-            if record["role"] == "incoming" or record["metadata"]["id"] != identity:
-                log.warning("VM %s was on its way when xenopsd ended", identity)
-                self.destroy_anyhow(record)
-                self.store.remove(identity)
-            elif record["power_state"] == "Running" and not record["role"] and self.domains.alive(record["domain"]):
+            record["role"] = ""
+            try:
+                self.check_state(identity)
+            except XenopsError:
+                log.exception("VM %s", identity)
+            if record["power_state"] == "Running":
                 self.watch(record)
-            elif record["power_state"] != "Halted":
-                log.warning("VM %s did not survive the end of xenopsd", identity)
-                self.destroy_anyhow(record)
-            self.changed(record["metadata"]["id"])
 
     def destroy_anyhow(self, record):
         """`destroy_domain` where something has failed already: a disk that cannot be given back is logged."""
@@ -207,7 +250,7 @@ class Host:
             if record["domain"] is domain and record["power_state"] == "Running":
                 log.warning("VM %s: its guest ended by itself", record["id"])
                 self.destroy_anyhow(record)
-                self.changed(record["id"])
+                self.signal(record["id"])
 
     def _next_domid(self):
         path = os.path.join(self.root, "var/lib/xenopsd/domid")
@@ -223,8 +266,8 @@ class Host:
     def _tell_xapi(self):
         socket = os.path.join(self.root, "var/lib/xcp/xapi")
         while True:
-            identity = self._changed.get()
+            event, identity = self._changed.get()
             try:
-                wire.call_unix(socket, "/services/xenops-event", "VM.changed", {"id": identity}, EVENT)
+                wire.call_unix(socket, "/services/xenops-event", event, {"id": identity}, EVENT)
             except Exception as error:  # xapi may be away; it asks VM.list when it comes back
                 log.warning("xapi did not hear of VM %s: %s: %s", identity, type(error).__name__, error)

@@ -49,7 +49,7 @@ def let_go_dead(session, uuid, vm):
     if not held and gate.HOST + host not in vdi["sm_config"]:
         return False
     here = xenops.Xenops.local(session, "sxm")
-    if any(here.power_state(one) not in xenops.GONE for one in (vm, xenops.incoming(vm))):
+    if any(here.power_state(one) not in xenops.GONE for one in (vm, xenops.incoming(vm), xenops.leaving(vm))):
         return False
     # Looked for last: who is not known to xenopsd any more has nothing begun after that.
     if launch.running(mentioning=[uuid]):

@@ -2,6 +2,7 @@
 import XenAPI
 
 from storage_motion.control import remap
+from storage_motion.xapi.records import Records
 
 # The fields of a VBD that its replacement takes over.
 VBD_FIELDS = ("VM", "userdevice", "bootable", "mode", "type", "unpluggable", "empty", "other_config",
@@ -27,12 +28,23 @@ def give_back(m):
             _replace(m, disk, m.source_vdi(disk))
 
 
+def take_back(m):
+    """The same for a VM that was to run on its new disks, on its own host: xapi takes the new one for each as soon as that is plugged,
+    and keeps it if the move then fails."""
+    for disk in m.plan.disks:
+        vbd = Records(m.source).ref("VBD", disk.vbd)
+        if m.disk(disk.key).get("vbd") or vbd and m.source.xenapi.VBD.get_VDI(vbd) != m.source_vdi(disk):
+            _replace(m, disk, m.source_vdi(disk))
+
+
 def _replace(m, disk, vdi):
     """Have the VM's device be `vdi` (a ref). A VBD's VDI cannot be changed, so there is a new VBD; what it is to be like
     is in the journal before the old one is gone."""
     api = m.source.xenapi.VBD
     if not m.disk(disk.key).get("vbd"):
         record = api.get_record(api.get_by_uuid(disk.vbd))
+        if disk.vbd in m.entry.get("fastened", []):
+            record = dict(record, unpluggable=True)     # that it is not is of this migration, whose claim knows the old one only
         m.note(disk.key, vbd={field: record[field] for field in VBD_FIELDS})
     wanted = m.disk(disk.key)["vbd"]
     for ref in m.source.xenapi.VM.get_VBDs(m.vm()):

@@ -1,14 +1,11 @@
 """Behind the point of no return: what the VM has left at the source goes, and only what was verified at the destination."""
-import XenAPI
-
-from storage_motion.control import claim, gate, pool_lock, remap, sync, waiting, whereabouts
+from storage_motion.control import claim, gate, pool_lock, remains, remap, sync, waiting, whereabouts
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.xapi.records import Records
 
 OWN_TIMEOUT = 150.0        # a guest that reboots just now has its disks closed for a while
-NOTICE_TIMEOUT = 10.0      # for the source's xapi to notice by itself that the VM has gone
 
 
 def clean_up(m):
@@ -69,26 +66,11 @@ def _destroy_vbds(m):
     if vm is None:
         return
     if m.source.xenapi.VM.get_power_state(vm) != "Halted":
-        halt(m, vm)
+        remains.note_halted(m)
     moved = {disk.vbd for disk in m.plan.disks}
     for ref in m.source.xenapi.VM.get_VBDs(vm):
         if m.source.xenapi.VBD.get_uuid(ref) in moved:
             m.source.xenapi.VBD.destroy(ref)
-
-
-def halt(m, vm):
-    """The VM's record at the source, only: the VM runs elsewhere by now. A host that is not the master may refuse, since it is alive; its own
-    xapi then notices what xenopsd tells it."""
-    api = m.source.xenapi.VM
-    try:
-        api.power_state_reset(vm)
-    except XenAPI.Failure as failure:
-        if failure.details[0] not in ("HOST_IS_LIVE", "DOMAIN_EXISTS"):
-            raise
-    try:
-        waiting.until(lambda: api.get_power_state(vm) == "Halted", NOTICE_TIMEOUT, "VM %s to be halted at the source" % m.plan.vm)
-    except TimedOut as error:
-        raise NotCleanedUp(*error.details)
 
 
 def _destroy_disk(m, disk):

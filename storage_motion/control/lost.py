@@ -5,7 +5,7 @@ with its disks as they were when they were sealed, and whatever was made at the 
 """
 import XenAPI
 
-from storage_motion.control import cleanup, waiting
+from storage_motion.control import remains, waiting
 from storage_motion.errors import BadArguments, MotionError, TimedOut, Undecided
 from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records
@@ -44,12 +44,7 @@ def come_back(m):
         _end_sending(m)
     if not m.entry["committed"]:
         return
-    m.note(committed=False)
-    vm = m.vm()
-    local = xenops.Xenops.local(m.source, "sxm " + m.id)
-    # One that is suspended still is shut down on the way back.
-    if m.plan.live and local.power_state(m.plan.vm) != "Suspended" and m.source.xenapi.VM.get_power_state(vm) != "Halted":
-        cleanup.halt(m, vm)
+    m.note(committed=False)     # what xenopsd and xapi still have of the VM is seen to on the way back
 
 
 def _end_sending(m):

@@ -8,7 +8,7 @@ import traceback
 
 import XenAPI
 
-from storage_motion.control import closing, journal, movers, phases, progress, resume, secrets
+from storage_motion.control import closing, journal, kept, movers, phases, progress, resume, secrets
 from storage_motion.control.checks import CLAIM
 from storage_motion.control.progress import Progress
 from storage_motion.errors import ArrivedHalted, Cancelled, JournalNotWritten, MotionError, NotCleanedUp, Undecided
@@ -176,6 +176,7 @@ class Migration:
                          end["error"] if state == journal.FAILED else ())
         if not self.entry["left"]:
             secrets.forget_all(self.id)
+            kept.forget(self.id)
         return state
 
     def _forward(self, first):

@@ -5,8 +5,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import (activation, adopt, bar, changes, claim, cleanup, gate, pool_lock, remap, sync, waiting,
-                                    whereabouts)
+from storage_motion.control import activation, adopt, bar, changes, gate, pool_lock, remains, remap, sync, waiting, whereabouts
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, TimedOut, Undecided,
                                    Unreachable, XenopsError)
@@ -56,6 +55,8 @@ def _task(m, here):
     if not m.plan.cross_pool and not m.plan.same_host:
         m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
     changes.require_none(m)
+    remains.end_earlier(m, here)
+    remains.keep(m, here)
     pool_lock.put(m)
     waiting.at_once(lambda disk: bar.put(m, disk), m.plan.disks)
     sync.await_answers(m)   # and a mirror that has ended by now lacks what the guest has written since
@@ -111,7 +112,7 @@ def shut_gates(m):
         # Also of one that was detached only: who tries again has to see anew that its mirror ended cleanly.
         m.note(disk.key, gate=gate.ATTACHED)
     if m.plan.live:
-        _shut_down_if_suspended(m)
+        remains.come_back(m)
         # Noted before the bar is lifted: who takes it up again must not lead the gates of disks that anybody may have used since.
         m.note(xenops_task=None)
     for disk in m.plan.disks:
@@ -119,6 +120,8 @@ def shut_gates(m):
     pool_lock.lift(m)
     for disk in m.plan.disks if m.plan.live else ():    # last, since SM may refuse: no bar is to stay for that
         activation.let_go_dead(m.source, disk.key, m.plan.vm)
+    if m.plan.live:
+        remains.end_arrival(m)
 
 
 def seal_again(m):
@@ -134,18 +137,23 @@ def seal_again(m):
 
 def complete(m):
     """Have the destination's xapi take the VM as its own: running, or halted if it has ended since, or never began to run."""
-    seen = waiting.until(lambda: _settled(whereabouts.look(m)), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
+    seen = waiting.until(lambda: _settled(whereabouts.settle(m)), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
     if seen.live:
         _take_running(m)
     else:
-        _take_halted(m)
+        _end_there(m)
     if not m.plan.same_host:
         for disk in m.plan.disks:
             # A xenopsd that was killed may take a disk for active, and deactivates it once more: the bar lets it, and nobody in.
             vdi = Records(m.source).ref("VDI", disk.key)
             if vdi:  # else it has been cleaned up already, and this is a recovery
                 gate.unseal(m.source, vdi, _seal(m))
-        xenops.Xenops.local(m.source, "sxm " + m.id).forget(m.plan.vm)
+    remains.leave(m)
+    if m.plan.cross_pool or not seen.live:
+        remains.note_halted(m)
+    if not m.plan.cross_pool and not seen.live:
+        adopt.adopt(m)
+    if not m.plan.same_host:
         _detach_networks(m)
     if m.arrival:
         remap.depart(m.destination, m.arrival)
@@ -170,19 +178,14 @@ def _take_running(m):
     waiting.until(arrived, COMPLETE_TIMEOUT, "VM %s in the records of its pool" % m.plan.vm)
 
 
-def _take_halted(m):
-    """The records of a halted VM with its new disks."""
+def _end_there(m):
+    """What the destination still has of a VM that has ended there."""
     log.warning("%s: VM %s does not run at the destination: it is halted there", m.id, m.plan.vm)
-    _shut_down_if_suspended(m)
-    whereabouts.xenopsd_there(m).forget(m.plan.vm)
+    whereabouts.xenopsd_there(m).end(m.plan.vm)
     if m.plan.cross_pool:
         vm = remap.destination_vm(m)
         if m.destination.xenapi.VM.get_power_state(vm) != "Halted":
             m.destination.xenapi.VM.power_state_reset(vm)
-        return
-    if m.source.xenapi.VM.get_power_state(m.vm()) != "Halted":
-        cleanup.halt(m, m.vm())
-    adopt.adopt(m)
 
 
 class _Driver:
@@ -346,15 +349,6 @@ def _verify(m):
 def _has_its_disk(m, disk):
     vbd = m.destination.xenapi.VBD.get_by_uuid(disk.vbd)
     return m.destination.xenapi.VBD.get_VDI(vbd) == m.destination_vdi(disk)
-
-
-def _shut_down_if_suspended(m):
-    """A VM that was suspended for the move and did not arrive cannot go on: like xapi, shut it down, its data is whole."""
-    if xenops.Xenops.local(m.source, "sxm " + m.id).power_state(m.plan.vm) != "Suspended":
-        return
-    vm = m.vm()
-    claim.lift(m, vm, "hard_shutdown")
-    m.source.xenapi.VM.hard_shutdown(vm)
 
 
 def _detach_networks(m):

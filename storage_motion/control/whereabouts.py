@@ -37,16 +37,18 @@ def begun_to_open(m, disk):
 
 class Seen(NamedTuple):
     """How it looks at the destination. `disks`: the sm_config of each, in the plan's order; `state`: the VM's, of its xenopsd, None if
-    that does not know it; `arriving`: whether a copy of the VM is on its way in."""
+    that does not know it; `arriving`: whether a copy of the VM is on its way in. `stuck`: a copy with the VM's own id is paused, and xenopsd
+    is not at it any more. It leaves it so when a disk does not come, or it was killed; nothing of it will go on by itself."""
     disks: List[dict]
     state: Optional[str]
     arriving: bool
     same_host: bool
+    stuck: bool = False
 
     @property
     def live(self):
         """It runs on the new disks. Where both hosts are one the state alone may be that of the VM on its old disks."""
-        return self.state in LIVE and any(gate.active(config) for config in self.disks)
+        return self.state == "Running" and any(gate.active(config) for config in self.disks)
 
     @property
     def ended(self):
@@ -62,7 +64,19 @@ def look(m):
     disks = [m.destination.xenapi.VDI.get_sm_config(vdi) if vdi else TAKEN_AWAY for vdi in found]
     there = xenopsd_there(m)
     arriving = there.power_state(xenops.incoming(m.plan.vm)) is not None
-    return Seen(disks, there.power_state(m.plan.vm), arriving, m.plan.same_host)
+    state = there.power_state(m.plan.vm)
+    # Where both hosts are one the VM's own id is the copy's once the VM has its temporary one.
+    copied = not m.plan.same_host or there.power_state(xenops.leaving(m.plan.vm)) is not None
+    return Seen(disks, state, arriving, m.plan.same_host, copied and state == "Paused" and not there.busy())
+
+
+def settle(m):
+    """Look, and end a copy that is stuck there: then it is looked again."""
+    seen = look(m)
+    if not seen.stuck:
+        return seen
+    xenopsd_there(m).end(m.plan.vm)
+    return look(m)
 
 
 def vdi_there(m, disk):
@@ -92,7 +106,7 @@ def decide(m):
 
     def decided():
         try:
-            seen = look(m)
+            seen = settle(m)
         except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
             asked[0] = " ".join(m.describe(error))
             return None

@@ -4,25 +4,36 @@ Names and encoding are those of xapi-project/xen-api, ocaml/xapi-idl/xen/xenops_
 of named members, `debug_info` among them; a variant without an argument is its name, one with an argument the pair
 [name, argument]; a list of pairs whose first is a string is a struct (rpclib does that), and nothing else is taken for it.
 """
+import logging
+import time
 import urllib.parse
 import xmlrpc.client
 
 import XenAPI
 
-from storage_motion.errors import Unreachable, XenopsError
+from storage_motion.errors import TimedOut, Unreachable, XenopsError
 from storage_motion.xapi import transport
 from storage_motion.xapi.session import NOT_XAPI, reason
 
 SERVICE = "/services/xenops"
+END_TIMEOUT = 300.0        # seconds; SM's activation waits 120 s for a gate
+POLL = 0.2
 MAX_ANSWER = 4 * 1024 * 1024
 UNAUTHORIZED, AWAY = 401, (502, 503)   # HTTP statuses; AWAY: xapi says that xenopsd does not answer it
 PENDING, COMPLETED, FAILED = "Pending", "Completed", "Failed"
 GONE = (None, "Halted")     # what `power_state` says of a VM that is not on that host
 
+log = logging.getLogger("sxm")
+
 
 def incoming(vm):
     """The id (a UUID) that xenopsd gives the copy of a VM that is arriving, until it has arrived (xenops_server.ml)."""
     return vm[:24] + "000000000001"
+
+
+def leaving(vm):
+    """The id that xenopsd gives a VM that it moves, from its suspend on."""
+    return vm[:24] + "000000000000"
 
 
 class _SessionEnded(XenopsError):
@@ -116,6 +127,10 @@ class Xenops:
         found = [task for task in self.call("Task.list") if task["dbg"] == self._label]
         return [task["id"] for task in sorted(found, key=lambda task: task["ctime"])]
 
+    def busy(self):
+        """Whether this xenopsd is at anything that was begun with our label: at the destination, at receiving the VM."""
+        return any(self.task(task)[0] == PENDING for task in self.tasks_of_label())
+
     def cancel(self, task):
         """Ask for a task to stop. It then fails, or completes if that was too late."""
         self.call("Task.cancel", id=task)
@@ -135,6 +150,36 @@ class Xenops:
         # The pair (what the VM is, what state it is in).
         state = answer[1] if isinstance(answer, (list, tuple)) else answer
         return state["power_state"]
+
+    def end(self, vm):
+        """End a VM at once, without asking it, whatever state it is in, and forget it; if this xenopsd knows it. It waits for what xenopsd is
+        at with that VM. Raises XenopsError, Unreachable or TimedOut."""
+        if self.power_state(vm) is None:
+            return
+        log.warning("xenopsd has VM %s: it is ended there", vm)
+        task, end = self.call("VM.shutdown", id=vm), time.monotonic() + END_TIMEOUT
+        state, argument = self.task(task)
+        while state == PENDING:
+            if time.monotonic() > end:
+                raise TimedOut("xenopsd's shutdown of VM %s" % vm, "%g" % END_TIMEOUT)
+            time.sleep(POLL)
+            state, argument = self.task(task)
+        self.destroy(task)
+        if state == FAILED and "Does_not_exist" not in argument:
+            raise XenopsError("VM.shutdown", *argument)
+        self.forget(vm)
+
+    def export_metadata(self, vm):
+        """What xenopsd knows of a VM: a text, of a form of its own (JSON)."""
+        return self.call("VM.export_metadata", id=vm)
+
+    def import_metadata(self, text):
+        """Have xenopsd know a VM by such a text."""
+        self.call("VM.import_metadata", metadata=text)
+
+    def refresh(self, vm):
+        """Have xapi look at a VM that this xenopsd knows."""
+        self.call("UPDATES.refresh_vm", id=vm)
 
     def forget(self, vm):
         """Remove what this xenopsd still knows of a VM that does not run here any more."""

@@ -72,6 +72,6 @@ class Collector:
         assert not thread.is_alive() and not failed, failed
 
 
-def stopped(scene, when):
+def stopped(scene, when, **arguments):
     """A migration of the scene's VM whose worker stands still at a moment (lab.dom0.breakpoint): its id. Then it goes on."""
-    return breakpoint.held(scene.host.root, when, scene.begin, scene.journal, MOVE)
+    return breakpoint.held(scene.host.root, when, lambda: scene.begin(**arguments), scene.journal, MOVE)

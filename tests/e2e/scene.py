@@ -44,15 +44,16 @@ def settled(look):
 
 
 class Scene:
-    """One VM, on the SR `sr` of pool A (see lab.pools.lab, Pool.sr). `lab`: with the pools A (a1, a2) and B (b1); the VM goes to and fro
-    between a1 and b1."""
+    """One VM, on the SR `sr` of pool A (see lab.pools.lab, Pool.sr; by default the first one of `home`). `lab`: with the pools A (a1, a2) and
+    B (b1); the VM goes to and fro between `home`, in A, and b1."""
 
-    def __init__(self, lab, disks=DISKS, sr=("a1", "fast")):
+    def __init__(self, lab, disks=DISKS, sr=None, home="a1"):
         self.lab = lab
-        self.host = lab.host("a1")
+        self._home = home
+        self.host = lab.host(home)
         pool = lab.pool("A")
-        ref = pool.create_vm("vm%d" % int(time.time() * 1000), [(pool.sr(*sr), size) for size in disks], GUEST)
-        self.uuid = pool.start_vm(ref, "a1")
+        ref = pool.create_vm("vm%d" % int(time.time() * 1000), [(pool.sr(*sr or (home, "fast")), size) for size in disks], GUEST)
+        self.uuid = pool.start_vm(ref, home)
         pool.xapi.pool.sync_database()          # a VM that has been there for a while
         self.wait_for_writes(30)
 
@@ -66,7 +67,7 @@ class Scene:
     @property
     def there(self):
         """The host that it would go to next."""
-        return self.lab.host("b1" if self.host.name == "a1" else "a1")
+        return self.lab.host(self._home if self.host.name == "b1" else "b1")
 
     @property
     def guest(self):

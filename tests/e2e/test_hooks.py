@@ -136,7 +136,7 @@ def test_a_guest_that_reboots_behind_the_bars_waits_for_nobody(scene):
     done = []
 
     def reboot():
-        task = source.xenopsd("VM.reboot", id=scene.uuid, hard=True)
+        task = source.xenopsd("VM.reboot", id=scene.uuid)
         while source.xenopsd("Task.stat", id=task)["state"][0] == "Pending":
             time.sleep(0.05)
         done.append((time.monotonic(), source.xenopsd("Task.stat", id=task)["state"]))
@@ -169,7 +169,7 @@ def test_the_guest_may_reboot_on_its_new_disks_before_the_migration_has_ended(sc
     migration, worker = begin_and_hold(scene, MOMENTS["clean-up"], **scene.within("big"))
     assert noted(scene.host, migration)["vm"] == scene.uuid
     try:
-        task = scene.host.xenopsd("VM.reboot", id=scene.uuid, hard=True)
+        task = scene.host.xenopsd("VM.reboot", id=scene.uuid)
         deadline = time.monotonic() + PROMPT
         while scene.host.xenopsd("Task.stat", id=task)["state"][0] == "Pending":
             assert time.monotonic() < deadline

@@ -204,7 +204,7 @@ def test_the_receiver_stands_still(scene, link):
 def test_the_guest_reboots(scene, link):
     """A hook tells of it before the disks are closed, and when they are about to be opened again: one try, and no waiting for it."""
     move = Move(scene, link)
-    task = move.source.xenopsd("VM.reboot", id=scene.uuid, hard=False)
+    task = move.source.xenopsd("VM.reboot", id=scene.uuid, delay=60.0)
     move.await_broken()
     while move.source.xenopsd("Task.stat", id=task)["state"][0] == "Pending":
         time.sleep(0.02)

@@ -141,11 +141,31 @@ def test_events_of_xenopsd(pool, x, vm):
     changed(pool.hosts[1], uuid)
     assert x.VM.get_power_state(vm) == "Running", "what another host says of the VM is no news"
     del pool.hosts[1].xenopsd.vms[uuid]
-    assert failure_of(x.VM.power_state_reset, vm) == ["DOMAIN_EXISTS", vm, "3"]
+    assert failure_of(x.VM.power_state_reset, vm) == ["DOMAIN_EXISTS", vm]        # recorded: xapi-VM.power_state_reset-live-host
     pool.master.xenopsd.vms[uuid]["power_state"] = "Halted"
     changed(pool.master, uuid)
-    assert x.VM.get_power_state(vm) == "Halted"
+    assert x.VM.get_power_state(vm) == "Halted" and uuid not in pool.master.xenopsd.vms, "one that is halted is forgotten there"
     x.VM.power_state_reset(vm)
+
+
+def test_a_vm_of_which_its_xenopsd_knows_nothing(pool, x, vm):
+    """Nobody learns of it, and only a master's is reset: a member is trusted as long as it answers."""
+    uuid, member = x.VM.get_uuid(vm), pool.hosts[1]
+    x.VM.start_on(vm, member.ref(x), False, False)
+    known = member.xenopsd.vms.pop(uuid)
+    changed(member, uuid)
+    assert x.VM.get_power_state(vm) == "Running"
+    assert failure_of(x.VM.power_state_reset, vm) == ["HOST_IS_LIVE", member.ref(x)]
+    member.xenopsd.vms[uuid] = dict(known, power_state="Suspended")
+    changed(member, uuid)
+    assert x.VM.get_power_state(vm) == "Suspended" and x.VM.get_resident_on(vm) == NULL and uuid not in member.xenopsd.vms
+    changed(member, uuid)
+    x.VM.hard_shutdown(vm)
+    assert x.VM.get_power_state(vm) == "Halted"
+    x.VM.start_on(vm, pool.master.ref(x), False, False)
+    del pool.master.xenopsd.vms[uuid]
+    x.VM.power_state_reset(vm)
+    assert x.VM.get_power_state(vm) == "Halted"
 
 
 def test_a_move_within_the_pool_changes_the_disks_in_place(pool, x, sr, vm):

@@ -20,6 +20,7 @@ from lab.xenopsd import process, wire
 
 VM = "11111111-2222-3333-4444-555555555555"
 SIZE = 4 << 20
+AT_SOURCE, AT_DESTINATION = VM[:24] + "000000000000", VM[:24] + "000000000001"
 MAPPED = {"SR/s0": "SR/d0", "SR/s1": "SR/d1"}
 
 
@@ -37,6 +38,7 @@ class Xapi:
         self.root, self.images, self.journal = root, images, journal
         self.daemons, self.refuse, self.gate = {}, set(), threading.Event()
         self.datapaths = {}         # dp: what of VDI.attach and VDI.activate stands
+        self.refuse_times, self.held, self.heard = None, {"VDI.activate"}, []
         self.gate.set()
         xapi = self
 
@@ -78,6 +80,7 @@ class Xapi:
 
     def answer(self, path, method, members):
         if path == "/services/xenops-event":
+            self.heard.append((method, members["id"]))
             return ""
         locator = "%s/%s" % (members["sr"], members["vdi"])
         if method == "DP.destroy":
@@ -89,11 +92,16 @@ class Xapi:
         self.datapaths.setdefault(members["dp"], set()).add(method)
         if method == "VDI.deactivate":
             self.datapaths[members["dp"]].discard("VDI.activate")
-        if (method, locator) in self.refuse:
+        if (method, locator) in self.refuse and self.refuse_times != 0:
+            if self.refuse_times:
+                self.refuse_times -= 1
             raise ValueError("no %s of %s" % (method, locator))
-        if method == "VDI.activate":
+        if method in self.held:
             assert self.gate.wait(30)
+        if method == "VDI.activate":
             sock = self.root + "/nbd/" + members["vdi"]
+            if os.path.exists(sock):
+                os.unlink(sock)     # of one that has ended
             self.daemons[locator] = subprocess.Popen([
                 "qemu-storage-daemon", "--nbd-server", "addr.type=unix,addr.path=" + sock,
                 "--blockdev", "driver=file,node-name=f,filename=%s" % (self.images / members["vdi"]),
@@ -187,8 +195,9 @@ def world(tmp_path):
             (images / name).write_bytes(bytes(SIZE))
         hosts = [Host("%s/%s" % (short, name), images, journal) for name in ("h1", "h2")]
         disks = [{"device": "xvd" + "ab"[number], "vdi": "SR/s%d" % number, "rw": True} for number in (0, 1)]
-        hosts[0].call("VM.add", metadata={"id": VM, "name": "vm", "memory": 1 << 28, "disks": disks,
-                                          "vifs": [{"device": "0", "mac": "", "bridge": "xenbr0"}], "guest": {"writes": "200", "fill": "0.2"}})
+        hosts[0].metadata = {"id": VM, "name": "vm", "memory": 1 << 28, "disks": disks,
+                             "vifs": [{"device": "0", "mac": "", "bridge": "xenbr0"}], "guest": {"writes": "200", "fill": "0.2"}}
+        hosts[0].call("VM.add", metadata=hosts[0].metadata)
         yield hosts[0], hosts[1], journal, images
         for host in hosts:
             host.close()
@@ -242,7 +251,7 @@ def test_a_vm_starts_moves_with_its_memory_and_shuts_down(world, same_host):
     if not same_host:
         with pytest.raises(wire.RpcFailure, match="Does_not_exist"):
             source.call("VM.stat", id=VM)
-    assert destination.perform("VM.shutdown", id=VM, hard=False)[0] == "Completed"
+    assert destination.perform("VM.shutdown", id=VM, delay=60.0)[0] == "Completed"
     assert destination.call("VM.stat", id=VM)["power_state"] == "Halted"
     assert destination.record()["attached"] == {}
     lines = (images / "hooks").read_text().splitlines()
@@ -263,12 +272,12 @@ def test_a_reboot_is_a_shutdown_and_a_start_to_the_hooks(world, hard):
     host.perform("VM.start", id=VM)
     for name in HOOKS:
         host.hook(name, "echo %s $4 >> %s/hooks" % (name, images))
-    assert host.perform("VM.reboot", id=VM, hard=hard)[0] == "Completed"
+    assert host.perform("VM.reboot", id=VM, **({} if hard else {"delay": 60.0}))[0] == "Completed"
     reason = "hard-reboot" if hard else "clean-reboot"
     assert (images / "hooks").read_text().splitlines() == [
         "vm-pre-shutdown " + reason, "vm-post-destroy " + reason, "vm-pre-reboot none", "vm-pre-start none"]
     host.hook("vm-pre-start", "echo not here; exit 3")
-    assert host.perform("VM.reboot", id=VM, hard=hard) == ["Failed", ["Hook_failed", ["vm-pre-start/50-test", "none", "not here\n", "3"]]]
+    assert host.perform("VM.reboot", id=VM, **({} if hard else {"delay": 60.0})) == ["Failed", ["Hook_failed", ["vm-pre-start/50-test", "none", "not here\n", "3"]]]
     assert host.call("VM.stat", id=VM)["power_state"] == "Halted" and not host.xapi.daemons
 
 
@@ -302,30 +311,114 @@ def test_the_disks_of_a_vm_stand_in_files_as_the_real_one_has_them(world):
     assert disks(destination) == {"xvda": ["VDI", "SR/d0"], "xvdb": ["VDI", "SR/d1"]} and disks(source) == {}
 
 
-def test_a_failed_activation_leaves_the_vm_shut_down_at_the_source(world):
+def ids(host):
+    return {metadata["id"]: stat["power_state"] for metadata, stat in host.call("VM.list")}
+
+
+def test_a_failed_activation_leaves_temporary_ids_on_both_sides_and_xapi_hears_of_nothing(world):
     source, destination, journal, _ = world
     source.perform("VM.start", id=VM)
+    exported = source.call("VM.export_metadata", id=VM)
+    heard = source.xapi.heard
+    until(lambda: ("VM.changed", VM) in heard)
+    del heard[:]
     destination.xapi.refuse.add(("VDI.activate", "SR/d1"))
     state = migrate(source, destination)
-    assert state[0] == "Failed" and state[1][0] == "Internal_error", state
-    assert source.call("VM.stat", id=VM)["power_state"] == "Halted"
-    assert source.record()["attached"] == {} and not source.xapi.daemons
-    assert destination.call("VM.list") == [] and not destination.xapi.daemons
+    assert state[0] == "Failed" and state[1][0] == "Internal_error" and "Synchronisation point 4" in state[1][1], state
+    assert ids(source) == {AT_SOURCE: "Suspended"} and ids(destination) == {VM: "Paused"}
+    source.call("UPDATES.refresh_vm", id=VM)
+    assert not [event for event in heard if event[1] == VM], "xapi hears of no VM that xenopsd does not know"
+    with pytest.raises(wire.RpcFailure, match="Does_not_exist.*/config"):
+        source.call("VM.stat", id=VM)
+
+    # What frees it: the temporary ids shut down and removed, the VM's metadata brought back, and xapi told.
+    for host, identity in ((source, AT_SOURCE), (destination, VM)):
+        assert host.perform("VM.shutdown", id=identity)[0] == "Completed"
+        host.call("VM.remove", id=identity)
+        assert ids(host) == {} and not host.xapi.daemons
+    without = json.loads(exported)
+    assert json.loads(without.pop("domains")) == {"power_state": "Running"}
+    assert source.call("VM.import_metadata", metadata=exported) == VM and ids(source) == {VM: "Running"}, "a domain that comes along is believed"
+    assert source.perform("VM.shutdown", id=VM)[0] == "Completed"
+    source.call("VM.remove", id=VM)
+    source.call("VM.import_metadata", metadata=json.dumps(without))
+    assert ids(source) == {VM: "Halted"}
+    del heard[:]
+    source.call("UPDATES.refresh_vm", id=VM)
+    until(lambda: ("VM.changed", VM) in heard)
+    destination.xapi.refuse.clear()
+    assert source.perform("VM.start", id=VM)[0] == "Completed"
+    copy_images(destination, world[3])
+    assert migrate(source, destination)[0] == "Completed"
+
+
+def test_a_temporary_id_that_was_left_makes_the_next_move_fail_behind_its_suspend(world):
+    source, destination, _, _ = world
+    source.perform("VM.start", id=VM)
+    destination.xapi.refuse.add(("VDI.activate", "SR/d1"))
+    migrate(source, destination)
+    destination.perform("VM.shutdown", id=VM)
+    destination.call("VM.remove", id=VM)
+    destination.xapi.refuse.clear()
+    source.perform("VM.shutdown", id=AT_SOURCE)
+    assert ids(source) == {AT_SOURCE: "Suspended"}, "what has been saved is kept"
+    source.call("VM.add", metadata=source.metadata)
+    assert source.perform("VM.start", id=VM)[0] == "Completed"
+    assert migrate(source, destination)[1] == ["Already_exists", ["VM", AT_SOURCE + "/config"]]
+    assert ids(source) == {AT_SOURCE: "Suspended"} and ids(destination) == {}
+
+
+def test_where_both_hosts_are_one_the_domain_ends_and_the_copy_stays_with_the_vms_id(world):
+    host, _, _, _ = world
+    host.perform("VM.start", id=VM)
+    domain = host.record()["domain"]
+    host.xapi.refuse.add(("VDI.activate", "SR/d1"))
+    assert migrate(host, host)[0] == "Failed"
+    assert ids(host) == {AT_SOURCE: "Suspended", VM: "Paused"}
+    assert not process.alive(domain["pid"], domain["started"]) and host.record(AT_SOURCE)["attached"] == {}
+    assert ("VBD.changed", VM) in host.xapi.heard, "xapi takes the new VDI of each disk that was activated"
+
+
+def test_a_disk_that_cannot_be_deactivated_shuts_the_vm_down_under_its_own_id(world):
+    source, destination, _, _ = world
+    source.perform("VM.start", id=VM)
+    source.xapi.refuse.add(("VDI.deactivate", "SR/s0"))
+    source.xapi.refuse_times = 1
+    assert migrate(source, destination)[0] == "Failed"
+    assert ids(source) == {VM: "Halted"} and ids(destination) == {}
+    until(lambda: ("VM.changed", VM) in source.xapi.heard)
 
 
 def test_before_the_suspend_a_failure_leaves_it_running(world):
     source, destination, journal, _ = world
     source.perform("VM.start", id=VM)
     destination.xapi.refuse.add(("VDI.attach", "SR/d1"))
-    assert migrate(source, destination)[0] == "Failed"
-    assert source.call("VM.stat", id=VM)["power_state"] == "Running"
-    assert destination.call("VM.list") == []
+    assert migrate(source, destination)[1][0] == "Storage_backend_error"
+    assert ids(source) == {VM: "Running"} and ids(destination) == {AT_DESTINATION: "Paused"}, "nobody cleans up at the destination"
     source.hook("vm-pre-migrate", "echo not now; exit 3")
     assert migrate(source, destination) == ["Failed", ["Hook_failed", ["vm-pre-migrate/50-test", "source", "not now\n", "3"]]]
     source.hook("vm-pre-migrate", "exit 1")
-    assert migrate(source, destination)[1][0] == "Storage_backend_error"
+    assert migrate(source, destination)[1] == ["Already_exists", ["domain", AT_DESTINATION]]
+    destination.perform("VM.shutdown", id=AT_DESTINATION)
+    destination.call("VM.remove", id=AT_DESTINATION)
+    assert migrate(source, destination, xenops_url="http://127.0.0.1:9/services/xenops?session_id=x")[1][0] == "Failed_to_contact_remote_service"
+    assert ids(source) == {VM: "Running"}
     before = guest(source)["writes_acknowledged"]
     until(lambda: guest(source)["writes_acknowledged"] > before)
+
+
+def test_a_move_that_is_cancelled_before_its_suspend_leaves_nothing(world):
+    source, destination, _, _ = world
+    source.perform("VM.start", id=VM)
+    destination.xapi.gate.clear()
+    destination.xapi.held.add("VDI.attach")
+    task = source.call("VM.migrate", id=VM, vdi_map=MAPPED, vif_map={}, pci_map={}, xenops_url=destination.xapi.url, compress=False,
+                       verify_dest=False, localhost_migration=False)
+    until(lambda: AT_DESTINATION in ids(destination))
+    source.call("Task.cancel", id=task)
+    destination.xapi.gate.set()
+    until(lambda: source.call("Task.stat", id=task)["state"] == ["Failed", ["Cancelled", task]])
+    assert ids(source) == {VM: "Running"} and ids(destination) == {}
 
 
 def test_a_guest_outlives_its_xenopsd_and_a_killed_guest_is_noticed(world):
@@ -368,9 +461,14 @@ def test_the_destination_killed_while_it_waits_for_the_gate(world):
     destination.process.wait()
     destination.xapi.gate.set()
     destination.start()
-    assert destination.call("VM.list") == []
+    assert ids(destination) == {VM: "Paused"}, "a domain outlives its xenopsd, and nobody remembers what was to become of it"
     until(lambda: source.call("Task.stat", id=task)["state"][0] == "Failed", 40)
-    assert source.call("VM.stat", id=VM)["power_state"] == "Halted"
+    assert ids(source) == {AT_SOURCE: "Suspended"}
+    domain = source.record(AT_SOURCE)["domain"]
+    source.process.kill()
+    source.process.wait()
+    source.start()
+    assert ids(source) == {AT_SOURCE: "Suspended"} and not process.alive(domain["pid"], domain["started"])
 
 
 def test_what_it_does_not_know_it_says_so(world):

@@ -32,7 +32,7 @@ def world(monkeypatch):
     world.entry.update(xenops_task="7", imported=True, receiving=True, committed=False)
     world.here.clear()
     world.here.update(SEALED)
-    world.state_here = "Suspended"
+    world.state_here, world.leaving, world.kept = None, "Suspended", '{"vm": {"id": "v"}}'
     world.destination_vdi = lambda disk: world.destination.xenapi.VDI.get_by_uuid("d")
     world.plugin = lambda function: world.destination.xenapi.host.call_plugin("h", "sxm.py", function, {})
     return world
@@ -50,22 +50,22 @@ def test_with_it_the_vm_is_the_sources(world):
     move.shut_gates(world)
     remap.remove(world)
     receive.abort(world)
-    assert world.here == {} and world.log == ["shut down"]
+    assert world.here == {} and world.log == ["end leaving here", "given back"]
     assert world.entry["imported"] is False and world.entry["receiving"] is False and world.entry["xenops_task"] is None
 
 
 def test_a_vm_that_had_gone_over_is_halted_at_the_source(world, monkeypatch):
-    halted = []
-    monkeypatch.setattr(lost.cleanup, "halt", lambda m, vm: halted.append(vm))
-    vm, = world.source.tables["VM"]
-    world.source.tables["VM"][vm]["power_state"] = "Running"
-    world.entry["committed"], world.state_here = True, None
+    record, = world.source.tables["VM"].values()
+    world.entry["committed"], world.state_here, world.leaving = True, None, None
     world.tasks_here, world.script = ["7"], [("Pending", 0.9), ("Failed", ["Cancelled", "7"])]
     monkeypatch.setattr(lost.waiting.time, "sleep", lambda seconds: None)
     lost.come_back(world)
-    assert halted == [vm] and world.entry["committed"] is False and world.log == ["cancel"]
+    assert world.entry["committed"] is False and world.log == ["cancel"]
+    move.shut_gates(world)
+    assert record["power_state"] == "Halted" and world.log == ["cancel", "given back"] and world.here == {}
     lost.come_back(world)
-    assert halted == [vm]
+    move.shut_gates(world)
+    assert world.log == ["cancel", "given back"]
 
 
 @pytest.mark.parametrize("committed", [True, False])

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from fake_pool import FakePool, add_vdi, failure
-from storage_motion.control import bar, gate, move, remap, whereabouts
-from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, TimedOut, Undecided, Unreachable,
-                                   XenopsError)
+from storage_motion.control import bar, gate, move, remains, remap, whereabouts
+from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, NotCleanedUp, TimedOut,
+                                   Undecided, Unreachable, XenopsError)
 from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
@@ -48,6 +48,9 @@ class World:
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
         self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"]}
         self.state_here, self.state_there, self.arriving, self.asks_to_cancel = "Running", None, None, False
+        self.leaving, self.kept, self.busy_there = None, None, False
+        monkeypatch.setattr(remains.kept, "keep", lambda migration, text: setattr(self, "kept", text))
+        monkeypatch.setattr(remains.kept, "get", lambda migration: self.kept)
         self.plugin_fails, self.tasks_here, self.arrived = None, [], False
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
         monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, renew: FakeXenops(self, "there")))
@@ -58,7 +61,7 @@ class World:
         monkeypatch.setattr(move.activation, "let_go_dead", lambda session, uuid, vm: False)
         monkeypatch.setattr(move.pool_lock, "_others", lambda m: [])
         vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
-        self.source.add("VM", uuid="v", blocked_operations={"hard_shutdown": "ours"}, VBDs=[vbd], VIFs=[])
+        self.source.add("VM", uuid="v", power_state="Running", blocked_operations={"hard_shutdown": "ours"}, VBDs=[vbd], VIFs=[])
         self.source.tables["VDI"][self._here]["uuid"] = "k"
         self.source.add("SR", uuid="s")
         self.tapdisk = "mirroring"
@@ -117,7 +120,7 @@ class World:
     def suspend(self):
         """The guest's tapdisk is closed at the source."""
         self.here.pop(HOST, None)
-        self.told, self.state_here = ENDED, "Suspended"
+        self.told, self.state_here, self.leaving = ENDED, None, "Suspended"
         return "Pending", 0.5
 
     def arrive(self):
@@ -125,7 +128,7 @@ class World:
         if "paused" in self.there:
             return "Pending", 0.9
         self.there[HOST] = "RW"
-        self.state_there, self.state_here = "Running", None
+        self.state_there, self.state_here, self.leaving = "Running", None, None
         return "Completed", {}
 
 
@@ -143,6 +146,9 @@ class FakeXenops:
             raise found
         return found
 
+    def busy(self):
+        return self._world.busy_there
+
     def tasks_of_label(self):
         return self._world.tasks_here
 
@@ -153,12 +159,41 @@ class FakeXenops:
         pass
 
     def power_state(self, vm):
+        if vm == move.xenops.leaving("v"):
+            return self._world.leaving if self._side == "here" else None
         if vm == move.xenops.incoming("v"):
             return self._world.arriving
         found = self._world.state_here if self._side == "here" else self._world.state_there
         if isinstance(found, Exception):
             raise found
         return found
+
+    def end(self, vm):
+        if self.power_state(vm) is None:
+            return
+        name = {"v": "v", move.xenops.leaving("v"): "leaving", move.xenops.incoming("v"): "incoming"}[vm]
+        self._world.log.append("end %s %s" % (name, self._side))
+        if name == "v":
+            setattr(self._world, "state_" + self._side, None)
+        else:
+            setattr(self._world, {"incoming": "arriving"}.get(name, name), None)
+
+    def forget(self, vm):
+        assert self.power_state(vm) not in ("Running", "Paused")
+        self._world.state_here = None
+
+    def export_metadata(self, vm):
+        return json.dumps({"vm": {"id": vm}, "domains": "running"})
+
+    def import_metadata(self, text):
+        assert json.loads(text) == {"vm": {"id": "v"}}
+        self._world.log.append("given back")
+        self._world.state_here = "Halted"
+
+    def refresh(self, vm):
+        if self.power_state(vm) == "Halted":
+            record, = self._world.source.tables["VM"].values()
+            record["power_state"], self._world.state_here = "Halted", None
 
 
 PENDING, FAILED = ("Pending", 0.1), ("Failed", ["Internal_error", "boom"])
@@ -186,7 +221,7 @@ def test_a_broken_mirror_stops_it_before_the_suspend(monkeypatch):
         move.move(world)
     assert world.log == ["cancel"]
     move.shut_gates(world)
-    assert world.here == {HOST: "RW"} and "shut down" not in world.log, "the guest has not noticed"
+    assert world.here == {HOST: "RW"} and world.log == ["cancel"] and world.state_here == "Running", "the guest has not noticed"
 
 
 def test_a_guest_that_reboots_waits_for_no_move_that_waits_for_it(monkeypatch):
@@ -224,8 +259,112 @@ def test_a_mirror_that_breaks_at_the_suspend_opens_nothing(monkeypatch):
         move.move(world)
     assert "gate opened" not in world.log and "paused" in world.there
     move.shut_gates(world)
-    assert world.log[-1] == "shut down", "like xapi: its data is whole at the source"
-    assert world.source.tables["VM"][world.vm()]["blocked_operations"] == {}
+    assert world.log[-2:] == ["end leaving here", "given back"], "like xapi: its data is whole at the source"
+    assert world.source.tables["VM"][world.vm()]["power_state"] == "Halted" and world.state_here is None, "noted, and forgotten"
+    done = list(world.log)
+    move.shut_gates(world)
+    assert world.log == done
+
+
+def behind_the_suspend(monkeypatch, **options):
+    """A move that has failed with its gate shut, as xenopsd leaves it."""
+    world = world_of(monkeypatch, PENDING, **options)
+    record, = world.source.tables["VM"].values()
+    world.state_here, world.leaving, world.kept = None, "Suspended", json.dumps({"vm": {"id": "v"}})
+    world.note("k", gate="sealed")
+    world.here.clear()
+    world.here.update(SEALED)
+    return world, record
+
+
+@pytest.mark.parametrize("at_the_destination", ["", "end v there", "end incoming there"])
+@pytest.mark.parametrize("how_far", range(4))
+def test_whatever_a_failed_move_has_left_in_xenopsd_the_vm_is_halted_and_free(monkeypatch, at_the_destination, how_far):
+    """`how_far`: what somebody who was killed had done of it."""
+    world, record = behind_the_suspend(monkeypatch)
+    world.state_there = "Paused" if "v" in at_the_destination.split() else None
+    world.arriving = "Paused" if "incoming" in at_the_destination else None
+    world.leaving = None if how_far > 0 else world.leaving
+    world.state_here = "Halted" if how_far > 1 else None
+    record["power_state"] = "Halted" if how_far > 2 else "Running"
+    move.shut_gates(world)
+    assert record["power_state"] == "Halted" and world.here == {}
+    assert (world.state_here, world.state_there, world.arriving, world.leaving) == (None, None, None, None)
+    assert sorted(world.log) == sorted([what for what in [at_the_destination] if what] + ["end leaving here"][how_far:] + ["given back"] * (how_far < 2))
+
+
+def test_a_copy_with_one_open_disk_of_two_is_ended_before_its_gate_is_shut(monkeypatch):
+    """xenopsd leaves it paused, with the disk that it got active."""
+    world, record = behind_the_suspend(monkeypatch)
+    first = world.plan.disks[0]
+    world.plan = world.plan._replace(disks=(first, first._replace(key="l")))
+    world.entry["disks"]["l"] = {"index": 1, "gate": "attached"}
+    other = add_vdi(world.destination, "OpaqueRef:sr", sm_config=dict(SHUT))
+    monkeypatch.setattr(World, "destination_vdi", lambda self, disk: other if disk.key == "l" else self._there)
+    world.note("k", gate="open")
+    world.open()
+    world.there[HOST] = "RW"
+    world.state_there = "Paused"
+    ended = FakeXenops.end
+    monkeypatch.setattr(FakeXenops, "end", lambda self, vm: (ended(self, vm), self._side == "there" and world.there.pop(HOST, None)))
+    assert whereabouts.decide(world) == whereabouts.SOURCE and world.log == ["receive-stop", "end v there"]
+    move.shut_gates(world)
+    assert world.there == SHUT and record["power_state"] == "Halted"
+
+
+def test_where_both_hosts_are_one_the_copy_has_the_vms_id(monkeypatch):
+    world, record = behind_the_suspend(monkeypatch, same_host=True)
+    world.state_here = "Paused"
+    taken = []
+    monkeypatch.setattr(remains.adopt, "_replace", lambda m, disk, vdi: taken.append((disk.key, vdi == m.source_vdi(disk))))
+    vbd, = world.source.tables["VBD"].values()
+    vbd.update(uuid=world.plan.disks[0].vbd, VDI="OpaqueRef:the new one")
+    move.shut_gates(world)
+    assert world.log == ["end v here", "end leaving here", "given back"] and record["power_state"] == "Halted"
+    assert taken == [("k", True)], "xapi has taken the new disk already, which is not to stay"
+
+
+def test_a_copy_that_has_all_its_disks_open_and_never_runs_is_ended_and_is_the_destinations(monkeypatch):
+    world, _ = behind_the_suspend(monkeypatch)
+    world.note("k", gate="open")
+    world.open()
+    world.state_there = "Paused"
+    world.busy_there = True
+    with pytest.raises(Undecided):
+        whereabouts.decide(world)
+    world.busy_there = False
+    assert whereabouts.decide(world) == whereabouts.DESTINATION and world.log == 2 * ["receive-stop"] + ["end v there"]
+
+
+def test_a_record_that_xapi_took_for_suspended_is_halted(monkeypatch):
+    world, record = behind_the_suspend(monkeypatch)
+    record["power_state"] = "Suspended"
+    world.source.handlers["VM.hard_shutdown"] = lambda ref: record.update(power_state="Halted")
+    move.shut_gates(world)
+    assert record["power_state"] == "Halted" and record["blocked_operations"] == {} and world.log == ["end leaving here"]
+
+
+def test_without_what_was_kept_a_member_is_believed_and_the_user_told(monkeypatch):
+    world, record = behind_the_suspend(monkeypatch)
+    world.kept = None
+    world.source.handlers["VM.power_state_reset"] = lambda ref: (_ for _ in ()).throw(failure("HOST_IS_LIVE", "OpaqueRef:host"))
+    with pytest.raises(NotCleanedUp, match="HOST_IS_LIVE"):
+        move.shut_gates(world)
+
+
+def test_before_a_move_what_an_earlier_one_has_left_is_ended_and_what_xenopsd_knows_is_kept(monkeypatch):
+    world = world_of(monkeypatch, "suspend", PENDING, PENDING, "arrive")
+    world.leaving, world.arriving = "Suspended", "Paused"
+    move.move(world)
+    assert world.log[:2] == ["end leaving here", "end incoming there"] and json.loads(world.kept) == {"vm": {"id": "v"}}
+
+
+def test_a_vm_that_runs_under_a_temporary_id_is_left_alone(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.arriving = "Running"
+    with pytest.raises(MoveFailed, match="runs a VM of that id"):
+        move.move(world)
+    assert world.arriving == "Running" and "xenops_task" not in world.entry
 
 
 def test_a_cancel_in_time(monkeypatch):
@@ -490,38 +629,60 @@ def completing(monkeypatch, **options):
     monkeypatch.setattr(move, "_detach_networks", lambda m: done.append("networks"))
     monkeypatch.setattr(move.remap, "depart", lambda session, arrival: done.append("departed"))
     monkeypatch.setattr(move.adopt, "adopt", lambda m: done.append("adopted"))
-    monkeypatch.setattr(FakeXenops, "forget", lambda self, vm: done.append("forgotten " + self._side), raising=False)
+    world.state_here, world.kept = None, json.dumps({"vm": {"id": "v"}})
     monkeypatch.setattr(move, "COMPLETE_TIMEOUT", 0.3)
     world.destination.add("VM", uuid="v")
-    for pool, state in ((world.source, "Suspended"), (world.destination, "Running")):
-        vm = next(iter(pool.tables["VM"].values()))
-        vm["power_state"] = state
-        pool.handlers["VM.power_state_reset"] = lambda ref, vm=vm, pool=pool: (done.append("reset at " + pool.name), vm.update(power_state="Halted"))
+    vm = next(iter(world.destination.tables["VM"].values()))
+    vm["power_state"] = "Running"
+    world.destination.handlers["VM.power_state_reset"] = lambda ref: (done.append("reset at B"), vm.update(power_state="Halted"))
     return world, done
+
+
+def at_the_source(world):
+    record, = world.source.tables["VM"].values()
+    return record["power_state"]
 
 
 def test_a_vm_that_runs_is_taken_as_running(monkeypatch):
     world, done = completing(monkeypatch)
     world.there[HOST], world.state_there = "RW", "Running"
     move.complete(world)
-    assert done == ["running", "forgotten here", "networks", "departed"] and world.entry["arrived_halted"] is False
-    assert world.disk("k")["state"] == "moved"
+    assert done == ["running", "networks", "departed"] and world.entry["arrived_halted"] is False
+    assert world.disk("k")["state"] == "moved" and at_the_source(world) == "Halted" and world.log == ["given back"]
+    world.arrival = {"xenops": "https://b", "session_id": "x"}
+    move.complete(world)
+    assert world.log == ["given back"], "once is enough"
+
+
+def test_what_a_killed_xenopsd_kept_of_a_vm_that_has_gone_is_ended(monkeypatch):
+    world, _ = completing(monkeypatch)
+    world.there[HOST], world.state_there, world.leaving = "RW", "Running", "Suspended"
+    move.complete(world)
+    assert world.log == ["end leaving here", "given back"] and world.leaving is None
+
+
+def test_a_vm_that_runs_on_both_sides_is_told(monkeypatch):
+    world, _ = completing(monkeypatch)
+    world.there[HOST], world.state_there, world.state_here = "RW", "Running", "Running"
+    with pytest.raises(NotCleanedUp, match="running at the source as well"):
+        move.complete(world)
 
 
 def test_once_cleaned_up_it_is_completed_again_all_the_same(monkeypatch):
     world, done = completing(monkeypatch)
     world.there[HOST], world.state_there = "RW", "Running"
     world.source.tables["VDI"].clear()
+    world.source.tables["VM"].clear()
     move.complete(world)
-    assert done == ["running", "forgotten here", "networks", "departed"]
+    assert done == ["running", "networks", "departed"] and world.log == []
 
 
 def test_a_vm_that_has_ended_is_taken_as_halted(monkeypatch):
     world, done = completing(monkeypatch)
-    world.state_here = "Suspended"
+    world.state_there, world.leaving = "Halted", "Suspended"
     move.complete(world)
-    assert done == ["forgotten there", "reset at B", "forgotten here", "networks", "departed"] and world.log == ["shut down"]
-    assert world.entry["arrived_halted"] is True
+    assert done == ["reset at B", "networks", "departed"] and world.log == ["end v there", "end leaving here", "given back"]
+    assert world.entry["arrived_halted"] is True and at_the_source(world) == "Halted"
     done.clear()
     world.state_here, world.arrival = None, {"xenops": "https://b", "session_id": "x"}
     move.complete(world)
@@ -532,7 +693,7 @@ def test_a_vm_that_has_ended_within_its_pool_gets_its_new_disks(monkeypatch):
     world, done = completing(monkeypatch)
     world.plan, world.state_here = make_plan(kind="in-pool", destination_host="h2"), None
     move.complete(world)
-    assert done == ["forgotten there", "reset at A", "adopted", "forgotten here", "networks", "departed"]
+    assert done == ["adopted", "networks", "departed"] and world.log == ["given back"]
 
 
 def test_a_vm_that_may_come_yet_is_waited_for(monkeypatch):
@@ -622,7 +783,7 @@ def test_no_gate_opens_unjournalled(monkeypatch, step):
     assert world.there == SHUT and world.here["relinking"] == before[0]["relinking"] and world.disk("k") == before[1]
     world.full = lambda fields: False
     move.shut_gates(world)
-    assert world.there == SHUT and world.here == {} and world.log[-1] == "shut down"
+    assert world.there == SHUT and world.here == {} and world.log[-1] == "given back"
 
 
 @pytest.mark.parametrize("step", ["detached", "sealing", "sealed", "opening"])

@@ -4,7 +4,7 @@ import xmlrpc.client
 import pytest
 import XenAPI
 
-from storage_motion.errors import Unreachable, XenopsError
+from storage_motion.errors import TimedOut, Unreachable, XenopsError
 from storage_motion.xapi import xenops
 from web_server import serving
 
@@ -109,3 +109,63 @@ def test_a_xenopsd_that_is_away():
     for status in (502, 503):
         with pytest.raises(Unreachable):
             ask((status, b""), lambda x: x.power_state("vm"))
+
+
+class Xenopsd:
+    """One that knows one VM, in some state. `script`: what its shutdown's task is at each look."""
+
+    def __init__(self, state, *script):
+        self.state, self.script, self.seen = state, list(script), []
+
+    def answer(self, method, path, headers, body):
+        (parameters,), name = xmlrpc.client.loads(body)
+        self.seen.append(name)
+        if name == "VM.stat":
+            return envelope(["Does_not_exist", ["VM", "vm/config"]], "Failure", "ErrorDescription") if self.state is None \
+                else envelope([{"id": "vm"}, {"power_state": self.state}])
+        if name == "Task.stat":
+            return envelope({"id": "7", "state": self.script.pop(0)})
+        if name == "VM.remove":
+            self.state = None
+        return envelope("7" if name == "VM.shutdown" else None)
+
+    def end(self):
+        with serving(self.answer) as url:
+            xenops.Xenops.at(url + "/services/xenops?session_id=x", "label", timeout=5).end("vm")
+        return self.seen
+
+
+def test_ending_a_vm(monkeypatch):
+    monkeypatch.setattr(xenops, "POLL", 0.0)
+    assert Xenopsd(None).end() == ["VM.stat"]
+    done = ["Completed", {"duration": 0.1}]
+    ended = ["VM.stat", "VM.shutdown", "Task.stat", "Task.stat", "Task.destroy", "VM.remove"]
+    assert Xenopsd("Suspended", ["Pending", 0.1], done).end() == ended
+    assert Xenopsd("Paused", ["Pending", 0.1], ["Failed", ["Does_not_exist", ["VM", "vm/config"]]]).end() == ended, "somebody was faster"
+    with pytest.raises(XenopsError, match="IO_error"):
+        Xenopsd("Paused", ["Failed", "IO_error"]).end()
+    monkeypatch.setattr(xenops, "END_TIMEOUT", -1.0)
+    with pytest.raises(TimedOut, match="shutdown of VM vm"):
+        Xenopsd("Paused", ["Pending", 0.1]).end()
+
+
+def test_whether_it_is_busy_with_ours():
+    def busy(*states):
+        def answer(method, path, headers, body):
+            (parameters,), name = xmlrpc.client.loads(body)
+            if name == "Task.list":
+                return envelope([{"id": str(number), "dbg": dbg, "ctime": number} for number, (dbg, _) in enumerate(states)])
+            return envelope({"id": parameters["id"], "state": [states[int(parameters["id"])][1], 0.5]})
+        with serving(answer) as url:
+            return xenops.Xenops.at(url + "/services/xenops?session_id=x", "label", timeout=5).busy()
+    assert not busy() and not busy(("other", "Pending"), ("label", "Completed")) and busy(("label", "Completed"), ("label", "Pending"))
+
+
+def test_the_metadata_goes_as_the_recorded_calls_do():
+    seen = []
+    ask(envelope("{}"), lambda x: x.export_metadata("vm"), seen)
+    ask(envelope("vm"), lambda x: x.import_metadata("{}"), seen)
+    ask(envelope(None), lambda x: x.refresh("vm"), seen)
+    assert [(method, parameters) for _, (parameters,), method in seen] == [
+        ("VM.export_metadata", {"debug_info": "label", "id": "vm"}), ("VM.import_metadata", {"debug_info": "label", "metadata": "{}"}),
+        ("UPDATES.refresh_vm", {"debug_info": "label", "id": "vm"})]
