@@ -438,12 +438,11 @@ def test_more_processors_than_the_host_has(x, token):
     assert failure_of(asked, x, vm, token) == ["HOST_NOT_ENOUGH_PCPUS", "64", "2"]
 
 
-def test_an_sr_whose_driver_xapi_does_not_know_cannot_take_a_disk(x, pool, vm, token):
+def test_an_sr_whose_driver_can_do_no_mirror(x, pool, vm, token, sr):
+    """That of this pool: a disk that stays in its SR is not asked about."""
     other = make_sr(x, pool.master.ref(x), "/elsewhere", shared=False)
-    assert asked(x, vm, token, disks_of(x, vm, other)) == "", "a file SR can do what is wanted"
-    driver = next(ref for ref, sm in x.SM.get_all_records().items() if sm["type"] == x.SR.get_type(other))
-    features = x.SM.get_features(driver)
-    assert {"VDI_SNAPSHOT", "VDI_MIRROR"} <= set(features)
+    assert failure_of(asked, x, vm, token, disks_of(x, vm, other)) == ["SR_DOES_NOT_SUPPORT_MIGRATION", sr, "VDI_MIRROR"]
+    assert asked(x, vm, token) == ""
 
 
 def test_what_the_user_has_blocked_is_not_valid(x, vm, token):
