@@ -36,7 +36,7 @@ endif
 test-lab: .venv/ready .venv36/ready
 	$(PYTHON) $(PYTEST) $(BESIDE) tests/lab tests/rpm
 
-test-e2e: .venv/ready .venv36/ready
+test-e2e: .venv/ready .venv36/ready build/npm/ready
 	$(PYTHON) $(PYTEST) $(BESIDE) tests/e2e
 ifneq ($(PYTHON36),)
 	SXM_LAB_PYTHON=$(CURDIR)/.venv36/bin/python SXM_LAB_LAYOUT=flat $(PYTHON) $(PYTEST) tests/e2e/test_migrate.py
@@ -69,6 +69,14 @@ bench: .venv/ready
 
 packages:
 	@tools/packages.sh
+
+# The stock client of XenAPI on npm, in the versions of its lock file.
+build/npm/ready: tests/npm/package.json tests/npm/package-lock.json
+	@tools/packages.sh npm
+	@mkdir -p build/npm && cp tests/npm/package.json tests/npm/package-lock.json build/npm
+	@echo 'Installing xen-api from npm in build/npm'
+	@cd build/npm && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 .venv/ready: requirements.txt | packages
 	@echo 'Making a virtual environment in .venv'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages that the lab and the tests need and this machine lacks: names them first.
-# `packages.sh bench`, `packages.sh storage`: those that only `make bench` and `make test-storage` need.
+# `packages.sh bench`, `storage`, `npm`: those that only `make bench`, `make test-storage` and one test of `make test-e2e` need.
 set -eu
 
 missing=
@@ -31,6 +31,11 @@ storage)
     need mkfs.ext4 e2fsprogs
     need cpio cpio
     need setpriv util-linux
+    ;;
+npm)
+    needed="node npm"
+    need node nodejs
+    need npm npm
     ;;
 *)
     echo "packages.sh: no group of packages is called $1" >&2

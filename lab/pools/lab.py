@@ -188,7 +188,7 @@ class Pool:
         if plan.shared:
             self._create_sr(self.master, "shared", os.path.join(self._state["directory"], "shared"), True)
         self.xapi.network.create({"name_label": GUEST_NETWORK, "name_description": "Of the lab's guests", "MTU": "1500",
-                                  "bridge": "xapi0", "other_config": {}, "tags": [], "managed": True})
+                                  "other_config": {}, "tags": [], "managed": True})
         self.xapi.pool.sync_database()
 
     def _create_sr(self, host, label, location, shared):
@@ -199,14 +199,16 @@ class Pool:
 class Lab:
     """All pools. A context manager: brings them up, and down again to the last process."""
 
-    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None, flush_seconds=None):
+    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None, flush_seconds=None, more_sr_types=()):
         """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
         $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package);
-        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or FLUSH_SECONDS)."""
+        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or FLUSH_SECONDS);
+        `more_sr_types`: of SRs, beside those that XCP-ng's xapi accepts."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable
         self.flush_seconds = float(os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS) if flush_seconds is None else flush_seconds)
         self._layout = layout or os.environ.get("SXM_LAB_LAYOUT", "package")
+        self._more_sr_types = more_sr_types
         self.directory = directory or os.path.join(tempfile.gettempdir(), "sxm-" + secrets.token_hex(3))
         self.pools = []
         self.daemons = None
@@ -245,7 +247,7 @@ class Lab:
             self._write("lab.json", state)
             for pool in state:
                 for host in pool["hosts"]:
-                    roots.build(host["root"], host["config"], self._python, self._layout)
+                    roots.build(host["root"], host["config"], self._python, self._layout, self._more_sr_types)
             self._take(state)
             with concurrent.futures.ThreadPoolExecutor(len(self.pools)) as at_once:
                 for _ in at_once.map(self._start_pool, self._plan, self.pools):

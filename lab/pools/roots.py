@@ -16,19 +16,29 @@ DATABASE = "[/var/lib/xcp/state.db]\nmode:no_limit\nformat:xml\navailable_this_b
 
 SCRIPTS = {"plugins": "/etc/xapi.d/plugins", "xapi-hooks": "/etc/xapi.d"}
 """The product's directories of scripts, and where they go."""
+SR_TYPES = ("ext nfs iscsi lvmoiscsi dummy file hba rawhba udev iso lvm lvmohba lvmofcoe shm smb cephfs glusterfs xfs zfs largeblock")
+"""The types of SR that xapi accepts on XCP-ng 8.3."""
 DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR.py")
 DRIVER_MODULE = ("drivers/mirror_lib.py", "/opt/xensource/sm/mirror_lib.py")
 
 
-def build(root, config, python, layout):
+XAPI_CONF = """# Of xapi.conf on XCP-ng 8.3 only what the lab's xapi reads
+sm-plugins=%s
+""" % SR_TYPES
+
+
+def build(root, config, python, layout, more_sr_types=()):
     """Make the host's root. `config`: lab-xapi.json's content; `python`: dom0's interpreter; `layout`: "package" or
-    "flat", how sm is installed there."""
+    "flat", how sm is installed there; `more_sr_types`: what its administrator has xapi allow besides (docs/operations.md)."""
     make_directories(root)
     scripts.install_text(json.dumps(config, indent=1), root, "/etc/lab-xapi.json")
     os.chmod(root + "/etc/lab-xapi.json", 0o600)  # the pool's secret and the password are in it
     inventory = "INSTALLATION_UUID='%s'\nCONTROL_DOMAIN_UUID='%s'\n" % (config["host"]["uuid"], config["host"]["control_domain"])
     scripts.install_text(inventory, root, "/etc/xensource-inventory")
     scripts.install_text(DATABASE, root, "/etc/xensource/db.conf")
+    scripts.install_text(XAPI_CONF, root, "/etc/xapi.conf")
+    if more_sr_types:                              # a list replaces the whole list
+        scripts.install_text("sm-plugins=%s\n" % " ".join((SR_TYPES,) + tuple(more_sr_types)), root, "/etc/xapi.conf.d/sr-types.conf")
     scripts.write_interpreter(root, python)
     scripts.install_modules(root)
     blktap.install(root)

@@ -1,6 +1,7 @@
 """All calls that this xapi knows: importing this registers them."""
-from lab.xapi import (accessors, devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, verdict, vm)
+from lab.xapi import (accessors, calls, devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, verdict, vm)
 
 MODULES = (devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, verdict, vm)
 
 accessors.register()
+calls.refuse_the_rest()

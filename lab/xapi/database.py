@@ -197,6 +197,12 @@ class Database:
                 row[other_field].remove(ref)
             self._touch(target, False, CLASSES[other_class][other_field].kept)
 
+    def touch(self, class_name, ref):
+        """Have an object count as modified, with its fields as they are."""
+        with self.lock:
+            self._row(class_name, ref)
+            self._touch(ref, True, False)
+
     def _touch(self, ref, lazy, kept):
         self._history[ref][2] = self._advance(lazy, kept)
 

@@ -7,11 +7,11 @@ from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, construct
 
 
-@call("VBD.create", "record:record(VBD)")
-def create_vbd(context, record):
+@call("VBD.create", "args:record(VBD)")
+def create_vbd(context, args):
     """Raises DEVICE_ALREADY_EXISTS [device], INVALID_DEVICE, VDI_NOT_MANAGED [vdi], VDI_READONLY [vdi]."""
     database = context.database
-    made = construct("VBD", record)
+    made = construct("VBD", args)
     with database.lock:
         database.get("VM", made["VM"], "uuid")
         if made["empty"]:
@@ -103,10 +103,10 @@ def eject(context, vbd):
         context.database.set("VBD", vbd, VDI=NULL, empty=True)
 
 
-@call("VIF.create", "record:record(VIF)")
-def create_vif(context, record):
+@call("VIF.create", "args:record(VIF)")
+def create_vif(context, args):
     database = context.database
-    made = construct("VIF", record)
+    made = construct("VIF", args)
     with database.lock:
         database.get("network", made["network"], "uuid")
         made["device"] = _device(database, made["VM"], "VIFs", "VIF", "device", made["device"])

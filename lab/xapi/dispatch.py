@@ -4,6 +4,10 @@ import logging
 from lab.xapi import calls
 from lab.xapi.context import Context
 from lab.xapi.failures import Failure, internal_error
+from lab.xapi.model import Type
+from lab.xapi.schema import coerce
+
+_SESSION = Type("ref", ("session",))
 
 log = logging.getLogger("xapi.dispatch")
 
@@ -29,21 +33,29 @@ class Dispatcher:
 
     def _call(self, name, parameters, local, host_uuid):
         is_async = name.startswith("Async.")
-        to_call = calls.find(name[len("Async."):] if is_async else name)
-        if is_async and not to_call.is_async:
-            raise Failure("MESSAGE_METHOD_UNKNOWN", name)
+        name = name[len("Async."):] if is_async else name
+        if name == "system.listMethods":
+            return sorted(calls.REGISTRY)
         context = Context(self._pool, local=local, host_uuid=host_uuid)
+        to_call = calls.find(name)
+        if to_call is None:
+            self._refuse_unknown(name, parameters)
         if to_call.needs_session:
-            if not parameters:
-                raise Failure("MESSAGE_PARAMETER_COUNT_MISMATCH", to_call.name, len(to_call.parameters), -1)
-            context.session, parameters = parameters[0], parameters[1:]
-            if not isinstance(context.session, str):
-                raise Failure("SESSION_INVALID", str(context.session))
-            self._pool.sessions.check(context.session)
+            context.session, parameters = (parameters[0], parameters[1:]) if parameters else (None, None)
         arguments = calls.arguments(to_call, parameters)
+        if is_async and not to_call.is_async:
+            raise Failure("Fault", "No async mode for this operation (rpc: %s)" % name)
+        if to_call.needs_session:
+            self._pool.sessions.check(coerce(context.session, _SESSION, "session_id"))
         if not is_async:
             return to_call.function(context, *arguments)
-        task = self._pool.tasks.create(name, host=self._pool.own_host)
+        task = self._pool.tasks.create("Async." + name, host=self._pool.own_host)
         within = context.within(task)
         self._pool.tasks.run(task, lambda: to_call.function(within, *arguments), self._pool.wait_durable)
         return task
+
+    def _refuse_unknown(self, name, parameters):
+        """As xapi does, which looks for an extension of that name, and so at the session, first (gen_server.ml)."""
+        if parameters:
+            self._pool.sessions.check(coerce(parameters[0], _SESSION, "session_id"))
+        raise Failure("MESSAGE_METHOD_UNKNOWN", name)

@@ -1,4 +1,4 @@
-"""event.from: what has changed since a token."""
+"""event.from: what has changed since a token; event.inject: a change of nothing."""
 import math
 import re
 import time
@@ -6,9 +6,13 @@ import time
 from lab.xapi import tables
 from lab.xapi.calls import call
 from lab.xapi.failures import Failure
+from lab.xapi.model import MODEL
 from lab.xapi.schema import CLASSES
+from lab.xapi.wire import Int32
 
 _LONGEST = 24 * 3600.0                          # seconds
+_NONE = dict.fromkeys(MODEL, 0)                 # every class is counted, whatever was asked about
+_ORDER = {"add": 0, "mod": 1, "del": 2}         # xapi_event.ml, from_inner
 _CLASSES = {name.lower(): name for name in CLASSES if name not in tables.WITHOUT_EVENTS}
 
 
@@ -44,17 +48,20 @@ def events_from(context, classes, token, timeout):
                        if (change.class_name, None) in wanted or (change.class_name, change.ref) in wanted]
             left = deadline - time.monotonic()
             if changes or left <= 0 or context.pool.stopping.is_set():
-                return {"events": [_event(database, change) for change in changes],
-                        "valid_ref_counts": {name.lower(): count for name, count in
-                                             database.counts(sorted({name for name, _ in wanted})).items()},
-                        "token": "%020d,%020d" % (database.generation, 0)}
+                return {"events": [_event(database, change) for change in sorted(changes, key=lambda change: _ORDER[change.operation])],
+                        "valid_ref_counts": {name.lower(): Int32(count) for name, count in dict(_NONE, **database.counts(CLASSES)).items()},
+                        "token": _token(database.generation)}
             database.changed.wait(left)
             if not database.exists("session", context.session):
                 raise Failure("SESSION_INVALID", context.session)
 
 
+def _token(generation):
+    return "%020d,%020d" % (generation, 0)
+
+
 def _event(database, change):
-    event = {"id": change.generation, "timestamp": "0.0", "class": change.class_name.lower(),
+    event = {"id": str(change.generation), "timestamp": "0.0", "class": change.class_name.lower(),
              "operation": change.operation, "ref": change.ref}
     if change.operation != "del":
         event["snapshot"] = database.record(change.class_name, change.ref)
@@ -65,3 +72,15 @@ def _event(database, change):
 def get_current_id(context):
     with context.database.lock:
         return context.database.generation
+
+
+@call("event.inject", "class:string ref:string", is_async=False)
+def inject(context, class_name, ref):
+    """Have an object appear as modified. Answers a token from which on it does. Raises HANDLE_INVALID [class, ref]."""
+    with context.database.lock:
+        before = context.database.generation
+        known = _CLASSES.get(class_name.lower())
+        if known is None or not context.database.exists(known, ref):
+            raise Failure("HANDLE_INVALID", class_name, ref)
+        context.database.touch(known, ref)
+        return _token(before)

@@ -2,7 +2,7 @@
 import socket
 import time
 
-from lab.xapi.calls import call
+from lab.xapi.calls import call, hidden
 from lab.xapi.failures import Failure
 from lab.xapi.pool import HTTP_PORT, HTTPS_PORT
 from lab.xapi.schema import NULL, Timestamp
@@ -12,12 +12,13 @@ PRODUCT = {"product_brand": "XCP-ng", "product_version": "8.3.0", "product_versi
            "product_version_text_short": "8.3", "platform_name": "XCP", "platform_version": "3.4.0",
            "build_number": "lab", "xapi_build": "26.1.0", "xapi": "26.1", "xen": "4.17.5", "date": "20260101"}
 API_VERSION = (2, 21)
+_NEW_HOST = {"ssl_legacy": False}     # recorded/xapi-host.get_record
 _MANAGEMENT = {"name_label": "Pool-wide network associated with eth0", "name_description": "Management network", "bridge": "xenbr0"}
 
 
 def make_pool(pool, config):
     """The pool object of a new pool."""
-    pool.database.create("pool", {"uuid": config.pool["uuid"], "name_label": config.pool["name"]})
+    pool.database.create("pool", {"uuid": config.pool["uuid"], "name_label": config.pool["name"], "ha_cluster_stack": "xhad"})
 
 
 def join(pool, config, is_master, control_domain):
@@ -27,14 +28,14 @@ def join(pool, config, is_master, control_domain):
     with database.lock:
         host = database.find_uuid("host", config["uuid"])
         if host is None:
-            host = database.create("host", {"uuid": config["uuid"]})
+            host = database.create("host", dict(_NEW_HOST, uuid=config["uuid"]))
             database.set("host", host, name_label=config["name"])
         other_config = database.get("host", host, "other_config")
         other_config.update({HTTP_PORT: str(config["http_port"]), HTTPS_PORT: str(config["https_port"])})
         database.set("host", host, address=address, hostname=config["name"], enabled=True, software_version=dict(PRODUCT),
                      API_version_major=API_VERSION[0], API_version_minor=API_VERSION[1], API_version_vendor="XenSource",
                      other_config=other_config, edition="xcp-ng", sched_policy="credit", capabilities=["hvm-3.0-x86_64"],
-                     virtual_hardware_platform_versions=["0", "1", "2"],
+                     virtual_hardware_platform_versions=[0, 1, 2],
                      cpu_info={"cpu_count": "2", "socket_count": "1", "vendor": "GenuineIntel", "modelname": "lab"})
         _make_pif(database, host, address)
         if control_domain:
@@ -82,8 +83,8 @@ def get_server_localtime(context, host):
     return Timestamp(time.strftime("%Y%m%dT%H:%M:%S"))
 
 
-@call("host.disable", "host:ref(host)")
-def disable(context, host):
+@call("host.disable", "host:ref(host) auto_enable:bool?true")
+def disable(context, host, _auto_enable):
     context.database.set("host", host, enabled=False)
 
 
@@ -110,10 +111,10 @@ def migrate_receive(context, host, network, _options):
     return {"SM": "%s/services/SM?session_id=%s" % (here, session),
             "xenops": "%s/services/xenops?session_id=%s" % (here, session),
             "host": host, "session_id": session,
-            "master": "http://%s:%s/" % (master["address"], master["other_config"][HTTP_PORT])}
+            "master": "http://%s:%s" % (master["address"], master["other_config"][HTTP_PORT])}
 
 
-@call("host.allocate_resources_for_vm", "self:ref(host) vm:ref(VM) live:bool")
+@hidden("host.allocate_resources_for_vm")
 def allocate_resources_for_vm(context, self, vm, live):
     context.database.get("host", self, "uuid")
     if context.database.get("VM", vm, "resident_on") != NULL:
@@ -122,7 +123,7 @@ def allocate_resources_for_vm(context, self, vm, live):
         context.database.set("VM", vm, scheduled_to_be_resident_on=self)
 
 
-@call("host.get_sm_diagnostics", "host:ref(host)", is_async=False)
+@hidden("host.get_sm_diagnostics", is_async=False)
 def get_sm_diagnostics(context, host):
     """What the storage layer of `host` believes, as text: each SR that is attached, its VDIs, and their datapaths."""
     layer = context.pool.storage.layer(host)
@@ -130,7 +131,7 @@ def get_sm_diagnostics(context, host):
     return "\n".join(["DataPath information:", layer.diagnostics(), "Backend information:", backends])
 
 
-@call("host.sm_dp_destroy", "host:ref(host) dp:string allow_leak:bool", is_async=False)
+@hidden("host.sm_dp_destroy", is_async=False)
 def sm_dp_destroy(context, host, dp, allow_leak):
     """Have the storage layer of `host` remove a datapath, with what of SM that takes. Raises what SM raises, unless `allow_leak`."""
     context.pool.storage.destroy_datapath(host, dp, allow_leak)

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import xmlrpc.client
 
-from lab.xapi import wire
+from lab.xapi import wire, xapi_conf
 from lab.xapi.failures import Failure
 from lab.xapi.http_client import UnixConnection, exchange
 from lab.xapi.on_disk import STATE, replace
@@ -50,10 +50,10 @@ class HostWork:
         return self._run(self.path("/opt/xensource/sm/%sSR" % driver), call, DRIVER_TIMEOUT)
 
     def drivers(self):
-        """The names of the executable SM drivers of this host, without their `SR`."""
+        """The names of the executable SM drivers of this host that its xapi.conf allows, without their `SR`."""
         directory = self.path("/opt/xensource/sm")
         return [name[:-2] for name in sorted(_listed(directory))
-                if name.endswith("SR") and os.access(os.path.join(directory, name), os.X_OK)]
+                if name.endswith("SR") and xapi_conf.accepts(self.root, name[:-2]) and os.access(os.path.join(directory, name), os.X_OK)]
 
     def xenops(self, method, members):
         """Call this host's xenopsd. Raises what it answered, or XENOPSD_UNREACHABLE as an internal error."""

@@ -6,7 +6,7 @@ from lab.xapi.schema import Timestamp
 _CLASSES = {"VM": "VM", "Host": "host", "SR": "SR", "Pool": "pool", "VDI": "VDI"}
 
 
-@call("message.create", "name:string priority:int cls:enum(VM|Host|SR|Pool|VMPP|VMSS|PVS_proxy|VDI|Certificate) obj_uuid:string body:string",
+@call("message.create", "name:string priority:int cls:enum(cls) obj_uuid:string body:string",
       is_async=False)
 def create(context, name, priority, cls, obj_uuid, body):
     """Raises UUID_INVALID where there is no such object."""
@@ -25,7 +25,7 @@ def destroy(context, self):
     context.pool.messages.remove(self)
 
 
-@call("message.get", "cls:string obj_uuid:string since:datetime", is_async=False)
+@call("message.get", "cls:enum(cls) obj_uuid:string since:datetime", is_async=False)
 def get(context, cls, obj_uuid, since):
     return {ref: record for ref, record in context.database.records("message").items()
             if record["cls"] == cls and record["obj_uuid"] == obj_uuid and record["timestamp"] >= since}

@@ -1,7 +1,11 @@
 """network and PIF."""
-from lab.xapi.calls import call
+from lab.xapi.calls import call, hidden
 from lab.xapi.failures import Failure
 from lab.xapi.schema import construct
+
+_RESERVED_BRIDGES = ("xen", "xapi", "vif", "tap", "eth")        # xapi_network.ml, for any session but those of xapi itself
+_LONGEST_BRIDGE = 15
+_MTU = 1500
 
 
 def next_bridge(database):
@@ -10,11 +14,18 @@ def next_bridge(database):
     return next("xapi%d" % number for number in range(len(used) + 1) if "xapi%d" % number not in used)
 
 
-@call("network.create", "record:record(network)")
-def create(context, record):
-    made = construct("network", record)
+@call("network.create", "args:record(network)")
+def create(context, args):
+    """Raises INVALID_VALUE [bridge, name], BRIDGE_NAME_EXISTS [name]."""
+    made = construct("network", args)
     with context.database.lock:
-        made["bridge"] = made.get("bridge") or next_bridge(context.database)
+        bridge = made.get("bridge")
+        if bridge and (len(bridge) > _LONGEST_BRIDGE or bridge.startswith(_RESERVED_BRIDGES)):
+            raise Failure("INVALID_VALUE", "bridge", bridge)
+        if bridge and context.database.where("network", bridge=bridge):
+            raise Failure("BRIDGE_NAME_EXISTS", bridge)
+        made["bridge"] = bridge or next_bridge(context.database)
+        made["MTU"] = made["MTU"] if made.get("MTU", 0) > 0 else _MTU
         return context.database.create("network", made)
 
 
@@ -29,7 +40,7 @@ def destroy(context, self):
         context.database.destroy("network", self)
 
 
-@call("network.attach_for_vm", "host:ref(host) vm:ref(VM)")
+@hidden("network.attach_for_vm")
 def attach_for_vm(context, host, vm):
     """Every network of the VM is there on every host of the lab: only what is asked about must be."""
     database = context.database
@@ -38,12 +49,12 @@ def attach_for_vm(context, host, vm):
         database.get("network", database.get("VIF", vif, "network"), "uuid")
 
 
-@call("network.detach_for_vm", "host:ref(host) vm:ref(VM)")
+@hidden("network.detach_for_vm")
 def detach_for_vm(context, host, vm):
     attach_for_vm(context, host, vm)
 
 
-@call("PIF.reconfigure_ip", "self:ref(PIF) mode:enum(None|DHCP|Static) IP:string netmask:string gateway:string DNS:string")
+@call("PIF.reconfigure_ip", "self:ref(PIF) mode:enum(ip_configuration_mode) IP:string netmask:string gateway:string DNS:string")
 def reconfigure_ip(context, self, mode, ip, netmask, gateway, dns):
     """Only the object: the lab's addresses are loopback ones, which need no configuring."""
     context.database.set("PIF", self, ip_configuration_mode=mode, IP=ip, netmask=netmask, gateway=gateway, DNS=dns)

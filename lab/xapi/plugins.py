@@ -14,7 +14,7 @@ def _failed(*details):
 def call_plugin(context, host, plugin, fn, args):
     """The string that the plugin answers. Raises the plugin's own failure, XENAPI_MISSING_PLUGIN, XENAPI_PLUGIN_FAILURE."""
     context.database.get("host", host, "uuid")
-    document = xmlrpc.client.dumps((context.session, args), fn)
+    document = wire.xml_call(fn, (context.session, args))
     return _answer(context.pool.on_host(host, "run_plugin", name=plugin, call=document))
 
 

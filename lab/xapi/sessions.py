@@ -6,6 +6,7 @@ from lab.xapi.calls import call
 from lab.xapi.failures import Failure
 from lab.xapi.schema import Timestamp
 
+SM_SESSION = "_sm_session"      # key of the other_config of a session that xapi opened for a driver: the SR (xapi_globs.ml)
 _MOST_SESSIONS = 2000   # the one that was idle longest goes first, as in xapi
 
 
@@ -31,6 +32,13 @@ class Sessions:
             "this_host": host_ref, "is_local_superuser": True, "originator": originator, "auth_user_name": "root",
             "last_active": Timestamp.now(), "validation_time": Timestamp.now()})
 
+    def open_for_driver(self, host_ref, sr):
+        """A session for a driver of the SR `sr` (None: of none), with which it may set what only drivers may."""
+        session = self.open(host_ref, "SM")
+        if sr:
+            self._database.set("session", session, other_config={SM_SESSION: sr})
+        return session
+
     def check(self, session):
         """Raises SESSION_INVALID [ref] unless it is a session."""
         try:
@@ -50,6 +58,12 @@ class Sessions:
                 return
             records = self._database.records("session")
             self._database.destroy("session", min(records, key=lambda ref: records[ref]["last_active"]))
+
+
+def assert_internal_access(context, sr):
+    """Raises PERMISSION_DENIED unless the call's session is one that xapi opened for a driver of this SR (sm.ml)."""
+    if context.database.get("session", context.session, "other_config").get(SM_SESSION) != sr:
+        raise Failure("PERMISSION_DENIED", "")
 
 
 @call("session.login_with_password", "uname:string pwd:string version:string? originator:string?",

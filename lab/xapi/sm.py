@@ -7,8 +7,16 @@ log = logging.getLogger("xapi.sm")
 
 
 def register_drivers(pool, host):
-    """Ask each driver of `host` what it can do, and keep an SM object for it; one that does not answer is left out."""
-    for driver in pool.on_host(host, "drivers"):
+    """Ask each driver of `host` what it can do, and keep an SM object for it; one that does not answer is left out.
+
+    What the master's xapi.conf does not allow any more, and no SR needs, is forgotten (storage_access.ml, on_xapi_start)."""
+    drivers = pool.on_host(host, "drivers")
+    if host == pool.own_host:
+        needed = {driver.lower() for driver in drivers} | {record["type"] for record in pool.database.records("SR").values()}
+        for ref, record in pool.database.records("SM").items():
+            if record["type"] not in needed:
+                pool.database.destroy("SM", ref)
+    for driver in drivers:
         try:
             _register(pool, host, driver)
         except Failure as failure:

@@ -108,9 +108,9 @@ def get_supported_types(context):
     return [record["type"] for record in context.database.records("SM").values()]
 
 
-@call("PBD.create", "record:record(PBD)")
-def create_pbd(context, record):
-    made = construct("PBD", record)
+@call("PBD.create", "args:record(PBD)")
+def create_pbd(context, args):
+    made = construct("PBD", args)
     return _make_pbd(context.database, made["host"], made["SR"], made["device_config"], made.get("other_config"))
 
 

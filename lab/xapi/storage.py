@@ -161,7 +161,7 @@ class Storage:
         """Execute the driver of `sr_type` on `host`; `members` are the further members of its argument, all strings or
         structs of strings. Raises SR_UNKNOWN_DRIVER [type]."""
         sessions = self._pool.sessions
-        session = sessions.open(host, "SM") if needs_session else None
+        session = sessions.open_for_driver(host, members.get("sr_ref")) if needs_session else None
         struct = {"host_ref": host, "command": command, "args": [str(argument) for argument in arguments],
                   "device_config": device_config, "subtask_of": task or NULL, **members}
         if session:

@@ -4,6 +4,7 @@ import threading
 
 from lab.xapi import wire
 from lab.xapi.calls import call
+from lab.xapi.database import new_uuid
 from lab.xapi.failures import Failure, internal_error
 from lab.xapi.schema import Timestamp
 
@@ -22,7 +23,7 @@ class Tasks:
         """A pending task."""
         return self._database.create("task", {
             "name_label": label, "name_description": description, "created": Timestamp.now(), "resident_on": host,
-            "subtask_of": parent, "allowed_operations": ["cancel", "destroy"]})
+            "subtask_of": parent, "type": "<none/>"})
 
     def run(self, task, work, wait_durable):
         """Run `work()` in a thread of its own and complete the task with what comes of it."""
@@ -55,10 +56,15 @@ class Tasks:
                 return                          # its client destroyed it meanwhile
             if self._database.get("task", task, "status") in COMPLETED:
                 return
-            destroy = "destroy" in self._database.get("task", task, "current_operations").values()
-            self._database.set("task", task, finished=Timestamp.now(), progress=1.0, allowed_operations=[],
-                               current_operations={}, **fields)
-            if destroy:
+            self._database.set("task", task, finished=Timestamp.now(), progress=1.0, allowed_operations=[], **fields)
+            self.collect(task)
+
+    def collect(self, task):
+        """Remove a task that somebody has destroyed while it was pending, once it is complete. xapi does it within half a minute
+        (db_gc_util.ml, timeout_tasks), this one at once."""
+        with self._database.lock:
+            record = self._database.record("task", task)
+            if record["status"] in COMPLETED and "destroy" in record["current_operations"].values():
                 self._database.destroy("task", task)
 
     def is_cancelling(self, task):
@@ -79,13 +85,18 @@ def destroy(context, self):
     with database.lock:
         if database.get("task", self, "status") in COMPLETED:
             database.destroy("task", self)
-        else:                                   # it goes when it is complete, as in xapi
-            database.set("task", self, current_operations={"task": "destroy"})
+        else:                                   # it goes when it is complete
+            database.add_to("task", self, "current_operations", "task", "destroy")
 
 
 @call("task.cancel", "task:ref(task)")
 def cancel(context, task):
-    database = context.database
-    with database.lock:
-        if database.get("task", task, "status") not in COMPLETED:
-            database.set("task", task, current_operations={context.task or "task": "cancel"})
+    """Note the wish: whoever does the work looks for it in current_operations, where it stays (xapi_task.ml)."""
+    asking = context.task or "DummyRef:|%s|task.cancel" % new_uuid()
+    context.database.set("task", task, current_operations={asking: "cancel"})
+
+
+@call("task.set_status", "self:ref(task) value:enum(task_status_type)", is_async=False)
+def set_status(context, self, value):
+    context.database.set("task", self, status=value)
+    context.pool.tasks.collect(self)

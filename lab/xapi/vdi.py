@@ -1,15 +1,13 @@
 """VDI: virtual disks. What touches storage runs the SM driver, which keeps the VDI objects itself, as SMAPIv1 does."""
-from lab.xapi.calls import call
+from lab.xapi import tables
+from lab.xapi.calls import call, hidden, modelled
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, Timestamp, construct
+from lab.xapi.sessions import assert_internal_access
 from lab.xapi.storage import member
 
 OPERATIONS = ["snapshot", "clone", "copy", "resize", "update", "destroy", "forget", "generate_config", "set_on_boot"]
-_INTRODUCED = ("uuid:string name_label:string name_description:string SR:ref(SR) type:string sharable:bool read_only:bool "
-               "other_config:map(string,string) location:string xenstore_data:map(string,string)? "
-               "sm_config:map(string,string)? managed:bool?true virtual_size:int? physical_utilisation:int? "
-               "metadata_of_pool:ref(pool)? is_a_snapshot:bool? snapshot_time:datetime? snapshot_of:ref(VDI)?")
-_FIELDS = [word.split(":")[0] for word in _INTRODUCED.split()]
+_FIELDS = [parameter.name for parameter in modelled("VDI.introduce")]
 
 
 def _boolean(value):
@@ -56,9 +54,9 @@ class _Operation:
                 database.remove_from("VDI", self._vdi, "current_operations", self._key)
 
 
-@call("VDI.create", "record:record(VDI)")
-def create(context, record):
-    made = construct("VDI", record)
+@call("VDI.create", "args:record(VDI)")
+def create(context, args):
+    made = construct("VDI", args)
     context.database.get("SR", made["SR"], "uuid")
     answer = context.pool.storage.run_sr(
         made["SR"], "vdi_create",
@@ -141,15 +139,17 @@ def forget(context, vdi):
     """Remove the object and leave the image."""
     with _Operation(context, vdi, "forget"):
         _refuse_attached(context.database, vdi, "forget")
-    db_forget(context, vdi)
-
-
-@call("VDI.db_forget", "vdi:ref(VDI)")
-def db_forget(context, vdi):
     _remove_object(context.database, vdi, context.database.get("VDI", vdi, "VBDs"))
 
 
-@call("VDI.introduce", _INTRODUCED)
+@hidden("VDI.db_forget")
+def db_forget(context, vdi):
+    """The object alone: how drivers remove theirs."""
+    assert_internal_access(context, context.database.get("VDI", vdi, "SR"))
+    _remove_object(context.database, vdi, context.database.get("VDI", vdi, "VBDs"))
+
+
+@call("VDI.introduce", tables.VDI_INTRODUCED)
 def introduce(context, *values):
     """Have the driver make an object for an image that is there."""
     given = dict(zip(_FIELDS, values))
@@ -162,9 +162,16 @@ def introduce(context, *values):
     return vdi
 
 
-@call("VDI.db_introduce", _INTRODUCED + " cbt_enabled:bool?")
+@hidden("VDI.db_introduce")
 def db_introduce(context, *values):
     """An object alone, without any driver: how drivers make theirs. An object with that uuid is brought up to date."""
+    assert_internal_access(context, values[_FIELDS.index("SR")])
+    return pool_introduce(context, *values)
+
+
+@hidden("VDI.pool_introduce")
+def pool_introduce(context, *values):
+    """The same, for a host that joins the pool."""
     fields = dict(zip(_FIELDS + ["cbt_enabled"], values))
     fields["allowed_operations"] = OPERATIONS
     database = context.database
@@ -175,8 +182,3 @@ def db_introduce(context, *values):
             return database.create("VDI", fields)
         database.set("VDI", existing, **fields)
         return existing
-
-
-@call("VDI.pool_introduce", _INTRODUCED + " cbt_enabled:bool?")
-def pool_introduce(context, *values):
-    return db_introduce(context, *values)

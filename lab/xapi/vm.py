@@ -1,7 +1,7 @@
 """VM: virtual machines."""
 from lab.xapi import vdi as vdis
 from lab.xapi import vm_lifecycle, xenops
-from lab.xapi.calls import call
+from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
 from lab.xapi.failures import Failure
 from lab.xapi.schema import CLASSES, NULL, Timestamp, construct
@@ -11,11 +11,21 @@ _DEVICES = [str(number) for number in range(16)]
 _CLEAN = 1200.0                         # seconds that a guest may take to shut down (domain_shutdown_total_timeout)
 
 
-@call("VM.create", "record:record(VM)")
-def create(context, record):
-    made = construct("VM", record)
-    if made.get("power_state", "Halted") != "Halted":
-        raise Failure("VALUE_NOT_SUPPORTED", "power_state", made["power_state"], "only a halted VM can be made here")
+_LEFT_OUT = ("power_state", "blocked_operations", "suspend_VDI", "last_booted_record", "last_boot_CPU_flags", "protection_policy",
+             "is_snapshot_from_vmpp", "snapshot_schedule", "is_vmss_snapshot")
+"""Fields that xapi takes in a record for a halted VM and does not keep (xapi_vm.ml, create)."""
+
+
+@call("VM.create", "args:record(VM)")
+def create(context, args):
+    made = construct("VM", args)
+    if made.get("power_state") == "Suspended":
+        raise Failure("VALUE_NOT_SUPPORTED", "power_state", made["power_state"], "no suspended VM can be made here")
+    for field in _LEFT_OUT:
+        made.pop(field, None)
+    made["other_config"].setdefault("mac_seed", new_uuid())
+    if made.get("domain_type", "unspecified") == "unspecified":
+        made["domain_type"] = "hvm" if made["HVM_boot_policy"] else "pv"
     return make(context.database, made)
 
 
@@ -196,7 +206,7 @@ def power_state_reset(context, vm):
         vm_lifecycle.reset(context.database, vm)
 
 
-@call("VM.pool_migrate_complete", "vm:ref(VM) host:ref(host)")
+@hidden("VM.pool_migrate_complete")
 def pool_migrate_complete(context, vm, host):
     """The VM has arrived on `host`: take over what that host's xenopsd says; nothing where it does not know the VM."""
     database = context.database
@@ -209,7 +219,7 @@ def pool_migrate_complete(context, vm, host):
 
 # --- questions
 
-@call("VM.assert_operation_valid", "self:ref(VM) op:vm_operation", is_async=False)
+@call("VM.assert_operation_valid", "self:ref(VM) op:enum(vm_operations)", is_async=False)
 def assert_operation_valid(context, self, op):
     record = context.database.record("VM", self)
     if op not in vm_lifecycle.OPERATIONS:

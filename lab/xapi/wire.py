@@ -42,12 +42,18 @@ def parse_value(data):
     return parse_xmlrpc("<params><param>%s</param></params>" % text)[0][0]
 
 
+class Int32(int):
+    """An integer of 32 bits: the one kind that XenAPI sends as a number, in an event batch's counts."""
+
+
 def sendable(value):
     """`value` as XenAPI's XML-RPC has it: integers as strings, dates as dates, nothing that XML cannot carry."""
     if isinstance(value, Timestamp):
         return xmlrpc.client.DateTime(str(value))
-    if isinstance(value, bool) or isinstance(value, float):
+    if isinstance(value, (bool, float)):
         return value
+    if isinstance(value, Int32):
+        return int(value)
     if isinstance(value, int):
         return str(value)
     if value is None:
@@ -94,6 +100,12 @@ def xml_response(value=None, failure=None):
     else:
         body = {"Status": "Success", "Value": sendable(value)}
     return _document(xmlrpc.client.dumps((body,), methodresponse=True))
+
+
+def xml_call(method, parameters):
+    """The methodCall that xapi hands to a plugin (recorded/plugin-argv.request)."""
+    return "<methodCall><methodName>%s</methodName><params>%s</params></methodCall>" % (
+        escape(method), "".join("<param>%s</param>" % value_document(parameter) for parameter in parameters))
 
 
 def xml_fault(code, text):

@@ -1,4 +1,5 @@
 """A pool of one host, for the tests of sm and MirrorSR: its drivers are run as the product runs them."""
+import contextlib
 import os
 import subprocess
 import sys
@@ -42,6 +43,15 @@ class SmHost(object):
     def call(self, vdi, command, *args, **options):
         """Run a driver's command on a VDI."""
         return smapi.call(self.session, self.xapi.VDI.get_SR(vdi), command, vdi_ref=vdi, args=args, **options)
+
+    @contextlib.contextmanager
+    def session_of_a_driver(self, sr):
+        """With the rights that xapi gives the session of a driver of this SR, and no other: to set what only SM may."""
+        self.xapi.session.add_to_other_config(self.session.handle, "_sm_session", sr)
+        try:
+            yield
+        finally:
+            self.xapi.session.remove_from_other_config(self.session.handle, "_sm_session")
 
     def activate(self, vdi):
         """Attach and activate it read-write, as xapi does. Returns its NBD socket."""
@@ -95,7 +105,7 @@ def host(request):
     """One for each layout; all that the tests of a module start must be ended by them."""
     layout, python = request.param
     kept = {name: os.environ.get(name) for name in ("SXM_ROOT", "PATH")}
-    with Lab(PLAN, layout=layout, python=python) as lab:
+    with Lab(PLAN, layout=layout, python=python, more_sr_types=("mirror",)) as lab:
         made = SmHost(lab)
         os.environ["SXM_ROOT"] = made.root
         os.environ["PATH"] = os.pathsep.join([made.root + "/usr/sbin", made.root + "/usr/bin", kept["PATH"]])

@@ -89,9 +89,10 @@ def test_compose(host, disk):  # noqa: F811
     parent = host.create(host.fast, "parent")
     write(host, parent, "write -P 0xaa 0 128k")
     write(host, disk, "write -P 0xbb 64k 64k")
-    host.call(disk, "vdi_compose", parent, driver="FileSR")
-    write(host, disk, "read -P 0xaa 0 64k", "read -P 0xbb 64k 64k")
-    host.xapi.VDI.set_managed(parent, True)  # so that the fixture may destroy it
+    with host.session_of_a_driver(host.fast):
+        host.call(disk, "vdi_compose", parent, driver="FileSR")
+        write(host, disk, "read -P 0xaa 0 64k", "read -P 0xbb 64k 64k")
+        host.xapi.VDI.set_managed(parent, True)  # so that the fixture may destroy it
 
 
 def test_a_scan_brings_the_records_up_to_date(host, disk):  # noqa: F811

@@ -73,7 +73,7 @@ def test_missing_and_wrong_fields_of_a_record(x, sr):
     record = vdi_record(sr)
     del record["sharable"]
     assert "sharable" in failure_of(x.VDI.create, record)[1]
-    assert failure_of(x.VDI.create, vdi_record(sr, type="nonsense")) == ["FIELD_TYPE_ERROR", "type"]
+    assert failure_of(x.VDI.create, vdi_record(sr, type="nonsense")) == ["INTERNAL_ERROR", 'Failure("Unknown tag/contents")']
     assert failure_of(x.VDI.create, vdi_record("OpaqueRef:no"))[:2] == ["HANDLE_INVALID", "SR"]
 
 
@@ -98,12 +98,31 @@ def test_snapshot_and_clone(pool, x, sr):
         pass
     result = x.task.get_result(task)
     assert result == "<value>%s</value>" % x.VDI.get_snapshots(vdi)[-1]
-    x.VDI.set_managed(vdi, False)
+    as_a_driver(pool, sr).VDI.set_managed(vdi, False)
     assert failure_of(x.VDI.snapshot, vdi) == ["VDI_NOT_MANAGED", vdi]
 
 
+def as_a_driver(pool, sr):
+    """XenAPI with a session that may do what xapi's own for a driver of this SR may."""
+    session = pool.master.local()
+    session.xenapi.session.add_to_other_config(session._session, "_sm_session", sr)
+    return session.xenapi
+
+
+def test_what_only_sm_may_do(pool, x, sr):
+    vdi, other = x.VDI.create(vdi_record(sr)), make_sr(x, pool.master.ref(x), "/another")
+    for api in (x, pool.master.local().xenapi, as_a_driver(pool, other)):
+        for call, about, value in ((api.VDI.set_managed, vdi, False), (api.VDI.set_virtual_size, vdi, "1"), (api.VDI.set_snapshot_of, vdi, vdi),
+                                   (api.SR.set_physical_utilisation, sr, "1")):
+            assert failure_of(call, about, value) == ["PERMISSION_DENIED", ""]
+        assert failure_of(api.VDI.db_forget, vdi) == ["PERMISSION_DENIED", ""]
+        assert failure_of(api.VDI.db_introduce, "", "n", "d", sr, "user", False, True, {}, "loc") == ["PERMISSION_DENIED", ""]
+    x.VDI.set_name_label(vdi, "anybody may")
+    assert x.VDI.get_managed(vdi)
+
+
 def test_what_sm_does_to_vdi_objects(pool, x, sr):
-    x = pool.master.local().xenapi
+    x = as_a_driver(pool, sr)
     epoch = xmlrpc.client.DateTime("19700101T00:00:00Z")
     new = x.VDI.db_introduce("11111111-2222-3333-4444-555555555555", "n", "d", sr, "user", False, True, {}, "loc", {}, {"a": "1"},
                              True, "1024", "512", "OpaqueRef:NULL", True, epoch, "", False)

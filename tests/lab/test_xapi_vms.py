@@ -85,7 +85,8 @@ def test_blocked_operations(x, vm):
     assert failure_of(x.VM.start, vm, False, False) == ["OPERATION_BLOCKED", vm, "it is moving"]
     assert failure_of(x.VM.assert_operation_valid, vm, "start")[0] == "OPERATION_BLOCKED"
     assert failure_of(x.VM.add_to_blocked_operations, vm, "start", "")[0] == "MAP_DUPLICATE_KEY"
-    assert failure_of(x.VM.add_to_blocked_operations, vm, "reboot", "no such operation") == ["FIELD_TYPE_ERROR", "key"]
+    assert failure_of(x.VM.add_to_blocked_operations, vm, "reboot", "no such operation") == [
+        "INTERNAL_ERROR", 'Failure("Unknown tag/contents")']
     x.VM.remove_from_blocked_operations(vm, "start")
     assert "start" in x.VM.get_allowed_operations(vm)
 
@@ -112,8 +113,10 @@ def test_a_start_that_fails_leaves_the_vm_halted(pool, x, vm):
 
 
 def test_what_it_does_not_know_it_does_not_make_up(x, vm):
-    for call in ("VM.migrate_send", "VM.resume_on", "VDI.copy"):
+    for call in ("VM.create_template", "VBD.set_VDI", "task.set_resident_on", "pool.get_by_name_label", "message.get_body", "message.get_all_where"):
         assert failure_of(getattr(getattr(x, call.split(".")[0]), call.split(".")[1]), vm) == ["MESSAGE_METHOD_UNKNOWN", call]
+    assert failure_of(x.VM.call_plugin, vm, "plugin", "fn", {}) == ["NOT_IMPLEMENTED", "VM.call_plugin"]
+    assert failure_of(x.VM.call_plugin, vm, "plugin", "fn") == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.call_plugin", "4", "3"]
 
 
 def test_what_it_cannot_do_it_refuses_as_xapi_does(x, vm):
@@ -176,7 +179,7 @@ def test_a_move_within_the_pool_changes_the_disks_in_place(pool, x, sr, vm):
     received = x.host.migrate_receive(destination.ref(x), x.network.get_all()[0], {})
     assert received["host"] == destination.ref(x)
     assert received["xenops"] == "%s/services/xenops?session_id=%s" % (destination.url, received["session_id"])
-    assert received["master"] == source.url + "/"
+    assert received["master"] == source.url
     x.host.allocate_resources_for_vm(destination.ref(x), vm, True)
     x.network.attach_for_vm(destination.ref(x), vm)
     moved = source.xenopsd.vms.pop(uuid)

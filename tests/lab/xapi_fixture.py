@@ -97,6 +97,8 @@ if fn == "echo":
     say(Status="Success", Value="%s at %s" % (sorted(args.items()), os.environ["SXM_ROOT"]))
 elif fn == "session":
     say(Status="Success", Value=session)
+elif fn == "argv":
+    say(Status="Success", Value=sys.argv[1])
 elif fn == "refuse":
     say(Status="Failure", ErrorDescription=["SXM_BAD_ARGUMENTS", "vm: no such VM"])
 elif fn == "exit":
@@ -222,6 +224,8 @@ class Host:
         os.makedirs(self.root + "/etc/xapi.d/plugins")
         with open(self.root + "/etc/xensource-inventory", "w") as file:
             file.write("INSTALLATION_UUID='%s'\nCONTROL_DOMAIN_UUID='%s'\n" % (self.uuid, uuid.uuid4()))
+        with open(self.root + "/etc/xapi.conf", "w") as file:
+            file.write("sm-plugins = tiny broken # and no others\n")
         executable(self.root + "/opt/xensource/sm/TinySR", DRIVER)
         executable(self.root + "/opt/xensource/sm/BrokenSR", "import sys; sys.exit(1)")
         executable(self.root + "/etc/xapi.d/plugins/probe", PLUGIN)
