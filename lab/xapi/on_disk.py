@@ -12,6 +12,7 @@ import time
 from lab.xapi.failures import Failure
 
 STATE = "/var/lib/xcp/state.db"     # as in the real /etc/xensource/db.conf
+GENERATION = ".generation"          # what is in the file, in one of its own, written after it (backend_xml.ml, `flush`)
 _LOOK = 2.0            # seconds between two looks whether it is time (db_backend.ml, db_FLUSH_TIMER)
 _LAZILY = 1.0          # seconds that a change which nobody waits for may stay in memory only, where each call is written
 _LONGEST_WAIT = 30.0   # seconds that a call waits for its changes to be on disk before it fails
@@ -106,6 +107,7 @@ class Store:
         with self._writing:             # so that nobody puts an older state over a newer one
             generation, contents = self.database.snapshot()
             replace(self.path, _encoded(contents).encode())
+            replace(self.path + GENERATION, str(generation).encode())
         with self._condition:
             self._written = max(self._written, generation)
             self._condition.notify_all()
