@@ -160,6 +160,11 @@ class MoveFailed(MotionError):
     code = "SXM_MOVE_FAILED"
 
 
+class NotDurable(MotionError):
+    """[why]: it is not proven that a pool's database is on disk, so a crash of xapi may take back what protects the VM."""
+    code = "SXM_NOT_DURABLE"
+
+
 class ArrivedHalted(MotionError):
     """[VM]: it is at the destination with all its data, and does not run: it ended there, or could not go on."""
     code = "SXM_ARRIVED_HALTED"

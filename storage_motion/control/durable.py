@@ -1,0 +1,43 @@
+"""What protects a VM is on disk before the step that it protects: xapi's databases are synced at these points, and looked at afterwards.
+
+    point                          whose database       else a crash of that xapi, in the five minutes until it writes by itself,
+    the disks receive              the destination's    forgets the disks that are being filled, and their gates
+    a disk is snapshotted          the source's         leaves an image that no VDI names
+    before xenopsd is asked        both                 takes the bars away: the VM could be started on a stale disk; forgets the VM
+                                                        that arrives, and shuts it down
+    a gate is shut again           the destination's    opens it, when the source's disk is free already
+    the VM has been taken          the destination's    forgets that VM, or where it is, when the source is deleted
+    the source is cleaned up       the source's         brings back records of what is gone
+    it is ended, or taken back     both                 brings back marks and blocks, which nobody would take away
+
+The model of the cut-over (tests/unit/control/test_cutover_databases.py) finds each of them needed, but for the first two, which keep a migration
+alive and its source tidy, and the last one at the destination: blocked operations are not in the model. None lies between the suspend of the guest and its resume.
+"""
+import logging
+
+from storage_motion.control import waiting
+from storage_motion.errors import NotDurable
+from storage_motion.xapi import database
+
+TRIES = 3                  # a xapi that is restarted again and again
+
+log = logging.getLogger("sxm")
+
+
+def sync(*sessions):
+    """Sync the databases of the pools of these sessions, which may be one. Raises NotDurable."""
+    waiting.at_once(database.sync, {id(session): session for session in sessions}.values())
+
+
+def keep(sessions, make, lacking, what):
+    """`make()`, sync, and see that it is there still: `lacking()` answers a list of what is not, in words. Raises NotDurable.
+
+    Who looks only before the sync may have had written down what came back from an older database."""
+    for _ in range(TRIES):
+        make()
+        sync(*sessions)
+        missing = lacking()
+        if not missing:
+            return
+        log.warning("%s: not there any more after a sync: %s", what, "; ".join(missing))
+    raise NotDurable("%s: xapi has forgotten it %d times: %s" % (what, TRIES, "; ".join(missing)))
