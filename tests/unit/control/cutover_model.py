@@ -8,6 +8,11 @@ xenops_server's VM.migrate (facts/xapi.md); whereabouts.decide, move.shut_gates;
 
 A worker may give up leading the gates at any moment (a cancel, an error, a xapi that is away), and xenopsd's task may fail at
 any moment: so no time-out needs a clock.
+
+With `databases` each pool's xapi may be killed at any moment, and comes back with its database as it was at any moment since it was
+last known to be on disk (xapi writes it when it likes, and upon `pool.sync_database`): what was noted since may be gone. It makes the
+host_ keys anew from what its storage layer knows, and shuts down a VM that runs and that it does not know, or knows elsewhere
+(xapi_xenops.ml, resync_resident_on). `databases`: "two" pools, or the "one" of a move within it.
 """
 import collections
 import gc
@@ -16,8 +21,8 @@ from storage_motion.control import gate
 from storage_motion.control.gate import ATTACHED, DETACHED, OPEN, OPENING, SEALED, SEALING
 
 State = collections.namedtuple("State", (
-    "worker",      # lead, stop, where, where+ / where= / where- (new disk seen active, open and free, neither), shut, look, unseal, halt,
-                   # lift, abort, release; complete, clean; back and moved: the two ends; undecided; dead
+    "worker",      # lead, stop, where, where+ / where= / where- (new disk seen active, open and free, neither), shut, look, keep, unseal,
+                   # halt, lift, abort, release; complete, secure, clean, end; back and moved: the two ends; undecided; dead
     "step",        # the gate's, as it is in the journal
     "row",         # of gate.TRANSITIONS, that the worker is at
     "asked",       # journal: xenopsd has been asked to move the VM
@@ -32,13 +37,18 @@ State = collections.namedtuple("State", (
     "task",        # xenopsd's: asked, suspended, closed, untagged, sent; done, failed, lost
     "mover",       # on, bye, ended, broken, dead
     "role",        # the receiver's mirror role: open, ended, broken, dead
-    "finish",      # "", asked (SM's command has begun), closed (tapdisk gone), unbolted, opened, ok, failed
+    "finish",      # "", asked (SM's command has begun), closed (tapdisk gone), noted (in the witness), unbolted, opened, ok, failed
     "tapdisk",     # the receiver's is open
     "gate",        # destination VDI, sm_config: `paused`
     "bolt",        # destination VDI, sm_config: `relinking`
     "activation",  # the destination xenopsd's; see ACTIVATION
     "whole", "gone",                   # the destination VDI's
     "vm_there",    # none, wait, run, left (its xenopsd has died), over (it ran, and has ended)
+    "witness",     # the destination's own file: the tapdisk is closed, and the gate is being opened
+    "known_here",  # xapi has a record of the source VDI
+    "known_there",  # xapi has records of what is at the destination: the VDI and, of two pools, the VM
+    "resident",    # xapi has the VM down as running at the destination, on its new disk
+    "past_here", "past_there",         # what may be on disk of the databases: a bit for each content; `past_here` alone where it is one
 ))
 
 # An activation by SM: "", looked (no `paused`), act (has written `activating`), tag (and host_), back (has seen `paused`, and
@@ -47,7 +57,9 @@ ACTIVATING, TAGGED = ("act", "tag", "back", "stuck"), ("tag", "on", "off")
 
 START = State(worker="lead", step=ATTACHED, row=0, asked=True, committed=False, source_up=True, destination_up=True, seal=False,
               bar=True, tag=True, intruder="", source_whole=True, source_gone=False, vm_here="run", task="asked", mover="on", role="open",
-              finish="", tapdisk=True, gate=True, bolt=True, activation="", whole=True, gone=False, vm_there="none")
+              finish="", tapdisk=True, gate=True, bolt=True, activation="", whole=True, gone=False, vm_there="none", witness=False,
+              known_here=True, known_there=True, resident=False, past_here=0, past_there=0)
+HERE, THERE = ("seal", "bar", "known_here"), ("gate", "bolt", "known_there", "resident")   # what is in the databases
 ENDS = ("back", "moved")
 
 
@@ -61,12 +73,62 @@ class Violation(Exception):
 
 class Model:
     """`rows`: in place of gate.TRANSITIONS. `changes`: names of what is done otherwise than in the code (see the tests).
-    `events`: names of what may happen beside what always may. `power`: whether hosts may fail. `sibling`: see above."""
+    `events`: names of what may happen beside what always may. `power`: whether hosts may fail; `data`: whether mirror, mover and receiver
+    may. `sibling`, `databases`: see above."""
 
-    def __init__(self, rows=gate.TRANSITIONS, changes=(), events=(), power=True, sibling=False):
+    def __init__(self, rows=gate.TRANSITIONS, changes=(), events=(), power=True, data=True, sibling=False, databases=None):
         self.rows, self.changes, self.events = rows, frozenset(changes), frozenset(events)
-        self.power, self.sibling = power, sibling
+        self.power, self.data, self.sibling, self.databases = power, data, sibling, databases
         self.start = START._replace(bar="no bar" not in self.changes, bolt="no bolt" not in self.changes)
+        if databases:
+            self.start = self._kept(self.start._replace(past_here=0, past_there=0))
+            if "no sync of the source before the move" in self.changes:
+                self.start = self._also(self.start, bar=False)
+            if "no sync of the destination before the move" in self.changes:
+                self.start = self._also(self.start, known_there=False, gate=False, bolt=False)
+
+    # The databases.
+
+    def _parts(self):
+        """[(the field that has what may be on disk, the fields that are in that database)]"""
+        return [("past_here", HERE + THERE)] if self.databases == "one" else [("past_here", HERE), ("past_there", THERE)]
+
+    def _kept(self, s):
+        """What is in the databases now may be on disk from now on."""
+        if not self.databases:
+            return s
+        return s._replace(**{past: getattr(s, past) | 1 << _packed(s, fields) for past, fields in self._parts()})
+
+    def _also(self, s, **content):
+        """The same of another content, that was before."""
+        other = self._kept(s._replace(**content))
+        return s._replace(past_here=other.past_here, past_there=other.past_there)
+
+    def _synced(self, s, change, *parts):
+        """What is in these databases now is on disk, unless that is left out by `change`."""
+        return s if change in self.changes else s._replace(**{past: 0 for past, _ in self._parts() if past in parts or self.databases == "one"})
+
+    def _goes_back(self, s):
+        """A xapi is killed, and is back."""
+        for past, fields in self._parts():
+            for content in _bits(getattr(s, past)):
+                after = s._replace(**dict(_unpacked(content, fields), **{past: 0}))
+                known = after.known_there and (after.resident or self.databases == "two")
+                if "gate" in fields:
+                    if s.activation in ("looked", "act", "tag", "back"):
+                        after = after._replace(activation="")    # SM's command cannot tell xapi any more
+                    if s.vm_there == "run" and not known:
+                        if self.databases == "two":
+                            raise Violation("a guest is shut down by its own xapi")
+                        after = self._let_go(after._replace(vm_there="over"))
+                if s.intruder in ("looked", "act", "tag", "back") and "bar" in fields:
+                    after = after._replace(intruder="")
+                yield "xapi %s is killed, and its database goes back" % past[len("past_"):], after
+
+    @staticmethod
+    def _let_go(s):
+        """SM deactivates the new disk, unless it is `paused`: then once that is gone."""
+        return s._replace(activation="" if s.activation != "on" or not s.gate else "on")
 
     # The gate's conditions: (whether it holds, the state after it). One for each function that gate.TRANSITIONS names.
 
@@ -113,7 +175,10 @@ class Model:
                 self._worker, self._xenopsd_here, self._xenopsd_there, self._data, self._intruder, self._crashes):
             for what, state in actor(s):
                 if state != s:
-                    yield what, self._written(state)
+                    yield what, self._kept(self._written(state))
+        for what, state in self._goes_back(s) if self.databases else ():
+            if state != s:
+                yield what, self._kept(self._written(state))
 
     def _written(self, s):
         """What runs, writes: a disk that does not get it is not whole any more."""
@@ -140,7 +205,7 @@ class Model:
             return
         yield "worker killed", to(worker="dead", row=0)
         for found in self._lead(s) if w == "lead" else self._looking(s) if w.startswith("where") or w == "stop" else (
-                self._forward(s) if w in ("complete", "clean") else self._back(s)):
+                self._forward(s) if w in ("complete", "secure", "clean", "end") else self._back(s)):
             yield found
 
     def _looking(self, s):
@@ -151,12 +216,14 @@ class Model:
         elif w == "stop" and s.destination_up:
             if s.role != "dead":
                 yield "receive-stop: the receiver is ended", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
-            elif s.finish not in ("asked", "closed", "unbolted"):
+            elif s.finish not in ("asked", "closed", "noted", "unbolted"):
                 yield "receive-stop: no finish is under way any more", to(worker="where", finish="failed")
         elif w == "where" and s.destination_up:
             free = s.activation not in ACTIVATING + TAGGED
-            opened = s.step in (OPENING, OPEN) and not s.bolt and not self.sibling
-            if s.activation in TAGGED:
+            opened = self._opened_by_the_journal(s) and not self.sibling
+            if s.activation == "on" and s.gate and self._opened_by_the_journal(s):
+                yield "opens the gate again of a disk that is active", to(gate=False, bolt=False)
+            elif s.activation in TAGGED:
                 yield "looks: the new disk is active", to(worker="where+")
             elif not opened:
                 yield "looks: the new disk is not active, and a gate is shut", to(worker="where-")
@@ -175,12 +242,20 @@ class Model:
                 yield "cannot tell", to(worker="where")
         yield "cannot tell where the VM is", to(worker="undecided")
 
+    def _opened_by_the_journal(self, s):
+        """Whether the gate has been opened, by what no xapi can forget."""
+        if "sm_config decides" in self.changes:
+            return s.step in (OPENING, OPEN) and not s.bolt
+        return s.step == OPEN or s.step == OPENING and s.witness
+
     def _noted_opened(self, s):
-        opened = s.step in (OPENING, OPEN) and not s.bolt
-        return s._replace(worker="complete", step=OPEN if opened else s.step, gate=s.gate and not opened)
+        opened = self._opened_by_the_journal(s)
+        return s._replace(worker="complete", step=OPEN if opened else s.step)
 
     def _lead(self, s):
         yield "gives up", s._replace(worker="stop", row=0)
+        if s.step == OPEN and s.destination_up and (s.gate or s.bolt):
+            yield "opens the gate again", s._replace(gate=False, bolt=False)
         if s.task == "done" and s.step == OPEN:
             yield "the VM has moved", s._replace(worker="complete", row=0)
         index = next((i for i in range(s.row, len(self.rows)) if self.rows[i].step == s.step), None)
@@ -203,7 +278,11 @@ class Model:
             yield "shuts the gate", to(worker="look", gate=True, bolt=self.start.bolt)
         elif w == "look" and s.destination_up:
             if s.activation not in ACTIVATING + TAGGED or "no look after shutting" in self.changes:
-                yield "nobody is in", to(worker="halt" if "unseal first" in self.changes else "unseal")
+                yield "nobody is in", to(worker="halt" if "unseal first" in self.changes else "keep")
+        elif w == "keep" and (not s.gate or self.start.bolt and not s.bolt) and self.databases and "nobody looks after a sync" not in self.changes:
+            yield "shuts the gate again", to(worker="shut")
+        elif w == "keep" and s.destination_up:
+            yield "that it is shut is on disk", self._synced(to(worker="unseal"), "no sync of a gate that is shut again", "past_there")
         elif w == "unseal":
             seal = s.seal and s.step == ATTACHED or s.seal and s.step == DETACHED
             if "unseal first" in self.changes:
@@ -223,17 +302,38 @@ class Model:
             yield "lifts the bar", to(worker="abort", bar=False)
         elif w == "abort" and s.destination_up:
             if s.activation not in TAGGED:
-                yield "the new disk is destroyed", to(worker="release", gone=True, role="dead", tapdisk=False)
-        elif w == "release":
-            yield "releases the VM", to(worker="back")
-        if w in ("look", "abort"):
+                yield "the new disk is destroyed", to(worker="release", gone=True, role="dead", tapdisk=False, known_there=False)
+        elif w == "release" and (s.seal or s.bar or s.known_there) and "nobody looks after a sync" not in self.changes:
+            yield "takes away again what came back", to(seal=False, bar=False, known_there=False)
+        elif w == "release" and s.destination_up:
+            yield "releases the VM", self._synced(to(worker="back"), "no sync after the way back", "past_here", "past_there")
+        if w in ("look", "keep", "abort"):
             yield "cannot tell", to(worker="undecided")
 
     def _forward(self, s):
-        if s.worker == "complete":
-            yield "completes", s._replace(worker="clean", committed=True, vm_here="down" if s.vm_here == "suspended" else s.vm_here)
+        to = s._replace
+        if s.worker in ("complete", "secure"):
+            yield "cannot tell", to(worker="undecided", committed=True)
+        if s.worker == "complete" and not s.committed:
+            yield "is past the point of no return", to(committed=True)
+        elif s.worker == "complete" and s.destination_up:
+            if (s.gate or s.bolt) and "not opened again" not in self.changes:
+                yield "opens the gate again", to(gate=False, bolt=False)
+            elif s.vm_there in ("run", "over", "none") and s.activation in ("", "on") and (s.vm_there == "run") == (s.activation == "on"):
+                yield "completes", to(worker="secure", resident=True, vm_here="down" if s.vm_here == "suspended" else s.vm_here)
+        elif s.worker == "secure" and (s.gate or s.bolt or not s.resident) and "nobody looks after a sync" not in self.changes:
+            yield "completes once more", to(worker="complete")
+        elif s.worker == "secure" and s.destination_up:
+            yield "the destination's database is on disk", self._synced(to(worker="clean"), "no sync after complete", "past_there")
+        elif s.worker == "clean" and s.step == OPEN and not s.source_gone:
+            yield "destroys the old disk", to(source_gone=True, known_here=False)
         elif s.worker == "clean" and s.step == OPEN:
-            yield "destroys the old disk", s._replace(worker="moved", source_gone=True)
+            yield "the source's database is on disk", self._synced(to(worker="end", known_here=False), "no sync after the clean-up", "past_here")
+        elif s.worker == "end" and s.destination_up:
+            if (s.gate or s.bolt or not s.resident) and "not opened again" not in self.changes:
+                yield "completes once more", to(worker="complete")
+            else:
+                yield "ends", self._synced(to(worker="moved"), "no sync at the end", "past_there")
 
     def _closed(self, s):
         """The source's tapdisk has closed the disk."""
@@ -286,24 +386,26 @@ class Model:
             if s.activation == "on" and not self.sibling:
                 yield "the VM runs there", to(vm_there="run")
             if s.activation in ("", "on"):
-                yield "xenopsd there gives up", to(vm_there="none", activation="")
+                yield "xenopsd there gives up", self._let_go(to(vm_there="none"))
             yield "destination's xenopsd killed", to(vm_there="left")
         if s.vm_there == "left" and s.activation in ("", "on"):
-            yield "what was left there is shut down", to(vm_there="none", activation="")
+            yield "what was left there is shut down", self._let_go(to(vm_there="none"))
         if s.vm_there == "run":
-            yield "the VM ends there", to(vm_there="over", activation="")
-        if s.vm_there in ("none", "over") and not shut and not s.gone:
+            yield "the VM ends there", self._let_go(to(vm_there="over"))
+        if s.vm_there in ("none", "over") and s.activation == "on" and not s.gate:
+            yield "SM there lets go of the disk", to(activation="")
+        if s.vm_there in ("none", "over") and s.activation == "" and not shut and not s.gone and s.known_there:
             yield "somebody starts the VM there", to(vm_there="wait")
 
     def _data(self, s):
         to = s._replace
         if s.mover == "bye":
             yield "the mover hears that the receiver has all", to(mover="ended")
-        if s.mover in ("on", "bye"):
+        if self.data and s.mover in ("on", "bye"):
             yield "the mirror breaks", to(mover="broken", role="broken" if s.role == "open" else s.role)
-        if s.mover != "dead":
+        if self.data and s.mover != "dead":
             yield "mover killed", to(mover="dead", role="broken" if s.role == "open" else s.role)
-        if s.role != "dead":
+        if self.data and s.role != "dead":
             # The command of SM that it has begun goes on.
             yield "receiver killed", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
         if s.finish == "asked":
@@ -311,10 +413,14 @@ class Model:
                 yield "finish: both keys removed", to(finish="closed", gate=False, bolt=False)
             else:
                 yield "finish: tapdisk closed", to(finish="closed", tapdisk=False)
-        elif s.finish == "closed":
+        elif s.finish == "closed" and "no witness" in self.changes:
             yield "finish: the bolt removed", to(finish="unbolted", tapdisk=False, bolt=False)
+        elif s.finish == "closed":
+            yield "finish: noted", to(finish="noted", tapdisk=False, witness="witness after the bolt" not in self.changes)
+        elif s.finish == "noted":
+            yield "finish: the bolt removed", to(finish="unbolted", bolt=False)
         elif s.finish == "unbolted":
-            yield "finish: done", to(finish="opened", gate=False)
+            yield "finish: done", to(finish="opened", gate=False, witness=s.witness or "no witness" not in self.changes)
         elif s.finish == "opened":
             yield "finish: answered", to(finish="failed" if "dead" in (s.mover, s.role) else "ok")
 
@@ -349,7 +455,7 @@ class Model:
         if s.destination_up:
             yield "destination: power failure", to(
                 destination_up=False, role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover, tapdisk=False,
-                finish="failed" if s.finish in ("asked", "closed", "unbolted", "opened") else s.finish,
+                finish="failed" if s.finish in ("asked", "closed", "noted", "unbolted", "opened") else s.finish,
                 activation=power.get(s.activation, s.activation), vm_there={"wait": "none", "left": "none", "run": "over"}.get(s.vm_there, s.vm_there))
         else:
             yield "destination: boot", to(destination_up=True, activation=s.activation.replace("off", ""))
@@ -365,10 +471,33 @@ def require(s):
         raise Violation("both disks can be activated")
     if s.tapdisk and there:
         raise Violation("two tapdisks on the new disk")
-    if s.worker == "back" and (s.seal or s.bar or not s.gone):
+    if s.worker == "back" and (s.seal or s.bar or not s.gone or s.known_there):
         raise Violation("taken back, and something is left")
+    if s.worker == "moved" and (s.gate or s.bolt or s.known_here or not s.known_there or not s.resident):
+        raise Violation("moved, and something is left, or forgotten")
+    if s.source_gone and not s.gone and not _surely_known(s):
+        raise Violation("the source is destroyed, and the destination may forget the VM")
     if s.worker == "back" and not s.source_whole or s.worker == "moved" and not s.whole:
         raise Violation("at an end, and the disk lacks a write")
+
+
+def _packed(s, fields):
+    return sum(1 << index for index, name in enumerate(fields) if getattr(s, name))
+
+
+def _unpacked(content, fields):
+    return {name: bool(content >> index & 1) for index, name in enumerate(fields)}
+
+
+def _bits(number):
+    return [index for index in range(number.bit_length()) if number >> index & 1]
+
+
+def _surely_known(s):
+    """Whether the destination's records of VM and disk are there, whatever of the past comes back."""
+    fields = THERE if s.past_there else HERE + THERE
+    past = [_unpacked(content, fields) for content in _bits(s.past_there or s.past_here)]
+    return s.known_there and all(content["known_there"] and content["resident"] for content in past)
 
 
 Found = collections.namedtuple("Found", "states steps violation trace without_end only_undecided")
