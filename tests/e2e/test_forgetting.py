@@ -1,0 +1,95 @@
+"""A xapi that is killed forgets what it had not written to disk (facts: five minutes' worth): in either pool, at every step of a live move,
+with the worker killed beside it. The VM is whole, at one of the two ends, and runs in one place only.
+
+The rows of the table in facts/xapi.md, "The database and crashes, run"; the databases of this lab are written upon pool.sync_database alone.
+"""
+import os
+
+import pytest
+
+from lab.pools.lab import Lab
+from lab.pools.topology import PoolPlan
+from tests.e2e.moments import MOMENTS
+from tests.e2e.scene import Scene, assert_nothing_older, settled
+from tests.e2e.test_lost import Memory
+
+PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
+NEVER = 3600.0             # seconds until a xapi writes by itself
+FEW = ("copying", "sealed", "open", "complete")
+NAMES = [name for name in MOMENTS if os.environ.get("FORGETTING_ALL") or name in FEW]
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab(plan=PLAN, flush_seconds=NEVER) as lab:
+        yield lab
+
+
+@pytest.fixture
+def scene(lab):
+    scene = Scene(lab)
+    for pool in lab.pools:
+        pool.xapi.pool.sync_database()
+    return scene
+
+
+def forget(lab, *names):
+    """kill -9 the xapis of these hosts, and have them come back."""
+    for name in names:
+        lab.host(name).kill("xapi")
+    for name in names:
+        lab.host(name).start_xapi()
+    for pool in lab.pools:
+        pool.forget_session()
+
+
+def is_whole(scene, told):
+    """The VM is in one pool, runs there or can be started, and has lost nothing of what the guest had been `told` was safe."""
+    found = [pool for pool in scene.lab.pools if any(vm["uuid"] == scene.uuid for vm in pool.xapi.VM.get_all_records().values())]
+    assert len(found) == 1, "the VM is in the pools %s" % [pool.name for pool in found]
+    scene.host = scene.lab.host("a1" if found[0].name == "A" else "b1")
+    vm = scene.pool.xapi.VM.get_by_uuid(scene.uuid)
+    if scene.record["power_state"] == "Halted":
+        assert settled(lambda: [host.name for host in scene.lab.hosts if host.domain(scene.uuid)]) == []
+        scene.pool.start_vm(vm, scene.host.name)
+        scene.wait_for_writes(20)
+        assert_nothing_older(scene.guest.records(), told)
+    assert scene.settle() is scene.host
+    scene.assert_runs()
+    scene.assert_nothing_left()
+    assert scene.record["blocked_operations"] == {} and "sxm_migration" not in scene.record["other_config"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("forgetful", [("a1",), ("b1",), ("a1", "b1")], ids=["source", "destination", "both"])
+@pytest.mark.parametrize("name", NAMES)
+def test_worker_and_xapi_killed(lab, scene, name, forgetful):
+    with Memory(scene) as memory:
+        migration = scene.begin_and_kill(MOMENTS[name])
+        forget(lab, *forgetful)
+        answer, = scene.call("recover", migration=migration)["migrations"]
+    print("%s, %s: %s: %s" % (name, forgetful, answer["outcome"], answer["why"]))
+    assert answer["outcome"] in ("moved", "taken back") and answer["left"] == [], answer
+    is_whole(scene, memory.latest)
+    forget(lab, "a1", "b1")     # and nothing of its end is forgotten
+    is_whole(scene, memory.latest)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("forgetful", ["a1", "b1"])
+def test_after_success(lab, scene, forgetful):
+    entry = scene.ended(scene.begin())
+    assert entry["state"] == "succeeded", entry["error"]
+    forget(lab, forgetful)
+    is_whole(scene, {})
+    assert scene.host.name == "b1", "it had succeeded"
+
+
+@pytest.mark.timeout(600)
+def test_after_a_cancel(lab, scene):
+    migration = scene.begin()
+    scene.until(migration, lambda entry: any(disk["state"] == "copying" for disk in entry["disks"].values()))
+    scene.call("cancel", migration=migration)
+    forget(lab, "a1", "b1")
+    is_whole(scene, {})
+    assert scene.host.name == "a1"
