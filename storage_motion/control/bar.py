@@ -60,6 +60,11 @@ def put_again(m, disk):
     return _put(m, m.source_vdi(disk))
 
 
+def is_put(m, disk):
+    """Whether it is there."""
+    return m.source.xenapi.VDI.get_sm_config(m.source_vdi(disk)).get(BAR) == _value(m)
+
+
 def _put(m, vdi):
     return gate.put(m.source.xenapi.VDI, vdi, BAR, _value(m))
 

@@ -27,9 +27,7 @@ def claim(m):
     Adding the mark is atomic in xapi: of two migrations of one VM only one gets past it."""
     vm = m.vm()
     if not _add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
-        holder = m.source.xenapi.VM.get_other_config(vm).get(CLAIM)
-        if holder != m.id:
-            raise AlreadyMigrating(m.plan.vm, str(holder))
+        _require_ours(m, vm)
     present = m.source.xenapi.VM.get_blocked_operations(vm)
     blocked = [operation for operation in DISTURBING if present.get(operation, reason(m.id)) == reason(m.id)]
     m.note(blocked=blocked, blocked_by_user=_by_user(m, present))
@@ -38,6 +36,33 @@ def claim(m):
     for disk in m.plan.disks:
         _add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
     _fasten(m)
+
+
+def put_back(m):
+    """Put back what has gone of it, as when xapi has lost what it had not written to disk. That the VM is ours the journal and its UUID say.
+
+    Raises AlreadyMigrating if another migration has claimed it meanwhile."""
+    vm = Records(m.source).ref("VM", m.plan.vm)
+    if vm is None or "claim" not in m.entry["begun"]:
+        return
+    if not _add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
+        _require_ours(m, vm)
+    for operation in m.entry.get("blocked", []):
+        _add(m.source.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
+    for disk in m.plan.disks:
+        vdi = Records(m.source).ref("VDI", disk.key)
+        if vdi:
+            _add(m.source.xenapi.VDI.add_to_other_config, vdi, CLAIM, m.id)
+    for uuid in m.entry.get("fastened", []):
+        vbd = Records(m.source).ref("VBD", uuid)
+        if vbd and m.source.xenapi.VBD.get_unpluggable(vbd):
+            m.source.xenapi.VBD.set_unpluggable(vbd, False)
+
+
+def _require_ours(m, vm):
+    holder = m.source.xenapi.VM.get_other_config(vm).get(CLAIM)
+    if holder != m.id:
+        raise AlreadyMigrating(m.plan.vm, str(holder))
 
 
 def _fasten(m):
@@ -58,7 +83,6 @@ def _loosen(m):
         ref = Records(m.source).ref("VBD", uuid)
         if ref:
             m.source.xenapi.VBD.set_unpluggable(ref, True)
-    m.note(fastened=[])
 
 
 def loosen_arrived(m, vm):
@@ -90,9 +114,8 @@ def release(m):
 def unblock(m):
     """Let all operations of the source VM that we blocked go ahead again."""
     vm = m.vm()
-    present = m.source.xenapi.VM.get_blocked_operations(vm)
-    for operation in m.entry.get("blocked", []):
-        if present.get(operation) == reason(m.id):
+    for operation, text in m.source.xenapi.VM.get_blocked_operations(vm).items():
+        if text == reason(m.id):
             m.source.xenapi.VM.remove_from_blocked_operations(vm, operation)
     m.note(blocked=[])
 

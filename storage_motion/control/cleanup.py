@@ -1,5 +1,5 @@
 """Behind the point of no return: what the VM has left at the source goes, and only what was verified at the destination."""
-from storage_motion.control import claim, gate, pool_lock, remains, remap, sync, waiting, whereabouts
+from storage_motion.control import claim, durable, gate, pool_lock, remains, remap, sync, taken, waiting, whereabouts
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
@@ -12,14 +12,25 @@ def clean_up(m):
     """End the movers, and destroy the old disks; in another pool, the VM's old records with them."""
     if m.plan.live:
         _await_own_disks(m)
+    else:
+        taken.keep(m, lambda: taken.take_halted(m))
     for disk in m.plan.disks:
         m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
+    durable.keep((m.source,), lambda: _destroy(m), lambda: _left(m), "VM %s at the source" % m.plan.vm)
+
+
+def _destroy(m):
     if m.plan.cross_pool:
         _destroy_vbds(m)
     for disk in m.plan.disks:
         _destroy_disk(m, disk)
     if m.plan.cross_pool:
         _destroy_vm(m)
+
+
+def _left(m):
+    wanted = [("VDI", disk.key) for disk in m.plan.disks] + ([("VM", m.plan.vm)] if m.plan.cross_pool else [])
+    return ["%s %s is back" % pair for pair in wanted if Records(m.source).ref(*pair)]
 
 
 def _await_own_disks(m):
@@ -46,6 +57,14 @@ def _others_disks(m):
 
 def end(m):
     """Have the destination forget that this was a migration, and let the VM be used as any other."""
+    durable.keep((m.destination,), lambda: _end(m), lambda: taken.marked(m), "the end of migration %s" % m.id)
+    if m.arrival:
+        remap.depart(m.destination, m.arrival)
+        m.arrival = None
+
+
+def _end(m):
+    whereabouts.open_again(m)   # a gate that an older database has shut would stay so for ever
     m.plugin("receive-end")
     m.note(receiving=False)
     pool_lock.lift(m)
@@ -55,9 +74,6 @@ def end(m):
     claim.loosen_arrived(m, remap.destination_vm(m))
     claim.hand_on(m, remap.destination_vm(m))
     claim.unblock_arrived(m, remap.destination_vm(m))
-    if m.arrival:
-        remap.depart(m.destination, m.arrival)
-        m.arrival = None
 
 
 def _destroy_vbds(m):
@@ -96,6 +112,7 @@ def _source_vm(m):
     vm = Records(m.source).ref("VM", m.plan.vm)
     if vm is None:
         return None
-    if m.source.xenapi.VM.get_other_config(vm).get(CLAIM) != m.id:
+    # Without a claim it is ours by its UUID: xapi may have lost what it had not written to disk.
+    if m.source.xenapi.VM.get_other_config(vm).get(CLAIM, m.id) != m.id:
         raise NotCleanedUp("VM %s at the source is not claimed by this migration" % m.plan.vm)
     return vm

@@ -5,7 +5,8 @@ import time
 
 import XenAPI
 
-from storage_motion.control import activation, adopt, bar, changes, gate, pool_lock, remains, remap, sync, waiting, whereabouts
+from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, pool_lock, remains, remap, sync,
+                                    taken, waiting, whereabouts)
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, TimedOut, Undecided,
                                    Unreachable, XenopsError)
@@ -37,7 +38,7 @@ def move(m):
         return
     if whereabouts.decide(m) == whereabouts.DESTINATION:
         log.warning("%s: xenopsd reports %s, but the VM is at the destination", m.id, driver.error)
-        _note_opened(m)
+        whereabouts.open_again(m)   # what a `finish` that died had begun, or an older database has brought back
         return
     raise driver.error
 
@@ -58,7 +59,7 @@ def _task(m, here):
     remains.end_earlier(m, here)
     remains.keep(m, here)
     pool_lock.put(m)
-    waiting.at_once(lambda disk: bar.put(m, disk), m.plan.disks)
+    _protect(m, lambda disk: bar.put(m, disk))
     sync.await_answers(m)   # and a mirror that has ended by now lacks what the guest has written since
     m.note(xenops_task=STARTING)
     task = here.migrate(m.plan.vm, *_maps(m), xenops_url=m.arrival["xenops"], compress=m.plan.compress,
@@ -70,23 +71,31 @@ def _task(m, here):
     return task, None
 
 
-def _note_opened(m):
-    """The VM is at its new disks. A gate that was being opened when nobody could tell any more is open, then: it opens only
-    when the mover says `finish`, and that only for what was verified."""
+def _protect(m, put_bar):
+    """Have on disk what keeps the VM from being started on a stale disk, or forgotten, before it may leave. The guest runs on meanwhile."""
+    def put():
+        claim.put_back(m)
+        waiting.at_once(put_bar, m.plan.disks)
+    durable.keep((m.source, m.destination), put, lambda: _unprotected(m), "what protects VM %s" % m.plan.vm)
+
+
+def _unprotected(m):
+    found = ["the bar of %s" % disk.key for disk in m.plan.disks if not bar.is_put(m, disk)]
     for disk in m.plan.disks:
         vdi = whereabouts.vdi_there(m, disk)
-        if whereabouts.opened(m, disk, m.destination.xenapi.VDI.get_sm_config(vdi) if vdi else whereabouts.TAKEN_AWAY):
-            m.note(disk.key, gate=gate.OPEN)
-            if vdi:
-                gate.open_again(m.destination, vdi)  # what a `finish` that died had begun, or a database has brought back
+        if not vdi or not gate.is_shut(m.destination.xenapi.VDI.get_sm_config(vdi)):
+            found.append("the gate of %s" % m.disk(disk.key)["destination_vdi"])
+    if m.plan.live and m.plan.cross_pool and not Records(m.destination).ref("VM", m.plan.vm):
+        found.append("the VM at the destination")
+    return found
 
 
 def hand_over(m):
     """Open the gates of a halted VM's disks, each after its source is sealed."""
     changes.require_none(m)
     pool_lock.put(m)
+    _protect(m, lambda disk: waiting.until(lambda: bar.put_again(m, disk), bar.COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key))
     for disk in m.plan.disks:
-        waiting.until(lambda: bar.put_again(m, disk), bar.COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
         one = _gate(m, disk, False)
         waiting.until(one.advance, gate.SETTLE_TIMEOUT, "hand-over of %s" % disk.key)
 
@@ -98,14 +107,9 @@ def shut_gates(m):
         whereabouts.stop_finishing(m)
     elif whereabouts.decide(m) == whereabouts.DESTINATION:
         raise Undecided("the VM is at the destination, and was to be taken back")
-    for disk in m.plan.disks:
-        vdi = whereabouts.vdi_there(m, disk)
-        if whereabouts.begun_to_open(m, disk) and vdi:
-            try:
-                gate.shut(m.destination, vdi, m.disk(disk.key)["destination_vdi"])
-            except GateOpen as error:
-                raise Undecided(str(error))
-            m.note(disk.key, opened=True)
+    begun = [disk for disk in m.plan.disks if whereabouts.begun_to_open(m, disk) and whereabouts.vdi_there(m, disk)]
+    if begun:
+        durable.keep((m.destination,), lambda: _shut(m, begun), lambda: _not_shut(m, begun), "the gates of VM %s" % m.plan.vm)
     for disk in m.plan.disks:
         if m.disk(disk.key).get("gate", gate.ATTACHED) in (gate.SEALING, gate.SEALED, gate.OPENING, gate.OPEN):
             gate.unseal(m.source, m.source_vdi(disk), _seal(m))
@@ -124,6 +128,22 @@ def shut_gates(m):
         remains.end_arrival(m)
 
 
+def _shut(m, disks):
+    for disk in disks:
+        vdi = whereabouts.vdi_there(m, disk)
+        if vdi:
+            try:
+                gate.shut(m.destination, vdi, m.disk(disk.key)["destination_vdi"])
+            except GateOpen as error:
+                raise Undecided(str(error))
+            m.note(disk.key, opened=True)
+
+
+def _not_shut(m, disks):
+    there = {disk.key: whereabouts.vdi_there(m, disk) for disk in disks}
+    return ["the gate of %s" % key for key, vdi in there.items() if vdi and not gate.is_shut(m.destination.xenapi.VDI.get_sm_config(vdi))]
+
+
 def seal_again(m):
     """Put back what keeps the source's disks from being activated, as far as the journal says that it was there. SM clears seals
     when an SR's master plugs it; the bar outlives that, but for a coalesce."""
@@ -137,22 +157,10 @@ def seal_again(m):
 
 def complete(m):
     """Have the destination's xapi take the VM as its own: running, or halted if it has ended since, or never began to run."""
-    seen = waiting.until(lambda: _settled(whereabouts.settle(m)), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
-    if seen.live:
-        _take_running(m)
-    else:
-        _end_there(m)
-    if not m.plan.same_host:
-        for disk in m.plan.disks:
-            # A xenopsd that was killed may take a disk for active, and deactivates it once more: the bar lets it, and nobody in.
-            vdi = Records(m.source).ref("VDI", disk.key)
-            if vdi:  # else it has been cleaned up already, and this is a recovery
-                gate.unseal(m.source, vdi, _seal(m))
-    remains.leave(m)
-    if m.plan.cross_pool or not seen.live:
+    taken.keep(m, lambda: _take(m))
+    _leave(m)
+    if m.plan.cross_pool:
         remains.note_halted(m)
-    if not m.plan.cross_pool and not seen.live:
-        adopt.adopt(m)
     if not m.plan.same_host:
         _detach_networks(m)
     if m.arrival:
@@ -160,10 +168,36 @@ def complete(m):
         m.arrival = None
     for disk in m.plan.disks:
         m.note(disk.key, state="moved")
+
+
+def _take(m):
+    seen = waiting.until(lambda: _settled(m), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
+    remap.bring_again(m)
+    if seen.live:
+        _take_running(m)
+    else:
+        _end_there(m)
+        if not m.plan.cross_pool:
+            _leave(m)
+            remains.note_halted(m)
+            adopt.adopt(m)
     m.note(arrived_halted=not seen.live)
 
 
-def _settled(seen):
+def _leave(m):
+    """What the source still has of the VM, but for its records."""
+    if not m.plan.same_host:
+        for disk in m.plan.disks:
+            # A xenopsd that was killed may take a disk for active, and deactivates it once more: the bar lets it, and nobody in.
+            vdi = Records(m.source).ref("VDI", disk.key)
+            if vdi:  # else it has been cleaned up already, and this is a recovery
+                gate.unseal(m.source, vdi, _seal(m))
+    remains.leave(m)
+
+
+def _settled(m):
+    whereabouts.open_again(m)
+    seen = whereabouts.settle(m)
     return seen if seen.live or seen.ended else None
 
 
@@ -202,6 +236,7 @@ class _Driver:
         self._held = time.monotonic()
         self._cancelled = False
         self._unwritten = None
+        self._away = False       # a xapi was, and may have forgotten what it had not written to disk
 
     def drive(self):
         """Returns when the task has ended, or nobody can tell any more."""
@@ -215,7 +250,7 @@ class _Driver:
                 if time.monotonic() - heard > SILENCE_TIMEOUT:
                     self.error = self.error or error
                     return
-                state, argument = xenops.PENDING, None
+                state, argument, self._away = xenops.PENDING, None, True
             except XenopsError as error:
                 self.error = self.error or error
                 return
@@ -242,11 +277,13 @@ class _Driver:
             if self.m.guest_closes() and not begun:
                 self._give_way()
                 return
+            self._put_back()
             self._advance()
             self._unwritten = None
             if self._detached_at is None:
                 self._hold_bars()
                 self.m.pulse(cancellable=False)
+            self._hold_open()
         except JournalNotWritten as error:
             # Nothing goes on that could not be noted. The guest is suspended, so there may be room again for as long as SM at the
             # destination waits for the gates; then xenopsd's task fails.
@@ -258,6 +295,7 @@ class _Driver:
         except (OSError,) + NOT_XAPI as error:
             # A xapi that is away for longer than its session waits, which has told the log: a gate can be led on later. SM at the
             # destination waits 120 s for it, and then xenopsd's task fails.
+            self._away = True
             log.debug("%s: xapi does not answer: %s", self.m.id, reason(error))
 
     def _give_way(self):
@@ -268,6 +306,19 @@ class _Driver:
         for disk in self.m.plan.disks:
             bar.lift(self.m, disk)
         self.stop(MirrorBroken(self.m.plan.disks[0].key, "the guest closes the disk (%s)" % self.m.guest_closes()))
+
+    def _put_back(self):
+        """What keeps the VM from being started elsewhere, once a xapi that was away is back."""
+        if self._away:
+            claim.put_back(self.m)
+            seal_again(self.m)
+            self._away = False
+
+    def _hold_open(self):
+        """An older database has shut a gate that is open: the VM waits for it."""
+        if all(one.step == gate.OPEN for one in self.gates) and time.monotonic() - self._held > BAR_INTERVAL:
+            self._held = time.monotonic()
+            whereabouts.open_again(self.m)
 
     def _hold_bars(self):
         """A guest cannot reboot within so short a time, so what happens between two looks is seen by the second one's proof.

@@ -20,7 +20,7 @@ its phase half done. An undo never touches what it is not sure of: it raises Und
 """
 from typing import Callable, NamedTuple, Optional
 
-from storage_motion.control import adopt, claim, cleanup, move, receive, remap, sync
+from storage_motion.control import adopt, claim, cleanup, move, receive, release, remap, sync
 
 
 def _always(plan):
@@ -54,7 +54,7 @@ class Phase(NamedTuple):
 
 PHASES = (
     #     name        what the user reads                   for              do                   undo
-    Phase("claim", "claiming the VM", _always, claim.claim, claim.release),
+    Phase("claim", "claiming the VM", _always, claim.claim, release.release),
     Phase("eject", "ejecting CDs", _live, claim.eject, claim.insert),
     Phase("receive", "preparing the destination", _always, receive.begin, receive.abort),
     Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.renew),

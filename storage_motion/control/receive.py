@@ -1,14 +1,16 @@
 """The destination's part, asked for from the source: new disks behind their gates, and a receiver for them."""
 import json
 
-from storage_motion.control import secrets
+from storage_motion.control import durable, secrets
 from storage_motion.control.checks import CLAIM
+from storage_motion.xapi.records import Records
 
 
 def begin(m):
     """Have the destination prepare. The token that it answers goes to the secrets, never to the journal."""
     m.note(receiving=True)
     _take(m, m.plan.disks, m.plugin("receive", vm=m.plan.vm, address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
+    durable.sync(m.destination)   # else a crash of its xapi forgets the disks, though the receiver goes on filling them
 
 
 def renew(m, disks):
@@ -31,8 +33,20 @@ def abort(m):
             m.note(receiving=False)
             return
         opened = any(entry.get("opened") for entry in m.entry["disks"].values())
-        m.plugin("receive-abort", **({"force": "true"} if opened else {}))
+        force = {"force": "true"} if opened else {}
+        durable.keep((m.destination,), lambda: _abort(m, force), lambda: _there(m), "that the new disks are gone")
         m.note(receiving=False)
+
+
+def _abort(m, force):
+    m.plugin("receive-abort", **force)
+    for sr in {disk.destination_sr for disk in m.plan.disks} if _there(m) else ():
+        m.destination.xenapi.SR.scan(m.destination.xenapi.SR.get_by_uuid(sr))   # an older database has brought records back without images
+
+
+def _there(m):
+    made = [m.disk(disk.key).get("destination_vdi") for disk in m.plan.disks if not disk.target]
+    return ["VDI %s is back" % uuid for uuid in made if uuid and Records(m.destination).ref("VDI", uuid)]
 
 
 def _wanted(disk):

@@ -21,7 +21,7 @@ from storage_motion.control.arguments import UUID
 from storage_motion.control.checks import CLAIM, MAX_DISKS
 from storage_motion.control.journal import RECEIVING, Journal
 from storage_motion.data import control_socket
-from storage_motion.dom0 import firewall, inventory, launch, root, smapi
+from storage_motion.dom0 import firewall, inventory, launch, opened, root, smapi
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault
 from storage_motion.xapi.records import Records
@@ -93,19 +93,20 @@ def receive_stop(session, given):
     """End the receivers, and what they have the storage manager do. After the answer no gate opens any more that is shut now, and
     `receive-renew` alone makes the disks receive again. Idempotent. Raises TimedOut if a command does not end.
 
-    `vm`: the UUID of the VM that the disks are for. What it has left behind active here, they are let go of. Answers {"arrived":
-    whether this host has noted that it ran here on them}."""
+    `vm`: the UUID of the VM that the disks are for. What it has left behind active here, they are let go of. Answers what this host has
+    noted in files of its own: {"arrived": whether the VM ran here on the disks, "opened": the keys of those whose gates have been opened,
+    or were about to be, whatever their sm_config says}."""
     entry = _known(given)
     vm = _vm(given)
     if entry is None:
-        return {"arrived": False}
-    if arrival.read(entry.entry["migration"]):
-        return {"arrived": True}   # every gate has been opened: there is nothing to stop
-    _retire(entry, list(entry.entry["disks"]))
-    for disk in entry.entry["disks"].values():
-        activation.end_dead(session, disk["vdi"])
-        activation.let_go_dead(session, disk["vdi"], vm)
-    return {"arrived": arrival.read(entry.entry["migration"]) is not None}
+        return {"arrived": False, "opened": []}
+    if not arrival.read(entry.entry["migration"]):   # else every gate has been opened: there is nothing to stop
+        _retire(entry, list(entry.entry["disks"]))
+        for disk in entry.entry["disks"].values():
+            activation.end_dead(session, disk["vdi"])
+            activation.let_go_dead(session, disk["vdi"], vm)
+    return {"arrived": arrival.read(entry.entry["migration"]) is not None,
+            "opened": sorted(key for key, disk in entry.entry["disks"].items() if disk["vdi"] and opened.noted(disk["vdi"]))}
 
 
 def receive_status(session, given):
@@ -403,17 +404,28 @@ def _undo(session, entry):
     _stop_receivers(entry, "abort")
     secrets.forget_all(found)  # whatever comes of the disks: no receiver has a use for them any more
     known = [dict(disk, vdi=disk["vdi"] or _orphan(session, disk["sr"], found, entry)) for disk in entry.entry["disks"].values()]
+    found_again = _find_again(session, known)
     there = [disk for disk in known if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
-    waiting.at_once(lambda disk: _remove(session, disk, found), there)
+    waiting.at_once(lambda disk: _remove(session, disk, found, disk["vdi"] in found_again), there)
     unproven = sum((_remove_unnamed(session, disk, entry) for disk in known if not disk["vdi"]), ())
     if not unproven:
         _remove_journal(entry)
     return unproven
 
 
-def _remove(session, disk, migration):
+def _find_again(session, disks):
+    """A xapi that was killed may have lost the record of a disk that we made; its image is there, and known by its UUID. Answers the UUIDs of
+    those that a scan has brought back."""
+    lost = [disk for disk in disks if disk["created"] and disk["vdi"] and not Records(session).ref("VDI", disk["vdi"])]
+    for sr in sorted({disk["sr"] for disk in lost}):
+        session.xenapi.SR.scan(session.xenapi.SR.get_by_uuid(sr))
+    return {disk["vdi"] for disk in lost if Records(session).ref("VDI", disk["vdi"])}
+
+
+def _remove(session, disk, migration, found_again):
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
-    if session.xenapi.VDI.get_other_config(vdi).get(CLAIM) != migration:
+    # What a scan has just brought back has no mark any more.
+    if not found_again and session.xenapi.VDI.get_other_config(vdi).get(CLAIM) != migration:
         return  # not ours, or not ours any more
     try:
         smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
@@ -457,6 +469,9 @@ def _remove_unnamed(session, disk, entry):
 
 
 def _remove_journal(entry):
+    for disk in entry.entry["disks"].values():
+        if disk["vdi"]:
+            opened.forget(disk["vdi"])
     entry.remove()
     arrival.forget(entry.entry["migration"])  # last: without it, and the gates shut, the disks could be taken for nobody's
 

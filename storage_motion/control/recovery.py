@@ -21,13 +21,13 @@ from typing import NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import arrival, gate, journal, lost, move, phases, receiving, secrets
+from storage_motion.control import arrival, claim, gate, journal, lost, move, phases, receiving, secrets
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.control.migration import Migration, task_of
 from storage_motion.control.plan import Plan
 from storage_motion.control.worker import CALL_TIMEOUT
 from storage_motion.data.service import ORPHAN_BOUND
-from storage_motion.dom0 import launch, root, smapi
+from storage_motion.dom0 import launch, opened, root, smapi
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import Cancelled, JournalError, MotionError, NoSuchMigration, Unreachable, WorkerDied
 from storage_motion.xapi import session as sessions
@@ -153,6 +153,7 @@ def _recover_source(_, migration, given):
     smapi.await_commands()
     source = sessions.local(CALL_TIMEOUT)
     try:
+        _put_back(Migration(entry, planned, source, Unreached(Waits("the destination")), _task(source, entry, planned)))
         destination, hidden, gap = _destination(entry, planned, source, given)
         if lost.said(given):
             _require_lost(source, planned, destination, gap)
@@ -163,8 +164,6 @@ def _recover_source(_, migration, given):
             m = Migration(entry, planned, source, destination, _task(source, entry, planned), hidden, written_off)
             if written_off:
                 lost.come_back(m)
-            if not entry.entry["committed"]:
-                move.seal_again(m)
             _to_its_end(m, decision, TRIES if gap is None or written_off else 1)
         finally:
             if destination is not source and gap is None:
@@ -172,6 +171,13 @@ def _recover_source(_, migration, given):
     finally:
         sessions.logout(source)
     return _outcome(entry.entry, decision, None if written_off else gap)
+
+
+def _put_back(m):
+    """First of all, whatever else has to wait: nobody is to start the VM here, though xapi may have lost the marks that say so."""
+    claim.put_back(m)
+    if not m.entry["committed"]:
+        move.seal_again(m)
 
 
 def _require_lost(source, planned, destination, gap):
@@ -286,9 +292,9 @@ def _recover_receiving(session, migration, given):
         there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
         if there:
             gate.mend(session, there)
-    opened = [disk["vdi"] for disk in entry.entry["disks"].values() if disk["shut"] and not _shut(session, disk["vdi"])]
-    if opened:
-        raise Waits("a recovery at the source: the VM may be here, as the gate of %s has been opened" % ", ".join(opened))
+    open_there = [disk["vdi"] for disk in entry.entry["disks"].values() if disk["shut"] and (opened.noted(disk["vdi"]) or not _shut(session, disk["vdi"]))]
+    if open_there:
+        raise Waits("a recovery at the source: the VM may be here, as the gate of %s has been opened" % ", ".join(open_there))
     age = min(time.time() - entry.entry["updated"], _uptime())
     if not given.get("migration") and age < ORPHAN_BOUND:
         raise Waits("the source, for %d s more; named by `migration` it is taken away now" % (ORPHAN_BOUND - age))

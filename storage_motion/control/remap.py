@@ -1,4 +1,5 @@
 """Describing the VM to the destination pool: its metadata, with a counterpart for every disk and interface."""
+import logging
 import urllib.parse
 
 from storage_motion.control import changes, claim
@@ -7,6 +8,9 @@ from storage_motion.errors import Undecided
 from storage_motion.xapi import metadata, ova
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import end
+
+
+log = logging.getLogger("sxm")
 
 
 def arrive(session, host, network):
@@ -62,6 +66,22 @@ def bring(m):
     vm = destination_vm(m)
     claim.block_arrived(m, vm)
     return vm
+
+
+def bring_again(m):
+    """Have the destination's xapi know the VM and its disks again, if it has forgotten them: records that it had not written to disk are lost
+    when it is killed; images and the source's records are not. Raises XenAPI.Failure, UUID_INVALID, for a disk that no scan finds."""
+    for disk in m.plan.disks:
+        uuid = m.disk(disk.key)["destination_vdi"]
+        if not Records(m.destination).ref("VDI", uuid):
+            log.warning("%s: VDI %s is looked for by a scan", m.id, uuid)
+            m.destination.xenapi.SR.scan(m.destination.xenapi.SR.get_by_uuid(disk.destination_sr))
+            vdi = m.destination_vdi(disk)
+            m.destination.xenapi.VDI.set_name_label(vdi, disk.name_label)
+            m.destination.xenapi.VDI.set_name_description(vdi, disk.name_description)
+    if m.plan.cross_pool and not Records(m.destination).ref("VM", m.plan.vm):
+        log.warning("%s: VM %s is brought to the destination once more", m.id, m.plan.vm)
+        bring(m)
 
 
 def remove(m):

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 
-from storage_motion.control import claim, receive, waiting
+from storage_motion.control import claim, durable, receive, waiting
 from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY, STALL_BOUND, fault_of
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
@@ -217,6 +217,7 @@ def _mirror(m, disk, mover):
         m.pulse()
         time.sleep(REBOOT_POLL)
     m.note(disk.key, snapshot=snapshot)
+    durable.sync(m.source)   # else a crash of xapi leaves an image that no VDI names
     return snapshot
 
 
@@ -246,9 +247,16 @@ def _await_copy(m, disk):
 
 def _close(m, disk):
     opened = m.disk(disk.key).get("copy_open")
+    _find_again(m, disk, opened)
     if opened and Records(m.source).ref("VDI", opened):
         _sm(m, disk, "vdi_copy_close", opened)
     m.note(disk.key, copy_open=None)
+
+
+def _find_again(m, disk, uuid):
+    """A xapi that was killed may have lost the record of a snapshot (a UUID) that it had just made; its image is there."""
+    if uuid and not Records(m.source).ref("VDI", uuid):
+        m.source.xenapi.SR.scan(m.source.xenapi.SR.get_by_uuid(disk.source_sr))
 
 
 def drop_snapshots(m, disk):
@@ -256,7 +264,9 @@ def drop_snapshots(m, disk):
     loses the claim, which xapi has copied to it."""
     api = m.source.xenapi.VDI
     known = m.disk(disk.key).get("snapshot")
-    for ref in api.get_snapshots(m.source_vdi(disk)):
+    _find_again(m, disk, known)
+    found_again = known and Records(m.source).ref("VDI", known)   # which no longer says of which disk it is
+    for ref in sorted(set(api.get_snapshots(m.source_vdi(disk))) | ({found_again} if found_again else set())):
         record = api.get_record(ref)
         if record["uuid"] == known or m.id in record["other_config"].get(smapi.MIRROR_MARK, "").split("/"):
             api.destroy(ref)

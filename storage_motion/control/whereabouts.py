@@ -1,5 +1,6 @@
 """Where a VM is, now that its move did not simply succeed: what is seen at the destination, and what that proves."""
 import json
+import logging
 from typing import List, NamedTuple, Optional
 
 import XenAPI
@@ -10,6 +11,8 @@ from storage_motion.errors import MotionError, TimedOut, Undecided
 from storage_motion.xapi import xenops
 from storage_motion.xapi.session import NOT_XAPI
 
+log = logging.getLogger("sxm")
+
 SETTLE_TIMEOUT = 150.0     # SM's activation at the destination waits for its gate for up to 120 s
 SOURCE, DESTINATION = "source", "destination"
 LIVE = ("Running", "Paused")
@@ -19,15 +22,22 @@ TAKEN_AWAY = {gate.BOLT: smapi.GATE_SHUT}   # the sm_config of a VDI that is not
 def stop_finishing(m):
     """Have the destination end what may be opening gates. Whatever is shut after this stays shut. Raises Undecided.
 
-    A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back. What the host tells of
-    its own is noted: that the VM has arrived (control/arrival.py), which cannot be without a gate that was begun to be opened."""
+    A `finish` may be under way there that nobody waits for any more: it would take `paused` away behind our back. What the host tells has it
+    noted in files of its own: which gates it has opened (dom0/opened.py), and that the VM has arrived (control/arrival.py). Its sm_config may
+    have gone back, with xapi's database, to what it was before."""
     if m.lost or not any(begun_to_open(m, disk) for disk in m.plan.disks):
         return
     try:
-        if json.loads(m.plugin("receive-stop", vm=m.plan.vm)).get("arrived"):
-            m.note(arrived=True)
+        told = json.loads(m.plugin("receive-stop", vm=m.plan.vm))
     except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
         raise Undecided("whether a gate is being opened at the destination: %s" % " ".join(m.describe(error)))
+    if "opened" not in told:
+        raise Undecided("which gates the destination has opened: its version of Storage XenMotion is another one")
+    if told["arrived"]:
+        m.note(arrived=True)
+    for disk in m.plan.disks:
+        if begun_to_open(m, disk) and (told["arrived"] or disk.key in told["opened"]):
+            m.note(disk.key, gate=gate.OPEN)
 
 
 def begun_to_open(m, disk):
@@ -106,12 +116,13 @@ def decide(m):
 
     def decided():
         try:
+            open_again(m, gate.active)   # else whoever has it active could not be rid of it
             seen = settle(m)
         except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
             asked[0] = " ".join(m.describe(error))
             return None
         active = any(gate.active(config) for config in seen.disks)
-        all_open = all(opened(m, disk, config) for disk, config in zip(m.plan.disks, seen.disks))
+        all_open = all(opened(m, disk) for disk in m.plan.disks)
         asked[0] = "it is %s there, and its disks are %s" % (
             "arriving" if seen.arriving else seen.state, "active" if active else "not active, and open" if all_open else "not active")
         if seen.live or all_open and seen.ended:
@@ -125,10 +136,20 @@ def decide(m):
         raise Undecided("whether VM %s is at the destination: %s" % (m.plan.vm, asked[0]))
 
 
-def opened(m, disk, sm_config):
-    """Whether the gate of a disk has been opened, and not shut again. It cannot have been shut again once the VM has arrived: marks that say
-    so have come back with an older database."""
-    return bool(m.entry.get("arrived")) or begun_to_open(m, disk) and not gate.is_shut(sm_config)
+def opened(m, disk):
+    """Whether the gate of a disk has been opened, and not shut again. The journal says so, or that the VM has arrived: marks of sm_config may
+    have come back with an older database."""
+    return bool(m.entry.get("arrived")) or m.disk(disk.key).get("gate") == gate.OPEN
+
+
+def open_again(m, wanted=lambda sm_config: True):
+    """Open the gates that are open by the journal, and that xapi, with an older database, has shut again: those whose sm_config is `wanted`."""
+    for disk in m.plan.disks:
+        vdi = vdi_there(m, disk) if opened(m, disk) else None
+        config = m.destination.xenapi.VDI.get_sm_config(vdi) if vdi else {}
+        if smapi.GATE_SHUT in config.values() and wanted(config):
+            log.warning("VDI %s: its gate is shut again, and is opened", m.disk(disk.key)["destination_vdi"])
+            gate.open_again(m.destination, vdi)
 
 
 def xenopsd_there(m):

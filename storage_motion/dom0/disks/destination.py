@@ -5,7 +5,7 @@ when a master plugs the SR again. Exactly while it is shut may our tapdisk have 
 """
 import XenAPI
 
-from storage_motion.dom0 import images, tapctl
+from storage_motion.dom0 import images, opened, tapctl
 from storage_motion.dom0.disks.disk import Disk, Record, tags, wait
 from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
 from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
@@ -27,6 +27,7 @@ class Destination(Disk):
         """
         with self.locked():
             self._shut_gate()
+            opened.forget(self.uuid)
             vbd = next(iter(tapctl.find(self.path)), None)
             if vbd is None:
                 self.tapped.target.attach(self.sr.uuid, self.uuid)
@@ -42,6 +43,8 @@ class Destination(Disk):
         """Close the disk, then open the gate. Raises DiskPaused if the gate is not ours."""
         with self.locked():
             self._close()
+            # In this order: what is noted has no tapdisk of ours any more, and what is not noted is shut, whatever xapi forgets.
+            opened.note(self.uuid)
             for key in (BOLT_KEY, GATE_KEY):
                 if self.sm_config().get(key) == GATE_SHUT:
                     self.api.remove_from_sm_config(self.ref, key)

@@ -1,4 +1,5 @@
 """A small recorded fake of XenAPI: records of two pools in memory, and the calls that read and change them."""
+import copy
 import re
 import uuid as uuids
 
@@ -12,7 +13,8 @@ def failure(*details):
 
 
 class FakePool:
-    """{class: {ref: record}} behind the calls of XenAPI. `calls`: what changed something, in order."""
+    """{class: {ref: record}} behind the calls of XenAPI. `calls`: what changed something, in order. `syncs`: how often its database was
+    written to disk; `goes_back` is a crash of its xapi."""
 
     def __init__(self, name):
         self.name = name
@@ -22,6 +24,16 @@ class FakePool:
         self._made = 0
         self.handle = "OpaqueRef:session"
         self._session = self.handle
+        self.syncs, self._on_disk = 0, {}
+
+    def sync(self, bound=None):
+        """What xapi.database.sync does."""
+        self.syncs += 1
+        self._on_disk = copy.deepcopy(self.tables)
+
+    def goes_back(self):
+        """What was noted since then is gone."""
+        self.tables = copy.deepcopy(self._on_disk)
 
     @property
     def xenapi(self):

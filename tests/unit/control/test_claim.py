@@ -177,3 +177,41 @@ def test_what_the_user_has_blocked_meanwhile_goes_along_too():
         claim.lift(m, m.ref, "destroy")
         m.record["blocked_operations"].pop("destroy", None)
     assert m.entry["blocked_by_user"] == {"destroy": "since then", "send_trigger": "likewise"}
+
+
+def test_a_claim_that_xapi_has_lost_is_put_back():
+    """That the VM is ours the journal and its UUID say."""
+    m = FakeMigration()
+    m.source.sync()
+    claim.claim(m)
+    before = dict(m.record), dict(m.vdi), dict(m.vbd)
+    m.entry["begun"] = ["claim"]
+    m.source.goes_back()
+    assert m.record["blocked_operations"] == {} and m.record["other_config"] == {}
+    for _ in range(2):
+        claim.put_back(m)
+    tables = m.source.tables
+    vdi, vbd = next(iter(tables["VDI"].values())), tables["VBD"][m.record["VBDs"][0]]
+    assert (m.record, vdi, vbd) == before
+
+
+def test_it_is_not_put_back_on_what_another_migration_has_claimed_meanwhile():
+    m = FakeMigration()
+    m.source.sync()
+    claim.claim(m)
+    m.entry["begun"] = ["claim"]
+    m.source.goes_back()
+    m.record["other_config"][claim.CLAIM] = "another"
+    with pytest.raises(AlreadyMigrating):
+        claim.put_back(m)
+    assert m.record["blocked_operations"] == {}
+
+
+def test_nothing_is_put_back_that_was_not_begun_or_is_cleaned_up():
+    m = FakeMigration()
+    m.entry["begun"] = []
+    claim.put_back(m)
+    assert m.record["blocked_operations"] == {}
+    m.entry["begun"] = ["claim"]
+    del m.source.tables["VM"][m.ref]
+    claim.put_back(m)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from fake_pool import FakePool, add_vdi, failure
-from storage_motion.control import bar, gate, move, remains, remap, whereabouts
-from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, NotCleanedUp, TimedOut,
-                                   Undecided, Unreachable, XenopsError)
+from fake_pool import NULL, FakePool, add_vdi, failure
+from storage_motion.control import bar, durable, gate, move, remains, remap, whereabouts
+from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, NotCleanedUp, NotDurable,
+                                   TimedOut, Undecided, Unreachable, XenopsError)
 from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
@@ -46,12 +46,13 @@ class World:
         self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT))
         self.plan = make_plan(**({"kind": "in-pool", "destination_host": "h"} if same_host else {}))
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
-        self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"]}
+        self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"], "begun": ["claim", "move"]}
         self.state_here, self.state_there, self.arriving, self.asks_to_cancel = "Running", None, None, False
         self.leaving, self.kept, self.busy_there = None, None, False
         monkeypatch.setattr(remains.kept, "keep", lambda migration, text: setattr(self, "kept", text))
         monkeypatch.setattr(remains.kept, "get", lambda migration: self.kept)
-        self.plugin_fails, self.tasks_here, self.arrived = None, [], False
+        self.plugin_fails, self.tasks_here, self.arrived, self.witness = None, [], False, False
+        monkeypatch.setattr(durable.database, "sync", FakePool.sync)
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
         monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, renew: FakeXenops(self, "there")))
         monkeypatch.setattr(whereabouts, "SETTLE_TIMEOUT", 0.3)
@@ -61,9 +62,13 @@ class World:
         monkeypatch.setattr(move.activation, "let_go_dead", lambda session, uuid, vm: False)
         monkeypatch.setattr(move.pool_lock, "_others", lambda m: [])
         vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
-        self.source.add("VM", uuid="v", power_state="Running", blocked_operations={"hard_shutdown": "ours"}, VBDs=[vbd], VIFs=[])
+        self.source.add("VM", uuid="v", power_state="Running", other_config={}, blocked_operations={"hard_shutdown": "ours"}, VBDs=[vbd], VIFs=[])
         self.source.tables["VDI"][self._here]["uuid"] = "k"
         self.source.add("SR", uuid="s")
+        self.destination.tables["VDI"][self._there]["uuid"] = "d"
+        there = self.destination.add("VM", uuid="v", blocked_operations={}, resident_on=NULL, power_state="Running")
+        for pool, vm in ((self.destination, there), (self.source, self.vm())):
+            pool.tables["VDI"][self._there if pool is self.destination else self._here]["VBDs"] = [pool.add("VBD", VM=vm)]
         self.tapdisk = "mirroring"
         monkeypatch.setattr(bar.smapi, "call", lambda *_, **__: '{"state": "%s", "outstanding": 0}' % self.tapdisk)
         self.source.handlers["VM.hard_shutdown"] = lambda ref: self.log.append("shut down")
@@ -91,6 +96,9 @@ class World:
     def mover(self, key):
         return FakeMover(self)
 
+    def host(self):
+        return "OpaqueRef:i"
+
     def source_vdi(self, disk):
         return self.source.xenapi.VDI.get_by_uuid("k")
 
@@ -105,6 +113,7 @@ class World:
 
     def open(self):
         """What a `finish` does."""
+        self.witness = True
         for key in SHUT:
             self.there.pop(key, None)
 
@@ -112,7 +121,7 @@ class World:
         self.log.append(function)
         if self.plugin_fails:
             raise self.plugin_fails
-        return json.dumps({"arrived": self.arrived})
+        return json.dumps({"arrived": self.arrived, "opened": ["k"] if self.witness else []})
 
     def describe(self, error):
         return [str(error)]
@@ -424,12 +433,13 @@ def test_a_failure_after_the_gate_opened_leaves_the_vm_at_the_destination(monkey
 
 
 def test_a_finish_that_died_half_way_has_opened_the_gate(monkeypatch):
-    """The bolt has gone; SM may take `paused` away at any time, as it does when the SR is plugged."""
+    """It is noted there; SM may take `paused` away at any time, as it does when the SR is plugged."""
     world = world_of(monkeypatch, PENDING)
     world.note("k", gate="opening")
+    world.witness = True
     del world.there["relinking"]
     assert whereabouts.decide(world) == whereabouts.DESTINATION
-    move._note_opened(world)
+    whereabouts.open_again(world)
     assert world.there == {} and world.disk("k")["gate"] == "open"
 
 
@@ -475,7 +485,7 @@ def test_a_vm_that_has_arrived_is_there_whatever_the_databases_say(monkeypatch, 
     assert whereabouts.decide(world) == whereabouts.DESTINATION and world.entry["arrived"]
     with pytest.raises(Undecided):
         move.shut_gates(world)
-    move._note_opened(world)
+    whereabouts.open_again(world)
     assert world.there == {} and world.disk("k")["gate"] == "open"
 
 
@@ -485,7 +495,7 @@ def test_it_is_known_to_have_arrived_even_if_the_record_of_its_disk_is_gone(monk
     world.arrived = True
     monkeypatch.setattr(World, "destination_vdi", lambda self, disk: (_ for _ in ()).throw(failure("UUID_INVALID", "VDI", "d")))
     assert whereabouts.decide(world) == whereabouts.DESTINATION
-    move._note_opened(world)
+    whereabouts.open_again(world)
     assert world.disk("k")["gate"] == "open"
 
 
@@ -568,7 +578,8 @@ def test_a_xapi_that_is_away_for_a_moment(monkeypatch):
         if left[0] > 0:
             raise ConnectionRefusedError("xapi restarts")
         return dict(world.here)
-    world.source.handlers["VDI.get_sm_config"] = flaky
+    suspend = world.script[0]
+    world.script[0] = lambda: (world.source.handlers.update({"VDI.get_sm_config": flaky}), suspend())[1]
     move.move(world)
     assert world.disk("k")["gate"] == "open"
 
@@ -631,7 +642,6 @@ def completing(monkeypatch, **options):
     monkeypatch.setattr(move.adopt, "adopt", lambda m: done.append("adopted"))
     world.state_here, world.kept = None, json.dumps({"vm": {"id": "v"}})
     monkeypatch.setattr(move, "COMPLETE_TIMEOUT", 0.3)
-    world.destination.add("VM", uuid="v")
     vm = next(iter(world.destination.tables["VM"].values()))
     vm["power_state"] = "Running"
     world.destination.handlers["VM.power_state_reset"] = lambda ref: (done.append("reset at B"), vm.update(power_state="Halted"))
@@ -805,3 +815,133 @@ def test_a_gate_that_is_open_and_could_not_be_noted(monkeypatch):
     world.full, world.script = lambda fields: False, [XenopsError("Task.stat", "Does_not_exist")]
     move.move(world)
     assert world.disk("k")["gate"] == "open" and world.there == {HOST: "RW"}
+
+
+# What xapi has not written to disk it forgets when it is killed.
+
+def test_before_the_vm_may_leave_both_databases_are_on_disk(monkeypatch):
+    world = world_of(monkeypatch, PENDING, FAILED)
+    seen = []
+    monkeypatch.setattr(FakeXenops, "migrate", lambda self, *_, **__: seen.append((world.source.syncs, world.destination.syncs)) or "7")
+    with pytest.raises(MoveFailed):
+        move.move(world)
+    assert seen == [(1, 1)]
+    world.source.goes_back()
+    world.destination.goes_back()
+    assert world.here["relinking"] == "sxm m" and world.there == SHUT
+
+
+def test_if_that_cannot_be_proven_the_vm_does_not_leave(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    monkeypatch.setattr(durable.database, "sync", lambda session: (_ for _ in ()).throw(NotDurable("no answer")))
+    with pytest.raises(NotDurable):
+        move.move(world)
+    assert "xenops_task" not in world.entry
+    monkeypatch.setattr(durable.database, "sync", FakePool.sync)
+    move.shut_gates(world)
+    assert world.here == {HOST: "RW"}
+
+
+def test_a_record_that_is_gone_at_the_destination_is_noticed_before_the_vm_leaves(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.destination.tables["VM"].clear()
+    with pytest.raises(NotDurable):
+        move.move(world)
+    assert "xenops_task" not in world.entry
+
+
+def test_a_source_that_goes_back_while_the_gate_is_open_is_sealed_again(monkeypatch):
+    world = world_of(monkeypatch, "suspend", PENDING, PENDING, PENDING, PENDING, PENDING, "arrive")
+
+    def killed():
+        assert world.disk("k")["gate"] == "open"
+        world.source.goes_back()
+        assert world.here.pop("paused", None) is None
+        raise Unreachable("xenopsd", "its xapi is away")
+    world.script[4] = killed
+    world.script[5] = lambda: (PENDING, world.here.pop(HOST, None))[0]
+    move.move(world)
+    assert world.here == SEALED
+    vm = world.source.tables["VM"][world.vm()]
+    assert vm["other_config"] == {"sxm_migration": "m"} and "hard_shutdown" in vm["blocked_operations"]
+
+
+def test_a_gate_that_comes_back_shut_while_the_vm_waits_is_opened_again(monkeypatch):
+    monkeypatch.setattr(move, "BAR_INTERVAL", 0.0)
+    world = world_of(monkeypatch, "suspend", PENDING, PENDING, PENDING, PENDING, PENDING, "arrive")
+
+    def killed():
+        assert world.disk("k")["gate"] == "open" and world.there == {}
+        world.destination.goes_back()
+        assert world.there == SHUT
+        return PENDING
+    world.script[4] = killed
+    move.move(world)
+    assert world.there == {HOST: "RW"}
+
+
+def test_the_journal_decides_whether_a_gate_was_open(monkeypatch):
+    """The VM has run there, and written, and ended; then its xapi was killed."""
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="open")
+    assert world.there == SHUT and whereabouts.decide(world) == whereabouts.DESTINATION
+
+
+def test_a_gate_that_came_back_shut_on_an_active_disk_is_opened_for_whoever_has_it(monkeypatch):
+    """SM deactivates nothing that is `paused`."""
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="open")
+    world.there[HOST], world.state_there = "RW", "Running"
+    assert whereabouts.decide(world) == whereabouts.DESTINATION
+    assert world.there == {HOST: "RW"}
+
+
+def test_a_gate_that_is_shut_again_is_so_on_disk_before_the_source_is_unsealed(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    first = world.plan.disks[0]
+    world.plan = world.plan._replace(disks=(first, first._replace(key="l")))
+    world.entry["disks"]["l"] = {"index": 1, "gate": "sealed"}
+    other = add_vdi(world.destination, "OpaqueRef:sr", sm_config=dict(SHUT))
+    monkeypatch.setattr(World, "destination_vdi", lambda self, disk: other if disk.key == "l" else self._there)
+    world.note("k", gate="open")
+    world.open()
+    world.here.update(SEALED)
+    monkeypatch.setattr(durable.database, "sync", lambda session: (world.log.append(("synced", dict(world.here))), session.sync()))
+    move.shut_gates(world)
+    assert ("synced", dict(SEALED, **{HOST: "RW"})) in world.log and "paused" not in world.here
+    world.destination.goes_back()
+    assert world.there == SHUT
+
+
+def test_what_the_destination_has_forgotten_when_the_move_is_completed_is_brought_again(monkeypatch):
+    """Its xapi has shut the guest down, since it did not know it; the image is there, and the source has all else."""
+    world, done = completing(monkeypatch)
+    world.destination.tables["VM"].clear()
+    found = world.destination.tables["VDI"].pop(world._there)
+    monkeypatch.setattr(World, "destination_vdi", lambda self, disk: self.destination.xenapi.VDI.get_by_uuid("d"))
+    world.destination.add("SR", uuid="d")
+
+    def scan(sr):
+        done.append("scanned")
+        world.destination.tables["VDI"][world._there] = dict(found, name_label="", sm_config={})
+
+    def bring(m):
+        done.append("brought")
+        vm = world.destination.add("VM", uuid="v", power_state="Running", resident_on=NULL, blocked_operations={})
+        world.destination.tables["VDI"][world._there]["VBDs"] = [world.destination.add("VBD", VM=vm)]
+        world.destination.handlers["VM.power_state_reset"] = lambda ref: world.destination.tables["VM"][ref].update(power_state="Halted")
+    world.destination.handlers["SR.scan"] = scan
+    monkeypatch.setattr(remap, "bring", bring)
+    move.complete(world)
+    assert done[:2] == ["scanned", "brought"] and world.entry["arrived_halted"] is True
+    assert world.destination.tables["VDI"][world._there]["name_label"] == "n"
+
+
+def test_a_vm_that_xapi_forgets_after_it_was_taken_is_taken_again(monkeypatch):
+    world, done = completing(monkeypatch)
+    world.there[HOST], world.state_there = "RW", "Running"
+    world.destination.sync()
+    shut_again = [lambda: world.there.update(SHUT)]
+    monkeypatch.setattr(durable.database, "sync", lambda session: (shut_again.pop()() if shut_again else None, session.sync()))
+    move.complete(world)
+    assert done[:2] == ["running", "running"] and world.there == {HOST: "RW"}

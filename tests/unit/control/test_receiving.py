@@ -13,7 +13,7 @@ from full_disk import FullDisk
 from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import arrival, journal, receiving, recovery
 from storage_motion.control.journal import Journal
-from storage_motion.dom0 import firewall, inventory, launch, smapi
+from storage_motion.dom0 import firewall, inventory, launch, opened, smapi
 from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -30,6 +30,7 @@ class Destination:
         self.pool.handlers["SR.get_VDIs"] = lambda sr: sorted(self.vdis())
         self.fails, self.sm_calls, self.count = None, [], 0
         self.unnamed, self.unprovable = [], False
+        self.pool.handlers["SR.scan"] = lambda sr: ""
         self.pool.handlers["VDI.create"] = self.create
         self.pool.handlers["host.get_address"] = lambda ref: "10.0.0.1"
         monkeypatch.setattr(inventory, "host_uuid", lambda: uuid_of(self.pool, "host", by_name(self.pool, "host", "b1")))
@@ -143,7 +144,7 @@ def test_disks_on_which_a_vm_has_run_are_never_taken_away(destination, tmp_path)
             receiving.receive_abort(destination.pool, dict(given, migration=ID))
     with pytest.raises(recovery.Waits):
         recovery._recover_receiving(destination.pool, ID, {"migration": ID})
-    assert len(destination.vdis()) == 2 and receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": True}
+    assert len(destination.vdis()) == 2 and receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM})["arrived"] is True
     assert receiving.receive_status(destination.pool, {"migration": ID})["arrived"]
     for vdi in destination.vdis().values():
         vdi["sm_config"].clear()
@@ -279,7 +280,7 @@ def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path
         command.wait()
     try:
         for _ in range(2):
-            assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": False}
+            assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": False, "opened": []}
     finally:
         others.kill()
         others.wait()
@@ -310,7 +311,7 @@ def test_stopping_for_no_vm(destination, vm):
 
 
 def test_stopping_what_is_not_known(destination):
-    assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": False}
+    assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": False, "opened": []}
 
 
 def test_a_disk_whose_gate_is_open_is_not_renewed(destination):
@@ -458,3 +459,37 @@ def test_one_that_cannot_be_told_for_sure_stays_and_is_told_once(destination, tm
         receiving.receive_abort(destination.pool, {"migration": ID})
     assert uuid_of(destination.pool, "SR", destination.sr) in told.value.details[0] and str(GIB) in told.value.details[0]
     assert receiving.receive_abort(destination.pool, {"migration": ID}) == {}
+
+
+def test_what_this_host_has_noted_of_its_gates_is_told_and_forgotten_with_the_migration(destination, tmp_path):
+    """A xapi that has gone back has both gates shut."""
+    answer = destination.receive()
+    first, second = sorted(KEYS)
+    opened.note(answer["disks"][first]["vdi"])
+    assert receiving.receive_stop(destination.pool, {"migration": ID, "vm": VM}) == {"arrived": False, "opened": [first]}
+    receiving.receive_abort(destination.pool, {"migration": ID, "force": "true"})
+    assert not opened.noted(answer["disks"][first]["vdi"]) and nothing_left(destination, tmp_path)
+
+
+def test_a_disk_whose_record_xapi_has_lost_is_found_and_taken_away(destination, tmp_path):
+    answer = destination.receive()
+    uuid = answer["disks"][KEYS[0]]["vdi"]
+    ref = destination.pool.xenapi.VDI.get_by_uuid(uuid)
+    image = destination.vdis().pop(ref)
+    scanned = []
+
+    def scan(sr):
+        scanned.append(sr)
+        destination.vdis()[ref] = dict(image, other_config={}, sm_config={})
+    destination.pool.handlers["SR.scan"] = scan
+    receiving.receive_abort(destination.pool, {"migration": ID, "force": "true"})
+    assert scanned == [destination.sr] and nothing_left(destination, tmp_path)
+
+
+def test_a_disk_that_has_no_mark_any_more_is_not_taken_away(destination, tmp_path):
+    """As one of a migration that has ended, whose journal is still there."""
+    answer = destination.receive()
+    uuid = answer["disks"][KEYS[0]]["vdi"]
+    del destination.vdis()[destination.pool.xenapi.VDI.get_by_uuid(uuid)]["other_config"]["sxm_migration"]
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert [vdi["uuid"] for vdi in destination.vdis().values()] == [uuid]

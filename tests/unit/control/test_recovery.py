@@ -8,7 +8,7 @@ from storage_motion.control import journal, migration, recovery
 from storage_motion.control.journal import Journal
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NoSuchMigration
-from test_migration import ID, make_plan
+from test_migration import ID, FakeTask, make_plan
 
 DEAD = {"pid": 1, "started": -1}
 
@@ -88,3 +88,19 @@ def test_an_unknown_one(root):
     (root / "var/log").mkdir(parents=True)
     with pytest.raises(NoSuchMigration):
         recovery.recover(None, {"migration": ID})
+
+
+def test_what_keeps_the_vm_from_being_started_is_put_back_before_anything_is_waited_for(monkeypatch):
+    """xapi may have lost it: bars, seals, blocks, the claim."""
+    Journal.create(ID, **entry(phase="move", begun=["claim", "move"], xenops_task="7"))
+    order = []
+    monkeypatch.setattr(recovery.smapi, "await_commands", lambda *_: None)
+    monkeypatch.setattr(recovery.sessions, "local", lambda timeout: None)
+    monkeypatch.setattr(recovery.sessions, "logout", lambda session: None)
+    monkeypatch.setattr(recovery, "_task", lambda *_: FakeTask())
+    monkeypatch.setattr(recovery.claim, "put_back", lambda m: order.append("claim"))
+    monkeypatch.setattr(recovery.move, "seal_again", lambda m: order.append("seals"))
+    monkeypatch.setattr(recovery, "_destination", lambda *_: order.append("destination") or (recovery.Unreached(None), (), "it is away"))
+    with pytest.raises(recovery.Waits):
+        recovery._recover_source(None, ID, {})
+    assert order == ["claim", "seals", "destination"]

@@ -1,8 +1,8 @@
 """In the pool that it comes to, nobody starts the VM before the migration has ended."""
 import pytest
 
-from fake_pool import FakePool
-from storage_motion.control import claim, cleanup, remap
+from fake_pool import FakePool, add_vdi
+from storage_motion.control import claim, cleanup, durable, remap
 from storage_motion.errors import Undecided
 from test_migration import make_plan
 
@@ -12,7 +12,8 @@ class World:
 
     def __init__(self, live=True, power_state="Suspended"):
         self.plan = make_plan(live=live)
-        self.destination, self.arrival, self.entry, self.plugins = FakePool("B"), None, {"imported": True, "receiving": True}, []
+        self.destination, self.arrival, self.plugins = FakePool("B"), None, []
+        self.entry = {"imported": True, "receiving": True, "disks": {"k": {"gate": "open", "destination_vdi": "d"}}}
         self.vm = self.destination.add("VM", uuid="v", power_state=power_state, blocked_operations={"snapshot": "the user's"})
         self.destination.handlers["VM.power_state_reset"] = lambda ref: self.record.update(power_state="Halted")
         self.destination.handlers["VM.destroy"] = self._destroy
@@ -25,6 +26,12 @@ class World:
     def record(self):
         return self.destination.tables["VM"][self.vm]
 
+    def disk(self, key):
+        return self.entry["disks"][key]
+
+    def destination_vdi(self, disk):
+        return self.destination.xenapi.VDI.get_by_uuid("d")
+
     def note(self, **fields):
         self.entry.update(fields)
 
@@ -33,13 +40,18 @@ class World:
         self.plugins.append(function)
 
 
-def test_it_is_blocked_until_the_very_end():
+def test_it_is_blocked_until_the_very_end_which_is_on_disk(monkeypatch):
+    monkeypatch.setattr(durable.database, "sync", FakePool.sync)
     world = World()
+    vdi = add_vdi(world.destination, "OpaqueRef:sr", uuid="d", sm_config={"paused": "storage-motion", "relinking": "storage-motion"})
     for _ in range(2):
         claim.block_arrived(world, world.vm)
     assert set(world.record["blocked_operations"]) == set(claim.DISTURBING) and world.record["blocked_operations"]["snapshot"] == "the user's"
     cleanup.end(world)
     assert world.plugins == ["receive-end"] and world.record["blocked_operations"] == {"snapshot": "the user's"}
+    world.destination.goes_back()
+    assert world.record["blocked_operations"] == {"snapshot": "the user's"}
+    assert world.destination.tables["VDI"][vdi]["sm_config"] == {}, "an older database had shut its gate"
 
 
 def test_what_the_user_had_blocked_at_the_source_is_blocked_here_in_the_end():

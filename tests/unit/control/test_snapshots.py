@@ -89,3 +89,19 @@ def test_a_snapshot_of_another_migration_keeps_its_mark(source):
     theirs = source.snapshot(**{CLAIM: OTHER})
     claim.unmark_snapshots(source.m, source.vdi)
     assert source.other_config(theirs) == {CLAIM: OTHER, "mine": "1"}
+
+
+def test_one_whose_record_xapi_has_lost_is_found_by_a_scan(source):
+    """It does not say any more of which disk it is, nor that it is ours; the journal does."""
+    known = source.snapshot()
+    source.entry["snapshot"] = uuid_of(source.pool, "VDI", known)
+    record, scanned = source.pool.tables["VDI"].pop(known), []
+    source.pool.tables["VDI"][source.vdi]["snapshots"] = []
+    source.disk.source_sr = uuid_of(source.pool, "SR", source.sr)
+
+    def scan(sr):
+        scanned.append(sr)
+        source.pool.tables["VDI"][known] = dict(record, other_config={}, is_a_snapshot=False)
+    source.pool.handlers["SR.scan"] = scan
+    sync.drop_snapshots(source.m, source.disk)
+    assert scanned == [source.sr] and known not in source.pool.tables["VDI"] and source.entry["snapshot"] is None

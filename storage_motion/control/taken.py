@@ -1,0 +1,47 @@
+"""What the destination's xapi has to know of a VM before anything of it is deleted at the source, or is told to have succeeded."""
+from storage_motion.control import adopt, claim, durable, remap, whereabouts
+from storage_motion.dom0 import smapi
+from storage_motion.xapi.records import NULL, Records
+
+
+def keep(m, take):
+    """`take()`, and have it on disk. Raises NotDurable."""
+    durable.keep((m.destination,), take, lambda: forgotten(m), "VM %s at the destination" % m.plan.vm)
+
+
+def take_halted(m):
+    """The VM, which is halted, has its new disks: again, if xapi has forgotten that."""
+    whereabouts.open_again(m)
+    remap.bring_again(m)
+    if not m.plan.cross_pool:
+        adopt.adopt(m)
+
+
+def forgotten(m):
+    """What xapi does not know of it: a list, in words."""
+    api = m.destination.xenapi
+    vm = Records(m.destination).ref("VM", m.plan.vm)
+    if not vm:
+        return ["the VM"]
+    found = [] if api.VM.get_resident_on(vm) in (m.host(), NULL) else ["where it runs"]
+    for disk in m.plan.disks:
+        uuid, vdi = m.disk(disk.key)["destination_vdi"], whereabouts.vdi_there(m, disk)
+        if not vdi:
+            found.append("VDI %s" % uuid)
+        elif smapi.GATE_SHUT in api.VDI.get_sm_config(vdi).values():
+            found.append("that VDI %s is open" % uuid)
+        elif vm not in [api.VBD.get_VM(vbd) for vbd in api.VDI.get_VBDs(vdi)]:
+            found.append("that VDI %s is the VM's" % uuid)
+    return found
+
+
+def marked(m):
+    """What marks of ours the VM has there still, or has again: a list, in words."""
+    api = m.destination.xenapi
+    vm = Records(m.destination).ref("VM", m.plan.vm)
+    found = ["its operations are blocked"] if vm and claim.reason(m.id) in api.VM.get_blocked_operations(vm).values() else []
+    for disk in m.plan.disks:
+        vdi = whereabouts.vdi_there(m, disk)
+        if vdi and smapi.GATE_SHUT in api.VDI.get_sm_config(vdi).values():
+            found.append("VDI %s is shut" % m.disk(disk.key)["destination_vdi"])
+    return found
