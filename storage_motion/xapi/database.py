@@ -51,25 +51,25 @@ class _Sync:
     """One call. Its constructor raises as every call of xapi does."""
 
     def __init__(self, session):
-        self._api = session.xenapi
-        (pool,) = self._api.pool.get_all()
-        self._master = self._api.pool.get_master(pool)
-        self._wanted = int(self._api.event.inject("pool", pool).partition(",")[0])
-        self._task = self._api.Async.pool.sync_database()
+        self._xapi = session.xenapi
+        (pool,) = self._xapi.pool.get_all()
+        self._master = self._xapi.pool.get_master(pool)
+        self._wanted = int(self._xapi.event.inject("pool", pool).partition(",")[0])
+        self._task = self._xapi.Async.pool.sync_database()
 
     def wait(self, end):
         """Until it is proven. Raises NotDurable after `end` (time.monotonic()), or whatever xapi makes of a question."""
         look = time.monotonic() + PROMPT
         try:
             while True:
-                status = self._api.task.get_status(self._task)
+                status = self._xapi.task.get_status(self._task)
                 if status == "success":
                     return
                 now = time.monotonic()
                 if (status != "pending" or now > look) and self._on_disk() > self._wanted:
                     return
                 if status != "pending":
-                    raise XenAPI.Failure(self._api.task.get_error_info(self._task) or [status])
+                    raise XenAPI.Failure(self._xapi.task.get_error_info(self._task) or [status])
                 if now > look:
                     look = now + LOOK
                 if now > end:
@@ -79,10 +79,10 @@ class _Sync:
             self._forget()
 
     def _on_disk(self):
-        return json.loads(self._api.host.call_plugin(self._master, "sxm.py", FUNCTION, {}))["generation"]
+        return json.loads(self._xapi.host.call_plugin(self._master, "sxm.py", FUNCTION, {}))["generation"]
 
     def _forget(self):
         try:
-            self._api.task.destroy(self._task)  # one that is pending goes when it has ended
+            self._xapi.task.destroy(self._task)  # one that is pending goes when it has ended
         except (XenAPI.Failure, OSError) + NOT_XAPI:
             pass

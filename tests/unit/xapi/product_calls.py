@@ -97,7 +97,7 @@ class _Search(object):
             return self._known.get((os.path.dirname(path), "self." + node.attr))
         inner = self._meaning(path, node.value)
         if inner == ROOT:
-            return ("class", node.attr)
+            return ROOT if node.attr == "Async" else ("class", node.attr)      # the same calls, as tasks
         return ("method", inner[1], node.attr) if inner and inner[0] == "class" else None
 
     def _look_at(self, path, node):
