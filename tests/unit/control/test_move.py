@@ -67,8 +67,7 @@ class World:
         self.source.add("SR", uuid="s")
         self.destination.tables["VDI"][self._there]["uuid"] = "d"
         there = self.destination.add("VM", uuid="v", blocked_operations={}, resident_on=NULL, power_state="Running")
-        for pool, vm in ((self.destination, there), (self.source, self.vm())):
-            pool.tables["VDI"][self._there if pool is self.destination else self._here]["VBDs"] = [pool.add("VBD", VM=vm)]
+        self.destination.tables["VDI"][self._there]["VBDs"] = [self.destination.add("VBD", VM=there)]
         self.tapdisk = "mirroring"
         monkeypatch.setattr(bar.smapi, "call", lambda *_, **__: '{"state": "%s", "outstanding": 0}' % self.tapdisk)
         self.source.handlers["VM.hard_shutdown"] = lambda ref: self.log.append("shut down")
