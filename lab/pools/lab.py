@@ -22,6 +22,7 @@ from lab.blktap import install as blktap
 from lab.guest import control, record
 from lab.pools import roots, topology, vms
 from lab.pools.daemons import Daemons, end_all_of, of_root
+from lab.xapi.config import FLUSH_SECONDS
 from lab.xenopsd import process, wire
 
 CHECK = 300.0
@@ -29,9 +30,6 @@ CHECK = 300.0
 ANSWER = 30.0
 SR_SIZE = 10 << 30
 GUEST_NETWORK = "guests"
-FLUSH_SECONDS = 0.0
-"""The lab's `database_flush_seconds` (see lab.xapi.config) where nothing else is said. Not as a real xapi, which takes 300: the product does
-not yet survive that."""
 
 
 class Guest:
@@ -70,20 +68,6 @@ class Host:
     def start_xenopsd(self):
         """Start xenopsd and wait until it serves."""
         self._daemons.start(self.name + "/xenopsd", "lab.xenopsd", self.root, self.root + "/run/xenopsd.sock")
-
-    def reconfigure_xapi(self, **members):
-        """End xapi, change these members of its lab-xapi.json, and start it."""
-        path = self.root + "/etc/lab-xapi.json"
-        with open(path) as stream:
-            config = json.load(stream)
-        self.stop_xapi()
-        with open(path, "w") as stream:
-            json.dump(dict(config, **members), stream, indent=1)
-        self.start_xapi()
-
-    def stop_xapi(self):
-        """End xapi as systemd does: it writes its database first."""
-        self._daemons.end(self.name + "/xapi")
 
     def kill(self, daemon):
         """kill -9 its "xapi" or "xenopsd"."""
@@ -202,7 +186,7 @@ class Lab:
     def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None, flush_seconds=None, more_sr_types=()):
         """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
         $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package);
-        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or FLUSH_SECONDS);
+        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or as a real one);
         `more_sr_types`: of SRs, beside those that XCP-ng's xapi accepts."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable

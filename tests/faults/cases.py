@@ -5,7 +5,6 @@ SURVIVED that the migration may well survive, at growing phases, and at the end 
 its *seed*, and its plan depends on that alone.
 """
 import functools
-import os
 import random
 from typing import NamedTuple
 
@@ -13,8 +12,7 @@ from tests.e2e.moments import NAMES
 
 SURVIVED = 3               # cases of a run before the last one
 GOES_BACK = "database goes back"
-"""xapi is killed in a pool whose database is on disk only as a real one's is: every five minutes, and upon pool.sync_database. In the campaign
-where FAULTS_GOES_BACK=1 is in the environment."""
+"""xapi is killed, as by "kill", in a run that begins with all of the database on disk, and in which somebody else may have it synced, too."""
 
 
 class Case(NamedTuple):
@@ -71,8 +69,7 @@ def all_cases():
     found = []
     for process, kind in KINDS.items():
         phases = PASSING.get(process) or AFTER.get(process) or NAMES[NAMES.index(kind.first):NAMES.index(kind.last) + 1]
-        found += [Case(process, phase, fault) for fault in kind.faults for phase in phases
-                  if fault != GOES_BACK or os.environ.get("FAULTS_GOES_BACK") == "1"]
+        found += [Case(process, phase, fault) for fault in kind.faults for phase in phases]
     return found
 
 

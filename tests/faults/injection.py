@@ -12,7 +12,6 @@ import XenAPI
 
 from lab.dom0 import broken_disk
 from lab.pools import leftovers, power
-from lab.xapi.config import FLUSH_SECONDS
 from storage_motion.dom0.launch import Process, running
 from tests.faults import cases
 
@@ -82,21 +81,12 @@ class Injection:
         return hit
 
     def database_goes_back(self):
-        """From here on a xapi that is killed forgets what was not synced: by the product, or by somebody else at some moment, or not at all."""
-        for side, host in self.hosts.items():
-            host.reconfigure_xapi(database_flush_seconds=FLUSH_SECONDS)
+        """A xapi that is killed forgets what was not synced since now: by the product, or by somebody else at some moment, or not at all."""
+        for side in self.hosts:
+            self._sync(side)
             seconds = self._chance.choice(SYNCED)
             if seconds is not None:
                 self._later(seconds, lambda side=side: self._starting.append((None, _starter.submit(self._sync, side))))
-        for pool in self.scene.lab.pools:
-            pool.forget_session()
-
-    def database_stays(self):
-        """After a run: as the lab was before."""
-        for host in self.hosts.values():
-            host.reconfigure_xapi(database_flush_seconds=self.scene.lab.flush_seconds)
-        for pool in self.scene.lab.pools:
-            pool.forget_session()
 
     def _sync(self, side):
         pool = next(pool for pool in self.scene.lab.pools if self.hosts[side] in pool.hosts)

@@ -71,8 +71,6 @@ class Run:
         self._recover(migration, source, arguments, injection)
         self._settle(injection)
         self._check(migration, source, there)
-        if goes_back:
-            injection.database_stays()
 
     # -- the migration
 
