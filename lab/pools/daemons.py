@@ -1,6 +1,8 @@
 """The processes of a lab: started, recorded, found again and ended, by pid and start time only."""
+import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -51,6 +53,16 @@ class Daemons:
             known = self._known.pop(name)
             self._save()
         process.kill(known["pid"], known["started"], DIE)
+
+    def end(self, name):
+        """Tell it to end (SIGTERM) and wait until it has; one that does not is killed, and StartFailed raised."""
+        known = self._known[name]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(known["pid"], signal.SIGTERM)
+        ended = process.wait(known["pid"], known["started"], DIE)
+        self.kill(name)
+        if not ended:
+            raise StartFailed("%s does not end" % name)
 
     def alive(self, name):
         """True while it runs."""

@@ -69,6 +69,10 @@ class Host:
         """Start xenopsd and wait until it serves."""
         self._daemons.start(self.name + "/xenopsd", "lab.xenopsd", self.root, self.root + "/run/xenopsd.sock")
 
+    def stop_xapi(self):
+        """End xapi as systemd does: it writes its database first."""
+        self._daemons.end(self.name + "/xapi")
+
     def kill(self, daemon):
         """kill -9 its "xapi" or "xenopsd"."""
         self._daemons.kill("%s/%s" % (self.name, daemon))
