@@ -101,8 +101,10 @@ def note_halted(m):
     here.refresh(m.plan.vm)
     try:
         waiting.until(lambda: api.get_power_state(vm) == "Halted", NOTICE_TIMEOUT, "VM %s to be halted at the source" % m.plan.vm)
-    except TimedOut as error:
-        raise NotCleanedUp(*error.details)
+    except TimedOut:
+        # A xapi that was killed in mid-move finds the temporary id at its start, fails to end it, and hears
+        # nothing of xenopsd from then on, until it is started again (seen on the real one).
+        _reset(m, vm)
 
 
 def _end_at_rest(xenopsd, vm):
@@ -122,8 +124,9 @@ def _give_back(m, here):
 
 
 def _reset(m, vm):
-    """Nothing was kept, by a version before this one. xapi resets a VM of its master's; a member it trusts."""
+    """Have xapi note it without xenopsd's word: of a VM of its master's it does; a member it trusts."""
     try:
         m.source.xenapi.VM.power_state_reset(vm)
     except XenAPI.Failure as failure:
-        raise NotCleanedUp("VM %s is not noted as halted: %s" % (m.plan.vm, " ".join(str(detail) for detail in failure.details)))
+        raise NotCleanedUp("VM %s is not noted as halted by the xapi of its former host: %s; restart the toolstack of that "
+                           "host, then recover" % (m.plan.vm, " ".join(str(detail) for detail in failure.details)))
