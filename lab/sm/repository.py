@@ -143,9 +143,8 @@ class Repository(object):
 
     def forget(self, uuid):
         """Remove a record, if it is there."""
-        # upstream's collector says VDI.forget, which the lab's xapi refuses for what is not managed
         with contextlib.suppress(XenAPI.Failure):
-            self.api.db_forget(self.api.get_by_uuid(uuid))
+            self.api.forget(self.api.get_by_uuid(uuid))
 
     def sm_config(self, uuid):
         """A VDI's sm_config. Raises XenAPI.Failure, if there is no such VDI."""

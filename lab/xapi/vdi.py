@@ -25,7 +25,7 @@ def _of_driver(database, answer):
 def _usable(database, vdi, operation):
     """The record of a VDI that an operation may change. Raises VDI_NOT_MANAGED [vdi], OTHER_OPERATION_IN_PROGRESS."""
     record = database.record("VDI", vdi)
-    if not record["managed"]:
+    if not record["managed"] and operation != "forget":    # xapi_vdi.ml: all the others assert it
         raise Failure("VDI_NOT_MANAGED", vdi)
     if record["current_operations"]:
         raise Failure("OTHER_OPERATION_IN_PROGRESS", "VDI", vdi, operation)
