@@ -22,6 +22,7 @@ from storage_motion.control.checks import CLAIM, MAX_DISKS
 from storage_motion.control.journal import RECEIVING, Journal
 from storage_motion.data import control_socket
 from storage_motion.dom0 import firewall, inventory, launch, opened, root, smapi
+from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault
 from storage_motion.xapi.records import Records
@@ -154,6 +155,7 @@ def receive_end(session, given):
     _stop_receivers(entry, "exit")
     for disk in entry.entry["disks"].values():
         claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
+        Record("receive", disk["vdi"]).remove()  # of a `finish` that has not come to its end
     secrets.forget_all(entry.entry["migration"])
     _remove_journal(entry)
     return {}

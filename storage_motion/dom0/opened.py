@@ -11,8 +11,14 @@ DIRECTORY = "/var/lib/sxm"
 
 def note(vdi_uuid):
     """Note it, so that it outlives a loss of power. Raises OSError: then the gate must stay shut."""
+    before = noted(vdi_uuid)    # by a call that may have opened the gate: that stays
     os.close(os.open(_path(vdi_uuid), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    _sync_directory()
+    try:
+        _sync_directory()
+    except OSError:
+        if not before:
+            os.unlink(_path(vdi_uuid))
+        raise
 
 
 def noted(vdi_uuid):

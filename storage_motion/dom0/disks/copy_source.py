@@ -1,6 +1,7 @@
 """A frozen disk, to be read: a snapshot, or the disk of a VM that does not run."""
 from storage_motion.dom0 import images
-from storage_motion.dom0.disks.disk import ACTIVATING, Disk, Record
+from storage_motion.dom0.disks.disk import ACTIVATING, Disk
+from storage_motion.dom0.disks.record import Record
 from storage_motion.errors import DiskInUse
 
 

@@ -6,7 +6,8 @@ when a master plugs the SR again. Exactly while it is shut may our tapdisk have 
 import XenAPI
 
 from storage_motion.dom0 import images, opened, tapctl
-from storage_motion.dom0.disks.disk import Disk, Record, tags, wait
+from storage_motion.dom0.disks.disk import Disk, tags, wait
+from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
 from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
 

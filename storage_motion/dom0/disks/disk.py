@@ -1,18 +1,16 @@
-"""A VDI of an SR object of sm, on this host: its tags, its lock, its tapdisk; and our own records of it."""
+"""A VDI of an SR object of sm, on this host: its tags, its lock, its tapdisk."""
 import contextlib
-import json
 import os
 import re
 import time
 
-from storage_motion.dom0 import launch, root, stock_sm, tapctl
+from storage_motion.dom0 import launch, stock_sm, tapctl
 from storage_motion.errors import DiskInUse, DiskStuck
 
 blktap2 = stock_sm.module("blktap2")
 
 ACTIVATING = "activating"    # in sm_config, while a host is about to activate the VDI
 HOST_PREFIX = "host_"        # ... + the ref of a host that has it active: "RW" or "RO"
-RECORDS = "/run/sxm/disks"   # of what this host opened: gone after a reboot, as the tapdisks are
 CLOSE_BOUND = 20.0           # seconds for a tapdisk to exit
 POLL = 0.05
 
@@ -113,31 +111,3 @@ class Disk(object):
                 self.tapped.target.deactivate(self.sr.uuid, self.uuid)
         self.tapped.deactivate(self.sr.uuid, self.uuid, {})
         self.tapped.detach(self.sr.uuid, self.uuid)
-
-
-class Record(object):
-    """That this host opened a disk for us, and what must be remembered of it: a file in RECORDS."""
-
-    def __init__(self, role, vdi_uuid):
-        self._path = os.path.join(root.private_directory(RECORDS), "%s-%s" % (role, vdi_uuid))
-
-    def read(self):
-        """The remembered object, or None if there is no record."""
-        try:
-            with open(self._path) as record:
-                return json.load(record)
-        except FileNotFoundError:
-            return None
-
-    def write(self, value):
-        """Remember an object, all of it or nothing."""
-        with os.fdopen(os.open(self._path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as record:
-            json.dump(value, record)
-        os.rename(self._path + ".new", self._path)
-
-    def remove(self):
-        """Forget it; no error if there is none."""
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass

@@ -14,6 +14,7 @@ from fake_pool import GIB, add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.control import arrival, journal, receiving, recovery
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import firewall, inventory, launch, opened, smapi
+from storage_motion.dom0.disks.record import Record
 from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -150,6 +151,15 @@ def test_disks_on_which_a_vm_has_run_are_never_taken_away(destination, tmp_path)
         vdi["sm_config"].clear()
     receiving.receive_end(destination.pool, {"migration": ID})
     assert arrival.read(ID) is None and os.listdir(str(tmp_path / "var/lib/sxm")) == []
+
+
+def test_the_end_takes_away_the_record_of_a_finish_that_did_not_come_to_its_end(destination, tmp_path):
+    destination.receive()
+    for vdi in destination.vdis().values():
+        Record("receive", vdi["uuid"]).write({"blank": True})
+        vdi["sm_config"].clear()
+    receiving.receive_end(destination.pool, {"migration": ID})
+    assert os.listdir(str(tmp_path / "run/sxm/disks")) == []
 
 
 def test_an_end_that_was_killed_half_way_forgets_the_arrival_when_it_comes_again(destination):

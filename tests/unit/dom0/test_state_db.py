@@ -53,3 +53,13 @@ def test_a_gate_that_cannot_be_noted_is_told(root, monkeypatch):
     monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError):
         opened.note(VDI)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_cannot_be_synced_is_not_noted_unless_it_was_before(root, monkeypatch, before):
+    if before:
+        opened.note(VDI)       # the gate may be open since
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError):
+        opened.note(VDI)
+    assert opened.noted(VDI) is before

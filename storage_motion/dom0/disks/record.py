@@ -1,0 +1,35 @@
+"""What this host has opened for us: a file for each disk and role."""
+import json
+import os
+
+from storage_motion.dom0 import root
+
+RECORDS = "/run/sxm/disks"   # gone after a reboot, as the tapdisks are
+
+
+class Record(object):
+    """That this host opened a disk for us, and what must be remembered of it: a file in RECORDS."""
+
+    def __init__(self, role, vdi_uuid):
+        self._path = os.path.join(root.private_directory(RECORDS), "%s-%s" % (role, vdi_uuid))
+
+    def read(self):
+        """The remembered object, or None if there is no record."""
+        try:
+            with open(self._path) as record:
+                return json.load(record)
+        except FileNotFoundError:
+            return None
+
+    def write(self, value):
+        """Remember an object, all of it or nothing."""
+        with os.fdopen(os.open(self._path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as record:
+            json.dump(value, record)
+        os.rename(self._path + ".new", self._path)
+
+    def remove(self):
+        """Forget it; no error if there is none."""
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
