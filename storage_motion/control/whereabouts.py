@@ -1,7 +1,7 @@
 """Where a VM is, now that its move did not simply succeed: what is seen at the destination, and what that proves."""
 import json
 import logging
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import XenAPI
 
@@ -47,13 +47,14 @@ def begun_to_open(m, disk):
 
 class Seen(NamedTuple):
     """How it looks at the destination. `disks`: the sm_config of each, in the plan's order; `state`: the VM's, of its xenopsd, None if
-    that does not know it; `arriving`: whether a copy of the VM is on its way in. `stuck`: a copy with the VM's own id is paused, and xenopsd
-    is not at it any more. It leaves it so when a disk does not come, or it was killed; nothing of it will go on by itself."""
+    that does not know it; `arriving`: whether a copy of the VM is on its way in. `stuck`: the ids of copies that xenopsd is not at any
+    more: under the VM's own id and paused, when a disk did not come, or under that of an arrival, when it was killed. Nothing of them
+    will go on by itself."""
     disks: List[dict]
     state: Optional[str]
     arriving: bool
     same_host: bool
-    stuck: bool = False
+    stuck: Tuple[str, ...] = ()
 
     @property
     def live(self):
@@ -70,22 +71,31 @@ class Seen(NamedTuple):
 def look(m):
     """Look: a Seen. Raises whatever the destination does not answer with."""
     # In this order: what has been seen in the disks may end, but not begin, without the VM's being seen then.
-    found = [vdi_there(m, disk) for disk in m.plan.disks]
-    disks = [m.destination.xenapi.VDI.get_sm_config(vdi) if vdi else TAKEN_AWAY for vdi in found]
+    vdis = [vdi_there(m, disk) for disk in m.plan.disks]
+    disks = [m.destination.xenapi.VDI.get_sm_config(vdi) if vdi else TAKEN_AWAY for vdi in vdis]
     there = xenopsd_there(m)
-    arriving = there.power_state(xenops.incoming(m.plan.vm)) is not None
+    incoming = there.power_state(xenops.incoming(m.plan.vm))
     state = there.power_state(m.plan.vm)
     # Where both hosts are one the VM's own id is the copy's once the VM has its temporary one.
     copied = not m.plan.same_host or there.power_state(xenops.leaving(m.plan.vm)) is not None
-    return Seen(disks, state, arriving, m.plan.same_host, copied and state == "Paused" and not there.busy())
+    copies = [(xenops.incoming(m.plan.vm), incoming not in (None, "Running")), (m.plan.vm, copied and state == "Paused")]
+    found = tuple(vm for vm, waits in copies if waits)
+    return Seen(disks, state, incoming is not None, m.plan.same_host, found if found and not _sending(m, there) else ())
+
+
+def _sending(m, there):
+    """Whether a xenopsd of either side is at the move."""
+    here = xenops.Xenops.local(m.source, "sxm " + m.id)
+    return there.busy() or here.busy()
 
 
 def settle(m):
-    """Look, and end a copy that is stuck there: then it is looked again."""
+    """Look, and end copies that are stuck there: then it is looked again."""
     seen = look(m)
     if not seen.stuck:
         return seen
-    xenopsd_there(m).end(m.plan.vm)
+    for vm in seen.stuck:
+        xenopsd_there(m).end(vm)
     return look(m)
 
 

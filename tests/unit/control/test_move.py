@@ -514,7 +514,7 @@ LOST = Unreachable("b", "gone")
     ("open", False, "Suspended", None, True, whereabouts.DESTINATION), ("open", False, "Suspended", None, False, None)])
 def test_whereabouts(monkeypatch, gate_is, active, there, arriving, same_host, expected):
     world = world_of(monkeypatch, PENDING, same_host=same_host)
-    world.state_there, world.arriving = there, arriving
+    world.state_there, world.arriving, world.busy_there = there, arriving, arriving is not None
     if gate_is == "open":
         world.note("k", gate="opening")
         world.open()
@@ -707,10 +707,22 @@ def test_a_vm_that_has_ended_within_its_pool_gets_its_new_disks(monkeypatch):
 
 def test_a_vm_that_may_come_yet_is_waited_for(monkeypatch):
     world, done = completing(monkeypatch)
-    world.arriving = "Suspended"
+    world.arriving, world.busy_there = "Suspended", True
     with pytest.raises(TimedOut):
         move.complete(world)
-    assert done == []
+    assert done == [] and world.arriving == "Suspended"
+
+
+@pytest.mark.parametrize("gate_is, expected", [("shut", whereabouts.SOURCE), ("open", whereabouts.DESTINATION)])
+def test_a_copy_that_a_killed_xenopsd_has_left_under_its_temporary_id_is_ended(monkeypatch, gate_is, expected):
+    """Campaign seed 18: xenopsd cleans up nothing of it at its start, and it was waited for."""
+    world = world_of(monkeypatch, PENDING)
+    world.arriving = "Paused"
+    if gate_is == "open":
+        world.note("k", gate="opening")
+        world.open()
+    assert whereabouts.decide(world) == expected
+    assert world.arriving is None
 
 
 def test_a_bar_that_sm_took_away_is_put_back_with_its_proof(monkeypatch):
