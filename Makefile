@@ -56,7 +56,7 @@ test-faults: .venv/ready
 PAIRS ?= lvm-nfs nfs-lvmohba lvmoiscsi-ext
 test-storage: .venv/ready
 	@tools/packages.sh storage
-	$(if $(ALL),$(PYTHON) -m lab.storage_guest.pairs,$(PYTHON) -m lab.storage_guest --storage --bound 1800 \
+	$(if $(ALL),$(PYTHON) -m lab.storage_guest.pairs,$(PYTHON) -m lab.storage_guest --storage --bound 2700 \
 	    --set SXM_PAIRS="$(PAIRS)" -- python3 -m pytest -v -p no:cacheprovider tests/storage)
 
 rpm: packages
