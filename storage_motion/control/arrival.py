@@ -42,10 +42,7 @@ def read(migration):
 
 def forget(migration):
     """Remove the note, if there is one. The migration has ended by then, and the source has been told."""
-    path = _path(migration)
-    if os.path.exists(path):
-        os.unlink(path)
-        journal.sync_directory(os.path.dirname(path))
+    journal.forget_file(_path(migration))
 
 
 def _path(migration):

@@ -68,6 +68,13 @@ def replace(path, text, sync=True):
         sync_directory(os.path.dirname(path))
 
 
+def forget_file(path):
+    """Remove a file, if it is there, so that it stays away after a crash of the host."""
+    if os.path.exists(path):
+        os.unlink(path)
+        sync_directory(os.path.dirname(path))
+
+
 def sync_directory(path):
     """Make the names in a directory outlive a crash."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

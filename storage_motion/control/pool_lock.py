@@ -138,10 +138,7 @@ def ask(note):
 
 def forget(migration):
     """Remove the note, if there is one."""
-    path = _path(migration)
-    if os.path.exists(path):
-        os.unlink(path)
-        journal.sync_directory(os.path.dirname(path))
+    journal.forget_file(_path(migration))
 
 
 def _path(migration):
