@@ -211,15 +211,19 @@ def _wwpn(interface):
 
 
 def _start_fibre_channel():
-    """An adapter and a target port, over the two ends of a virtual link (FCoE, VN2VN)."""
+    """An adapter and a target port, over the two ends of a virtual link (FCoE, VN2VN).
+
+    The link comes up when both adapters are whole: a FIP frame that reaches an adapter in the making kills
+    the kernel's worker (fcoe_ctlr_vn_recv reads fip->lp, which fcoe.c sets after it has begun to listen).
+    """
     for module in ("fcoe", "tcm_fc"):
         run("modprobe", module)
     run("ip", "link", "add", "fci", "type", "veth", "peer", "name", "fct")
     for interface, address in (("fci", FC_INITIATOR_MAC), ("fct", FC_TARGET_MAC)):
-        run("ip", "link", "set", interface, "address", address, "mtu", "2500", "up")
-    _set("/sys/module/libfcoe/parameters/create_vn2vn", "fct")
+        run("ip", "link", "set", interface, "address", address, "mtu", "2500")
+        _set("/sys/module/libfcoe/parameters/create_vn2vn", interface)
     group = "%s/fc/%s/tpgt_1" % (TARGETS, _wwpn("fct"))
-    # the initiator's port name follows from its address, so it can be let in before it is there
+    # the initiator's port name follows from its address
     allowed = "%s/acls/20:00:%s" % (group, FC_INITIATOR_MAC)
     os.makedirs(group)
     for number, side in enumerate(SIDES):
@@ -227,7 +231,8 @@ def _start_fibre_channel():
     for number in range(len(SIDES)):
         os.makedirs("%s/lun_%d" % (allowed, number))
         os.symlink("%s/lun/lun_%d" % (group, number), "%s/lun_%d/default" % (allowed, number))
-    _set("/sys/module/libfcoe/parameters/create_vn2vn", "fci")
+    for interface in ("fct", "fci"):
+        run("ip", "link", "set", interface, "up")
     deadline = time.monotonic() + APPEAR
     while not all(os.path.exists("/dev/disk/by-scsid/" + scsi_id("fc-" + side)) for side in SIDES):
         if time.monotonic() > deadline:
