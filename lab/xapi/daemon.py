@@ -27,12 +27,14 @@ class Xapi:
         self.work = HostWork(configuration.root)
         self.servers = Servers()
         self._inventory = dom0_inventory(configuration.root)
+        self._prepared = False
 
     def start(self):
         make_certificate(self._path("/etc/xensource/xapi-ssl.pem"), self.config.host["address"])
+        self.servers.listen_unix(self._path("/var/lib/xcp/xapi"), self.answer)      # before it has a database (xapi.ml, server_init)
         self.prepare()
+        self._prepared = True
         address = self.config.host["address"]
-        self.servers.listen_unix(self._path("/var/lib/xcp/xapi"), self.answer)
         self.servers.listen_http(address, self.config.http_port, self.answer)
         self.servers.listen_https(address, self.config.https_port, self._path("/etc/xensource/xapi-ssl.pem"), self.answer)
         self.join()
@@ -54,6 +56,8 @@ class Xapi:
 
     def answer(self, request):
         """The Response to any Request."""
+        if not self._prepared:
+            return self._not_yet(request)
         if request.path == "/internal":
             if not forwarding.is_authentic(request.cookies, self.config.pool_secret):
                 return refusal(403, "forbidden")
@@ -61,6 +65,15 @@ class Xapi:
         if request.path == "/services/xenops" or request.path.startswith("/services/xenops/"):
             return self._xenops(request)
         return self.answer_public(request)
+
+    def _not_yet(self, request):
+        """What a xapi answers that has not read its database, as a real one was seen to: there is no host, and no session."""
+        if request.method != "POST" or request.path not in ("/", "/RPC2"):
+            return refusal(500, "Db_exn.Read_missing_uuid")
+        parameters, name = wire.parse_xmlrpc(request.body)
+        missing = Failure("UUID_INVALID", "host", self.config.host["uuid"])
+        failure = missing if name == "session.login_with_password" else Failure("SESSION_INVALID", *parameters[:1])
+        return response(wire.xml_response(failure=failure.description))
 
     def host_uuid(self, request):
         """The host over whose unix socket the request came: this one, or the one that forwarded it; None for any other."""

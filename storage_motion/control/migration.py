@@ -12,6 +12,7 @@ from storage_motion.control import closing, journal, kept, movers, phases, progr
 from storage_motion.control.checks import CLAIM
 from storage_motion.control.progress import Progress
 from storage_motion.errors import ArrivedHalted, Cancelled, JournalNotWritten, MotionError, NotCleanedUp, Undecided
+from storage_motion.xapi.outage import Outage
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, at_once, reason
 from storage_motion.xapi.tasks import ProgressTask, Shown
@@ -60,6 +61,7 @@ class Migration:
         self.lost = lost
         self.id = entry_journal.entry["migration"]
         self.arrival = None          # what host.migrate_receive answered: in memory only, since there is a session in it
+        self.outage_there = Outage("the destination host")
         self._hidden = hidden
         self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
         self._alive = time.monotonic()

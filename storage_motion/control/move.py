@@ -241,10 +241,10 @@ class _Driver:
     def drive(self):
         """Returns when the task has ended, or nobody can tell any more."""
         end = time.monotonic() + MOVE_TIMEOUT
-        heard = time.monotonic()
+        heard, asked = time.monotonic(), self.here.at_once     # the gates are led on meanwhile
         while True:
             try:
-                state, argument = self.here.task(self.task)
+                state, argument = asked.task(self.task)
                 heard = time.monotonic()
             except Unreachable as error:
                 if time.monotonic() - heard > SILENCE_TIMEOUT:

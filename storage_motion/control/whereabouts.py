@@ -168,7 +168,7 @@ def xenopsd_there(m):
         return xenops.Xenops.local(m.source, "sxm " + m.id)
     if m.arrival is None:
         _arrive_again(m)
-    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id, renew=lambda: _arrive_again(m)["xenops"])
+    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id, renew=lambda: _arrive_again(m)["xenops"], outage=m.outage_there)
 
 
 def _arrive_again(m):

@@ -16,6 +16,7 @@ API_VERSION = "1.0"
 # What a server that is not a xapi, or is none any more, makes of a call.
 NOT_XAPI = (xmlrpc.client.ProtocolError, xmlrpc.client.Fault, xmlrpc.client.ResponseError, http.client.HTTPException,
             ssl.SSLError, xml.parsers.expat.ExpatError, ValueError, TypeError)
+NO_HOST_YET = ["UUID_INVALID", "host"]   # a login's failure with a xapi that serves already, and has not read its database
 
 
 class Session(XenAPI.Session):
@@ -29,7 +30,7 @@ class Session(XenAPI.Session):
         super(Session, self).__init__(url, transport=to_server)
         self._to_server = to_server
         self._patient = patient
-        self._outage = outage.Outage(server)
+        self.outage = outage.Outage(server)
 
     @property
     def at_once(self):
@@ -39,6 +40,16 @@ class Session(XenAPI.Session):
     def xenapi_request(self, methodname, params):
         """One call, as XenAPI.Session makes it. Raises XenAPI.Failure, or what the connection failed with."""
         return self._call(methodname, params, self._patient)
+
+    def _login(self, method, params):
+        """As XenAPI.Session's, which logs in by itself in the middle of a call. Whoever made that must not take it for the call's own
+        failure: that what he asked for does not exist."""
+        try:
+            super(Session, self)._login(method, params)
+        except XenAPI.Failure as failure:
+            if failure.details[:2] == NO_HOST_YET:
+                raise XenAPI.Failure([outage.BOOTING])
+            raise
 
     def _call(self, method, params, patient):
         ask = super(Session, self).xenapi_request
@@ -52,7 +63,7 @@ class Session(XenAPI.Session):
                 answer = ask(method, params)
             except XenAPI.Failure as failure:
                 if failure.details[0] != outage.BOOTING:
-                    self._outage.ends()
+                    self.outage.ends()
                     if repeated and outage.was_done(method, params, failure, self._look):
                         return ""
                     raise
@@ -62,7 +73,7 @@ class Session(XenAPI.Session):
                     raise
                 error, sent = failed, not isinstance(failed, outage.NEVER_SENT)
             else:
-                self._outage.ends()
+                self.outage.ends()
                 return answer
             if sent and not again:
                 raise error
@@ -70,8 +81,8 @@ class Session(XenAPI.Session):
             if not tries and outage.is_cold(error):
                 tries = 1
                 continue
-            self._outage.begins(reason(error))
-            if not patient or not self._outage.wait(tries):
+            self.outage.begins(reason(error))
+            if not patient or not self.outage.wait(tries):
                 raise error
             tries += 1
 

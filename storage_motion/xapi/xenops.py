@@ -4,6 +4,7 @@ Names and encoding are those of xapi-project/xen-api, ocaml/xapi-idl/xen/xenops_
 of named members, `debug_info` among them; a variant without an argument is its name, one with an argument the pair
 [name, argument]; a list of pairs whose first is a string is a struct (rpclib does that), and nothing else is taken for it.
 """
+import copy
 import logging
 import time
 import urllib.parse
@@ -12,6 +13,7 @@ import xmlrpc.client
 import XenAPI
 
 from storage_motion.errors import TimedOut, Unreachable, XenopsError
+from storage_motion.xapi import outage as outages
 from storage_motion.xapi import transport
 from storage_motion.xapi.session import NOT_XAPI, reason
 
@@ -19,7 +21,10 @@ SERVICE = "/services/xenops"
 END_TIMEOUT = 300.0        # seconds; SM's activation waits 120 s for a gate
 POLL = 0.2
 MAX_ANSWER = 4 * 1024 * 1024
-UNAUTHORIZED, AWAY = 401, (502, 503)   # HTTP statuses; AWAY: xapi says that xenopsd does not answer it
+UNAUTHORIZED = 401         # HTTP statuses
+STARTING = 500             # of a xapi that has not read its database yet (seen on the real one)
+AWAY = (502, 503)          # xapi says that xenopsd does not answer it
+ONCE = ("VM.migrate", "VM.shutdown", "Task.destroy")   # has another effect the second time
 PENDING, COMPLETED, FAILED = "Pending", "Completed", "Failed"
 GONE = (None, "Halted")     # what `power_state` says of a VM that is not on that host
 
@@ -40,15 +45,33 @@ class _SessionEnded(XenopsError):
     """xapi does not know the session any more."""
 
 
+class _XapiAway(Unreachable):
+    """The xapi that would pass a call on does not answer. `sent`: whether xenopsd may have got it."""
+
+    def __init__(self, why, sent):
+        super(_XapiAway, self).__init__("xenopsd", why)
+        self.why = why
+        self.sent = sent
+
+
 class Xenops:
     """The xenopsd of one host. `connect()` gives a connection to that host's xapi; `query`: "session_id=..."; `renew()`, if there
-    is one, gives a new query in place of one whose session has ended, as all do when their xapi is restarted."""
+    is one, gives a new query in place of one whose session has ended, as all do when their xapi is restarted. `outage`, if there is
+    one: calls wait for that xapi as those of a session do (xapi/outage.py)."""
 
-    def __init__(self, connect, query, label, renew=None):
+    def __init__(self, connect, query, label, renew=None, outage=None):
         self._connect = connect
         self._path = SERVICE + "?" + query
         self._label = label
         self._renew = renew
+        self._outage = outage
+
+    @property
+    def at_once(self):
+        """The same, for calls that do not wait."""
+        found = copy.copy(self)
+        found._outage = None
+        return found
 
     @classmethod
     def local(cls, session, label, timeout=60.0):
@@ -59,17 +82,35 @@ class Xenops:
         def renew():
             session.xenapi.pool.get_all()  # XenAPI.Session logs in again when it is told that its session has ended
             return query()
-        return cls(lambda: transport.local_connection(timeout), query(), label, renew)
+        return cls(lambda: transport.local_connection(timeout), query(), label, renew, getattr(session, "outage", None))
 
     @classmethod
-    def at(cls, xenops_url, label, timeout=60.0, renew=None):
+    def at(cls, xenops_url, label, timeout=60.0, renew=None, outage=None):
         """That which `xenops_url` names (of `host.migrate_receive`, with its session_id). `renew()`: such a URL, of another session."""
         def query(url):
             return urllib.parse.urlsplit(url).query
-        return cls(lambda: transport.connection(xenops_url, timeout), query(xenops_url), label, renew and (lambda: query(renew())))
+        return cls(lambda: transport.connection(xenops_url, timeout), query(xenops_url), label, renew and (lambda: query(renew())),
+                   outage)
 
     def call(self, method, **parameters):
         """What xenopsd answers. Raises XenopsError([method, error...]) or Unreachable."""
+        tries = 0
+        while True:
+            try:
+                answer = self._in_session(method, parameters)
+            except _XapiAway as away:
+                if self._outage is None or away.sent and method in ONCE:
+                    raise
+                self._outage.begins(away.why)
+                if not self._outage.wait(tries):
+                    raise
+                tries += 1
+            else:
+                if self._outage is not None:
+                    self._outage.ends()
+                return answer
+
+    def _in_session(self, method, parameters):
         try:
             return self._ask(method, parameters)
         except _SessionEnded:
@@ -85,8 +126,9 @@ class Xenops:
 
     def _ask(self, method, parameters):
         body = xmlrpc.client.dumps((dict(parameters, debug_info=self._label),), method, allow_none=True)
-        connection = self._connect()
+        connection = None
         try:
+            connection = self._connect()
             connection.request("POST", self._path, body=body.encode("utf-8"), headers={"Content-Type": "text/xml"})
             answer = connection.getresponse()
             text = answer.read(MAX_ANSWER + 1)
@@ -94,6 +136,8 @@ class Xenops:
                 raise _SessionEnded(method, "its session has ended")
             if answer.status in AWAY:
                 raise Unreachable("xenopsd", "HTTP status %d" % answer.status)
+            if answer.status == STARTING:
+                raise _XapiAway("HTTP status %d" % answer.status, True)
             if answer.status != 200:
                 raise XenopsError(method, "HTTP status %d" % answer.status)
             if len(text) > MAX_ANSWER:
@@ -102,9 +146,12 @@ class Xenops:
         except xmlrpc.client.Fault as fault:
             raise XenopsError(method, str(fault.faultString))
         except (OSError,) + NOT_XAPI as error:
+            if outages.is_away(error):
+                raise _XapiAway(reason(error), not isinstance(error, outages.NEVER_SENT))
             raise Unreachable("xenopsd", reason(error))
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
         return _value(method, value)
 
     def migrate(self, vm, vdi_map, vif_map, xenops_url, compress, verify_dest, same_host):

@@ -7,9 +7,14 @@ import time
 import xmlrpc.client
 
 import pytest
-from xapi_fixture import REPOSITORY, LabPool, failure_of, make_sr, vbd_record, vdi_record, vm_record
+from xapi_fixture import REPOSITORY, LabPool, UnixSession, failure_of, make_sr, vbd_record, vdi_record, vm_record
 
+from lab.xapi import config, daemon
 from lab.xapi.schema import CLASSES
+from storage_motion.errors import Unreachable
+from storage_motion.xapi import session as sessions
+from storage_motion.xapi import xenops
+from storage_motion.xapi.records import Records
 
 PATIENCE = 20.0             # seconds
 STATE = "/var/lib/xcp/state.db"
@@ -198,3 +203,44 @@ def test_a_member_that_is_away_is_waited_for_and_then_named(two):
     member.wait_ready()
     call.join(PATIENCE)
     assert call.answer == "" and made in open(member.root + STATE).read()
+
+
+class Reading(daemon.Master):
+    """A xapi that is long at reading its database."""
+    read = threading.Event()
+
+    def prepare(self):
+        assert self.read.wait(PATIENCE)
+        super().prepare()
+
+
+def test_a_xapi_answers_before_it_has_read_its_database(pool, monkeypatch):
+    """It knows no session then, and no host to log in at: who logs in again in the middle of a call must not take that for its answer."""
+    host = pool.master
+    monkeypatch.setenv("SXM_ROOT", host.root)
+    session = sessions.local()
+    vm = session.xenapi.VM.get_by_uuid(session.xenapi.VM.get_uuid(session.xenapi.VM.get_all()[0]))
+    uuid = session.xenapi.VM.get_uuid(vm)
+    host.stop()
+    xapi = Reading(config.read(host.root))
+    started = threading.Thread(target=xapi.start)
+    started.start()
+    try:
+        until(lambda: os.path.exists(host.root + "/var/lib/xcp/xapi"))
+        assert failure_of(UnixSession(host.root).login_with_password, "root", "", "1.0", "tests") == ["UUID_INVALID", "host", host.uuid]
+        with pytest.raises(Unreachable):
+            sessions.local()
+        with pytest.raises(Unreachable):
+            xenops.Xenops.local(session, "label").at_once.power_state(uuid)
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(Records(session).ref("VM", uuid)))
+        asking.start()
+        asking.join(1.0)
+        assert not answers
+        Reading.read.set()
+        asking.join(PATIENCE)
+        assert answers == [vm]
+    finally:
+        Reading.read.set()
+        started.join(PATIENCE)
+        xapi.stop()

@@ -32,7 +32,7 @@ class FakeMover:
 class World:
     """One disk on its way. `script`: what xenopsd's task is at each look: a state, or a function that changes the world and
     returns one. `there`, `here`: the sm_configs."""
-    id, lost, closes = "m", False, None
+    id, lost, closes, outage_there = "m", False, None, None
 
     @staticmethod
     def full(fields):
@@ -54,7 +54,7 @@ class World:
         self.plugin_fails, self.tasks_here, self.arrived, self.witness = None, [], False, False
         monkeypatch.setattr(durable.database, "sync", FakePool.sync)
         monkeypatch.setattr(move.xenops.Xenops, "local", classmethod(lambda cls, session, label: FakeXenops(self, "here")))
-        monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, renew: FakeXenops(self, "there")))
+        monkeypatch.setattr(move.xenops.Xenops, "at", classmethod(lambda cls, url, label, **_: FakeXenops(self, "there")))
         monkeypatch.setattr(whereabouts, "SETTLE_TIMEOUT", 0.3)
         monkeypatch.setattr(move, "SILENCE_TIMEOUT", 0.3)
         monkeypatch.setattr(gate, "SETTLE_TIMEOUT", 0.3)
@@ -143,6 +143,10 @@ class World:
 class FakeXenops:
     def __init__(self, world, side):
         self._world, self._side = world, side
+
+    @property
+    def at_once(self):
+        return self
 
     def migrate(self, *_, **__):
         return "7"

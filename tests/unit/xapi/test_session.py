@@ -31,6 +31,7 @@ def test_a_session():
     (failing("SESSION_AUTHENTICATION_FAILED", "root", PASSWORD), session.BadCredentials, ""),
     (failing("HOST_IS_SLAVE", "10.0.0.9"), session.HostIsSlave, "10.0.0.9"),
     (failing("HOST_STILL_BOOTING"), Unreachable, "HOST_STILL_BOOTING"),
+    (failing("UUID_INVALID", "host", "u"), Unreachable, "HOST_STILL_BOOTING"),
     ((404, b"nothing here"), Unreachable, "404"),
     ((200, b"<html>a printer</html>"), Unreachable, "not a xapi"),
     ((200, b""), Unreachable, "not a xapi"),

@@ -5,7 +5,7 @@ import pytest
 import XenAPI
 
 from storage_motion.errors import TimedOut, Unreachable, XenopsError
-from storage_motion.xapi import xenops
+from storage_motion.xapi import outage, transport, xenops
 from web_server import serving
 
 
@@ -58,7 +58,7 @@ def test_forgetting_what_is_gone_or_runs():
 
 
 @pytest.mark.parametrize("answer, error", [
-    ((500, b""), XenopsError), ((200, b"not XML"), Unreachable), ((200, b""), Unreachable),
+    ((500, b""), Unreachable), ((404, b""), XenopsError), ((200, b"not XML"), Unreachable), ((200, b""), Unreachable),
     ((200, xmlrpc.client.dumps(xmlrpc.client.Fault(1, "no such method")).encode()), XenopsError)])
 def test_what_is_no_answer(answer, error):
     with pytest.raises(error):
@@ -109,6 +109,56 @@ def test_a_xenopsd_that_is_away():
     for status in (502, 503):
         with pytest.raises(Unreachable):
             ask((status, b""), lambda x: x.power_state("vm"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(outage, "FIRST", 0.001)
+    monkeypatch.setattr(outage, "BOUND", 30.0)
+
+
+def passed_on(plan, call, patient=True):
+    """`call` of an Xenops whose xapi does what `plan` says with each connection, then answers; and how many requests it got."""
+    plan, seen = list(plan), []
+
+    def handler(method, path, headers, body):
+        seen.append(method)
+        what = plan.pop(0) if plan else "answer"
+        return (500, b"") if what == "starting" else envelope("7")
+
+    def connect():
+        if plan and plan[0] == "refused":
+            plan.pop(0)
+            raise ConnectionRefusedError(111, "refused")
+        return transport.connection(url, 5.0)
+    with serving(handler) as url:
+        away = outage.Outage("there") if patient else None
+        try:
+            return call(xenops.Xenops(connect, "session_id=x", "label", outage=away)), len(seen)
+        except Unreachable as error:
+            return error, len(seen)
+
+
+@pytest.mark.parametrize("plan", [["refused"], ["starting"], ["refused", "refused", "starting", "starting"]])
+def test_a_xapi_that_is_restarted_is_waited_for(quick, plan):
+    assert passed_on(plan, lambda x: x.call("VM.stat", id="vm")) == ("7", plan.count("starting") + 1)
+    error, _ = passed_on(plan, lambda x: x.call("VM.stat", id="vm"), patient=False)
+    assert isinstance(error, Unreachable)
+    error, _ = passed_on(plan, lambda x: x.at_once.call("VM.stat", id="vm"))
+    assert isinstance(error, Unreachable)
+
+
+@pytest.mark.parametrize("method", xenops.ONCE)
+def test_what_may_have_been_begun_is_not_begun_twice(quick, method):
+    assert passed_on(["refused"], lambda x: x.call(method, id="vm")) == ("7", 1)
+    error, requests = passed_on(["refused", "starting"], lambda x: x.call(method, id="vm"))
+    assert isinstance(error, Unreachable) and requests == 1
+
+
+def test_a_xapi_that_stays_away(quick, monkeypatch):
+    monkeypatch.setattr(outage, "BOUND", 0.05)
+    error, _ = passed_on(["refused"] * 10000, lambda x: x.call("VM.stat", id="vm"))
+    assert isinstance(error, Unreachable) and "refused" in str(error)
 
 
 class Xenopsd:
