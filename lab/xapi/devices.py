@@ -5,11 +5,13 @@ from lab.xapi import xenops
 from lab.xapi.calls import call
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, construct
+from lab.xapi.vdi import assert_managed
 
 
 @call("VBD.create", "args:record(VBD)")
 def create_vbd(context, args):
-    """Raises DEVICE_ALREADY_EXISTS [device], INVALID_DEVICE, VDI_NOT_MANAGED [vdi], VDI_READONLY [vdi]."""
+    """Raises DEVICE_ALREADY_EXISTS [device], INVALID_DEVICE, VDI_READONLY [vdi]. The VDI need not be managed (xapi_vbd.ml): what is refused
+    is to attach it."""
     database = context.database
     made = construct("VBD", args)
     with database.lock:
@@ -20,8 +22,6 @@ def create_vbd(context, args):
             made["VDI"] = NULL
         else:
             vdi = database.record("VDI", made["VDI"])
-            if not vdi["managed"]:
-                raise Failure("VDI_NOT_MANAGED", made["VDI"])
             if made["mode"] == "RW" and vdi["read_only"]:
                 raise Failure("VDI_READONLY", made["VDI"])
         made["userdevice"] = _device(database, made["VM"], "VBDs", "VBD", "userdevice", made["userdevice"])
@@ -69,6 +69,24 @@ def unplug_vbd(context, self):
     _hotplug(context.database, self, "unplug", False, "DEVICE_ALREADY_DETACHED")
 
 
+def assert_managed_of(database, vbd):
+    """Raises VDI_NOT_MANAGED [vbd] for whatever is to be done with a VBD whose VDI is not (xapi_vbd_helpers.ml, valid_operations)."""
+    record = database.record("VBD", vbd)
+    if not record["empty"] and not database.get("VDI", record["VDI"], "managed"):
+        raise Failure("VDI_NOT_MANAGED", vbd)
+
+
+def assert_vm_attachable(database, vm):
+    """The same for all VBDs of a VM that is to start or reboot (message_forwarding.ml, with_vbds_marked)."""
+    for vbd in database.get("VM", vm, "VBDs"):
+        assert_managed_of(database, vbd)
+
+
+@call("VBD.assert_attachable", "self:ref(VBD)")
+def assert_attachable(context, self):
+    assert_managed_of(context.database, self)
+
+
 def _hotplug(database, vbd, method, done, already):
     record = database.record("VBD", vbd)
     state = database.get("VM", record["VM"], "power_state")
@@ -76,6 +94,7 @@ def _hotplug(database, vbd, method, done, already):
         raise Failure("VM_BAD_POWER_STATE", record["VM"], "running", state.lower())
     if record["currently_attached"] == done:
         raise Failure(already, vbd)
+    assert_managed_of(database, vbd)
     raise Failure("NOT_IMPLEMENTED", "VBD." + method)
 
 
@@ -91,7 +110,7 @@ def insert(context, vbd, vdi):
     with context.database.lock:
         if not _removable(context.database, vbd)["empty"]:
             raise Failure("VBD_NOT_EMPTY", vbd)
-        context.database.get("VDI", vdi, "uuid")
+        assert_managed(context.database, vdi)
         context.database.set("VBD", vbd, VDI=vdi, empty=False)
 
 
@@ -100,6 +119,7 @@ def eject(context, vbd):
     with context.database.lock:
         if _removable(context.database, vbd)["empty"]:
             raise Failure("VBD_IS_EMPTY", vbd)
+        assert_managed_of(context.database, vbd)
         context.database.set("VBD", vbd, VDI=NULL, empty=True)
 
 

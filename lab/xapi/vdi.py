@@ -22,13 +22,19 @@ def _of_driver(database, answer):
     return vdi
 
 
-def _usable(database, vdi, operation):
-    """The record of a VDI that an operation may change. Raises VDI_NOT_MANAGED [vdi], OTHER_OPERATION_IN_PROGRESS."""
-    record = database.record("VDI", vdi)
-    if not record["managed"] and operation != "forget":    # xapi_vdi.ml: all the others assert it
+def assert_managed(database, vdi):
+    """Raises VDI_NOT_MANAGED [vdi] (xapi_vdi_helpers.ml)."""
+    if not database.get("VDI", vdi, "managed"):
         raise Failure("VDI_NOT_MANAGED", vdi)
+
+
+def _usable(database, vdi, operation):
+    """The record of a VDI that an operation may change. Raises OTHER_OPERATION_IN_PROGRESS, VDI_NOT_MANAGED [vdi]."""
+    record = database.record("VDI", vdi)
     if record["current_operations"]:
         raise Failure("OTHER_OPERATION_IN_PROGRESS", "VDI", vdi, operation)
+    if operation != "forget":           # xapi_vdi.ml: all the others assert it
+        assert_managed(database, vdi)
     return record
 
 
@@ -66,7 +72,7 @@ def create(context, args):
     vdi = _of_driver(context.database, answer)
     kept = {name: made[name] for name in ("name_label", "name_description", "type", "sharable", "read_only", "other_config")}
     kept.update((name, made[name]) for name in ("tags", "xenstore_data") if name in made)
-    context.database.set("VDI", vdi, managed=True, allowed_operations=OPERATIONS, **kept)
+    context.database.set("VDI", vdi, allowed_operations=OPERATIONS, **kept)
     return vdi
 
 
@@ -79,7 +85,7 @@ def _derived(context, vdi, operation, driver_params):
         new = _of_driver(database, answer)
         kept = {name: running.record[name] for name in (
             "name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "on_boot", "allow_caching", "tags")}
-        database.set("VDI", new, managed=True, allowed_operations=OPERATIONS, **kept)
+        database.set("VDI", new, allowed_operations=OPERATIONS, **kept)
     return new
 
 
@@ -102,6 +108,13 @@ def resize(context, vdi, size):
     with _Operation(context, vdi, "resize"), context.pool.storage.exclusively(vdi):
         _refuse_attached(context.database, vdi, "resize")
         context.pool.storage.run_vdi(vdi, "vdi_resize", [size], task=context.task)
+
+
+@call("VDI.copy", "vdi:ref(VDI) sr:ref(SR)? base_vdi:ref(VDI)? into_vdi:ref(VDI)?")
+def copy(context, vdi, _sr, _base_vdi, _into_vdi):
+    """Only refused, as xapi does before it begins: this one has no dom0 to plug the disks into."""
+    with _Operation(context, vdi, "copy"):
+        raise Failure("NOT_IMPLEMENTED", "VDI.copy")
 
 
 def _refuse_attached(database, vdi, operation):
@@ -157,14 +170,14 @@ def introduce(context, *values):
         given["SR"], "vdi_introduce", [given["name_label"], given["name_description"]], task=context.task,
         vdi_location=given["location"], vdi_sm_config=given["sm_config"], new_uuid=given["uuid"])
     vdi = _of_driver(context.database, answer)
-    context.database.set("VDI", vdi, allowed_operations=OPERATIONS, managed=True, **{name: given[name] for name in (
+    context.database.set("VDI", vdi, allowed_operations=OPERATIONS, **{name: given[name] for name in (
         "name_label", "name_description", "type", "sharable", "read_only", "other_config")})
     return vdi
 
 
 @hidden("VDI.db_introduce")
 def db_introduce(context, *values):
-    """An object alone, without any driver: how drivers make theirs. An object with that uuid is brought up to date."""
+    """An object alone, without any driver: how drivers make theirs. Raises LOCATION_NOT_UNIQUE [SR, location]."""
     assert_internal_access(context, values[_FIELDS.index("SR")])
     return pool_introduce(context, *values)
 
@@ -177,8 +190,8 @@ def pool_introduce(context, *values):
     database = context.database
     database.get("SR", fields["SR"], "uuid")
     with database.lock:
-        existing = database.find_uuid("VDI", fields["uuid"])
-        if existing is None:
-            return database.create("VDI", fields)
-        database.set("VDI", existing, **fields)
-        return existing
+        if database.where("VDI", SR=fields["SR"], location=fields["location"]):
+            raise Failure("LOCATION_NOT_UNIQUE", fields["SR"], fields["location"])
+        if database.find_uuid("VDI", fields["uuid"]):
+            raise Failure("DB_UNIQUENESS_CONSTRAINT_VIOLATION", "VDI", "uuid", fields["uuid"])
+        return database.create("VDI", fields)

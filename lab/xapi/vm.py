@@ -1,6 +1,7 @@
 """VM: virtual machines."""
 from lab.xapi import vdi as vdis
 from lab.xapi import vm_lifecycle, xenops
+from lab.xapi.devices import assert_vm_attachable
 from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
 from lab.xapi.failures import Failure
@@ -84,6 +85,7 @@ def get_possible_hosts(context, vm):
 @call("VM.start", "vm:ref(VM) start_paused:bool force:bool")
 def start(context, vm, start_paused, _force):
     with operation(context, vm, "start"):
+        assert_vm_attachable(context.database, vm)
         hosts = _hosts_that_see(context.database, vm)
         affinity = context.database.get("VM", vm, "affinity")
         _start(context, vm, affinity if affinity in hosts else hosts[0], start_paused)
@@ -93,6 +95,7 @@ def start(context, vm, start_paused, _force):
 def start_on(context, vm, host, start_paused, _force):
     context.database.get("host", host, "uuid")
     with operation(context, vm, "start_on"):
+        assert_vm_attachable(context.database, vm)
         if host not in _hosts_that_see(context.database, vm):
             raise Failure("VM_REQUIRES_SR", vm, _first_unseen(context.database, vm, host))
         _start(context, vm, host, start_paused)
@@ -180,6 +183,7 @@ def hard_reboot(context, vm):
 
 
 def _reboot(context, vm, hard):
+    assert_vm_attachable(context.database, vm)
     record = context.database.record("VM", vm)
     try:
         xenops.run(context, record["resident_on"], "VM.reboot", id=record["uuid"], **_delay(hard))

@@ -98,8 +98,29 @@ def test_snapshot_and_clone(pool, x, sr):
         pass
     result = x.task.get_result(task)
     assert result == "<value>%s</value>" % x.VDI.get_snapshots(vdi)[-1]
+
+
+def test_a_vdi_that_is_not_managed(pool, x, sr):
+    """xapi_vdi.ml, xapi_vbd.ml and xapi_vbd_helpers.ml: it may have a VBD, which may not be attached; and it may be forgotten."""
+    vdi = x.VDI.create(vdi_record(sr))
     as_a_driver(pool, sr).VDI.set_managed(vdi, False)
-    assert failure_of(x.VDI.snapshot, vdi) == ["VDI_NOT_MANAGED", vdi]
+    for refuse in (lambda: x.VDI.snapshot(vdi), lambda: x.VDI.clone(vdi), lambda: x.VDI.copy(vdi, sr), lambda: x.VDI.copy(vdi),
+                   lambda: x.VDI.resize(vdi, str(1 << 21)), lambda: x.VDI.destroy(vdi)):
+        assert failure_of(refuse) == ["VDI_NOT_MANAGED", vdi]
+    vm = x.VM.create(vm_record())
+    vbd = x.VBD.create(vbd_record(vm, vdi))
+    for refuse in (lambda: x.VM.start(vm, False, False), lambda: x.VM.start_on(vm, pool.master.ref(x), False, False),
+                   lambda: x.VBD.assert_attachable(vbd)):
+        assert failure_of(refuse) == ["VDI_NOT_MANAGED", vbd]
+    cd = x.VBD.create(dict(vbd_record(vm, "OpaqueRef:NULL"), userdevice="3", type="CD", mode="RO", empty=True))
+    assert failure_of(x.VBD.insert, cd, vdi) == ["VDI_NOT_MANAGED", vdi]
+    assert x.VM.get_power_state(vm) == "Halted" and x.VBD.get_empty(cd)
+    x.SR.scan(sr)
+    assert not x.VDI.get_managed(vdi), "a scan says nothing of it"
+    x.VBD.destroy(vbd)
+    x.VDI.forget(vdi)
+    x.VM.destroy(vm)
+    assert vdi not in x.VDI.get_all()
 
 
 def as_a_driver(pool, sr):
@@ -128,8 +149,11 @@ def test_what_sm_does_to_vdi_objects(pool, x, sr):
                              True, "1024", "512", "OpaqueRef:NULL", True, epoch, "", False)
     record = x.VDI.get_record(new)
     assert record["read_only"] and record["is_a_snapshot"] and record["snapshot_of"] == "OpaqueRef:NULL" and record["location"] == "loc"
-    again = x.VDI.db_introduce("11111111-2222-3333-4444-555555555555", "renamed", "d", sr, "user", False, True, {}, "loc", {}, {})
-    assert again == new and x.VDI.get_name_label(new) == "renamed" and x.VDI.get_managed(new)
+    for location, refused in (("loc", ["LOCATION_NOT_UNIQUE", sr, "loc"]),
+                              ("other", ["DB_UNIQUENESS_CONSTRAINT_VIOLATION", "VDI", "uuid", "11111111-2222-3333-4444-555555555555"])):
+        assert failure_of(x.VDI.db_introduce, "11111111-2222-3333-4444-555555555555", "renamed", "d", sr, "user", False, True, {},
+                          location, {}, {}) == refused
+    assert x.VDI.get_name_label(new) == "n" and x.VDI.get_managed(new)
     x.VDI.add_to_sm_config(new, "paused", "true")
     assert failure_of(x.VDI.add_to_sm_config, new, "paused", "true")[0] == "MAP_DUPLICATE_KEY"
     x.VDI.remove_from_sm_config(new, "paused")
