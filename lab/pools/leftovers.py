@@ -123,6 +123,14 @@ def _marks_on_vdis(view):
                 yield "VDI %s has %s in its other_config" % (vdi["uuid"], key)
 
 
+def _unmanaged_disks(view):
+    """One that xapi does not manage and that no VM has is an image without need, unless another one is based on it."""
+    for vbd in view.classes["VBD"].values():
+        vdi = view.classes["VDI"].get(vbd["VDI"])
+        if vdi and not vdi["managed"]:
+            yield "VDI %s, which a VM has, is not managed" % vdi["uuid"]
+
+
 def _marks_on_vms(view):
     for vm in view.vms.values():
         for key in list(vm["blocked_operations"]) + list(vm["current_operations"].values()):
@@ -221,7 +229,7 @@ def _domains(view, host):
                 yield "xenopsd knows VM %s (%s)" % (record["id"], record["power_state"])
 
 
-_IN_A_POOL = (_unneeded_objects, _marks_on_vdis, _marks_on_vms)
+_IN_A_POOL = (_unneeded_objects, _unmanaged_disks, _marks_on_vdis, _marks_on_vms)
 _ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _notes, _unneeded_images, _open_ports, _domains)
 
 

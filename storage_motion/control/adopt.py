@@ -1,7 +1,7 @@
 """A halted VM gets its new disks: with its metadata in another pool, or by new VBDs within the pool."""
 import XenAPI
 
-from storage_motion.control import remap
+from storage_motion.control import receive, remap
 from storage_motion.xapi.records import Records
 
 # The fields of a VBD that its replacement takes over.
@@ -11,6 +11,7 @@ VBD_FIELDS = ("VM", "userdevice", "bootable", "mode", "type", "unpluggable", "em
 
 def adopt(m):
     """Give the VM its new disks."""
+    receive.give(m)
     if m.plan.cross_pool:
         remap.bring(m)
         return

@@ -67,6 +67,7 @@ FUNCTIONS = {
     "receive-stop": Function("for the source: no gate opens any more", Takes(
         (MIGRATION, FOR_VM), (("migration",), ("vm",))),
         receiving.receive_stop),
+    "receive-give": Function("for the source: the new disks are the VM's, and managed by xapi again", THIS, receiving.receive_give),
     "receive-status": Function("for the source: the new disks and their gates", THIS, receiving.receive_status),
     "receive-abort": Function("for the source: takes the new disks away", Takes(
         (MIGRATION, Argument("force", "true: also if a gate was opened")), (("migration",),)), receiving.receive_abort),

@@ -5,7 +5,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, pool_lock, remains, remap, sync,
+from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, pool_lock, receive, remains, remap, sync,
                                     taken, waiting, whereabouts)
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, TimedOut, Undecided,
@@ -173,6 +173,7 @@ def complete(m):
 def _take(m):
     seen = waiting.until(lambda: _settled(m), COMPLETE_TIMEOUT, "VM %s to run at the destination, or to have ended" % m.plan.vm)
     remap.bring_again(m)
+    receive.give(m)             # before xapi looks at the VM, and at what may be done with its VBDs
     if seen.live:
         _take_running(m)
     else:

@@ -26,6 +26,11 @@ def _take(m, disks, text):
         m.note(disk.key, destination_vdi=made["vdi"], blank=bool(made["blank"]))
 
 
+def give(m):
+    """Have the new disks be the VM's for xapi, too: until then it refuses them to everybody."""
+    m.plugin("receive-give")
+
+
 def abort(m):
     """Have the destination take everything away again. By then every gate that had been opened is shut (move.shut_gates)."""
     if m.entry.get("receiving"):

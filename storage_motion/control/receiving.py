@@ -1,5 +1,8 @@
 """The plugin at the destination: new disks behind their gates, the receiver for them, and their end.
 
+From before it is filled until the VM has it, or it is taken away, a disk is not managed by xapi
+(xapi/managed.py): nobody else copies, destroys, snapshots or attaches it.
+
 What comes in is another pool's word: it is checked before anything is made. Everything that is made can be found again,
 whatever is killed: VDIs carry the id of the migration in other_config from their creation on, and the journal names the SRs.
 
@@ -24,8 +27,10 @@ from storage_motion.data import control_socket
 from storage_motion.dom0 import firewall, inventory, launch, opened, root, smapi
 from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault
-from storage_motion.xapi.records import Records
+from storage_motion.errors import (BadArguments, DiskInUse, GateOpen, ImageLeft, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed,
+                                   SmFault, TimedOut)
+from storage_motion.xapi import managed
+from storage_motion.xapi.records import NULL, Records
 
 MODULE = "storage_motion.data.receiver"
 LOG = "/var/log/sxm.log"
@@ -33,6 +38,7 @@ READY_TIMEOUT = 60.0       # the receiver makes a key and a certificate
 ANSWER_TIMEOUT = 15.0
 RETIRE_TIMEOUT = 2.0
 SM_TIMEOUT = 120.0
+OTHERS_TIMEOUT = 60.0      # seconds for what others had begun with a disk
 RECEIVE_TIMEOUT = 1800.0   # seconds that making and opening a hundred disks may take
 REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration is not to begin
 SPEC = "receive%d"
@@ -143,6 +149,14 @@ def receive_abort(session, given):
     return {}
 
 
+def receive_give(session, given):
+    """The VM has the disks: xapi manages them again, as any others. Idempotent."""
+    entry = _known(given)
+    for disk in entry.entry["disks"].values() if entry else ():
+        _manage(session, session.xenapi.VDI.get_by_uuid(disk["vdi"]))
+    return {}
+
+
 def receive_end(session, given):
     """After the VM has arrived: the receiver goes, and the disks are disks like any other."""
     entry = _known(given)
@@ -153,6 +167,7 @@ def receive_end(session, given):
         if smapi.GATE_SHUT in _config(session, disk["vdi"]).values():
             raise ReceiverFailed(entry.entry["migration"], "the gate of %s is shut" % disk["vdi"])
     _stop_receivers(entry, "exit")
+    receive_give(session, given)
     for disk in entry.entry["disks"].values():
         claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
         Record("receive", disk["vdi"]).remove()  # of a `finish` that has not come to its end
@@ -274,10 +289,33 @@ def _prepare(session, entry, disk):
         made = int(session.xenapi.VDI.get_virtual_size(vdi))
         if made != disk["size"]:
             raise ReceiverFailed(entry.entry["migration"], "SR %s made %d bytes of the %d asked for" % (disk["sr"], made, disk["size"]))
+    _keep_from_others(session, vdi)   # first: an older database that has the gate then has this, too
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
     entry.write_disks({key: {"shut": True, "location": session.xenapi.VDI.get_location(vdi)}})
     return {"vdi": entry.entry["disks"][key]["vdi"], "sr": disk["sr"], "size": disk["size"], "socket": opened["socket"],
             "blank": bool(opened["blank"]) and not disk["target"]}
+
+
+def _keep_from_others(session, vdi):
+    """Have xapi manage a disk no longer, and see that nobody has begun with it before. Raises DiskInUse.
+
+    xapi notes an operation before it looks whether the VDI is managed: what is not seen here is refused."""
+    managed.set_managed(session.xenapi.VDI.get_SR(vdi), vdi, False)
+    try:
+        waiting.until(lambda: not _others(session, vdi), OTHERS_TIMEOUT, "others to be done with a disk")
+    except TimedOut:
+        raise DiskInUse(session.xenapi.VDI.get_uuid(vdi), ", ".join(_others(session, vdi)))
+
+
+def _others(session, vdi):
+    """What others do with a VDI, or have it in, in words."""
+    record = session.xenapi.VDI.get_record(vdi)
+    return sorted(record["current_operations"].values()) + ["VBD %s" % vbd for vbd in record["VBDs"] if vbd != NULL]
+
+
+def _manage(session, vdi):
+    if not session.xenapi.VDI.get_managed(vdi):
+        managed.set_managed(session.xenapi.VDI.get_SR(vdi), vdi, True)
 
 
 def _renew(session, entry, disk):
@@ -439,9 +477,11 @@ def _remove(session, disk, migration, found_again):
     if gate.active(session.xenapi.VDI.get_sm_config(vdi)):
         raise GateOpen(migration, disk["vdi"])
     if disk["created"]:
+        _manage(session, vdi)     # xapi destroys nothing else
         session.xenapi.VDI.destroy(vdi)
     else:
         gate.open_again(session, vdi)
+        _manage(session, vdi)
         claim.unmark_vdi(session, disk["vdi"], migration)
 
 

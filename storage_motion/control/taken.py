@@ -1,5 +1,5 @@
 """What the destination's xapi has to know of a VM before anything of it is deleted at the source, or is told to have succeeded."""
-from storage_motion.control import adopt, claim, durable, remap, whereabouts
+from storage_motion.control import adopt, claim, durable, receive, remap, whereabouts
 from storage_motion.dom0 import smapi
 from storage_motion.xapi.records import NULL, Records
 
@@ -13,7 +13,9 @@ def take_halted(m):
     """The VM, which is halted, has its new disks: again, if xapi has forgotten that."""
     whereabouts.open_again(m)
     remap.bring_again(m)
-    if not m.plan.cross_pool:
+    if m.plan.cross_pool:
+        receive.give(m)
+    else:
         adopt.adopt(m)
 
 
@@ -30,6 +32,8 @@ def forgotten(m):
             found.append("VDI %s" % uuid)
         elif smapi.GATE_SHUT in api.VDI.get_sm_config(vdi).values():
             found.append("that VDI %s is open" % uuid)
+        elif not api.VDI.get_managed(vdi):
+            found.append("that VDI %s is managed" % uuid)
         elif vm not in [api.VBD.get_VM(vbd) for vbd in api.VDI.get_VBDs(vdi)]:
             found.append("that VDI %s is the VM's" % uuid)
     return found
@@ -44,4 +48,6 @@ def marked(m):
         vdi = whereabouts.vdi_there(m, disk)
         if vdi and smapi.GATE_SHUT in api.VDI.get_sm_config(vdi).values():
             found.append("VDI %s is shut" % m.disk(disk.key)["destination_vdi"])
+        if vdi and not api.VDI.get_managed(vdi):
+            found.append("VDI %s is not managed" % m.disk(disk.key)["destination_vdi"])
     return found

@@ -24,7 +24,7 @@ READS_OR_SETS = ("get_", "set_", "add_to_", "remove_from_", "assert_")
 REPEATABLE = ("VDI.destroy", "VBD.destroy", "VM.destroy", "task.create", "task.cancel", "task.destroy",
               "host.migrate_receive", "host.allocate_resources_for_vm", "network.attach_for_vm",
               "network.detach_for_vm", "VM.pool_migrate_complete", "pool.sync_database", "session.logout")
-REPEATABLE_OF_OURS = ("list", "status", "receive-status", "receive-stop", "receive-abort", "receive-end")
+REPEATABLE_OF_OURS = ("list", "status", "receive-status", "receive-stop", "receive-abort", "receive-give", "receive-end")
 GONE = ("HANDLE_INVALID", "UUID_INVALID")
 
 log = logging.getLogger("sxm")

@@ -31,6 +31,10 @@ class FakePool:
         self.syncs += 1
         self._on_disk = copy.deepcopy(self.tables)
 
+    def local(self):
+        """What xapi.session.local does, in dom0 of one of its hosts."""
+        return _Local(self)
+
     def goes_back(self):
         """What was noted since then is gone."""
         self.tables = copy.deepcopy(self._on_disk)
@@ -74,11 +78,15 @@ class FakePool:
         match = re.match(r"(get|set|add_to|remove_from)_(\w+)$", method)
         if not match:
             if method == "destroy":
+                if not self.get(class_name, arguments[0]).get("managed", True):
+                    raise failure("VDI_NOT_MANAGED", arguments[0])
                 self.calls.append(("destroy", class_name, self.get(class_name, arguments[0])["uuid"]))
                 del self.tables[class_name][arguments[0]]
                 return ""
             raise failure("MESSAGE_METHOD_UNKNOWN", "%s.%s" % (class_name, method))
         verb, field = match.groups()
+        if (class_name, method) == ("VDI", "set_managed"):
+            raise failure("PERMISSION_DENIED", "")
         record = self.get(class_name, arguments[0])
         if verb == "get":
             value = record[field]
@@ -93,6 +101,31 @@ class FakePool:
         else:
             record[field] = {key: value for key, value in record[field].items() if key != arguments[1]}
         return ""
+
+
+class _Local:
+    """A session of its own. What xapi keeps for SM's drivers it may do, once it is marked as one of the SR."""
+
+    def __init__(self, pool):
+        self._pool = pool
+        self._session = pool.add("session", other_config={})
+
+    @property
+    def xenapi(self):
+        return _Class(self, "")
+
+    def call(self, class_name, method, arguments):
+        if (class_name, method) == ("session", "logout"):
+            del self._pool.tables["session"][self._session]
+            return ""
+        if (class_name, method) == ("VDI", "set_managed"):
+            vdi, value = arguments
+            marked = self._pool.get("session", self._session)["other_config"].get("_sm_session")
+            if marked != self._pool.get("VDI", vdi)["SR"]:
+                raise failure("PERMISSION_DENIED", "")
+            self._pool.tables["VDI"][vdi]["managed"] = value
+            return ""
+        return self._pool.call(class_name, method, arguments)
 
 
 class _Class:
@@ -131,7 +164,7 @@ def add_vdi(pool, sr, size=GIB, **changes):
     record = dict(name_label="disk", name_description="", SR=sr, virtual_size=str(size), physical_utilisation=str(size // 2),
                   sm_config={}, other_config={}, xenstore_data={}, VBDs=[], type="user", sharable=False, read_only=False,
                   cbt_enabled=False, on_boot="persist", is_a_snapshot=False, managed=True, missing=False, location="loc",
-                  snapshots=[])
+                  snapshots=[], current_operations={})
     vdi = pool.add("VDI", **dict(record, **changes))
     pool.tables["VDI"][vdi]["location"] = pool.tables["VDI"][vdi]["uuid"]
     return vdi

@@ -43,7 +43,7 @@ class World:
         self.log, self.script, self.told = [], list(script), MIRRORING
         self.source, self.destination = FakePool("A"), FakePool("B")
         self._here = add_vdi(self.source, "OpaqueRef:sr", sm_config={HOST: "RW"})
-        self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT))
+        self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT), managed=False)
         self.plan = make_plan(**({"kind": "in-pool", "destination_host": "h"} if same_host else {}))
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
         self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"], "begun": ["claim", "move"]}
@@ -120,6 +120,8 @@ class World:
         self.log.append(function)
         if self.plugin_fails:
             raise self.plugin_fails
+        if function == "receive-give":
+            self.destination.tables["VDI"][self._there]["managed"] = True
         return json.dumps({"arrived": self.arrived, "opened": ["k"] if self.witness else []})
 
     def describe(self, error):
@@ -661,17 +663,17 @@ def test_a_vm_that_runs_is_taken_as_running(monkeypatch):
     world.there[HOST], world.state_there = "RW", "Running"
     move.complete(world)
     assert done == ["running", "networks", "departed"] and world.entry["arrived_halted"] is False
-    assert world.disk("k")["state"] == "moved" and at_the_source(world) == "Halted" and world.log == ["given back"]
+    assert world.disk("k")["state"] == "moved" and at_the_source(world) == "Halted" and world.log == ["receive-give", "given back"]
     world.arrival = {"xenops": "https://b", "session_id": "x"}
     move.complete(world)
-    assert world.log == ["given back"], "once is enough"
+    assert world.log == ["receive-give", "given back", "receive-give"], "to give it back once is enough"
 
 
 def test_what_a_killed_xenopsd_kept_of_a_vm_that_has_gone_is_ended(monkeypatch):
     world, _ = completing(monkeypatch)
     world.there[HOST], world.state_there, world.leaving = "RW", "Running", "Suspended"
     move.complete(world)
-    assert world.log == ["end leaving here", "given back"] and world.leaving is None
+    assert world.log == ["receive-give", "end leaving here", "given back"] and world.leaving is None
 
 
 def test_a_vm_that_runs_on_both_sides_is_told(monkeypatch):
@@ -687,14 +689,14 @@ def test_once_cleaned_up_it_is_completed_again_all_the_same(monkeypatch):
     world.source.tables["VDI"].clear()
     world.source.tables["VM"].clear()
     move.complete(world)
-    assert done == ["running", "networks", "departed"] and world.log == []
+    assert done == ["running", "networks", "departed"] and world.log == ["receive-give"]
 
 
 def test_a_vm_that_has_ended_is_taken_as_halted(monkeypatch):
     world, done = completing(monkeypatch)
     world.state_there, world.leaving = "Halted", "Suspended"
     move.complete(world)
-    assert done == ["reset at B", "networks", "departed"] and world.log == ["end v there", "end leaving here", "given back"]
+    assert done == ["reset at B", "networks", "departed"] and world.log == ["receive-give", "end v there", "end leaving here", "given back"]
     assert world.entry["arrived_halted"] is True and at_the_source(world) == "Halted"
     done.clear()
     world.state_here, world.arrival = None, {"xenops": "https://b", "session_id": "x"}
@@ -706,7 +708,20 @@ def test_a_vm_that_has_ended_within_its_pool_gets_its_new_disks(monkeypatch):
     world, done = completing(monkeypatch)
     world.plan, world.state_here = make_plan(kind="in-pool", destination_host="h2"), None
     move.complete(world)
-    assert done == ["adopted", "networks", "departed"] and world.log == ["given back"]
+    assert done == ["adopted", "networks", "departed"] and world.log == ["receive-give", "given back"]
+
+
+def test_the_source_is_not_left_before_the_new_disks_are_the_vms_for_good(monkeypatch):
+    """A xapi that is killed between that and the sync forgets it."""
+    world, done = completing(monkeypatch)
+    world.there[HOST], world.state_there = "RW", "Running"
+    crashes = [world.destination.goes_back, world.destination.goes_back]
+    world.destination.sync()
+    monkeypatch.setattr(durable.database, "sync", lambda pool: (crashes.pop()() if crashes and pool is world.destination else None, pool.sync()))
+    move.complete(world)
+    assert done[:3] == 3 * ["running"] and world.log[:3] == 3 * ["receive-give"]
+    world.destination.goes_back()
+    assert world.destination.xenapi.VDI.get_managed(world._there)
 
 
 def test_a_vm_that_may_come_yet_is_waited_for(monkeypatch):

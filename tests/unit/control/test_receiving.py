@@ -15,7 +15,8 @@ from storage_motion.control import arrival, journal, receiving, recovery
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import firewall, inventory, launch, opened, smapi
 from storage_motion.dom0.disks.record import Record
-from storage_motion.errors import BadArguments, GateOpen, ImageLeft, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
+from storage_motion.errors import BadArguments, DiskInUse, GateOpen, ImageLeft, JournalError, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed, SmFault, TimedOut
+from storage_motion.xapi import managed
 
 ID = "11111111-2222-3333-4444-555555555555"
 VM = "99999999-8888-7777-6666-555555555555"
@@ -36,6 +37,7 @@ class Destination:
         self.pool.handlers["host.get_address"] = lambda ref: "10.0.0.1"
         monkeypatch.setattr(inventory, "host_uuid", lambda: uuid_of(self.pool, "host", by_name(self.pool, "host", "b1")))
         monkeypatch.setattr(smapi, "call", self.sm)
+        monkeypatch.setattr(managed.sessions, "local", self.pool.local)
         monkeypatch.setattr(launch, "start", self.start)
         self.open_ports = set()
         monkeypatch.setattr(firewall, "open_port", self.open_port)
@@ -61,6 +63,7 @@ class Destination:
             raise SmFault(command, 482, "no")
         config = self.pool.tables["VDI"][vdi_ref]["sm_config"]
         if command == "vdi_receive_start":
+            assert not self.pool.tables["VDI"][vdi_ref]["managed"], "others could begin with it while its gate is being shut"
             config.update({"paused": smapi.GATE_SHUT, "relinking": smapi.GATE_SHUT})
             return json.dumps({"socket": "/x", "blank": True})
         return None
@@ -227,7 +230,7 @@ def test_abort_leaves_the_users_vdi(destination):
     assert not destination.receive(disks)["disks"][KEYS[0]]["blank"], "what is in it has to be overwritten"
     receiving.receive_abort(destination.pool, {"migration": ID})
     record = destination.vdis()[target]
-    assert record["other_config"] == {} and record["sm_config"] == {}
+    assert record["other_config"] == {} and record["sm_config"] == {} and record["managed"]
 
 
 def test_end(destination, tmp_path):
@@ -239,6 +242,59 @@ def test_end(destination, tmp_path):
         receiving.receive_end(destination.pool, {"migration": ID})
     assert all(vdi["other_config"] == {"a": "b"} for vdi in destination.vdis().values()) and len(destination.vdis()) == 2
     assert journal.all_ids(journal.RECEIVING) == [] and not (tmp_path / "run/sxm" / ID).exists()
+
+
+def unmanaged(destination):
+    """How many disks xapi does not manage. No session is left behind by whoever said so."""
+    assert not destination.pool.tables.get("session")
+    return sum(not vdi["managed"] for vdi in destination.vdis().values())
+
+
+def test_until_the_vm_has_it_a_disk_is_nobody_elses(destination):
+    destination.receive()
+    assert unmanaged(destination) == 2
+    open_gate(destination)
+    assert unmanaged(destination) == 2, "who opens a gate does not give the disk to everybody"
+    for _ in range(2):
+        assert receiving.receive_give(destination.pool, {"migration": ID}) == {} and unmanaged(destination) == 0
+    receiving.receive_end(destination.pool, {"migration": ID})
+    assert receiving.receive_give(destination.pool, {"migration": ID}) == {}, "and when it is known no more"
+
+
+def test_at_the_end_a_disk_is_managed_whatever_an_older_database_says(destination):
+    destination.receive()
+    destination.pool.sync()
+    receiving.receive_give(destination.pool, {"migration": ID})
+    destination.pool.goes_back()
+    open_gate(destination)
+    assert unmanaged(destination) == 2
+    receiving.receive_end(destination.pool, {"migration": ID})
+    assert len(destination.vdis()) == 2 and unmanaged(destination) == 0
+
+
+@pytest.mark.parametrize("busy", [{"current_operations": {"OpaqueRef:task": "copy"}}, {"VBDs": ["OpaqueRef:vbd"]}], ids=["copied", "attached"])
+def test_who_has_begun_with_a_disk_before_is_waited_for(destination, tmp_path, monkeypatch, busy):
+    """As `xe vdi-copy` of one that has just been made. It ends, or nothing is received."""
+    create = destination.pool.handlers["VDI.create"]
+
+    def made(record):
+        vdi = create(record)
+        destination.vdis()[vdi].update(busy)
+        return vdi
+    destination.pool.handlers["VDI.create"] = made
+    monkeypatch.setattr(receiving, "OTHERS_TIMEOUT", 0.0)
+    with pytest.raises(DiskInUse) as raised:
+        destination.receive()
+    assert ("copy" if "VBDs" not in busy else "VBD OpaqueRef:vbd") in str(raised.value) and nothing_left(destination, tmp_path)
+    looks = []
+
+    def done(vdi):
+        looks.append(vdi)
+        record = dict(destination.vdis()[vdi])
+        return dict(record, current_operations={}, VBDs=[]) if len(looks) > 2 else record
+    monkeypatch.setattr(receiving, "OTHERS_TIMEOUT", 5.0)
+    destination.pool.handlers["VDI.get_record"] = done
+    assert destination.receive()["port"] == 4711 and unmanaged(destination) == 2
 
 
 def renew(destination, keys, **more):

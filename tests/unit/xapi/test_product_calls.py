@@ -13,6 +13,7 @@ PRODUCT = ("storage_motion", "plugins", "drivers", "xapi-hooks")
 # Messages that xapi answers and does not document, so that its data model, as it is published, has them not (ocaml/idl/datamodel*.ml):
 # name -> how many parameters, the session apart.
 HIDDEN = {
+    "VDI.set_managed": 2,
     "VM.pool_migrate_complete": 2,
     "host.allocate_resources_for_vm": 3,
     "host.get_sm_diagnostics": 1,
@@ -65,6 +66,7 @@ def test_calls_are_found_by_all_their_names(found):
     files = {(where.split(":")[0], name, count) for where, name, count in found[0]}
     assert {("storage_motion/control/move.py", "VM.pool_migrate_complete", 2),
             ("storage_motion/control/cleanup.py", "VM.destroy", 1),
+            ("storage_motion/xapi/managed.py", "session.add_to_other_config", 3),
             ("storage_motion/dom0/disks/mirror.py", "VDI.snapshot", 2),
             ("storage_motion/dom0/smapi.py", "PBD.get_device_config", 1),
             ("storage_motion/control/claim.py", "VM.add_to_blocked_operations", 3),
