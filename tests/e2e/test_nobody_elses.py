@@ -81,7 +81,7 @@ def test_while_it_receives(lab, scene, kind, moment):
         arguments, there = scene.arguments(), scene.there
     else:
         here = scene.pool.xapi.SR.get_name_label(scene.pool.xapi.VDI.get_SR(scene.pool.xapi.VBD.get_VDI(scene.record["VBDs"][0])))
-        arguments, there = scene.within("slow" if here.endswith("fast") else "fast"), scene.host
+        arguments, there = scene.within("big" if here.endswith("fast") else "fast"), scene.host
     pool = next(pool for pool in lab.pools if there in pool.hosts)
     source = scene.host
     with running_vm(pool, there) as another:
@@ -94,6 +94,21 @@ def test_while_it_receives(lab, scene, kind, moment):
         scene.host = there
         assert [pool.xapi.VBD.get_VDI(vbd) for vbd in scene.record["VBDs"]] == disks
         assert all(pool.xapi.VDI.get_managed(vdi) for vdi in disks)
+    scene.assert_runs()
+    scene.assert_nothing_left()
+
+
+@pytest.mark.timeout(600)
+def test_who_has_it_forgotten_ends_the_migration(scene):
+    """xapi asks nothing of that. The image is found again, and nothing is left."""
+    there = next(pool for pool in scene.lab.pools if scene.there in pool.hosts)
+    with breakpoint.held(scene.host.root, MOMENTS["copying"], lambda: scene.begin(**dict(scene.arguments(), **{"retry-limit": "0"})),
+                         scene.journal, MOVE) as migration:
+        for uuid in receiving(scene.journal(migration)):
+            there.xapi.VDI.forget(there.xapi.VDI.get_by_uuid(uuid))
+    entry = scene.ended(migration)
+    assert entry["state"] == "failed" and entry["left"] == [], entry["error"]
+    print(entry["error"])
     scene.assert_runs()
     scene.assert_nothing_left()
 

@@ -220,6 +220,8 @@ class LVHDVDI(VDI.VDI):
 
     def delete(self, sr_uuid, vdi_uuid, data_only=False):
         if self.exists:
+            if not self.session.xenapi.VDI.get_managed(self.sr.srcmd.params["vdi_ref"]):
+                raise xs_errors.XenError("VDIDelete", opterr="Deleting non-leaf node not permitted")
             if refcounter.holders(sr_uuid, vdi_uuid):
                 raise xs_errors.XenError("VDIInUse")
             lvutil.remove(self.path)
