@@ -297,6 +297,28 @@ def test_who_has_begun_with_a_disk_before_is_waited_for(destination, tmp_path, m
     assert destination.receive()["port"] == 4711 and unmanaged(destination) == 2
 
 
+def test_where_a_disk_cannot_be_kept_from_others_nothing_is_received(destination, tmp_path, monkeypatch):
+    def refuse(sr, vdi, value):
+        raise failure("PERMISSION_DENIED", "")
+    monkeypatch.setattr(managed, "set_managed", refuse)
+    with pytest.raises(XenAPI.Failure, match="PERMISSION_DENIED"):
+        destination.receive()
+    assert nothing_left(destination, tmp_path) and "vdi_receive_start" not in destination.sm_calls
+
+
+def test_the_user_has_his_disk_back_if_it_was_killed_before_the_gate_was_shut(destination):
+    target = add_vdi(destination.pool, destination.sr, GIB)
+    disks = destination.wanted()[:1]
+    disks[0]["target"] = uuid_of(destination.pool, "VDI", target)
+    destination.receive(disks)
+    entry = Journal.load(ID, journal.RECEIVING)
+    entry.entry["disks"][KEYS[0]].update(shut=False)
+    entry.write(receivers=[])
+    open_gate(destination)
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert destination.vdis()[target]["managed"] and destination.vdis()[target]["other_config"] == {}
+
+
 def renew(destination, keys, **more):
     return receiving.receive_renew(destination.pool, dict({"migration": ID, "address": "10.0.0.1", "disks": json.dumps(keys)}, **more))
 
