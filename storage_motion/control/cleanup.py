@@ -3,6 +3,7 @@ from storage_motion.control import claim, durable, gate, pool_lock, remains, rem
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
+from storage_motion.xapi import datapaths
 from storage_motion.xapi.records import Records
 
 OWN_TIMEOUT = 150.0        # a guest that reboots just now has its disks closed for a while
@@ -48,11 +49,19 @@ def _await_own_disks(m):
 def _others_disks(m):
     """The UUIDs of the new disks that are not active just as the VM needs them: on its host, read-write; nowhere if it is halted."""
     vm = m.destination.xenapi.VM.get_record(remap.destination_vm(m))
-    wanted = {gate.HOST + vm["resident_on"]: "RW"} if vm["power_state"] in whereabouts.LIVE else {}
-    configs = [(m.disk(disk.key)["destination_vdi"], m.destination.xenapi.VDI.get_sm_config(m.destination_vdi(disk)))
-               for disk in m.plan.disks]
-    return [uuid for uuid, config in configs
-            if {key: value for key, value in config.items() if key.startswith(gate.HOST)} != wanted]
+    host = vm["resident_on"] if vm["power_state"] in whereabouts.LIVE else None
+    return [m.disk(disk.key)["destination_vdi"] for disk in m.plan.disks if not _is_own(m, disk, host)]
+
+
+def _is_own(m, disk, host):
+    """Whether a new disk is active, read-write, on `host` (a ref) and nowhere else; on no host if that is None."""
+    vdi = m.destination_vdi(disk)
+    config = m.destination.xenapi.VDI.get_sm_config(vdi)
+    keys = {key: value for key, value in config.items() if key.startswith(gate.HOST)}
+    if host is None or keys:
+        return keys == ({gate.HOST + host: "RW"} if host else {})
+    # With an older database of its master's the keys of a member's host are gone, until that member's xapi is started again.
+    return datapaths.active_and_writable(m.destination, host, disk.destination_sr, m.destination.xenapi.VDI.get_location(vdi))
 
 
 def end(m):

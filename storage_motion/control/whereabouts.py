@@ -47,7 +47,7 @@ def begun_to_open(m, disk):
 
 class Seen(NamedTuple):
     """How it looks at the destination. `disks`: the sm_config of each, in the plan's order; `state`: the VM's, of its xenopsd, None if
-    that does not know it; `arriving`: whether a copy of the VM is on its way in. `stuck`: the ids of copies that xenopsd is not at any
+    that does not know it; `arriving`: whether a copy of the VM is on its way in; `open`: whether all gates are. `stuck`: the ids of copies that xenopsd is not at any
     more: under the VM's own id and paused, when a disk did not come, or under that of an arrival, when it was killed. Nothing of them
     will go on by itself."""
     disks: List[dict]
@@ -55,11 +55,14 @@ class Seen(NamedTuple):
     arriving: bool
     same_host: bool
     stuck: Tuple[str, ...] = ()
+    open: bool = False
 
     @property
     def live(self):
-        """It runs on the new disks. Where both hosts are one the state alone may be that of the VM on its old disks."""
-        return self.state == "Running" and any(gate.active(config) for config in self.disks)
+        """It runs on the new disks. Where both hosts are one the state alone may be that of the VM on its old disks; where they are two,
+        the keys of a member's host go with an older database of its master's, until that member's xapi is started again."""
+        on_them = any(gate.active(config) for config in self.disks) or self.open and not self.same_host
+        return self.state == "Running" and on_them
 
     @property
     def ended(self):
@@ -80,7 +83,8 @@ def look(m):
     copied = not m.plan.same_host or there.power_state(xenops.leaving(m.plan.vm)) is not None
     copies = [(xenops.incoming(m.plan.vm), incoming not in (None, "Running")), (m.plan.vm, copied and state == "Paused")]
     found = tuple(vm for vm, waits in copies if waits)
-    return Seen(disks, state, incoming is not None, m.plan.same_host, found if found and not _sending(m, there) else ())
+    return Seen(disks, state, incoming is not None, m.plan.same_host, found if found and not _sending(m, there) else (),
+                all(opened(m, disk) for disk in m.plan.disks))
 
 
 def _sending(m, there):

@@ -14,12 +14,22 @@ DESTROY = "sm_dp_destroy"
 _LINE = re.compile(r"^(SR|VDI|DP:) (.*)$")
 # "vbd/3/xvda: activated RW  ** LEAKED": of a VM's disk, by domain (0 is dom0) and device
 # (xenopsd's storage.ml, id_of).
-_DATAPATH = re.compile(r"^(vbd/[1-9]\d*/[^:]+): ")
+_DATAPATH = re.compile(r"^(vbd/[1-9]\d*/[^:]+): (.*)$")
+_WRITABLE = "activated RW"
 
 
 def of_vm_disks(session, host, sr, location):
     """The datapaths of VMs that hold a VDI (the UUID of its SR, its location) on `host` (a ref),
     leaked ones as well."""
+    return [datapath for datapath, _ in _of_vm_disks(session, host, sr, location)]
+
+
+def active_and_writable(session, host, sr, location):
+    """Whether the storage layer of `host` has the VDI active and read-write for a VM."""
+    return any(state == _WRITABLE for _, state in _of_vm_disks(session, host, sr, location))
+
+
+def _of_vm_disks(session, host, sr, location):
     found, place = [], {}
     for line in session.xenapi.host.get_sm_diagnostics(host).splitlines():
         match = _LINE.match(line.strip())
@@ -29,7 +39,7 @@ def of_vm_disks(session, host, sr, location):
         if kind == "DP:":
             datapath = _DATAPATH.match(text)
             if datapath and (place.get("SR"), place.get("VDI")) == (sr, location):
-                found.append(datapath.group(1))
+                found.append(datapath.groups())
         else:
             place[kind] = text
     return found

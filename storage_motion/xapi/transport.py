@@ -16,6 +16,12 @@ from storage_motion.tls import unverified_context
 
 LOCAL_SOCKET = "/var/lib/xcp/xapi"
 DEFAULT_TIMEOUT = 300.0  # seconds that one answer may take
+CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # a TLS connection ends; also at once, where stunnel serves and xapi does not
+
+
+def reset(error):
+    """The exception with which any other connection would have ended where TLS raises one of CUT."""
+    return ConnectionResetError(errno.ECONNRESET, "closed by xapi: %s" % error.strerror)
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -74,11 +80,11 @@ class _BoundTransport(xmlrpc.client.Transport):
         return self.single_request(host, handler, request_body, verbose)
 
     def single_request(self, *arguments, **named):
-        """As in xmlrpc.client. A TLS connection that has gone cold ends as any other."""
+        """As in xmlrpc.client, but for `CUT`."""
         try:
             return super(_BoundTransport, self).single_request(*arguments, **named)
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
-            raise ConnectionResetError(errno.ECONNRESET, "closed by xapi: %s" % error.strerror)
+        except CUT as error:
+            raise reset(error)
 
 
 def local_transport(timeout=DEFAULT_TIMEOUT):

@@ -145,6 +145,8 @@ class Xenops:
             (value,), _ = xmlrpc.client.loads(text, use_builtin_types=True)
         except xmlrpc.client.Fault as fault:
             raise XenopsError(method, str(fault.faultString))
+        except transport.CUT as error:
+            raise _XapiAway(reason(transport.reset(error)), True)
         except (OSError,) + NOT_XAPI as error:
             if outages.is_away(error):
                 raise _XapiAway(reason(error), not isinstance(error, outages.NEVER_SENT))

@@ -117,14 +117,15 @@ class Scene:
         """Begin a migration; its id."""
         return self.call("migrate", wait="false", **(arguments or self.arguments()))["migration"]
 
-    def begin_and_kill(self, when=breakpoint.ALWAYS, **rule):
-        """Begin a migration whose worker dies by kill -9 at a write of its journal (see lab.dom0.breakpoint); its id.
+    def begin_and_kill(self, when=breakpoint.ALWAYS, arguments=None, **rule):
+        """Begin a migration (with `arguments`, else to the other pool) whose worker dies by kill -9 at a write of its journal (see
+        lab.dom0.breakpoint); its id.
 
         Fails if it comes to its end without that."""
         root = self.host.root
         breakpoint.arm(root, when, **rule)
         try:
-            migration = self.begin()
+            migration = self.begin(**(arguments or {}))
             worker, deadline = None, time.monotonic() + MOVE
             while worker is None or worker.alive():
                 entry = self.journal(migration)

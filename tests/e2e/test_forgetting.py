@@ -97,3 +97,19 @@ def test_after_a_cancel(lab, scene):
     forget(lab, "a1", "b1")
     is_whole(scene, {})
     assert scene.host.name == "a1"
+
+
+@pytest.mark.timeout(600)
+def test_a_member_that_a_vm_has_come_to_outlives_its_master():
+    """Its marks of the VM's new disks go with the master's older database, and come back only when its own xapi is started again: the VM
+    runs there all the same, and was said never to have come (seen on a real xapi)."""
+    with Lab(plan=(PoolPlan("A", ("a1", "a2"), False), PoolPlan("B", ("b1",), False)), flush_seconds=NEVER) as lab:
+        scene, pool = Scene(lab), lab.pool("A")
+        there = {"host-uuid": lab.host("a2").uuid, "destination-sr-uuid": pool.xapi.SR.get_uuid(pool.sr("a2", "fast"))}
+        migration = scene.begin_and_kill(MOMENTS["complete"], arguments=dict(there, vm=scene.uuid))
+        forget(lab, "a1")
+        answer, = scene.call("recover", migration=migration)["migrations"]
+        assert (answer["outcome"], answer["left"], answer["error"]) == ("moved", [], None), answer
+        assert scene.settle() is lab.host("a2")
+        scene.assert_runs()
+        scene.assert_nothing_left()

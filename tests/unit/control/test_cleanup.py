@@ -18,7 +18,7 @@ class Arrived:
         self.vdis = [add_vdi(self.pool, sr, sm_config={"host_" + self.host: "RW", "image": "x"}) for _ in range(2)]
         self.vm = add_vm(self.pool, self.host, self.vdis, by_name(self.pool, "network", "guests"))
         uuids = [uuid_of(self.pool, "VDI", vdi) for vdi in self.vdis]
-        disks = [types.SimpleNamespace(key=str(number)) for number in range(2)]
+        disks = [types.SimpleNamespace(key=str(number), destination_sr="s") for number in range(2)]
         self.m = types.SimpleNamespace(
             destination=self.pool, disk=lambda key: {"destination_vdi": uuids[int(key)]},
             destination_vdi=lambda disk: self.vdis[int(disk.key)],
@@ -49,8 +49,32 @@ def test_so_are_those_of_a_vm_that_has_halted_since_and_are_nobodys(arrived):
     cleanup._await_own_disks(arrived.m)
 
 
+DIAGNOSTICS = """DataPath information:
+    SR s
+        VDI %s
+            activated RW (device=None)
+                DP: vbd/%d/xvda: %s
+"""
+
+
+@pytest.mark.parametrize("domain, state, own", [(9, "activated RW", True), (9, "attached RW", False), (9, "activated RO", False),
+                                                (0, "activated RW", False)])
+def test_a_disk_whose_key_an_older_database_has_lost_is_its_own_by_the_datapaths_of_its_host(arrived, domain, state, own):
+    asked = []
+    location = arrived.pool.tables["VDI"][arrived.vdis[1]]["location"]
+    arrived.pool.handlers["host.get_sm_diagnostics"] = lambda host: asked.append(host) or DIAGNOSTICS % (location, domain, state)
+    arrived.active(1)
+    if own:
+        cleanup._await_own_disks(arrived.m)
+    else:
+        with pytest.raises(NotCleanedUp):
+            cleanup._await_own_disks(arrived.m)
+    assert set(asked) == {arrived.host}
+
+
 @pytest.mark.parametrize("keys", [{}, {"host_b1": "RO"}, {"host_b2": "RW"}, {"host_b1": "RW", "host_b2": "RO"}])
 def test_a_disk_that_somebody_else_has_won_keeps_the_source(arrived, keys):
+    arrived.pool.handlers["host.get_sm_diagnostics"] = lambda host: "DataPath information:\n"
     refs = {"host_b1": "host_" + arrived.host, "host_b2": "host_" + arrived.other}
     arrived.active(1, **{refs[key]: value for key, value in keys.items()})
     with pytest.raises(NotCleanedUp) as refused:

@@ -513,7 +513,7 @@ LOST = Unreachable("b", "gone")
     ("shut", False, LOST, None, False, None), ("shut", False, XenopsError("VM.stat", "boom"), None, False, None),
     ("shut", False, "Running", None, True, whereabouts.SOURCE), ("shut", False, None, None, True, whereabouts.SOURCE),
     ("open", True, "Running", None, False, whereabouts.DESTINATION), ("open", True, None, None, False, None),
-    ("open", True, "Suspended", None, False, None), ("open", False, "Running", None, False, None),
+    ("open", True, "Suspended", None, False, None), ("open", False, "Running", None, False, whereabouts.DESTINATION),
     ("open", False, None, None, False, whereabouts.DESTINATION), ("open", False, "Halted", None, False, whereabouts.DESTINATION),
     ("open", False, None, "Paused", False, None), ("open", False, LOST, None, False, None),
     ("open", True, "Running", None, True, whereabouts.DESTINATION), ("open", False, "Running", None, True, None),

@@ -1,4 +1,5 @@
 """xenopsd's calls and answers, in the encoding of its interface."""
+import ssl
 import xmlrpc.client
 
 import pytest
@@ -117,6 +118,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(outage, "BOUND", 30.0)
 
 
+REFUSALS = {"refused": ConnectionRefusedError(111, "refused"),
+            "cut": ssl.SSLEOFError(8, "EOF occurred in violation of protocol")}    # by a stunnel without a xapi
+
+
 def passed_on(plan, call, patient=True):
     """`call` of an Xenops whose xapi does what `plan` says with each connection, then answers; and how many requests it got."""
     plan, seen = list(plan), []
@@ -127,9 +132,8 @@ def passed_on(plan, call, patient=True):
         return (500, b"") if what == "starting" else envelope("7")
 
     def connect():
-        if plan and plan[0] == "refused":
-            plan.pop(0)
-            raise ConnectionRefusedError(111, "refused")
+        if plan and plan[0] in REFUSALS:
+            raise REFUSALS[plan.pop(0)]
         return transport.connection(url, 5.0)
     with serving(handler) as url:
         away = outage.Outage("there") if patient else None
@@ -139,7 +143,7 @@ def passed_on(plan, call, patient=True):
             return error, len(seen)
 
 
-@pytest.mark.parametrize("plan", [["refused"], ["starting"], ["refused", "refused", "starting", "starting"]])
+@pytest.mark.parametrize("plan", [["refused"], ["cut"], ["starting"], ["refused", "cut", "starting", "starting"]])
 def test_a_xapi_that_is_restarted_is_waited_for(quick, plan):
     assert passed_on(plan, lambda x: x.call("VM.stat", id="vm")) == ("7", plan.count("starting") + 1)
     error, _ = passed_on(plan, lambda x: x.call("VM.stat", id="vm"), patient=False)
@@ -151,6 +155,8 @@ def test_a_xapi_that_is_restarted_is_waited_for(quick, plan):
 @pytest.mark.parametrize("method", xenops.ONCE)
 def test_what_may_have_been_begun_is_not_begun_twice(quick, method):
     assert passed_on(["refused"], lambda x: x.call(method, id="vm")) == ("7", 1)
+    error, requests = passed_on(["refused", "cut"], lambda x: x.call(method, id="vm"))
+    assert isinstance(error, Unreachable) and requests == 0
     error, requests = passed_on(["refused", "starting"], lambda x: x.call(method, id="vm"))
     assert isinstance(error, Unreachable) and requests == 1
 
