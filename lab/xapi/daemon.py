@@ -62,6 +62,8 @@ class Xapi:
             if not forwarding.is_authentic(request.cookies, self.config.pool_secret):
                 return refusal(403, "forbidden")
             return response(forwarding.answer_internal(self.internal_functions(), request.body), "application/json")
+        if request.path == storage_service.EVENTS and not self.work.listening.is_set():
+            return response(wire.xml_response(""))      # lost: nobody listens
         if request.path == "/services/xenops" or request.path.startswith("/services/xenops/"):
             return self._xenops(request)
         return self.answer_public(request)
@@ -171,7 +173,7 @@ class Master(Xapi):
 
 _HTTP_HANDLERS = {("GET", "/export_metadata"): handlers.export_metadata, ("PUT", "/import_metadata"): handlers.import_metadata}
 _LOCAL_HANDLERS = {("POST", "/services/SM"): storage_service.answer_storage,
-                   ("POST", "/services/xenops-event"): storage_service.answer_event}
+                   ("POST", storage_service.EVENTS): storage_service.answer_event}
 _CALL_PATHS = ("/", "/RPC2", "/jsonrpc")
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import tempfile
+import threading
 import xmlrpc.client
 
 from lab.xapi import wire, xapi_conf
@@ -18,6 +19,7 @@ from lab.xapi.on_disk import STATE, replace
 PLUGIN_TIMEOUT = 24 * 3600.0    # seconds; xapi has none, and a plugin may well wait for a whole migration
 DRIVER_TIMEOUT = 900.0          # seconds; an activation alone may wait 120
 XENOPS_TIMEOUT = 60.0           # seconds for one call of xenopsd: long work is a task there
+XENOPSD_AWAY = "xenopsd cannot be reached"
 _MOST_OUTPUT = 16 << 20         # bytes of a program's output that are looked at
 
 log = logging.getLogger("xapi.exec")
@@ -28,9 +30,11 @@ class HostWork:
 
     def __init__(self, root):
         self.root = root
+        self.listening = threading.Event()
+        """Whether this host's xapi takes what xenopsd tells: not before it has found its VMs again (startup.py), and never if it fails in that."""
         self.functions = {"run_plugin": self.run_plugin, "run_driver": self.run_driver, "drivers": self.drivers,
                           "xenops": self.xenops, "real_path": self.real_path, "back_up": self.back_up,
-                          "kept": self.kept, "keep": self.keep}
+                          "kept": self.kept, "keep": self.keep, "listen": self.listen, "is_listening": self.listening.is_set}
 
     def path(self, absolute):
         return self.root + absolute
@@ -56,14 +60,18 @@ class HostWork:
                 if name.endswith("SR") and xapi_conf.accepts(self.root, name[:-2]) and os.access(os.path.join(directory, name), os.X_OK)]
 
     def xenops(self, method, members):
-        """Call this host's xenopsd. Raises what it answered, or XENOPSD_UNREACHABLE as an internal error."""
+        """Call this host's xenopsd. Raises what it answered, or an internal error that begins with XENOPSD_AWAY."""
         connection = UnixConnection(self.path("/run/xenopsd.sock"), XENOPS_TIMEOUT)
         try:
             return wire.ask(lambda body: exchange(connection, "POST", "/", body, {"Content-Type": "text/xml"}), method, [members])
         except OSError as error:
-            raise Failure("INTERNAL_ERROR", "xenopsd cannot be reached: %s" % error) from error
+            raise Failure("INTERNAL_ERROR", "%s: %s" % (XENOPSD_AWAY, error)) from error
         except xmlrpc.client.Fault as fault:
             raise Failure("INTERNAL_ERROR", "xenopsd does not know %s: %s" % (method, fault.faultString)) from fault
+
+    def listen(self):
+        """Take what xenopsd tells, from now on."""
+        self.listening.set()
 
     def real_path(self, path):
         """Where dom0's `path` leads, all links followed."""

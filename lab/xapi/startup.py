@@ -1,16 +1,13 @@
 """What a xapi makes of its database when it starts: it may be older than what runs (dbsync_slave.ml, storage_access.ml, xapi_xenops.ml)."""
 import logging
 import threading
-import time
 
 from lab.xapi import sr, vdi, vm_lifecycle, xenops
-from lab.xapi.context import Context
 from lab.xapi.failures import Failure
-from lab.xapi.schema import NULL
+from lab.xapi.host_work import XENOPSD_AWAY
 
 _LOCKED = "host_"               # key of a VDI's sm_config, with a host's ref: SM has it active there
-_PATIENCE = 60.0                # seconds that xenopsd may take to be up
-_TRY = 0.5
+_TRY = 0.2                      # seconds
 _DEBUG = "lab-xapi startup"
 
 log = logging.getLogger("xapi.startup")
@@ -81,35 +78,35 @@ def _plug_all(pool, host):
 # --- VMs
 
 def resynchronise_vms(pool, host):
-    """In the background, as xapi serves already: `resync_resident_on`, then take over how the VMs of `host` are. What fails in it ends it,
-    as in xapi, with a line in the log."""
+    """In the background, as xapi serves already: `resync_resident_on`, and only then listen to xenopsd of `host`, which tells of all its VMs at first
+    (on_xapi_restart). What fails in it ends it, with a line in the log: xapi hears nothing of xenopsd then, until it is started again."""
     threading.Thread(target=_resynchronise_vms, args=(pool, host), name="resync", daemon=True).start()
 
 
 def _resynchronise_vms(pool, host):
     try:
-        listed = _listed(pool, host)
-        if listed is not None:
-            resync_resident_on(pool, host, listed)
-            for vm in pool.database.where("VM", resident_on=host, is_control_domain=False):
-                xenops.update_vm(pool, vm, host)
-    except Failure:
-        log.exception("the VMs of host %s could not be resynchronised", host)
+        listed = _ask(pool, host, "VM.list")
+        resync_resident_on(pool, host, {metadata["id"]: state["power_state"] for metadata, state in listed})
+        pool.on_host(host, "listen")
+    except Failure as failure:
+        log.warning("task [resynchronising VM state] exception: %s", failure)
+        return
+    for vm in pool.database.where("VM", resident_on=host, is_control_domain=False):
+        try:
+            xenops.update_vm(pool, vm, host)
+        except Failure as failure:
+            log.error("xenopsd event: Caught %s while updating VM", failure)
 
 
-def _listed(pool, host):
-    """{id: power state} of all VMs that xenopsd of `host` knows, once it is up; None where it does not come up."""
-    deadline = time.monotonic() + _PATIENCE
+def _ask(pool, host, method, **members):
+    """Call xenopsd of `host`. One that is away is waited for, as it is by whoever calls it over the message switch."""
     while True:
         try:
-            return {metadata["id"]: state["power_state"]
-                    for metadata, state in pool.on_host(host, "xenops", method="VM.list", members={"debug_info": _DEBUG})}
+            return pool.on_host(host, "xenops", method=method, members=dict(members, debug_info=_DEBUG))
         except Failure as failure:
-            if time.monotonic() > deadline:
-                log.error("xenopsd of %s does not answer: %s", host, failure)
-                return None
-            if pool.stopping.wait(_TRY):
-                return None
+            away = failure.code == "INTERNAL_ERROR" and failure.description[1].startswith(XENOPSD_AWAY)
+            if not away or pool.stopping.wait(_TRY):
+                raise
 
 
 def resync_resident_on(pool, host, listed):
@@ -133,10 +130,10 @@ def resync_resident_on(pool, host, listed):
 
 
 def _terminate(pool, host, identity, power_state):
+    """Raises Does_not_exist where xenopsd has ended and forgotten the VM by itself meanwhile."""
     log.info("VM %s is known to xenopsd but isn't supposed to be: terminating", identity)
     if power_state != "Halted":
-        try:
-            xenops.run(Context(pool), host, "VM.shutdown", id=identity)
-        except Failure as failure:              # as xapi, which only waits for the task
-            log.warning("VM %s: %s", identity, failure)
-    pool.on_host(host, "xenops", method="VM.remove", members={"debug_info": _DEBUG, "id": identity})
+        task = _ask(pool, host, "VM.shutdown", id=identity)
+        while _ask(pool, host, "Task.stat", id=task)["state"][0] == "Pending":     # how it ends is not looked at
+            pool.stopping.wait(_TRY)
+    _ask(pool, host, "VM.remove", id=identity)

@@ -5,6 +5,8 @@ import xmlrpc.client
 from lab.xapi import wire, xenops
 from lab.xapi.failures import Failure
 
+EVENTS = "/services/xenops-event"       # where xenopsd tells what has changed
+
 log = logging.getLogger("xapi.storage")
 
 

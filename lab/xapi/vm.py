@@ -218,6 +218,7 @@ def pool_migrate_complete(context, vm, host):
     state = xenops.stat(context.pool, host, database.get("VM", vm, "uuid"))
     if state:
         database.set("VM", vm, resident_on=host, scheduled_to_be_resident_on=NULL)
+        xenops.await_events(context.pool, host)
         xenops.update_vm(context.pool, vm, host)
 
 

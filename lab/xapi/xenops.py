@@ -113,6 +113,13 @@ def stat(pool, host, uuid):
         raise
 
 
+def await_events(pool, host):
+    """Wait until the xapi of `host` has heard what xenopsd there has told so far (Events_from_xenopsd.wait): for ever, if it does not listen."""
+    while not pool.on_host(host, "is_listening"):
+        if pool.stopping.wait(_POLL):
+            raise Failure("INTERNAL_ERROR", "xapi is being stopped")
+
+
 def forget(pool, host, uuid):
     """Have xenopsd forget a VM; one that it does not know, or that runs, is no error (Xenopsd_metadata.delete)."""
     try:
@@ -167,6 +174,7 @@ def refresh(pool, vm, host):
     disks of a VM that moved within the pool change in place.
     """
     database = pool.database
+    await_events(pool, host)
     state = stat(pool, host, database.get("VM", vm, "uuid"))
     with database.lock:
         if not database.exists("VM", vm) or database.get("VM", vm, "resident_on") not in (host, NULL):

@@ -8,9 +8,9 @@ import XenAPI
 from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, pool_lock, receive, remains, remap, sync,
                                     taken, waiting, whereabouts)
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, TimedOut, Undecided,
-                                   Unreachable, XenopsError)
-from storage_motion.xapi import xenops
+from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, NotCleanedUp, TimedOut,
+                                   Undecided, Unreachable, XenopsError)
+from storage_motion.xapi import tasks, xenops
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
@@ -203,14 +203,22 @@ def _settled(m):
 
 
 def _take_running(m):
-    vm = remap.destination_vm(m)
-    m.destination.xenapi.VM.pool_migrate_complete(vm, m.host())
+    """Raises NotCleanedUp where xapi does not take the VM that runs there.
+
+    It waits in the call until it has heard of xenopsd what was told so far: for ever, if it was killed while the VM arrived, and failed
+    at its start to end the copy under the temporary id, which had just become the VM (facts: xapi_xenops.ml, on_xapi_restart)."""
+    vm, api = remap.destination_vm(m), m.destination.xenapi
 
     def arrived():
-        return (m.destination.xenapi.VM.get_resident_on(vm) == m.host()
-                and m.destination.xenapi.VM.get_power_state(vm) in whereabouts.LIVE
+        return (api.VM.get_resident_on(vm) == m.host()
+                and api.VM.get_power_state(vm) in whereabouts.LIVE
                 and (m.plan.cross_pool or all(_has_its_disk(m, disk) for disk in m.plan.disks)))
-    waiting.until(arrived, COMPLETE_TIMEOUT, "VM %s in the records of its pool" % m.plan.vm)
+    try:
+        tasks.run(m.destination, lambda: api.Async.VM.pool_migrate_complete(vm, m.host()), COMPLETE_TIMEOUT)
+        waiting.until(arrived, COMPLETE_TIMEOUT, "VM %s in the records of its pool" % m.plan.vm)
+    except TimedOut:
+        raise NotCleanedUp("VM %s runs at the destination, and the xapi of host %s there takes no notice of it within %g s; restart the toolstack "
+                           "of that host, then recover" % (m.plan.vm, m.plan.destination_host_name, COMPLETE_TIMEOUT))
 
 
 def _end_there(m):
@@ -275,7 +283,7 @@ class _Driver:
             self.stop(Cancelled(self.m.id))
             return
         try:
-            if self.m.guest_closes() and not begun:
+            if not begun and self.m.guest_closes():
                 self._give_way()
                 return
             self._put_back()

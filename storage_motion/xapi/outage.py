@@ -14,6 +14,8 @@ import xmlrpc.client
 
 BOUND = 120.0              # seconds for which one outage is waited for; after that every call fails at once
 FIRST, LONGEST = 0.1, 1.0  # seconds between two tries: the guest may be paused meanwhile
+AT_ONCE_TIMEOUT = 10.0     # seconds for an answer to what is only shown
+QUICK_TIMEOUT = 300.0      # seconds for one that xapi gives out of its memory: one that hangs (SIGSTOP, a host without memory) gives none
 BOOTING = "HOST_STILL_BOOTING"
 AWAY_STATUSES = (502, 503)  # HTTP: a member whose master does not answer
 NEVER_SENT = (ConnectionRefusedError, FileNotFoundError)   # there was nobody to connect to
@@ -21,10 +23,12 @@ COLD = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 
 # What may be called again if nobody knows whether it was done: by the beginning of a method's name, or the whole of it.
 READS_OR_SETS = ("get_", "set_", "add_to_", "remove_from_", "assert_")
+QUICK = ("get_", "set_", "add_to_", "remove_from_")     # what no storage manager, other host or pool has a part in
 REPEATABLE = ("VDI.destroy", "VBD.destroy", "VM.destroy", "task.create", "task.cancel", "task.destroy",
               "host.migrate_receive", "host.allocate_resources_for_vm", "network.attach_for_vm",
               "network.detach_for_vm", "VM.pool_migrate_complete", "pool.sync_database", "session.logout")
 REPEATABLE_OF_OURS = ("list", "status", "receive-status", "receive-stop", "receive-abort", "receive-give", "receive-end")
+ASYNC = "Async."           # before a method's name: it answers a task
 GONE = ("HANDLE_INVALID", "UUID_INVALID")
 
 log = logging.getLogger("sxm")
@@ -34,9 +38,18 @@ def repeatable(method, parameters):
     """Whether a call may be made again that may have been carried out: it has the same effect twice, or its effect shows.
 
     Tasks are in xapi's memory only: of one that was made in vain nothing is left once xapi has been restarted."""
+    if method.startswith(ASYNC):
+        method = method[len(ASYNC):]
     if method == "host.call_plugin":
         return tuple(parameters[1:2]) == ("sxm.py",) and parameters[2] in REPEATABLE_OF_OURS
     return method in REPEATABLE or method.rpartition(".")[2].startswith(READS_OR_SETS)
+
+
+def timeout(method, patient):
+    """Seconds that the answer to a call may take; None: as long as the session allows, since it may be long work. `patient`: whether anybody needs it."""
+    if not patient:
+        return AT_ONCE_TIMEOUT
+    return QUICK_TIMEOUT if method.rpartition(".")[2].startswith(QUICK) else None
 
 
 def was_done(method, parameters, failure, look):

@@ -100,6 +100,19 @@ class ProgressTask:
         return None
 
 
+def run(session, begin, timeout):
+    """The result of what `begin()` has xapi begin: a task, and may be begun twice. It is, where xapi has been restarted, and has forgotten the task.
+
+    Raises TaskFailed with its error, or TimedOut."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            return wait(session, begin(), end - time.monotonic())
+        except XenAPI.Failure as failure:
+            if failure.details[:2] != ["HANDLE_INVALID", "task"]:
+                raise
+
+
 def wait(session, task, timeout):
     """Wait up to `timeout` seconds for a task that xapi works on. Returns its result.
 

@@ -1,9 +1,12 @@
 """What the lab's xapi does with the VMs of its host when it starts, where its database and xenopsd do not agree (resync_resident_on)."""
+import signal
 import time
 
 import pytest
 from test_xapi_database import restarted
 from xapi_fixture import LabPool, TinyXenopsd, vm_record
+
+from lab.xenopsd import wire
 
 PATIENCE = 20.0             # seconds
 NULL = "OpaqueRef:NULL"
@@ -112,3 +115,76 @@ def test_xenopsd_may_come_up_later_than_xapi(scene):
     scene.xenopsd = scene.xenopsds[0] = TinyXenopsd(scene.pool.master.root)
     del vms[uuid]
     until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
+
+
+# --- a xapi that hears nothing (on_xapi_restart)
+
+LEAVING = "11111111-2222-3333-4444-000000000000"
+NEGATIVE = 1.0              # seconds for which it is looked whether something does not happen
+
+
+class Moving(TinyXenopsd):
+    """It is at a move, and has given the VM's temporary id up itself when xapi's call to end that has its turn."""
+
+    def VM_shutdown(self, members):
+        self.vms.pop(members["id"])
+        return "2"
+
+
+def told(scene, uuid, state):
+    """xenopsd tells how a VM is, and xapi answers."""
+    scene.xenopsd.vms[uuid]["power_state"] = state
+    wire.call_unix(scene.pool.master.root + "/var/lib/xcp/xapi", "/services/xenops-event", "VM.changed", {"id": uuid}, PATIENCE)
+
+
+@pytest.fixture
+def deaf(scene):
+    """(VM that runs, its UUID), where xapi was killed in the middle of a move of another one."""
+    found = scene.started(scene.here)
+    scene.x.pool.sync_database()
+    scene.xenopsd.stop()
+    moving = Moving(scene.pool.master.root)
+    moving.vms = dict(scene.xenopsd.vms)
+    moving.vms[LEAVING] = {"power_state": "Suspended", "metadata": {"id": LEAVING, "disks": [], "vifs": []}}
+    scene.xenopsd = scene.xenopsds[0] = moving
+    asked = scene.restart()
+    until(lambda: asked("VM.remove") == [LEAVING])
+    return found
+
+
+def test_a_xapi_that_fails_to_end_what_ends_by_itself_hears_nothing_until_it_is_started_again(scene, deaf):
+    vm, uuid = deaf
+    told(scene, uuid, "Halted")
+    assert scene.x.VM.get_power_state(vm) == "Running"
+    scene.restart()
+    until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
+
+
+@pytest.mark.parametrize("call", ["hard_shutdown", "pool_migrate_complete"])
+def test_what_waits_for_it_to_hear_waits_for_ever(scene, deaf, call):
+    vm, _ = deaf
+    more = [scene.here] if call == "pool_migrate_complete" else []
+    asked = len(scene.xenopsd.calls)
+    task = getattr(scene.x.Async.VM, call)(vm, *more)
+    until(lambda: len(scene.xenopsd.calls) > asked)
+    time.sleep(NEGATIVE)
+    assert scene.x.task.get_status(task) == "pending" and scene.x.VM.get_power_state(vm) == "Running"
+
+
+def test_a_member_that_hears_nothing_does_so_though_the_master_is_started_again(scene):
+    vm, uuid = scene.started(scene.there)
+    scene.x.pool.sync_database()
+    member = scene.pool.hosts[1]
+    scene.xenopsds[1].stop()
+    moving = Moving(member.root)
+    moving.vms = dict(scene.xenopsds[1].vms)
+    moving.vms[LEAVING] = {"power_state": "Suspended", "metadata": {"id": LEAVING, "disks": [], "vifs": []}}
+    scene.xenopsds[1] = moving
+    member.stop(signal.SIGKILL)
+    member.start()
+    member.wait_ready()
+    until(lambda: ("VM.remove", LEAVING) in [(name, members.get("id")) for name, members in moving.calls])
+    scene.restart()
+    moving.vms[uuid]["power_state"] = "Halted"
+    wire.call_unix(member.root + "/var/lib/xcp/xapi", "/services/xenops-event", "VM.changed", {"id": uuid}, PATIENCE)
+    assert scene.x.VM.get_power_state(vm) == "Running"

@@ -669,6 +669,17 @@ def test_a_vm_that_runs_is_taken_as_running(monkeypatch):
     assert world.log == ["receive-give", "given back", "receive-give"], "to give it back once is enough"
 
 
+def test_a_xapi_that_takes_no_notice_of_the_vm_is_not_waited_for_without_a_bound(monkeypatch):
+    """It hears nothing of its xenopsd, and the call never ends: the lab's and the real one are so after a kill in mid-move."""
+    world = world_of(monkeypatch, PENDING)
+    monkeypatch.setattr(move, "COMPLETE_TIMEOUT", 0.3)
+    monkeypatch.setattr(remap, "destination_vm", lambda m: "OpaqueRef:vm")
+    world.destination.handlers["Async.VM.pool_migrate_complete"] = lambda vm, host: "OpaqueRef:task"
+    world.destination.handlers["task.get_status"] = {"OpaqueRef:task": "pending"}.get
+    with pytest.raises(NotCleanedUp, match="of host i there takes no notice of it within 0.3 s; restart the toolstack of that host, then recover"):
+        move._take_running(world)
+
+
 def test_what_a_killed_xenopsd_kept_of_a_vm_that_has_gone_is_ended(monkeypatch):
     world, _ = completing(monkeypatch)
     world.there[HOST], world.state_there, world.leaving = "RW", "Running", "Suspended"

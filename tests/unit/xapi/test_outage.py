@@ -1,4 +1,5 @@
 """A xapi that is restarted: calls wait for it, with a bound; only what does no harm is asked twice; the log is told once."""
+import contextlib
 import xmlrpc.client
 
 import pytest
@@ -16,6 +17,12 @@ class Xapi:
         self.done = []
         self.map = {}
         self.sessions = 0
+        self.bounds = []
+
+    @contextlib.contextmanager
+    def within(self, seconds):
+        self.bounds.append(seconds)
+        yield
 
     def request(self, _host, _handler, body, verbose=False):
         parameters, method = xmlrpc.client.loads(body)
@@ -84,6 +91,11 @@ def test_what_does_no_harm_is_asked_again():
         assert xapi.done == [method] * 2
 
 
+def test_what_is_asked_as_a_task_is_as_harmless_as_the_call_itself():
+    assert outage.repeatable("Async.VM.pool_migrate_complete", ("r", "h"))
+    assert not outage.repeatable("Async.VDI.create", ({},))
+
+
 def test_our_plugin_is_called_again_only_for_what_is_idempotent():
     assert outage.repeatable("host.call_plugin", ("h", "sxm.py", "receive-end", {}))
     assert not outage.repeatable("host.call_plugin", ("h", "sxm.py", "receive", {}))
@@ -149,3 +161,14 @@ def test_a_member_whose_master_is_away_is_waited_for():
 def test_a_mistake_of_ours_is_not_an_outage():
     with pytest.raises(TypeError):
         joined(Xapi()).xenapi.VDI.create(object())
+
+
+@pytest.mark.parametrize("method, bound", [("VDI.get_sm_config", 300.0), ("VDI.add_to_sm_config", 300.0), ("VDI.create", None), ("host.call_plugin", None),
+                                           ("VM.assert_can_migrate", None), ("Async.VM.pool_migrate_complete", None)])
+def test_a_xapi_that_hangs_has_so_long(method, bound):
+    xapi = Xapi()
+    asked = joined(xapi)
+    asked.xenapi_request(method, ("r", "x"))
+    assert xapi.bounds[-1] == bound
+    asked.at_once.xenapi.VDI.get_sm_config("r")
+    assert xapi.bounds[-1] == 10.0

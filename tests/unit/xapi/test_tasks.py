@@ -96,3 +96,25 @@ def test_it_ends_with_a_status(pool, status, error):
     task.finish(status, error)
     assert pool.records[task.ref]["set_status"] == status and pool.calls[-1] == "set_status"
     assert pool.records[task.ref].get("set_error_info", []) == list(error)
+
+
+def test_what_xapi_has_forgotten_is_begun_again(monkeypatch):
+    monkeypatch.setattr(tasks, "POLL", 0.001)
+    begun, statuses = iter(["forgotten", "kept"]), iter(["pending", "success"])
+
+    class Restarted(Pool):
+        def __getattr__(self, name):
+            if name == "get_status":
+                return lambda task: next(statuses) if task == "kept" else Pool.__getattr__(self, name)(task)
+            return {"get_result": lambda task: "result of " + task}[name]
+    assert tasks.run(Restarted(), lambda: next(begun), 5) == "result of kept"
+
+
+def test_what_fails_is_not_begun_again():
+    class Failing(Pool):
+        def __getattr__(self, name):
+            return {"get_status": lambda task: "failure", "get_error_info": lambda task: ["HANDLE_INVALID", "VM", "v"]}[name]
+    begun = iter(["r1"])
+    with pytest.raises(tasks.TaskFailed) as raised:
+        tasks.run(Failing(), lambda: next(begun), 5)
+    assert raised.value.failure() == ["HANDLE_INVALID", "VM", "v"]

@@ -1,0 +1,67 @@
+"""The source's xapi is killed in mid-move. At its start it finds the VM's temporary id in xenopsd, and fails to end what xenopsd ends by itself: it hears
+nothing any more, until it is started again (lab/xapi/startup.py). The VM arrives all the same, and its record goes: with a master's at once."""
+import time
+
+import pytest
+
+from lab.pools.lab import Lab
+from lab.pools.topology import PoolPlan
+from tests.e2e.collector import stopped
+from tests.e2e.moments import MOMENTS
+from tests.e2e.scene import Scene
+
+PLAN = (PoolPlan("A", ("a1", "a2"), False), PoolPlan("B", ("b1",), False))
+ENDS, DEAF = "is known to xenopsd but isn't supposed to be: terminating", "task [resynchronising VM state] exception"
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab(plan=PLAN) as lab:
+        yield lab
+
+
+def restart(scene, host):
+    host.kill("xapi")
+    host.start_xapi()
+    for pool in scene.lab.pools:
+        pool.forget_session()
+
+
+def wait_for_log(host, text, seen):
+    """Until the xapi of a host has said it; `seen`: bytes of its log that are not looked at."""
+    deadline = time.monotonic() + PATIENCE
+    while text not in log_of(host)[seen:]:
+        assert time.monotonic() < deadline, "nothing of %r in the log" % text
+        time.sleep(0.05)
+
+
+def log_of(host):
+    with open(host.root + "/var/log/xensource.log", "rb") as stream:
+        return stream.read().decode(errors="replace")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("home", ["a1", "a2"], ids=["master", "member"])
+def test_a_move_from_a_host_whose_xapi_hears_nothing(lab, home):
+    scene = Scene(lab, home=home)
+    source = scene.host
+    with stopped(scene, MOMENTS["sealed"]) as migration:
+        scene.pool.xapi.pool.sync_database()
+        keeper = lab.host("a1")     # the master does a member's resynchronisation, and has its log
+        seen = len(log_of(keeper))
+        restart(scene, source)
+        wait_for_log(keeper, ENDS, seen)
+    entry = scene.ended(migration)
+    wait_for_log(keeper, DEAF, seen)
+    assert entry["state"] == "succeeded", entry["error"]
+    left = " ".join(entry["left"])
+    assert ("restart the toolstack of that host, then recover" in left) == (home == "a2") and bool(left) == (home == "a2"), left
+    restart(scene, source)
+    if left:
+        answer, = scene.call("recover", migration=migration)["migrations"]
+        assert (answer["outcome"], answer["left"]) == ("moved", []), answer
+    scene.host = scene.there
+    scene.assert_runs()
+    scene.assert_nothing_left()
+    scene.pool.xapi.VM.hard_shutdown(scene.pool.xapi.VM.get_by_uuid(scene.uuid))
