@@ -21,6 +21,7 @@ NO_HOST_YET = ["UUID_INVALID", "host"]   # a login's failure with a xapi that se
 
 class Session(XenAPI.Session):
     """XenAPI's, for whose calls it is no failure that xapi is restarted: they wait for it (outage.BOUND), and log in anew.
+    A xapi that hangs holds a call up for outage.timeout; then it raises socket.timeout.
 
     What may have been carried out when the connection broke is called again only if that does no harm (outage.repeatable):
     else it raises, and whoever called has to look."""
@@ -35,11 +36,11 @@ class Session(XenAPI.Session):
     @property
     def at_once(self):
         """The same session, for calls that do not wait: they fail while xapi does not answer."""
-        return _AtOnce(lambda method, params: self._call(method, params, False))
+        return _AtOnce(lambda method, params: self._call(method, params, False, outage.timeout(method, False)))
 
     def xenapi_request(self, methodname, params):
         """One call, as XenAPI.Session makes it. Raises XenAPI.Failure, or what the connection failed with."""
-        return self._call(methodname, params, self._patient)
+        return self._call(methodname, params, self._patient, outage.timeout(methodname, True))
 
     def _login(self, method, params):
         """As XenAPI.Session's, which logs in by itself in the middle of a call. Whoever made that must not take it for the call's own
@@ -51,7 +52,11 @@ class Session(XenAPI.Session):
                 raise XenAPI.Failure([outage.BOOTING])
             raise
 
-    def _call(self, method, params, patient):
+    def _call(self, method, params, patient, bound):
+        with self._to_server.within(bound):
+            return self._persist(method, params, patient)
+
+    def _persist(self, method, params, patient):
         ask = super(Session, self).xenapi_request
         if method.startswith(("login", "logout", "session.log")):
             return ask(method, params)
@@ -87,7 +92,7 @@ class Session(XenAPI.Session):
             tries += 1
 
     def _look(self, method, *params):
-        return self._call(method, params, self._patient)
+        return self._persist(method, params, self._patient)
 
 
 class _AtOnce:

@@ -3,6 +3,7 @@
 xapi's certificates are self-signed, and a pool that is not ours has given us none to compare with, so HTTPS here keeps
 listeners out but does not prove who answers. The channel of the data pins its certificate (DESIGN section 3).
 """
+import contextlib
 import errno
 import http.client
 import socket
@@ -52,12 +53,23 @@ def connection(url, timeout=DEFAULT_TIMEOUT):
 
 
 class _BoundTransport(xmlrpc.client.Transport):
-    """XML-RPC over connections that `make` gives: one for each thread, so that threads may share a session."""
+    """XML-RPC over connections that `make` gives: one for each thread, so that threads may share a session. `timeout`: seconds for an answer."""
 
-    def __init__(self, make):
+    def __init__(self, make, timeout):
         self._of_thread = threading.local()
         super(_BoundTransport, self).__init__()
         self._make = make
+        self._timeout = timeout
+
+    @contextlib.contextmanager
+    def within(self, seconds):
+        """Meanwhile answers to this thread may take no longer than this, a number of seconds; None: as always. A login within a call has its bound."""
+        former = getattr(self._of_thread, "bound", None)
+        self._of_thread.bound = seconds if former is None else former
+        try:
+            yield
+        finally:
+            self._of_thread.bound = former
 
     @property
     def _connection(self):
@@ -69,10 +81,13 @@ class _BoundTransport(xmlrpc.client.Transport):
         self._of_thread.connection = value
 
     def make_connection(self, host):
-        if self._connection and host == self._connection[0]:
-            return self._connection[1]
-        self._connection = host, self._make()
-        return self._connection[1]
+        if not self._connection or host != self._connection[0]:
+            self._connection = host, self._make()
+        connection, bound = self._connection[1], getattr(self._of_thread, "bound", None)
+        connection.timeout = self._timeout if bound is None else min(bound, self._timeout)
+        if connection.sock is not None:
+            connection.sock.settimeout(connection.timeout)
+        return connection
 
     def request(self, host, handler, request_body, verbose=False):
         """One try. xmlrpc.client makes another over a new connection whatever is asked for; a VDI might be made twice: `Session`
@@ -89,9 +104,9 @@ class _BoundTransport(xmlrpc.client.Transport):
 
 def local_transport(timeout=DEFAULT_TIMEOUT):
     """For `XenAPI.Session`: this host's xapi."""
-    return _BoundTransport(lambda: local_connection(timeout))
+    return _BoundTransport(lambda: local_connection(timeout), timeout)
 
 
 def remote_transport(url, timeout=DEFAULT_TIMEOUT):
     """For `XenAPI.Session`: the xapi at `url`."""
-    return _BoundTransport(lambda: connection(url, timeout))
+    return _BoundTransport(lambda: connection(url, timeout), timeout)

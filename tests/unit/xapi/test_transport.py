@@ -1,11 +1,13 @@
 """A connection that the server has closed meanwhile is replaced, whatever way that shows, for what may be asked twice."""
 import http.client
+import socket
 import ssl
+import threading
 import xmlrpc.client
 
 import pytest
 
-from storage_motion.xapi import session, transport
+from storage_motion.xapi import outage, session, transport
 from web_server import serving
 
 ANSWER = xmlrpc.client.dumps(({"Status": "Success", "Value": 42},), methodresponse=True).encode()
@@ -26,7 +28,7 @@ def proxy(made, url, broken_from_the_start=None):
         made.append(Connection(url[len("http://"):]))
         made[-1].error = broken_from_the_start
         return made[-1]
-    return session.Session(url, transport._BoundTransport(make), "there", patient=False).xenapi
+    return session.Session(url, transport._BoundTransport(make, 60.0), "there", patient=False).xenapi
 
 
 GONE = [ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed"),
@@ -70,3 +72,23 @@ def test_another_fault_of_tls_is_told_at_once():
     with pytest.raises(ssl.SSLError):
         proxy(made, "http://127.0.0.1:1", ssl.SSLError(1, "certificate verify failed")).pool.get_all()
     assert len(made) == 1
+
+
+def test_who_cannot_wait_does_not_wait_for_a_server_that_hangs():
+    held = threading.Event()
+
+    def answer(*_):
+        if hang:
+            held.wait(60)
+        return 200, ANSWER
+    hang = []
+    with serving(answer) as url:
+        asked = session.Session(url, transport.remote_transport(url, 60.0), "there")
+        assert asked.xenapi.pool.get_all() == 42
+        hang.append(True)
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(socket.timeout):
+            patched.setattr(outage, "AT_ONCE_TIMEOUT", 0.05)
+            asked.at_once.xenapi.pool.get_all()
+        hang.clear()
+        held.set()
+        assert asked.xenapi.pool.get_all() == 42
