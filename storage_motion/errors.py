@@ -195,6 +195,11 @@ class JournalNotWritten(MotionError):
     code = "SXM_JOURNAL_NOT_WRITTEN"
 
 
+class NotNoted(MotionError):
+    """[path, why]: a file that a host keeps beside the journals can be neither read, written nor removed. What it is for was not done."""
+    code = "SXM_NOT_NOTED"
+
+
 class BadMetadata(MotionError):
     """[why]: an exported VM that is refused or not understood."""
     code = "SXM_BAD_METADATA"

@@ -5,11 +5,11 @@ VM_receive_memory), and control/hooks.py notes it then. So where there is a note
 the marks on its disks or xenopsd say by now. Where there is none nothing is known: the host may have died in the moment between.
 """
 import json
-import os
 import time
 
 from storage_motion import strict_json
 from storage_motion.control import journal
+from storage_motion.control.noting import noting
 from storage_motion.dom0 import root
 from storage_motion.errors import JournalError
 
@@ -18,18 +18,19 @@ MAX_BYTES = 4096
 
 
 def note(migration, vm):
-    """Note that the VM (a UUID) has arrived with this migration. It is on disk when this returns."""
+    """Note that the VM (a UUID) has arrived with this migration. It is on disk when this returns. Raises NotNoted."""
     text = json.dumps({"migration": migration, "vm": vm, "noted": time.time()}, sort_keys=True)
-    journal.replace(_path(migration), text)
+    with noting(_name(migration)):
+        journal.replace(_path(migration), text)
 
 
 def read(migration):
     """{"migration", "vm", "noted": seconds since the epoch}, or None if no VM has arrived here with this migration, for all that is known.
 
     Raises JournalError for a note that cannot be read: who is not sure must not take the VM for absent."""
-    path = _path(migration)
+    path = _name(migration)
     try:
-        with open(path, "rb") as source:
+        with open(_path(migration), "rb") as source:
             found = strict_json.loads(source.read(MAX_BYTES).decode("utf-8"))
     except FileNotFoundError:
         return None
@@ -41,9 +42,16 @@ def read(migration):
 
 
 def forget(migration):
-    """Remove the note, if there is one. The migration has ended by then, and the source has been told."""
-    journal.forget_file(_path(migration))
+    """Remove the note, if there is one. The migration has ended by then, and the source has been told. Raises NotNoted."""
+    with noting(_name(migration)):
+        journal.forget_file(_path(migration))
+
+
+def _name(migration):
+    """The file, as dom0 names it."""
+    return "%s/%s" % (journal.DIRECTORY, NAME % journal.check_id(migration))
 
 
 def _path(migration):
-    return os.path.join(root.private_directory(journal.DIRECTORY), NAME % journal.check_id(migration))
+    root.private_directory(journal.DIRECTORY)
+    return root.path(_name(migration))

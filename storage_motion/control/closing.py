@@ -4,34 +4,42 @@ xenopsd runs vm-pre-shutdown before it closes the disks (xenops_server.ml, VM_re
 mirrors, it does not outlive the host. It is there before the disk is closed, so whoever has seen a mirror end and then finds none knows
 that it was not this that ended it.
 """
+import contextlib
 import os
 
 from storage_motion.control import journal
+from storage_motion.control.noting import noting
 
 NAME = "closing"
 MAX_BYTES = 200
 
 
 def note(migration, why):
-    """Leave word. `why`: "hard-reboot", or another reason of xenopsd's."""
-    journal.replace(_path(migration), why, sync=False)
+    """Leave word. `why`: "hard-reboot", or another reason of xenopsd's. Raises NotNoted."""
+    with noting(_name(migration)):
+        journal.replace(_path(migration), why, sync=False)
 
 
 def noted(migration):
-    """Why the guest closes its disks; None if it does not, as far as is known."""
-    try:
-        with open(_path(migration), encoding="utf-8", errors="replace") as source:
-            return source.read(MAX_BYTES)
-    except FileNotFoundError:
-        return None
+    """Why the guest closes its disks; None if it does not, as far as is known. Raises NotNoted: whoever cannot know must not take a mirror for one
+    that ended cleanly."""
+    with noting(_name(migration)):
+        try:
+            with open(_path(migration), encoding="utf-8", errors="replace") as source:
+                return source.read(MAX_BYTES)
+        except FileNotFoundError:
+            return None
 
 
 def forget(migration):
-    """It has been seen to."""
-    try:
+    """It has been seen to. Raises NotNoted."""
+    with noting(_name(migration)), contextlib.suppress(FileNotFoundError):
         os.unlink(_path(migration))
-    except FileNotFoundError:
-        pass
+
+
+def _name(migration):
+    """The file, as dom0 names it."""
+    return "%s/%s/%s" % (journal.RUN, journal.check_id(migration), NAME)
 
 
 def _path(migration):

@@ -49,7 +49,7 @@ def refuse(vm, _):
         handed = handed_over.locators(entry) if entry["plan"]["vm"] == vm else set()
         if not handed:
             continue
-        if disks is None and not arrival.read(migration):
+        if disks is None and not _arrived(migration):
             raise Refused("Storage XenMotion %s has handed disks of this VM over to host %s, and it cannot be seen on which it would run. %s" % (
                 migration, entry["plan"]["destination_host_name"], HOW % {"id": migration}))
         stale = sorted(handed & (disks or set()))
@@ -71,7 +71,7 @@ def _refuse_by_note(vm, disks, migration):
         raise Refused("The note of Storage XenMotion %s, which names this VM, cannot be read (%s), so its disks may have been handed over. "
                       "If the VM is surely not elsewhere, move that file away and start it again" % (migration, error))
     mine = set(note["disks"]) if disks is None else disks & set(note["disks"])
-    if note["vm"] != vm or not mine or disks is None and arrival.read(migration):
+    if note["vm"] != vm or not mine or disks is None and _arrived(migration):
         return
     try:
         stale = sorted(mine & pool_lock.ask(note))
@@ -83,6 +83,15 @@ def _refuse_by_note(vm, disks, migration):
     if stale:
         raise Refused("Storage XenMotion %s has handed disk %s of this VM over, or is about to, as host %s says: it would run on what may lack "
                       "writes. %s" % (migration, ", ".join(stale), note["host_name"], HOW % {"id": migration}))
+
+
+def _arrived(migration):
+    """Whether it is noted that the VM has arrived here: not so where the note cannot be read."""
+    try:
+        return arrival.read(migration) is not None
+    except JournalError as error:
+        log.warning("%s", error)
+        return False
 
 
 def tell_closing(vm, reason):

@@ -7,15 +7,15 @@ host that is off when the note is made has none: there the marks in xapi's datab
 """
 import json
 import logging
-import os
 
 import XenAPI
 
 from storage_motion import strict_json
 from storage_motion.control import checks, handed_over, journal, waiting
 from storage_motion.control.journal import Journal
+from storage_motion.control.noting import noting
 from storage_motion.dom0 import root
-from storage_motion.errors import BadArguments, JournalError, MotionError, NoSuchMigration
+from storage_motion.errors import BadArguments, JournalError, MotionError, NoSuchMigration, NotNoted
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI
@@ -74,13 +74,14 @@ def _call(host, function, given, timeout):
 # The plugin's, on those hosts, and on that of the journal.
 
 def lock(_, given):
-    """Note it here."""
+    """Note it here. Raises NotNoted: this host then has no lock."""
     disks = _disks(given.get("disks", ""))
     if not journal.ID.match(given.get("vm", "")) or not journal.ID.match(given.get("host", "")):
         raise BadArguments("vm, host: are not UUIDs")
     note = {"migration": journal.check_id(given.get("migration", "")), "vm": given["vm"], "host": given["host"],
             "host_name": given.get("host-name", "")[:256], "disks": disks}
-    journal.replace(_path(note["migration"]), json.dumps(note, sort_keys=True))
+    with noting(_name(note["migration"])):
+        journal.replace(_path(note["migration"]), json.dumps(note, sort_keys=True))
     return {}
 
 
@@ -113,9 +114,9 @@ def _disks(text):
 
 def read(migration):
     """The note of this host: {"migration", "vm", "host", "host_name", "disks"}. Raises NoSuchMigration, JournalError."""
-    path = _path(migration)
+    path = _name(migration)
     try:
-        with open(path, "rb") as source:
+        with open(_path(migration), "rb") as source:
             note = strict_json.loads(source.read(MAX_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise NoSuchMigration(migration)
@@ -132,14 +133,24 @@ def ask(note):
     Raises what keeps it from being asked."""
     answer = _call(note["host"], "handed-over", {"migration": note["migration"]}, ASK_TIMEOUT)
     if answer["ended"] and not answer["disks"]:
-        forget(note["migration"])
+        try:
+            forget(note["migration"])
+        except NotNoted as error:   # the answer is what counts, and the next one comes to the same
+            log.warning("%s", error)
     return set(answer["disks"])
 
 
 def forget(migration):
-    """Remove the note, if there is one."""
-    journal.forget_file(_path(migration))
+    """Remove the note, if there is one. Raises NotNoted."""
+    with noting(_name(migration)):
+        journal.forget_file(_path(migration))
+
+
+def _name(migration):
+    """The file, as dom0 names it."""
+    return "%s/%s%s.json" % (journal.DIRECTORY, journal.LOCK, journal.check_id(migration))
 
 
 def _path(migration):
-    return os.path.join(root.private_directory(journal.DIRECTORY), "%s%s.json" % (journal.LOCK, journal.check_id(migration)))
+    root.private_directory(journal.DIRECTORY)
+    return root.path(_name(migration))

@@ -9,6 +9,7 @@ import os
 import time
 
 from storage_motion.control import journal, phases
+from storage_motion.control.noting import noting
 from storage_motion.errors import CopyFailed, JournalNotWritten, MirrorBroken, MoverFailed, VmNotRunning
 
 RESUME = "resume"          # a file in /run/sxm/<id>/: somebody wants it to be tried now
@@ -24,8 +25,9 @@ log = logging.getLogger("sxm")
 
 
 def ask(migration):
-    """Leave word for the worker."""
-    journal.replace(_path(migration), "", sync=False)
+    """Leave word for the worker. Raises NotNoted."""
+    with noting("%s/%s/%s" % (journal.RUN, migration, RESUME)):
+        journal.replace(_path(migration), "", sync=False)
 
 
 def begins(m, phase, error):

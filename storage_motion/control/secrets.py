@@ -4,12 +4,14 @@ import os
 import shutil
 
 from storage_motion.control import journal
+from storage_motion.control.noting import noting
 from storage_motion.dom0 import root
 
 
 def keep(migration, name, value):
-    """Keep a JSON value of a migration under a name."""
-    journal.replace(os.path.join(journal.run_directory(migration), name + ".json"), json.dumps(value), sync=False)
+    """Keep a JSON value of a migration under a name. Raises NotNoted."""
+    with noting("%s/%s/%s.json" % (journal.RUN, migration, name)):
+        journal.replace(os.path.join(journal.run_directory(migration), name + ".json"), json.dumps(value), sync=False)
 
 
 def get(migration, name):
