@@ -61,7 +61,8 @@ FUNCTIONS = {
         Argument("remote-password", "that administrator's password"),
         Argument("lost", "destination: that pool will never come back"))), commands.recover),
     "receive": Function("for the source: makes the new disks and receives them", Takes(
-        (MIGRATION, FOR_VM, DISKS, ADDRESS), (("migration",), ("vm",), ("disks",))), receiving.receive),
+        (MIGRATION, FOR_VM, DISKS, ADDRESS, Argument("again", "true: after a call whose answer was lost")),
+        (("migration",), ("vm",), ("disks",))), receiving.receive),
     "receive-renew": Function("for the source: receives broken disks anew", Takes(
         (MIGRATION, DISKS, ADDRESS), (("migration",), ("disks",))), receiving.receive_renew),
     "receive-stop": Function("for the source: no gate opens any more", Takes(

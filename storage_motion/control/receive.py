@@ -1,16 +1,47 @@
 """The destination's part, asked for from the source: new disks behind their gates, and a receiver for them."""
 import json
+import logging
+import time
+
+import XenAPI
 
 from storage_motion.control import durable, secrets
 from storage_motion.control.checks import CLAIM
+from storage_motion.xapi import outage
 from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import NOT_XAPI, reason
+
+TRIES = 3                  # a xapi that is restarted again and again
+PAUSE = 1.0                # seconds between two
+HOST_AWAY = ("CANNOT_CONTACT_HOST", "HOST_OFFLINE")   # what a master says of a member whose xapi does not answer it
+
+log = logging.getLogger("sxm")
 
 
 def begin(m):
     """Have the destination prepare. The token that it answers goes to the secrets, never to the journal."""
     m.note(receiving=True)
-    _take(m, m.plan.disks, m.plugin("receive", vm=m.plan.vm, address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
+    _take(m, m.plan.disks, _asked(m, vm=m.plan.vm, address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
     durable.sync(m.destination)   # else a crash of its xapi forgets the disks, though the receiver goes on filling them
+
+
+def _asked(m, **arguments):
+    """What `receive` answers. Where the answer is lost with a xapi that was killed it is asked `again`: it then begins with taking away what the
+    call before has made."""
+    for left in reversed(range(TRIES)):
+        try:
+            return m.plugin("receive", **arguments)
+        except (XenAPI.Failure, OSError) + NOT_XAPI as error:
+            if not left or not _is_lost(error):
+                raise
+            log.warning("%s: the destination was asked to receive, and its answer is lost (%s): it is asked again", m.id, reason(error))
+        m.pulse()
+        time.sleep(PAUSE)
+        arguments["again"] = "true"
+
+
+def _is_lost(error):
+    return error.details[0] in HOST_AWAY if isinstance(error, XenAPI.Failure) else outage.is_away(error)
 
 
 def renew(m, disks):

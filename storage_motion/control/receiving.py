@@ -57,10 +57,15 @@ def receive(session, given):
     """Make the disks (or take those that are to be filled), shut their gates, start the receiver. What it answers holds
     the token, and is for the source alone. On any failure everything is undone.
 
-    `vm`: the UUID of the VM that the disks are for, by which its arrival is known."""
+    `vm`: the UUID of the VM that the disks are for, by which its arrival is known. `again`: the source has asked before, and does not know
+    what has come of it: whatever that has made, or makes yet, is taken away first."""
     found = journal.check_id(given.get("migration", ""))
     wanted = _wanted(given.get("disks", ""))
     vm = _vm(given)
+    former = _known(given) if given.get("again") == "true" else None
+    former = former and _idle(former)
+    if former:
+        _take_away(session, former, False)
     address = given.get("address") or _own_address(session)
     entry = Journal.create(found, RECEIVING, vm=vm, disks={}, srs=sorted({disk["sr"] for disk in wanted}), receivers=[], busy=_myself())
     try:
@@ -133,11 +138,16 @@ def receive_abort(session, given):
         _refuse_from_now_on(given["migration"])
         return {}
     entry = _idle(entry)
-    if entry is None:
-        return {}
+    if entry is not None:
+        _take_away(session, entry, given.get("force") == "true")
+    return {}
+
+
+def _take_away(session, entry, force):
+    """All that was made. Raises as `receive_abort`."""
     if arrival.read(entry.entry["migration"]):
         raise GateOpen(entry.entry["migration"], "VM %s, which has arrived" % entry.entry.get("vm"))
-    if given.get("force") != "true":
+    if not force:
         for disk in entry.entry["disks"].values():
             there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
             if there and not gate.is_shut(session.xenapi.VDI.get_sm_config(there)):
@@ -146,7 +156,6 @@ def receive_abort(session, given):
     if unproven:
         _remove_journal(entry)
         raise ImageLeft(*unproven)
-    return {}
 
 
 def receive_give(session, given):

@@ -418,6 +418,48 @@ def test_only_disks_of_the_migration_are_renewed(destination, keys):
         renew(destination, keys)
 
 
+def test_asked_again_it_begins_anew(destination, tmp_path):
+    """The source does not know what has come of the first call: it has answered to nobody."""
+    before = destination.receive()
+    after = destination.receive(again="true")
+    assert {disk["vdi"] for disk in after["disks"].values()} == {vdi["uuid"] for vdi in destination.vdis().values()}
+    assert after["token"] != before["token"]
+    assert {disk["vdi"] for disk in after["disks"].values()}.isdisjoint({disk["vdi"] for disk in before["disks"].values()})
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert nothing_left(destination, tmp_path)
+
+
+def test_asked_again_after_a_call_that_was_killed_it_leaves_nothing_of_that(destination):
+    destination.fails = "after create 2"
+    with pytest.raises(Exception, match="LOST"), pytest.MonkeyPatch.context() as held:
+        held.setattr(receiving, "_undo", lambda session, entry: ())
+        held.setattr(receiving, "_myself", lambda: None)     # its process is gone
+        destination.receive()
+    assert len(destination.vdis()) == 2
+    destination.fails = None
+    after = destination.receive(again="true")
+    assert {disk["vdi"] for disk in after["disks"].values()} == {vdi["uuid"] for vdi in destination.vdis().values()}
+
+
+def test_asked_again_where_nothing_was_asked_it_simply_begins(destination):
+    assert destination.receive(again="true")["port"] == 4711
+
+
+def test_asked_again_it_takes_away_no_disk_whose_gate_was_opened(destination):
+    destination.receive()
+    open_gate(destination)
+    with pytest.raises(GateOpen):
+        destination.receive(again="true")
+    assert len(destination.vdis()) == 2
+
+
+def test_a_refusal_holds_though_it_is_asked_again(destination):
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    with pytest.raises(MotionError, match="exists"):
+        destination.receive(again="true")
+    assert destination.vdis() == {}
+
+
 def test_one_at_a_time(destination):
     destination.receive()
     with pytest.raises(MotionError):
