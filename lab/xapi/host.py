@@ -11,7 +11,7 @@ from lab.xapi.sm import register_drivers
 PRODUCT = {"product_brand": "XCP-ng", "product_version": "8.3.0", "product_version_text": "8.3",
            "product_version_text_short": "8.3", "platform_name": "XCP", "platform_version": "3.4.0",
            "build_number": "lab", "xapi_build": "26.1.0", "xapi": "26.1", "xen": "4.17.5", "date": "20260101"}
-API_VERSION = (2, 21)
+API_VERSION = (2, 23)      # of 26.x: api_version.ml, datamodel_types.ml (orinoco)
 _NEW_HOST = {"ssl_legacy": False}     # recorded/xapi-host.get_record
 _MANAGEMENT = {"name_label": "Pool-wide network associated with eth0", "name_description": "Management network", "bridge": "xenbr0"}
 

@@ -55,9 +55,9 @@ class Xenopsd:
         }
 
     def answer(self, method, members):
-        """The answer to one call, as the bytes of an XML-RPC response."""
+        """The answer to one call, as the bytes of an XML-RPC response. Raises wire.UnknownMethod."""
         if method not in self._methods:
-            return wire.unknown_method(method)
+            raise wire.UnknownMethod(method)
         try:
             return wire.success(self._methods[method](members))
         except XenopsError as error:

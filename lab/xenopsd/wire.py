@@ -1,7 +1,7 @@
 """XML-RPC as rpclib speaks it, over HTTP, on a unix socket or by URL.
 
 A call has one parameter, a struct of named members. An answer is {"Status": "Success", "Value": v} or {"Status":
-"Failure", "ErrorDescription": e} (ocaml-rpc, src/lib/xmlrpc.ml); a method that is not there is an XML-RPC fault.
+"Failure", "ErrorDescription": e} (ocaml-rpc, src/lib/xmlrpc.ml); a method that is not there is HTTP's 500, with a page.
 """
 import http.client
 import http.server
@@ -11,7 +11,11 @@ import ssl
 import urllib.parse
 import xmlrpc.client
 
-UNKNOWN_METHOD = -32601
+_NO_METHOD = (
+    "<html><body><h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. If the problem persists, "
+    "please contact your support representative.<h1> Additional information </h1>Yojson__Common.Json_error(&quot;Line 1, bytes 0-30:\\nInvalid "
+    "token &apos;Idl.UnknownMethod(\\&quot;%s\\&quot;)&apos;&quot;)</body></html>")
+"""docs/facts/recorded/xenops-unknown-method.response"""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -23,6 +27,10 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+class UnknownMethod(Exception):
+    """There is no such method."""
 
 
 class RpcFailure(Exception):
@@ -80,11 +88,6 @@ def failure(description):
     return _response({"Status": "Failure", "ErrorDescription": description})
 
 
-def unknown_method(method):
-    """The fault for a method that is not there, as bytes."""
-    return xmlrpc.client.dumps(xmlrpc.client.Fault(UNKNOWN_METHOD, "unknown method: %s" % method), methodresponse=True).encode()
-
-
 def _response(value):
     return xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode()
 
@@ -95,9 +98,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         params, method = xmlrpc.client.loads(body, use_builtin_types=True)
-        answer = self.server.answer(method, params[0] if params else {})
-        self.send_response(200)
-        self.send_header("Content-Type", "text/xml")
+        try:
+            status, kind, answer = 200, "text/xml", self.server.answer(method, params[0] if params else {})
+        except UnknownMethod:
+            status, kind, answer = 500, "text/html", (_NO_METHOD % method).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -110,7 +116,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers each POST with `answer(method, members)`, in a thread of its own."""
+    """Answers each POST with `answer(method, members)`, which may raise UnknownMethod, in a thread of its own."""
     daemon_threads = True
     request_queue_size = 64
 

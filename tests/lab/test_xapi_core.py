@@ -34,7 +34,7 @@ def test_the_stock_client_works_over_every_transport(pool):
                     XenAPI.Session(pool.master.url + "/RPC2")):
         session.login_with_password("root", PASSWORD, "1.0", "tests")
         assert session.xenapi.host.get_uuid(session.xenapi.host.get_all()[0]) == pool.master.uuid
-        assert session.API_version == "2.21"
+        assert session.API_version == "2.23"
         session.xenapi.session.logout()
     local = pool.master.local()
     assert local.xenapi.pool.get_all_records()
