@@ -26,6 +26,7 @@ class Progress:
         self._plan = plan
         self._disks = disks
         self._next = 0.0
+        self._shown = 0.0
 
     def take(self, key, status):
         """Put what a mover says into the disk's entry."""
@@ -45,8 +46,10 @@ class Progress:
         self._next = time.monotonic() + INTERVAL
         moved, whole = totals(self._plan, self._disks)
         journal.replace(self._path, json.dumps({"disks": self._disks, "updated": time.time()}), sync=False)
-        # The rest of the way, the move itself, is not counted in bytes: the task is at 1 only when all is done.
-        self._task.progress(0.99 * moved / whole if whole else 0.0)
+        # The rest of the way, the move itself, is not counted in bytes: the task is at 1 only when all is done. It never goes back, though there
+        # may be more to copy than the pool has estimated, once that is known, or once more, when a mirror is made anew.
+        self._shown = max(self._shown, 0.99 * moved / whole if whole else 0.0)
+        self._task.progress(self._shown)
 
 
 def totals(plan, disks):

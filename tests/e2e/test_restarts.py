@@ -2,7 +2,9 @@
 
 Nothing of the pools' databases is at stake here: they are on disk before.
 """
+import contextlib
 import os
+import signal
 import time
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from lab.pools.lab import Host, Lab
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
+from storage_motion.dom0.launch import Process
 from tests.e2e.scene import MIB, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
@@ -85,6 +88,43 @@ def test_xapi_is_restarted_in_mid_copy(lab, scene, side, end):
     assert [task["status"] for task in shown] == ["success"], shown
     assert shown[0]["uuid"] == entry["task"]
     assert (entry["task"] != before["task"]) == (side == "source"), "tasks do not outlive their xapi"
+    scene.host = scene.there
+    scene.assert_runs()
+    scene.assert_nothing_left()
+
+
+def preparing(scene, migration):
+    """The plugin of the destination stands still, a disk being made: its process."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        made = [disk.get("destination_vdi") for disk in scene.journal(migration)["disks"].values()]
+        assert time.monotonic() < deadline and not any(made), "it has prepared already"
+        with contextlib.suppress(FileNotFoundError):
+            entry = scene.journal("receive-" + migration, scene.there)
+            if entry["disks"]:
+                plugin = Process.from_json(entry["busy"])
+                os.kill(plugin.pid, signal.SIGSTOP)
+                return plugin
+        time.sleep(0.002)
+
+
+@pytest.mark.timeout(600)
+def test_the_destinations_xapi_is_killed_while_it_prepares(lab, scene):
+    """Its answer is lost: whether it has made the disks nobody knows. It is asked again."""
+    host, log = scene.there, Log(scene.host)
+    migration = scene.begin()
+    plugin = preparing(scene, migration)
+    try:
+        host.kill("xapi")
+        log.wait_for("its answer is lost")
+        host.start_xapi()
+    finally:
+        os.kill(plugin.pid, signal.SIGCONT)
+    for pool in lab.pools:
+        pool.forget_session()
+    entry = scene.ended(migration)
+    assert entry["state"] == "succeeded", entry["error"]
+    assert len(log.lines("its answer is lost")) == 1
     scene.host = scene.there
     scene.assert_runs()
     scene.assert_nothing_left()

@@ -49,6 +49,12 @@ def test_it_goes(host, directory):  # noqa: F811
     assert len(host.xapi.SR.get_VDIs(host.fast)) == 1, "the VDI's own image is not touched"
 
 
+@pytest.mark.parametrize("less, found", [(512, True), (1 << 20, True), ((4 << 20) - 512, True), (4 << 20, False)])
+def test_sm_may_have_rounded_its_size_up(host, directory, less, found):  # noqa: F811
+    image = left_behind(host, directory, NAMES[0])
+    assert (remove(host, size=SIZE - less) == NAMES[0]) == found != os.path.exists(image)
+
+
 def test_an_image_that_others_are_based_on_stays(host, directory):  # noqa: F811
     image = left_behind(host, directory, NAMES[0])
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", os.path.basename(image), path(directory, NAMES[1])],
@@ -69,7 +75,7 @@ def test_what_may_be_anybodys_stays(host, directory, what):  # noqa: F811
     image = left_behind(host, directory, NAMES[0])
     size, since = SIZE, time.time() - 60.0
     if what == "another size":
-        size = SIZE * 2
+        size = SIZE + 512
     elif what == "older":
         os.utime(image, (since - 1.0, since - 1.0))
     elif what == "data":

@@ -9,9 +9,11 @@ from storage_motion.dom0 import images, tapctl
 from storage_motion.dom0.disks.disk import locked
 from storage_motion.errors import ImageLeft
 
+ROUNDING = 4 << 20         # bytes: SM rounds a size up, to blocks of 2 MiB for VHD (vhdutil.py), to extents of 4 MiB on LVM
+
 
 def remove(sr, size, since):
-    """Remove the one image of `size` bytes, made at `since` (seconds since the epoch) or later, that no VDI of the SR object `sr` names.
+    """Remove the one image that `size` bytes were asked for, which SM may have rounded up, made at `since` (seconds since the epoch) or later, that no VDI of the SR object `sr` names.
     Its uuid, or None if there is none.
 
     Nobody can miss it. With the SR's lock held no `vdi_create` is under way, so whoever made it is dead, and has told nobody its uuid; no
@@ -23,7 +25,7 @@ def remove(sr, size, since):
     if not os.path.isdir(sr.path) or not hasattr(sr, "_loadvdis") or sr.path.startswith("/dev/"):
         raise ImageLeft(sr.uuid, "its images are not files")
     with locked(sr.lock):
-        found = [vdi for vdi in _unnamed(sr) if int(vdi.size) == size and os.stat(vdi.path).st_mtime >= since]
+        found = [vdi for vdi in _unnamed(sr) if size <= int(vdi.size) < size + ROUNDING and os.stat(vdi.path).st_mtime >= since]
         found = [vdi for vdi in found if not tapctl.find(vdi.path) and images.is_blank(vdi.vdi_type, vdi.path)]
         if len(found) > 1:
             raise ImageLeft(sr.uuid, "which of %s it is is not known" % ", ".join(sorted(vdi.uuid for vdi in found)))
