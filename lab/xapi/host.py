@@ -2,6 +2,7 @@
 import socket
 import time
 
+from lab.xapi import memory
 from lab.xapi.calls import call, hidden
 from lab.xapi.failures import Failure
 from lab.xapi.pool import HTTP_PORT, HTTPS_PORT
@@ -37,6 +38,7 @@ def join(pool, config, is_master, control_domain):
                      other_config=other_config, edition="xcp-ng", sched_policy="credit", capabilities=["hvm-3.0-x86_64"],
                      virtual_hardware_platform_versions=[0, 1, 2],
                      cpu_info={"cpu_count": "2", "socket_count": "1", "vendor": "GenuineIntel", "modelname": "lab"})
+        memory.give(database, host)
         _make_pif(database, host, address)
         if control_domain:
             _make_control_domain(database, host, config["name"], control_domain)
@@ -81,6 +83,12 @@ def get_servertime(context, host):
 def get_server_localtime(context, host):
     context.database.get("host", host, "uuid")
     return Timestamp(time.strftime("%Y%m%dT%H:%M:%S"))
+
+
+@call("host.compute_free_memory", "host:ref(host)")
+def compute_free_memory(context, host):
+    context.database.get("host", host, "uuid")
+    return memory.free(context.database, host)
 
 
 @call("host.disable", "host:ref(host) auto_enable:bool?true")

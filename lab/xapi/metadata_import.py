@@ -3,8 +3,8 @@ import io
 import tarfile
 from collections import namedtuple
 
+from lab.xapi import memory, wire
 from lab.xapi import vm as vms
-from lab.xapi import wire
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import random_mac
 from lab.xapi.failures import Failure
@@ -175,6 +175,8 @@ class _Import:
         existing = self.database.find_uuid("VM", record["uuid"]) if self.options.restore else None
         if existing and not self._replaceable(existing, record):
             return
+        if self.options.live and record["power_state"] in ("Running", "Paused"):
+            memory.require(self.database, self.database.get("pool", self.database.refs("pool")[0], "master"), record)    # of the master: assert_can_live_import
         if self.options.dry_run:
             self.table[identity] = NULL
             return

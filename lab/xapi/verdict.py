@@ -1,10 +1,11 @@
 """VM.assert_can_migrate: whether a VM may be moved there (xapi_vm_migrate.ml, xapi_vm_helpers.ml), in xapi's order.
 
-Of a host this knows version, virtual hardware, the number of processors, whether it is enabled, and the networks; not what a
-processor can do, nor devices passed through, nor memory."""
+Of a host this knows version, virtual hardware, the number of processors, whether it is enabled, the networks, and, within the pool, memory (that of
+another pool's is looked at by the import alone); not what a processor can do, nor devices passed through."""
 import urllib.parse
 import xmlrpc.client
 
+from lab.xapi import memory
 from lab.xapi.calls import call
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL
@@ -36,6 +37,8 @@ def assert_can_migrate(context, vm, dest, _live, vdi_map, vif_map, _options, _vg
         raise Failure("VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION", dest["host"],
                       *["[%s]" % "; ".join(map(str, host["virtual_hardware_platform_versions"])), vm,
                         record["hardware_platform_version"]])
+    if inside:
+        memory.require(database, dest["host"], record, vm)
     if int(record["VCPUs_max"]) > int(host["cpu_info"]["cpu_count"]):
         raise Failure("HOST_NOT_ENOUGH_PCPUS", record["VCPUs_max"], host["cpu_info"]["cpu_count"])
     if inside and vif_map:

@@ -6,7 +6,7 @@ import time
 import XenAPI
 
 from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, pool_lock, receive, remains, remap, sync,
-                                    taken, waiting, whereabouts)
+                                    taken, verdict, waiting, whereabouts)
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, NotCleanedUp, TimedOut,
                                    Undecided, Unreachable, XenopsError)
@@ -53,9 +53,10 @@ def _task(m, here):
         return known, None
     if m.arrival is None:
         m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
-    if not m.plan.cross_pool and not m.plan.same_host:
-        m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
     changes.require_none(m)
+    if not m.plan.cross_pool and not m.plan.same_host:
+        verdict.ask_again(m)
+        m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
     remains.end_earlier(m, here)
     remains.keep(m, here)
     pool_lock.put(m)

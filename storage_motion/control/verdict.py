@@ -67,12 +67,32 @@ def ask(source, destination, plan):
     try:
         vifs = {source.xenapi.VIF.get_by_uuid(vif.vif): destination.xenapi.network.get_by_uuid(vif.network)
                 for vif in plan.vifs} if plan.cross_pool else {}
-        options = {} if plan.check_cpu else {"force": "true"}
-        _asking(plan, source.xenapi.VM.assert_can_migrate, vm, token, plan.live, _disks(source, destination, plan), vifs, options)
+        _can_migrate(source, destination, plan, vm, token, vifs)
     finally:
         end(destination, token["session_id"])
     if plan.cross_pool:
+        if plan.live:
+            _require_memory(source, destination, plan, vm, host)
         _asking(plan, remap.rehearse, source, destination, plan)
+
+
+def ask_again(m):
+    """Within a pool, before xenopsd is asked: copying may have taken hours, in which others have taken the memory. Raises Refused."""
+    vm = m.source.xenapi.VM.get_by_uuid(m.plan.vm)
+    _can_migrate(m.source, m.destination, m.plan, vm, m.arrival, {})
+
+
+def _require_memory(source, destination, plan, vm, host):
+    """xapi itself looks at the memory of the other pool's master only, whose import it is (import.ml, assert_can_live_import)."""
+    needed = int(source.xenapi.VM.get_memory_dynamic_min(vm)) + int(source.xenapi.VM.get_memory_overhead(vm))
+    free = int(destination.xenapi.host.compute_free_memory(host))
+    if free < needed:
+        raise _refused(plan, ["HOST_NOT_ENOUGH_FREE_MEMORY", str(needed), str(free)])
+
+
+def _can_migrate(source, destination, plan, vm, token, vifs):
+    options = {} if plan.check_cpu else {"force": "true"}
+    _asking(plan, source.xenapi.VM.assert_can_migrate, vm, token, plan.live, _disks(source, destination, plan), vifs, options)
 
 
 def _disks(source, destination, plan):

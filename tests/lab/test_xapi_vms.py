@@ -441,6 +441,19 @@ def test_more_processors_than_the_host_has(x, token):
     assert failure_of(asked, x, vm, token) == ["HOST_NOT_ENOUGH_PCPUS", "64", "2"]
 
 
+def test_less_memory_than_the_vm_needs(x, pool, vm, token):
+    """Of a VM that is there, or is about to be, its dynamic minimum counts; what is reserved for the VM itself does not count twice."""
+    there, gib = pool.hosts[1].ref(x), 1 << 30
+    free = int(x.host.compute_free_memory(there))
+    assert free == 16 * gib
+    big = x.VM.create(vm_record(memory_static_max=str(14 * gib), memory_dynamic_max=str(14 * gib), memory_dynamic_min=str(12 * gib)))
+    assert asked(x, big, token) == ""
+    x.host.allocate_resources_for_vm(there, big, True)
+    assert asked(x, big, token) == "" and int(x.host.compute_free_memory(there)) == 4 * gib
+    other = x.VM.create(vm_record(memory_static_max=str(5 * gib), memory_dynamic_max=str(5 * gib), memory_dynamic_min=str(5 * gib)))
+    assert failure_of(asked, x, other, token) == ["HOST_NOT_ENOUGH_FREE_MEMORY", str(5 * gib), str(4 * gib)]
+
+
 def test_an_sr_whose_driver_can_do_no_mirror(x, pool, vm, token, sr):
     """That of this pool: a disk that stays in its SR is not asked about."""
     other = make_sr(x, pool.master.ref(x), "/elsewhere", shared=False)

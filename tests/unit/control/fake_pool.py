@@ -173,7 +173,7 @@ def add_vdi(pool, sr, size=GIB, **changes):
 def add_vm(pool, host, vdis, network, **changes):
     record = dict(name_label="web", power_state="Running", resident_on=host, is_a_template=False, is_a_snapshot=False,
                   is_control_domain=False, snapshots=[], other_config={}, blocked_operations={}, current_operations={},
-                  VBDs=[], VIFs=[], VGPUs=[], VTPMs=[], ha_always_run=False)
+                  VBDs=[], VIFs=[], VGPUs=[], VTPMs=[], ha_always_run=False, memory_dynamic_min=str(GIB), memory_overhead=str(1 << 20))
     vm = pool.add("VM", **dict(record, **changes))
     for number, vdi in enumerate(vdis):
         vbd = pool.add("VBD", VM=vm, VDI=vdi, type="Disk", empty=False, userdevice=str(number), mode="RW",
@@ -189,6 +189,7 @@ def make_pool(name, hosts, shared=False):
     """A pool with `hosts`; each has a local SR "<host>-sr"; a network "guests" without PIFs."""
     pool = FakePool(name)
     pool.handlers["host.get_sm_diagnostics"] = lambda host: "DataPath information:\nThe following SRs are attached:\n"
+    pool.handlers["host.compute_free_memory"] = lambda host: str(64 * GIB)
     management = pool.add("network", name_label="management", bridge="xenbr0", PIFs=[])
     pool.add("network", name_label="guests", bridge="xapi0", PIFs=[])
     refs = {host: add_host(pool, host, management) for host in hosts}

@@ -7,7 +7,7 @@ import pytest
 from fake_pool import NULL, FakePool, add_vdi, failure
 from storage_motion.control import bar, durable, gate, move, remains, remap, whereabouts
 from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, NotCleanedUp, NotDurable,
-                                   TimedOut, Undecided, Unreachable, XenopsError)
+                                   Refused, TimedOut, Undecided, Unreachable, XenopsError)
 from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
@@ -624,6 +624,21 @@ def test_the_source_cannot_be_activated_again_from_before_the_move_on(monkeypatc
         move.move(world)
     move.shut_gates(world)
     assert "relinking" not in world.here
+
+
+def test_a_host_that_does_not_take_the_vm_any_more_is_not_sent_it(monkeypatch):
+    world = world_of(monkeypatch, PENDING)
+    world.plan = make_plan(kind="in-pool", destination_host="h2")
+    asked = []
+
+    def refused(m):
+        asked.append(dict(m.here))
+        raise Refused("host h2 does not take VM v", "HOST_NOT_ENOUGH_FREE_MEMORY 2 1", "free memory there")
+    monkeypatch.setattr(move.verdict, "ask_again", refused)
+    monkeypatch.setattr(move.changes, "require_none", lambda m: None)
+    with pytest.raises(Refused):
+        move.move(world)
+    assert asked == [world.here] and "relinking" not in world.here and "xenops_task" not in world.entry
 
 
 def test_a_bar_of_sm_itself_is_waited_for_and_not_lifted(monkeypatch):

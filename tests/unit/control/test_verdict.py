@@ -1,5 +1,6 @@
 """xapi is asked before anything is changed, and what it says reaches the user with what to do."""
 import re
+import types
 
 import pytest
 
@@ -101,6 +102,25 @@ def test_a_refusal_is_told_with_what_to_do(world, where):
     assert raised.value.failure() == ["SXM_REFUSED", "host b1 does not take VM web", "HOST_NOT_ENOUGH_PCPUS 64 8",
                                       "name a host with more processors, or give the VM fewer VCPUs"]
     assert len(world.ended) == (where == "assert_can_migrate"), "the session of the token is ended"
+
+
+def test_memory_is_that_of_the_host_and_not_of_its_master(world):
+    world.b.handlers["host.compute_free_memory"] = lambda host: str(1 << 30)
+    with pytest.raises(Refused) as raised:
+        world.ask(world.plan())
+    assert raised.value.details[1:] == ["HOST_NOT_ENOUGH_FREE_MEMORY %d %d" % ((1 << 30) + (1 << 20), 1 << 30), "free memory there, or name another host"]
+    world.b.handlers["host.compute_free_memory"] = lambda host: str((1 << 30) + (1 << 20))
+    world.ask(world.plan())
+
+
+def test_within_a_pool_it_is_asked_again_before_the_move(world):
+    plan = world.plan(cross_pool=False)
+    m = types.SimpleNamespace(source=world.a, destination=world.a, plan=plan, arrival=TOKEN)
+    verdict.ask_again(m)
+    assert [name for name, *_ in world.asked] == ["assert_can_migrate"] and world.asked[0][2] == TOKEN
+    world.answers["assert_can_migrate"] = failure("HOST_NOT_ENOUGH_FREE_MEMORY", "2", "1")
+    with pytest.raises(Refused):
+        verdict.ask_again(m)
 
 
 def test_so_is_that_of_an_import(world, monkeypatch):
