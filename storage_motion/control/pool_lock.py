@@ -2,7 +2,7 @@
 
 Before a disk is handed over each of them that sees its SR notes which disks are in question and whose journal knows, in a file of its own:
 /var/lib/sxm/lock-<id>.json. Should the VM be about to start there from one of these, its hook asks that host, and refuses it if the journal
-says so, or if nobody answers. A note that stays behind hinders nobody whose journal can be asked, so it need not be taken away at any price. A
+says so, or if nobody answers. A note that stays behind hinders nobody whose journal can be asked, so it need not be taken away at any price; each recovery of its host asks, too. A
 host that is off when the note is made has none: there the marks in xapi's database are the only lock.
 """
 import json
@@ -138,6 +138,18 @@ def ask(note):
         except NotNoted as error:   # the answer is what counts, and the next one comes to the same
             log.warning("%s", error)
     return set(answer["disks"])
+
+
+def tidy():
+    """Ask about all notes of this host, so that those of what has ended go. What cannot be asked, or read, stays as it is."""
+    def look(migration):
+        try:
+            ask(read(migration))
+        except NoSuchMigration:
+            pass   # forgotten meanwhile
+        except (MotionError, XenAPI.Failure, OSError, LookupError, TypeError) + NOT_XAPI as error:
+            log.info("%s: its lock stays on this host: %s", migration, error)
+    waiting.at_once(look, journal.all_ids(journal.LOCK))
 
 
 def forget(migration):

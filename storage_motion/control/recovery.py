@@ -21,7 +21,7 @@ from typing import NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import arrival, claim, gate, journal, lost, move, phases, receiving, secrets
+from storage_motion.control import arrival, claim, gate, journal, lost, move, phases, pool_lock, receiving, secrets
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.control.migration import Migration, task_of
 from storage_motion.control.plan import Plan
@@ -95,6 +95,8 @@ def recover(session, given):
                     found.append(dict(answer, migration=migration, side="destination" if side == RECEIVING else "source"))
     if wanted and not found:
         raise NoSuchMigration(wanted)
+    if not wanted:
+        pool_lock.tidy()
     for answer in found:
         log.info("recovery of %(migration)s (%(side)s): %(outcome)s: %(why)s", answer)
     return {"migrations": found}

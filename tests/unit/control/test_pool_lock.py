@@ -5,7 +5,7 @@ import os
 import pytest
 
 from fake_pool import by_name, failure, make_pool, uuid_of
-from storage_motion.control import arrival, functions, hooks, pool_lock
+from storage_motion.control import arrival, functions, hooks, pool_lock, recovery
 from storage_motion.errors import BadArguments, JournalError, Unreachable
 from test_hooks import ID, OTHER, STRANGER, VM, moving, plugged, run
 from test_migration import make_plan
@@ -141,6 +141,22 @@ def test_the_hook_asks_the_host_of_the_journal_and_refuses_if_nobody_answers(sou
     assert told == "" if allowed else ID in told and "a1" in told and "s/l" in told
     assert os.path.exists(pool_lock._path(ID)) == stays
     assert source.calls[0][1:] == ("handed-over", {"migration": ID})
+
+
+@pytest.mark.parametrize("answer, stays", [
+    ({"disks": [], "ended": True}, False), ({"disks": [], "ended": False}, True), ({"disks": ["s/l"], "ended": True}, True),
+    (failure("HOST_OFFLINE"), True), ([], True), ({}, True)])
+def test_a_recovery_asks_about_every_note(source, answer, stays):
+    here(source, disks=None)
+    source.answers[source.uuid("a1")] = answer
+    assert recovery.recover(None, {}) == {"migrations": []}
+    assert os.path.exists(pool_lock._path(ID)) == stays and len(source.calls) == 1
+
+
+def test_one_that_cannot_be_read_hinders_no_recovery(root):
+    with open(pool_lock._path(ID), "w") as stream:
+        stream.write("torn")
+    assert recovery.recover(None, {}) == {"migrations": []} and os.path.exists(pool_lock._path(ID))
 
 
 def test_nobody_is_asked_for_a_vm_on_other_disks_or_another_vm(source, root):
