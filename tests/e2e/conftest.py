@@ -1,4 +1,6 @@
-"""Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in build/evidence/<test>; then its scene is
+"""The lab of a module, and the VM that its tests share.
+
+Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in build/evidence/<test>; then its scene is
 put in order for the next test."""
 import os
 import subprocess
@@ -7,10 +9,25 @@ import traceback
 import pytest
 
 from lab.pools import evidence
+from lab.pools.lab import Lab
+from tests.e2e import scene as scenes
 
 EVIDENCE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build", "evidence")
 TOLD = 50
 """Lines of a log."""
+
+
+@pytest.fixture(scope="module")
+def lab(request):
+    """A lab by the module's PLAN. A module that wants another one has a fixture of its own."""
+    with Lab(plan=request.module.PLAN) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def scene(lab, request):
+    """One VM for all tests of the module, with its DISKS if it has some: each leaves it running, wherever that is then."""
+    return scenes.Scene(lab, getattr(request.module, "DISKS", scenes.DISKS))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,7 +16,7 @@ from lab.pools.topology import PoolPlan
 from tests.e2e import gate_patience
 from tests.e2e.collector import Collector, stopped
 from tests.e2e.moments import MOMENTS
-from tests.e2e.scene import MIB, Scene, assert_nothing_older
+from tests.e2e.scene import MIB, assert_nothing_older
 from tests.e2e.test_resume import RATE, Move
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
@@ -41,12 +41,6 @@ def lab():
             # SM itself pokes no tapdisk that it pauses, and would stand here for minutes under I/O (lab.blktap.reply)
             reply.choose(host.root, "prompt")
         yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each moves it on, and the next one moves it back."""
-    return Scene(lab, DISKS)
 
 
 @pytest.fixture

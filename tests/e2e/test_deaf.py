@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from storage_motion.xapi import xenops
 from tests.e2e.collector import stopped
@@ -14,12 +13,6 @@ from tests.e2e.scene import Scene
 PLAN = (PoolPlan("A", ("a1", "a2"), False), PoolPlan("B", ("b1",), False))
 ENDS, DEAF = "is known to xenopsd but isn't supposed to be: terminating", "task [resynchronising VM state] exception"
 PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
 
 
 def restart(scene, host):

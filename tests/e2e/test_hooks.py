@@ -10,7 +10,6 @@ import pytest
 import XenAPI
 
 from lab.dom0 import breakpoint
-from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
 from tests.e2e.moments import MOMENTS
@@ -20,18 +19,6 @@ PLAN = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
 STOP = signal.SIGSTOP
 PROMPT = 60.0              # seconds, on a busy machine, for what would wait for SM's patience of 120 s otherwise
 STARTING = ("migration", "xenops_task", ["starting"], True)   # the bars are up, and xenopsd is about to be asked
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each leaves it running, wherever that is then."""
-    return Scene(lab)
 
 
 def noted(host, migration):

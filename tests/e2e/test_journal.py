@@ -7,26 +7,13 @@ import time
 import pytest
 
 from lab.dom0 import breakpoint, broken_disk
-from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
 from tests.e2e.moments import MOMENTS
-from tests.e2e.scene import MOVE, Scene
+from tests.e2e.scene import MOVE
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 REASONS = {"ENOSPC": "No space left on device", "EROFS": "Read-only file system", "EIO": "Input/output error"}
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each leaves it running, and moves it on."""
-    return Scene(lab)
 
 
 @contextlib.contextmanager

@@ -9,24 +9,11 @@ import pytest
 import XenAPI
 
 from lab.dom0 import breakpoint
-from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from tests.e2e.moments import MOMENTS
-from tests.e2e.scene import DISKS, MIB, MOVE, Scene
+from tests.e2e.scene import DISKS, MIB, MOVE
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each leaves it running somewhere."""
-    return Scene(lab)
 
 
 def failure(call, *arguments):

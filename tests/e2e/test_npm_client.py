@@ -4,9 +4,6 @@ import os
 import shutil
 import subprocess
 
-import pytest
-
-from lab.pools.lab import Lab
 from lab.pools.roots import REPOSITORY
 from lab.pools.topology import PoolPlan
 from scene import DISKS, MOVE, Scene
@@ -14,12 +11,6 @@ from scene import DISKS, MOVE, Scene
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 CLIENT = os.path.join(REPOSITORY, "build/npm/node_modules/xen-api")
 FOLLOW = os.path.join(REPOSITORY, "tests/npm/follow_migration.mjs")
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
 
 
 def test_it_runs_a_migration_and_follows_it(lab):

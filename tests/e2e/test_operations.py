@@ -5,7 +5,6 @@ One live move, whose worker stands still while a disk is copied. Everything is t
 import pytest
 import XenAPI
 
-from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from tests.e2e.collector import stopped
 from tests.e2e.moments import MOMENTS
@@ -17,12 +16,6 @@ PROTECTED = {"destroy": "precious", "hard_reboot": "by the user"}
 # Of the VM: xapi's call, and what it takes behind the VM.
 BLOCKED = (("clean_shutdown",), ("hard_shutdown",), ("clean_reboot",), ("hard_reboot",), ("suspend",), ("pause",), ("snapshot", "x", []),
            ("checkpoint", "x"), ("clone", "x"), ("destroy",))
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
 
 
 def refusal(call, *arguments, **more):

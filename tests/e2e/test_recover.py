@@ -7,28 +7,15 @@ import time
 import pytest
 import XenAPI
 
-from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
 from tests.e2e.moments import MOMENTS, end_of
-from tests.e2e.scene import ENDED, KILLED, Scene
+from tests.e2e.scene import ENDED, KILLED
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 SEED = int(os.environ.get("RECOVER_SEED", "4"))
 RANDOM = int(os.environ.get("RECOVER_RANDOM", "1"))
 LONGEST = 12.0             # seconds that a migration of these disks takes, roughly
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each leaves it running, wherever that is then."""
-    return Scene(lab)
 
 
 COPYING = MOMENTS["copying"]

@@ -9,29 +9,17 @@ import time
 
 import pytest
 
-from lab.pools.lab import Host, Lab
+from lab.pools.lab import Host
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
-from tests.e2e.scene import MIB, Scene
+from tests.e2e.scene import MIB
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = (4 * MIB, 24 * MIB)
 RATE = 1 * MIB             # bytes a second
 SILENT, BACK = "does not answer", "answers again"
 PATIENCE = 60.0
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each moves it on, and the next one moves it back."""
-    return Scene(lab, DISKS)
 
 
 def copying(entry):

@@ -17,7 +17,7 @@ from lab.pools import at_switch, leftovers
 from lab.pools.lab import Lab
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
-from tests.e2e.scene import MIB, Scene
+from tests.e2e.scene import MIB
 from storage_motion.data import control_socket
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import MotionError
@@ -36,12 +36,6 @@ def lab():
         for host in lab.hosts:
             host.at_switch(at_switch.script(lab))
         yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each moves it on, and the next one moves it back."""
-    return Scene(lab, DISKS)
 
 
 @pytest.fixture

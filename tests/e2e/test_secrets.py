@@ -17,10 +17,9 @@ import pytest
 import XenAPI
 
 from lab.dom0 import keepsake
-from lab.pools.lab import Lab
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
-from tests.e2e.scene import MIB, Scene
+from tests.e2e.scene import MIB
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = (4 * MIB, 24 * MIB)
@@ -30,17 +29,6 @@ PAUSE = 0.02               # seconds between two looks at everything
 XAPIS_OWN = "/etc/lab-xapi.json"    # where the lab's xapi has its pool's password, as the real one has it in PAM
 SESSION = re.compile(rb"session_id=OpaqueRef:[0-9a-f-]+")
 WRONG = "wrong-3f9d81c2aa"
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    return Scene(lab, DISKS)
 
 
 class Watch(threading.Thread):

@@ -7,10 +7,9 @@ import pytest
 import XenAPI
 
 from lab.dom0 import dying_create
-from lab.pools.lab import Lab
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
-from tests.e2e.scene import KILLED, MIB, Scene
+from tests.e2e.scene import KILLED, MIB
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 PROMISED = 10.0            # seconds that a cancel may take
@@ -19,18 +18,6 @@ RATE = 1 * MIB             # bytes a second
 NOBODY = "0" * 8 + "-0000-0000-0000-" + "0" * 12
 # What at-switch does while a test kills a xenopsd: says that it is there, and waits for the end of the pretence.
 HOLD = "#!/bin/sh\ntouch %(at)s\nwhile [ -e %(at)s ]; do sleep 0.1; done\n"
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with Lab(plan=PLAN) as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def scene(lab):
-    """One VM for all tests: each leaves it running, and moves it on."""
-    return Scene(lab)
 
 
 @pytest.fixture
