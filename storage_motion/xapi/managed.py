@@ -16,9 +16,8 @@ def set_managed(sr, vdi, value):
 
     By a session of its own, since a session is one SR's."""
     session = sessions.local()
-    calls = sessions.at_once(session)
     try:
-        calls.xenapi.session.add_to_other_config(session._session, FOR_SR, sr)
-        calls.xenapi.VDI.set_managed(vdi, value)
+        session.xenapi.session.add_to_other_config(session._session, FOR_SR, sr)
+        session.xenapi.VDI.set_managed(vdi, value)
     finally:
         sessions.logout(session)
