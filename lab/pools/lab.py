@@ -22,6 +22,7 @@ from lab.blktap import install as blktap
 from lab.guest import control, record
 from lab.pools import roots, topology, vms
 from lab.pools.daemons import Daemons, end_all_of, of_root
+from lab.xapi import startup
 from lab.xapi.config import FLUSH_SECONDS
 from lab.xenopsd import process, wire
 
@@ -72,6 +73,15 @@ class Host:
     def stop_xapi(self):
         """End xapi as systemd does: it writes its database first."""
         self._daemons.end(self.name + "/xapi")
+
+    @property
+    def is_deaf(self):
+        """Whether its xapi hears nothing of its xenopsd any more, until it is started again (lab/xapi/startup.py)."""
+        try:
+            with open(self.root + startup.EVENTS) as stream:
+                return stream.read() == startup.DEAF
+        except FileNotFoundError:
+            return False            # it has not been started since the host had no power
 
     def kill(self, daemon):
         """kill -9 its "xapi" or "xenopsd"."""

@@ -9,6 +9,8 @@ from lab.xapi.host_work import XENOPSD_AWAY
 _LOCKED = "host_"               # key of a VDI's sm_config, with a host's ref: SM has it active there
 _TRY = 0.2                      # seconds
 _DEBUG = "lab-xapi startup"
+EVENTS = "/run/xapi.events"     # the lab's own: what has become of the listening to xenopsd
+STARTING, LISTENING, DEAF = "starting", "listening", "deaf"
 
 log = logging.getLogger("xapi.startup")
 
@@ -79,7 +81,9 @@ def _plug_all(pool, host):
 
 def resynchronise_vms(pool, host):
     """In the background, as xapi serves already: `resync_resident_on`, and only then listen to xenopsd of `host`, which tells of all its VMs at first
-    (on_xapi_restart). What fails in it ends it, with a line in the log: xapi hears nothing of xenopsd then, until it is started again."""
+    (on_xapi_restart). What fails in it ends it, with a line in the log: xapi hears nothing of xenopsd then, until it is started again. EVENTS of
+    that host says which."""
+    _say(pool, host, STARTING)
     threading.Thread(target=_resynchronise_vms, args=(pool, host), name="resync", daemon=True).start()
 
 
@@ -88,14 +92,23 @@ def _resynchronise_vms(pool, host):
         listed = _ask(pool, host, "VM.list")
         resync_resident_on(pool, host, {metadata["id"]: state["power_state"] for metadata, state in listed})
         pool.on_host(host, "listen")
+        _say(pool, host, LISTENING)
     except Failure as failure:
         log.warning("task [resynchronising VM state] exception: %s", failure)
+        _say(pool, host, DEAF)
         return
     for vm in pool.database.where("VM", resident_on=host, is_control_domain=False):
         try:
             xenops.update_vm(pool, vm, host)
         except Failure as failure:
             log.error("xenopsd event: Caught %s while updating VM", failure)
+
+
+def _say(pool, host, state):
+    try:
+        pool.on_host(host, "keep", path=EVENTS, text=state)
+    except Failure as failure:      # it is away again
+        log.warning("%s: %s", host, failure)
 
 
 def _ask(pool, host, method, **members):

@@ -57,6 +57,7 @@ def test_a_move_from_a_host_whose_xapi_hears_nothing(lab, home):
         wait_for_log(keeper, ENDS, seen)
     entry = scene.ended(migration)
     wait_for_log(keeper, DEAF, seen)
+    assert source.is_deaf
     restart(scene, source)
     if home == "a1":
         assert entry["state"] == "succeeded", entry["error"]

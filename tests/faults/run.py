@@ -122,6 +122,7 @@ class Run:
                 return
             worker = Process.from_json(entry["worker"])
             assert not worker or worker.gone(REST), "a worker that has ended its migration stays alive"
+            self._restart_the_deaf()
             given = {name: arguments[name] for name in PASSWORD}
             answer, = self.scene.call("recover", host=source, migration=migration, **given)["migrations"]
             self._note("recovery from %s: %s: %s" % (entry["phase"], answer["outcome"], answer["why"]))
@@ -130,11 +131,22 @@ class Run:
                 assert time.monotonic() < deadline, "it cannot be recovered: %s" % answer
                 time.sleep(1.0)
 
+    def _restart_the_deaf(self):
+        """What operations.md has the administrator do about a xapi that hears nothing of its xenopsd."""
+        for pool in self.scene.lab.pools:
+            for host in pool.hosts:
+                if host.is_deaf:
+                    self._note("the toolstack of %s is restarted: it hears nothing" % host.name)
+                    host.stop_xapi()
+                    host.start_xapi()
+                    pool.forget_session()
+
     # -- the four checks
 
     def _settle(self, injection):
         """One place: find the VM, and start it if the faults have halted it."""
         scene = self.scene
+        self._restart_the_deaf()
         present = [pool for pool in scene.lab.pools if scene.uuid in [vm["uuid"] for vm in pool.xapi.VM.get_all_records().values()]]
         assert len(present) == 1, "pools that have the VM: %s" % [pool.name for pool in present]
         pool, = present
