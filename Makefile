@@ -39,7 +39,7 @@ test-lab: .venv/ready .venv36/ready
 test-e2e: .venv/ready .venv36/ready build/npm/ready
 	$(PYTHON) $(PYTEST) $(BESIDE) tests/e2e
 ifneq ($(PYTHON36),)
-	SXM_LAB_PYTHON=$(CURDIR)/.venv36/bin/python SXM_LAB_LAYOUT=flat $(PYTHON) $(PYTEST) tests/e2e/test_migrate.py
+	SXM_LAB_PYTHON=$(CURDIR)/.venv36/bin/python SXM_LAB_RELEASE=xcp-ng-8.3 $(PYTHON) $(PYTEST) tests/e2e/test_migrate.py
 else
 	@echo '*** There is no Python 3.6 on this machine: the moves have NOT run on it. ***'
 	@test -z "$(REQUIRE_PYTHON36)"

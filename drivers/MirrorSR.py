@@ -21,14 +21,15 @@ xs_errors = stock_sm.module("core.xs_errors")
 TYPE = "mirror"
 TYPE_KEY = "type"
 
-# device_config's `type` -> the stock module, and the class in it (which has the same name).
+# device_config's `type` -> the stock module, and the class in it (which has the same name). The first that is there:
+# XCP-ng has renamed those on LVM since May 2026.
 BASES = {
-    "ext": "EXTSR",
-    "file": "FileSR",
-    "lvm": "LVHDSR",
-    "lvmohba": "LVHDoHBASR",
-    "lvmoiscsi": "LVHDoISCSISR",
-    "nfs": "NFSSR",
+    "ext": ("EXTSR",),
+    "file": ("FileSR",),
+    "lvm": ("LVMSR", "LVHDSR"),
+    "lvmohba": ("LVMoHBASR", "LVHDoHBASR"),
+    "lvmoiscsi": ("LVMoISCSISR", "LVHDoISCSISR"),
+    "nfs": ("NFSSR",),
 }
 
 # What xapi is told of SR type `mirror`: what all of BASES can do. A call uses the capabilities of its own base.
@@ -53,7 +54,13 @@ def base_module(base_type):
     if base_type not in BASES:
         raise xs_errors.XenError("SRUnknownType", opterr="device-config:%s is %r, must be one of: %s"
                                  % (TYPE_KEY, base_type, ", ".join(sorted(BASES))))
-    return stock_sm.module("drivers." + BASES[base_type])
+    return stock_sm.driver(BASES[base_type])
+
+
+def base_class(base_type):
+    """The class of a stock driver. Raises as base_module."""
+    module = base_module(base_type)
+    return getattr(module, module.__name__.rpartition(".")[2])
 
 
 def driver_info(module):
@@ -73,7 +80,7 @@ class MirrorSR(object):
 
     def __new__(cls, srcmd, sr_uuid):
         module = base_module(srcmd.dconf.get(TYPE_KEY))
-        base = getattr(module, module.__name__.rpartition(".")[2])
+        base = base_class(srcmd.dconf.get(TYPE_KEY))
         srcmd.driver_info = driver_info(module)
         srcmd.dconf = {key: value for key, value in srcmd.dconf.items() if key != TYPE_KEY}
         srcmd.params = dict(srcmd.params, device_config=srcmd.dconf)

@@ -7,12 +7,12 @@ _SCRIPT = """#!{python} -SE
 import sys
 sys.path.insert(0, {packages!r})
 from lab_blktap.tap_ctl import main
-sys.exit(main({root!r}, sys.argv))
+sys.exit(main({root!r}, sys.argv, {device!r}))
 """
 
 
-def install(root):
-    """Make ROOT/usr/sbin/tap-ctl. It runs with ROOT/usr/bin/python3, which somebody else puts there.
+def install(root, device=records.BLKTAP4):
+    """Make ROOT/usr/sbin/tap-ctl, which names minors by `device`. It runs with ROOT/usr/bin/python3, which somebody else puts there.
 
     -SE: neither `site` nor PYTHONPATH, which would cost more than all that `tap-ctl list` does.
     """
@@ -24,7 +24,7 @@ def install(root):
     records.unlink_if_there(link)
     os.symlink(os.path.dirname(os.path.abspath(__file__)), link)
     with open(program, "w") as script:
-        script.write(_SCRIPT.format(python=root + "/usr/bin/python3", packages=packages, root=root))
+        script.write(_SCRIPT.format(python=root + "/usr/bin/python3", packages=packages, root=root, device=device))
     os.chmod(program, 0o755)
 
 

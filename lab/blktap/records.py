@@ -20,12 +20,18 @@ PAUSED_STATE = CLOSED | QUIESCED | PAUSED               # 0x2a
 
 MAX_MINORS = 16384
 
+BLKTAP4 = "/run/blktap-control/tapdisk/tapdisk-%d"
+"""How `tap-ctl create` and `allocate` name a minor since blktap 4: the marker that it is taken (tap-ctl-allocate.c)."""
+BLKTAP2 = "/dev/xen/blktap-2/tapdev%d"
+"""The same of blktap 3, which has a device of the kernel's blktap2 for it."""
+
 
 class Layout(object):
     """The paths of blktap below one root directory (`""` is the machine's own)."""
 
-    def __init__(self, root):
+    def __init__(self, root, device=BLKTAP4):
         self.root = root
+        self._device = root + device
         self.control = root + "/run/blktap-control"
         self.markers = self.control + "/tapdisk"
         self.lab = self.control + "/lab"
@@ -37,6 +43,10 @@ class Layout(object):
 
     def marker(self, minor):
         return "%s/tapdisk-%d" % (self.markers, minor)
+
+    def device(self, minor):
+        """What tap-ctl prints for a minor."""
+        return self._device % minor
 
     def ctl(self, pid):
         return "%s/ctl%d" % (self.control, pid)

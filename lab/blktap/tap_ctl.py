@@ -113,7 +113,7 @@ def _hex(state):
 
 
 def allocate(layout, given):
-    sys.stdout.write(layout.marker(records.allocate(layout)) + "\n")
+    sys.stdout.write(layout.device(records.allocate(layout)) + "\n")
     return 0
 
 
@@ -192,7 +192,7 @@ def create(layout, given):
         vbd = {"p": str(pid), "m": str(minor)}
         code = attach(layout, vbd) or open_(layout, dict(given, **vbd))
         if code == 0:
-            sys.stdout.write(layout.marker(minor) + "\n")
+            sys.stdout.write(layout.device(minor) + "\n")
             return 0
     except BaseException:
         _undo_create(layout, pid, minor)
@@ -313,11 +313,11 @@ COMMANDS = (
 )
 
 
-def main(root, argv):
-    """Run `argv` (argv[0] is ignored) on the tapdisks below `root`. Returns the exit code."""
+def main(root, argv, device=records.BLKTAP4):
+    """Run `argv` (argv[0] is ignored) on the tapdisks below `root`; `device` is how a minor is named. Returns the exit code."""
     for name, function, letters, usage in COMMANDS:
         if argv[1:2] == [name]:
-            return _run(records.Layout(root.rstrip("/")), function, letters, "usage: %s %s" % (name, usage), argv[2:])
+            return _run(records.Layout(root.rstrip("/"), device), function, letters, "usage: %s %s" % (name, usage), argv[2:])
     sys.stdout.write("usage: tap-ctl COMMAND [OPTIONS]\nCOMMAND := { %s }\n" % " | ".join(row[0] for row in COMMANDS))
     return 0
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from lab.pools.lab import Lab
+from lab.pools.releases import DEFAULT, RELEASES
 
 
 def describe(lab):
@@ -42,10 +43,10 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m lab.pools", description=__doc__)
     parser.add_argument("command", choices=("up", "down", "status", "clean"))
     parser.add_argument("--dir", default=os.path.join(tempfile.gettempdir(), "sxm-lab"), help="where the lab lives (no '_' in it)")
-    parser.add_argument("--layout", default="package", choices=("package", "flat"), help="of sm in dom0")
+    parser.add_argument("--release", default=DEFAULT, choices=sorted(RELEASES), help="whose storage dom0 has")
     arguments = parser.parse_args()
     if arguments.command == "up":
-        lab = Lab(directory=arguments.dir, layout=arguments.layout)
+        lab = Lab(directory=arguments.dir, release=arguments.release)
         lab.up()
         describe(lab)
     elif arguments.command == "status":

@@ -22,6 +22,7 @@ from lab.blktap import install as blktap
 from lab.guest import control, record
 from lab.pools import roots, topology, vms
 from lab.pools.daemons import Daemons, end_all_of, of_root
+from lab.pools.releases import DEFAULT, RELEASES
 from lab.xapi import startup
 from lab.xapi.config import FLUSH_SECONDS
 from lab.xenopsd import process, wire
@@ -197,15 +198,15 @@ class Pool:
 class Lab:
     """All pools. A context manager: brings them up, and down again to the last process."""
 
-    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, layout=None, flush_seconds=None, more_sr_types=()):
+    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, release=None, flush_seconds=None, more_sr_types=()):
         """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
-        $SXM_LAB_PYTHON or this one); `layout`: of sm in dom0, "package" or "flat" (default: $SXM_LAB_LAYOUT or package);
+        $SXM_LAB_PYTHON or this one); `release`: whose storage dom0 has, a name in lab.pools.releases (default: $SXM_LAB_RELEASE or upstream);
         `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or as a real one);
         `more_sr_types`: of SRs, beside those that XCP-ng's xapi accepts."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable
         self.flush_seconds = float(os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS) if flush_seconds is None else flush_seconds)
-        self._layout = layout or os.environ.get("SXM_LAB_LAYOUT", "package")
+        self._release = RELEASES[release or os.environ.get("SXM_LAB_RELEASE", DEFAULT)]
         self._more_sr_types = more_sr_types
         self.directory = directory or os.path.join(tempfile.gettempdir(), "sxm-" + secrets.token_hex(3))
         self.pools = []
@@ -245,7 +246,7 @@ class Lab:
             self._write("lab.json", state)
             for pool in state:
                 for host in pool["hosts"]:
-                    roots.build(host["root"], host["config"], self._python, self._layout, self._more_sr_types)
+                    roots.build(host["root"], host["config"], self._python, self._release, self._more_sr_types)
             self._take(state)
             with concurrent.futures.ThreadPoolExecutor(len(self.pools)) as at_once:
                 for _ in at_once.map(self._start_pool, self._plan, self.pools):

@@ -27,9 +27,9 @@ sm-plugins=%s
 """ % SR_TYPES
 
 
-def build(root, config, python, layout, more_sr_types=()):
-    """Make the host's root. `config`: lab-xapi.json's content; `python`: dom0's interpreter; `layout`: "package" or
-    "flat", how sm is installed there; `more_sr_types`: what its administrator has xapi allow besides (docs/operations.md)."""
+def build(root, config, python, release, more_sr_types=()):
+    """Make the host's root. `config`: lab-xapi.json's content; `python`: dom0's interpreter; `release`: one
+    of lab.pools.releases; `more_sr_types`: what its administrator has xapi allow besides (docs/operations.md)."""
     make_directories(root)
     scripts.install_text(json.dumps(config, indent=1), root, "/etc/lab-xapi.json")
     os.chmod(root + "/etc/lab-xapi.json", 0o600)  # the pool's secret and the password are in it
@@ -41,8 +41,8 @@ def build(root, config, python, layout, more_sr_types=()):
         scripts.install_text("sm-plugins=%s\n" % " ".join((SR_TYPES,) + tuple(more_sr_types)), root, "/etc/xapi.conf.d/sr-types.conf")
     scripts.write_interpreter(root, python)
     scripts.install_modules(root)
-    blktap.install(root)
-    sm.install(root, layout)
+    blktap.install(root, release.blktap)
+    sm.install(root, release.sm, release.lvm)
     _install_xe(root)
     install_product(root)
 

@@ -1,7 +1,8 @@
 """Installs the lab's storage manager on a host of the lab, in either of the two layouts that exist.
 
 `package`: the package `sm` in site-packages, and driver scripts in /opt/xensource/sm (upstream).
-`flat`: all modules in /opt/xensource/sm, each driver its own script (XCP-ng 8.3).
+`flat`: all modules in /opt/xensource/sm, each driver its own script (XenServer 8, XCP-ng 8.3). XCP-ng has
+renamed the modules and classes on LVM since QCOW2 came: LVMSR, LVMoISCSISR, LVMoHBASR.
 """
 import os
 import re
@@ -17,18 +18,24 @@ COLLECTOR = "cleanup.py"
 """A program of /opt/xensource/sm besides the drivers, in either layout."""
 _IMPORT = re.compile(r"^(\s*)from sm((?:\.\w+)*) import (.+)$", re.MULTILINE)
 _FOLDERS = ("core", "drivers")
-# xapi execs a driver by the name of the SR type; upstream's modules for LVM have another
-_MODULES = {"LVMSR": "LVHDSR", "LVMoISCSISR": "LVHDoISCSISR", "LVMoHBASR": "LVHDoHBASR"}
+_LVHD = re.compile(r"\bLVHD(?=SR\b|oISCSISR\b|oHBASR\b)")
+"""In the names of the modules and classes on LVM. xapi execs a driver by the name of the SR type, LVM...SR in each release."""
 _LVM = ("vgcreate", "lvcreate")
 NEEDS = {"EXTSR": _LVM + ("mkfs.ext4",), "NFSSR": ("mount.nfs",), "LVMSR": _LVM, "LVMoISCSISR": _LVM + ("iscsiadm",),
          "LVMoHBASR": _LVM}
 """The programs without which a driver is not installed: most machines have no storage for it."""
 
 
-def install(root, layout="package"):
-    """Install on the host at `root`: the modules, the drivers and their plugins, and XenAPIPlugin."""
+def install(root, layout="package", lvm="LVHD"):
+    """Install on the host at `root`: the modules, the drivers and their plugins, and XenAPIPlugin.
+
+    `lvm`: what the modules and classes on LVM are called, "LVHD" or (flat only) "LVM".
+    """
     scripts.install_modules(root)
-    {"package": _install_package, "flat": _install_flat}[layout](root)
+    if layout == "flat":
+        _install_flat(root, lvm)
+    else:
+        _install_package(root)
     for name in sorted(os.listdir(os.path.join(HERE, "xapi_plugins"))):
         text = _read("xapi_plugins", name)
         scripts.install_script(flatten(text) if layout == "flat" else text, root, "%s/%s" % (PLUGINS, name))
@@ -55,18 +62,19 @@ def _install_package(root):
         scripts.install_script(_read("driver_scripts", name), root, "%s/%s" % (DRIVERS, name))
 
 
-def _install_flat(root):
+def _install_flat(root, lvm):
     for name in _modules():
-        base = os.path.basename(name)
+        base = _LVHD.sub(lvm, os.path.basename(name)[:-len(".py")]) + ".py"
         if base == "__init__.py":
             continue
         target = "%s/%s" % (DRIVERS, base)
         if name.startswith("drivers") or base == COLLECTOR:
-            scripts.install_script("#!/usr/bin/python3\n" + flatten(_read(name)), root, target)
+            scripts.install_script("#!/usr/bin/python3\n" + _LVHD.sub(lvm, flatten(_read(name))), root, target)
         else:
             scripts.install_text(flatten(_read(name)), root, target)
     for name in drivers():
-        _link(_MODULES.get(name, name) + ".py", "%s%s/%s" % (root, DRIVERS, name))
+        module = name if not name.startswith("LVM") else lvm + name[len("LVM"):]
+        _link(module + ".py", "%s%s/%s" % (root, DRIVERS, name))
 
 
 def flatten(text):

@@ -31,3 +31,14 @@ def module(name):
     if is_package():
         return importlib.import_module("sm." + name)
     return importlib.import_module(name.rpartition(".")[2])
+
+
+def driver(names):
+    """The module of the first of these drivers that this sm has: ["LVMSR", "LVHDSR"]. Raises ImportError if it has none."""
+    for name in names:
+        try:
+            return module("drivers." + name)
+        except ImportError as error:
+            if error.name is None or error.name.rpartition(".")[2] != name:
+                raise       # it is there, and something that it needs is not
+    raise ImportError("sm has none of the drivers %s" % ", ".join(names))

@@ -57,7 +57,8 @@ def find(path):
 def create(args, readonly=False, timeout=CREATE_TIMEOUT):
     """Start a tapdisk that serves `args` ("type:path"). Returns its Vbd."""
     printed = _run(["create", "-a", args] + (["-R"] if readonly else []), timeout)
-    match = re.search(r"tapdisk-(\d+)$", printed.strip())
+    # blktap 4 prints the marker of the minor, blktap 3 the kernel's device, /dev/xen/blktap-2/tapdevN
+    match = re.search(r"tap(?:disk-|dev)(\d+)$", printed.strip())
     if not match:
         raise TapCtlError("create -a %s" % args, errno.EPROTO, "it printed %r" % printed)
     minor = int(match.group(1))

@@ -62,7 +62,7 @@ class Worker:
 
     def _need_lab(self):
         if self._lab is None:
-            self._lab = Lab(plan=PLAN, layout="package")
+            self._lab = Lab(plan=PLAN, release="upstream")
             self._lab.up()
             for host in self._lab.hosts:
                 gate_patience.choose(host.root, GATE_PATIENCE)

@@ -16,10 +16,10 @@ PLAN = (topology.PoolPlan("A", ("a1",), False),)
 SIZE = 64 << 20
 CONNECT_BOUND = 20.0  # seconds
 
-# sm's layout and dom0's Python: XCP-ng 8.3 has the flat one and 3.6, what comes next the package and a newer one.
+# What dom0 has of sm and blktap, and its Python.
 _PYTHON36 = os.path.join(REPOSITORY, ".venv36/bin/python")
 PYTHON36 = _PYTHON36 if os.path.exists(_PYTHON36) else sys.executable
-LAYOUTS = [("package", sys.executable), ("flat", PYTHON36)]
+RELEASES = [("upstream", sys.executable), ("xcp-ng-8.3", PYTHON36)]
 
 
 class SmHost(object):
@@ -100,12 +100,12 @@ def io(socket, *commands, **options):
     assert done.returncode == 0 and "failed" not in said, said
 
 
-@pytest.fixture(scope="module", params=LAYOUTS, ids=[layout for layout, _ in LAYOUTS])
+@pytest.fixture(scope="module", params=RELEASES, ids=[release for release, _ in RELEASES])
 def host(request):
-    """One for each layout; all that the tests of a module start must be ended by them."""
-    layout, python = request.param
+    """One for each release; all that the tests of a module start must be ended by them."""
+    release, python = request.param
     kept = {name: os.environ.get(name) for name in ("SXM_ROOT", "PATH")}
-    with Lab(PLAN, layout=layout, python=python, more_sr_types=("mirror",)) as lab:
+    with Lab(PLAN, release=release, python=python, more_sr_types=("mirror",)) as lab:
         made = SmHost(lab)
         os.environ["SXM_ROOT"] = made.root
         os.environ["PATH"] = os.pathsep.join([made.root + "/usr/sbin", made.root + "/usr/bin", kept["PATH"]])

@@ -1,4 +1,4 @@
-"""A host's root as the harness builds it: dom0's programs run in it, in both layouts of sm."""
+"""A host's root as the harness builds it: dom0's programs run in it, those of each release."""
 import os
 import subprocess
 import sys
@@ -8,14 +8,17 @@ import xmlrpc.client
 import pytest
 
 from lab.pools import daemons, roots, topology
+from lab.pools.releases import RELEASES
+from lab.sm import install
 
 CONFIG = {"host": {"uuid": "u", "control_domain": "c"}}
 
 
-@pytest.fixture(params=["package", "flat"])
-def root(request):
+@pytest.fixture(params=sorted(RELEASES))
+def root(request, monkeypatch):
+    monkeypatch.setattr(install, "NEEDS", {})   # the drivers on LVM, too: they are only loaded here
     with tempfile.TemporaryDirectory(prefix="sxm-") as directory:
-        roots.build(directory + "/h", CONFIG, sys.executable, request.param)
+        roots.build(directory + "/h", CONFIG, sys.executable, RELEASES[request.param])
         yield directory + "/h"
 
 
@@ -39,6 +42,13 @@ def test_dom0s_programs_run_in_it(root):
     with open(root + "/etc/xensource-inventory") as stream:
         assert stream.read() == "INSTALLATION_UUID='u'\nCONTROL_DOMAIN_UUID='c'\n"
     assert os.stat(root + "/run/sxm").st_mode & 0o777 == 0o700
+
+
+def test_mirrorsr_finds_each_stock_driver(root):
+    code = ("import sys; sys.path.append(%r); import MirrorSR\n"
+            "for base in sorted(MirrorSR.BASES): print(base, MirrorSR.base_class(base).handles(base))")
+    done = run(root, root + "/usr/bin/python3", "-c", code % (root + "/opt/xensource/sm"))
+    assert done.stdout.decode().splitlines() == [base + " True" for base in ("ext", "file", "lvm", "lvmohba", "lvmoiscsi", "nfs")], done
 
 
 def test_endpoints_are_distinct():

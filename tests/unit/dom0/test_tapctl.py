@@ -99,11 +99,12 @@ def test_a_call_that_does_not_end_is_ended(fake, tmp_path):
     assert not os.path.exists("/proc/%s" % (tmp_path / "pid").read_text().strip())
 
 
-def test_create_finds_the_tapdisk_by_its_minor(fake):
+@pytest.mark.parametrize("device", ["/run/blktap-control/tapdisk/tapdisk-12", "/dev/xen/blktap-2/tapdev12"])
+def test_create_finds_the_tapdisk_by_its_minor(fake, device):
     fake("""case $1 in
-create) echo /run/blktap-control/tapdisk/tapdisk-12;;
+create) echo %s;;
 list) echo pid=9 minor=12 state=0 args=vhd:/p/x;;
-esac""")
+esac""" % device)
     assert tapctl.create("vhd:/p/x", readonly=True) == tapctl.Vbd(9, 12, 0, "vhd:/p/x")
     assert fake.calls() == ["create -a vhd:/p/x -R", "list -m 12"]
 
