@@ -413,8 +413,8 @@ def test_a_mover_with_the_wrong_secret_says_so(site):
 
 def test_orphans_give_up_and_leave_the_gate_shut(site):
     path = site.serve(site.image("destination", bytes(SIZE)))[1]
-    receiver = Receiver(site, {"d": (path, SIZE)}, orphan_bound=1.0)
-    mover = Mover(site, "d", SIZE, receiver.address(), orphan_bound=0.5)
+    receiver = Receiver(site, {"d": (path, SIZE)}, orphan_bound=4.0)
+    mover = Mover(site, "d", SIZE, receiver.address(), orphan_bound=3.0)
     mirror = attach(mover.secondary, SIZE)
     mirror.write(0, b"a" * 512)
     assert mover.process.wait(10) == 3
