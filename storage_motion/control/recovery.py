@@ -21,7 +21,7 @@ from typing import NamedTuple, Optional
 
 import XenAPI
 
-from storage_motion.control import arrival, claim, gate, journal, lost, move, phases, pool_lock, receiving, secrets
+from storage_motion.control import arrival, claim, gate, journal, kept, lost, move, phases, pool_lock, receiving, secrets
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.control.migration import Migration, task_of
 from storage_motion.control.plan import Plan
@@ -114,10 +114,14 @@ def decide(entry):
 
 def interrupted(entry):
     """Whether nobody drives a migration, and it is not at one of its ends."""
-    worker = Process.from_json(entry["worker"])
-    if worker is None and entry["state"] == journal.RUNNING:
+    if entry["worker"] is None and entry["state"] == journal.RUNNING:
         return time.time() - entry["started"] > START_TIMEOUT
-    return not (worker and worker.alive()) and (entry["state"] == journal.RUNNING or bool(entry["left"]))
+    return not _driven(entry) and (entry["state"] == journal.RUNNING or bool(entry["left"]))
+
+
+def _driven(entry):
+    worker = Process.from_json(entry["worker"])
+    return worker is not None and worker.alive()
 
 
 def _first_to_finish(entry):
@@ -200,6 +204,9 @@ def _take_over(migration):
         entry = Journal.load(migration)
         if not interrupted(entry.entry):
             running = entry.entry["state"] == journal.RUNNING
+            if not running and not _driven(entry.entry):
+                secrets.forget_all(migration)   # which a worker that was killed behind its last note has left
+                kept.forget(migration)
             return entry, {"outcome": RUNNING if running else ENDED,
                            "why": "a process drives it, in phase %s" % entry.entry["phase"] if running else entry.entry["state"]}
         entry.write(worker=Process.of(os.getpid()).to_json())

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from storage_motion.control import journal, migration, recovery
+from storage_motion.control import journal, kept, migration, recovery, secrets
 from storage_motion.control.journal import Journal
 from storage_motion.dom0.launch import Process
+from storage_motion.dom0.root import path as root_path
 from storage_motion.errors import NoSuchMigration
 from test_migration import ID, FakeTask, make_plan
 
@@ -66,6 +67,16 @@ def test_only_one_takes_it_over():
     taken, before = recovery._take_over(ID)
     assert before is None and taken.entry["worker"]["pid"] == os.getpid()
     assert recovery._take_over(ID)[1]["outcome"] == recovery.RUNNING
+
+
+@pytest.mark.parametrize("worker, left", [(DEAD, False), ("this process", True)])
+def test_what_a_worker_has_left_that_was_killed_behind_its_last_note(worker, left):
+    known = Process.of(os.getpid()).to_json() if worker == "this process" else worker
+    Journal.create(ID, **entry(state=journal.SUCCEEDED, worker=known))
+    secrets.keep(ID, "remote", {"username": "root", "password": "xenroot"})
+    kept.keep(ID, "{}")
+    assert recovery._take_over(ID)[1]["outcome"] == recovery.ENDED
+    assert (os.path.exists(kept._path(ID)), os.path.exists(root_path("/run/sxm/" + ID))) == (left, left)
 
 
 @pytest.mark.parametrize("begun, certain", [([], True), (["sync"], True), (["sync", "remap"], True), (["move"], False),
