@@ -183,7 +183,7 @@ def negotiate(data):
 
 
 @fuzz_bounds.inputs("NBD client", 2, EACH)
-@given(st.lists(st.booleans(), min_size=1, max_size=8), joined(st.one_of(REPLIES, REPLIES, TAIL), 10))
+@given(st.lists(st.booleans(), min_size=1, max_size=nbd_client.DEPTH), joined(st.one_of(REPLIES, REPLIES, TAIL), 10))
 def test_client(reads, example):
     for replies in fuzz_bounds.variants(example):
         ask(reads, replies)
