@@ -9,7 +9,7 @@ import json
 
 from storage_motion.control import gate, movers, waiting
 from storage_motion.dom0 import smapi
-from storage_motion.errors import MoverFailed
+from storage_motion.errors import MoverFailed, SmFault
 
 BAR = smapi.BOLT_KEY
 COALESCE_TIMEOUT = 60.0    # seconds for SM to be done with relinking the disk itself
@@ -36,10 +36,20 @@ def hold(m, disk):
 
 
 def _prove(m, disk, vdi):
-    stat = json.loads(smapi.call(m.source, m.source.xenapi.SR.get_by_uuid(disk.source_sr), "vdi_mirror_stat", vdi_ref=vdi,
-                                 timeout=STAT_TIMEOUT))
+    stat = json.loads(_look(m, disk, vdi))
     if stat["state"] != "mirroring":
         raise movers.fault_of(disk.key, _told_by_mover(m, disk), "tapdisk has no mirror any more: %s" % stat["state"])
+
+
+def _look(m, disk, vdi):
+    """The driver asks xapi as well, and waits for none that is just being restarted: so once more, which does no harm, and is not begun
+    before xapi is back."""
+    def ask():
+        return smapi.call(m.source, m.source.xenapi.SR.get_by_uuid(disk.source_sr), "vdi_mirror_stat", vdi_ref=vdi, timeout=STAT_TIMEOUT)
+    try:
+        return ask()
+    except SmFault:
+        return ask()
 
 
 def _told_by_mover(m, disk):
