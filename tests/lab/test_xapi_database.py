@@ -16,7 +16,7 @@ from storage_motion.xapi import session as sessions
 from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records
 
-PATIENCE = 20.0             # seconds
+PATIENCE = 60.0             # seconds
 STATE = "/var/lib/xcp/state.db"
 
 
@@ -157,7 +157,7 @@ class Call(threading.Thread):
 
 @pytest.fixture
 def two():
-    pool = LabPool(hosts=2, away_seconds=3)
+    pool = LabPool(hosts=2, away_seconds=15)
     yield pool
     pool.stop()
 
