@@ -57,9 +57,8 @@ def base_module(base_type):
     return stock_sm.driver(BASES[base_type])
 
 
-def base_class(base_type):
-    """The class of a stock driver. Raises as base_module."""
-    module = base_module(base_type)
+def base_class(module):
+    """The class of a stock driver's module."""
     return getattr(module, module.__name__.rpartition(".")[2])
 
 
@@ -80,7 +79,7 @@ class MirrorSR(object):
 
     def __new__(cls, srcmd, sr_uuid):
         module = base_module(srcmd.dconf.get(TYPE_KEY))
-        base = base_class(srcmd.dconf.get(TYPE_KEY))
+        base = base_class(module)
         srcmd.driver_info = driver_info(module)
         srcmd.dconf = {key: value for key, value in srcmd.dconf.items() if key != TYPE_KEY}
         srcmd.params = dict(srcmd.params, device_config=srcmd.dconf)
