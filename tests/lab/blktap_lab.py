@@ -79,7 +79,7 @@ def mirror_of(vbd):
     return next((shown["name"] for shown in images if shown["driver"]["name"] == "nbd"), None)
 
 
-def wait_until(condition, seconds=10.0):
+def wait_until(condition, seconds=60):
     """Wait until `condition()` holds; fails after `seconds`."""
     until = time.monotonic() + seconds
     while not condition():
@@ -128,11 +128,20 @@ class Writer:
         except Exception as error:      # pylint: disable=broad-except -- the test asks for it
             self.failures.append(error)
 
-    def wait_for_writes(self, count=50, seconds=20.0):
+    def wait_for_writes(self, count=50, seconds=60.0):
         """Wait until `count` more writes were acknowledged."""
         goal = self.writes + count
         wait_until(lambda: self.writes >= goal or self.failures, seconds)
         assert not self.failures, self.failures
+
+    def wait_for_stillness(self):
+        """Wait until nothing is acknowledged any more: what was under way when the target began to hang may be."""
+        until = time.monotonic() + 60
+        before = None
+        while before != self.writes:
+            assert time.monotonic() < until, "it goes on"
+            before = self.writes
+            time.sleep(0.5)     # nothing to wait for: for this long nothing may happen
 
     def finish(self):
         """Stop, and fail if a write did."""
@@ -216,7 +225,7 @@ class Relay:
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._accepting.join(5)
+        self._accepting.join(60)
         for one in self._sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -114,7 +114,7 @@ def test_snapshot_mirror_and_copy_give_the_same_disk(root, source, target, write
     assert wrong and all(bytes(client.read(sector * 512, 512)) == writer.pattern(sector, writer.acknowledged[sector])
                          for sector in wrong)
     client.disconnect()
-    assert writer.stall < 5
+    assert writer.stall < 30
 
 
 def test_a_mirror_from_the_beginning_makes_an_equal_image(root, source, target):
@@ -169,7 +169,7 @@ def test_a_mirror_by_tcp(root, source):
         cycle(source, secondary="null")
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 def test_a_target_that_dies_is_not_felt(source, target, writer):
@@ -183,7 +183,7 @@ def test_a_target_that_dies_is_not_felt(source, target, writer):
     assert failed_flag(source) == 0
     writer.finish()
     assert writer.missing(tapctl.nbd_socket(source)) == 0
-    assert writer.stall < 5
+    assert writer.stall < 30
 
 
 def test_the_failure_stays_until_null(root, source, target, writer):
@@ -207,10 +207,7 @@ def test_a_target_that_hangs_stalls_the_guest_until_its_endpoint_closes(root, so
     cycle(source, secondary=nbd(relay.path))
     writer.wait_for_writes()
     relay.hang()
-    time.sleep(0.3)
-    count = writer.writes
-    time.sleep(0.3)
-    assert writer.writes == count
+    writer.wait_for_stillness()
     assert tapctl.stats(source)["reqs_outstanding"] >= 1 and failed_flag(source) == 0
     asking = start_pause(root, source)
     lab.wait_until(lambda: lab.state(source) == 0x14)
@@ -218,7 +215,7 @@ def test_a_target_that_hangs_stalls_the_guest_until_its_endpoint_closes(root, so
     assert lab.state(source) == 0x14
     assert tapctl.stats(source)["reqs_outstanding"] >= 1, "stats answer while a pause waits"
     asking.kill()
-    asking.wait(10)
+    asking.wait(60)
     relay.cut()
     lab.wait_until(lambda: lab.state(source) == 0x2a)       # also without whoever asked for it
     tapctl.unpause(source, secondary="null")
@@ -232,10 +229,7 @@ def test_a_stopped_target_stalls_until_it_goes_on(source, target, writer):
     writer.wait_for_writes()
     os.kill(target.pid, signal.SIGSTOP)
     try:
-        time.sleep(0.2)
-        count = writer.writes
-        time.sleep(0.2)
-        assert writer.writes == count
+        writer.wait_for_stillness()
     finally:
         os.kill(target.pid, signal.SIGCONT)
     writer.wait_for_writes()
@@ -266,7 +260,7 @@ def test_a_target_of_another_size_fails_silently(root, source):
         tapctl.pause(source)
     started = time.monotonic()
     tapctl.unpause(source, secondary=nbd(tapctl.nbd_socket(small)))
-    assert 1 <= time.monotonic() - started < 5
+    assert 1 <= time.monotonic() - started < 30
     assert lab.mirror_of(source) is None and failed_flag(source) == 0
     cycle(source)
     assert lab.mirror_of(source) is None
@@ -281,7 +275,7 @@ def test_a_target_that_refuses_the_handshake_fails_silently(root, source):
         assert lab.mirror_of(source) is None and failed_flag(source) == 0
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 @pytest.mark.parametrize("secondary", ["nbd:%s/nobody", "nbd:127.0.0.1:1", "nbd:name-of-a-passed-fd"])
@@ -300,7 +294,7 @@ def test_a_withheld_reply_needs_a_poke(root, source, writer, monkeypatch):
     time.sleep(0.3)
     assert asking.poll() is None, "the pause is done, only its reply stays out"
     tapctl.unpause(source)
-    asking.wait(10)
+    asking.wait(60)
     writer.wait_for_writes()
     with tapctl.poked(source.pid):
         tapctl.pause(source, timeout=20)
@@ -315,7 +309,7 @@ def test_the_habit_can_be_chosen_in_the_root(root, source):
     asking = start_pause(root, source)
     lab.wait_until(lambda: os.path.exists(lab.reply_fifo(root, source)))
     tapctl.unpause(source)
-    assert asking.wait(10) == 0
+    assert asking.wait(60) == 0
     with open(root + "/etc/lab-tapdisk-pause-reply", "w") as switch:
         switch.write("prompt\n")
     cycle(source)
@@ -327,7 +321,7 @@ def test_by_itself_the_reply_stays_out_sometimes_under_io_and_never_without(root
         lab.wait_until(lambda: asking.poll() is not None or os.path.exists(fifo))
         out = asking.poll() is None
         tapctl.unpause(source)
-        asking.wait(10)     # the unpause has woken it
+        asking.wait(60)     # the unpause has woken it
         return out
     fifo = lab.reply_fifo(root, source)
     assert not any([stays_out() for _ in range(5)])
@@ -345,7 +339,7 @@ def test_a_tap_ctl_that_is_killed_still_pauses(root, source, writer):
     asking = start_pause(root, source)
     lab.wait_until(lambda: lab.record(root, source).state != 0)
     asking.kill()
-    asking.wait(10)
+    asking.wait(60)
     lab.wait_until(lambda: lab.state(source) == 0x2a)
     tapctl.unpause(source)
     writer.wait_for_writes()

@@ -27,7 +27,7 @@ def disks(tmp_path):
             "qemu-storage-daemon", "--nbd-server", "addr.type=unix,addr.path=" + disk["socket"],
             "--blockdev", "driver=file,node-name=f,filename=%s" % disk["image"],
             "--export", "nbd,id=e,node-name=f,name=tapdisk_client,writable=on"]))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not all((tmp_path / ("n-" + disk["device"])).exists() for disk in disks):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -42,7 +42,7 @@ def machine(**changes):
 
 
 def run_until(guest, enough):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not enough(guest.status()):
         assert time.monotonic() < deadline, guest.status()
         time.sleep(0.01)

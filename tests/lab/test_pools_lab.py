@@ -20,7 +20,7 @@ def lab():
         yield lab
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -89,7 +89,7 @@ def test_xenopsd_moves_a_vm_on_shared_storage(lab):
     until(lambda: destination.guest(uuid).status()["pauses"])
     assert destination.guest(uuid).check()["missing"] == 0
     assert leftovers.at_rest(lab) == []
-    assert 0 < destination.xenopsd("VM.stat", id=uuid)["migration"]["downtime"] < 10
+    assert 0 < destination.xenopsd("VM.stat", id=uuid)["migration"]["downtime"] < 60
     pool.xapi.VM.hard_shutdown(vm)
     delete(pool, vm)
     assert leftovers.at_rest(lab) == []

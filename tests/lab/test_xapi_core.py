@@ -71,11 +71,11 @@ def test_json_rpc_in_both_versions(pool):
 
 def test_what_is_not_a_call_is_refused(pool):
     for path, body in (("/", b"<not xml"), ("/jsonrpc", b"[]"), ("/", b'<!DOCTYPE a [<!ENTITY b "c">]><methodCall/>')):
-        connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=10)
+        connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=60)
         connection.request("POST", path, body)
         assert connection.getresponse().status == 400
         connection.close()
-    connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=10)
+    connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=60)
     connection.request("POST", "/internal", b"{}")
     assert connection.getresponse().status == 403
     connection.close()
@@ -148,7 +148,7 @@ def test_plugins(pool, x):
         assert failure_of(x.host.call_plugin, host, name, "echo", {}) == ["XENAPI_MISSING_PLUGIN", name]
     before = time.monotonic()
     assert x.host.call_plugin(host, "probe", "daemon", {}) == "left one behind"
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 15
 
 
 def test_async_calls_and_tasks(pool, x):
@@ -239,7 +239,7 @@ def test_a_xapi_ends_when_it_is_told_to_and_logs_no_secret():
     assert not os.path.exists(pool.directory)
 
 
-def _wait(condition, seconds=10):
+def _wait(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

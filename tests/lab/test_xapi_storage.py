@@ -243,7 +243,7 @@ def test_the_storage_service_of_either_host(pool, x, number):
 
 
 def test_the_storage_service_is_for_the_unix_socket_alone(pool):
-    connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=10)
+    connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=60)
     connection.request("POST", "/services/SM", b"", {"X-Lab-Host": pool.master.uuid})
     assert connection.getresponse().status == 404
     connection.close()

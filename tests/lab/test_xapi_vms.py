@@ -212,7 +212,7 @@ def test_xenops_is_proxied_to_the_hosts_own(pool, x, number):
     host.xenopsd.vms["proxied"] = {"power_state": "Running", "metadata": {"disks": [], "vifs": []}}
 
     def ask(target):
-        connection = http.client.HTTPConnection(host.address, host.http_port, timeout=10)
+        connection = http.client.HTTPConnection(host.address, host.http_port, timeout=60)
         connection.request("POST", target, xmlrpc.client.dumps(({"dbg": "", "id": "proxied"},), "VM.stat"))
         response = connection.getresponse()
         answer = response.status, response.read()
@@ -240,7 +240,7 @@ def test_a_snapshot_of_a_vm(x, vm):
 # --- metadata
 
 def export(host, vm, session, **query):
-    connection = http.client.HTTPConnection(host.address, host.http_port, timeout=20)
+    connection = http.client.HTTPConnection(host.address, host.http_port, timeout=60)
     connection.request("GET", "/export_metadata?" + urllib.parse.urlencode(dict(query, ref=vm)), headers={"Cookie": "session_id=%s" % session})
     response = connection.getresponse()
     data = response.read()
@@ -271,14 +271,14 @@ def packed(exported, name="ova.xml", raw=None):
 def imported(host, x, session, data, **query):
     """The completed task's record."""
     task = x.task.create("import", "")
-    connection = http.client.HTTPConnection(host.address, host.http_port, timeout=20)
+    connection = http.client.HTTPConnection(host.address, host.http_port, timeout=60)
     connection.request("PUT", "/import_metadata?" + urllib.parse.urlencode(dict(query, session_id=session, task_id=task)), data)
     try:
         status = connection.getresponse().status
     except ConnectionResetError:
         status = None
     connection.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while x.task.get_status(task) == "pending":
         assert time.monotonic() < deadline
     record = x.task.get_record(task)
@@ -373,7 +373,7 @@ def _vms(y):
 def test_cookies_are_not_trimmed(pool, x, separator, known):
     """The import is done, by the first one; who gave the task as the second one waits for ever."""
     session, task = pool.master.remote().handle, x.task.create("import", "")
-    connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=20)
+    connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=60)
     empty = packed({"version": {"xapi_major": "1", "xapi_minor": "0"}, "objects": []})
     connection.request("PUT", "/import_metadata", empty, {"Cookie": "session_id=%s%stask_id=%s" % (session, separator, task)})
     answer = connection.getresponse()

@@ -180,7 +180,7 @@ class Host:
         self.xapi.close()
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -246,7 +246,7 @@ def test_a_vm_starts_moves_with_its_memory_and_shuts_down(world, same_host):
     assert stat["vifs"][0]["bridge"] == "xenbr7"
     assert stat["migration"]["at_switch"]["exit"] == 0
     assert json.loads(stat["migration"]["at_switch"]["output"])["disks"][0] == {"device": "xvda", "source": "SR/s0", "destination": "SR/d0"}
-    assert 0 < stat["migration"]["downtime"] < 5
+    assert 0 < stat["migration"]["downtime"] < 60
     until(lambda: guest(destination)["pauses"])
     assert control.ask(destination.record()["domain"]["control"], "check", 60)[0]["missing"] == 0
     if not same_host:

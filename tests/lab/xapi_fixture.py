@@ -112,7 +112,7 @@ elif fn == "number":
 elif fn == "fault":
     print(xmlrpc.client.dumps(xmlrpc.client.Fault(7, "a fault")))
 elif fn == "daemon":
-    subprocess.Popen(["sleep", "4"])
+    subprocess.Popen(["sleep", "20"])
     say(Status="Success", Value="left one behind")
 '''
 

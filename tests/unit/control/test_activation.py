@@ -36,7 +36,7 @@ def test_one_that_a_process_is_at_is_not(pool):
     vdi = disk(pool, activating="True")
     with subprocess.Popen([sys.executable, "-c", "input()", "<?xml ...%s..." % vdi["uuid"]], stdin=subprocess.PIPE) as process:
         assert activation.end_dead(pool, vdi["uuid"]) is False and "activating" in vdi["sm_config"]
-        process.communicate(b"\n", timeout=20)
+        process.communicate(b"\n", timeout=60)
     assert activation.end_dead(pool, vdi["uuid"]) is True
 
 
@@ -169,6 +169,6 @@ def test_nor_what_another_host_another_vm_or_a_process_has(pool, monkeypatch):
     busy = disk(pool, **{here.key: "RW"})
     with subprocess.Popen([sys.executable, "-c", "input()", "<?xml ...%s..." % busy["uuid"]], stdin=subprocess.PIPE) as process:
         assert activation.let_go_dead(pool, busy["uuid"], VM) is False
-        process.communicate(b"\n", timeout=20)
+        process.communicate(b"\n", timeout=60)
     assert not here.log
     assert activation.let_go_dead(pool, None, VM) is False

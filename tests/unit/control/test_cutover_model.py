@@ -141,7 +141,7 @@ def by_the_code(state):
     try:
         one.advance()
         if one._opening is not None:
-            one._opening.join(5)
+            one._opening.join(60)
             one.advance()
     except (MirrorBroken, MoverFailed):
         raised = True

@@ -51,7 +51,7 @@ class Disk:
             if self.gate.advance():
                 return True
             if self.gate._opening is not None:
-                self.gate._opening.join(5)
+                self.gate._opening.join(60)
         return False
 
 
@@ -154,7 +154,7 @@ def test_no_interleaving_with_sm_lets_both_in(steps):
             except MirrorBroken:
                 return
             if disk.gate._opening is not None:
-                disk.gate._opening.join(5)
+                disk.gate._opening.join(60)
         elif step == "activate" and not paused and not disk.config:
             disk.config = {"activating": "True"}
         elif step == "look again" and "activating" in disk.config:

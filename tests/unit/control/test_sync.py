@@ -210,7 +210,7 @@ def stopping(monkeypatch, abort, keys=("k", "l")):
 
 
 def test_the_destination_is_cleared_while_the_source_is_and_after_the_movers(monkeypatch):
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=60)
 
     def abort(m):
         assert {step for step in m.log if step[0] == "mover"} == {("mover", "k"), ("mover", "l")}

@@ -20,9 +20,10 @@ from storage_motion.errors import ConnectionLost
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 MIB = 1 << 20
+PATIENT = 60.0      # seconds of a stall, where no test waits for it: a busy machine must not break a mirror
 
 
-def eventually(condition, what, timeout=20.0):
+def eventually(condition, what, timeout=60):
     """Wait until `condition()` is true and return its value; fail with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -67,10 +68,10 @@ class Site(object):
                 process.terminate()
         for process in reversed(self._processes):
             try:
-                process.wait(5)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(5)
+                process.wait(60)
         shutil.rmtree(self.directory)
 
     def path(self, name):
@@ -155,7 +156,7 @@ class Mover(object):
         self.secondary = site.path(key + ".mirror")
         self.control = site.path(key + ".mover")
         spec = {"migration": "m", "key": key, "size": size, "receiver": receiver, "secondary": self.secondary, "control": self.control,
-                "log": site.path(key + ".log")}
+                "log": site.path(key + ".log"), "stall_bound": PATIENT}
         spec.update(options)
         self.process = site.start([sys.executable, "-m", "storage_motion.data.mover", site.write_spec(key + ".json", spec)])
         eventually(lambda: os.path.exists(self.control), "the mover answers")

