@@ -1,13 +1,15 @@
 """The receiver's front door: TLS, hello, token; then the role that was asked for, each connection in its own thread."""
+import collections
+import itertools
 import logging
 import socket
 import threading
 
-from storage_motion.data import channel
+from storage_motion.data import channel, stream
 from storage_motion.data.json_lines import JsonLines
 from storage_motion.errors import DataPathError, PeerRefused
 
-MAX_STRANGERS = 8       # connections that have not shown the token yet; more are closed at once
+MAX_STRANGERS = 8       # connections that have not shown the token yet; with one more the oldest has to go
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ class Listener(object):
         self._token = token
         self._disks = disks
         self._heard = heard
-        self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
+        self._strangers = _Strangers(MAX_STRANGERS)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -46,18 +48,20 @@ class Listener(object):
                 continue    # gone before we came to it
             except OSError:
                 return      # closed
-            if not self._strangers.acquire(blocking=False):
-                log.warning("%s: too many connections without a token", peer[0])
+            try:
+                stranger = self._strangers.admit(sock, peer)
+            except OSError as error:
+                log.warning("%s: %s", peer[0], error)      # out of descriptors
                 sock.close()
                 continue
-            threading.Thread(target=self._meet, args=(sock, peer), name="stranger", daemon=True).start()
+            threading.Thread(target=self._meet, args=(sock, peer, stranger), name="stranger", daemon=True).start()
 
-    def _meet(self, sock, peer):
+    def _meet(self, sock, peer, stranger):
         try:
             try:
                 tls, role, key = channel.accept(sock, self._certificate, self._token)
             finally:
-                self._strangers.release()
+                self._strangers.forget(stranger)
             self._serve(tls, role, key)
         except DataPathError as error:
             log.warning("%s: %s", peer[0], error)
@@ -95,3 +99,35 @@ class Listener(object):
             channel.refuse(tls, str(reason))
         finally:
             tls.close()
+
+
+class _Strangers(object):
+    """The connections that have not shown the token yet. A mover shows it in milliseconds; who only sits there must not keep movers out."""
+
+    def __init__(self, most):
+        """`most`: of them at a time."""
+        self._most = most
+        self._lock = threading.Lock()
+        self._known = collections.OrderedDict()     # number -> (a duplicate of the socket, its peer), oldest first
+        self._numbers = itertools.count()
+
+    def admit(self, sock, peer):
+        """The number of one more. If they are too many then, the oldest is shut down; whoever serves it finds it lost."""
+        # TLS takes the socket itself over: a duplicate reaches the connection whoever has it.
+        duplicate = sock.dup()
+        with self._lock:
+            number = next(self._numbers)
+            self._known[number] = (duplicate, peer)
+            if len(self._known) > self._most:
+                oldest, who = self._known.popitem(last=False)[1]
+                log.warning("%s: too many connections without a token", who[0])
+                stream.interrupt(oldest)
+                oldest.close()
+        return number
+
+    def forget(self, number):
+        """It has shown the token, or is gone."""
+        with self._lock:
+            duplicate, _ = self._known.pop(number, (None, None))
+        if duplicate is not None:
+            duplicate.close()
