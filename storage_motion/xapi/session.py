@@ -168,12 +168,15 @@ def joined(handle, timeout=transport.DEFAULT_TIMEOUT):
 
 
 def url_of(master):
-    """The URL of what `remote-master` named: `10.0.0.2`, `10.0.0.2:8443`, `https://10.0.0.2`, `http://...`.
+    """The URL of what `remote-master` named: `10.0.0.2`, `10.0.0.2:8443`, `https://10.0.0.2`.
 
-    Without a scheme it is https. An IPv6 address may be bare where no port can be meant. Raises ValueError when there is no host in it."""
+    It is https: the password goes there. An IPv6 address may be bare where no port can be meant. Raises ValueError when there is no host
+    in it, or another scheme."""
     text = master if "://" in master else "https://" + _bracketed(master)
     parts = urllib.parse.urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme == "http":
+        raise ValueError("the password would go there in clear: leave http:// out")
+    if parts.scheme != "https" or not parts.hostname:
         raise ValueError("not the address of a host")
     if parts.username or parts.password or parts.query or parts.fragment or parts.path not in ("", "/"):
         raise ValueError("only a host and a port are meant here")

@@ -52,6 +52,7 @@ def test_a_request_does_not_show_its_password():
     ({"vm": "a", "live": "perhaps"}, "live", "true or false"),
     ({"vm": "a", "remote-master": "10.0.0.1"}, "remote-username", "within the pool"),
     ({"vm": "a", "remote-master": "ftp://10.0.0.1", "remote-username": "r", "remote-password": "p"}, "remote-master", "master"),
+    ({"vm": "a", "remote-master": "http://10.0.0.1", "remote-username": "r", "remote-password": "p"}, "remote-master", "in clear"),
     ({"vm": "a", "remote-master": "u:p@10.0.0.1", "remote-username": "r", "remote-password": "p"}, "remote-master", "master"),
     ({"vm": "a", "remote-master": "2001:db8::1:443", "remote-username": "r", "remote-password": "p"}, "remote-master", "[2001:db8::1]:443"),
     ({"vm": "a", "destination-sr": SR}, "destination-sr", "did you mean destination-sr-uuid?"),
