@@ -21,18 +21,7 @@ xs_errors = stock_sm.module("core.xs_errors")
 TYPE = "mirror"
 TYPE_KEY = "type"
 
-# device_config's `type` -> the stock module, and the class in it (which has the same name). The first that is there:
-# XCP-ng has renamed those on LVM since May 2026.
-BASES = {
-    "ext": ("EXTSR",),
-    "file": ("FileSR",),
-    "lvm": ("LVMSR", "LVHDSR"),
-    "lvmohba": ("LVMoHBASR", "LVHDoHBASR"),
-    "lvmoiscsi": ("LVMoISCSISR", "LVHDoISCSISR"),
-    "nfs": ("NFSSR",),
-}
-
-# What xapi is told of SR type `mirror`: what all of BASES can do. A call uses the capabilities of its own base.
+# What xapi is told of SR type `mirror`: what all stock drivers can do. A call uses the capabilities of its own base.
 DRIVER_INFO = {
     "name": "Mirror",
     "description": "A stock SR whose disks can be mirrored to another SR while they are in use",
@@ -43,7 +32,7 @@ DRIVER_INFO = {
     "capabilities": ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_UPDATE", "VDI_CLONE",
                      "VDI_SNAPSHOT", "VDI_RESIZE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_MIRROR"],
     "configuration": [
-        [TYPE_KEY, "type of the stock SR (required): one of " + ", ".join(sorted(BASES))],
+        [TYPE_KEY, "type of the stock SR (required): one of " + ", ".join(sorted(stock_sm.DRIVERS_OF_TYPES))],
         ["*", "whatever the stock SR needs"],
     ],
 }
@@ -51,10 +40,11 @@ DRIVER_INFO = {
 
 def base_module(base_type):
     """The module of a stock driver. Raises SRUnknownType, which names the types that would be right."""
-    if base_type not in BASES:
+    known = stock_sm.DRIVERS_OF_TYPES
+    if base_type not in known:
         raise xs_errors.XenError("SRUnknownType", opterr="device-config:%s is %r, must be one of: %s"
-                                 % (TYPE_KEY, base_type, ", ".join(sorted(BASES))))
-    return stock_sm.driver(BASES[base_type])
+                                 % (TYPE_KEY, base_type, ", ".join(sorted(known))))
+    return stock_sm.driver(known[base_type])
 
 
 def base_class(module):

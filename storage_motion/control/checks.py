@@ -2,13 +2,14 @@
 
 Sources of the refusals: facts/xapi.md ("refuses on_boot=reset, CBT, encryption"), and what this product cannot do yet.
 """
+from storage_motion.dom0.stock_sm import DRIVERS_OF_TYPES
 from storage_motion.xapi.records import NULL
 
 MAX_DISKS = 255            # VBDs that a VM of xapi can have
 GIB = 1024.0 ** 3
 VHD_MAX = 2040 * 1024 ** 3  # bytes: the largest VHD that SM makes
-VHD_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe", "ext", "nfs", "smb", "file")
-THICK_TYPES = ("lvm", "lvmoiscsi", "lvmohba", "lvmofcoe")  # the whole size is allocated, unless sm_config says thin
+THICK_TYPES = ("lvm", "lvmoiscsi", "lvmohba")  # the whole size is allocated, unless sm_config says thin
+SR_TYPES = ", ".join(sorted(DRIVERS_OF_TYPES))
 THICK_OVERHEAD = 1.01      # metadata of a VHD in LVM: header, batmap and bitmaps, under one per cent
 PARENT = "vhd-parent"      # key in a VDI's sm_config: the UUID of the VDI whose image its own is based on
 CLAIM = "sxm_migration"    # key in other_config of VM, VDI and task: the id of the migration that it belongs to
@@ -81,6 +82,18 @@ def base_type(records, sr):
     return next((pbd["device_config"]["type"] for pbd in pbds if pbd and "type" in pbd["device_config"]), "mirror")
 
 
+def driven(records, sr):
+    """Whether MirrorSR drives SRs of this one's type, so that disks in it can be mirrored."""
+    return base_type(records, sr) in DRIVERS_OF_TYPES
+
+
+def source_sr(records, problems, argument, sr):
+    """Whether a disk in an SR (its record) can be mirrored to another one."""
+    if not driven(records, sr):
+        problems.add(argument, "is in SR %s (%s) of type %s, from which nothing can be mirrored"
+                     % (sr["uuid"], sr["name_label"], base_type(records, sr)), "a disk in an SR of type %s" % SR_TYPES)
+
+
 def thick(records, sr):
     """Whether a new VDI takes its whole size from the SR at once."""
     return base_type(records, sr) in THICK_TYPES and sr["sm_config"].get("allocation", "thick") != "thin"
@@ -139,7 +152,10 @@ def destination_sr(records, problems, argument, sr, host_ref, host, disks):
     if host_ref and not plugged(records, sr, host_ref):
         problems.add(argument, "%s is not seen by host %s" % (name, host["name_label"]),
                      "an SR with a plugged PBD on that host, or another host")
-    if base_type(records, sr) in VHD_TYPES and any(size > VHD_MAX for size in disks):
+    if not driven(records, sr):
+        problems.add(argument, "%s is of type %s, to which nothing can be mirrored" % (name, base_type(records, sr)),
+                     "an SR of type %s" % SR_TYPES)
+    elif any(size > VHD_MAX for size in disks):
         problems.add(argument, "%s cannot hold a disk of more than %d GiB" % (name, VHD_MAX / GIB), "another SR")
 
 

@@ -222,6 +222,7 @@ class _Planner:
                 continue
             table = checks.DISK_CHECKS + (checks.LIVE_DISK_CHECKS if self.vm["power_state"] == "Running" else ())
             checks.check(table, self.problems, "vdi:" + key, "disk %s (%s)" % (vbd["userdevice"], vdi["name_label"]), vdi, vbd)
+            checks.source_sr(self.source, self.problems, "vdi:" + key, sr)
             if goal is None:
                 continue
             argument, sr_ref, target = goal

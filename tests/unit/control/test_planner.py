@@ -145,6 +145,10 @@ def unplug(world):
     ({}, unplug, "host", "sees all SRs"),
     ({"host": "b1"}, lambda world: world.b.tables["host"][by_name(world.b, "host", "b1")].update(enabled=False), "host", "disabled"),
     ({}, lambda world: world.b.tables["SR"][by_name(world.b, "SR", "b1-sr")].update(content_type="iso"), "destination-sr-uuid", "not for disks"),
+    ({}, lambda world: world.b.tables["SR"][by_name(world.b, "SR", "b1-sr")].update(type="linstor"), "destination-sr-uuid",
+     "is of type linstor, to which nothing can be mirrored"),
+    ({}, lambda world: world.a.tables["SR"][world.sr].update(type="iscsi"), "vdi:",
+     "of type iscsi, from which nothing can be mirrored; a disk in an SR of type ext, file, lvm"),
     ({}, lambda world: world.b.add("VM", uuid=world.vm["uuid"], name_label="twin"), "vm", "has a VM"),
     ({}, lambda world: world.b.tables["pool"][sorted(world.b.tables["pool"])[0]].update(
         uuid=list(world.a.tables["pool"].values())[0]["uuid"]), "remote-master", "own pool"),

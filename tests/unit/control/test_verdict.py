@@ -29,7 +29,10 @@ class World:
         self.answers = {}
         self.vdis = [add_vdi(self.a, by_name(self.a, "SR", "a1-sr"))]
         self.vm = add_vm(self.a, by_name(self.a, "host", "a1"), self.vdis, by_name(self.a, "network", "guests"))
-        self.a.tables["SR"][by_name(self.a, "SR", "a1-sr")]["type"] = sr_type
+        sr = self.a.tables["SR"][by_name(self.a, "SR", "a1-sr")]
+        sr["type"] = sr_type
+        for pbd in sr["PBDs"]:
+            self.a.tables["PBD"][pbd]["device_config"] = {"type": "ext"}    # what an SR of type `mirror` has
 
     def _answer(self, name, value=""):
         def call(*given):
