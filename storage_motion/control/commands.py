@@ -4,7 +4,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import arguments, journal, migration, planner, recovery, resume, secrets, status, verdict, waiting
+from storage_motion.control import arguments, installed, journal, migration, planner, recovery, resume, secrets, status, verdict, waiting
 from storage_motion.control.arguments import Problems
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import inventory, launch
@@ -42,9 +42,9 @@ def migrate(session, given):
     destination, end = _connect(request, session, problems)
     try:
         view = source if destination is session else Records(destination) if destination else None
-        if view is not None and view is not source and not problems.details:
-            _check_installed(view, problems)
         plan = planner.make(request, source, view, vm, here, problems) if vm and home else None
+        if plan:
+            installed.require(source, view, plan, problems)
         problems.raise_any()
         verdict.ask(session, destination, plan)
         if request.dry_run:
@@ -197,16 +197,6 @@ def _connect(request, session, problems):
         problems.add("remote-master", "%s cannot be used: %s" % (remote.url, error.details[1]),
                      "the address of the master of an XCP-ng or XenServer pool")
     return None, (lambda: None)
-
-
-def _check_installed(view, problems):
-    """Storage XenMotion has to be there as well."""
-    master = view.pool()["master"]
-    try:
-        view.session.xenapi.host.call_plugin(master, "sxm.py", "list", {"local": "true"})
-    except XenAPI.Failure as failure:
-        problems.add("remote-master", "Storage XenMotion does not answer there: %s" % " ".join(map(str, failure.details[:2])),
-                     "install it on the hosts of that pool")
 
 
 def _start(request, plan):

@@ -1,12 +1,12 @@
 """The plugin's functions: one table of what each does and what it takes, by which they are called, checked and explained.
 
-Those that begin with `receive`, and `database-generation`, are for the product itself, and not for people.
+Those that begin with `receive`, and `installed` and `database-generation`, are for the product itself, and not for people.
 """
 import difflib
 from typing import Callable, NamedTuple
 
 import storage_motion
-from storage_motion.control import arguments, commands, pool_lock, receiving
+from storage_motion.control import arguments, commands, installed, pool_lock, receiving
 from storage_motion.control.arguments import Argument, Problems, Takes
 from storage_motion.dom0 import state_db
 from storage_motion.errors import BadArguments
@@ -79,6 +79,7 @@ FUNCTIONS = {
     "unlock": Function("for the source: they forget it", THIS, pool_lock.unlock),
     "handed-over": Function("for the hooks of other hosts: the disks that this host's journal says are handed over", THIS, pool_lock.told),
     "receive-end": Function("for the source: the VM has arrived", THIS, receiving.receive_end),
+    installed.FUNCTION: Function("for the source: whether it is whole here", Takes(()), installed.here),
     database.FUNCTION: Function("for either side: how much of xapi's database is on this host's disk", Takes(()),
                                 lambda session, given: {"generation": state_db.generation()}),
 }

@@ -5,7 +5,7 @@ import time
 
 import XenAPI
 
-from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, pool_lock, receive, remains, remap, sync,
+from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, installed, pool_lock, receive, remains, remap, sync,
                                     taken, verdict, waiting, whereabouts)
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, NotCleanedUp, TimedOut,
@@ -54,6 +54,7 @@ def _task(m, here):
     if m.arrival is None:
         m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     changes.require_none(m)
+    installed.require_again(m)
     if not m.plan.cross_pool and not m.plan.same_host:
         verdict.ask_again(m)
         m.destination.xenapi.network.attach_for_vm(m.host(), m.vm())
@@ -94,6 +95,7 @@ def _unprotected(m):
 def hand_over(m):
     """Open the gates of a halted VM's disks, each after its source is sealed."""
     changes.require_none(m)
+    installed.require_again(m)
     pool_lock.put(m)
     _protect(m, lambda disk: waiting.until(lambda: bar.put_again(m, disk), bar.COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key))
     for disk in m.plan.disks:

@@ -121,6 +121,19 @@ def test_refused_arguments_change_nothing(scene, wrong, code):
     scene.assert_nothing_left()
 
 
+def test_a_destination_where_it_is_not_installed_is_named_before_anything_is_changed(scene):
+    plugin = scene.there.root + "/etc/xapi.d/plugins/sxm.py"
+    os.rename(plugin, plugin + ".away")
+    try:
+        with pytest.raises(XenAPI.Failure) as refused:
+            scene.begin()
+    finally:
+        os.rename(plugin + ".away", plugin)
+    assert refused.value.details[0] == "SXM_BAD_ARGUMENTS"
+    assert "host %s has no Storage XenMotion" % scene.there.name in refused.value.details[1]
+    scene.assert_nothing_left()
+
+
 def test_a_second_migration_succeeds(scene):
     scene.moves()
 
