@@ -9,6 +9,8 @@ import xmlrpc.client
 import pytest
 
 import storage_motion
+from storage_motion.control import journal
+from storage_motion.control.journal import Journal
 from lab.dom0 import scripts
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
@@ -20,13 +22,13 @@ NAMING, NAMED = "11111111-2222-3333-4444-555555555555", "99999999-2222-3333-4444
 HOOKS = ["/etc/xapi.d/%s/10-sxm" % name for name in ("vm-pre-start", "vm-pre-resume", "vm-pre-shutdown", "vm-pre-reboot", "vm-post-migrate")]
 
 
-def rpm(root, *arguments):
-    """rpm in `root`, which needs root's rights for its chroot: an ordinary user has those in a namespace of its own."""
+def rpm(root, *arguments, fails=False):
+    """rpm in `root`, which needs root's rights for its chroot: an ordinary user has those in a namespace of its own. What it says."""
     command = ["rpm", "--root", root, "--dbpath", DATABASE] + list(arguments)
     if os.geteuid() != 0:
         command = ["unshare", "--user", "--map-root-user"] + command
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-    assert done.returncode == 0, done.stdout.decode()
+    assert (done.returncode != 0) == fails, done.stdout.decode()
     return done.stdout.decode()
 
 
@@ -88,6 +90,55 @@ def test_an_empty_root_is_empty_again_after_it_is_removed(package, tmp_path):
     left = {path for path in tree(root) if not os.path.isdir(root + path)}
     assert left == set()
     assert not os.path.exists(root + "/var/lib/sxm") and not os.path.exists(root + SITES[0] + "/storage_motion")
+
+
+@pytest.fixture
+def installed(package, tmp_path, monkeypatch):
+    """An empty root with the package in it."""
+    root = str(tmp_path / "root")
+    os.makedirs(root + DATABASE)
+    install(root, package)
+    monkeypatch.setenv("SXM_ROOT", root)
+    return root
+
+
+@pytest.mark.parametrize("side", [journal.SOURCE, journal.RECEIVING], ids=["source", "destination"])
+def test_it_is_neither_upgraded_nor_removed_while_a_migration_runs(package, installed, side):
+    ended = Journal.create(NAMED, disks={}, left=[])
+    ended.write(state=journal.SUCCEEDED)    # one that has ended is no hindrance
+    running = Journal.create(NAMING, side, disks={})
+    for arguments in (["--upgrade", "--replacepkgs", "--nodeps", package], ["--erase", "storage-xenmotion"]):
+        said = rpm(installed, *arguments, fails=True)
+        assert NAMING in said and NAMED not in said and "fn=recover" in said
+        assert os.path.exists(installed + "/etc/xapi.d/plugins/sxm.py") and os.path.exists(running.path)
+    running.remove()
+    rpm(installed, "--upgrade", "--replacepkgs", "--nodeps", package)
+    assert os.path.exists(ended.path), "an upgrade keeps what is known"
+    rpm(installed, "--erase", "storage-xenmotion")
+    assert {path for path in tree(installed) if not os.path.isdir(installed + path)} == set()
+
+
+def test_it_is_not_removed_while_something_is_left_to_clear_away(package, installed):
+    ended = Journal.create(NAMING, disks={}, left=["the source's disk"])
+    ended.write(state=journal.FAILED)
+    assert NAMING in rpm(installed, "--erase", "storage-xenmotion", fails=True)
+    rpm(installed, "--upgrade", "--replacepkgs", "--nodeps", package)
+    ended.write(left=[])
+    rpm(installed, "--erase", "storage-xenmotion")
+
+
+def test_what_python_and_migrations_have_added_goes_with_it(installed):
+    added = [site + "/storage_motion/control/__pycache__/move.cpython-36.pyc" for site in SITES] + [
+        "/opt/xensource/sm/__pycache__/MirrorSR.cpython-36.pyc", "/opt/xensource/sm/__pycache__/mirror_lib.cpython-311.pyc",
+        "/var/lib/sxm/opened-" + NAMED]
+    theirs = "/opt/xensource/sm/__pycache__/FileSR.cpython-36.pyc"
+    for path in added + [theirs]:
+        os.makedirs(os.path.dirname(installed + path), exist_ok=True)
+        open(installed + path, "w").close()
+    rpm(installed, "--erase", "storage-xenmotion")
+    left = [os.path.join(directory, name) for directory, _, names in os.walk(installed) for name in names if DATABASE not in directory]
+    assert left == [installed + theirs]
+    assert not os.path.exists(installed + "/var/lib/sxm") and not os.path.exists(installed + SITES[0] + "/storage_motion")
 
 
 def _uninstall_checkout(root):
