@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """MirrorSR: the stock driver of an SR, with the operations that mirror its disks (mirror_lib).
 
-device_config's `type` names the stock driver. On an SR of type `mirror` the administrator has set it; on any
-other SR whoever runs this driver adds the SR's own type. Everything the stock driver answers is answered by
-it, in both layouts of sm.
+Whoever runs this driver beside the stock one (storage_motion/dom0/smapi.py) adds the SR's own type to its device_config, as `type`.
+Everything the stock driver answers is answered by it, in both layouts of sm. There is no type of SR of this driver's own: xapi
+would not register it (sm-plugins), and SM's garbage collector would not collect it.
 """
 import sys
 
@@ -15,13 +15,11 @@ if _HERE not in sys.path:  # sm also loads this file by its path, from other pro
 
 import mirror_lib  # noqa: E402 - lies beside this file
 
-SR = stock_sm.module("SR")
 xs_errors = stock_sm.module("core.xs_errors")
 
-TYPE = "mirror"
 TYPE_KEY = "type"
 
-# What xapi is told of SR type `mirror`: what all stock drivers can do. A call uses the capabilities of its own base.
+# What all stock drivers can do. A call uses the capabilities of its own.
 DRIVER_INFO = {
     "name": "Mirror",
     "description": "A stock SR whose disks can be mirrored to another SR while they are in use",
@@ -32,8 +30,8 @@ DRIVER_INFO = {
     "capabilities": ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_UPDATE", "VDI_CLONE",
                      "VDI_SNAPSHOT", "VDI_RESIZE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE", "VDI_MIRROR"],
     "configuration": [
-        [TYPE_KEY, "type of the stock SR (required): one of " + ", ".join(sorted(stock_sm.DRIVERS_OF_TYPES))],
-        ["*", "whatever the stock SR needs"],
+        [TYPE_KEY, "type of the SR (required): one of " + ", ".join(sorted(stock_sm.DRIVERS_OF_TYPES))],
+        ["*", "whatever that needs"],
     ],
 }
 
@@ -60,12 +58,7 @@ def driver_info(module):
 
 
 class MirrorSR(object):
-    """What sm finds for SR type `mirror`: makes the SR of a call, by the stock driver that its `type` names."""
-
-    @staticmethod
-    def handles(sr_type):
-        """Whether this is the driver of an SR type. The stock types stay with the stock drivers."""
-        return sr_type == TYPE
+    """Makes the SR of a call, by the stock driver that its `type` names."""
 
     def __new__(cls, srcmd, sr_uuid):
         module = base_module(srcmd.dconf.get(TYPE_KEY))
@@ -75,8 +68,6 @@ class MirrorSR(object):
         srcmd.params = dict(srcmd.params, device_config=srcmd.dconf)
         return type("Mirror" + base.__name__, (mirror_lib.MirrorOperations, base), {})(srcmd, sr_uuid)
 
-
-SR.registerSR(MirrorSR)
 
 if __name__ == "__main__":
     mirror_lib.run(MirrorSR, DRIVER_INFO)

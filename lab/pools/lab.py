@@ -198,16 +198,14 @@ class Pool:
 class Lab:
     """All pools. A context manager: brings them up, and down again to the last process."""
 
-    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, release=None, flush_seconds=None, more_sr_types=()):
+    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, release=None, flush_seconds=None):
         """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
         $SXM_LAB_PYTHON or this one); `release`: whose storage dom0 has, a name in lab.pools.releases (default: $SXM_LAB_RELEASE or upstream);
-        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or as a real one);
-        `more_sr_types`: of SRs, beside those that XCP-ng's xapi accepts."""
+        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or as a real one)."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable
         self.flush_seconds = float(os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS) if flush_seconds is None else flush_seconds)
         self._release = RELEASES[release or os.environ.get("SXM_LAB_RELEASE", DEFAULT)]
-        self._more_sr_types = more_sr_types
         self.directory = directory or os.path.join(tempfile.gettempdir(), "sxm-" + secrets.token_hex(3))
         self.pools = []
         self.daemons = None
@@ -246,7 +244,7 @@ class Lab:
             self._write("lab.json", state)
             for pool in state:
                 for host in pool["hosts"]:
-                    roots.build(host["root"], host["config"], self._python, self._release, self._more_sr_types)
+                    roots.build(host["root"], host["config"], self._python, self._release)
             self._take(state)
             with concurrent.futures.ThreadPoolExecutor(len(self.pools)) as at_once:
                 for _ in at_once.map(self._start_pool, self._plan, self.pools):

@@ -27,9 +27,9 @@ sm-plugins=%s
 """ % SR_TYPES
 
 
-def build(root, config, python, release, more_sr_types=()):
+def build(root, config, python, release):
     """Make the host's root. `config`: lab-xapi.json's content; `python`: dom0's interpreter; `release`: one
-    of lab.pools.releases; `more_sr_types`: what its administrator has xapi allow besides (docs/operations.md)."""
+    of lab.pools.releases."""
     make_directories(root)
     scripts.install_text(json.dumps(config, indent=1), root, "/etc/lab-xapi.json")
     os.chmod(root + "/etc/lab-xapi.json", 0o600)  # the pool's secret and the password are in it
@@ -37,8 +37,6 @@ def build(root, config, python, release, more_sr_types=()):
     scripts.install_text(inventory, root, "/etc/xensource-inventory")
     scripts.install_text(DATABASE, root, "/etc/xensource/db.conf")
     scripts.install_text(XAPI_CONF, root, "/etc/xapi.conf")
-    if more_sr_types:                              # a list replaces the whole list
-        scripts.install_text("sm-plugins=%s\n" % " ".join((SR_TYPES,) + tuple(more_sr_types)), root, "/etc/xapi.conf.d/sr-types.conf")
     scripts.write_interpreter(root, python)
     scripts.install_modules(root)
     blktap.install(root, release.blktap)

@@ -74,29 +74,16 @@ def plugged(records, sr, host):
     return any(pbd and pbd["host"] == host and pbd["currently_attached"] for pbd in pbds)
 
 
-def base_type(records, sr):
-    """The type of an SR; of one that MirrorSR drives itself (type `mirror`), the one beneath."""
-    if sr["type"] != "mirror":
-        return sr["type"]
-    pbds = [records.of("PBD", ref) for ref in sr["PBDs"]]
-    return next((pbd["device_config"]["type"] for pbd in pbds if pbd and "type" in pbd["device_config"]), "mirror")
-
-
-def driven(records, sr):
-    """Whether MirrorSR drives SRs of this one's type, so that disks in it can be mirrored."""
-    return base_type(records, sr) in DRIVERS_OF_TYPES
-
-
-def source_sr(records, problems, argument, sr):
-    """Whether a disk in an SR (its record) can be mirrored to another one."""
-    if not driven(records, sr):
+def source_sr(problems, argument, sr):
+    """Whether a disk in an SR (its record) can be mirrored to another one: whether MirrorSR drives SRs of that type."""
+    if sr["type"] not in DRIVERS_OF_TYPES:
         problems.add(argument, "is in SR %s (%s) of type %s, from which nothing can be mirrored"
-                     % (sr["uuid"], sr["name_label"], base_type(records, sr)), "a disk in an SR of type %s" % SR_TYPES)
+                     % (sr["uuid"], sr["name_label"], sr["type"]), "a disk in an SR of type %s" % SR_TYPES)
 
 
-def thick(records, sr):
-    """Whether a new VDI takes its whole size from the SR at once."""
-    return base_type(records, sr) in THICK_TYPES and sr["sm_config"].get("allocation", "thick") != "thin"
+def thick(sr):
+    """Whether a new VDI takes its whole size from the SR (its record) at once."""
+    return sr["type"] in THICK_TYPES and sr["sm_config"].get("allocation", "thick") != "thin"
 
 
 def data_of(records, vdi):
@@ -116,7 +103,7 @@ def room(records, demands, problems):
     `demands`: {SR ref: [(argument, size, data)]} in bytes."""
     for ref, entries in sorted(demands.items()):
         sr = records.of("SR", ref)
-        if thick(records, sr):
+        if thick(sr):
             needed, how = sum(size for _, size, _ in entries) * THICK_OVERHEAD, "their whole size"
         else:
             needed, how = sum(data for _, _, data in entries), "their data"
@@ -128,13 +115,13 @@ def room(records, demands, problems):
                          "an SR with room")
 
 
-def room_for_snapshots(records, disks, problems):
+def room_for_snapshots(disks, problems):
     """Whether each thick SR of the source can take the snapshot of its largest disk: SM gives the new leaf its whole size.
 
     `disks`: [(SR record, size)]."""
     largest = {}
     for sr, size in disks:
-        if thick(records, sr):
+        if thick(sr):
             largest[sr["uuid"]] = (sr, max(size, largest.get(sr["uuid"], (sr, 0))[1]))
     for uuid, (sr, size) in sorted(largest.items()):
         free = int(sr["physical_size"]) - int(sr["physical_utilisation"])
@@ -152,8 +139,8 @@ def destination_sr(records, problems, argument, sr, host_ref, host, disks):
     if host_ref and not plugged(records, sr, host_ref):
         problems.add(argument, "%s is not seen by host %s" % (name, host["name_label"]),
                      "an SR with a plugged PBD on that host, or another host")
-    if not driven(records, sr):
-        problems.add(argument, "%s is of type %s, to which nothing can be mirrored" % (name, base_type(records, sr)),
+    if sr["type"] not in DRIVERS_OF_TYPES:
+        problems.add(argument, "%s is of type %s, to which nothing can be mirrored" % (name, sr["type"]),
                      "an SR of type %s" % SR_TYPES)
     elif any(size > VHD_MAX for size in disks):
         problems.add(argument, "%s cannot hold a disk of more than %d GiB" % (name, VHD_MAX / GIB), "another SR")

@@ -222,7 +222,7 @@ class _Planner:
                 continue
             table = checks.DISK_CHECKS + (checks.LIVE_DISK_CHECKS if self.vm["power_state"] == "Running" else ())
             checks.check(table, self.problems, "vdi:" + key, "disk %s (%s)" % (vbd["userdevice"], vdi["name_label"]), vdi, vbd)
-            checks.source_sr(self.source, self.problems, "vdi:" + key, sr)
+            checks.source_sr(self.problems, "vdi:" + key, sr)
             if goal is None:
                 continue
             argument, sr_ref, target = goal
@@ -239,7 +239,7 @@ class _Planner:
                                   host, wanted)
         checks.room(self.destination, demands, self.problems)
         if self.vm["power_state"] == "Running":
-            checks.room_for_snapshots(self.source, snapshots, self.problems)
+            checks.room_for_snapshots(snapshots, self.problems)
         if disks and not moving and not self.problems:
             self.problems.add(self.sr_argument, "every disk is there already", "another SR, or xe vm-migrate to move the VM alone")
         return moving, staying

@@ -12,7 +12,6 @@ from storage_motion.xapi.session import end
 from storage_motion.xapi.tasks import TaskFailed
 
 OPERATION = "migrate_send"
-MIRROR_TYPE = "mirror"
 OLDER = "the destination is older than the source: update it first; a VM goes to the same version or a newer one"
 TOOLS = "install the guest tools in the VM, or shut it down and move it halted"
 DEVICE = "detach the device, or shut the VM down and move it halted"
@@ -96,18 +95,14 @@ def _can_migrate(source, destination, plan, vm, token, vifs):
 
 
 def _disks(source, destination, plan):
-    """{VDI: SR} of all disks, as refs. One that keeps its SR is not looked at any further: so those of an SR of type `mirror`
-    seem to. xapi would demand features of a driver that it need not have registered; ours has them."""
+    """{VDI: SR} of all disks, as refs."""
     here, there = Records(source), Records(destination)
     found = {}
     for key in plan.staying:
         ref, vdi = here.by_uuid("VDI", key)
         found[ref] = vdi["SR"]
     for disk in plan.disks:
-        ref, vdi = here.by_uuid("VDI", disk.key)
-        goal, sr = there.by_uuid("SR", disk.destination_sr)
-        ours = MIRROR_TYPE in (sr["type"], here.of("SR", vdi["SR"])["type"])
-        found[ref] = vdi["SR"] if ours else goal
+        found[here.ref("VDI", disk.key)] = there.ref("SR", disk.destination_sr)
     return found
 
 

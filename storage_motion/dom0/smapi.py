@@ -12,7 +12,6 @@ from storage_motion.dom0 import inventory, launch, root
 from storage_motion.errors import SmFault, TimedOut
 
 DRIVERS = "/opt/xensource/sm"
-MIRROR_TYPE = "mirror"
 # A driver may wait 120 s for an activation, and a snapshot takes what it takes. Killing one is the last resort.
 DEFAULT_TIMEOUT = 600.0
 # Seconds for commands that somebody who is dead now had begun: a tapdisk is closed, a snapshot taken.
@@ -81,9 +80,7 @@ def _device_config(api, sr_ref, host_ref):
     (pool_ref,) = api.pool.get_all()
     if not api.SR.get_shared(sr_ref) or api.pool.get_master(pool_ref) == host_ref:
         config["SRmaster"] = "true"
-    sr_type = api.SR.get_type(sr_ref)
-    if sr_type != MIRROR_TYPE:  # of an SR of type `mirror` the administrator has named the base in `type`
-        config["type"] = sr_type
+    config["type"] = api.SR.get_type(sr_ref)
     return config
 
 

@@ -105,7 +105,7 @@ def host(request):
     """One for each release; all that the tests of a module start must be ended by them."""
     release, python = request.param
     kept = {name: os.environ.get(name) for name in ("SXM_ROOT", "PATH")}
-    with Lab(PLAN, release=release, python=python, more_sr_types=("mirror",)) as lab:
+    with Lab(PLAN, release=release, python=python) as lab:
         made = SmHost(lab)
         os.environ["SXM_ROOT"] = made.root
         os.environ["PATH"] = os.pathsep.join([made.root + "/usr/sbin", made.root + "/usr/bin", kept["PATH"]])

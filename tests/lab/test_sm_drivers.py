@@ -1,4 +1,4 @@
-"""The lab's sm behaves as upstream's where the product meets it; SR type `mirror` is a driver of its own."""
+"""The lab's sm behaves as upstream's where the product meets it, and MirrorSR beside it."""
 import os
 import subprocess
 import threading
@@ -141,27 +141,12 @@ def test_the_tag_of_a_tapdisk_that_died_is_cleared(host, disk):  # noqa: F811
     assert host.tags(disk) == {"host_" + host.ref: "RW"}
 
 
-def test_sr_type_mirror_is_a_driver_of_its_own(host):  # noqa: F811
-    location = host.root + "/srs/mirrored"
-    arguments = ["mirrored", "", "mirror", "user", False, {}]
-    for wrong in ({}, {"type": "iso"}, {"type": "mirror"}):
-        with pytest.raises(XenAPI.Failure) as raised:
-            host.xapi.SR.create(host.ref, dict(wrong, location=location), "0", *arguments)
-        assert raised.value.details[0] == "SR_BACKEND_FAILURE_48"
-        assert "ext, file, lvm, lvmohba, lvmoiscsi, nfs" in raised.value.details[2]
-    sr = host.xapi.SR.create(host.ref, {"type": "file", "location": location}, "0", *arguments)
-    vdi = host.create(sr)
-    host.call(vdi, "vdi_attach", "true")
-    host.call(vdi, "vdi_activate", "true")
-    io(host.socket(vdi), "write -P 0xaa 0 64k")
-    snapshot = host.xapi.VDI.snapshot(vdi, {})
-    assert host.call(snapshot, "vdi_extents") == '{"size": %d, "extents": [[0, 65536]]}' % SIZE
-    host.call(vdi, "vdi_deactivate")
-    host.xapi.VDI.destroy(snapshot)
-    host.xapi.VDI.destroy(vdi)
-    host.xapi.SR.scan(sr)
-    assert os.listdir(location) == []
-    (pbd,) = host.xapi.SR.get_PBDs(sr)
-    host.xapi.PBD.unplug(pbd)
-    host.xapi.SR.forget(sr)
-    assert not os.path.lexists("%s/run/sr-mount/%s" % (host.root, sr))
+def test_mirrorsr_is_no_type_of_sr_and_names_the_types_that_it_drives(host):  # noqa: F811
+    with pytest.raises(XenAPI.Failure) as raised:
+        host.xapi.SR.create(host.ref, {"type": "ext", "location": host.root + "/srs/mirrored"}, "0", "mirrored", "", "mirror", "user", False, {})
+    assert raised.value.details[0] == "SR_UNKNOWN_DRIVER"
+    call = xmlrpc.client.dumps(({"command": "sr_scan", "args": [], "device_config": {"type": "iso"}, "host_ref": "h", "sr_uuid": "u",
+                                 "session_ref": host.session._session},), "sr_scan")
+    with pytest.raises(xmlrpc.client.Fault) as fault:
+        xmlrpc.client.loads(subprocess.check_output([host.root + "/opt/xensource/sm/MirrorSR", call]))
+    assert "ext, file, lvm, lvmohba, lvmoiscsi, nfs" in fault.value.faultString

@@ -18,7 +18,7 @@ def five():
     from lab.pools.lab import Lab
     from lab.storage_guest import services
     services.start(TYPES)
-    with Lab(PLAN, python=os.path.join(os.path.dirname(services.__file__), "python"), more_sr_types=("mirror",)) as lab:
+    with Lab(PLAN, python=os.path.join(os.path.dirname(services.__file__), "python")) as lab:
         for host in lab.hosts:
             host.at_switch(at_switch.script(lab))
             patience.install(host.root)

@@ -17,7 +17,7 @@ TOKEN = {"session_id": "OpaqueRef:s", "host": "h", "xenops": "http://10.0.0.1/",
 class World:
     """Pools A and B, a VM of A, and what is asked of them."""
 
-    def __init__(self, monkeypatch, sr_type="ext"):
+    def __init__(self, monkeypatch):
         self.a, self.b = make_pool("A", ["a1"], shared=True), make_pool("B", ["b1"])
         self.asked, self.ended = [], []
         monkeypatch.setattr(verdict, "end", lambda session, ref: self.ended.append(ref))
@@ -29,10 +29,6 @@ class World:
         self.answers = {}
         self.vdis = [add_vdi(self.a, by_name(self.a, "SR", "a1-sr"))]
         self.vm = add_vm(self.a, by_name(self.a, "host", "a1"), self.vdis, by_name(self.a, "network", "guests"))
-        sr = self.a.tables["SR"][by_name(self.a, "SR", "a1-sr")]
-        sr["type"] = sr_type
-        for pbd in sr["PBDs"]:
-            self.a.tables["PBD"][pbd]["device_config"] = {"type": "ext"}    # what an SR of type `mirror` has
 
     def _answer(self, name, value=""):
         def call(*given):
@@ -88,13 +84,6 @@ def test_within_a_pool_no_networks_are_mapped(world):
 def test_processors_are_not_compared_by_force(world):
     world.ask(world.plan(force="true"))
     assert world.asked[2][6] == {"force": "true"}
-
-
-def test_an_sr_of_type_mirror_need_not_have_what_xapi_wants(monkeypatch):
-    """xapi knows no driver of that type unless its sm-plugins name it; what stays in its SR it does not ask about."""
-    world = World(monkeypatch, sr_type="mirror")
-    world.ask(world.plan())
-    assert world.asked[2][4] == {world.vdis[0]: by_name(world.a, "SR", "a1-sr")}
 
 
 @pytest.mark.parametrize("where", ["assert_operation_valid", "migrate_receive", "assert_can_migrate"])
