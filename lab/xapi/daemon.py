@@ -110,6 +110,7 @@ class Master(Xapi):
         existed = self.pool.open()
         if not existed:
             host.make_pool(self.pool, self.config)
+        startup.release_locks(self.pool.database)
         startup.allow_operations(self.pool.database)
         self.pool.own_host = host.join(self.pool, self.config.self_description, True, self._inventory.get("CONTROL_DOMAIN_UUID"))
         self.pool.storage.close_layer(self.pool.own_host)

@@ -5,6 +5,7 @@ import threading
 from lab.xapi import sr, vdi, vm_lifecycle, xenops
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import XENOPSD_AWAY
+from lab.xapi.schema import NULL
 
 _LOCKED = "host_"               # key of a VDI's sm_config, with a host's ref: SM has it active there
 _TRY = 0.2                      # seconds
@@ -21,6 +22,14 @@ def allow_operations(database):
         for ref in database.refs(class_name):
             database.set(class_name, ref, allowed_operations=operations)
     vm_lifecycle.watch(database)
+
+
+def release_locks(database):
+    """Nothing is attached to a VM that is halted, and no host keeps room for one that was about to come (dbsync_master.ml)."""
+    for ref, record in database.records("VM").items():
+        if record["power_state"] == "Halted":
+            vm_lifecycle.reset(database, ref)
+        database.set("VM", ref, scheduled_to_be_resident_on=NULL)
 
 
 # --- storage

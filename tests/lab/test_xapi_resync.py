@@ -117,6 +117,15 @@ def test_xenopsd_may_come_up_later_than_xapi(scene):
     until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
 
 
+def test_no_host_keeps_room_any_more_for_a_vm_that_was_about_to_come(scene):
+    vm = scene.x.VM.create(vm_record())
+    scene.x.host.allocate_resources_for_vm(scene.there, vm, True)
+    scene.x.pool.sync_database()
+    assert scene.x.VM.get_scheduled_to_be_resident_on(vm) == scene.there
+    scene.restart()
+    assert scene.x.VM.get_scheduled_to_be_resident_on(vm) == NULL
+
+
 # --- a xapi that hears nothing (on_xapi_restart)
 
 LEAVING = "11111111-2222-3333-4444-000000000000"
