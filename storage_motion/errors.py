@@ -160,6 +160,10 @@ class MoveFailed(MotionError):
     code = "SXM_MOVE_FAILED"
 
 
+class MoveCutShort(MoveFailed):
+    """The same, as the destination's xapi was restarted before the guest was suspended: it may be tried again."""
+
+
 class NotDurable(MotionError):
     """[why]: it is not proven that a pool's database is on disk, so a crash of xapi may take back what protects the VM."""
     code = "SXM_NOT_DURABLE"

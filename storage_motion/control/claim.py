@@ -152,6 +152,12 @@ def block_arrived(m, vm):
         _block(m.destination.xenapi.VM, vm, operation, reason(m.id))
 
 
+def has_blocked_arrived(m, vm):
+    """Whether all of that is done, which begins when the VM is there as a whole: the last operation is blocked. So it is of one that an older
+    database has brought back, since that is a state in which it once was."""
+    return m.destination.xenapi.VM.get_blocked_operations(vm).get(DISTURBING[-1]) == reason(m.id)
+
+
 def unblock_arrived(m, vm, operations=DISTURBING):
     """Take that back, for these operations."""
     present = m.destination.xenapi.VM.get_blocked_operations(vm)

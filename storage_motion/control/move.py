@@ -5,13 +5,13 @@ import time
 
 import XenAPI
 
-from storage_motion.control import (activation, adopt, bar, changes, claim, durable, gate, installed, pool_lock, receive, remains, remap, sync,
-                                    taken, verdict, waiting, whereabouts)
+from storage_motion.control import (activation, adopt, again, bar, changes, claim, durable, gate, installed, pool_lock, receive, remains, remap,
+                                    sync, taken, verdict, waiting, whereabouts)
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveFailed, NotCleanedUp, TimedOut,
+from storage_motion.errors import (Cancelled, GateOpen, JournalNotWritten, MirrorBroken, MotionError, MoveCutShort, MoveFailed, NotCleanedUp, TimedOut,
                                    Undecided, Unreachable, XenopsError)
 from storage_motion.xapi import tasks, xenops
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import UNKNOWN, Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
 BAR_INTERVAL = 1.0         # seconds: less than a guest needs to reboot
@@ -29,6 +29,7 @@ def move(m):
     gates = [_gate(m, disk, m.plan.live) for disk in m.plan.disks]
     here = xenops.Xenops.local(m.source, "sxm " + m.id)
     task, unwritten = _task(m, here)
+    arrival = m.arrival
     driver = _Driver(m, here, task, gates)
     if unwritten:
         driver.stop(unwritten)
@@ -40,7 +41,17 @@ def move(m):
         log.warning("%s: xenopsd reports %s, but the VM is at the destination", m.id, driver.error)
         whereabouts.open_again(m)   # what a `finish` that died had begun, or an older database has brought back
         return
+    if isinstance(driver.error, MoveFailed) and all(one.step == gate.ATTACHED for one in gates) and _has_ended(m, arrival):
+        raise MoveCutShort(*driver.error.details)
     raise driver.error
+
+
+def _has_ended(m, arrival):
+    """Whether the destination's xapi has been restarted since `arrival`: it forgets its sessions then. Not, if that is not known."""
+    try:
+        return arrival is not None and not m.destination.xenapi.session.get_uuid(arrival["session_id"])
+    except XenAPI.Failure as failure:
+        return failure.details[0] in UNKNOWN
 
 
 def _task(m, here):
@@ -52,7 +63,7 @@ def _task(m, here):
     if known:
         return known, None
     if m.arrival is None:
-        m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
+        remap.arrive_again(m)
     changes.require_none(m)
     installed.require_again(m)
     if not m.plan.cross_pool and not m.plan.same_host:
@@ -62,10 +73,11 @@ def _task(m, here):
     remains.keep(m, here)
     pool_lock.put(m)
     _protect(m, lambda disk: bar.put(m, disk))
+    maps = _maps(m)
+    remap.arrive_again(m)   # with a session of now: a xapi that was restarted knows no other
     sync.await_answers(m)   # and a mirror that has ended by now lacks what the guest has written since
     m.note(xenops_task=STARTING)
-    task = here.migrate(m.plan.vm, *_maps(m), xenops_url=m.arrival["xenops"], compress=m.plan.compress,
-                        verify_dest=_verify(m), same_host=m.plan.same_host)
+    task = _ask(m, here, maps)
     try:
         m.note(xenops_task=task)
     except JournalNotWritten as error:
@@ -73,11 +85,29 @@ def _task(m, here):
     return task, None
 
 
+def _ask(m, here, maps):
+    """Have xenopsd move the VM: its task. Where the answer was lost with this host's xapi it is looked whether there is one; else it is asked again."""
+    before = here.tasks_of_label()
+    for left in reversed(range(again.TRIES)):
+        try:
+            return here.migrate(m.plan.vm, *maps, xenops_url=m.arrival["xenops"], compress=m.plan.compress,
+                                verify_dest=_verify(m), same_host=m.plan.same_host)
+        except Unreachable as error:
+            log.warning("%s: whether xenopsd moves the VM is not known: %s", m.id, error)
+            begun = [task for task in here.tasks_of_label() if task not in before]
+            if begun:
+                return begun[0]
+            if not left:
+                raise
+
+
 def _protect(m, put_bar):
     """Have on disk what keeps the VM from being started on a stale disk, or forgotten, before it may leave. The guest runs on meanwhile."""
     def put():
         claim.put_back(m)
         waiting.at_once(put_bar, m.plan.disks)
+        if m.plan.live and m.plan.cross_pool:
+            remap.keep_live(m)
     durable.keep((m.source, m.destination), put, lambda: _unprotected(m), "what protects VM %s" % m.plan.vm)
 
 
@@ -87,9 +117,7 @@ def _unprotected(m):
         vdi = whereabouts.vdi_there(m, disk)
         if not vdi or not gate.is_shut(m.destination.xenapi.VDI.get_sm_config(vdi)):
             found.append("the gate of %s" % m.disk(disk.key)["destination_vdi"])
-    if m.plan.live and m.plan.cross_pool and not Records(m.destination).ref("VM", m.plan.vm):
-        found.append("the VM at the destination")
-    return found
+    return found + (remap.lacking(m) if m.plan.live and m.plan.cross_pool else [])
 
 
 def hand_over(m):
@@ -270,6 +298,7 @@ class _Driver:
                 self._completed()
                 return
             if state == xenops.FAILED:
+                self._forget()
                 self.error = self.error or self._unwritten or MoveFailed(self.m.plan.vm, *argument)
                 return
             if time.monotonic() > end:
@@ -372,6 +401,10 @@ class _Driver:
             self.error = None  # if something wanted to stop the move, that was too late: the disks are whole
         except (MotionError, XenAPI.Failure) as error:
             self.error = self.error or error
+        self._forget()
+
+    def _forget(self):
+        """Have xenopsd forget the task, so that it is not taken for that of another try."""
         try:
             self.here.destroy(self.task)
         except MotionError as error:

@@ -2,7 +2,7 @@
 import logging
 import urllib.parse
 
-from storage_motion.control import changes, claim
+from storage_motion.control import again, changes, claim
 from storage_motion.control.checks import CLAIM
 from storage_motion.errors import Undecided
 from storage_motion.xapi import metadata, ova
@@ -21,6 +21,15 @@ def arrive(session, host, network):
     arrival = dict(session.xenapi.host.migrate_receive(host, network, {}))
     arrival["xenops"] = _https(arrival["xenops"])
     return arrival
+
+
+def arrive_again(m):
+    """Have what leads to the destination's host, `m.arrival`, be of now. Returns it."""
+    if m.arrival:
+        depart(m.destination, m.arrival)
+    m.arrival = None
+    m.arrival = arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
+    return m.arrival
 
 
 def base_url(arrival):
@@ -50,14 +59,45 @@ def rehearse(source, destination, plan):
 def bring_live(m):
     """Bring the running VM's metadata to the destination pool, and have its host keep room for it."""
     changes.require_none(m)
-    m.arrival = arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
-    vm = bring(m)
-    m.destination.xenapi.host.allocate_resources_for_vm(m.host(), vm, True)
-    m.destination.xenapi.network.attach_for_vm(m.host(), vm)
+    keep_live(m)
+
+
+def keep_live(m):
+    """The same; of what is there already only what is lacking, as when a xapi that was restarted has forgotten it. The VM does not run there."""
+    again.done(m, lambda: _keep_room(m, _bring(m)), "the import of VM %s" % m.plan.vm)
+
+
+def lacking(m):
+    """What of that is lacking: a list, in words."""
+    vm = Records(m.destination).ref("VM", m.plan.vm)
+    if not vm or not claim.has_blocked_arrived(m, vm):
+        return ["the VM at the destination"]
+    return [] if _has_room(m, vm) else ["the room for it there"]
+
+
+def _has_room(m, vm):
+    return m.destination.xenapi.VM.get_scheduled_to_be_resident_on(vm) == m.host()
+
+
+def _keep_room(m, vm):
+    if not _has_room(m, vm):    # which goes with a restart, whatever is on disk (dbsync_master.ml, release_locks)
+        m.destination.xenapi.host.allocate_resources_for_vm(m.host(), vm, True)
+        m.destination.xenapi.network.attach_for_vm(m.host(), vm)
 
 
 def bring(m):
     """Bring the VM's metadata to the destination pool. Returns its ref there: it keeps its UUID."""
+    return again.done(m, lambda: _bring(m), "the import of VM %s" % m.plan.vm)
+
+
+def _bring(m):
+    """One try. What a former one has left of it is taken away first, unless it is whole."""
+    vm = Records(m.destination).ref("VM", m.plan.vm) if m.entry.get("imported") else None
+    if vm and claim.has_blocked_arrived(m, vm):
+        return vm
+    if vm:
+        log.warning("%s: VM %s is there in part, and is taken away", m.id, m.plan.vm)
+        _destroy(m, vm)
     m.arrival = m.arrival or arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
     counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.disks}
     document = _document(m.source, m.destination, m.plan, counterparts, m.id)
@@ -93,12 +133,16 @@ def remove(m):
                 if not m.plan.live:
                     raise Undecided("VM %s has been started at the destination" % m.plan.vm)
                 m.destination.xenapi.VM.power_state_reset(vm)
-            claim.unblock_arrived(m, vm, ("destroy",))
-            m.destination.xenapi.VM.destroy(vm)
+            _destroy(m, vm)
         m.note(imported=False)
     if m.arrival:
         depart(m.destination, m.arrival)
         m.arrival = None
+
+
+def _destroy(m, vm):
+    claim.unblock_arrived(m, vm, ("destroy",))
+    m.destination.xenapi.VM.destroy(vm)
 
 
 def destination_vm(m):

@@ -10,7 +10,7 @@ import time
 
 from storage_motion.control import journal, phases
 from storage_motion.control.noting import noting
-from storage_motion.errors import CopyFailed, JournalNotWritten, MirrorBroken, MoverFailed, VmNotRunning
+from storage_motion.errors import CopyFailed, JournalNotWritten, MirrorBroken, MoveCutShort, MoverFailed, VmNotRunning
 
 RESUME = "resume"          # a file in /run/sxm/<id>/: somebody wants it to be tried now
 LIMIT = 5                  # tries, unless the administrator says otherwise; 0: none, and no holding out either
@@ -19,7 +19,7 @@ REBOOT = 3                 # tries in a row for which a VM may be seen not to ru
 STEADY = 600.0             # seconds without a break after which the tries are counted anew
 HOLD = 300.0               # seconds for somebody to say `resume`; less than movers and receivers wait for a word (600 s)
 POLL = 0.1
-BROKEN = (MirrorBroken, CopyFailed, MoverFailed)
+BROKEN = (MirrorBroken, CopyFailed, MoverFailed, MoveCutShort)
 
 log = logging.getLogger("sxm")
 

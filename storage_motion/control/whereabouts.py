@@ -170,12 +170,5 @@ def xenopsd_there(m):
     """The Xenops of the destination host."""
     if m.plan.same_host:
         return xenops.Xenops.local(m.source, "sxm " + m.id)
-    if m.arrival is None:
-        _arrive_again(m)
-    return xenops.Xenops.at(m.arrival["xenops"], "sxm " + m.id, renew=lambda: _arrive_again(m)["xenops"], outage=m.outage_there)
-
-
-def _arrive_again(m):
-    """What leads to the destination's xenopsd, with a session of now: a xapi that is restarted forgets all that it has given."""
-    m.arrival = remap.arrive(m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network))
-    return m.arrival
+    arrival = m.arrival or remap.arrive_again(m)
+    return xenops.Xenops.at(arrival["xenops"], "sxm " + m.id, renew=lambda: remap.arrive_again(m)["xenops"], outage=m.outage_there)

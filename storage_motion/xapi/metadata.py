@@ -3,6 +3,7 @@
 The archive is a tar with one member, `ova.xml`; it is held in memory, with a bound, and never written to disk. Session and task go in the
 query: xapi does not trim cookies, and older ones split them elsewhere (facts: xapi.md, Run, 2).
 """
+import http.client
 import io
 import tarfile
 import urllib.parse
@@ -16,20 +17,27 @@ MAX_ARCHIVE = ova.MAX_BYTES + 1024 * 1024
 IMPORT_TIMEOUT = 120.0
 REFUSAL_TIMEOUT = 10.0     # of an import whose connection broke: a task that was refused has ended by then
 CHUNK = 64 * 1024
+AWAY = (401, 500, 502, 503)   # HTTP statuses of a xapi that has been restarted since the session began, or is starting
+
+
+class NotAsked(Unreachable):
+    """Nothing has come of it: it may be asked again."""
 
 
 def export(session, vm_ref, snapshots=False):
-    """The `ova.xml` (bytes) of a VM of this host's pool, over the local socket. Raises BadMetadata or Unreachable."""
+    """The `ova.xml` (bytes) of a VM of this host's pool, over the local socket. Raises BadMetadata or NotAsked."""
     query = urllib.parse.urlencode([("session_id", session.handle), ("export_snapshots", _flag(snapshots)), ("ref", vm_ref)])
     connection = transport.local_connection()
     try:
         connection.request("GET", "/export_metadata?" + query)
         answer = connection.getresponse()
+        if answer.status in AWAY:
+            raise NotAsked(transport.LOCAL_SOCKET, "HTTP status %d" % answer.status)
         if answer.status != 200:
             raise BadMetadata("export_metadata: HTTP status %d" % answer.status)
         archive = answer.read(MAX_ARCHIVE + 1)
-    except OSError as error:
-        raise Unreachable(transport.LOCAL_SOCKET, reason(error))
+    except (OSError, http.client.HTTPException) as error:
+        raise NotAsked(transport.LOCAL_SOCKET, reason(error))
     finally:
         connection.close()
     return unpack(archive)
@@ -69,7 +77,8 @@ def bring(session, url, document, check_cpu, dry_run=False):
     """Import `document` at the host whose xapi answers at `url` (a base URL), as a VM that arrives live.
 
     `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID and MAC addresses.
-    Raises tasks.TaskFailed with xapi's own error, Unreachable, or TimedOut."""
+    Raises tasks.TaskFailed with xapi's own error, NotAsked, Unreachable, or TimedOut; XenAPI.Failure, HANDLE_INVALID of a task, where xapi was
+    restarted meanwhile: then all of the VM is there, a part of it, or nothing."""
     archive = pack(document)
     task = session.xenapi.task.create("Import of a VM's metadata", "")
     query = urllib.parse.urlencode([("session_id", session.handle), ("task_id", task), ("restore", "true"), ("live", "true"),
@@ -89,12 +98,12 @@ def bring(session, url, document, check_cpu, dry_run=False):
 
 def _put(url, path, body):
     """None, or what went wrong, in words. xapi resets the connection of an import that it refuses, before it has read the archive: only
-    the task tells what came of it. Raises Unreachable where there was no connection."""
+    the task tells what came of it. Raises NotAsked where there was no connection."""
     connection = transport.connection(url)
     try:
         connection.connect()
     except (OSError,) + NOT_XAPI as error:
-        raise Unreachable(url, reason(error))
+        raise NotAsked(url, reason(error))
     try:
         connection.request("PUT", path, body=body)
         answer = connection.getresponse()

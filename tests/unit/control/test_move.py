@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fake_pool import NULL, FakePool, add_vdi, failure
-from storage_motion.control import bar, durable, gate, move, remains, remap, whereabouts
+from storage_motion.control import bar, claim, durable, gate, move, phases, remains, remap, resume, whereabouts
 from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, NotCleanedUp, NotDurable,
                                    Refused, SmFault, TimedOut, Undecided, Unreachable, XenopsError)
 from test_migration import make_plan
@@ -46,7 +46,10 @@ class World:
         self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT), managed=False)
         self.plan = make_plan(**({"kind": "in-pool", "destination_host": "h"} if same_host else {}))
         self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
-        self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"], "begun": ["claim", "move"]}
+        self.destination.add("network", uuid=self.plan.network)
+        monkeypatch.setattr(remap, "arrive", lambda session, host, network: {"xenops": "https://b/services/xenops?session_id=y", "session_id": "y"})
+        monkeypatch.setattr(remap, "depart", lambda session, arrival: None)
+        self.entry = {"disks": {"k": {"index": 0, "destination_vdi": "d"}}, "blocked": ["hard_shutdown"], "begun": ["claim", "move"], "imported": True}
         self.state_here, self.state_there, self.arriving, self.asks_to_cancel = "Running", None, None, False
         self.leaving, self.kept, self.busy_there = None, None, False
         monkeypatch.setattr(remains.kept, "keep", lambda migration, text: setattr(self, "kept", text))
@@ -68,7 +71,8 @@ class World:
         self.source.tables["VDI"][self._here]["uuid"] = "k"
         self.source.add("SR", uuid="s")
         self.destination.tables["VDI"][self._there]["uuid"] = "d"
-        there = self.destination.add("VM", uuid="v", blocked_operations={}, resident_on=NULL, power_state="Running")
+        there = self.destination.add("VM", uuid="v", blocked_operations={"destroy": claim.reason("m")}, resident_on=NULL, power_state="Running",
+                                     scheduled_to_be_resident_on=self.host())
         self.destination.tables["VDI"][self._there]["VBDs"] = [self.destination.add("VBD", VM=there)]
         self.tapdisk = "mirroring"
         monkeypatch.setattr(bar.smapi, "call", lambda *_, **__: '{"state": "%s", "outstanding": 0}' % self.tapdisk)
@@ -926,12 +930,31 @@ def test_if_that_cannot_be_proven_the_vm_does_not_leave(monkeypatch):
     assert world.here == {HOST: "RW"}
 
 
-def test_a_record_that_is_gone_at_the_destination_is_noticed_before_the_vm_leaves(monkeypatch):
-    world = world_of(monkeypatch, PENDING)
+def test_a_vm_that_is_gone_at_the_destination_is_brought_there_again_before_it_leaves(monkeypatch):
+    world, seen = world_of(monkeypatch, PENDING, FAILED), []
+
+    def bring(session, url, document, check_cpu):
+        world.destination.add("VM", uuid="v", blocked_operations={}, scheduled_to_be_resident_on=NULL, VIFs=[])
+    monkeypatch.setattr(remap, "_document", lambda *_: b"")
+    monkeypatch.setattr(remap.metadata, "bring", bring)
+    world.destination.handlers["host.allocate_resources_for_vm"] = lambda host, vm, live: (
+        world.destination.get("VM", vm).update(scheduled_to_be_resident_on=host))
+    world.destination.handlers["network.attach_for_vm"] = lambda host, vm: ""
+    monkeypatch.setattr(FakeXenops, "migrate", lambda self, *_, **__: seen.append(world.destination.goes_back()) or "7")
     world.destination.tables["VM"].clear()
+    with pytest.raises(MoveFailed):
+        move.move(world)
+    (vm,) = world.destination.tables["VM"].values()
+    assert seen and set(vm["blocked_operations"]) == set(claim.DISTURBING) and vm["scheduled_to_be_resident_on"] == world.host(), "it is on disk"
+
+
+def test_a_disk_whose_gate_is_gone_is_noticed_before_the_vm_leaves(monkeypatch):
+    """Others may have used it: that is nothing to be put back."""
+    world = world_of(monkeypatch, PENDING)
+    world.there.clear()
     with pytest.raises(NotDurable):
         move.move(world)
-    assert "xenops_task" not in world.entry
+    assert "xenops_task" not in world.entry and world.there == {}
 
 
 def test_a_source_that_goes_back_while_the_gate_is_open_is_sealed_again(monkeypatch):
@@ -1029,3 +1052,63 @@ def test_a_vm_that_xapi_forgets_after_it_was_taken_is_taken_again(monkeypatch):
     monkeypatch.setattr(durable.database, "sync", lambda session: (shut_again.pop()() if shut_again else None, session.sync()))
     move.complete(world)
     assert done[:2] == ["running", "running"] and world.there == {HOST: "RW"}
+
+
+# A xapi that is restarted as xenopsd is asked.
+
+def has_ended(session):
+    raise failure("HANDLE_INVALID", "session", session)
+
+
+@pytest.mark.parametrize("script, session, again", [
+    ([PENDING, FAILED], has_ended, True),
+    ([PENDING, FAILED], lambda session: "its uuid", False),                     # it has failed for another reason
+    ([PENDING, XenopsError("Task.stat", "Does_not_exist")], has_ended, False),   # nobody knows what has become of it
+])
+def test_a_move_that_fails_before_the_suspend_as_the_destinations_xapi_is_restarted_is_tried_again(monkeypatch, script, session, again):
+    world = world_of(monkeypatch, *script)
+    world.destination.handlers["session.get_uuid"] = session
+    with pytest.raises((MoveFailed, XenopsError)) as raised:
+        move.move(world)
+    phase = next(phase for phase in phases.PHASES if phase.name == "move")
+    assert (getattr(resume.begins(world, phase, raised.value), "name", None) == "sync") is again
+    if again:
+        assert raised.value.failure() == ["SXM_MOVE_FAILED", "v", "Internal_error", "boom"]
+
+
+def test_one_that_fails_behind_the_suspend_is_not(monkeypatch):
+    """The guest is shut down by now."""
+    world = world_of(monkeypatch, FAILED)
+    world.destination.handlers["session.get_uuid"] = has_ended
+    world.entry["xenops_task"], world.told = "7", ENDED
+    world.note("k", gate="detached")
+    with pytest.raises(MoveFailed) as raised:
+        move.move(world)
+    assert not isinstance(raised.value, resume.BROKEN)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_answer_of_xenopsd_that_was_lost_with_the_xapi_between(monkeypatch, begun):
+    """Whether it moves the VM its tasks tell: those of an earlier try are others."""
+    world, asked = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, "arrive"), []
+    world.tasks_here = ["5"]
+
+    def migrate(self, *_, **__):
+        asked.append(1)
+        if len(asked) > 1:
+            return "7"
+        world.tasks_here = ["5"] + ["6"] * begun
+        raise Unreachable("xenopsd", "reset")
+    monkeypatch.setattr(FakeXenops, "migrate", migrate)
+    move.move(world)
+    assert world.entry["xenops_task"] == ("6" if begun else "7") and len(asked) == (1 if begun else 2)
+
+
+def test_it_is_asked_with_a_session_of_now(monkeypatch):
+    """One that a xapi has forgotten, which was restarted since the import, leads nowhere."""
+    world, urls = world_of(monkeypatch, PENDING, FAILED), []
+    world.destination.handlers["session.get_uuid"] = lambda session: "its uuid"
+    monkeypatch.setattr(FakeXenops, "migrate", lambda self, *_, xenops_url, **__: urls.append(xenops_url) or "7")
+    with pytest.raises(MoveFailed):
+        move.move(world)
+    assert urls == ["https://b/services/xenops?session_id=y"]

@@ -1,0 +1,54 @@
+"""Work that fails as a xapi is restarted, and may simply be done once more."""
+import logging
+import time
+
+import XenAPI
+
+from storage_motion.errors import MotionError
+from storage_motion.xapi import outage
+from storage_motion.xapi.metadata import NotAsked
+from storage_motion.xapi.records import UNKNOWN
+from storage_motion.xapi.session import NOT_XAPI, reason
+
+TRIES = 3                  # a xapi that is restarted again and again
+PAUSE = 1.0                # seconds between two
+HOST_AWAY = ("CANNOT_CONTACT_HOST", "HOST_OFFLINE")   # what a master says of a member whose xapi does not answer it
+AWAY_BOUND = 120.0         # seconds for which that is waited for: a session waits as long
+MADE = ("VM", "task")      # classes of what an import makes
+
+log = logging.getLogger("sxm")
+
+
+def done(m, work, what):
+    """What `work()` answers, which may find part of it done, or all. Done again where a restart is why it failed: xapi does not know any
+    more the VM or the task that it had just made (at most TRIES times), or there was nobody to ask (AWAY_BOUND)."""
+    tries, end = 0, None
+    while True:
+        try:
+            return work()
+        except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
+            if is_forgotten(error):
+                tries += 1
+                if tries == TRIES:
+                    raise
+            elif is_away(error):
+                end = end or time.monotonic() + AWAY_BOUND
+                if time.monotonic() > end:
+                    raise
+            else:
+                raise
+            log.warning("%s: %s is done again: %s", m.id, what, error if isinstance(error, MotionError) else reason(error))
+        m.pulse(cancellable=False)
+        time.sleep(PAUSE)
+
+
+def is_forgotten(error):
+    """Whether a xapi does not know what it has made itself: it has been killed since, with an older database on disk."""
+    return isinstance(error, XenAPI.Failure) and error.details[0] in UNKNOWN and error.details[1:2] and error.details[1] in MADE
+
+
+def is_away(error):
+    """Whether a xapi does not answer just now, or has gone before it answered."""
+    if isinstance(error, XenAPI.Failure):
+        return error.details[0] in HOST_AWAY
+    return isinstance(error, NotAsked) or outage.is_away(error)
