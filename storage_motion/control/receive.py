@@ -5,24 +5,41 @@ import time
 
 import XenAPI
 
-from storage_motion.control import durable, secrets
+from storage_motion.control import again, durable, gate, secrets
 from storage_motion.control.checks import CLAIM
-from storage_motion.xapi import outage
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
 TRIES = 3                  # a xapi that is restarted again and again
 PAUSE = 1.0                # seconds between two
-HOST_AWAY = ("CANNOT_CONTACT_HOST", "HOST_OFFLINE")   # what a master says of a member whose xapi does not answer it
 
 log = logging.getLogger("sxm")
 
 
 def begin(m):
-    """Have the destination prepare. The token that it answers goes to the secrets, never to the journal."""
-    m.note(receiving=True)
-    _take(m, m.plan.disks, _asked(m, vm=m.plan.vm, address=m.plan.address, disks=json.dumps([_wanted(d) for d in m.plan.disks])))
-    durable.sync(m.destination)   # else a crash of its xapi forgets the disks, though the receiver goes on filling them
+    """Have the destination prepare. The token that it answers goes to the secrets, never to the journal.
+
+    A crash of its xapi that forgets the disks, though the receiver would go on filling them, costs nothing yet: it is asked again then."""
+    asked = []
+
+    def ask():
+        arguments = dict({"again": "true"} if asked else {}, vm=m.plan.vm, address=m.plan.address)
+        asked.append(m.note(receiving=True))
+        _take(m, m.plan.disks, _asked(m, disks=json.dumps([_wanted(d) for d in m.plan.disks]), **arguments))
+    durable.keep((m.destination,), ask, lambda: _unguarded(m), "the new disks")
+
+
+def _unguarded(m):
+    """What xapi does not know, or does not keep from others, of the new disks: a list, in words."""
+    found, api = [], m.destination.xenapi.VDI
+    for disk in m.plan.disks:
+        uuid = m.disk(disk.key)["destination_vdi"]
+        vdi = Records(m.destination).ref("VDI", uuid)
+        if not vdi:
+            found.append("VDI %s" % uuid)
+        elif not gate.is_shut(api.get_sm_config(vdi)) or api.get_managed(vdi):
+            found.append("the gate of VDI %s" % uuid)
+    return found
 
 
 def _asked(m, **arguments):
@@ -32,16 +49,12 @@ def _asked(m, **arguments):
         try:
             return m.plugin("receive", **arguments)
         except (XenAPI.Failure, OSError) + NOT_XAPI as error:
-            if not left or not _is_lost(error):
+            if not left or not again.is_away(error):
                 raise
             log.warning("%s: the destination was asked to receive, and its answer is lost (%s): it is asked again", m.id, reason(error))
         m.pulse()
         time.sleep(PAUSE)
         arguments["again"] = "true"
-
-
-def _is_lost(error):
-    return error.details[0] in HOST_AWAY if isinstance(error, XenAPI.Failure) else outage.is_away(error)
 
 
 def renew(m, disks):

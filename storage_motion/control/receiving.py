@@ -150,7 +150,8 @@ def _take_away(session, entry, force):
     if not force:
         for disk in entry.entry["disks"].values():
             there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
-            if there and not gate.is_shut(session.xenapi.VDI.get_sm_config(there)):
+            # One that was never opened here an older database has brought back so: nothing of the VM has used it.
+            if there and not gate.is_shut(session.xenapi.VDI.get_sm_config(there)) and opened.noted(disk["vdi"]):
                 raise GateOpen(entry.entry["migration"], disk["vdi"])
     unproven = _undo(session, entry)
     if unproven:
@@ -473,8 +474,9 @@ def _find_again(session, disks):
 
 def _remove(session, disk, migration, found_again):
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
-    # What a scan has just brought back has no mark any more.
-    if not found_again and session.xenapi.VDI.get_other_config(vdi).get(CLAIM) != migration:
+    # What a scan has just brought back has no mark any more, nor has a disk of the user's that an older database has.
+    unmarked = (None,) if found_again or not disk["created"] else ()
+    if session.xenapi.VDI.get_other_config(vdi).get(CLAIM) not in unmarked + (migration,):
         return  # not ours, or not ours any more
     try:
         smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)

@@ -26,6 +26,7 @@ SNAPSHOT_TIMEOUT = 180.0
 SM_TIMEOUT = 120.0
 # Faults of vdi_mirror_start (drivers/mirror_lib.py, FAULTS) that pass: the guest is rebooting, or SM has its disk paused.
 NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK = 480, 482, 484, 485
+HARMLESS = ("vdi_copy_open", "vdi_copy_close", "vdi_extents")
 PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK)
 RUNNING = ("Running", "Paused")
 REBOOT_BOUND = 120.0              # seconds for a VM that reboots to have its disks active again
@@ -217,8 +218,13 @@ def _mirror(m, disk, mover):
         m.pulse()
         time.sleep(REBOOT_POLL)
     m.note(disk.key, snapshot=snapshot)
-    durable.sync(m.source)   # else a crash of xapi leaves an image that no VDI names
+    # Else a crash of xapi leaves an image that no VDI names; and if it has forgotten the snapshot already, that is copied all the same.
+    durable.keep((m.source,), lambda: _find_again(m, disk, snapshot), lambda: _forgotten(m, snapshot), "the snapshot of VDI %s" % disk.key)
     return snapshot
+
+
+def _forgotten(m, uuid):
+    return [] if Records(m.source).ref("VDI", uuid) else ["VDI %s" % uuid]
 
 
 def _copy(m, disk, mover, copied_from):
@@ -282,7 +288,18 @@ _STOP = _END + (("snapshots", drop_snapshots),)
 
 
 def _sm(m, disk, command, vdi_uuid, args=(), timeout=SM_TIMEOUT):
-    """One of MirrorSR's commands for a VDI of the disk's SR. Raises SmFault."""
-    sr = m.source.xenapi.SR.get_by_uuid(disk.source_sr)
-    vdi = m.source.xenapi.VDI.get_by_uuid(vdi_uuid)
-    return smapi.call(m.source, sr, command, vdi_ref=vdi, args=args, timeout=timeout)
+    """One of MirrorSR's commands for a VDI of the disk's SR. Raises SmFault.
+
+    The driver asks xapi as well, and waits for none that is just being restarted: what does no harm twice is asked once more, and not before
+    xapi is back."""
+    def ask():
+        sr = m.source.xenapi.SR.get_by_uuid(disk.source_sr)
+        vdi = m.source.xenapi.VDI.get_by_uuid(vdi_uuid)
+        return smapi.call(m.source, sr, command, vdi_ref=vdi, args=args, timeout=timeout)
+    try:
+        return ask()
+    except SmFault as fault:
+        if command not in HARMLESS:
+            raise
+        log.warning("%s: it is asked once more: %s", m.id, fault)
+        return ask()

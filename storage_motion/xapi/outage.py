@@ -24,12 +24,13 @@ COLD = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 # What may be called again if nobody knows whether it was done: by the beginning of a method's name, or the whole of it.
 READS_OR_SETS = ("get_", "set_", "add_to_", "remove_from_", "assert_")
 QUICK = ("get_", "set_", "add_to_", "remove_from_")     # what no storage manager, other host or pool has a part in
-REPEATABLE = ("VDI.destroy", "VBD.destroy", "VM.destroy", "task.create", "task.cancel", "task.destroy",
+REPEATABLE = ("VDI.destroy", "VBD.destroy", "VM.destroy", "VBD.eject", "VBD.insert", "task.create", "task.cancel", "task.destroy",
               "host.migrate_receive", "host.allocate_resources_for_vm", "network.attach_for_vm",
               "network.detach_for_vm", "VM.pool_migrate_complete", "pool.sync_database", "session.logout")
 REPEATABLE_OF_OURS = ("list", "status", "receive-status", "receive-stop", "receive-abort", "receive-give", "receive-end")
 ASYNC = "Async."           # before a method's name: it answers a task
 GONE = ("HANDLE_INVALID", "UUID_INVALID")
+DONE = {"destroy": GONE, "eject": ("VBD_IS_EMPTY",), "insert": ("VBD_NOT_EMPTY",)}   # what such a call fails with when it was carried out already
 
 log = logging.getLogger("sxm")
 
@@ -55,8 +56,8 @@ def timeout(method, patient):
 def was_done(method, parameters, failure, look):
     """Whether what a repeated call failed with says that the first one was carried out. `look(method, *parameters)`: asks xapi."""
     code, name = failure.details[0], method.rpartition(".")[2]
-    if name == "destroy":
-        return code in GONE
+    if name in DONE:
+        return code in DONE[name]
     if name.startswith("add_to_") and code == "MAP_DUPLICATE_KEY":
         ref, key, value = parameters
         return look(method.replace(".add_to_", ".get_"), ref).get(key) == value

@@ -198,6 +198,14 @@ def test_abort_after_a_crash_between_making_and_noting(destination, tmp_path):
 
 
 def open_gate(destination):
+    """As `finish` does."""
+    for vdi in destination.vdis().values():
+        opened.note(vdi["uuid"])
+        go_back(destination)
+
+
+def go_back(destination):
+    """An older database."""
     for vdi in destination.vdis().values():
         for key in (smapi.GATE_KEY, smapi.BOLT_KEY):
             vdi["sm_config"].pop(key, None)
@@ -451,6 +459,33 @@ def test_asked_again_it_takes_away_no_disk_whose_gate_was_opened(destination):
     with pytest.raises(GateOpen):
         destination.receive(again="true")
     assert len(destination.vdis()) == 2
+
+
+def test_asked_again_it_takes_away_what_an_older_database_lets_others_to(destination, tmp_path):
+    """That gate was never opened: nothing of the VM has used the disk."""
+    before = destination.receive()
+    go_back(destination)
+    after = destination.receive(again="true")
+    assert {disk["vdi"] for disk in after["disks"].values()}.isdisjoint({disk["vdi"] for disk in before["disks"].values()})
+    assert {disk["vdi"] for disk in after["disks"].values()} == {vdi["uuid"] for vdi in destination.vdis().values()}
+
+
+@pytest.mark.parametrize("call", ["again", "abort"])
+def test_of_a_disk_of_the_users_an_older_database_knows_nothing_of_us(destination, call):
+    target = add_vdi(destination.pool, destination.sr, GIB)
+    disks = destination.wanted()[:1]
+    disks[0]["target"] = uuid_of(destination.pool, "VDI", target)
+    destination.receive(disks)
+    destination.vdis()[target].update(sm_config={}, other_config={}, managed=True)
+    destination.sm_calls = []
+    if call == "again":
+        destination.receive(disks, again="true")
+        assert destination.sm_calls == ["vdi_receive_abort", "vdi_receive_start"], "the tapdisk of the former call is closed"
+        assert destination.vdis()[target]["other_config"] == {"sxm_migration": ID} and not destination.vdis()[target]["managed"]
+    receiving.receive_abort(destination.pool, {"migration": ID})
+    assert destination.sm_calls[-1] == "vdi_receive_abort"
+    record = destination.vdis()[target]
+    assert record["other_config"] == {} and record["sm_config"] == {} and record["managed"]
 
 
 def test_a_refusal_holds_though_it_is_asked_again(destination):

@@ -7,6 +7,7 @@ from fake_pool import add_sr, add_vdi, make_pool, uuid_of
 from storage_motion.control import claim, cleanup, gate, movers, sync
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.smapi import MIRROR_MARK
+from storage_motion.errors import NotDurable
 
 ID, OTHER = "11111111-2222-3333-4444-555555555555", "11111111-2222-3333-4444-666666666666"
 TARGET = "/run/sxm/%s/m0.nbd"
@@ -105,3 +106,33 @@ def test_one_whose_record_xapi_has_lost_is_found_by_a_scan(source):
     source.pool.handlers["SR.scan"] = scan
     sync.drop_snapshots(source.m, source.disk)
     assert scanned == [source.sr] and known not in source.pool.tables["VDI"] and source.entry["snapshot"] is None
+
+
+@pytest.mark.parametrize("scan_finds", [True, False])
+def test_one_that_xapi_forgets_before_it_is_on_disk_is_looked_for(source, monkeypatch, scan_finds):
+    """It was killed right behind the snapshot: that is copied all the same, if a scan finds it."""
+    pool, taken = source.pool, []
+    source.disk.source_sr = uuid_of(pool, "SR", source.sr)
+    pool.sync()
+
+    def sm(m, disk, command, vdi, args=(), timeout=None):
+        taken.append((source.snapshot(), None))
+        taken[0] = (taken[0][0], dict(pool.tables["VDI"][taken[0][0]]))
+        return uuid_of(pool, "VDI", taken[0][0])
+
+    def scan(sr):
+        if scan_finds:
+            pool.tables["VDI"][taken[0][0]] = dict(taken[0][1], other_config={}, is_a_snapshot=False)
+    crashes = [pool.goes_back]
+    monkeypatch.setattr(sync, "_sm", sm)
+    monkeypatch.setattr(sync.durable.database, "sync", lambda session: (crashes.pop()() if crashes else None, session.sync()))
+    pool.handlers["SR.scan"] = scan
+    source.m.closed = lambda: None
+    mirror = lambda: sync._mirror(source.m, source.disk, types.SimpleNamespace(secondary="/m0.nbd"))    # noqa: E731
+    if not scan_finds:
+        with pytest.raises(NotDurable):
+            mirror()
+        return
+    snapshot = mirror()
+    pool.goes_back()
+    assert snapshot == source.entry["snapshot"] and taken[0][0] in pool.tables["VDI"]

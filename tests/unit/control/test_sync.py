@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from fake_pool import FakePool
 from storage_motion.control import phases, receive, resume, sync
 from storage_motion.errors import Cancelled, CopyFailed, DestinationFull, MirrorBroken, MotionError, SmFault
 from test_migration import make_plan
@@ -28,7 +29,7 @@ class World:
         self.log, self.looks, self.cancelled_at = [], 0, cancelled_at
         monkeypatch.setattr(sync, "_sm", lambda m, disk, command, vdi, args=(), timeout=None: (self.log.append(command), '{"size": 1}')[1])
         self.source = None
-        monkeypatch.setattr(sync.durable, "sync", lambda pool: self.log.append("database"))
+        monkeypatch.setattr(sync.durable, "keep", lambda pools, make, lacking, what: self.log.append("database"))
         monkeypatch.setattr(sync, "_close", lambda m, disk: self.log.append("close"))
         monkeypatch.setattr(sync, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys})
 
@@ -236,3 +237,17 @@ def test_what_fails_at_the_destination_is_left_to_its_own_undo(monkeypatch, erro
         raise error
     world = stopping(monkeypatch, abort)
     assert len(world.log) == 8 and world.entry["left"] == []
+
+
+@pytest.mark.parametrize("command, asked", [("vdi_copy_open", 2), ("vdi_extents", 2), ("vdi_copy_close", 2), ("vdi_mirror_start", 1)])
+def test_what_does_no_harm_twice_is_asked_again_when_xapi_was_away(monkeypatch, command, asked):
+    calls, pool = [], FakePool("A")
+    pool.add("SR", uuid="s"), pool.add("VDI", uuid="k")
+
+    def call(session, sr, what, vdi_ref, args, timeout):
+        calls.append(what)
+        raise SmFault(what, 489, "connection refused")
+    monkeypatch.setattr(sync.smapi, "call", call)
+    with pytest.raises(SmFault):
+        sync._sm(types.SimpleNamespace(id="m", source=pool), types.SimpleNamespace(source_sr="s"), command, "k")
+    assert calls == [command] * asked

@@ -48,6 +48,8 @@ class Xapi:
             self.map[parameters[1]] = parameters[2]
         if method == "VDI.destroy" and "VDI.destroy" in self.done:
             return {"Status": "Failure", "ErrorDescription": ["HANDLE_INVALID", "VDI", parameters[0]]}
+        if method in ("VBD.eject", "VBD.insert") and method in self.done:
+            return {"Status": "Failure", "ErrorDescription": ["VBD_IS_EMPTY" if method == "VBD.eject" else "VBD_NOT_EMPTY", parameters[0]]}
         self.done.append(method)
         return {"Status": "Success", "Value": self.map if method == "VDI.get_other_config" else "yes"}
 
@@ -101,6 +103,13 @@ def test_our_plugin_is_called_again_only_for_what_is_idempotent():
     assert not outage.repeatable("host.call_plugin", ("h", "sxm.py", "receive", {}))
     assert not outage.repeatable("host.call_plugin", ("h", "sxm.py", "migrate", {}))
     assert not outage.repeatable("host.call_plugin", ("h", "tapdisk-pause", "list", {}))
+
+
+@pytest.mark.parametrize("call, parameters", [("eject", ("r",)), ("insert", ("r", "vdi"))])
+def test_a_cd_that_was_ejected_or_inserted_before_the_answer_was_lost(call, parameters):
+    xapi = Xapi("lost")
+    getattr(joined(xapi).xenapi.VBD, call)(*parameters)
+    assert xapi.done == ["VBD." + call]
 
 
 def test_whether_it_was_done_is_looked_up():
