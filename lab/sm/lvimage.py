@@ -125,6 +125,17 @@ def recover(vg):
                 lvutil.rename(image.path, name(image.kind, leaf))
 
 
+class Journaler(object):
+    """What a volume group's tags say of snapshots that were interrupted, asked for as upstream's journal."""
+
+    def __init__(self, vg):
+        self._vg = vg
+
+    def hasJournals(self, uuid):
+        """Whether one of a VDI was."""
+        return any(image.forked_from == uuid for image in getAll(self._vg).values())
+
+
 def collect_garbage(vg, needed):
     """Remove hidden bases that nothing is based on any more. `needed(image)`: whether it stays all the same.
 

@@ -5,7 +5,7 @@ import time
 import xmlrpc.client
 
 from lab.xapi import api  # noqa: F401 -- importing it registers the calls
-from lab.xapi import config, forwarding, handlers, host, startup, storage_service, wire
+from lab.xapi import config, forwarding, handlers, host, startup, storage_service, switch, vdi, wire
 from lab.xapi.dispatch import Dispatcher
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import HostWork, dom0_inventory
@@ -125,10 +125,13 @@ class Master(Xapi):
         host.register(self.pool, ref)
         startup.open_storage(self.pool, ref)
         startup.resynchronise_vms(self.pool, ref)
+        if ref == self.pool.own_host:
+            switch.hand_again(self.pool, ref, lambda vdi_uuid, request: vdi.snapshot_again(self.pool, vdi_uuid, request))
         self.pool.wait_durable()
 
     def stop(self):
         self.pool.stopping.set()
+        switch.forget(self.pool, self.pool.own_host)
         super().stop()
         self.pool.close()
 

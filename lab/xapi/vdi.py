@@ -1,5 +1,7 @@
 """VDI: virtual disks. What touches storage runs the SM driver, which keeps the VDI objects itself, as SMAPIv1 does."""
-from lab.xapi import tables
+import uuid
+
+from lab.xapi import switch, tables
 from lab.xapi.calls import call, hidden, modelled
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, Timestamp, construct
@@ -81,12 +83,33 @@ def _derived(context, vdi, operation, driver_params):
     database, storage = context.database, context.pool.storage
     storage.host_for(database.get("VDI", vdi, "SR"))
     with _Operation(context, vdi, operation) as running, storage.exclusively(vdi):
-        answer = storage.run_vdi(vdi, "vdi_%s" % operation, task=context.task, driver_params=driver_params)
-        new = _of_driver(database, answer)
+        if operation == "snapshot":
+            host = storage.host_for(database.get("VDI", vdi, "SR"))
+            with switch.asked(context.pool, host, running.record["uuid"], driver_params or {}):
+                new = _snapshot_of_layer(context.pool, vdi, driver_params, context.task)
+        else:
+            new = _of_driver(database, storage.run_vdi(vdi, "vdi_" + operation, task=context.task, driver_params=driver_params))
         kept = {name: running.record[name] for name in (
             "name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "on_boot", "allow_caching", "tags")}
         database.set("VDI", new, allowed_operations=OPERATIONS, **kept)
     return new
+
+
+def _snapshot_of_layer(pool, vdi, driver_params, task=None):
+    """What the storage layer does (storage_smapiv1.ml, snapshot_and_clone); whose it is, and the rest, xapi notes when it has the answer."""
+    new = _of_driver(pool.database, pool.storage.run_vdi(vdi, "vdi_snapshot", task=task, driver_params=driver_params))
+    named = {name: pool.database.get("VDI", vdi, name) for name in ("name_label", "name_description")}
+    pool.database.set("VDI", new, is_a_snapshot=True, snapshot_time=Timestamp.now(), other_config={"content_id": str(uuid.uuid4())},
+                      allowed_operations=OPERATIONS, **named)
+    return new
+
+
+def snapshot_again(pool, vdi_uuid, driver_params):
+    """For the message switch: a request that a xapi which was killed has not answered."""
+    vdi = pool.database.find_uuid("VDI", vdi_uuid)
+    if vdi:
+        with pool.storage.exclusively(vdi):
+            _snapshot_of_layer(pool, vdi, driver_params)
 
 
 @call("VDI.snapshot", "vdi:ref(VDI) driver_params:map(string,string)?")

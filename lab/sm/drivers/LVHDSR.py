@@ -53,6 +53,7 @@ class LVHDSR(SR.SR):
         self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
         self.sr_vditype = qcow2util.VDI_TYPE
         self.isMaster = self.dconf.get("SRmaster") == "true"
+        self.journaler = lvimage.Journaler(lvutil.VG_PREFIX + sr_uuid)
         self.vgname = lvutil.VG_PREFIX + sr_uuid
         self.path = os.path.join(lvutil.VG_LOCATION, self.vgname)
         self.provision = self._provisioning()
@@ -340,10 +341,16 @@ class LVHDVDI(VDI.VDI):
         if not blktap2.VDI.tap_pause(self.session, sr_uuid, vdi_uuid):
             raise util.SMException("failed to pause VDI %s" % vdi_uuid)
         try:
-            return self._snapshot(snapType)
-        finally:
-            self.disable_leaf_on_secondary(vdi_uuid, secondary=secondary)
-            blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, secondary)
+            answer = self._snapshot(snapType)
+        except Exception:
+            try:
+                blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, None)
+            except Exception as error:
+                util.SMlog("WARNING: failed to clean up failed snapshot: %s (error ignored)" % error)
+            raise
+        self.disable_leaf_on_secondary(vdi_uuid, secondary=secondary)
+        blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, secondary)
+        return answer
 
     def _snapshot(self, snap_type):
         """Fork the chain. Killed at any step, the next scan undoes it (lvimage.recover)."""
