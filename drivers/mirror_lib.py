@@ -15,19 +15,28 @@ Every process may be killed at any line, so every command may be repeated, and c
                                     or open                                tapdisk here is sm's, and is left alone
     vdi_receive_abort               the gate shut                          vdi_receive_abort
     vdi_let_go                      sm's tag of this host                  vdi_let_go
+    vdi_end_pause                   nothing                                vdi_end_pause
+    vdi_lost_snapshots              nothing                                vdi_lost_snapshots
     sr_remove_unnamed               maybe the image still                  sr_remove_unnamed
+
+The same holds of one whose xapi ends under it, which is the fault AWAY; vdi_mirror_start then has the guest go on first, and vdi_mirror_stop also
+takes away sm's own `paused`, if its vdi_snapshot has left that (dom0/disks/pauses.py).
 
 A guest whose tapdisk a killed vdi_mirror_stop left paused waits until the command is repeated; the window is
 some milliseconds. A tap-ctl that is killed itself may leave a tapdisk without an image.
 """
+import http.client
 import json
+import socket
 import sys
 import traceback
 import xmlrpc.client
 
+import XenAPI
+
 from storage_motion import errors
-from storage_motion.dom0 import stock_sm
-from storage_motion.dom0.disks import unnamed
+from storage_motion.dom0 import smapi, stock_sm
+from storage_motion.dom0.disks import pauses, unnamed
 from storage_motion.dom0.disks.copy_source import CopySource
 from storage_motion.dom0.disks.destination import Destination
 from storage_motion.dom0.disks.disk import Disk
@@ -47,8 +56,15 @@ FAULTS = {
     errors.DiskStuck: 485,
     errors.UnknownImageType: 486,
     errors.ImagesUnrelated: 487,
+    errors.Unreachable: smapi.AWAY,
 }
 GENERAL_FAULT = 489
+
+
+# What xapi, or a member of its pool, says while it is being restarted. 401: XenAPI's own, for a session that is gone with its xapi.
+AWAY_FAILURES = ("HOST_STILL_BOOTING", "CANNOT_CONTACT_HOST", "HOST_OFFLINE")
+NO_SESSION = 401
+SERVER_ERROR = 500
 
 
 class MirrorFault(xs_errors.SRException):
@@ -102,6 +118,14 @@ class MirrorOperations(object):
         """Deactivate and detach what sm has activated here for a VM that is not here any more."""
         Disk(self, vdi_uuid).let_go()
 
+    def end_pause(self, vdi_uuid, host_key):
+        """On the SR's master, for the host with that key in sm_config: JSON, whether nobody is at the disk; what sm has left of a pause is ended."""
+        return json.dumps(pauses.end_for(Disk(self, vdi_uuid), host_key))
+
+    def lost_snapshots(self, vdi_uuid, since):
+        """JSON: the snapshots for a mirror that xapi, which ended, has not noted as such: see unnamed.snapshots_of."""
+        return json.dumps(unnamed.snapshots_of(self, vdi_uuid, float(since)))
+
     def remove_unnamed(self, size, since):
         """Remove the image of `size` bytes that a `vdi_create` has left behind since then: its uuid, or None."""
         return unnamed.remove(self, int(size), float(since))
@@ -119,6 +143,8 @@ COMMANDS = {
     "vdi_receive_finish": ("receive_finish", (0,)),
     "vdi_receive_abort": ("receive_abort", (0,)),
     "vdi_let_go": ("let_go", (0,)),
+    "vdi_end_pause": ("end_pause", (1,)),
+    "vdi_lost_snapshots": ("lost_snapshots", (1,)),
 }
 
 # The same for an operation on the SR as a whole, which is called without a VDI.
@@ -165,11 +191,39 @@ class MirrorCommand(SRCommand.SRCommand):
         return None if answer is None else xmlrpc.client.dumps((answer,), "", True)
 
 
+def is_away(error):
+    """Whether an exception of a call of xapi means that it does not answer, or is not the one any more that has our session."""
+    if isinstance(error, XenAPI.Failure):
+        return error.details[0] in AWAY_FAILURES
+    if isinstance(error, xmlrpc.client.ProtocolError):
+        return error.errcode >= SERVER_ERROR
+    if isinstance(error, xmlrpc.client.Fault):
+        return error.faultCode == NO_SESSION
+    return isinstance(error, (OSError, http.client.HTTPException)) and not isinstance(error, socket.timeout)
+
+
+def tell_outages():
+    """From here on a call of xapi, of ours or sm's in this process, raises Unreachable if xapi has ended, or is not there yet."""
+    ask = XenAPI.Session.xenapi_request
+
+    def request(session, method, params):
+        try:
+            return ask(session, method, params)
+        except Exception as error:
+            if is_away(error):
+                raise errors.Unreachable("xapi", "%s: %s" % (error.__class__.__name__, error))
+            raise
+
+    XenAPI.Session.xenapi_request = request
+
+
 def run(driver, driver_info):
     """The main program, like sm's SRCommand.run, which runs no commands but its own. Exits with 0, as that does."""
     command = MirrorCommand(driver_info)
     try:
         command.parse()
+        if command.operation:
+            tell_outages()
         command.run_statics()
         sr = driver(command, command.sr_uuid)
         sr.direct = True
@@ -177,6 +231,9 @@ def run(driver, driver_info):
         print(util.return_nil() if answer is None else answer)
     except xmlrpc.client.ProtocolError:
         print(xs_errors.XenError("APIProtocolError", opterr=traceback.format_exc()).toxml())
+    except errors.Unreachable as error:
+        util.logException(driver_info["name"])
+        print(MirrorFault(error).toxml())
     except xs_errors.SRException as error:
         util.logException(driver_info["name"])
         print(error.toxml())

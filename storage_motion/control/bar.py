@@ -7,9 +7,9 @@ blktap2.VDI._add_tag, _check_tag). Behind the bar, a tapdisk that shows the mirr
 """
 import json
 
-from storage_motion.control import gate, movers, waiting
+from storage_motion.control import driver, gate, movers, waiting
 from storage_motion.dom0 import smapi
-from storage_motion.errors import MoverFailed, SmFault
+from storage_motion.errors import MoverFailed
 
 BAR = smapi.BOLT_KEY
 COALESCE_TIMEOUT = 60.0    # seconds for SM to be done with relinking the disk itself
@@ -22,7 +22,7 @@ def put(m, disk):
     Raises MirrorBroken, or DestinationFull if that is why; TimedOut, SmFault."""
     vdi = m.source_vdi(disk)
     waiting.until(lambda: _put(m, vdi), COALESCE_TIMEOUT, "SM relinks VDI %s" % disk.key)
-    _prove(m, disk, vdi)
+    _prove(m, disk)
 
 
 def hold(m, disk):
@@ -32,24 +32,13 @@ def hold(m, disk):
     vdi = m.source_vdi(disk)
     # While SM relinks the key is its own, and keeps everybody out as well.
     if BAR not in m.source.xenapi.VDI.get_sm_config(vdi) and _put(m, vdi):
-        _prove(m, disk, vdi)
+        _prove(m, disk)
 
 
-def _prove(m, disk, vdi):
-    stat = json.loads(_look(m, disk, vdi))
+def _prove(m, disk):
+    stat = json.loads(driver.ask(m.source, disk.source_sr, "vdi_mirror_stat", disk.key, timeout=STAT_TIMEOUT))
     if stat["state"] != "mirroring":
         raise movers.fault_of(disk.key, _told_by_mover(m, disk), "tapdisk has no mirror any more: %s" % stat["state"])
-
-
-def _look(m, disk, vdi):
-    """The driver asks xapi as well, and waits for none that is just being restarted: so once more, which does no harm, and is not begun
-    before xapi is back."""
-    def ask():
-        return smapi.call(m.source, m.source.xenapi.SR.get_by_uuid(disk.source_sr), "vdi_mirror_stat", vdi_ref=vdi, timeout=STAT_TIMEOUT)
-    try:
-        return ask()
-    except SmFault:
-        return ask()
 
 
 def _told_by_mover(m, disk):

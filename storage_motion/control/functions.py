@@ -1,12 +1,12 @@
 """The plugin's functions: one table of what each does and what it takes, by which they are called, checked and explained.
 
-Those that begin with `receive`, and `installed` and `database-generation`, are for the product itself, and not for people.
+Those that begin with `receive`, and the ones that are for a driver, the source or either side, are for the product itself, and not for people.
 """
 import difflib
 from typing import Callable, NamedTuple
 
 import storage_motion
-from storage_motion.control import arguments, commands, installed, pool_lock, receiving
+from storage_motion.control import arguments, commands, installed, pool_lock, receiving, sr_master
 from storage_motion.control.arguments import Argument, Problems, Takes
 from storage_motion.dom0 import state_db
 from storage_motion.errors import BadArguments
@@ -17,6 +17,7 @@ VM = Argument("vm", "its VM instead, by UUID or name: the migration of it that r
 LOCAL = Argument("local", "true: ask no other host")
 FOR_VM = Argument("vm", "the UUID of the VM that the disks are for")
 DISKS = Argument("disks", "a JSON list of the disks")
+DISK = Argument("vdi", "the disk's UUID")
 ADDRESS = Argument("address", "where the receiver listens")
 
 ONE = Takes((MIGRATION, VM, LOCAL), (("migration", "vm"),))
@@ -80,6 +81,10 @@ FUNCTIONS = {
     "handed-over": Function("for the hooks of other hosts: the disks that this host's journal says are handed over", THIS, pool_lock.told),
     "receive-end": Function("for the source: the VM has arrived", THIS, receiving.receive_end),
     installed.FUNCTION: Function("for the source: whether it is whole here", Takes(()), installed.here),
+    "end-pause": Function("for the driver on a member: whether nobody is at a disk, of which the storage manager may have left a pause", Takes(
+        (DISK, Argument("host-key", "that member's key in its sm_config")), (("vdi",), ("host-key",))), sr_master.end_pause),
+    sr_master.FUNCTION: Function("for the source on a member: the snapshots that a xapi which ended has not noted", Takes(
+        (DISK, Argument("since", "when it was begun, in seconds since the epoch")), (("vdi",), ("since",))), sr_master.find_lost),
     database.FUNCTION: Function("for either side: how much of xapi's database is on this host's disk", Takes(()),
                                 lambda session, given: {"generation": state_db.generation()}),
 }

@@ -8,11 +8,11 @@ import traceback
 
 import XenAPI
 
-from storage_motion.control import closing, journal, kept, movers, phases, progress, resume, secrets
+from storage_motion.control import again, closing, journal, kept, movers, phases, progress, resume, secrets
 from storage_motion.control.checks import CLAIM
 from storage_motion.control.progress import Progress
 from storage_motion.errors import ArrivedHalted, Cancelled, JournalNotWritten, MotionError, NotCleanedUp, Undecided
-from storage_motion.xapi.outage import Outage
+from storage_motion.xapi import outage
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, at_once, reason
 from storage_motion.xapi.tasks import ProgressTask, Shown
@@ -61,7 +61,7 @@ class Migration:
         self.lost = lost
         self.id = entry_journal.entry["migration"]
         self.arrival = None          # what host.migrate_receive answered: in memory only, since there is a session in it
-        self.outage_there = Outage("the destination host")
+        self.outage_there = outage.Outage("the destination host")
         self._hidden = hidden
         self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
         self._alive = time.monotonic()
@@ -111,8 +111,22 @@ class Migration:
         return self.source.xenapi.VM.get_by_uuid(self.plan.vm)
 
     def plugin(self, function, **arguments):
-        """Call our plugin at the destination host. Raises XenAPI.Failure."""
-        return self.destination.xenapi.host.call_plugin(self.host(), "sxm.py", function, dict(arguments, migration=self.id))
+        """Call our plugin at the destination host. Where its xapi, as a member's, is being restarted, it is waited for, if the call may be
+        repeated, as a session waits for its own. Raises XenAPI.Failure."""
+        tries = 0
+        while True:
+            try:
+                answer = self.destination.xenapi.host.call_plugin(self.host(), "sxm.py", function, dict(arguments, migration=self.id))
+            except XenAPI.Failure as failure:
+                if failure.details[0] not in again.HOST_AWAY or function not in outage.REPEATABLE_OF_OURS:
+                    raise
+                self.outage_there.begins(failure.details[0])
+                if not self.outage_there.wait(tries):
+                    raise
+                tries += 1
+            else:
+                self.outage_there.ends()
+                return answer
 
     def cancel_asked(self):
         """Whether somebody asks for a cancel."""

@@ -12,7 +12,7 @@ import json
 import logging
 import time
 
-from storage_motion.control import claim, durable, receive, waiting
+from storage_motion.control import claim, driver, durable, receive, sr_master, waiting
 from storage_motion.control.movers import BROKEN, ENDED, MIRRORING, READY, STALL_BOUND, fault_of
 from storage_motion.dom0 import smapi
 from storage_motion.dom0.launch import Process
@@ -24,10 +24,9 @@ PROMPT = 0.5                      # seconds: a destination that takes longer to 
 COPY_TIMEOUT = 30 * 24 * 3600.0   # a bound for form's sake: a stall of the mirror or of the channel ends a copy much earlier
 SNAPSHOT_TIMEOUT = 180.0
 SM_TIMEOUT = 120.0
-# Faults of vdi_mirror_start (drivers/mirror_lib.py, FAULTS) that pass: the guest is rebooting, or SM has its disk paused.
+# Faults of vdi_mirror_start (drivers/mirror_lib.py, FAULTS) that pass: the guest is rebooting, SM has its disk paused, or xapi is restarted.
 NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK = 480, 482, 484, 485
-HARMLESS = ("vdi_copy_open", "vdi_copy_close", "vdi_extents")
-PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK)
+PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK, smapi.AWAY)
 RUNNING = ("Running", "Paused")
 REBOOT_BOUND = 120.0              # seconds for a VM that reboots to have its disks active again
 REBOOT_POLL = 1.0
@@ -201,7 +200,8 @@ def _detach(m, disk):
 def _mirror(m, disk, mover):
     """Snapshot the disk and mirror it, in one step. Returns the UUID of the snapshot."""
     # Noted before: whatever is killed now, the undo looks for a mirror and a snapshot.
-    m.note(disk.key, state="mirroring", mirror=True)
+    since, others = m.disk(disk.key).get("snapshot_since") or time.time(), m.disk(disk.key).get("given_up", 0)
+    m.note(disk.key, state="mirroring", mirror=True, snapshot_since=since)
     end = time.monotonic() + REBOOT_BOUND
     while True:
         try:
@@ -217,7 +217,8 @@ def _mirror(m, disk, mover):
                 raise
         m.pulse()
         time.sleep(REBOOT_POLL)
-    m.note(disk.key, snapshot=snapshot)
+    # Of one that is not the first try there may be snapshots that nobody has told us of.
+    m.note(disk.key, snapshot=snapshot, snapshot_since=since if others else None)
     # Else a crash of xapi leaves an image that no VDI names; and if it has forgotten the snapshot already, that is copied all the same.
     durable.keep((m.source,), lambda: _find_again(m, disk, snapshot), lambda: _forgotten(m, snapshot), "the snapshot of VDI %s" % disk.key)
     return snapshot
@@ -265,20 +266,39 @@ def _find_again(m, disk, uuid):
         m.source.xenapi.SR.scan(m.source.xenapi.SR.get_by_uuid(disk.source_sr))
 
 
+def _note_lost(m, disk):
+    """Note the snapshots of tries that have not come about, whose xapi ended before it could note whose they are. They have stayed until now
+    as the others have, and for the same reason."""
+    entry = m.disk(disk.key)
+    if not entry.get("snapshot_since"):
+        return
+    found = sr_master.lost_snapshots(m.source, disk.source_sr, disk.key, entry["snapshot_since"])
+    # Each try can have left one of which xapi knows nothing.
+    if len(found["nameless"]) > entry.get("given_up", 0) + 1:
+        log.warning("%s: which of %s are snapshots of %s is not known: they stay", m.id, ", ".join(found["nameless"]), disk.key)
+        found["nameless"] = []
+    lost = sorted(set(found["nameless"] + found["unfinished"]) - {entry.get("snapshot")})
+    if lost:
+        log.warning("%s: snapshots of %s that xapi has lost: %s", m.id, disk.key, ", ".join(lost))
+    m.note(disk.key, lost=lost, snapshot_since=None)
+
+
 def drop_snapshots(m, disk):
     """Destroy the snapshots of a disk that were taken for a mirror of ours. One that somebody else took meanwhile is his, and only
     loses the claim, which xapi has copied to it."""
-    api = m.source.xenapi.VDI
-    known = m.disk(disk.key).get("snapshot")
-    _find_again(m, disk, known)
-    found_again = known and Records(m.source).ref("VDI", known)   # which no longer says of which disk it is
-    for ref in sorted(set(api.get_snapshots(m.source_vdi(disk))) | ({found_again} if found_again else set())):
+    _note_lost(m, disk)
+    api, entry = m.source.xenapi.VDI, m.disk(disk.key)
+    known = [uuid for uuid in entry.get("lost", []) + [entry.get("snapshot")] if uuid]
+    for uuid in known:
+        _find_again(m, disk, uuid)
+    found_again = {Records(m.source).ref("VDI", uuid) for uuid in known} - {None}   # which may no longer say of which disk they are
+    for ref in sorted(set(api.get_snapshots(m.source_vdi(disk))) | found_again):
         record = api.get_record(ref)
-        if record["uuid"] == known or m.id in record["other_config"].get(smapi.MIRROR_MARK, "").split("/"):
+        if record["uuid"] in known or m.id in record["other_config"].get(smapi.MIRROR_MARK, "").split("/"):
             api.destroy(ref)
         else:
             claim.unmark_vdi(m.source, record["uuid"], m.id)
-    m.note(disk.key, snapshot=None)
+    m.note(disk.key, snapshot=None, lost=[])
 
 
 # What ends the synchronising of a disk, in this order; each is idempotent. The mover first: when its sockets close, a tapdisk that
@@ -288,18 +308,5 @@ _STOP = _END + (("snapshots", drop_snapshots),)
 
 
 def _sm(m, disk, command, vdi_uuid, args=(), timeout=SM_TIMEOUT):
-    """One of MirrorSR's commands for a VDI of the disk's SR. Raises SmFault.
-
-    The driver asks xapi as well, and waits for none that is just being restarted: what does no harm twice is asked once more, and not before
-    xapi is back."""
-    def ask():
-        sr = m.source.xenapi.SR.get_by_uuid(disk.source_sr)
-        vdi = m.source.xenapi.VDI.get_by_uuid(vdi_uuid)
-        return smapi.call(m.source, sr, command, vdi_ref=vdi, args=args, timeout=timeout)
-    try:
-        return ask()
-    except SmFault as fault:
-        if command not in HARMLESS:
-            raise
-        log.warning("%s: it is asked once more: %s", m.id, fault)
-        return ask()
+    """One of MirrorSR's commands for a VDI of the disk's SR. Raises SmFault."""
+    return driver.ask(m.source, disk.source_sr, command, vdi_uuid, args, timeout)

@@ -88,11 +88,11 @@ def python_module(module, *arguments):
     return [python if os.access(python, os.X_OK) else sys.executable, "-m", module] + list(arguments)
 
 
-def running(*words, mentioning=()):
+def running(*words, mentioning=(), below=()):
     """The processes whose command line has all `words` as arguments of their own, this one left out: a list of Process.
 
-    With `mentioning`, only those with one of these strings somewhere in an argument. What a process that died had begun, and nobody
-    has noted: paths of ours are in no other command line."""
+    With `mentioning`, only those with one of these strings somewhere in an argument; with `below`, only those with an argument that begins
+    with one of these. What a process that died had begun, and nobody has noted: paths of ours are in no other command line."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -104,6 +104,8 @@ def running(*words, mentioning=()):
         except (FileNotFoundError, ProcessLookupError):
             continue
         if process is None or not all(word in argv for word in words):
+            continue
+        if below and not any(argument.startswith(tuple(below)) for argument in argv):
             continue
         if not mentioning or any(text in argument for argument in argv for text in mentioning):
             found.append(process)

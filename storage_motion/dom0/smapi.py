@@ -17,6 +17,8 @@ DEFAULT_TIMEOUT = 600.0
 # Seconds for commands that somebody who is dead now had begun: a tapdisk is closed, a snapshot taken.
 COMMANDS_TIMEOUT = 300.0
 
+AWAY = 488                 # the fault of a command of MirrorSR whose xapi has ended under it, or is not there yet
+
 # The gate: SM activates no VDI that has either of these keys in its sm_config, whatever the value. Ours is not SM's own
 # "true", so that it can be told from a pause of SM's, and SM's garbage collector (cleanup.py, ensureUnpaused) does not
 # undo it after a crash. Two keys, since the first is cleared when an SR's master plugs it (resetvdis.reset_sr), and the

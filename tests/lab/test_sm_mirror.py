@@ -1,10 +1,14 @@
 """MirrorSR through xapi, sm, the tapdisk-pause plugin and tap-ctl, in both layouts of sm."""
+import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+import types
 import xmlrpc.client
 
 import pytest
@@ -191,6 +195,155 @@ def test_a_tapdisk_that_sm_has_paused_is_left_to_sm_for_a_moment(host, disks, by
     assert by_sm or time.monotonic() - began > REFRESH
     assert stat(host, source)["state"] == "none"
     io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
+
+
+def leave_paused(host, vdi, paused):  # noqa: F811
+    """As sm's vdi_snapshot does whose xapi has ended: its mark, and maybe the tapdisk paused."""
+    host.xapi.VDI.add_to_sm_config(vdi, "paused", "true")
+    (vbd,) = [vbd for vbd in host.tapdisks() if host.xapi.VDI.get_uuid(vdi) in (vbd.args or "")]
+    if paused:
+        with tapctl.poked(vbd.pid):
+            tapctl.pause(vbd)
+    return vbd
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["goes on", "stands still"])
+def test_what_sm_has_left_of_a_pause_is_put_right(host, disks, paused):  # noqa: F811
+    source, socket, destination = disks
+    host.call(source, "vdi_mirror_start", receive(host, destination))
+    leave_paused(host, source, paused)
+    host.call(source, "vdi_mirror_stop")
+    assert "paused" not in host.tags(source) and stat(host, source)["state"] == "none"
+    io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
+
+
+@contextlib.contextmanager
+def locked_by_somebody(host, name, namespace):  # noqa: F811
+    """One of sm's locks, held by another process."""
+    path = "%s/var/lock/sm/%s/%s" % (host.root, namespace, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def somebody_is_at_it(host, vdi, program):  # noqa: F811
+    """A process of sm that is about a VDI."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", host.root + program, "<%s>" % host.xapi.VDI.get_uuid(vdi)])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def in_sm_config(host, vdi, key, value):  # noqa: F811
+    host.xapi.VDI.remove_from_sm_config(vdi, key)
+    host.xapi.VDI.add_to_sm_config(vdi, key, value)
+    yield
+    host.xapi.VDI.remove_from_sm_config(vdi, key)
+
+
+@contextlib.contextmanager
+def half_done_by_the_collector(host, vdi):  # noqa: F811
+    path = "%s/run/sr-mount/%s/leaf_%s" % (host.root, host.xapi.SR.get_uuid(host.fast), host.xapi.VDI.get_uuid(vdi))
+    with open(path, "w"):
+        pass
+    yield
+    os.unlink(path)
+
+
+@pytest.mark.parametrize("paused, why", [
+    (True, lambda host, vdi: locked_by_somebody(host, "sr", host.xapi.SR.get_uuid(host.fast))),
+    (True, lambda host, vdi: somebody_is_at_it(host, vdi, "/opt/xensource/sm/FileSR")),
+    (False, lambda host, vdi: somebody_is_at_it(host, vdi, "/etc/xapi.d/plugins/tapdisk-pause")),
+    (False, lambda host, vdi: in_sm_config(host, vdi, "paused", "somebody's seal")),
+    (True, lambda host, vdi: in_sm_config(host, vdi, "host_OpaqueRef:other", "RW")),
+    (True, half_done_by_the_collector),
+], ids=["the SR is locked", "a driver is at it", "a pause is", "another's mark", "active elsewhere", "images half done"])
+def test_a_pause_that_may_be_somebodys_is_left_to_him(host, disks, paused, why):  # noqa: F811
+    source, socket, destination = disks
+    host.call(source, "vdi_mirror_start", receive(host, destination))
+    vbd = leave_paused(host, source, paused)
+    with why(host, source):
+        stopping = threading.Thread(target=host.call, args=(source, "vdi_mirror_stop"))
+        stopping.start()
+        stopping.join(2 * REFRESH)
+        assert stopping.is_alive() and "paused" in host.tags(source)
+        (now,) = tapctl.list(pid=vbd.pid)
+        assert bool(now.state & tapctl.PAUSED) is paused
+    stopping.join(60)
+    assert "paused" not in host.tags(source) and stat(host, source)["state"] == "none"
+    io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
+
+
+def test_a_command_whose_session_has_ended_with_its_xapi_says_so(host, disks):  # noqa: F811
+    source, _, _ = disks
+    session = types.SimpleNamespace(xenapi=host.xapi, _session="OpaqueRef:of-a-former-xapi")
+    for command in ("vdi_mirror_stat", "vdi_mirror_stop", "vdi_extents"):
+        with pytest.raises(SmFault) as raised:
+            smapi.call(session, host.fast, command, vdi_ref=source)
+        assert raised.value.fault == smapi.AWAY
+
+
+def lost(host, vdi, since):  # noqa: F811
+    return json.loads(host.call(vdi, "vdi_lost_snapshots", repr(since)))
+
+
+def forgotten(host, snapshot):  # noqa: F811
+    """As after a crash of xapi: the image is there, and no VDI."""
+    host.xapi.VDI.forget(snapshot)
+
+
+def found_by_a_scan(host, snapshot):  # noqa: F811
+    host.xapi.VDI.forget(snapshot)
+    host.xapi.SR.scan(host.fast)
+
+
+def unfinished(host, snapshot):  # noqa: F811
+    """As xapi's storage layer leaves it: named, and nothing of what comes last."""
+    host.xapi.VDI.set_other_config(snapshot, {"content_id": "x"})
+    with host.session_of_a_driver(host.fast):
+        host.xapi.VDI.set_snapshot_of(snapshot, "OpaqueRef:NULL")
+
+
+def known(host, snapshot):  # noqa: F811
+    pass
+
+
+@pytest.mark.parametrize("become, since, kind", [
+    (forgotten, 0, "nameless"), (found_by_a_scan, 0, "nameless"), (unfinished, 0, "unfinished"), (forgotten, 3600, None), (known, 0, None)],
+    ids=["forgotten", "found by a scan", "unfinished", "older", "known"])
+def test_a_snapshot_that_xapi_has_not_noted_as_such_is_found(host, disks, become, since, kind):  # noqa: F811
+    source, socket, _ = disks
+    began = time.time() + since
+    snapshot = host.xapi.VDI.snapshot(source, {})
+    uuid = host.xapi.VDI.get_uuid(snapshot)
+    become(host, snapshot)
+    io(socket, "write -P 0xbb 2M 64k")
+    later = host.xapi.VDI.snapshot(source, {})      # which puts an image between the two
+    assert lost(host, source, began) == {name: [uuid] if name == kind else [] for name in ("nameless", "unfinished")}
+    host.xapi.SR.scan(host.fast)
+    for vdi in (host.xapi.VDI.get_by_uuid(uuid), later):
+        host.xapi.VDI.destroy(vdi)
+    assert lost(host, source, began) == {"nameless": [], "unfinished": []}
+
+
+def test_one_that_somebody_has_written_to_is_his(host, disks):  # noqa: F811
+    source, _, _ = disks
+    began = time.time()
+    clone = host.xapi.VDI.clone(source, {})
+    uuid = host.xapi.VDI.get_uuid(clone)
+    found_by_a_scan(host, clone)
+    clone = host.xapi.VDI.get_by_uuid(uuid)
+    assert lost(host, source, began)["nameless"] == [uuid]
+    io(host.activate(clone), "write -P 0x66 0 64k")
+    assert lost(host, source, began)["nameless"] == [], "it is in use"
+    host.deactivate(clone)
+    assert lost(host, source, began)["nameless"] == [], "it has been written to"
+    host.xapi.VDI.destroy(clone)
 
 
 def killed(host, vdi, command, delay, *args):  # noqa: F811

@@ -1,13 +1,15 @@
 """A disk in use: the mirror of its tapdisk."""
+import contextlib
 import json
 import time
 
 import XenAPI
 
 from storage_motion.dom0 import stock_sm, tapctl
+from storage_motion.dom0.disks import pauses
 from storage_motion.dom0.disks.disk import POLL, Disk, listed, wait
 from storage_motion.dom0.smapi import GATE_KEY, MIRROR_MARK
-from storage_motion.errors import AlreadyMirrored, DiskPaused, MirrorNotProven, MotionError, NotActive
+from storage_motion.errors import AlreadyMirrored, DiskPaused, MirrorNotProven, MotionError, NotActive, Unreachable
 
 blktap2 = stock_sm.module("blktap2")
 util = stock_sm.module("core.util")
@@ -19,6 +21,7 @@ NO_MIRROR = "null"               # the secondary that makes a tapdisk forget its
 SNAPSHOT_BOUND = 300.0  # for a snapshot that a killed call left running
 PAUSED_BOUND = 60.0     # for somebody else's pause
 REFRESH_BOUND = 2.0     # for a tapdisk that sm has paused to refresh it: sm's own unpause would fail after ours
+MASTER_POLL = 1.0       # between two questions to the SR's master
 RESUME_BOUND = 30.0     # for a tapdisk to finish pausing, and to go on
 STATS_BOUND = 30.0      # for a tapdisk to show its images again after a pause
 
@@ -34,8 +37,17 @@ class Mirror(Disk):
     def start(self, target):
         """Snapshot it with the unix socket `target` as its mirror. Returns the snapshot's uuid.
 
-        xapi takes the snapshot, so no lock may be held here. Raises NotActive, AlreadyMirrored, MirrorNotProven.
+        xapi takes the snapshot, so no lock may be held here. Raises NotActive, AlreadyMirrored, MirrorNotProven; Unreachable, if xapi
+        ends meanwhile: the guest goes on then.
         """
+        try:
+            return self._start(target)
+        except Unreachable:
+            with self._poked():
+                self._go_on()
+            raise
+
+    def _start(self, target):
         vbd = self._active()
         with tapctl.poked(vbd.pid):
             interrupted = self._mark()
@@ -101,6 +113,8 @@ class Mirror(Disk):
             stats = self._stats(self._active())
             if mirror_of(stats) != target:
                 raise MirrorNotProven(self.uuid, target, json.dumps(stats))
+        except Unreachable:
+            raise       # what it has come to is seen when xapi is back
         except (XenAPI.Failure, MotionError):
             util.logException("vdi_mirror_start")
             if GATE_KEY in self.sm_config():  # sm does not look whether its unpause worked
@@ -137,20 +151,68 @@ class Mirror(Disk):
         Not by sm's tap_pause, which takes ten times as long, but with the VDI's lock held: sm marks a VDI
         `paused` before it asks for that lock to pause it, so without the mark nobody has it paused; but for sm's
         refresh (drivers/tapdisk-pause), which marks nothing and lets go of the lock between its pause and its
-        unpause. That is waited for, though not for long: sm may have been killed in it, and the guest waits.
+        unpause, and for a mark that a crash of xapi has taken back. That is waited for, though not for long: sm
+        may have been killed in it, and the guest waits. A mark that sm has left for good is taken away (pauses).
         """
+        with self._poked():
+            self._detach_poked()
+
+    @contextlib.contextmanager
+    def _poked(self):
+        """Sm, which may be at it, does not poke what it pauses."""
+        with contextlib.ExitStack() as meanwhile:
+            vbd = self.running()
+            if vbd is not None:
+                meanwhile.enter_context(tapctl.poked(vbd.pid))
+            yield
+
+    def _detach_poked(self):
         began = time.monotonic()
+        scanned = False
+        nobody = here = pauses.is_master(self.sr)
         while True:
-            with self.locked():
-                if GATE_KEY not in self.sm_config():
-                    vbd = self.running()
-                    refreshed = vbd is not None and vbd.state & tapctl.PAUSED
-                    if not refreshed or time.monotonic() > began + REFRESH_BOUND:
-                        if vbd is not None:
-                            self._cycle(vbd)
-                        return
+            with pauses.sr_locked(self.sr) as sr_locked, self.locked():
+                config = self.sm_config()
+                vbd = self.running()
+                left = sr_locked and pauses.is_left(self, config, self.host_key)
+                paused = vbd is not None and vbd.state & tapctl.PAUSED
+                half_done = left and paused and pauses.half_done(self)
+                if left and not half_done or GATE_KEY not in config and not (paused and self._is_sms(began, nobody)):
+                    if vbd is not None:
+                        self._cycle(vbd)
+                    if left:
+                        util.SMlog("%s: `paused`, which sm has left, is taken away" % self.uuid)
+                        self.api.remove_from_sm_config(self.ref, GATE_KEY)
+                    return
+            if half_done and not scanned:
+                scanned = True
+                self.sr.session.xenapi.SR.scan(self.sr.sr_ref)
+            if not here and config.get(GATE_KEY, pauses.SM_MARK) == pauses.SM_MARK and not pauses.at_it(self.uuid):
+                nobody = pauses.ask_master(self)
             if time.monotonic() > began + PAUSED_BOUND:
                 raise DiskPaused(self.uuid, "for %d s" % PAUSED_BOUND)
+            time.sleep(POLL if here else MASTER_POLL)
+
+    def _is_sms(self, began, nobody):
+        """Whether a pause that is marked by nothing, and has been seen since `began`, may yet be ended by sm. `nobody`: whether the SR's master
+        has said that it is not by anybody there."""
+        return not nobody or time.monotonic() < began + REFRESH_BOUND or pauses.at_it(self.uuid)
+
+    def _go_on(self):
+        """With no xapi there: if sm's command has left the guest's tapdisk paused, it goes on, without a mirror.
+
+        sm's command itself ends as it meets no xapi either. What it was for, and its mark, is seen to when xapi is back; so is
+        all of it where another host is the SR's master, since only that can see whether sm is at the images still.
+        """
+        began = time.monotonic()
+        while time.monotonic() < began + PAUSED_BOUND and pauses.is_master(self.sr):
+            with pauses.sr_locked(self.sr) as sr_locked, self.locked():
+                if sr_locked and not pauses.at_it(self.uuid):
+                    vbd = self.running()
+                    if vbd is not None and vbd.state & tapctl.PAUSED and not pauses.half_done(self):
+                        util.SMlog("%s: goes on, as sm has left it paused" % self.uuid)
+                        self._cycle(vbd)
+                    return
             time.sleep(POLL)
 
     def _cycle(self, vbd):

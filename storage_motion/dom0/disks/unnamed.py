@@ -1,9 +1,12 @@
-"""An image that no VDI names, as a `vdi_create` leaves it that is killed before it tells xapi: its removal, where it is known for sure.
+"""An image that no VDI names, where it is known for sure: as a `vdi_create` leaves it that is killed before it tells xapi, for its removal; and
+those snapshots that were taken for a mirror as xapi ended, for them to be noted and destroyed in their time.
 
 The uuid of an image is the driver's own choice, and xapi hands none over (sm, SRCommand.parse; xapi, storage_smapiv1.ml), so ours cannot
 be told by it. SM's next scan would make a VDI without a name of it.
 """
 import os
+
+import XenAPI
 
 from storage_motion.dom0 import images, tapctl
 from storage_motion.dom0.disks.disk import locked
@@ -22,7 +25,7 @@ def remove(sr, size, since):
     """
     if sr.dconf.get("SRmaster") != "true":
         raise ImageLeft(sr.uuid, "another host is its master")
-    if not os.path.isdir(sr.path) or not hasattr(sr, "_loadvdis") or sr.path.startswith("/dev/"):
+    if not _has_files(sr):
         raise ImageLeft(sr.uuid, "its images are not files")
     with locked(sr.lock):
         found = [vdi for vdi in _unnamed(sr) if size <= int(vdi.size) < size + ROUNDING and os.stat(vdi.path).st_mtime >= since]
@@ -32,6 +35,65 @@ def remove(sr, size, since):
         for vdi in found:
             os.unlink(vdi.path)
     return found[0].uuid if found else None
+
+
+def snapshots_of(sr, vdi_uuid, since):
+    """The snapshots of a disk that were taken at `since` (seconds since the epoch) or later, and that xapi ended before it had noted whose they are:
+    {"nameless": uuids of images that it knows nothing of, or no more than SM's `vdi_snapshot` tells it, or a scan; "unfinished": of those that its storage
+    layer has named, and no more}. A xapi that comes after one that was killed takes such a snapshot once more, unasked: the message switch hands it the request again.
+
+    Each stands on an image of the disk's chain, has nothing in it, is used by nobody, and has nothing of what xapi copies at the end. Nothing is found
+    where images are no files, or the SR has its master on another host.
+    """
+    if sr.dconf.get("SRmaster") != "true" or not _has_files(sr):
+        return {"nameless": [], "unfinished": []}
+    found = {"nameless": [], "unfinished": []}
+    with locked(sr.lock):
+        sr._loadvdis()
+        chain = _chain(sr, vdi_uuid)
+        for uuid, vdi in sorted(sr.vdis.items()):
+            if uuid != vdi_uuid and vdi.parent in chain and not vdi.hidden and os.stat(vdi.path).st_mtime >= since:
+                kind = _lost_as(sr, vdi)
+                if kind and _is_empty(sr, vdi):
+                    found[kind].append(uuid)
+    return found
+
+
+def _chain(sr, uuid):
+    """The uuids of the images below one."""
+    found = []
+    while uuid in sr.vdis and sr.vdis[uuid].parent and sr.vdis[uuid].parent not in found:
+        uuid = sr.vdis[uuid].parent
+        found.append(uuid)
+    return found
+
+
+def _has_files(sr):
+    return os.path.isdir(sr.path) and hasattr(sr, "_loadvdis") and not sr.path.startswith("/dev/")
+
+
+def _lost_as(sr, vdi):
+    """What xapi's record of an image, if there is one, says: "nameless", "unfinished", or None, as it is somebody's.
+
+    The storage layer names a snapshot, and gives it a content_id; whose it is, and the disk's other_config, come last (storage_smapiv1.ml,
+    snapshot_and_clone; xapi_vdi.ml, snapshot)."""
+    api = sr.session.xenapi.VDI
+    try:
+        known = api.get_record(api.get_by_uuid(vdi.uuid))
+    except XenAPI.Failure as failure:
+        if failure.details[0] not in ("UUID_INVALID", "HANDLE_INVALID"):
+            raise
+        return "nameless"
+    if set(known["other_config"]) - {"content_id"} or known["VBDs"] or known["snapshot_of"] not in ("", "OpaqueRef:NULL"):
+        return None
+    if known["is_a_snapshot"]:
+        return "unfinished"
+    return None if known["name_label"] else "nameless"
+
+
+def _is_empty(sr, vdi):
+    """Whether nothing was written to an image since it was put on its parent, and nothing has it open here."""
+    return not tapctl.find(vdi.path) and not images.extents(vdi.vdi_type, vdi.path, sr.vdis[vdi.parent].path)[1]
 
 
 def _unnamed(sr):

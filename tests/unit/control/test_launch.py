@@ -71,3 +71,15 @@ def test_a_module_of_ours(root):
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
     assert launch.python_module("m") == [str(python), "-m", "m"]
+
+
+def test_those_that_run_a_program_below_a_directory_and_are_about_something(root):
+    argv = script("import time; time.sleep(60)") + ["%s/sm/Driver" % root, "<of-u>"]
+    child = subprocess.Popen(argv)
+    try:
+        for below, mentioning, found in ((("%s/sm/" % root,), ("of-u",), True), (("/nowhere/", "%s/sm/Dr" % root), ("of-u",), True),
+                                         (("%s/sm/" % root,), ("of-v",), False), (("/nowhere/",), ("of-u",), False)):
+            assert [process.pid for process in launch.running(below=below, mentioning=mentioning)] == ([child.pid] if found else [])
+    finally:
+        child.kill()
+        child.wait()

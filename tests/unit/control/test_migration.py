@@ -259,3 +259,32 @@ def test_one_that_has_ended_tells_its_own_error(root):
     progress.tell_stopped(ID, ["SXM_JOURNAL_NOT_WRITTEN", "/x", "full"])
     entry = Journal.create(ID, **dict(migration.initial(make_plan()), state=journal.SUCCEEDED))
     assert status.brief(entry.entry)["error"] is None
+
+
+@pytest.mark.parametrize("function, code, failures, waits, answers", [
+    ("receive-end", "HOST_OFFLINE", 3, 5, True),
+    ("receive-end", "CANNOT_CONTACT_HOST", 3, 2, False),
+    ("receive-end", "SXM_RECEIVER_FAILED", 1, 5, False),
+    ("receive-renew", "HOST_OFFLINE", 1, 5, False),
+])
+def test_a_member_whose_xapi_is_restarted_is_waited_for_where_the_call_may_be_repeated(monkeypatch, tmp_path, function, code, failures, waits, answers):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    asked, waited = [], []
+
+    def call_plugin(host, plugin, name, arguments):
+        asked.append((host, plugin, name, arguments))
+        if len(asked) <= failures:
+            raise XenAPI.Failure([code, "host"])
+        return "{}"
+    hosts = types.SimpleNamespace(get_by_uuid=lambda uuid: "ref", call_plugin=call_plugin)
+    m = migration.Migration(Journal.create(ID, **migration.initial(make_plan())), make_plan(), None,
+                            types.SimpleNamespace(xenapi=types.SimpleNamespace(host=hosts)), FakeTask())
+    m.outage_there = types.SimpleNamespace(begins=lambda why: None, ends=lambda: waited.append("ended"),
+                                           wait=lambda tries: (waited.append(tries), len(waited) <= waits)[1])
+    if answers:
+        assert m.plugin(function, vm="v") == "{}" and waited == list(range(failures)) + ["ended"]
+    else:
+        with pytest.raises(XenAPI.Failure):
+            m.plugin(function, vm="v")
+        assert "ended" not in waited
+    assert set(map(str, asked)) == {str(("ref", "sxm.py", function, {"vm": "v", "migration": ID}))}

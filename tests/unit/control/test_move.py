@@ -7,7 +7,7 @@ import pytest
 from fake_pool import NULL, FakePool, add_vdi, failure
 from storage_motion.control import bar, claim, durable, gate, move, phases, remains, remap, resume, whereabouts
 from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, NotCleanedUp, NotDurable,
-                                   Refused, SmFault, TimedOut, Undecided, Unreachable, XenopsError)
+                                   Refused, TimedOut, Undecided, Unreachable, XenopsError)
 from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
@@ -75,7 +75,7 @@ class World:
                                      scheduled_to_be_resident_on=self.host())
         self.destination.tables["VDI"][self._there]["VBDs"] = [self.destination.add("VBD", VM=there)]
         self.tapdisk = "mirroring"
-        monkeypatch.setattr(bar.smapi, "call", lambda *_, **__: '{"state": "%s", "outstanding": 0}' % self.tapdisk)
+        monkeypatch.setattr(bar.driver, "ask", lambda *_, **__: '{"state": "%s", "outstanding": 0}' % self.tapdisk)
         self.source.handlers["VM.hard_shutdown"] = lambda ref: self.log.append("shut down")
 
     here = property(lambda self: self.source.tables["VDI"][self._here]["sm_config"])
@@ -508,24 +508,6 @@ def test_it_is_known_to_have_arrived_even_if_the_record_of_its_disk_is_gone(monk
     assert whereabouts.decide(world) == whereabouts.DESTINATION
     whereabouts.open_again(world)
     assert world.disk("k")["gate"] == "open"
-
-
-@pytest.mark.parametrize("faults, raises", [(1, False), (2, True)])
-def test_the_mirror_is_looked_at_once_more_where_the_driver_has_met_a_xapi_that_is_restarted(monkeypatch, faults, raises):
-    world, seen = world_of(monkeypatch, PENDING), []
-
-    def call(*_, **__):
-        seen.append(True)
-        if len(seen) <= faults:
-            raise SmFault("vdi_mirror_stat", 1200, "[Errno 111] Connection refused")
-        return '{"state": "mirroring", "outstanding": 0}'
-    monkeypatch.setattr(bar.smapi, "call", call)
-    if raises:
-        with pytest.raises(SmFault):
-            bar.put(world, world.plan.disks[0])
-    else:
-        bar.put(world, world.plan.disks[0])
-    assert len(seen) == 2
 
 
 LOST = Unreachable("b", "gone")

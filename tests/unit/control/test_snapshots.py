@@ -136,3 +136,38 @@ def test_one_that_xapi_forgets_before_it_is_on_disk_is_looked_for(source, monkey
     snapshot = mirror()
     pool.goes_back()
     assert snapshot == source.entry["snapshot"] and taken[0][0] in pool.tables["VDI"]
+
+
+@pytest.mark.parametrize("tries, nameless, unfinished, lost", [
+    (0, [], [], []), (0, ["n1"], [], ["n1"]), (0, ["n1"], ["u1", "u2"], ["n1", "u1", "u2"]), (0, ["n1", "n2"], ["u1"], ["u1"]),
+    (1, ["n1", "n2"], ["u1"], ["n1", "n2", "u1"]), (1, ["n1", "n2", "n3"], [], [])])
+def test_those_that_xapi_has_not_noted_as_such_are_noted_here(source, monkeypatch, tries, nameless, unfinished, lost):
+    """As many as there can be: more are somebody's."""
+    asked = []
+    source.disk.source_sr = "sr"
+    monkeypatch.setattr(sync.sr_master, "lost_snapshots", lambda *given: (asked.append(given[1:]), {"nameless": nameless, "unfinished": unfinished})[1])
+    sync._note_lost(source.m, source.disk)
+    assert asked == [] and "lost" not in source.entry, "nothing was begun"
+    source.entry.update(snapshot_since=1000.25, given_up=tries, snapshot="known")
+    sync._note_lost(source.m, source.disk)
+    assert asked == [("sr", source.disk.key, 1000.25)]
+    assert source.entry["lost"] == lost and source.entry["snapshot_since"] is None
+
+
+def test_they_go_together(source):
+    noted, lost = source.snapshot(), [add_vdi(source.pool, source.sr) for _ in range(2)]
+    source.entry.update(snapshot=uuid_of(source.pool, "VDI", noted), lost=[uuid_of(source.pool, "VDI", ref) for ref in lost])
+    sync.drop_snapshots(source.m, source.disk)
+    assert not {noted, *lost} & set(source.pool.tables["VDI"])
+    assert source.entry["snapshot"] is None and source.entry["lost"] == []
+
+
+@pytest.mark.parametrize("given_up, kept", [(0, False), (1, True)])
+def test_when_the_first_try_was_begun_is_kept_if_it_was_not_the_last(source, monkeypatch, given_up, kept):
+    """What it has left may come about when another xapi is there, at any time."""
+    source.entry.update(snapshot_since=1000.25 if given_up else None, given_up=given_up)
+    monkeypatch.setattr(sync, "_sm", lambda *_, **__: uuid_of(source.pool, "VDI", add_vdi(source.pool, source.sr)))
+    monkeypatch.setattr(sync.durable.database, "sync", lambda session: None)
+    source.m.closed = lambda: None
+    sync._mirror(source.m, source.disk, types.SimpleNamespace(secondary="s"))
+    assert source.entry["snapshot_since"] == (1000.25 if kept else None)
