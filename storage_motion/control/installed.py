@@ -8,6 +8,7 @@ import os
 import XenAPI
 
 import storage_motion
+from storage_motion.control import again
 from storage_motion.dom0 import root, smapi
 from storage_motion.errors import Refused
 from storage_motion.xapi.records import Records
@@ -36,8 +37,16 @@ def require(source, destination, plan, problems):
 
 
 def require_again(m):
-    """At the destination once more, before the VM moves: hours may have passed. Raises Refused."""
-    found = wrong(m.destination, m.host())
+    """At the destination once more, before the VM moves: hours may have passed. A xapi that is just being restarted is waited for. Raises
+    Refused."""
+    def look():
+        try:
+            return _whole(_ask(m.destination, m.host()))
+        except XenAPI.Failure as failure:
+            if again.is_away(failure):
+                raise
+            return _refusal(failure)
+    found = again.done(m, look, "the question for its version")
     if found:
         raise Refused("host %s does not take VM %s" % (m.plan.destination_host_name, m.plan.vm_name), "it " + found, RIGHT)
 
@@ -45,14 +54,25 @@ def require_again(m):
 def wrong(session, host):
     """What is wrong with it on a host (a ref), as "has no ..."; None if nothing is."""
     try:
-        answer = json.loads(session.xenapi.host.call_plugin(host, "sxm.py", FUNCTION, {}))
+        return _whole(_ask(session, host))
     except XenAPI.Failure as failure:
-        details = [str(detail) for detail in failure.details]
-        if details[0] == MISSING:
-            return "has no Storage XenMotion"
-        if UNKNOWN in details:
-            return "has an older version of Storage XenMotion, and this one is %s" % storage_motion.__version__
-        return "does not say which Storage XenMotion it has: %s" % " ".join(details[:2])
+        return _refusal(failure)
+
+
+def _ask(session, host):
+    return json.loads(session.xenapi.host.call_plugin(host, "sxm.py", FUNCTION, {}))
+
+
+def _refusal(failure):
+    details = [str(detail) for detail in failure.details]
+    if details[0] == MISSING:
+        return "has no Storage XenMotion"
+    if UNKNOWN in details:
+        return "has an older version of Storage XenMotion, and this one is %s" % storage_motion.__version__
+    return "does not say which Storage XenMotion it has: %s" % " ".join(details[:2])
+
+
+def _whole(answer):
     if answer.get("version") != storage_motion.__version__:
         return "has version %s of Storage XenMotion, and this one is %s" % (answer.get("version"), storage_motion.__version__)
     return None if answer.get("driver") else "has no driver MirrorSR in %s" % smapi.DRIVERS

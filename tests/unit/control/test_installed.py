@@ -77,6 +77,7 @@ class M:
     def __init__(self, world):
         self.plan, self.destination = world.plan, world.pools[1]
         self.host = lambda: by_name(world.pools[1], "host", "b2")
+        self.id, self.pulse = "m", lambda cancellable: None
 
 
 def test_the_destination_is_asked_once_more(world):
@@ -86,6 +87,14 @@ def test_the_destination_is_asked_once_more(world):
     with pytest.raises(Refused) as raised:
         installed.require_again(M(world))
     assert "it has version 9 of Storage XenMotion" in raised.value.details[1]
+
+
+def test_a_member_whose_xapi_is_just_restarted_is_waited_for(world, monkeypatch):
+    slept = []
+    monkeypatch.setattr(installed.again.time, "sleep", lambda seconds: slept.append(world.answers.clear()))
+    world.answers["b2"] = XenAPI.Failure(["HOST_OFFLINE", "ref"])
+    installed.require_again(M(world))
+    assert world.asked == ["b2", "b2"] and len(slept) == 1
 
 
 def test_what_this_host_says_of_itself(tmp_path, monkeypatch):
