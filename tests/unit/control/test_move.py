@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import storage_motion
 from fake_pool import NULL, FakePool, add_vdi, failure
 from storage_motion.control import bar, claim, durable, gate, move, phases, remains, remap, resume, whereabouts
 from storage_motion.errors import (Cancelled, DestinationFull, JournalNotWritten, MirrorBroken, MoveFailed, MoverFailed, NotCleanedUp, NotDurable,
@@ -64,8 +65,8 @@ class World:
         monkeypatch.setattr(move, "_maps", lambda m: ({}, {}))
         monkeypatch.setattr(move.activation, "let_go_dead", lambda session, uuid, vm: False)
         monkeypatch.setattr(move.pool_lock, "_others", lambda m: [])
-        monkeypatch.setattr(move.installed, "wrong", lambda session, host: self.not_installed)
-        self.not_installed = None
+        self.installed = {"version": storage_motion.__version__, "driver": True}
+        monkeypatch.setattr(move.installed, "_ask", lambda session, host: self.installed)
         vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
         self.source.add("VM", uuid="v", power_state="Running", other_config={}, blocked_operations={"hard_shutdown": "ours"}, VBDs=[vbd], VIFs=[])
         self.source.tables["VDI"][self._here]["uuid"] = "k"
@@ -634,10 +635,10 @@ def test_the_source_cannot_be_activated_again_from_before_the_move_on(monkeypatc
 
 def test_a_destination_that_has_another_version_by_now_is_not_sent_it(monkeypatch):
     world = World(monkeypatch, [])
-    world.not_installed = "has version 9"
+    world.installed = {"version": "9", "driver": True}
     with pytest.raises(Refused) as raised:
         move.move(world)
-    assert "it has version 9" in raised.value.details and "xenops_task" not in world.entry
+    assert "it has version 9 of" in raised.value.details[1] and "xenops_task" not in world.entry
 
 
 def test_a_host_that_does_not_take_the_vm_any_more_is_not_sent_it(monkeypatch):
