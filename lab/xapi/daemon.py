@@ -14,6 +14,7 @@ from lab.xapi.http_server import RESET, Servers, make_certificate, refusal, resp
 from lab.xapi.pool import Pool
 
 _JOIN_PATIENCE = 60.0           # seconds that a slave waits for its master to be up
+_SYNCHRONISES = 300.0           # seconds that its own start may take there: an activation that is under way is waited for
 _XENOPS_TIMEOUT = 900.0         # seconds for one call that is handed to xenopsd: receiving a VM waits for the gate
 
 log = logging.getLogger("xapi")
@@ -34,6 +35,7 @@ class Xapi:
         self.servers.listen_unix(self._path("/var/lib/xcp/xapi"), self.answer)      # before it has a database (xapi.ml, server_init)
         self.prepare()
         self._prepared = True
+        self.synchronise()      # over the network nobody is served before (xapi.ml: start_database_engine, then bring_up_management_if)
         address = self.config.host["address"]
         self.servers.listen_http(address, self.config.http_port, self.answer)
         self.servers.listen_https(address, self.config.https_port, self._path("/etc/xensource/xapi-ssl.pem"), self.answer)
@@ -117,13 +119,21 @@ class Master(Xapi):
         if not existed:
             self.pool.store.sync()
 
+    def synchronise(self):
+        startup.open_storage(self.pool, self.pool.own_host)
+        self._synchronise(self.pool.own_host)
+
     def join(self):
         self._take_in(self.pool.own_host)
 
-    def _take_in(self, ref):
-        """A host whose xapi has started."""
+    def _synchronise(self, ref):
+        """The database and a host whose xapi starts (dbsync)."""
         host.register(self.pool, ref)
-        startup.open_storage(self.pool, ref)
+        startup.synchronise_storage(self.pool, ref)
+
+    def _take_in(self, ref):
+        """What follows of it."""
+        startup.plug_all(self.pool, ref)
         startup.resynchronise_vms(self.pool, ref)
         if ref == self.pool.own_host:
             switch.hand_again(self.pool, ref, lambda vdi_uuid, request: vdi.snapshot_again(self.pool, vdi_uuid, request))
@@ -139,11 +149,18 @@ class Master(Xapi):
         return self.pool.database.exists("session", session)
 
     def internal_functions(self):
-        return dict(self.work.functions, join=self._admit, is_session=self.is_session)
+        return dict(self.work.functions, begin=self._begin, join=self._admit, is_session=self.is_session)
 
-    def _admit(self, description, control_domain):
-        """A slave starts."""
-        self._take_in(host.join(self.pool, description, False, control_domain))
+    def _begin(self, description, control_domain):
+        """A slave starts: its ref."""
+        ref = host.join(self.pool, description, False, control_domain)
+        startup.open_storage(self.pool, ref)
+        return ref
+
+    def _admit(self, ref):
+        """It serves its xenopsd."""
+        self._synchronise(ref)
+        self._take_in(ref)
 
     def answer_public(self, request):
         host_uuid = self.host_uuid(request)
@@ -176,23 +193,29 @@ class Master(Xapi):
 
 
 _HTTP_HANDLERS = {("GET", "/export_metadata"): handlers.export_metadata, ("PUT", "/import_metadata"): handlers.import_metadata}
-_LOCAL_HANDLERS = {("POST", "/services/SM"): storage_service.answer_storage,
+_LOCAL_HANDLERS = {("POST", storage_service.STORAGE): storage_service.answer_storage,
                    ("POST", storage_service.EVENTS): storage_service.answer_event}
 _CALL_PATHS = ("/", "/RPC2", "/jsonrpc")
 
 
 class Slave(Xapi):
     """It does its host's work for the master, and hands what comes over its unix socket to the master."""
+    _serves_storage = False
 
     def prepare(self):
         self._master = forwarding.Peer(self.config.master["address"], int(self.config.master["http_port"]), self.config.pool_secret)
+
+    def synchronise(self):
+        """A member is served over the network before its database is up to date: see `join`."""
 
     def join(self):
         deadline = time.monotonic() + _JOIN_PATIENCE
         while True:
             try:
-                return self._master.ask("join", timeout=60.0, description=self.config.self_description,
-                                        control_domain=self._inventory.get("CONTROL_DOMAIN_UUID"))
+                ref = self._master.ask("begin", timeout=60.0, description=self.config.self_description,
+                                       control_domain=self._inventory.get("CONTROL_DOMAIN_UUID"))
+                self._serves_storage = True
+                return self._master.ask("join", timeout=_SYNCHRONISES, ref=ref)
             except OSError:
                 if time.monotonic() > deadline:
                     raise
@@ -208,6 +231,8 @@ class Slave(Xapi):
         return self.work.functions
 
     def answer_public(self, request):
+        if request.path == storage_service.STORAGE and not self._serves_storage:
+            return refusal(503, "not yet")      # it lies in message-switch's queue
         if request.local or request.path in ("/export_metadata", "/import_metadata"):
             return self._forward(request)
         if request.path == "/jsonrpc" and request.method == "POST":

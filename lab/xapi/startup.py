@@ -3,6 +3,7 @@ import logging
 import threading
 
 from lab.xapi import sr, vdi, vm_lifecycle, xenops
+from lab.xapi.automaton import DETACHED
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import XENOPSD_AWAY
 from lab.xapi.schema import NULL
@@ -35,13 +36,19 @@ def release_locks(database):
 # --- storage
 
 def open_storage(pool, host):
-    """Bring the database up to date with what the memory of `host` says of its storage, serve xenopsd from then on, plug the rest."""
+    """Serve xenopsd of `host`, whose xapi starts: before its database is up to date (xapi.ml, start_smapiv1_servers; in versions before 382c16b565
+    for all that xenopsd asks, since then for what it had asked of the xapi before)."""
     pool.storage.close_layer(host)
-    layer = pool.storage.open_layer(host)
+    pool.storage.serve_layer(host, pool.storage.open_layer(host))
+
+
+def synchronise_storage(pool, host):
+    """Bring the database up to date with what the memory of `host` says of its storage. What xenopsd had asked of the xapi before is being done
+    then, as message-switch hands it over at once."""
+    layer = pool.storage.layer(host)
+    pool.storage.take_over(host)
     resynchronise_pbds(pool.database, host, layer.srs())
-    refresh_local_vdi_activations(pool.database, host, layer)
-    pool.storage.serve_layer(host, layer)
-    _plug_all(pool, host)
+    refresh_local_vdi_activations(pool, host, layer)
 
 
 def resynchronise_pbds(database, host, attached):
@@ -51,17 +58,22 @@ def resynchronise_pbds(database, host, attached):
         database.set("PBD", pbd, currently_attached=plugged)
 
 
-def refresh_local_vdi_activations(database, host, layer):
+def refresh_local_vdi_activations(pool, host, layer):
     """Make the marks of `host` in every VDI's sm_config anew, and take away those of hosts that are not in the pool. `paused` and whatever
-    else SM or anybody has written there stays as it was on disk."""
-    attached = layer.srs()
+    else SM or anybody has written there stays as it was on disk. How a VDI is, is asked with its lock (DP.stat_vdi): an activation that is under
+    way is waited for, as long as SM waits for its gate."""
+    database = pool.database
     known = {_LOCKED + other for other in database.refs("host")}
     own = _LOCKED + host
     for ref, record in database.records("VDI").items():
         sr_uuid = database.get("SR", record["SR"], "uuid") if database.exists("SR", record["SR"]) else ""
-        state = layer.state(sr_uuid, record["location"])
-        locks = {key for key in record["sm_config"] if key.startswith(_LOCKED)}
-        if sr_uuid in attached and state.level == "activated":
+        attached = sr_uuid in layer.srs()
+        state = DETACHED
+        if attached:
+            with pool.storage.exclusively(ref):
+                state = layer.state(sr_uuid, record["location"])
+        locks = {key for key in database.get("VDI", ref, "sm_config") if key.startswith(_LOCKED)}
+        if state.level == "activated":
             if own not in locks:
                 log.info("VDI %s is active on this host", ref)
                 database.add_to("VDI", ref, "sm_config", own, state.mode)
@@ -71,7 +83,7 @@ def refresh_local_vdi_activations(database, host, layer):
                 database.remove_from("VDI", ref, "sm_config", key)
 
 
-def _plug_all(pool, host):
+def plug_all(pool, host):
     """Plug the host's PBDs that are not: after a boot all of them, each of which has sm forget what the host had active. One that fails
     stays unplugged."""
     database = pool.database

@@ -5,11 +5,13 @@ import threading
 import weakref
 import xmlrpc.client
 
+from lab import patience
 from lab.xapi import datapaths, wire, xenops
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL
 
 _LOCK_TIMEOUT = 240.0           # seconds to wait for another operation on the same VDI or SR: more than an activation takes
+_TAKE_OVER = 10.0 * patience.TIMES  # seconds for what lies in a host's queue to be sent again
 
 # Fault codes of drivers that have a XenAPI code of their own; the others become SR_BACKEND_FAILURE_<code>.
 _FAULTS = {38: "SR_OPERATION_NOT_SUPPORTED", 39: "SR_NOT_EMPTY", 24: "VDI_IN_USE", 16: "SR_DEVICE_IN_USE", 144: "VDI_MISSING"}
@@ -27,6 +29,7 @@ class Storage:
         self._layers = {}                                # host -> its Datapaths
         self._starting = set()                           # hosts whose xapi brings its storage up to date: who asks waits
         self._ready = threading.Condition()
+        self._begun = set()                              # the messages of xenopsds that this xapi is at, or was
 
     @contextlib.contextmanager
     def exclusively(self, ref):
@@ -61,6 +64,18 @@ class Storage:
             self._layers[host] = layer
             self._starting.discard(host)
             self._ready.notify_all()
+
+    def has_begun(self, message):
+        """A message of a xenopsd is carried out, with its VDI's lock; None for a request that is none."""
+        with self._ready:
+            self._begun.add(message)
+            self._ready.notify_all()
+
+    def take_over(self, host):
+        """A xapi starts, and is handed what the one before has left: have that begun. Bounded, since it is another process that sends it."""
+        left = self._pool.on_host(host, "messages")
+        with self._ready:
+            self._ready.wait_for(lambda: self._begun.issuperset(left), _TAKE_OVER)
 
     def layer(self, host):
         """The Datapaths of a host; waits until they are served. Raises HOST_OFFLINE [host]."""

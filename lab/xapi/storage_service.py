@@ -2,9 +2,11 @@
 import logging
 import xmlrpc.client
 
+from lab import message_switch
 from lab.xapi import wire, xenops
 from lab.xapi.failures import Failure
 
+STORAGE = "/services/SM"
 EVENTS = "/services/xenops-event"       # where xenopsd tells what has changed
 
 log = logging.getLogger("xapi.storage")
@@ -49,6 +51,7 @@ def _of_vdi(operation):
     def method(pool, host, members):
         sr, location = members["sr"], members["vdi"]
         with pool.storage.on_vdi(sr, location):
+            pool.storage.has_begun(members.get(message_switch.MEMBER))
             return operation(pool.storage.layer(host), members["dp"], sr, location, members)
     return method
 
@@ -65,6 +68,7 @@ def _activate(pool, host, members):
 
 
 def _destroy(pool, host, members):
+    pool.storage.has_begun(members.get(message_switch.MEMBER))
     pool.storage.destroy_datapath(host, members["dp"], members["allow_leak"])
 
 

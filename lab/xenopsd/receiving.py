@@ -1,7 +1,8 @@
 """The destination's side of VM.migrate, in the order of xenops_server.ml (VM_receive_memory).
 
-The real one takes two PUTs with handshakes for this; here it is four calls, at the same synchronisation points:
-import_metadata, receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3 and 4). The connection of a PUT, whose
+The real one takes two PUTs with handshakes for this; here it is five calls, at the same synchronisation points:
+import_metadata, receive_connect (xapi hands the connection over), receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3
+and 4). The connection of a PUT, whose
 end tells the real one that its source is gone, is here a look at the source's process and at a file of it (sending.py).
 """
 import json
@@ -17,6 +18,7 @@ from lab.xenopsd.figures import Figures
 
 log = logging.getLogger("xenopsd")
 
+SOCKET = "run/xenopsd.sock"
 AT_SWITCH = 120.0
 LOOK = 0.5                 # seconds between two looks at whether the source is still there
 OUTPUT = 2000
@@ -44,6 +46,12 @@ def _outlive(host, identity, record, source):
         if host.store.find(identity) is record and record["role"] == "incoming":
             log.warning("VM %s: its source is gone", identity)
             _clean_up(host, record)
+
+
+def connect(host, identity):
+    """Where a source that has been let in by xapi reaches this xenopsd itself."""
+    host.store.get(identity)
+    return os.path.join(host.root, SOCKET)
 
 
 def prepare(host, identity):

@@ -21,16 +21,24 @@ LOST = 20.0 * patience.TIMES
 
 
 class Remote:
-    """The destination's xenopsd, at the URL that its xapi gave."""
+    """The destination's xenopsd, at the URL that its xapi gave; over a connection with itself, once that has handed it over."""
 
     def __init__(self, url, debug_info):
         self._url = url
         self._debug_info = debug_info
+        self._connection = None
+
+    def connect(self, arriving):
+        """From here on no xapi is needed, as with the real one's PUT: `arriving`, the VM's id there."""
+        self._connection = self.call("VM.receive_connect", id=arriving)
 
     def call(self, method, **members):
         """Call it; raises XenopsError."""
+        members = dict(members, debug_info=self._debug_info)
         try:
-            return wire.call_url(self._url, method, dict(members, debug_info=self._debug_info), CALL)
+            if self._connection:
+                return wire.call_unix(self._connection, "/", method, members, CALL)
+            return wire.call_url(self._url, method, members, CALL)
         except wire.RpcFailure as error:
             raise XenopsError.decode(error.description)
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
@@ -119,6 +127,7 @@ def _send(host, task, record, remote, metadata):
     figures = Figures()
     try:
         task.progress(0.1)
+        remote.connect(arriving)
         remote.perform("VM.receive_prepare", id=arriving)
         task.progress(0.5)
         figures.mark("suspend")

@@ -44,6 +44,7 @@ class Xenopsd:
             "UPDATES.refresh_vm": now(host.refresh, "id"),
             "VM.import_metadata": now(lambda metadata: receiving.import_metadata(host, metadata), "metadata"),
             # the lab's own, instead of the real one's PUTs
+            "VM.receive_connect": now(lambda identity: receiving.connect(host, identity), "id"),
             "VM.receive_prepare": later(lambda task, identity: receiving.prepare(host, identity), "id"),
             "VM.receive_memory": now(lambda identity, memory, marks: receiving.take_memory(host, identity, memory, marks), "id", "memory", "marks"),
             "VM.receive_finish": later(lambda task, identity, final: receiving.finish(host, identity, final), "id", "final_id"),
@@ -95,7 +96,7 @@ def _marshal_error(text):
 
 def serve(root):
     """Serve on R/run/xenopsd.sock until killed."""
-    path = os.path.join(root, "run/xenopsd.sock")
+    path = os.path.join(root, receiving.SOCKET)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     xenopsd = Xenopsd(root)
     xenopsd.host.recover()

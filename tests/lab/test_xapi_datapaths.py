@@ -1,15 +1,22 @@
 """The storage layer of the lab's xapi: datapaths, what of SM they need, what outlives xapi, and what the API shows and does of it."""
+import http.client
 import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
+import threading
+import time
+import xml.parsers.expat
+import xmlrpc.client
 
 import pytest
-from test_xapi_database import restarted
+from test_xapi_database import PATIENCE, restarted, until
 from test_xapi_storage import ask_storage
 from xapi_fixture import LabPool, failure_of, make_sr, vdi_record
 
+from lab import message_switch
 from lab.xapi import automaton
 from lab.xapi.automaton import ACTIVATE, DEACTIVATE, DETACH, DETACHED, RO, RW, State, attach
 from lab.xapi.datapaths import STATE, Datapaths, NoVdi
@@ -20,6 +27,7 @@ ATTACHED_RO, ATTACHED_RW, ACTIVE_RO, ACTIVE_RW = State("attached", RO), State("a
 STATES = (DETACHED, ATTACHED_RO, ATTACHED_RW, ACTIVE_RO, ACTIVE_RW)
 OPERATIONS = (attach(RO), attach(RW), ACTIVATE, DEACTIVATE, DETACH)
 BAD = None
+NEGATIVE = 2.0              # seconds for which it is looked whether something does not happen
 
 # vdi_automaton.ml, ( + ): the state after attach RO, attach RW, activate, deactivate, detach
 AFTER = {
@@ -356,3 +364,58 @@ def test_a_pbd_is_plugged_if_the_host_has_its_sr_attached(pool):
     before = len(pool.master.driver_calls("sr_attach"))
     x = restarted(pool.master)                                      # the database says that it is plugged, and it is not
     assert x.PBD.get_currently_attached(pbd) and len(pool.master.driver_calls("sr_attach")) == before + 1
+
+
+class Activation(threading.Thread):
+    """One that xenopsd has asked for: repeated until a xapi answers. `answer`: what it answered."""
+
+    def __init__(self, disk):
+        super().__init__(daemon=True)
+        self._disk = disk
+        self.answer = None
+        self.start()
+
+    def run(self):
+        with message_switch.request(self._disk.host.root) as name:
+            while self.answer is None:
+                try:
+                    self.answer = self._disk.ask("VDI.activate", "vbd/1/xvda", **{message_switch.MEMBER: name})
+                except (OSError, http.client.HTTPException, xmlrpc.client.Error, xml.parsers.expat.ExpatError):
+                    time.sleep(0.1)
+
+
+def serves(host):
+    """Whether its xapi is there for anybody but its own dom0."""
+    with socket.socket() as probe:
+        return probe.connect_ex((host.address, host.https_port)) == 0
+
+
+@pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
+def test_an_activation_that_waits_for_its_gate_holds_the_start_of_its_xapi_up(pool, member):
+    """Over its unix socket a master's answers all that time, and over the network not at all (seen on a real one); a member's is served there before."""
+    host = pool.hosts[member]
+    disk = Disk(host)
+    disk.ask("VDI.attach", "vbd/1/xvda")
+    disk.x.pool.sync_database()
+    gate = host.root + "/gate-is-shut"
+    open(gate, "w").close()
+    begun = len(host.driver_calls("vdi_activate"))
+    try:
+        activation = Activation(disk)
+        until(lambda: len(host.driver_calls("vdi_activate")) == begun + 1)
+        host.stop(signal.SIGKILL)
+        host.start()
+        until(lambda: len(host.driver_calls("vdi_activate")) == begun + 2)
+        uuid = disk.where["sr"]
+        assert host.local().xenapi.SR.get_by_uuid(uuid) == disk.sr
+        time.sleep(NEGATIVE)
+        assert serves(host) is member and not os.path.exists(host.root + "/run/xapi.ready") and activation.is_alive()
+    finally:
+        os.unlink(gate)
+    host.wait_ready()
+    activation.join(PATIENCE)
+    assert activation.answer == {"socket": host.root + "/run/blktap-control/nbd1.0"} and serves(host)
+    disk.renew()
+    assert disk.believed()[1] == "DP: vbd/1/xvda: activated RW"
+    assert disk.x.VDI.get_sm_config(disk.ref)["host_" + host.ref(disk.x)] == "RW"
+    disk.destroy_datapath("vbd/1/xvda")

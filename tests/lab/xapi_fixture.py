@@ -19,7 +19,7 @@ REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__f
 PASSWORD = "a password of the lab"
 
 DRIVER = '''
-import json, os, sys, uuid, xmlrpc.client
+import json, os, sys, time, uuid, xmlrpc.client
 import XenAPI
 ROOT = os.environ["SXM_ROOT"]
 
@@ -73,6 +73,11 @@ def run(d, command):
     if command == "vdi_attach":
         return {"params_nbd": "nbd:unix:" + link, "o_direct": True, "o_direct_reason": "", "xenstore_data": {}}
     if command == "vdi_activate":
+        xapi = os.getppid()
+        while os.path.exists(ROOT + "/gate-is-shut"):
+            time.sleep(0.05)
+            if os.getppid() != xapi:
+                raise Fault(46, "its session is gone")
         os.makedirs(os.path.dirname(link), exist_ok=True)
         os.symlink(ROOT + "/run/blktap-control/nbd1.0", link)
         return None
