@@ -13,6 +13,7 @@ Every process may be killed at any line, so every command may be repeated, and c
     vdi_receive_start               the gate shut; maybe a tapdisk         vdi_receive_start (same answer), or _abort
     vdi_receive_finish              the tapdisk closed, the gate shut      vdi_receive_finish. Once the gate is open a
                                     or open                                tapdisk here is sm's, and is left alone
+    vdi_receive_open_again          the gate shut or open                  vdi_receive_open_again
     vdi_receive_abort               the gate shut                          vdi_receive_abort
     vdi_let_go                      sm's tag of this host                  vdi_let_go
     vdi_end_pause                   nothing                                vdi_end_pause
@@ -110,6 +111,10 @@ class MirrorOperations(object):
         """Close it and open the gate."""
         Destination(self, vdi_uuid).finish()
 
+    def receive_open_again(self, vdi_uuid):
+        """Open a gate again that an older database of xapi's has shut, for who waits there to write: "opened" if it was."""
+        return "opened" if Destination(self, vdi_uuid).open_again() else None
+
     def receive_abort(self, vdi_uuid):
         """Close it and leave the gate shut."""
         Destination(self, vdi_uuid).abort()
@@ -141,6 +146,7 @@ COMMANDS = {
     "vdi_extents": ("extents", (0, 1)),
     "vdi_receive_start": ("receive_start", (0,)),
     "vdi_receive_finish": ("receive_finish", (0,)),
+    "vdi_receive_open_again": ("receive_open_again", (0,)),
     "vdi_receive_abort": ("receive_abort", (0,)),
     "vdi_let_go": ("let_go", (0,)),
     "vdi_end_pause": ("end_pause", (1,)),

@@ -18,17 +18,19 @@ class ReceivedDisk(object):
     `roles`: role -> "unused", "open", "ended" (by a goodbye, with everything answered) or "broken". `gate`: "shut" or "open".
     """
 
-    def __init__(self, key, spec, open_gate):
+    def __init__(self, key, spec, gates):
         """`spec`: {"vdi", "sr": uuids, "size": bytes, "socket": unix path of its tapdisk's NBD server}.
 
-        `open_gate(sr uuid, vdi uuid)` closes that tapdisk and takes the mark off the VDI; a MotionError if it cannot.
+        `gates.open(sr uuid, vdi uuid)` closes that tapdisk and takes the marks off the VDI, and `gates.hold_open` of the same takes
+        them off once more, if they have come back; a MotionError if it cannot.
         """
         self.key = key
         self.size = spec["size"]
         self.gate = "shut"
         self.roles = {"mirror": "unused", "copy": "unused", "control": "unused"}
         self._sr, self._vdi, self._socket = spec["sr"], spec["vdi"], spec["socket"]
-        self._open_gate = open_gate
+        self._gates = gates
+        self._trouble = None            # what the last look at an open gate failed with
         self._reading = None            # nbd_client.Client, for digests; of the control role's thread
         self._lock = threading.Lock()   # over `roles` and `gate`
 
@@ -138,11 +140,23 @@ class ReceivedDisk(object):
         if copy != "ended":
             raise NotFinished("the copy is %s" % copy)
         self._stop_reading()
-        self._open_gate(self._sr, self._vdi)
+        self._gates.open(self._sr, self._vdi)
         with self._lock:
             self.gate = "open"
         log.info("disk %s: the gate of VDI %s is open", self.key, self._vdi)
         return {"ok": True}
+
+    def hold_open(self):
+        """Have the gate opened again, if it was, and is not any more."""
+        if self.gate != "open":
+            return
+        try:
+            self._gates.hold_open(self._sr, self._vdi)
+            self._trouble = None
+        except Exception as error:      # xapi is away, or SM's driver refuses: it is looked again
+            if repr(error) != self._trouble:
+                log.warning("disk %s: whether its gate is still open: %r", self.key, error)
+            self._trouble = repr(error)
 
     def _stop_reading(self):
         if self._reading is not None:

@@ -9,40 +9,44 @@ SPEC is a JSON file, 0600:
      the NBD server of the tapdisk that vdi_receive_start gave}}, optional: "orphan_bound": 600.0 s}
 
 It opens a disk's gate when, and only when, the disk's mirror and copy have ended cleanly and its mover says so. Every write was
-answered by tapdisk then. However else the receiver ends, its VDIs stay shut: the plugin's `receive-abort` clears them away.
+answered by tapdisk then. From then on it holds the gate open, whatever xapi forgets. However else the receiver ends, its VDIs stay shut: the plugin's `receive-abort` clears them away.
 """
 import logging
 import os
 import sys
+import threading
 
 from storage_motion.data import channel, service
 from storage_motion.data.control_socket import ControlSocket
 from storage_motion.data.listener import Listener
 from storage_motion.data.received_disk import ReceivedDisk
 
+LEAVE = 1.0     # seconds at its end for a look that is under way
+LOOK = 1.0      # seconds between two looks at the gates that have been opened: as often as SM looks
+
 log = logging.getLogger(__name__)
 
 
-def open_gate(sr_uuid, vdi_uuid):
-    """Close the tapdisk of that VDI and take its mark away, by MirrorSR. Raises MotionError, XenAPI.Failure, OSError."""
-    # Here and not above: the data path has no need of xapi, and its tests run without one.
-    from storage_motion.dom0 import smapi
-    from storage_motion.xapi import session as sessions
-    session = sessions.local()
-    try:
-        sr, vdi = session.xenapi.SR.get_by_uuid(sr_uuid), session.xenapi.VDI.get_by_uuid(vdi_uuid)
-        smapi.call(session, sr, "vdi_receive_finish", vdi)
-    finally:
-        sessions.logout(session)
+def hold_open(disks, gates, life):
+    """Look after the gates that have been opened, as long as the process lives: what ends it for good, and waits for the storage manager's
+    commands, can shut a gate (the plugin's `receive-stop`)."""
+    while life.lasts(LOOK):
+        for disk in disks:
+            disk.hold_open()
+    gates.close()
 
 
-def run(path, gate_opener=open_gate):
-    """The process, with the spec in the file `path`; its exit code. `gate_opener` as `open_gate`. Raises DataPathError."""
+def run(path, gates=None):
+    """The process, with the spec in the file `path`; its exit code. `gates`: who opens them, else gates.Gates(). Raises DataPathError."""
+    if gates is None:
+        # Here and not above: the data path has no need of xapi, and its tests run without one.
+        from storage_motion.data.gates import Gates
+        gates = Gates()
     spec = service.load_spec(path, ("address", "token", "control", "ready", "disks"))
     service.start_log(spec.get("log", ""), "receiver")
     bound = spec.get("orphan_bound", service.ORPHAN_BOUND)
     life = service.Life(bound)
-    disks = {key: ReceivedDisk(key, disk, gate_opener) for key, disk in spec["disks"].items()}
+    disks = {key: ReceivedDisk(key, disk, gates) for key, disk in spec["disks"].items()}
     certificate = channel.make_certificate(os.path.dirname(spec["ready"]))
     listener = Listener(spec["address"], certificate, spec["token"], disks, life.heard)
 
@@ -56,12 +60,16 @@ def run(path, gate_opener=open_gate):
 
     control = ControlSocket(spec["control"], {"status": status, "exit": end, "abort": end})
     service.write_private(spec["ready"], {"port": listener.port, "fingerprint": certificate.fingerprint})
+    holding = threading.Thread(target=hold_open, args=(list(disks.values()), gates, life), name="gates", daemon=True)
+    holding.start()
     log.info("listening on %s port %d for %d disks", spec["address"], listener.port, len(disks))
     try:
         asked = life.wait()
         if not asked:
             log.error("nobody has been heard of for %s s: giving up; what is shut stays shut", bound)
     finally:
+        life.end()
+        holding.join(LEAVE)
         listener.close()
         control.close()
         os.unlink(spec["ready"])

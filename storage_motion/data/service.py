@@ -67,6 +67,10 @@ class Life(object):
         """It is over."""
         self._ended.set()
 
+    def lasts(self, seconds):
+        """Wait so long, unless the end is asked for before. Whether it is not."""
+        return not self._ended.wait(seconds)
+
     def wait(self):
         """Until the end: True if it was asked for, False for an orphan."""
         self.heard()    # how long it took to come up does not count

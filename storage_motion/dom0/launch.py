@@ -53,6 +53,11 @@ class Process:
                 return
         raise LaunchFailed(str(self.pid), "does not end")
 
+    def kill(self):
+        """End it by SIGKILL. Raises LaunchFailed if that fails."""
+        if self._signal(signal.SIGKILL) and not self.gone(5.0):
+            raise LaunchFailed(str(self.pid), "does not end")
+
     def gone(self, timeout):
         """Wait up to `timeout` seconds for it to end by itself. Whether it has."""
         end = time.monotonic() + timeout
@@ -98,11 +103,7 @@ def running(*words, mentioning=(), below=()):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         process = Process.of(int(name))
-        try:
-            with open("/proc/%s/cmdline" % name, "rb") as cmdline:
-                argv = cmdline.read().decode("utf-8", "replace").split("\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
+        argv = arguments(int(name))
         if process is None or not all(word in argv for word in words):
             continue
         if below and not any(argument.startswith(tuple(below)) for argument in argv):
@@ -110,6 +111,15 @@ def running(*words, mentioning=(), below=()):
         if not mentioning or any(text in argument for argument in argv for text in mentioning):
             found.append(process)
     return found
+
+
+def arguments(pid):
+    """The command line of a process, as a list; of one that is gone, with nothing in it."""
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as cmdline:
+            return cmdline.read().decode("utf-8", "replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def start(name, argv):

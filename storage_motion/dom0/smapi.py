@@ -54,6 +54,20 @@ def await_commands(vdis=(), timeout=None):
             raise TimedOut("process %d, a command of the storage manager, to end" % process.pid, "%g" % timeout)
 
 
+def activations(vdi_uuid):
+    """The commands by which xapi has SM activate a VDI on this host just now: [(Process, whether it is to be written to)]."""
+    found = []
+    for process in launch.running(mentioning=(vdi_uuid,)):
+        for argument in launch.arguments(process.pid):
+            try:
+                (struct,), command = xmlrpc.client.loads(argument)
+            except (ValueError, TypeError, xml.parsers.expat.ExpatError, xmlrpc.client.Error):
+                continue    # not such a call
+            if command == "vdi_activate" and isinstance(struct, dict) and struct.get("vdi_uuid") == vdi_uuid:
+                found.append((process, struct.get("args") == ["true"]))
+    return found
+
+
 def _parameters(session, sr_ref, command, vdi_ref, args, driver_params):
     """The struct that xapi would pass: all strings, but for the structs in it and the list `args`."""
     api = session.xenapi

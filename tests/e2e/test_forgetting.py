@@ -5,18 +5,24 @@ The rows of the table in facts/xapi.md, "The database and crashes, run"; the dat
 """
 import contextlib
 import os
+import signal
+import time
 
 import pytest
 import XenAPI
 
+from lab.dom0 import breakpoint
+from lab.pools import daemons
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
+from tests.e2e import gate_patience
 from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import Scene, assert_nothing_older, settled
 from tests.e2e.test_lost import Memory
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 NEVER = 3600.0             # seconds until a xapi writes by itself
+PATIENCE = 240.0           # seconds
 FEW = ("copying", "sealed", "open", "complete")
 NAMES = [name for name in MOMENTS if os.environ.get("FORGETTING_ALL") or name in FEW]
 
@@ -45,6 +51,14 @@ def forget(lab, *names):
         lab.host(name).start_xapi()
     for pool in lab.pools:
         pool.forget_session()
+
+
+def until(condition):
+    """Wait for it."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def is_whole(scene, told):
@@ -77,6 +91,68 @@ def test_worker_and_xapi_killed(lab, scene, name, forgetful):
     is_whole(scene, memory.latest)
     forget(lab, "a1", "b1")     # and nothing of its end is forgotten
     is_whole(scene, memory.latest)
+
+
+LONG = 60                   # seconds between two looks of SM at a gate: it opens, and its xapi is killed, in between
+
+
+def waits_for_its_gate(host, vdi):
+    """Whether SM on this host has found the VDI's gate shut."""
+    with open(host.root + "/var/log/SMlog") as log:
+        return any("%s is paused: " % vdi in line for line in log)
+
+
+@contextlib.contextmanager
+def seldom(host):
+    """SM looks at the gates of this host so seldom that nothing is activated meanwhile; its next processes look as ever."""
+    former = gate_patience.look_every(host.root, LONG)
+    try:
+        yield
+    finally:
+        gate_patience.look_every(host.root, former)
+
+
+def opening(host, vdi):
+    """It is noted that the gate is opened, and `finish` is about to open it, or has."""
+    return os.path.exists("%s/var/lib/sxm/opened-%s" % (host.root, vdi))
+
+
+def opened(host, vdi):
+    """The receiver has opened it."""
+    return told(host, "the gate of VDI %s is open" % vdi)
+
+
+def told(host, what):
+    """Whether the log of a host has this."""
+    with open(host.root + "/var/log/sxm.log") as log:
+        return what in log.read()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", [opening, opened])
+def test_the_destinations_xapi_is_killed_between_the_opening_of_a_gate_and_the_activation(lab, scene, moment):
+    """It comes back with the gate shut, and serves nobody over the network before SM has the disk, which waits for the gate: its own host opens
+    it again."""
+    host = scene.there
+    with seldom(host):
+        with breakpoint.held(scene.host.root, MOMENTS["sealed"], scene.begin, scene.journal, PATIENCE) as migration:
+            disk, = scene.journal(migration)["disks"].values()
+            vdi = disk["destination_vdi"]
+            until(lambda: waits_for_its_gate(host, vdi))
+        until(lambda: moment(host, vdi))
+        host.kill("xapi")
+        for pid, command in daemons.of_root(host.root).items():
+            if "vdi_activate" in command:       # its session is gone: it would end at its next look
+                os.kill(pid, signal.SIGKILL)
+    host.start_xapi()
+    for pool in lab.pools:
+        pool.forget_session()
+    entry = scene.ended(migration)
+    assert entry["state"] == "succeeded", entry["error"]
+    assert moment is opening or told(host, "VDI %s: its gate was shut again" % vdi)
+    scene.host = host
+    scene.assert_runs()
+    scene.assert_nothing_left()
 
 
 @pytest.mark.timeout(600)

@@ -90,6 +90,46 @@ def test_a_disk_moves(host, disks):  # noqa: F811
     host.deactivate(destination)
 
 
+def activation(host, vdi, writable):  # noqa: F811
+    """SM's, by the SR's own driver, which waits at the gate."""
+    argument = xmlrpc.client.dumps((smapi._parameters(host.session, host.big, "vdi_activate", vdi, [writable], None),), "vdi_activate")
+    return subprocess.Popen([host.root + "/opt/xensource/sm/FileSR", argument], stdout=subprocess.PIPE)
+
+
+SHUT = {smapi.GATE_KEY: smapi.GATE_SHUT, smapi.BOLT_KEY: smapi.GATE_SHUT}
+
+
+def test_a_gate_that_an_older_database_has_shut_is_opened_again_and_the_guest_left_alone(host, disks):  # noqa: F811
+    """Where it does not know that the disk is active, either."""
+    _, _, destination = disks
+    receive(host, destination)
+    host.call(destination, "vdi_receive_open_again")
+    assert host.tags(destination) == SHUT, "one that was never opened"
+    host.call(destination, "vdi_receive_finish")
+    activated = host.activate(destination)
+    active = host.tags(destination)
+    host.xapi.VDI.set_sm_config(destination, SHUT)
+    host.call(destination, "vdi_receive_finish")
+    assert host.tags(destination) == {}
+    io(activated, "write -P 0x77 4M 64k", "read -P 0x77 4M 64k")
+    host.xapi.VDI.set_sm_config(destination, active)
+    host.deactivate(destination)
+    # Nobody waits, then one for a disk to read, as a xapi that was restarted has what it had begun done once more, then the VM's.
+    host.xapi.VDI.set_sm_config(destination, SHUT)
+    host.call(destination, "vdi_receive_open_again")
+    reader = activation(host, destination, "false")
+    host.call(destination, "vdi_receive_open_again")
+    assert host.tags(destination) == SHUT and reader.wait(30) == -signal.SIGKILL
+    writer = activation(host, destination, "true")
+    assert host.call(destination, "vdi_receive_open_again") == "opened"
+    assert b"<nil/>" in writer.communicate(timeout=30)[0]
+    assert host.tags(destination) == active
+    host.deactivate(destination)
+    receive(host, destination)
+    host.call(destination, "vdi_receive_open_again")
+    assert host.tags(destination) == SHUT, "one that receives once more"
+
+
 def test_a_second_snapshot_differs_by_what_was_written(host, disks):  # noqa: F811
     source, socket, _ = disks
     first = host.xapi.VDI.get_uuid(host.xapi.VDI.snapshot(source, {}))

@@ -5,7 +5,7 @@ when a master plugs the SR again. Exactly while it is shut may our tapdisk have 
 """
 import XenAPI
 
-from storage_motion.dom0 import images, opened, tapctl
+from storage_motion.dom0 import images, opened, smapi, tapctl
 from storage_motion.dom0.disks.disk import Disk, tags, wait
 from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
@@ -43,19 +43,46 @@ class Destination(Disk):
     def finish(self):
         """Close the disk, then open the gate. Raises DiskPaused if the gate is not ours."""
         with self.locked():
-            self._close()
             # In this order: what is noted has no tapdisk of ours any more, and what is not noted is shut, whatever xapi forgets.
+            if not opened.noted(self.uuid):
+                self._close()
             opened.note(self.uuid)
-            for key in (BOLT_KEY, GATE_KEY):
-                if self.sm_config().get(key) == GATE_SHUT:
-                    self.api.remove_from_sm_config(self.ref, key)
+            self._open_gate()
             self._record.remove()
+
+    def open_again(self):
+        """Open a gate that this host has noted as opened, and that xapi, with an older database, has shut again; no other, and only if
+        somebody waits there who will have the disk read-write. Whether it was opened."""
+        with self.locked():
+            if not opened.noted(self.uuid):
+                return False
+            self._end_readers()
+            waits = any(writable for _, writable in smapi.activations(self.uuid))
+            if waits:
+                self._open_gate()
+            return waits
+
+    def _end_readers(self):
+        """End who waits at the gate for a disk to read. A VM's disk is not that, but a xapi that was restarted has forgotten it until it has
+        looked at all disks, and does what it had begun once more before that (storage_smapiv1.ml, vdi_read_write): the VM could not write. Its
+        start waits for that, too. What fails is the answer to a xapi that is dead; the request itself comes again afterwards.
+
+        With the VDI's lock held it is not at the tags: it sleeps, or waits for the lock."""
+        for process, writable in smapi.activations(self.uuid):
+            if not writable:
+                process.kill()
 
     def abort(self):
         """Close the disk and leave the gate shut. Raises DiskPaused if the gate is not ours."""
         with self.locked():
             self._close()
             self._record.remove()
+
+    def _open_gate(self):
+        self._end_readers()
+        for key in (BOLT_KEY, GATE_KEY):
+            if self.sm_config().get(key) == GATE_SHUT:
+                self.api.remove_from_sm_config(self.ref, key)
 
     def _shut_gate(self):
         """sm tags the VDI, then looks for `paused` and backs out; this does it the other way round, so that one of

@@ -38,6 +38,8 @@ State = collections.namedtuple("State", (
     "mover",       # on, bye, ended, broken, dead
     "role",        # the receiver's mirror role: open, ended, broken, dead
     "finish",      # "", asked (SM's command has begun), closed (tapdisk gone), noted (in the witness), unbolted, opened, ok, failed
+    "holds",       # the receiver has opened the gate, and opens it again whenever it has come back shut
+    "again",       # a receiver that is gone has left a command of SM's that does that
     "tapdisk",     # the receiver's is open
     "gate",        # destination VDI, sm_config: `paused`
     "bolt",        # destination VDI, sm_config: `relinking`
@@ -57,7 +59,8 @@ ACTIVATING, TAGGED = ("act", "tag", "back", "stuck"), ("tag", "on", "off")
 
 START = State(worker="lead", step=ATTACHED, row=0, asked=True, committed=False, source_up=True, destination_up=True, seal=False,
               bar=True, tag=True, intruder="", source_whole=True, source_gone=False, vm_here="run", task="asked", mover="on", role="open",
-              finish="", tapdisk=True, gate=True, bolt=True, activation="", whole=True, gone=False, vm_there="none", witness=False,
+              finish="", holds=False, again=False, tapdisk=True, gate=True, bolt=True, activation="", whole=True, gone=False,
+              vm_there="none", witness=False,
               known_here=True, known_there=True, resident=False, past_here=0, past_there=0)
 HERE, THERE = ("seal", "bar", "known_here"), ("gate", "bolt", "known_there", "resident")   # what is in the databases
 ENDS = ("back", "moved")
@@ -172,7 +175,7 @@ class Model:
         """All that can happen next."""
         # At an end only a user is left to come, and to start the VM.
         for actor in (self._intruder,) if s.worker in ENDS else (
-                self._worker, self._xenopsd_here, self._xenopsd_there, self._data, self._intruder, self._crashes):
+                self._worker, self._xenopsd_here, self._xenopsd_there, self._data, self._open_again, self._intruder, self._crashes):
             for what, state in actor(s):
                 if state != s:
                     yield what, self._kept(self._written(state))
@@ -191,8 +194,11 @@ class Model:
                 s = s._replace(mover="dead", finish="failed" if s.finish == "opened" else s.finish)
             if s.role == "broken":
                 s = s._replace(role="dead")
+        if s.role == "dead" or s.gone:
+            s = s._replace(holds=False)
         if s.committed or s.gone:
-            s = s._replace(mover="dead", role="dead", finish="failed", tapdisk=False)
+            # Nobody shuts the gate on purpose any more: when it is opened again, and by whom, makes no difference.
+            s = s._replace(mover="dead", role=s.role if s.holds else "dead", finish="failed", tapdisk=False, again=False)
         return s._replace(source_whole=False) if s.vm_there == "run" else s
 
     def _worker(self, s):
@@ -215,8 +221,10 @@ class Model:
             yield "nothing to stop", to(worker="where")
         elif w == "stop" and s.destination_up:
             if s.role != "dead":
-                yield "receive-stop: the receiver is ended", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
-            elif s.finish not in ("asked", "closed", "noted", "unbolted"):
+                for left in (False, True) if s.holds else (False,):
+                    yield "receive-stop: the receiver is ended", to(
+                        role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover, again=left)
+            elif s.finish not in ("asked", "closed", "noted", "unbolted") and (not s.again or "no wait for an opening again" in self.changes):
                 yield "receive-stop: no finish is under way any more", to(worker="where", finish="failed")
         elif w == "where" and s.destination_up:
             free = s.activation not in ACTIVATING + TAGGED
@@ -333,7 +341,7 @@ class Model:
             if (s.gate or s.bolt or not s.resident) and "not opened again" not in self.changes:
                 yield "completes once more", to(worker="complete")
             else:
-                yield "ends", self._synced(to(worker="moved"), "no sync at the end", "past_there")
+                yield "ends", self._synced(to(worker="moved", role="dead"), "no sync at the end", "past_there")
 
     def _closed(self, s):
         """The source's tapdisk has closed the disk."""
@@ -407,7 +415,8 @@ class Model:
             yield "mover killed", to(mover="dead", role="broken" if s.role == "open" else s.role)
         if self.data and s.role != "dead":
             # The command of SM that it has begun goes on.
-            yield "receiver killed", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover)
+            for left in (False, True) if s.holds else (False,):
+                yield "receiver killed", to(role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover, again=left)
         if s.finish == "asked":
             if "gate before tapdisk" in self.changes:
                 yield "finish: both keys removed", to(finish="closed", gate=False, bolt=False)
@@ -420,9 +429,23 @@ class Model:
         elif s.finish == "noted":
             yield "finish: the bolt removed", to(finish="unbolted", bolt=False)
         elif s.finish == "unbolted":
-            yield "finish: done", to(finish="opened", gate=False, witness=s.witness or "no witness" not in self.changes)
+            # Where no database goes back the receiver finds nothing to open again.
+            holds = self.databases is not None and s.role != "dead"
+            yield "finish: done", to(finish="opened", gate=False, holds=holds, witness=s.witness or "no witness" not in self.changes)
         elif s.finish == "opened":
             yield "finish: answered", to(finish="failed" if "dead" in (s.mover, s.role) else "ok")
+
+    def _open_again(self, s):
+        """What the receiver has SM do as long as it holds the gate open, and what it may have left of that (Destination.open_again)."""
+        to = s._replace
+        if not s.destination_up:
+            return
+        if s.committed and s.holds:
+            yield "opened again by the receiver", to(gate=False, bolt=False)
+        elif s.holds or s.again or "the witness opens again" in self.changes and s.witness:
+            yield "open again: the bolt removed", to(bolt=False)
+            if not s.bolt:
+                yield "open again: done", to(gate=False, again=False)
 
     def _intruder(self, s):
         """Somebody who gets past blocked_operations, or, after the end, a user."""
@@ -454,7 +477,7 @@ class Model:
             yield "the destination SR's master plugs it again", to(gate=False)
         if s.destination_up:
             yield "destination: power failure", to(
-                destination_up=False, role="dead", mover="broken" if s.mover in ("on", "bye") else s.mover, tapdisk=False,
+                destination_up=False, role="dead", again=False, mover="broken" if s.mover in ("on", "bye") else s.mover, tapdisk=False,
                 finish="failed" if s.finish in ("asked", "closed", "noted", "unbolted", "opened") else s.finish,
                 activation=power.get(s.activation, s.activation), vm_there={"wait": "none", "left": "none", "run": "over"}.get(s.vm_there, s.vm_there))
         else:

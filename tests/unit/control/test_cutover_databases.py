@@ -42,6 +42,14 @@ def test_each_sync_is_needed(change, databases, sibling, violation):
     assert found.violation == violation
 
 
+@pytest.mark.parametrize("change", ["no wait for an opening again", "the witness opens again"])
+def test_a_gate_is_opened_again_by_the_receiver_alone_and_not_once_that_is_ended(change):
+    """It is ended, and what it has SM do is waited for, before anybody shuts a gate; what is noted of a gate stays."""
+    found = explore(Model(databases="two", sibling=True, changes=[change], power=False, data=False))
+    print("\n%s: %s\n  %s" % (change, found.violation, "\n  ".join(found.trace)))
+    assert found.violation == FREE
+
+
 @pytest.mark.parametrize("change", ["sm_config decides", "no witness"])
 def test_what_sm_config_says_of_a_gate_is_not_what_decides(change):
     """The journal and the destination's own file do."""

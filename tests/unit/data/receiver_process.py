@@ -6,13 +6,31 @@ from storage_motion.data import receiver, service
 from storage_motion.errors import MotionError
 
 
-def open_gate(sr, vdi):
-    directory = os.path.dirname(sys.argv[1])
-    if os.path.exists(os.path.join(directory, "gate-is-stuck")):
-        raise MotionError("the gate is stuck")
-    with open(os.path.join(directory, "gate-" + vdi), "w") as gate:
-        gate.write(sr)
+class FileGates:
+    """`gate-<vdi>`: the gate is open. `gate-is-stuck`: nothing can be done about any. `opened-again`: the VDIs whose gates were shut again."""
+
+    def __init__(self, directory):
+        self._directory = directory
+
+    def open(self, sr, vdi):
+        if os.path.exists(self._path("gate-is-stuck")):
+            raise MotionError("the gate is stuck")
+        with open(self._path("gate-" + vdi), "w") as gate:
+            gate.write(sr)
+
+    def hold_open(self, sr, vdi):
+        if not os.path.exists(self._path("gate-" + vdi)):
+            self.open(sr, vdi)
+            with open(self._path("opened-again"), "a") as told:
+                told.write(vdi + "\n")
+
+    def close(self):
+        pass
+
+    def _path(self, name):
+        return os.path.join(self._directory, name)
 
 
 if __name__ == "__main__":
-    sys.exit(service.main(lambda path: receiver.run(path, open_gate), "receiver"))
+    receiver.LOOK = 0.02
+    sys.exit(service.main(lambda path: receiver.run(path, FileGates(os.path.dirname(path))), "receiver"))

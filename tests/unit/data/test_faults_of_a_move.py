@@ -281,6 +281,33 @@ def test_a_halted_disk_is_finished_without_a_mirror(site):
     assert move.status()["attachments"] == 0
 
 
+def test_a_gate_that_comes_back_shut_is_opened_again_while_the_receiver_lives(site):
+    move = Move(site)
+    again = site.path("opened-again")
+    assert move.copy()["state"] == "done"
+    eventually(lambda: move.receiver.ask("status")["disks"]["d"]["gate"] == "shut", "the gate is shut")
+    assert move.mover.ask("finish", unmirrored=True) == {"ok": True} and not os.path.exists(again)
+    site.image("gate-is-stuck", b"")
+    os.unlink(site.path("gate-vdi-d"))
+    eventually(lambda: "whether its gate is still open" in site.log("receiver"), "the failing look is told")
+    os.unlink(site.path("gate-is-stuck"))
+    eventually(lambda: move.receiver.gate_opened("d"), "the gate is open again")
+    eventually(lambda: os.path.exists(again), "that is told")
+    assert site.log("receiver").count("whether its gate is still open") == 1
+    move.receiver.ask("exit")
+    assert move.receiver.process.wait(10) == 0
+    os.unlink(site.path("gate-vdi-d"))
+    time.sleep(0.2)     # ten looks
+    assert not move.receiver.gate_opened("d")
+
+
+def test_a_gate_that_was_not_opened_is_left_shut(site):
+    move = Move(site)
+    assert move.copy()["state"] == "done"
+    time.sleep(0.2)     # ten looks
+    assert not move.receiver.gate_opened("d") and not os.path.exists(site.path("opened-again"))
+
+
 def test_a_disk_that_was_mirrored_is_not_finished_as_unmirrored(site):
     move = Move(site)
     assert move.copy()["state"] == "done"

@@ -1,0 +1,115 @@
+"""Opening gates over a xapi that may be restarted, and holding them open."""
+import pytest
+
+from storage_motion.data import gates
+from storage_motion.dom0 import smapi
+from storage_motion.errors import SmFault, Unreachable
+
+SHUT = {smapi.GATE_KEY: smapi.GATE_SHUT, smapi.BOLT_KEY: smapi.GATE_SHUT}
+GONE = SmFault("vdi_receive_finish", 1200, "[Errno 111] Connection refused")
+
+
+class Host(object):
+    """A xapi that is restarted when SM's driver is at one of the calls `restarts`, and its VDI's sm_config; `calls`: the driver's."""
+
+    def __init__(self, monkeypatch, restarts=()):
+        self.restarts = restarts
+        self.sessions = self.ended = 0
+        self.calls = []
+        self.sm_config = {}
+        self.away = False
+        monkeypatch.setattr(gates.sessions, "local", self.log_in)
+        monkeypatch.setattr(gates.sessions, "logout", self.log_out)
+        monkeypatch.setattr(gates.smapi, "call", self.call)
+
+    def log_in(self):
+        if self.away:
+            raise Unreachable("/var/lib/xcp/xapi", "Connection refused")
+        self.sessions += 1
+        return Session(self)
+
+    def log_out(self, _):
+        self.ended += 1
+
+    def call(self, session, sr, command, vdi):
+        assert (sr, vdi) == ("SR of sr", "VDI of vdi")
+        self.calls.append(command)
+        if len(self.calls) in self.restarts:
+            self.sm_config = dict(SHUT)     # as it was on disk
+            session.ended = True
+            raise GONE
+        self.sm_config = {}
+        return "opened" if command == "vdi_receive_open_again" else None
+
+
+class Session(object):
+    """It is another one after the first call to a xapi that was restarted: what XenAPI.Session does."""
+
+    def __init__(self, host):
+        self._session, self._host, self.ended = "first", host, False
+        self.xenapi = self.SR = self.VDI = self.pool = self
+
+    def get_by_uuid(self, uuid):
+        return {"sr": "SR of sr", "vdi": "VDI of vdi"}[uuid]
+
+    def get_sm_config(self, vdi):
+        assert vdi == "VDI of vdi"
+        return self._host.sm_config
+
+    def get_all(self):
+        if self.ended:
+            self._session = "second"
+        return ["the pool"]
+
+
+def test_a_gate_is_opened_once_more_where_xapi_was_restarted_meanwhile(monkeypatch):
+    host = Host(monkeypatch, restarts=(1, 2))
+    gates.Gates().open("sr", "vdi")
+    assert host.calls == ["vdi_receive_finish"] * 3 and host.sm_config == {}
+    assert host.sessions == host.ended == 3
+
+
+def test_what_sm_refuses_is_not_asked_for_again(monkeypatch):
+    host = Host(monkeypatch)
+    refused = SmFault("vdi_receive_finish", 484, "SXM_DISK_PAUSED")
+
+    def call(*_):
+        host.calls.append("once")
+        raise refused
+    monkeypatch.setattr(gates.smapi, "call", call)
+    with pytest.raises(SmFault):
+        gates.Gates().open("sr", "vdi")
+    assert host.calls == ["once"] and host.ended == 1
+
+
+def test_a_xapi_that_is_restarted_again_and_again_is_given_up(monkeypatch):
+    host = Host(monkeypatch, restarts=range(1, 100))
+    monkeypatch.setattr(gates, "PATIENCE", -1.0)
+    with pytest.raises(SmFault):
+        gates.Gates().open("sr", "vdi")
+    assert len(host.calls) == 1
+
+
+def test_only_a_gate_that_is_shut_is_opened_again(monkeypatch):
+    host, one = Host(monkeypatch), gates.Gates()
+    one.hold_open("sr", "vdi")
+    assert host.calls == []
+    for key in SHUT:
+        host.sm_config = {key: smapi.GATE_SHUT}
+        one.hold_open("sr", "vdi")
+        one.hold_open("sr", "vdi")
+    host.sm_config = {smapi.GATE_KEY: "true"}      # SM's own
+    one.hold_open("sr", "vdi")
+    assert host.calls == ["vdi_receive_open_again"] * 2
+    one.close()
+    assert host.sessions == host.ended == 1
+
+
+def test_a_xapi_that_is_away_is_not_waited_for(monkeypatch):
+    host, one = Host(monkeypatch), gates.Gates()
+    host.away, host.sm_config = True, dict(SHUT)
+    with pytest.raises(Unreachable):
+        one.hold_open("sr", "vdi")
+    host.away = False
+    one.hold_open("sr", "vdi")
+    assert host.calls == ["vdi_receive_open_again"]
