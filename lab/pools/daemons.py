@@ -11,8 +11,8 @@ from lab import patience
 from lab.pools.roots import REPOSITORY
 from lab.xenopsd import process
 
-START = 60.0 * patience.TIMES
-"""Seconds until a daemon must serve."""
+START = 200.0 * patience.TIMES
+"""Seconds until a daemon must serve: a xapi's start waits for SM, which may wait 120 s for a gate."""
 DIE = 20.0
 POLL = 0.02 * patience.TIMES
 

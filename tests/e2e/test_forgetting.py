@@ -23,6 +23,7 @@ from tests.e2e.test_lost import Memory
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 NEVER = 3600.0             # seconds until a xapi writes by itself
 PATIENCE = 240.0           # seconds
+GATE_PATIENCE = 20
 FEW = ("copying", "sealed", "open", "complete")
 NAMES = [name for name in MOMENTS if os.environ.get("FORGETTING_ALL") or name in FEW]
 
@@ -30,6 +31,8 @@ NAMES = [name for name in MOMENTS if os.environ.get("FORGETTING_ALL") or name in
 @pytest.fixture(scope="module")
 def lab():
     with Lab(plan=PLAN, flush_seconds=NEVER) as lab:
+        for host in lab.hosts:
+            gate_patience.choose(host.root, GATE_PATIENCE)  # a xapi's start waits for it, where nobody may open the gate
         yield lab
 
 
