@@ -25,9 +25,11 @@ test-fuzz: .venv/ready
 check-dom0-syntax: .venv/ready
 	@.venv/bin/vermin --quiet --no-tips --violations -t=3.6- --eval-annotations --exclude-regex 'storage_motion/cli/' $(DOM0_CODE)
 
+# Exploring the model of the cut-over with databases that go back runs nothing of dom0's code: it is as good on one Python.
+MODEL_ALONE := $(addprefix --ignore=tests/unit/control/test_cutover_,databases.py syncs.py)
 test-python36: .venv36/ready
 ifneq ($(PYTHON36),)
-	.venv36/bin/python $(PYTEST) $(BESIDE) -p no:cacheprovider tests/unit
+	.venv36/bin/python $(PYTEST) $(BESIDE) -p no:cacheprovider $(MODEL_ALONE) tests/unit
 else
 	@echo '*** There is no Python 3.6 on this machine: the unit tests have NOT run on it. ***'
 	@test -z "$(REQUIRE_PYTHON36)"

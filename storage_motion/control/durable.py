@@ -12,7 +12,7 @@
 
 What is found forgotten is made again, up to the suspend of the guest by the phases themselves (docs/reliability.md has the table).
 
-The model of the cut-over (tests/unit/control/test_cutover_databases.py) finds each of them needed, but for the first two, which keep a migration
+The model of the cut-over (tests/unit/control/test_cutover_syncs.py) finds each of them needed, but for the first two, which keep a migration
 alive and its source tidy, and the last one at the destination: blocked operations are not in the model. None lies between the suspend of the guest and its resume.
 """
 import logging
