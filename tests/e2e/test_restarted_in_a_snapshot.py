@@ -19,6 +19,13 @@ SHARED = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
 DISKS = (4 * MIB, 8 * MIB)
 BOUND = 120.0              # seconds for the worker to come to its first snapshot
 KILL, TERMINATE = (lambda host: host.kill("xapi")), Host.stop_xapi
+ENDS = {"killed": KILL, "terminated": TERMINATE}
+# Without SNAPSHOT_ALL=1 each moment and each end once.
+ALL = bool(os.environ.get("SNAPSHOT_ALL"))
+CASES = [(moment, name) for moment in held_snapshot.MOMENTS for name in ENDS] if ALL else [
+    (held_snapshot.PAUSED, "killed"), (held_snapshot.MADE, "terminated"), (held_snapshot.GOING, "killed")]
+WORKER_TOO = [case for case in CASES if case[0] != held_snapshot.PAUSED] if ALL else [(held_snapshot.MADE, "killed")]
+ON_THE_MASTER = [held_snapshot.MADE, held_snapshot.GOING] if ALL else [held_snapshot.GOING]
 
 
 def taken_again(host):
@@ -49,9 +56,9 @@ def without_xapi(lab, scene, moment, end, host=None):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("end", [KILL, TERMINATE], ids=["killed", "terminated"])
-@pytest.mark.parametrize("moment", held_snapshot.MOMENTS)
-def test_xapi_is_restarted_in_a_snapshot(lab, scene, moment, end):
+@pytest.mark.parametrize("moment, name", CASES)
+def test_xapi_is_restarted_in_a_snapshot(lab, scene, moment, name):
+    end = ENDS[name]
     host, before = scene.host, taken_again(scene.host)
     with without_xapi(lab, scene, moment, end) as migration:
         held_snapshot.let_go(scene.host.root)
@@ -66,10 +73,9 @@ def test_xapi_is_restarted_in_a_snapshot(lab, scene, moment, end):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("end", [KILL, TERMINATE], ids=["killed", "terminated"])
-@pytest.mark.parametrize("moment", [held_snapshot.MADE, held_snapshot.GOING])
-def test_and_the_worker_is_killed_as_well(lab, scene, moment, end):
-    with without_xapi(lab, scene, moment, end) as migration:
+@pytest.mark.parametrize("moment, name", WORKER_TOO)
+def test_and_the_worker_is_killed_as_well(lab, scene, moment, name):
+    with without_xapi(lab, scene, moment, ENDS[name]) as migration:
         worker = Process.from_json(scene.journal(migration)["worker"])
         os.kill(worker.pid, KILLED)
         assert worker.gone(BOUND)
@@ -81,7 +87,7 @@ def test_and_the_worker_is_killed_as_well(lab, scene, moment, end):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("moment", [held_snapshot.MADE, held_snapshot.GOING])
+@pytest.mark.parametrize("moment", ON_THE_MASTER)
 def test_of_a_shared_sr_whose_master_is_another_host(moment):
     """SM takes the snapshot there, and pauses the tapdisk here: what it has left only the master can tell."""
     with Lab(plan=SHARED) as lab:
