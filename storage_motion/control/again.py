@@ -13,6 +13,7 @@ from storage_motion.xapi.session import NOT_XAPI, reason
 TRIES = 3                  # a xapi that is restarted again and again
 PAUSE = 1.0                # seconds between two
 HOST_AWAY = ("CANNOT_CONTACT_HOST", "HOST_OFFLINE")   # what a master says of a member whose xapi does not answer it
+NO_TASK = ["HANDLE_INVALID", "task"]
 AWAY_BOUND = 120.0         # seconds for which that is waited for: a session waits as long
 MADE = ("VM", "task")      # classes of what an import makes
 
@@ -48,7 +49,8 @@ def is_forgotten(error):
 
 
 def is_away(error):
-    """Whether a xapi does not answer just now, or has gone before it answered."""
+    """Whether a xapi does not answer just now, or has gone before it answered. A member that is being started answers already, but once it
+    greets its master that one ends, and forgets, all that the member is at: a call's own task, too (xapi_pool.ml, hello; cancel_tasks.ml)."""
     if isinstance(error, XenAPI.Failure):
-        return error.details[0] in HOST_AWAY
+        return error.details[0] in HOST_AWAY or error.details[:2] == NO_TASK
     return isinstance(error, NotAsked) or outage.is_away(error)

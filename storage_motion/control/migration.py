@@ -118,7 +118,7 @@ class Migration:
             try:
                 answer = self.destination.xenapi.host.call_plugin(self.host(), "sxm.py", function, dict(arguments, migration=self.id))
             except XenAPI.Failure as failure:
-                if failure.details[0] not in again.HOST_AWAY or function not in outage.REPEATABLE_OF_OURS:
+                if not again.is_away(failure) or function not in outage.REPEATABLE_OF_OURS:
                     raise
                 self.outage_there.begins(failure.details[0])
                 if not self.outage_there.wait(tries):

@@ -264,7 +264,10 @@ def test_one_that_has_ended_tells_its_own_error(root):
 @pytest.mark.parametrize("function, code, failures, waits, answers", [
     ("receive-end", "HOST_OFFLINE", 3, 5, True),
     ("receive-end", "CANNOT_CONTACT_HOST", 3, 2, False),
+    ("receive-stop", "HANDLE_INVALID task", 1, 5, True),
+    ("receive-stop", "HANDLE_INVALID VM", 1, 5, False),
     ("receive-end", "SXM_RECEIVER_FAILED", 1, 5, False),
+    ("receive-renew", "HANDLE_INVALID task", 1, 5, False),
     ("receive-renew", "HOST_OFFLINE", 1, 5, False),
 ])
 def test_a_member_whose_xapi_is_restarted_is_waited_for_where_the_call_may_be_repeated(monkeypatch, tmp_path, function, code, failures, waits, answers):
@@ -274,7 +277,7 @@ def test_a_member_whose_xapi_is_restarted_is_waited_for_where_the_call_may_be_re
     def call_plugin(host, plugin, name, arguments):
         asked.append((host, plugin, name, arguments))
         if len(asked) <= failures:
-            raise XenAPI.Failure([code, "host"])
+            raise XenAPI.Failure(code.split() + ["host"])
         return "{}"
     hosts = types.SimpleNamespace(get_by_uuid=lambda uuid: "ref", call_plugin=call_plugin)
     m = migration.Migration(Journal.create(ID, **migration.initial(make_plan())), make_plan(), None,

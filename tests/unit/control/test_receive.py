@@ -51,7 +51,8 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr(durable.database, "sync", FakePool.sync)
 
 
-@pytest.mark.parametrize("lost", [RESET, XenAPI.Failure(["HOST_OFFLINE", "OpaqueRef:h"]), XenAPI.Failure(["CANNOT_CONTACT_HOST", "10.0.0.2"])])
+@pytest.mark.parametrize("lost", [RESET, XenAPI.Failure(["HOST_OFFLINE", "OpaqueRef:h"]), XenAPI.Failure(["CANNOT_CONTACT_HOST", "10.0.0.2"]),
+                                  XenAPI.Failure(["HANDLE_INVALID", "task", "OpaqueRef:t"])])
 def test_a_lost_answer_is_asked_for_again(lost):
     source = Source(lost, ANSWER)
     receive.begin(source)
