@@ -65,6 +65,11 @@ class Seen(NamedTuple):
         return self.state == "Running" and on_them
 
     @property
+    def gave_up(self):
+        """It does not run there, nor will, and a disk is noted as active, or about to be: SM is at it still, or could not take that away."""
+        return self.state in xenops.GONE and not self.arriving and not all(gate.is_free(config) for config in self.disks)
+
+    @property
     def ended(self):
         """It does not run there, nor will, unless somebody starts it."""
         away = self.state in xenops.GONE or self.same_host and self.state == "Suspended"
@@ -124,14 +129,16 @@ def decide(m):
     if m.lost:
         return SOURCE
     stop_finishing(m)
-    if m.entry.get("arrived"):
-        return DESTINATION
     asked = [None]
 
     def decided():
+        if m.entry.get("arrived"):
+            return DESTINATION
         try:
             open_again(m, gate.active)   # else whoever has it active could not be rid of it
             seen = settle(m)
+            if seen.gave_up:
+                stop_finishing(m)        # it could not end, while SM was at it, what SM has left
         except (MotionError, XenAPI.Failure, OSError) + NOT_XAPI as error:
             asked[0] = " ".join(m.describe(error))
             return None

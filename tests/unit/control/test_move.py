@@ -970,6 +970,23 @@ def test_a_gate_that_comes_back_shut_while_the_vm_waits_is_opened_again(monkeypa
     assert world.there == {HOST: "RW"}
 
 
+@pytest.mark.parametrize("mark", [{"activating": "True"}, {HOST: "RW"}])
+def test_an_activation_that_dies_after_the_destination_was_told_to_stop_is_ended_as_well(monkeypatch, mark):
+    """SM was still at it then; the VM has been given up, and nobody but that host can take the mark away."""
+    world = world_of(monkeypatch, PENDING)
+    world.note("k", gate="open")
+    world.open()
+    world.there.update(mark)
+    stop = world.plugin
+
+    def plugin(function, **arguments):
+        if "receive-stop" in world.log:
+            world.there.clear()
+        return stop(function, **arguments)
+    world.plugin = plugin
+    assert whereabouts.decide(world) == whereabouts.DESTINATION and world.log == 2 * ["receive-stop"]
+
+
 def test_the_journal_decides_whether_a_gate_was_open(monkeypatch):
     """The VM has run there, and written, and ended; then its xapi was killed."""
     world = world_of(monkeypatch, PENDING)
