@@ -182,10 +182,12 @@ class _Import:
             return
         if existing:
             vms.remove(self.database, existing)
-        fields = dict(_carried("VM", record), power_state="Halted", suspend_VDI=NULL, protection_policy=NULL, appliance=NULL,
+        fields = dict(_carried("VM", record), power_state="Halted", suspend_VDI=NULL, appliance=NULL,
                       uuid=self._uuid("VM", record), version=record["version"] + 1 if self.options.restore else 0,
                       resident_on=self.table.get(record["resident_on"], NULL), affinity=self.table.get(record["affinity"], NULL),
                       metrics=self.table.get(record["metrics"], NULL), guest_metrics=self.table.get(record["guest_metrics"], NULL))
+        for name in vms.NEVER_KEPT:
+            fields.pop(name, None)
         for name in ("is_control_domain", "is_a_snapshot", "snapshot_info", "snapshot_time", "transportable_snapshot_id", "bios_strings"):
             fields[name] = record[name]
         if not self.database.exists("SR", fields["suspend_SR"]):

@@ -12,9 +12,10 @@ _DEVICES = [str(number) for number in range(16)]
 _CLEAN = 1200.0                         # seconds that a guest may take to shut down (domain_shutdown_total_timeout)
 
 
-_LEFT_OUT = ("power_state", "blocked_operations", "suspend_VDI", "last_booted_record", "last_boot_CPU_flags", "protection_policy",
-             "is_snapshot_from_vmpp", "snapshot_schedule", "is_vmss_snapshot")
-"""Fields that xapi takes in a record for a halted VM and does not keep (xapi_vm.ml, create)."""
+NEVER_KEPT = ("blocked_operations", "protection_policy", "is_snapshot_from_vmpp", "snapshot_schedule", "is_vmss_snapshot")
+"""Fields that xapi takes in a record for a VM and does not keep, neither here nor in an import (xapi_vm.ml, create; import.ml)."""
+_LEFT_OUT = NEVER_KEPT + ("power_state", "suspend_VDI", "last_booted_record", "last_boot_CPU_flags")
+"""The same of a halted VM that is made."""
 
 
 @call("VM.create", "args:record(VM)")

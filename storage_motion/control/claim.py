@@ -153,10 +153,9 @@ def block_arrived(m, vm):
 
 
 def has_blocked_arrived(m, vm):
-    """Whether all of that is done, which begins when the VM is there as a whole: every operation is blocked, by us or, as it came, by the user. So it
-    is of one that an older database has brought back, since that is a state in which it once was."""
-    known = set(DISTURBING) - {"sysprep"}      # which a xapi may be too old to know
-    return known <= set(m.destination.xenapi.VM.get_blocked_operations(vm))
+    """Whether all of that is done, which begins when the VM is there as a whole: the last operation is blocked, and by us, as xapi's importer leaves
+    out what the user has blocked. So it is of one that an older database has brought back, since that is a state in which it once was."""
+    return m.destination.xenapi.VM.get_blocked_operations(vm).get(DISTURBING[-1]) == reason(m.id)
 
 
 def unblock_arrived(m, vm, operations=DISTURBING):

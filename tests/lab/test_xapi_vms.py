@@ -325,6 +325,7 @@ def test_a_vm_moves_to_another_pool_by_its_metadata(pool, x, vm):
         disk = y.VDI.create(vdi_record(make_sr(y, other.master.ref(y))))
         network = y.network.create({"name_label": "theirs", "other_config": {}})
         x.VM.start_on(vm, pool.master.ref(x), False, False)
+        x.VM.add_to_blocked_operations(vm, "destroy", "precious")
         exported = document(export(pool.master, vm, pool.master.remote().handle, export_snapshots="false")[1])
         records = {item["class"]: item["snapshot"] for item in exported["objects"]}
         assert records["VM"]["power_state"] == "Running" and records["VBD"]["currently_attached"]
@@ -347,6 +348,7 @@ def test_a_vm_moves_to_another_pool_by_its_metadata(pool, x, vm):
         assert done["status"] == "success" and done["result"] == "<value><array><data><value>%s</value></data></array></value>" % new
         record = y.VM.get_record(new)
         assert record["uuid"] == x.VM.get_uuid(vm) and record["power_state"] == "Halted" and record["other_config"]["else"] == "x"
+        assert record["blocked_operations"] == {}, "the importer leaves out what the user has blocked (xapi_vm.ml, create)"
         vbd, vif = y.VBD.get_record(record["VBDs"][0]), y.VIF.get_record(record["VIFs"][0])
         assert vbd["VDI"] == disk and vbd["uuid"] == records["VBD"]["uuid"] and vbd["device"] == "xvda"
         assert vif["network"] == network and vif["MAC"] == records["VIF"]["MAC"] and "maps_to" not in vif["other_config"]
