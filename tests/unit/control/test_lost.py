@@ -4,7 +4,7 @@ import pytest
 from fake_pool import FakePool
 from storage_motion.control import gate, lost, move, receive, recovery, remap, whereabouts
 from storage_motion.errors import BadArguments, Undecided, Unreachable
-from test_move import SEALED, World
+from move_world import SEALED, World
 
 ID = "11111111-2222-3333-4444-555555555555"
 
