@@ -6,11 +6,10 @@ repeated (drivers/mirror_lib.py), so it is, once xapi is back: the calls that le
 import logging
 import time
 
+from storage_motion.control import again
 from storage_motion.dom0 import smapi
 from storage_motion.errors import SmFault
 
-TRIES = 3                  # a xapi that is restarted again and again
-PAUSE = 1.0                # seconds between two
 # Begun anew with another target, and not repeated: else the snapshot of the first one would have to go, and SM's collector come (control/sync.py).
 NOT_REPEATED = ("vdi_mirror_start",)
 
@@ -19,7 +18,7 @@ log = logging.getLogger("sxm")
 
 def ask(session, sr_uuid, command, vdi_uuid, args=(), timeout=smapi.DEFAULT_TIMEOUT):
     """The answer of a command for a VDI. `args`: strings; `timeout`: seconds for one try. Raises SmFault, XenAPI.Failure."""
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(again.TRIES)):
         sr, vdi = session.xenapi.SR.get_by_uuid(sr_uuid), session.xenapi.VDI.get_by_uuid(vdi_uuid)
         try:
             return smapi.call(session, sr, command, vdi_ref=vdi, args=args, timeout=timeout)
@@ -27,4 +26,4 @@ def ask(session, sr_uuid, command, vdi_uuid, args=(), timeout=smapi.DEFAULT_TIME
             if fault.fault != smapi.AWAY or not left or command in NOT_REPEATED:
                 raise
             log.warning("VDI %s: %s: it is asked again", vdi_uuid, fault)
-        time.sleep(PAUSE)
+        time.sleep(again.PAUSE)

@@ -11,7 +11,6 @@ import storage_motion
 from storage_motion.control import again
 from storage_motion.dom0 import root, smapi
 from storage_motion.errors import Refused
-from storage_motion.xapi.records import Records
 
 FUNCTION = "installed"
 MISSING, UNKNOWN = "XENAPI_MISSING_PLUGIN", "UNKNOWN_XENAPI_PLUGIN_FUNCTION"

@@ -5,7 +5,7 @@ with its disks as they were when they were sealed, and whatever was made at the 
 """
 import XenAPI
 
-from storage_motion.control import remains, waiting
+from storage_motion.control import waiting
 from storage_motion.errors import BadArguments, MotionError, TimedOut, Undecided
 from storage_motion.xapi import xenops
 from storage_motion.xapi.records import Records

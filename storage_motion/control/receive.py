@@ -10,9 +10,6 @@ from storage_motion.control.checks import CLAIM
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
-TRIES = 3                  # a xapi that is restarted again and again
-PAUSE = 1.0                # seconds between two
-
 log = logging.getLogger("sxm")
 
 
@@ -45,7 +42,7 @@ def _unguarded(m):
 def _asked(m, **arguments):
     """What `receive` answers. Where the answer is lost with a xapi that was killed it is asked `again`: it then begins with taking away what the
     call before has made."""
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(again.TRIES)):
         try:
             return m.plugin("receive", **arguments)
         except (XenAPI.Failure, OSError) + NOT_XAPI as error:
@@ -53,7 +50,7 @@ def _asked(m, **arguments):
                 raise
             log.warning("%s: the destination was asked to receive, and its answer is lost (%s): it is asked again", m.id, reason(error))
         m.pulse()
-        time.sleep(PAUSE)
+        time.sleep(again.PAUSE)
         arguments["again"] = "true"
 
 

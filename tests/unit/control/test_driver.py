@@ -32,8 +32,8 @@ class World:
 @pytest.mark.parametrize("command, fault, faults, asked, answers", [
     ("vdi_mirror_stat", smapi.AWAY, 0, 1, True),
     ("vdi_mirror_stat", smapi.AWAY, 1, 2, True),
-    ("vdi_mirror_stop", smapi.AWAY, driver.TRIES - 1, driver.TRIES, True),
-    ("vdi_mirror_stop", smapi.AWAY, driver.TRIES, driver.TRIES, False),
+    ("vdi_mirror_stop", smapi.AWAY, driver.again.TRIES - 1, driver.again.TRIES, True),
+    ("vdi_mirror_stop", smapi.AWAY, driver.again.TRIES, driver.again.TRIES, False),
     ("vdi_mirror_stat", 1200, 1, 1, False),
     ("vdi_mirror_stat", None, 1, 1, False),
     ("vdi_mirror_start", smapi.AWAY, 1, 1, False),

@@ -47,7 +47,7 @@ class Source:
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
     monkeypatch.setenv("SXM_ROOT", str(tmp_path))
-    monkeypatch.setattr(receive, "PAUSE", 0.001)
+    monkeypatch.setattr(receive.again, "PAUSE", 0.001)
     monkeypatch.setattr(durable.database, "sync", FakePool.sync)
 
 
