@@ -92,8 +92,9 @@ class MirrorOperations(object):
         Mirror(self, vdi_uuid).stop()
 
     def copy_open(self, vdi_uuid):
-        """Open a frozen disk to be read: its NBD unix socket."""
-        return CopySource(self, vdi_uuid).open()
+        """Open a frozen disk to be read: JSON {"socket": NBD unix socket, "depth": requests in
+        flight on a connection with it}"""
+        return json.dumps(CopySource(self, vdi_uuid).open())
 
     def copy_close(self, vdi_uuid):
         """Undo copy_open."""
@@ -104,7 +105,8 @@ class MirrorOperations(object):
         return json.dumps(CopySource(self, vdi_uuid).extents(base_uuid))
 
     def receive_start(self, vdi_uuid):
-        """Open a disk that is to receive, behind the gate: JSON {"socket": NBD unix socket, "blank": bool}"""
+        """Open a disk that is to receive, behind the gate: JSON {"socket": NBD unix socket,
+        "depth", "blank": bool}"""
         return json.dumps(Destination(self, vdi_uuid).start())
 
     def receive_finish(self, vdi_uuid):

@@ -13,6 +13,7 @@ ones that were proven there. Images are qcow2 chains (`qcow2:PATH`) and raw file
     mirror.py    the secondary
     worker.py    runs such a sequence as if inside the tapdisk: whoever asked may be killed meanwhile
     detach.py    what such a process must not keep of its parent's
+    nbd_server.py  what XCP-ng's tapdisk does to clients of a QCOW2 disk
     reply.py     the habit of `pause` to answer only once something else wakes the tapdisk
     stats.py     tapdisk's JSON
     install.py   puts it into the root of a lab host

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 
-from . import detach, records
+from . import detach, nbd_server, records
 
 PROGRAM = "qemu-storage-daemon"
 # dom0's callers may have a short PATH, or none
@@ -77,6 +77,7 @@ def quit(layout, record, monitor):
     monitor.wait_for_end(EXIT_BOUND)
     if not wait_until_gone(record, EXIT_BOUND):
         raise records.failure(errno.ETIMEDOUT)
+    nbd_server.end(layout, record.pid, EXIT_BOUND)
     records.remove(layout, record)
 
 
@@ -95,4 +96,5 @@ def kill(layout, record):
     if record.alive():
         os.kill(record.pid, signal.SIGKILL)
         wait_until_gone(record, EXIT_BOUND)
+    nbd_server.end(layout, record.pid, EXIT_BOUND)
     records.remove(layout, record)

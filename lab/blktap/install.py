@@ -1,7 +1,7 @@
 """Puts the lab's tap-ctl into the root of a lab host, and ends the tapdisks that run below it."""
 import os
 
-from . import engine, records
+from . import engine, nbd_server, records
 
 _SCRIPT = """#!{python} -SE
 import sys
@@ -11,8 +11,9 @@ sys.exit(main({root!r}, sys.argv, {device!r}))
 """
 
 
-def install(root, device=records.BLKTAP4):
-    """Make ROOT/usr/sbin/tap-ctl, which names minors by `device`. It runs with ROOT/usr/bin/python3, which somebody else puts there.
+def install(root, device=records.BLKTAP4, qcow2=None):
+    """Make ROOT/usr/sbin/tap-ctl, which names minors by `device`; `qcow2`: see nbd_server. It runs
+    with ROOT/usr/bin/python3, which somebody else puts there.
 
     -SE: neither `site` nor PYTHONPATH, which would cost more than all that `tap-ctl list` does.
     """
@@ -26,6 +27,9 @@ def install(root, device=records.BLKTAP4):
     with open(program, "w") as script:
         script.write(_SCRIPT.format(python=root + "/usr/bin/python3", packages=packages, root=root, device=device))
     os.chmod(program, 0o755)
+    if qcow2 is not None:
+        os.makedirs(root + "/etc", exist_ok=True)
+    nbd_server.choose(root, qcow2)
 
 
 def stop_all(root):

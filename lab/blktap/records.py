@@ -4,7 +4,8 @@
     nbd<pid>.<minor>      NBD socket of an open vbd
     tapdisk/tapdisk-<n>   marker of an allocated minor, as on the real one
     lab/<pid>             the record: lines of key=value, replaced atomically
-    lab/<pid>.*           lock, log, second monitor, held NBD socket, FIFO of a withheld reply
+    lab/<pid>.*           lock, log, second monitor, held NBD socket, FIFO of a withheld reply; and
+    what nbd_server has
 
 Imports nothing but `os`, `fcntl` and `errno`: `tap-ctl list` runs every 20 ms while a pause is poked.
 """
@@ -53,6 +54,30 @@ class Layout(object):
 
     def nbd(self, pid, minor):
         return "%s/nbd%d.%d" % (self.control, pid, minor)
+
+    def ring(self, pid):
+        """Where the guest has QEMU's server of a vbd with a NBD server of its own (nbd_server)."""
+        return "%s/%d.ring" % (self.lab, pid)
+
+    def held_ring(self, pid):
+        """Where that is while the vbd is paused."""
+        return "%s/%d.held-ring" % (self.lab, pid)
+
+    def server(self, pid):
+        """The pid of that NBD server."""
+        return "%s/%d.server" % (self.lab, pid)
+
+    def server_of_any(self):
+        """All of those, as a pattern."""
+        return self.lab + "/*.server"
+
+    def wake(self, pid):
+        """The FIFO by which it is woken."""
+        return "%s/%d.wake" % (self.lab, pid)
+
+    def stuck(self, pid):
+        """There if the vbd cannot be paused any more."""
+        return "%s/%d.stuck" % (self.lab, pid)
 
     def held_nbd(self, pid):
         """Where the NBD socket is while the vbd is paused."""
@@ -154,7 +179,9 @@ def store(layout, record):
 def remove(layout, record):
     """Remove every file of a tapdisk that ended. The markers of minors stay."""
     paths = [layout.ctl(record.pid), layout.held_nbd(record.pid), layout.stats_monitor(record.pid),
-             layout.reply_fifo(record.pid), layout.log(record.pid), layout.record(record.pid), layout.lock(record.pid)]
+             layout.reply_fifo(record.pid), layout.log(record.pid), layout.record(record.pid),
+             layout.lock(record.pid), layout.ring(record.pid), layout.held_ring(record.pid),
+             layout.stuck(record.pid)]
     if record.minor is not None:
         paths.append(layout.nbd(record.pid, record.minor))
     for path in paths:

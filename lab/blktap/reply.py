@@ -101,8 +101,13 @@ def withhold(layout, pid, pokes, asker):
 def poke(layout, pid, pokes=1):
     """Wake tapdisk `pid`, as any command to it does. One that cannot run beside a pause needs all `MOST_POKES`: tapdisk answers
     the pause before it turns to the next such command."""
+    for path in (layout.wake(pid), layout.reply_fifo(pid)):
+        _write(path, pokes)
+
+
+def _write(path, pokes):
     try:
-        fifo = os.open(layout.reply_fifo(pid), os.O_WRONLY | os.O_NONBLOCK)
+        fifo = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENXIO):
             return          # it sleeps on nothing

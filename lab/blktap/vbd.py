@@ -9,7 +9,7 @@ import errno
 import os
 import time
 
-from . import chain, mirror, records, reply
+from . import chain, mirror, nbd_server, records, reply
 from .qmp import Monitor, MonitorError
 
 EXPORT = "tapdisk_client"
@@ -18,6 +18,7 @@ HOLD, HOLD_FILTER, NOWHERE = "hold", "HM", "nul"
 COMMAND_BOUND = 30.0
 # A pause waits for the guest's requests, and they for a mirror that hangs: as long as tapdisk itself would sleep
 PAUSE_BOUND = 600.0
+SERVER_BOUND = 10.0
 RESUME_ATTEMPTS = 10
 RESUME_INTERVAL = 1.0
 # A client whose handshake is under way when the hold begins would block the vbd for good. How far it is cannot be seen
@@ -45,12 +46,16 @@ def open(layout, record, args, readonly, secondary):
                 _delete_nodes(monitor, LEAF, PARKED)
                 raise records.failure(errno.EINVAL)
         monitor.command("blockdev-add", **_front(top, readonly))
-        path = layout.nbd(record.pid, record.minor)
+        # where a NBD server of the tapdisk's own stands before it, QEMU's is the guest's alone
+        before = images[0].kind == "qcow2" and nbd_server.habit(layout.root)
+        path = layout.ring(record.pid) if before else layout.nbd(record.pid, record.minor)
         records.unlink_if_there(path)
         monitor.command("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
         # each write is flushed from QEMU's caches to the kernel before it is answered, so that kill -9 loses none
         monitor.command("block-export-add", type="nbd", id="vbd", node_name=FRONT, name=EXPORT,
                         writable=not readonly, writethrough=not readonly)
+    if before:
+        nbd_server.start(layout, record.pid, record.minor)
     record.args, record.readonly, record.size, record.secondary = args, readonly, size, target
     record.images = [str(image) for image in images]
     record.mirror_attached, record.mirror_failed = top != LEAF, failed
@@ -80,8 +85,9 @@ def _close_disk(layout, record):
         if not paused:
             _close_images(monitor, record)
         _delete_nodes(monitor, FRONT, PARKED)
-    records.unlink_if_there(layout.nbd(record.pid, record.minor))
-    records.unlink_if_there(layout.held_nbd(record.pid))
+    nbd_server.end(layout, record.pid, SERVER_BOUND)
+    for path in sum(_sockets(layout, record), ()):
+        records.unlink_if_there(path)
 
 
 def pause(layout, record):
@@ -96,7 +102,11 @@ def pause(layout, record):
     with Monitor(layout.ctl(record.pid), PAUSE_BOUND) as monitor:
         if record.mirror_attached:
             mirror.wait_while_stuck(monitor, PAUSE_BOUND)
-        _rename_if_there(layout.nbd(record.pid, record.minor), layout.held_nbd(record.pid))
+        if os.path.exists(layout.stuck(record.pid)):
+            time.sleep(PAUSE_BOUND)     # for what is never answered
+            raise records.failure(errno.ETIMEDOUT)
+        for open_, held in _sockets(layout, record):
+            _rename_if_there(open_, held)
         time.sleep(HANDSHAKE_TIME)
         _hold(monitor, record.size)
         busy = meter.moved()            # closing the images writes, too
@@ -123,7 +133,8 @@ def unpause(layout, record, args, secondary):
             records.store(layout, record)
             raise
         _release(monitor)
-    _rename_if_there(layout.held_nbd(record.pid), layout.nbd(record.pid, record.minor))
+    for open_, held in _sockets(layout, record):
+        _rename_if_there(held, open_)
     record.args = args or record.args
     record.images = [str(image) for image in images]
     record.state = records.RUNNING
@@ -214,6 +225,12 @@ def _close_images(monitor, record):
         record.mirror_attached = False
         record.mirror_failed = record.mirror_failed or not held
     _delete_nodes(monitor, LEAF)
+
+
+def _sockets(layout, record):
+    """Where clients connect, and where that is moved to while the vbd is paused."""
+    return ((layout.nbd(record.pid, record.minor), layout.held_nbd(record.pid)),
+            (layout.ring(record.pid), layout.held_ring(record.pid)))
 
 
 def _rename_if_there(source, target):

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 
+from lab.blktap import nbd_server
 from lab.pools import volumes
 from lab.pools.daemons import environment, of_root
 
@@ -147,6 +148,7 @@ def _processes(view, host):
     running = {record["uuid"] for record in view.running_on(host).values()}
     expected = {domain["pid"] for domain in map(host.domain, running) if domain}
     expected.update(vbd["pid"] for vbd in tapdisks(host))
+    expected.update(nbd_server.all_of(host.root))
     for pid, command in of_root(host.root).items():
         if pid not in expected and not any("-m %s --root" % name in command for name in DAEMONS):
             yield "process %d: %s" % (pid, command)

@@ -18,6 +18,12 @@ SCRIPTS = {"plugins": "/etc/xapi.d/plugins", "xapi-hooks": "/etc/xapi.d"}
 """The product's directories of scripts, and where they go."""
 SR_TYPES = ("ext nfs iscsi lvmoiscsi dummy file hba rawhba udev iso lvm lvmohba lvmofcoe shm smb cephfs glusterfs xfs zfs largeblock")
 """The types of SR that xapi accepts on XCP-ng 8.3."""
+SAFE_FOR_QCOW2 = "/etc/sxm/qcow2-blktap"
+RPM = """#!/bin/sh
+# rpm, which knows one package
+[ "$1 $2 $3 $4" = "-q --qf %%{VERSION}-%%{RELEASE} blktap" ] || { echo "package $4 is not
+installed"; exit 1; } printf %%s '%s'
+"""
 DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR.py")
 DRIVER_MODULE = ("drivers/mirror_lib.py", "/opt/xensource/sm/mirror_lib.py")
 
@@ -39,7 +45,10 @@ def build(root, config, python, release):
     scripts.install_text(XAPI_CONF, root, "/etc/xapi.conf")
     scripts.write_interpreter(root, python)
     scripts.install_modules(root)
-    blktap.install(root, release.blktap)
+    blktap.install(root, release.blktap, release.qcow2)
+    scripts.install_script(RPM % release.version, root, "/usr/bin/rpm")
+    if release.qcow2 is None:   # then what the lab calls qcow2 stands for VHD
+        scripts.install_text(release.version + "\n", root, SAFE_FOR_QCOW2)
     sm.install(root, release.sm, release.lvm)
     _install_xe(root)
     install_product(root)

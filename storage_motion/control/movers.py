@@ -72,11 +72,13 @@ class Mover:
             status["clean"] = False
         return status
 
-    def copy(self, socket, extents, blank, compare=False):
-        """Have it copy `extents` ({"size", "extents"}) from the NBD unix `socket`. `blank`: the destination reads as zeros;
+    def copy(self, source, extents, blank, compare=False):
+        """Have it copy `extents` ({"size", "extents"}) from `source`, what vdi_copy_open has
+        answered. `blank`: the destination reads as zeros;
         `compare`: it may have some of it already."""
         journal.replace(self._extents, json.dumps(extents), sync=False)
-        self._order({"cmd": "copy", "socket": socket, "extents": self._extents, "blank": blank, "compare": compare},
+        self._order({"cmd": "copy", "socket": source["socket"], "depth": source["depth"],
+                     "extents": self._extents, "blank": blank, "compare": compare},
                     ANSWER_TIMEOUT)
 
     def finish(self, mirrored):

@@ -44,6 +44,7 @@ REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration
 SPEC = "receive%d"
 MAX_ARGUMENT = 4 * 1024 * 1024
 SECTOR = 512
+RECEIVED = ("vdi", "sr", "size", "socket", "depth")  # of each disk, what the receiver is told
 # Of each disk that is asked for: the field, and what type of JSON value it has.
 FIELDS = (("key", str), ("sr", str), ("size", int), ("name_label", str), ("name_description", str), ("type", str),
           ("sharable", bool), ("other_config", dict), ("xenstore_data", dict), ("target", str))
@@ -303,7 +304,7 @@ def _prepare(session, entry, disk):
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
     entry.write_disks({key: {"shut": True, "location": session.xenapi.VDI.get_location(vdi)}})
     return {"vdi": entry.entry["disks"][key]["vdi"], "sr": disk["sr"], "size": disk["size"], "socket": opened["socket"],
-            "blank": bool(opened["blank"]) and not disk["target"]}
+            "depth": opened["depth"], "blank": bool(opened["blank"]) and not disk["target"]}
 
 
 def _keep_from_others(session, vdi):
@@ -339,7 +340,7 @@ def _renew(session, entry, disk):
     smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
     return {"vdi": disk["vdi"], "sr": disk["sr"], "size": int(session.xenapi.VDI.get_virtual_size(vdi)), "socket": opened["socket"],
-            "blank": bool(opened["blank"]) and disk["created"]}
+            "depth": opened["depth"], "blank": bool(opened["blank"]) and disk["created"]}
 
 
 def _take(session, entry, disk, sr):
@@ -360,7 +361,7 @@ def _start_receiver(entry, address, made):
     token = tokens.token_hex(32)
     spec = {"migration": found, "address": address, "token": token, "control": _control(found, number), "ready": ready,
             "log": root.path(LOG),
-            "disks": {key: {name: disk[name] for name in ("vdi", "sr", "size", "socket")} for key, disk in made.items()}}
+            "disks": {key: {name: disk[name] for name in RECEIVED} for key, disk in made.items()}}
     secrets.keep(found, SPEC % number, spec)
     process = launch.start("receiver-%s-%d" % (found, number), launch.python_module(MODULE, _spec(found, number)))
     others = entry.entry["receivers"]

@@ -232,10 +232,11 @@ def _copy(m, disk, mover, copied_from):
     """Begin to copy what the VDI `copied_from` (a UUID) holds."""
     entry = m.disk(disk.key)
     m.note(disk.key, copy_open=copied_from)
-    socket = _sm(m, disk, "vdi_copy_open", copied_from)
+    opened = json.loads(_sm(m, disk, "vdi_copy_open", copied_from))
     m.pulse()
     extents = json.loads(_sm(m, disk, "vdi_extents", copied_from))
-    mover.copy(socket, extents, entry["blank"], compare=entry.get("renewed", False) and not entry["blank"])
+    compare = entry.get("renewed", False) and not entry["blank"]
+    mover.copy(opened, extents, entry["blank"], compare=compare)
     m.note(disk.key, state="copying")
 
 

@@ -20,13 +20,13 @@ from storage_motion.data.ranges import RangeSet, intersection, total
 from storage_motion.errors import DataPathError, DigestMismatch, MotionError
 
 WINDOW = 2048           # sectors: 1 MiB, the best size measured (facts/qemu-storage-daemon.md section 2.2)
-READS = 4               # windows being read at a time; the snapshot's tapdisk is asked for no more than nbd_client.DEPTH
+READS = 4               # windows being read at a time, where the snapshot's tapdisk bears so many
 COMPARISONS = 4         # windows whose digest the receiver is asked for at a time, before anything of them is claimed
 UNCLAIMED = 2           # windows read, and not claimed yet
 GRAIN = 128             # sectors: 64 KiB, in which a window that differs is compared once more
 WRITES = 4              # windows claimed, and not answered yet
 UNVERIFIED = 4          # windows answered, and not verified yet
-COPY_DEPTH = 64         # requests under way to the receiver, which gives its tapdisk nbd_client.DEPTH at a time
+COPY_DEPTH = 64         # requests under way to the receiver, which gives its tapdisk a few at once
 DIGEST_BOUND = 60.0     # seconds for the receiver to read one window back
 ZEROS = bytes(WINDOW * nbd.SECTOR)
 
@@ -174,7 +174,7 @@ class Copier(object):
             if not self._data.overlaps(start, end):
                 self._read.put(_Window(ranges, None))
                 continue
-            if self._source.in_flight >= READS:
+            if self._source.full or self._source.in_flight >= READS:
                 self._hand_on_read()
             self._source.start_read(start * nbd.SECTOR, (end - start) * nbd.SECTOR, tag=ranges)
         while self._source.in_flight:

@@ -1,7 +1,8 @@
 """The receiver's end of a `mirror` or `copy` role: requests from the mover go, whole, to the destination's tapdisk.
 
-A request is passed on when it is complete, never before: half a request freezes a tapdisk. At most 8 are with tapdisk at a time;
-what comes beyond waits in the mover, by TCP's flow control. One thread, which never waits for the mover.
+A request is passed on when it is complete, never before: half a request freezes a tapdisk. As few
+are with tapdisk at a time as its image and its host's blktap want (dom0/blktap.py); what comes
+beyond waits in the mover, by TCP's flow control. One thread, which never waits for the mover.
 """
 import collections
 import errno

@@ -107,7 +107,7 @@ class Mover(object):
             if self._copier is not None:
                 raise NotFinished("this disk has been copied, or is being copied")
             data = copier.read_extents(message["extents"], self._spec["size"])
-            source = nbd_client.connect(message["socket"])
+            source = nbd_client.connect(message["socket"], depth=message["depth"])
             if source.size != self._spec["size"]:
                 source.close()
                 raise DataPathError("the snapshot has %d bytes, not %d" % (source.size, self._spec["size"]))

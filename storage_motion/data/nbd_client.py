@@ -1,18 +1,19 @@
 """NBD as a client: of a tapdisk, or of a receiver's role, whose hello has replaced the handshake.
 
-Written for tapdisk (facts/tapdisk-and-sm.md section 3): no flags on any command, 512-byte alignment, at most 6 requests in
-flight, negative errnos, every reply read as soon as it can be, and only one handshake at a time.
+Written for tapdisk (facts/tapdisk-and-sm.md section 3): no flags on any command, READ and WRITE
+only (a QCOW2 tapdisk never answers BLOCK_STATUS, and cannot be paused any more), 512-byte
+alignment, few requests in flight (dom0/blktap.py), negative errnos, every reply read as soon as it
+can be, and only one handshake at a time.
 """
 import socket
 import threading
 import time
 
 from storage_motion.data import nbd, stream
+from storage_motion.dom0 import blktap
 from storage_motion.errors import ConnectionLost, ProtocolError, RequestFailed
 
-# Requests in flight on one connection. A tapdisk works on 8; one of a QCOW2 image stalls for good when it has 8, and now
-# and then with 7 (facts/xcp-ng-8.3.md, 3).
-DEPTH = 6
+DEPTH = blktap.MOST     # requests in flight on a connection, where image and blktap allow it
 PIECE = 1 << 20         # the length of request that serves tapdisk best; its own unit is 2 MiB
 TIMEOUT = 30.0          # seconds for which a peer may take or say nothing at all
 EXPORT_NAME = "tapdisk_client"

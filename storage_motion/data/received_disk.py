@@ -19,7 +19,8 @@ class ReceivedDisk(object):
     """
 
     def __init__(self, key, spec, gates):
-        """`spec`: {"vdi", "sr": uuids, "size": bytes, "socket": unix path of its tapdisk's NBD server}.
+        """`spec`: {"vdi", "sr": uuids, "size": bytes, "socket": unix path of its tapdisk's NBD
+        server, "depth": requests that may be in flight on a connection with it}.
 
         `gates.open(sr uuid, vdi uuid)` closes that tapdisk and takes the marks off the VDI, and `gates.hold_open` of the same takes
         them off once more, if they have come back; a MotionError if it cannot.
@@ -29,6 +30,7 @@ class ReceivedDisk(object):
         self.gate = "shut"
         self.roles = {"mirror": "unused", "copy": "unused", "control": "unused"}
         self._sr, self._vdi, self._socket = spec["sr"], spec["vdi"], spec["socket"]
+        self._depth = spec["depth"]
         self._gates = gates
         self._trouble = None            # what the last look at an open gate failed with
         self._reading = None            # nbd_client.Client, for digests; of the control role's thread
@@ -53,7 +55,7 @@ class ReceivedDisk(object):
 
     def connect(self):
         """A new nbd_client.Client of this disk's tapdisk. Raises DataPathError, also if its size is not the one that was agreed."""
-        client = nbd_client.connect(self._socket)
+        client = nbd_client.connect(self._socket, depth=self._depth)
         if client.size != self.size:
             client.close()
             raise DataPathError("the destination's tapdisk has %d bytes, not %d" % (client.size, self.size))

@@ -164,7 +164,8 @@ class Reading:
 class Disk(ReceivedDisk):
     def __init__(self):
         self.opened = []
-        super().__init__("key", {"size": SIZE, "sr": "sr", "vdi": "vdi", "socket": "/nowhere"}, lambda *_: self.opened.append(True))
+        spec = {"size": SIZE, "sr": "sr", "vdi": "vdi", "socket": "/nowhere", "depth": 6}
+        super().__init__("key", spec, lambda *_: self.opened.append(True))
 
     def connect(self):
         return Reading()

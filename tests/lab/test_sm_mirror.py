@@ -43,6 +43,10 @@ def receive(host, vdi):  # noqa: F811
     return json.loads(host.call(vdi, "vdi_receive_start"))["socket"]
 
 
+def copy_open(host, vdi):  # noqa: F811
+    return json.loads(host.call(vdi, "vdi_copy_open"))["socket"]
+
+
 def stat(host, vdi):  # noqa: F811
     return json.loads(host.call(vdi, "vdi_mirror_stat"))
 
@@ -62,8 +66,8 @@ def test_a_disk_moves(host, disks):  # noqa: F811
     io(socket, "write -P 0xbb 2M 64k")
     io(answer["socket"], "read -P 0 0 2M", "read -P 0xbb 2M 64k")
 
-    frozen = host.call(snapshot, "vdi_copy_open")
-    assert host.call(snapshot, "vdi_copy_open") == frozen
+    frozen = copy_open(host, snapshot)
+    assert copy_open(host, snapshot) == frozen
     io(frozen, "read -P 0xaa 0 1M", "read -P 0 1M 63M", readonly=True)
     assert json.loads(host.call(snapshot, "vdi_extents")) == {"size": SIZE, "extents": [[0, MIB]]}
     host.call(snapshot, "vdi_copy_close")
@@ -420,7 +424,7 @@ def test_receive_and_copy_can_be_killed_and_repeated(host, disks, delay):  # noq
     assert host.tags(destination) == {}
     snapshot = host.xapi.VDI.snapshot(source, {})
     killed(host, snapshot, "vdi_copy_open", delay)
-    io(host.call(snapshot, "vdi_copy_open"), "read -P 0xaa 0 1M", readonly=True)
+    io(copy_open(host, snapshot), "read -P 0xaa 0 1M", readonly=True)
     killed(host, snapshot, "vdi_copy_close", delay)
     host.call(snapshot, "vdi_copy_close")
     assert host.tags(snapshot) == {}

@@ -1,5 +1,5 @@
 """A frozen disk, to be read: a snapshot, or the disk of a VM that does not run."""
-from storage_motion.dom0 import images
+from storage_motion.dom0 import blktap, images
 from storage_motion.dom0.disks.disk import ACTIVATING, Disk
 from storage_motion.dom0.disks.record import Record
 from storage_motion.errors import DiskInUse
@@ -9,7 +9,8 @@ class CopySource(Disk):
     """A VDI that nothing writes to."""
 
     def open(self):
-        """Activate it read-only, as sm does. Returns the NBD socket. Raises DiskInUse if it is active here already."""
+        """Activate it read-only, as sm does: {"socket": NBD unix socket, "depth": requests in
+        flight that it bears}. Raises DiskInUse if it is active here already."""
         record = Record("copy", self.uuid)
         with self.locked():
             if record.read() is None:
@@ -17,13 +18,16 @@ class CopySource(Disk):
                     raise DiskInUse(self.uuid, "active on this host already")
                 record.write({})
             elif self.running() is not None:
-                return self.link()
+                return self._opened()
             else:  # of a call that was killed, or whose tapdisk was
                 self.tapped.deactivate(self.sr.uuid, self.uuid, {})
                 self.api.remove_from_sm_config(self.ref, ACTIVATING)
         self.tapped.attach(self.sr.uuid, self.uuid, False)
         self.tapped.activate(self.sr.uuid, self.uuid, False, {})
-        return self.link()
+        return self._opened()
+
+    def _opened(self):
+        return {"socket": self.link(), "depth": blktap.most_requests(self.tapped.get_tap_type())}
 
     def close(self):
         """Undo open; nothing to do if this host did not open it."""

@@ -5,7 +5,7 @@ when a master plugs the SR again. Exactly while it is shut may our tapdisk have 
 """
 import XenAPI
 
-from storage_motion.dom0 import images, opened, smapi, tapctl
+from storage_motion.dom0 import blktap, images, opened, smapi, tapctl
 from storage_motion.dom0.disks.disk import Disk, tags, wait
 from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
@@ -22,7 +22,8 @@ class Destination(Disk):
         self._record = Record("receive", vdi_uuid)
 
     def start(self):
-        """Shut the gate and open the disk: {"socket": NBD unix socket, "blank": bool}.
+        """Shut the gate and open the disk: {"socket": NBD unix socket, "depth": requests in flight
+        that it bears, "blank": bool}.
 
         "blank" tells of the image as it was when it was first opened. Raises DiskInUse, DiskPaused.
         """
@@ -38,7 +39,8 @@ class Destination(Disk):
                 self._record.write({"blank": images.is_blank(kind, self.path)})
                 vbd = tapctl.create("%s:%s" % (kind, self.path))
             remembered = self._record.read() or {"blank": False}
-        return {"socket": tapctl.nbd_socket(vbd), "blank": remembered["blank"]}
+        return {"socket": tapctl.nbd_socket(vbd), "blank": remembered["blank"],
+                "depth": blktap.most_requests(self.tapped.get_tap_type())}
 
     def finish(self):
         """Close the disk, then open the gate. Raises DiskPaused if the gate is not ours."""

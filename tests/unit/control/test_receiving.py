@@ -65,7 +65,7 @@ class Destination:
         if command == "vdi_receive_start":
             assert not self.pool.tables["VDI"][vdi_ref]["managed"], "others could begin with it while its gate is being shut"
             config.update({"paused": smapi.GATE_SHUT, "relinking": smapi.GATE_SHUT})
-            return json.dumps({"socket": "/x", "blank": True})
+            return json.dumps({"socket": "/x", "depth": 6, "blank": True})
         return None
 
     def start(self, name, argv):

@@ -54,7 +54,7 @@ class World:
         self.log.append("mover")
         return Process()
 
-    def copy(self, socket, extents, blank, compare):
+    def copy(self, source, extents, blank, compare):
         self.log.append("copy")
 
     def pulse(self):

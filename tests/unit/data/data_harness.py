@@ -128,7 +128,8 @@ class Receiver(object):
         self.token = secrets.token_hex(16)
         spec = {"migration": "m", "address": "127.0.0.1", "token": self.token, "control": site.path("receiver.sock"),
                 "ready": site.path("receiver.ready"), "log": site.path("receiver.log"),
-                "disks": {key: {"vdi": "vdi-" + key, "sr": "sr", "size": size, "socket": path} for key, (path, size) in disks.items()}}
+                "disks": {key: {"vdi": "vdi-" + key, "sr": "sr", "size": size, "socket": path,
+                                "depth": nbd_client.DEPTH} for key, (path, size) in disks.items()}}
         spec.update(options)
         self.process = site.start([sys.executable, os.path.join(HERE, "receiver_process.py"), site.write_spec("receiver.json", spec)])
         eventually(lambda: os.path.exists(spec["ready"]) or self.process.poll() is not None, "the receiver is ready")
@@ -167,7 +168,8 @@ class Mover(object):
     def copy(self, source, extents, size, blank=True, **more):
         """Start the copy from the NBD socket `source`; `extents`: (offset, length) in bytes."""
         path = self.site.write_spec("extents.json", {"size": size, "extents": extents})
-        answer = self.ask("copy", socket=source, extents=path, blank=blank, **more)
+        answer = self.ask("copy", socket=source, depth=nbd_client.DEPTH, extents=path, blank=blank,
+                          **more)
         assert answer == {"ok": True}, answer
 
     def await_copy(self, timeout=60.0):

@@ -1,0 +1,56 @@
+"""How many requests a tapdisk of this host may be given at a time, by the type of its image (facts:
+xcp-ng-8.3, 3 and 4).
+
+A tapdisk works on 8 for a connection. One of a QCOW2 image stalls for good when it has 8, and now
+and then with 7; and over all its connections it has 32 slots, beyond which a request waits for a
+second (block-qcow2.c, QCOW2_REQS): we have three with one tapdisk at most, for mirror, copy and
+digests. In builds without a mutex around a connection's slots, which two threads share there
+(tapdisk-nbdserver.c), several at a time kill it. Which build a host has is not to be seen in
+tapdisk, and not known of any package that was released: so a blktap is safe for QCOW2 only if its
+administrator says so, in SAFE, having looked at its source.
+"""
+import subprocess
+
+from storage_motion.dom0 import root
+
+RPM = "/usr/bin/rpm"
+QUERY = ["-q", "--qf", "%{VERSION}-%{RELEASE}", "blktap"]
+SAFE = "/etc/sxm/qcow2-blktap"   # what that prints of the safe ones, one a line
+RPM_TIMEOUT = 30.0               # seconds
+QCOW2 = "qcow2"
+
+MOST = 6                         # on one connection, also with other images
+ALONE = 1
+
+
+def most_requests(image_type):
+    """Requests in flight on one connection with a tapdisk of this host that has an image of this
+    type ("qcow2", "vhd", "aio") open."""
+    return ALONE if image_type == QCOW2 and not is_safe_for_qcow2() else MOST
+
+
+def is_safe_for_qcow2():
+    """Whether this host's blktap is known to bear several requests at a time for a QCOW2 image."""
+    try:
+        with open(root.path(SAFE)) as source:
+            known = [line.strip() for line in source]
+    except OSError:
+        return False
+    installed = version()
+    return installed is not None and installed in known
+
+
+def version():
+    """The version and release of this host's blktap package; None if it cannot be told."""
+    try:
+        process = subprocess.Popen([root.path(RPM)] + QUERY, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
+        return None
+    try:
+        out, _ = process.communicate(timeout=RPM_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return None
+    return out.decode("utf-8", "replace").strip() or None if process.returncode == 0 else None
