@@ -8,6 +8,7 @@ import re
 from typing import Dict, NamedTuple, Optional, Tuple
 
 from storage_motion.control import resume
+from storage_motion.control.formats import ASKED
 from storage_motion.errors import BadArguments
 from storage_motion.xapi import session
 
@@ -19,7 +20,7 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not in that way.
 NOT_HERE = {"copy": "the VM is moved, not copied", "compress": "the destination pool's migration-compression decides",
-            "vgpu": "a VM with a virtual GPU cannot be moved", "image-format": "the destination SR decides"}
+            "vgpu": "a VM with a virtual GPU cannot be moved"}
 
 
 class Argument(NamedTuple):
@@ -51,6 +52,8 @@ MIGRATE = Takes((
     Argument("remote-network", "the network of the destination host that carries the data: its UUID, name or bridge"),
     Argument("destination-sr-uuid", "the SR for all disks that no vdi: names"),
     Argument("vdi:<VDI>", "where this disk goes: an SR, or an existing VDI to fill"),
+    Argument("image-format:<VDI>", "the image format that this disk shall have there, vhd or "
+             "qcow2; without it the destination SR decides"),
     Argument("vif:<VIF>", "the network of this interface at the destination, or a VIF whose network is meant"),
     Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
     Argument("force", "true: do not compare the processors"),
@@ -71,7 +74,9 @@ class Remote(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What was asked for. `vdis`: {source VDI uuid: SR or VDI uuid}, `vifs`: {source VIF uuid: network or VIF uuid}."""
+    """What was asked for. `vdis`: {source VDI uuid: SR or VDI uuid}, `vifs`: {source VIF uuid:
+    network or VIF uuid},
+    `formats`: {source VDI uuid: one of formats.ASKED}."""
     vm: str
     vm_argument: str
     live: Optional[bool]
@@ -82,6 +87,7 @@ class Request(NamedTuple):
     destination_sr: str
     vdis: Dict[str, str]
     vifs: Dict[str, str]
+    formats: Dict[str, str]
     force: bool
     wait: bool
     dry_run: bool
@@ -141,6 +147,7 @@ def read(arguments, problems):
         destination_sr=reader.uuid("destination-sr-uuid", "the UUID of an SR of the destination"),
         vdis=reader.mapping("vdi", "vdi:<VDI>=<SR or VDI of the destination>"),
         vifs=reader.mapping("vif", "vif:<VIF>=<network or VIF of the destination>"),
+        formats=reader.formats(),
         force=reader.boolean("force", False), wait=reader.boolean("wait", True),
         dry_run=reader.boolean("dry-run", False), retry_limit=reader.number("retry-limit", resume.LIMIT, MAX_RETRIES))
 
@@ -200,6 +207,18 @@ class _Reader:
             source = name.partition(":")[2].lower()
             if not UUID.match(source) or not UUID.match(value):
                 self._problems.add(name, "is not a pair of UUIDs", right)
+            else:
+                found[source] = value
+        return found
+
+    def formats(self):
+        found = {}
+        for name in sorted(key for key in self._given if str(key).startswith("image-format:")):
+            value, source = self.text(name).strip().lower(), name.partition(":")[2].lower()
+            if not UUID.match(source):
+                self._problems.add(name, "names no disk", "image-format:<VDI>=<vhd or qcow2>")
+            elif value not in ASKED:
+                self._problems.add(name, "is %r" % value, " or ".join(ASKED))
             else:
                 found[source] = value
         return found

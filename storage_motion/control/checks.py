@@ -2,12 +2,12 @@
 
 Sources of the refusals: facts/xapi.md ("refuses on_boot=reset, CBT, encryption"), and what this product cannot do yet.
 """
+from storage_motion.control import formats
 from storage_motion.dom0.stock_sm import DRIVERS_OF_TYPES
 from storage_motion.xapi.records import NULL
 
 MAX_DISKS = 255            # VBDs that a VM of xapi can have
 GIB = 1024.0 ** 3
-VHD_MAX = 2040 * 1024 ** 3  # bytes: the largest VHD that SM makes
 THICK_TYPES = ("lvm", "lvmoiscsi", "lvmohba")  # the whole size is allocated, unless sm_config says thin
 SR_TYPES = ", ".join(sorted(DRIVERS_OF_TYPES))
 THICK_OVERHEAD = 1.01      # metadata of a VHD in LVM: header, batmap and bitmaps, under one per cent
@@ -131,7 +131,8 @@ def room_for_snapshots(disks, problems):
 
 
 def destination_sr(records, problems, argument, sr, host_ref, host, disks):
-    """Whether disks can be made in an SR (its record) from `host`. `disks`: sizes in bytes."""
+    """Whether disks can be made in an SR (its record) from `host`. `disks`: [(key, size in bytes,
+    format that is asked for or "")]."""
     name = "SR %s (%s)" % (sr["uuid"], sr["name_label"])
     if sr["content_type"] == "iso" or sr["type"] in ("iso", "udev"):
         problems.add(argument, "%s is not for disks of VMs" % name, "an SR for disks")
@@ -142,16 +143,40 @@ def destination_sr(records, problems, argument, sr, host_ref, host, disks):
     if sr["type"] not in DRIVERS_OF_TYPES:
         problems.add(argument, "%s is of type %s, to which nothing can be mirrored" % (name, sr["type"]),
                      "an SR of type %s" % SR_TYPES)
-    elif any(size > VHD_MAX for size in disks):
-        problems.add(argument, "%s cannot hold a disk of more than %d GiB" % (name, VHD_MAX / GIB), "another SR")
+        return
+    for key, size, asked in disks:
+        _format(records, problems, argument, sr, host_ref, key, size, asked)
+
+
+def _format(records, problems, argument, sr, host_ref, key, size, asked):
+    """Whether a disk of `size` bytes can be made there, in the format that is asked for, as xapi
+    looks at that (assert_vdi_format_is_supported)."""
+    known = formats.supported(records, sr)
+    if asked and known and asked not in known:
+        problems.add("image-format:" + key,
+                     "SR %s (%s) makes no %s" % (sr["uuid"], sr["name_label"], asked),
+                     "one of %s" % ", ".join(known))
+        return
+    kinds = (asked,) if asked else formats.made(records, sr, host_ref)
+    if formats.fits(size, kinds):
+        return
+    right = "another SR"
+    qcow2 = formats.QCOW2 in (known or formats.ASKED) and formats.fits(size, (formats.QCOW2,))
+    if qcow2 and not asked:
+        right = "image-format:%s=qcow2, where that host's SM has QCOW2, or another SR" % key
+    most = max(formats.LARGEST[kind] for kind in kinds)
+    problems.add("image-format:" + key if asked else argument,
+                 "disk %s has %.1f GiB, and SR %s (%s) makes a disk of %s of %.1f GiB at most"
+                 % (key, size / GIB, sr["uuid"], sr["name_label"], " or ".join(kinds), most / GIB),
+                 right)
 
 
 def target_vdi(problems, argument, vdi, size):
     """Whether an existing VDI of the destination can be filled."""
     name = "VDI %s (%s)" % (vdi["uuid"], vdi["name_label"])
-    if int(vdi["virtual_size"]) != size:
+    if not formats.is_as_large(int(vdi["virtual_size"]), size):
         problems.add(argument, "%s has %d bytes, and the disk %d" % (name, int(vdi["virtual_size"]), size),
-                     "a VDI of the same size, or an SR")
+                     "a VDI of the same size, or of as much more as SM rounds up, or an SR")
     if [ref for ref in vdi["VBDs"] if ref != NULL] or any(key.startswith("host_") for key in vdi["sm_config"]):
         problems.add(argument, "%s is in use" % name, "a VDI that no VM has")
     for wrong, text in ((vdi["read_only"], "is read-only"), (vdi["is_a_snapshot"], "is a snapshot"),

@@ -23,6 +23,7 @@ class Disk(NamedTuple):
     sharable: bool
     other_config: Dict[str, str]
     xenstore_data: Dict[str, str]
+    image_format: str = ""        # that it shall have: one of formats.ASKED; "": SM there decides
 
 
 class Cd(NamedTuple):

@@ -109,6 +109,10 @@ class _Planner:
         for uuid in sorted(set(self.request.vdis) - keys):
             self.problems.add("vdi:" + uuid, "is not a disk of VM %s" % self.vm["name_label"],
                               "its disks are %s" % (", ".join(sorted(keys)) or "none"))
+        for uuid in sorted(set(self.request.formats) - keys):
+            self.problems.add("image-format:" + uuid,
+                              "is not a disk of VM %s" % self.vm["name_label"],
+                              "its disks are %s" % (", ".join(sorted(keys)) or "none"))
         vifs = {self.source.of("VIF", ref)["uuid"] for ref in self.vm["VIFs"]}
         for uuid in sorted(set(self.request.vifs) - vifs):
             self.problems.add("vif:" + uuid, "is not an interface of VM %s" % self.vm["name_label"],
@@ -216,6 +220,9 @@ class _Planner:
             goal, sr = goals[key], self.source.of("SR", vdi["SR"])
             if not self.cross_pool and (goal is None or (goal[1] == vdi["SR"] and goal[2] is None)):
                 staying.append(key)
+                if key in self.request.formats:
+                    self.problems.add("image-format:" + key, "the disk stays where it is, as it is",
+                                      "give it an SR to go to, or leave it out")
                 if host_ref and not checks.plugged(self.destination, sr, host_ref):
                     self.problems.add("vdi:" + key, "stays in SR %s (%s), which host %s does not see"
                                       % (sr["uuid"], sr["name_label"], host["name_label"]), "give it an SR to go to")
@@ -228,12 +235,19 @@ class _Planner:
             argument, sr_ref, target = goal
             data = checks.data_of(self.source, vdi)
             snapshots.append((sr, size))
-            sizes.setdefault((argument, sr_ref), []).append(size)
+            made = sizes.setdefault((argument, sr_ref), [])
+            asked = self.request.formats.get(key, "")
             if target:
                 self._target(argument, vdi, target, size, chosen)
+                if asked:
+                    self.problems.add("image-format:" + key,
+                                      "is given beside a VDI to fill, which has a format",
+                                      "leave it out")
             else:
+                made.append((key, size, asked))
                 demands.setdefault(sr_ref, []).append((argument, size, data))
-            moving.append(self._disk(vbd, vdi, sr, self.destination.of("SR", sr_ref), target, data))
+            disk = self._disk(vbd, vdi, sr, self.destination.of("SR", sr_ref), target, data)
+            moving.append(disk._replace(image_format=asked))
         for (argument, sr_ref), wanted in sorted(sizes.items()):
             checks.destination_sr(self.destination, self.problems, argument, self.destination.of("SR", sr_ref), host_ref,
                                   host, wanted)

@@ -99,4 +99,5 @@ def _wanted(disk):
     return {"key": disk.key, "sr": disk.destination_sr, "size": disk.size, "name_label": disk.name_label,
             "name_description": disk.name_description, "type": disk.type, "sharable": disk.sharable,
             "other_config": {key: value for key, value in disk.other_config.items() if key != CLAIM},
-            "xenstore_data": disk.xenstore_data, "target": disk.target}
+            "xenstore_data": disk.xenstore_data, "target": disk.target,
+            "image_format": disk.image_format}

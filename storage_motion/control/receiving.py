@@ -19,7 +19,8 @@ import time
 import XenAPI
 
 from storage_motion import strict_json
-from storage_motion.control import activation, arrival, claim, gate, journal, secrets, waiting
+from storage_motion.control import (activation, arrival, claim, formats, gate, journal, secrets,
+                                    waiting)
 from storage_motion.control.arguments import UUID
 from storage_motion.control.checks import CLAIM, MAX_DISKS
 from storage_motion.control.journal import RECEIVING, Journal
@@ -44,12 +45,14 @@ REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration
 SPEC = "receive%d"
 MAX_ARGUMENT = 4 * 1024 * 1024
 SECTOR = 512
-RECEIVED = ("vdi", "sr", "size", "socket", "depth")  # of each disk, what the receiver is told
+# Of each disk, what the receiver is told.
+RECEIVED = ("vdi", "sr", "size", "socket", "depth", "blank")
 # Of each disk that is asked for: the field, and what type of JSON value it has.
 FIELDS = (("key", str), ("sr", str), ("size", int), ("name_label", str), ("name_description", str), ("type", str),
-          ("sharable", bool), ("other_config", dict), ("xenstore_data", dict), ("target", str))
+          ("sharable", bool), ("other_config", dict), ("xenstore_data", dict), ("target", str),
+          ("image_format", str))
 
-OPTIONAL = {"target": "", "xenstore_data": {}}
+OPTIONAL = {"target": "", "xenstore_data": {}, "image_format": ""}
 
 log = logging.getLogger("sxm")
 
@@ -255,6 +258,9 @@ def _wanted(text):
             problems.append("disks[%d]: key, sr and target are UUIDs; %s" % (index, right))
         if disk["size"] <= 0 or disk["size"] % SECTOR:
             problems.append("disks[%d]: size is %d bytes; a positive multiple of %d" % (index, disk["size"], SECTOR))
+        if disk["image_format"] not in ("",) + formats.ASKED:
+            problems.append("disks[%d]: image_format is %r; %s"
+                            % (index, disk["image_format"], " or ".join(formats.ASKED)))
         for name in ("other_config", "xenstore_data"):
             if not all(isinstance(value, str) for value in disk[name].values()):
                 problems.append("disks[%d]: %s is not a map of strings" % (index, name))
@@ -295,16 +301,22 @@ def _prepare(session, entry, disk):
             "name_label": disk["name_label"], "name_description": disk["name_description"], "SR": sr,
             "virtual_size": str(disk["size"]), "type": disk["type"], "sharable": disk["sharable"], "read_only": False,
             "other_config": dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}),
-            "xenstore_data": disk["xenstore_data"], "sm_config": {}, "tags": []})
+            "xenstore_data": disk["xenstore_data"], "sm_config": _sm_config(disk), "tags": []})
         entry.write_disks({key: {"vdi": session.xenapi.VDI.get_uuid(vdi)}})
         made = int(session.xenapi.VDI.get_virtual_size(vdi))
-        if made != disk["size"]:
+        if not formats.is_as_large(made, disk["size"]):
             raise ReceiverFailed(entry.entry["migration"], "SR %s made %d bytes of the %d asked for" % (disk["sr"], made, disk["size"]))
     _keep_from_others(session, vdi)   # first: an older database that has the gate then has this, too
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
     entry.write_disks({key: {"shut": True, "location": session.xenapi.VDI.get_location(vdi)}})
     return {"vdi": entry.entry["disks"][key]["vdi"], "sr": disk["sr"], "size": disk["size"], "socket": opened["socket"],
             "depth": opened["depth"], "blank": bool(opened["blank"]) and not disk["target"]}
+
+
+def _sm_config(disk):
+    """What SM is told of a new disk, as xapi tells it (storage_smapiv1_migrate.ml,
+    receive_start_common)."""
+    return {formats.IN_SM_CONFIG: disk["image_format"]} if disk["image_format"] else {}
 
 
 def _keep_from_others(session, vdi):
@@ -339,7 +351,7 @@ def _renew(session, entry, disk):
         raise GateOpen(migration, disk["vdi"])
     smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
     opened = json.loads(smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT))
-    return {"vdi": disk["vdi"], "sr": disk["sr"], "size": int(session.xenapi.VDI.get_virtual_size(vdi)), "socket": opened["socket"],
+    return {"vdi": disk["vdi"], "sr": disk["sr"], "size": disk["size"], "socket": opened["socket"],
             "depth": opened["depth"], "blank": bool(opened["blank"]) and disk["created"]}
 
 
@@ -347,7 +359,8 @@ def _take(session, entry, disk, sr):
     """Mark the user's VDI as taken. Raises BadArguments if it is not what was planned with."""
     view = Records(session)
     ref, vdi = view.by_uuid("VDI", disk["target"])
-    if not ref or vdi["SR"] != sr or int(vdi["virtual_size"]) != disk["size"] or gate.active(vdi["sm_config"]):
+    as_large = ref and formats.is_as_large(int(vdi["virtual_size"]), disk["size"])
+    if not as_large or vdi["SR"] != sr or gate.active(vdi["sm_config"]):
         raise BadArguments("target: VDI %s is not in SR %s, not of %d bytes, or in use" % (disk["target"], disk["sr"], disk["size"]))
     session.xenapi.VDI.add_to_other_config(ref, CLAIM, entry.entry["migration"])
     return ref

@@ -20,7 +20,8 @@ class ReceivedDisk(object):
 
     def __init__(self, key, spec, gates):
         """`spec`: {"vdi", "sr": uuids, "size": bytes, "socket": unix path of its tapdisk's NBD
-        server, "depth": requests that may be in flight on a connection with it}.
+        server, "depth": requests that may be in flight on a connection with it, "blank": whether it
+        reads as zeros}.
 
         `gates.open(sr uuid, vdi uuid)` closes that tapdisk and takes the marks off the VDI, and `gates.hold_open` of the same takes
         them off once more, if they have come back; a MotionError if it cannot.
@@ -31,9 +32,11 @@ class ReceivedDisk(object):
         self.roles = {"mirror": "unused", "copy": "unused", "control": "unused"}
         self._sr, self._vdi, self._socket = spec["sr"], spec["vdi"], spec["socket"]
         self._depth = spec["depth"]
+        self._blank = spec["blank"]
         self._gates = gates
         self._trouble = None            # what the last look at an open gate failed with
         self._reading = None            # nbd_client.Client, for digests; of the control role's thread
+        self._beyond = 0                # bytes by which SM has made the disk larger
         self._lock = threading.Lock()   # over `roles` and `gate`
 
     def status(self):
@@ -54,17 +57,36 @@ class ReceivedDisk(object):
             self.roles[role] = "open"
 
     def connect(self):
-        """A new nbd_client.Client of this disk's tapdisk. Raises DataPathError, also if its size is not the one that was agreed."""
+        """A new nbd_client.Client of this disk's tapdisk. Raises DataPathError, also if it is
+        smaller than was agreed.
+
+        It may be larger, since SM rounds sizes up: what lies beyond is nobody's, and refused
+        (Client.size)."""
         client = nbd_client.connect(self._socket, depth=self._depth)
-        if client.size != self.size:
+        if client.size < self.size:
             client.close()
             raise DataPathError("the destination's tapdisk has %d bytes, not %d" % (client.size, self.size))
+        self._beyond, client.size = client.size - self.size, self.size
         return client
+
+    def _clear_beyond(self, client):
+        """Have what lies beyond the disk that is copied be zeros, where it may be something else,
+        and see that it is."""
+        if self._blank or not self._beyond:
+            return
+        client.size = self.size + self._beyond
+        for offset, length in nbd_client.pieces(self.size, self._beyond):
+            client.write(offset, bytes(length))
+            if any(client.read(offset, length)):
+                raise DataPathError("the destination's tapdisk loses the zeros at %d" % offset)
+        client.size = self.size
 
     def forward(self, role, tls, client):
         """Serve `mirror` or `copy` on `tls` to its end, with `client` of our tapdisk; closes both."""
         ended = "broken"
         try:
+            if role == "copy":
+                self._clear_beyond(client)
             Forwarder(role, tls, client).run()
             ended = "ended"
         except DataPathError as error:

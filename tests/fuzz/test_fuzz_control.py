@@ -164,7 +164,8 @@ class Reading:
 class Disk(ReceivedDisk):
     def __init__(self):
         self.opened = []
-        spec = {"size": SIZE, "sr": "sr", "vdi": "vdi", "socket": "/nowhere", "depth": 6}
+        spec = {"size": SIZE, "sr": "sr", "vdi": "vdi", "socket": "/nowhere", "depth": 6,
+                "blank": True}
         super().__init__("key", spec, lambda *_: self.opened.append(True))
 
     def connect(self):

@@ -83,7 +83,7 @@ class Recording(dict):
 
 def test_migrate_reads_just_what_its_table_has():
     names = {one.name for one in arguments.MIGRATE.arguments}
-    given = Recording({"vdi:%s" % ID: ID, "vif:%s" % ID: ID})
+    given = Recording({"vdi:%s" % ID: ID, "vif:%s" % ID: ID, "image-format:%s" % ID: "vhd"})
     problems = Problems()
     arguments.read(given, problems)
     assert {re.sub(":.*", ":", name) for name in given.asked} == {re.sub(":.*", ":", name) for name in names}

@@ -32,6 +32,7 @@ class Destination:
         self.pool.handlers["SR.get_VDIs"] = lambda sr: sorted(self.vdis())
         self.fails, self.sm_calls, self.count = None, [], 0
         self.unnamed, self.unprovable = [], False
+        self.larger = 0     # bytes by which SM rounds up
         self.pool.handlers["SR.scan"] = lambda sr: ""
         self.pool.handlers["VDI.create"] = self.create
         self.pool.handlers["host.get_address"] = lambda ref: "10.0.0.1"
@@ -47,7 +48,8 @@ class Destination:
         self.count += 1
         if self.fails == "create %d" % self.count:
             raise failure("SR_FULL")
-        vdi = add_vdi(self.pool, record["SR"], int(record["virtual_size"]), other_config=record["other_config"])
+        vdi = add_vdi(self.pool, record["SR"], int(record["virtual_size"]) + self.larger,
+                      other_config=record["other_config"], sm_config=dict(record["sm_config"]))
         if self.fails == "after create %d" % self.count:
             raise failure("LOST")
         return vdi
@@ -130,6 +132,29 @@ def test_whatever_fails_nothing_stays(destination, tmp_path, fails):
         destination.receive()
     assert "SR_FULL" in str(raised.value) or "LOST" in str(raised.value) or isinstance(raised.value, MotionError)
     assert nothing_left(destination, tmp_path)
+
+
+@pytest.mark.parametrize("larger, good", [
+    (512, True), ((4 << 20) - 512, True), (4 << 20, False), (-512, False)])
+def test_a_disk_that_sm_rounds_up_is_accepted_and_its_size_agreed(destination, larger, good):
+    destination.larger = larger
+    if not good:
+        with pytest.raises(MotionError, match="of the %d asked for" % GIB):
+            destination.receive(destination.wanted()[:1])
+        return
+    destination.receive(destination.wanted()[:1])
+    assert [disk["size"] for disk in destination.spec["disks"].values()] == [GIB]
+    renewed = {"migration": ID, "address": "10.0.0.1", "disks": json.dumps(KEYS[:1])}
+    receiving.receive_renew(destination.pool, renewed)
+    assert [disk["size"] for disk in destination.spec["disks"].values()] == [GIB]
+
+
+def test_the_format_that_is_asked_for_goes_to_sm(destination):
+    disks = destination.wanted()
+    disks[0]["image_format"] = "qcow2"
+    destination.receive(disks)
+    found = [vdi["sm_config"].get("image-format") for vdi in destination.vdis().values()]
+    assert sorted(found, key=str) == [None, "qcow2"]
 
 
 def test_abort_takes_all_away_and_may_be_repeated(destination, tmp_path):
@@ -503,6 +528,7 @@ def test_one_at_a_time(destination):
 
 
 @pytest.mark.parametrize("changes", [{"size": 0}, {"size": 513}, {"size": -512}, {"size": "512"}, {"size": True}, {"sr": "x"},
+                                     {"image_format": "raw"}, {"image_format": 1},
                                      {"target": "../x"}, {"other_config": {"a": 1}}, {"other_config": []}, {"name_label": None},
                                      {"sharable": "no"}])
 def test_what_is_asked_for_wrongly(destination, tmp_path, changes):

@@ -122,14 +122,15 @@ class Site(object):
 class Receiver(object):
     """A real receiver process with a stand-in for MirrorSR: opening a gate makes the file `gate-<vdi>`."""
 
-    def __init__(self, site, disks, **options):
-        """`disks`: key -> (NBD socket, size)."""
+    def __init__(self, site, disks, blank=False, **options):
+        """`disks`: key -> (NBD socket, size); `blank`: whether they read as zeros."""
         self.site = site
         self.token = secrets.token_hex(16)
         spec = {"migration": "m", "address": "127.0.0.1", "token": self.token, "control": site.path("receiver.sock"),
                 "ready": site.path("receiver.ready"), "log": site.path("receiver.log"),
                 "disks": {key: {"vdi": "vdi-" + key, "sr": "sr", "size": size, "socket": path,
-                                "depth": nbd_client.DEPTH} for key, (path, size) in disks.items()}}
+                                "depth": nbd_client.DEPTH, "blank": blank}
+                          for key, (path, size) in disks.items()}}
         spec.update(options)
         self.process = site.start([sys.executable, os.path.join(HERE, "receiver_process.py"), site.write_spec("receiver.json", spec)])
         eventually(lambda: os.path.exists(spec["ready"]) or self.process.poll() is not None, "the receiver is ready")

@@ -125,6 +125,29 @@ def test_a_guest_that_writes_all_the_time_loses_nothing(site, blank):
 
 
 @pytest.mark.parametrize("blank", [True, False])
+@pytest.mark.parametrize("size, larger", [
+    (3 * MIB + 512, 2 * MIB - 512), (MIB + 65536, MIB - 65536)])
+def test_a_destination_that_sm_has_rounded_up(site, blank, size, larger):
+    """What is beyond the disk that is copied is zeros; sizes are multiples of nothing but 512."""
+    source = site.image("source", pattern(1, size))
+    before = bytes(size + larger) if blank else pattern(3, size + larger)
+    destination = site.image("destination", before)
+    _, source_socket = site.serve(source)
+    _, destination_socket = site.serve(destination)
+    receiver = Receiver(site, {"d": (destination_socket, size)}, blank=blank)
+    mover = Mover(site, "d", size, receiver.address())
+    guest = Tapdisk(source_socket, mover.secondary, size)
+    mover.copy(source_socket, [[0, size]], size, blank)
+    assert mover.await_copy()["state"] == "done"
+    guest.write([(size - 512, b"end." * 128)])
+    guest.detach()
+    eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
+    assert mover.ask("finish") == {"ok": True}
+    with open(source, "rb") as one, open(destination, "rb") as other:
+        assert one.read() == other.read(size) and other.read() == bytes(larger)
+
+
+@pytest.mark.parametrize("blank", [True, False])
 def test_what_is_there_already_is_compared_and_not_sent_again(site, blank):
     """The destination has the first 12 MiB of it, and 2 MiB of something else: stale writes, and, unless it was blank, in a hole."""
     leaf, snapshot, extents = source_of(site)
