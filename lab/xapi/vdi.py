@@ -1,4 +1,5 @@
 """VDI: virtual disks. What touches storage runs the SM driver, which keeps the VDI objects itself, as SMAPIv1 does."""
+import time
 import uuid
 
 from lab.xapi import switch, tables
@@ -9,6 +10,9 @@ from lab.xapi.sessions import assert_internal_access
 from lab.xapi.storage import member
 
 OPERATIONS = ["snapshot", "clone", "copy", "resize", "update", "destroy", "forget", "generate_config", "set_on_boot"]
+OTHERS_TIMEOUT = 7200.0
+"""Seconds for which xapi waits for another operation on the VDI (helpers.ml, Policy)."""
+OTHERS_POLL = 0.05
 _FIELDS = [parameter.name for parameter in modelled("VDI.introduce")]
 
 
@@ -30,18 +34,9 @@ def assert_managed(database, vdi):
         raise Failure("VDI_NOT_MANAGED", vdi)
 
 
-def _usable(database, vdi, operation):
-    """The record of a VDI that an operation may change. Raises OTHER_OPERATION_IN_PROGRESS, VDI_NOT_MANAGED [vdi]."""
-    record = database.record("VDI", vdi)
-    if record["current_operations"]:
-        raise Failure("OTHER_OPERATION_IN_PROGRESS", "VDI", vdi, operation)
-    if operation != "forget":           # xapi_vdi.ml: all the others assert it
-        assert_managed(database, vdi)
-    return record
-
-
 class _Operation:
-    """While it lasts, the VDI's current_operations show it and no other operation is allowed on the VDI."""
+    """While it lasts, the VDI's current_operations show it, and another operation on the VDI waits
+    (Helpers.retry_with_global_lock)."""
 
     def __init__(self, context, vdi, name):
         self._context, self._vdi, self._name = context, vdi, name
@@ -49,11 +44,24 @@ class _Operation:
         self.record = None
 
     def __enter__(self):
+        deadline = time.monotonic() + OTHERS_TIMEOUT
+        while not self._begun():
+            if time.monotonic() > deadline:
+                raise Failure("OTHER_OPERATION_IN_PROGRESS", "VDI", self._vdi, self._name)
+            time.sleep(OTHERS_POLL)
+        return self
+
+    def _begun(self):
+        """Begin it, unless another operation is in progress. Raises VDI_NOT_MANAGED [vdi]."""
         database = self._context.database
         with database.lock:
-            self.record = _usable(database, self._vdi, self._name)
+            self.record = database.record("VDI", self._vdi)
+            if self.record["current_operations"]:
+                return False
+            if self._name != "forget":      # xapi_vdi.ml: all the others assert it
+                assert_managed(database, self._vdi)
             database.add_to("VDI", self._vdi, "current_operations", self._key, self._name)
-        return self
+            return True
 
     def __exit__(self, *_):
         database = self._context.database

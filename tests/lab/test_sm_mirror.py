@@ -15,6 +15,7 @@ import pytest
 
 from storage_motion.dom0 import smapi, tapctl
 from storage_motion.errors import SmFault, TapCtlError
+from blktap_lab import wait_until
 from sm_host import SIZE, host, io  # noqa: F401 - `host` is a fixture
 
 MIB = 1 << 20
@@ -321,6 +322,37 @@ def test_a_pause_that_may_be_somebodys_is_left_to_him(host, disks, paused, why):
     stopping.join(60)
     assert "paused" not in host.tags(source) and stat(host, source)["state"] == "none"
     io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
+
+
+def test_a_snapshot_that_fails_ends_nobody_elses_pause(host, disks):  # noqa: F811
+    """As sm's own for its collector, which xapi lets in as soon as ours has failed."""
+    source, socket, destination = disks
+    target, session, ended = receive(host, destination), host.pool.session(), []
+    starting = threading.Thread(
+        target=lambda: ended.append(
+            fault_of(session, host.fast, source, "vdi_mirror_start", target)))
+    with somebody_is_at_it(host, source, "/opt/xensource/sm/FileSR"):
+        with locked_by_somebody(host, "sr", host.xapi.SR.get_uuid(host.fast)):
+            starting.start()
+            wait_until(lambda: host.xapi.VDI.get_current_operations(source))
+            vbd = leave_paused(host, source, True)
+        # sm cannot pause what is paused
+        wait_until(lambda: not host.xapi.VDI.get_current_operations(source))
+        starting.join(2 * REFRESH)
+        assert starting.is_alive() and host.tags(source)["paused"] == "true"
+        assert tapctl.list(pid=vbd.pid)[0].state & tapctl.PAUSED
+    starting.join(60)
+    assert ended and ended[0], "and it says that it has failed"
+    assert "paused" not in host.tags(source) and host.xapi.VDI.get_snapshots(source) == []
+    host.call(source, "vdi_mirror_start", target)
+    io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
+
+
+def fault_of(session, sr, vdi, command, argument):
+    try:
+        smapi.call(session, sr, command, vdi_ref=vdi, args=(argument,))
+    except SmFault as fault:
+        return fault
 
 
 def test_a_command_whose_session_has_ended_with_its_xapi_says_so(host, disks):  # noqa: F811

@@ -11,7 +11,6 @@ from storage_motion.dom0.disks.disk import POLL, Disk, listed, wait
 from storage_motion.dom0.smapi import GATE_KEY, MIRROR_MARK
 from storage_motion.errors import AlreadyMirrored, DiskPaused, MirrorNotProven, MotionError, NotActive, Unreachable
 
-blktap2 = stock_sm.module("blktap2")
 util = stock_sm.module("core.util")
 
 LEAF_COALESCE = "leaf-coalesce"  # sm sets it to "false" for a mirrored leaf, and never takes it away
@@ -117,8 +116,7 @@ class Mirror(Disk):
             raise       # what it has come to is seen when xapi is back
         except (XenAPI.Failure, MotionError):
             util.logException("vdi_mirror_start")
-            if GATE_KEY in self.sm_config():  # sm does not look whether its unpause worked
-                blktap2.VDI.tap_unpause(self.sr.session, self.sr.uuid, self.uuid, NO_MIRROR)
+            # sm does not look whether its unpause worked: that is seen to in there, too
             self._undo(target)
             raise
         return snapshot
