@@ -33,6 +33,7 @@ class Layout(object):
     def __init__(self, root, device=BLKTAP4):
         self.root = root
         self._device = root + device
+        self.kernels = device == BLKTAP2    # whether the kernel has a device for each minor
         self.control = root + "/run/blktap-control"
         self.markers = self.control + "/tapdisk"
         self.lab = self.control + "/lab"

@@ -1,17 +1,21 @@
 """What `tap-ctl stats` prints: tapdisk's JSON, in its spelling."""
 import json
 
-from . import mirror, records
+from . import mirror, nbd_server, records
 from .qmp import Monitor, MonitorTimeout
 
 # type numbers of tapdisk (tapdisk-disktype.h), and what these drivers say of themselves
-_DRIVERS = {"aio": (0, '{ "reqs": { "max": 352, "pending": 0 } }'), "qcow2": (6, "null"), "nbd": (15, "null")}
+_DRIVERS = {"aio": (0, '{ "reqs": { "max": 352, "pending": 0 } }'), "vhd": (4, "null"),
+            "qcow2": (6, "null"), "nbd": (15, "null")}
+_TAP = '"tap": { "minor": %d, "reqs": [ 0, 0 ], "kicks": [ 0, 0 ] }, '
 MONITOR_BOUND = 2.0
 
 
 def render(layout, record):
     """The stats of the vbd of `record`, one line without its end. Compared byte by byte with the real one's."""
     failed, outstanding, images = record.mirror_failed, 0, [image.partition(":") for image in record.images]
+    if images and images[0][0] == "qcow2" and nbd_server.habit(layout.root):
+        images = images[:1]     # a chain is one image to it (block-qcow2.c)
     if record.mirror_attached:
         state, in_flight = _mirror(layout, record)
         outstanding = 1 if in_flight else 0
@@ -19,9 +23,11 @@ def render(layout, record):
             images.insert(1, ("nbd", ":", record.secondary))
         else:
             failed = True
-    return ('{ "name": %s, "secs": [ 0, 0 ], "images": [ %s], "FIXME_enospc_redirect_count": 0, '
+    tap = _TAP % record.minor if layout.kernels else ""
+    return ('{ "name": %s, "secs": [ 0, 0 ], "images": [ %s], %s"FIXME_enospc_redirect_count": 0, '
             '"nbd_mirror_failed": %d, "reqs_outstanding": %d, "read_caching": "false" }'
-            % (json.dumps(record.args or "(null)"), ", ".join(_image(*image) for image in images) + " ", failed, outstanding))
+            % (json.dumps(record.args or "(null)"),
+               ", ".join(_image(*image) for image in images) + " ", tap, failed, outstanding))
 
 
 def _image(kind, _, path):

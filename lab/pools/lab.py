@@ -32,6 +32,8 @@ CHECK = 300.0
 ANSWER = 30.0
 SR_SIZE = 10 << 30
 GUEST_NETWORK = "guests"
+QCOW2_FIRST = {"preferred-image-formats": "qcow2,vhd"}
+"""Of the lab's SRs on XCP-ng, where VHD is first if nothing is said."""
 
 
 class Guest:
@@ -192,7 +194,9 @@ class Pool:
 
     def _create_sr(self, host, label, location, shared):
         os.makedirs(location)
-        self.xapi.SR.create(self.host_ref(host.name), {"location": location}, str(SR_SIZE), label, "", "file", "user", shared, {})
+        device_config = dict(self._state["device_config"], location=location)
+        self.xapi.SR.create(self.host_ref(host.name), device_config, str(SR_SIZE), label, "",
+                            "file", "user", shared, {})
 
 
 class Lab:
@@ -310,7 +314,8 @@ class Lab:
                 "master": {"address": endpoints[plan.hosts[0]].address, "http_port": endpoints[plan.hosts[0]].http_port},
                 "pool_secret": secret, "pool": {"uuid": pool_uuid, "name": plan.name},
                 "database_flush_seconds": self.flush_seconds, "root_password": password}})
-        return {"name": plan.name, "directory": directory, "password": password, "hosts": hosts}
+        return {"name": plan.name, "directory": directory, "password": password, "hosts": hosts,
+                "device_config": QCOW2_FIRST if self._release.qcow2 else {}}
 
     @staticmethod
     def _domains(host):

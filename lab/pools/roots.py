@@ -4,7 +4,7 @@ import os
 import sys
 
 from lab.blktap import install as blktap
-from lab.dom0 import scripts
+from lab.dom0 import scripts, vhd_inside
 from lab.sm import install as sm
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -21,8 +21,12 @@ SR_TYPES = ("ext nfs iscsi lvmoiscsi dummy file hba rawhba udev iso lvm lvmohba 
 SAFE_FOR_QCOW2 = "/etc/sxm/qcow2-blktap"
 RPM = """#!/bin/sh
 # rpm, which knows one package
-[ "$1 $2 $3 $4" = "-q --qf %%{VERSION}-%%{RELEASE} blktap" ] || { echo "package $4 is not
-installed"; exit 1; } printf %%s '%s'
+if [ "$1 $2 $3 $4" = "-q --qf %%{VERSION}-%%{RELEASE} blktap" ]; then
+    printf %%s '%s'
+else
+    echo "package $4 is not installed"
+    exit 1
+fi
 """
 DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR.py")
 DRIVER_MODULE = ("drivers/mirror_lib.py", "/opt/xensource/sm/mirror_lib.py")
@@ -49,6 +53,8 @@ def build(root, config, python, release):
     scripts.install_script(RPM % release.version, root, "/usr/bin/rpm")
     if release.qcow2 is None:   # then what the lab calls qcow2 stands for VHD
         scripts.install_text(release.version + "\n", root, SAFE_FOR_QCOW2)
+    else:
+        vhd_inside.install(root)
     sm.install(root, release.sm, release.lvm)
     _install_xe(root)
     install_product(root)

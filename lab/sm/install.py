@@ -14,6 +14,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 DRIVERS = "/opt/xensource/sm"
 PLUGINS = "/etc/xapi.d/plugins"
 _NOT_INSTALLED = ("install.py",)
+_XCP_NG = ("cowutil.py",)
+"""Modules that only XCP-ng's sm has, since QCOW2 came."""
 COLLECTOR = "cleanup.py"
 """A program of /opt/xensource/sm besides the drivers, in either layout."""
 _IMPORT = re.compile(r"^(\s*)from sm((?:\.\w+)*) import (.+)$", re.MULTILINE)
@@ -47,11 +49,11 @@ def drivers():
             if name != COLLECTOR and all(shutil.which(program) for program in NEEDS.get(name, ()))]
 
 
-def _modules():
-    """Each module, as its path in the package."""
+def _modules(left_out=_XCP_NG):
+    """Each module but some, as its path in the package."""
     for folder in ("",) + _FOLDERS:
         for name in sorted(os.listdir(os.path.join(HERE, folder))):
-            if name.endswith(".py") and name not in _NOT_INSTALLED:
+            if name.endswith(".py") and name not in _NOT_INSTALLED + left_out:
                 yield os.path.join(folder, name)
 
 
@@ -63,7 +65,7 @@ def _install_package(root):
 
 
 def _install_flat(root, lvm):
-    for name in _modules():
+    for name in _modules(() if lvm == "LVM" else _XCP_NG):
         base = _LVHD.sub(lvm, os.path.basename(name)[:-len(".py")]) + ".py"
         if base == "__init__.py":
             continue

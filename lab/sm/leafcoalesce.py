@@ -107,4 +107,4 @@ def _ensure_unpaused(repository, uuid):
 
 
 def _path(repository, uuid):
-    return os.path.join(repository.path, uuid + qcow2util.FILE_EXTN)
+    return qcow2util.pathOf(repository.path, uuid)

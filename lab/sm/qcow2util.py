@@ -13,6 +13,7 @@ import subprocess
 from sm.core import util
 
 FILE_EXTN = ".qcow2"
+EXTENSIONS = (FILE_EXTN, ".vhd")    # the second in XCP-ng's layout only (cowutil)
 HIDDEN_EXTN = ".hidden"
 VDI_TYPE = "qcow2"
 LOCK_TYPE_SR = "sr"
@@ -33,7 +34,18 @@ def _read_header(image):
 
 def extractUuid(path):
     """The uuid of the VDI whose image is at `path`."""
-    return os.path.basename(path)[:-len(FILE_EXTN)]
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def pathOf(directory, uuid):
+    """Where the image of a VDI is in its SR, or would be."""
+    paths = [os.path.join(directory, uuid + extension) for extension in EXTENSIONS]
+    return next((path for path in paths if os.path.exists(path)), paths[0])
+
+
+def typeOf(path):
+    """The type of an image, as its name has it."""
+    return os.path.splitext(path)[1][1:]
 
 
 def getInfo(path):
@@ -58,7 +70,7 @@ def isEmpty(path):
 
 def getAll(directory):
     """The images of a directory: uuid -> ImageInfo."""
-    names = [name for name in os.listdir(directory) if name.endswith(FILE_EXTN)]
+    names = [name for name in os.listdir(directory) if name.endswith(EXTENSIONS)]
     return {extractUuid(name): getInfo(os.path.join(directory, name)) for name in names}
 
 
@@ -113,7 +125,7 @@ def getDepth(path):
     """The number of images in the chain that begins at `path`."""
     depth, info = 1, getInfo(path)
     while info.parent:
-        info = getInfo(os.path.join(os.path.dirname(path), info.parent + FILE_EXTN))
+        info = getInfo(pathOf(os.path.dirname(path), info.parent))
         depth += 1
     return depth
 

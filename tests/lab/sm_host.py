@@ -79,7 +79,8 @@ class SmHost(object):
 
     def tags(self, vdi):
         """sm_config's keys of activation."""
-        return {key: value for key, value in self.xapi.VDI.get_sm_config(vdi).items() if key != "vhd-parent"}
+        return {key: value for key, value in self.xapi.VDI.get_sm_config(vdi).items()
+                if key not in ("vhd-parent", "image-format")}
 
 
 def io(socket, *commands, **options):

@@ -1,4 +1,6 @@
 """The lab's garbage collector of SM: what it removes and merges, what forbids it, and that no leaf ever reads anything else for it."""
+import contextlib
+import fcntl
 import glob
 import os
 import subprocess
@@ -85,7 +87,8 @@ def test_a_chain_becomes_one_image(host, disk):  # noqa: F811
     chain(host, disk)
     collect(host)
     assert host.images("fast") == [host.xapi.VDI.get_uuid(disk) + ".qcow2"]
-    assert host.xapi.VDI.get_all() == [disk] and host.xapi.VDI.get_sm_config(disk) == {}
+    assert host.xapi.VDI.get_all() == [disk] and host.tags(disk) == {}
+    assert "vhd-parent" not in host.xapi.VDI.get_sm_config(disk)
     write(host, disk, *READS)
 
 
@@ -215,3 +218,29 @@ def test_what_it_does_not_support_it_says(host):  # noqa: F811
     for arguments in ((), ("-g",), ("-g", "-a", "-u", "x"), ("-z", "-u", "x")):
         assert run(host, *arguments)[0] == 1
     assert run(host, "-a", "-u", host.xapi.SR.get_uuid(host.fast)) == (0, "")
+
+
+@contextlib.contextmanager
+def held(host, name):  # noqa: F811
+    """A lock of the SR `fast`, as another process of sm's holds it."""
+    path = "%s/var/lock/sm/%s/%s" % (host.root, host.xapi.SR.get_uuid(host.fast), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_whether_the_collector_has_left_its_mark_on_a_disk(host):  # noqa: F811
+    """While it is at work, or anybody is at the SR, it may yet take it away."""
+    disk = host.create(host.fast)
+    assert host.call(disk, "vdi_relinking") == "none"
+    host.xapi.VDI.add_to_sm_config(disk, "relinking", "True")
+    assert host.call(disk, "vdi_relinking") == "left"
+    for lock in ("gc_active", "sr"):
+        with held(host, lock):
+            assert host.call(disk, "vdi_relinking") == "unknown"
+    assert host.call(disk, "vdi_relinking") == "left", "and no lock is kept"
+    host.xapi.VDI.remove_from_sm_config(disk, "relinking")
+    host.xapi.VDI.add_to_sm_config(disk, "relinking", "sxm 1")
+    assert host.call(disk, "vdi_relinking") == "none"
+    host.xapi.VDI.destroy(disk)

@@ -10,6 +10,7 @@ import pytest
 from lab.pools import daemons, roots, topology
 from lab.pools.releases import RELEASES
 from lab.sm import install
+from storage_motion.dom0 import blktap
 
 CONFIG = {"host": {"uuid": "u", "control_domain": "c"}}
 
@@ -49,6 +50,15 @@ def test_mirrorsr_finds_each_stock_driver(root):
             "for base in sorted(MirrorSR.stock_sm.DRIVERS_OF_TYPES): print(base, MirrorSR.base_class(MirrorSR.base_module(base)).handles(base))")
     done = run(root, root + "/usr/bin/python3", "-c", code % (root + "/opt/xensource/sm"))
     assert done.stdout.decode().splitlines() == [base + " True" for base in ("ext", "file", "lvm", "lvmohba", "lvmoiscsi", "nfs")], done
+
+
+def test_the_package_of_its_blktap(root, monkeypatch):
+    """Only where the lab's images stand for VHDs the product may take their tapdisk for a safe
+    one."""
+    monkeypatch.setenv("SXM_ROOT", root)
+    (release,) = [release for release in RELEASES.values() if release.version == blktap.version()]
+    assert blktap.is_safe_for_qcow2() is (release.qcow2 is None)
+    assert (release.qcow2 is None) is not os.path.exists(root + "/opt/xensource/sm/cowutil.py")
 
 
 def test_endpoints_are_distinct():

@@ -17,6 +17,11 @@ from sm.core import xs_errors
 from sm.core.lock import Lock
 from sm.journaler import RELINK, Journaler
 
+try:
+    from sm import cowutil
+except ImportError:     # not XCP-ng's
+    cowutil = None
+
 CAPABILITIES = ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_CLONE", "VDI_SNAPSHOT",
                 "VDI_RESIZE", "VDI_MIRROR", "VDI_UPDATE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE",
                 "THIN_PROVISIONING"]
@@ -150,8 +155,8 @@ class FileVDI(VDI.VDI):
     """An image of the directory, `<uuid>.qcow2`."""
 
     def load(self, vdi_uuid):
-        self.vdi_type = qcow2util.VDI_TYPE
-        self.path = os.path.join(self.sr.path, vdi_uuid + qcow2util.FILE_EXTN)
+        self.path = qcow2util.pathOf(self.sr.path, vdi_uuid)
+        self.vdi_type = qcow2util.typeOf(self.path)
         self.exists = os.path.exists(self.path)
         if not self.exists:
             if self.sr.srcmd.cmd in ("vdi_create", "vdi_delete"):
@@ -169,7 +174,16 @@ class FileVDI(VDI.VDI):
         self.hidden = info.hidden
         self.managed = not info.hidden
         self.parent = info.parent or ""
-        self.sm_config_override = {"vhd-parent": info.parent}
+        self.sm_config_override = dict(self._format(), **{"vhd-parent": info.parent})
+
+    def _format(self):
+        """What XCP-ng's SM notes of each VDI in its sm_config."""
+        return {"image-format": self.vdi_type} if cowutil else {}
+
+    def _rounded(self, size):
+        if cowutil:
+            return cowutil.rounded(self.vdi_type, size)
+        return util.roundup(qcow2util.SIZE_UNIT, size)
 
     def update(self, sr_uuid, vdi_uuid):
         self.load(vdi_uuid)
@@ -177,13 +191,17 @@ class FileVDI(VDI.VDI):
         self._db_update()
 
     def create(self, sr_uuid, vdi_uuid, size):
-        kind = self.sr.srcmd.params.get("vdi_sm_config", {}).get("type", self.vdi_type)
-        if kind != self.vdi_type:
-            raise xs_errors.XenError("VDIType", opterr="Invalid VDI type %s" % kind)
+        asked = self.sr.srcmd.params.get("vdi_sm_config", {})
+        if cowutil:
+            self.vdi_type = cowutil.chosen(asked, self.sr.dconf, size)
+            self.path = os.path.join(self.sr.path, "%s.%s" % (vdi_uuid, self.vdi_type))
+        elif asked.get("type", self.vdi_type) != self.vdi_type:
+            raise xs_errors.XenError("VDIType", opterr="Invalid VDI type %s" % asked["type"])
         if self.exists:
             raise xs_errors.XenError("VDIExists")
-        qcow2util.create(self.path, util.roundup(qcow2util.SIZE_UNIT, size))
+        qcow2util.create(self.path, self._rounded(size))
         self._query()
+        self.sm_config = self._format()
         self._db_introduce()
         self.sr._update(sr_uuid, self.size)
         return self.get_params()
@@ -216,7 +234,7 @@ class FileVDI(VDI.VDI):
         if size < self.size:
             raise xs_errors.XenError("VDISize", opterr="shrinking not allowed")
         old = self.size
-        qcow2util.setSizeVirt(self.path, util.roundup(qcow2util.SIZE_UNIT, size))
+        qcow2util.setSizeVirt(self.path, self._rounded(size))
         self._query()
         self._db_update()
         self.sr._update(sr_uuid, self.size - old)
@@ -226,7 +244,7 @@ class FileVDI(VDI.VDI):
         return self._do_snapshot(sr_uuid, vdi_uuid, VDI.SNAPSHOT_DOUBLE)
 
     def compose(self, sr_uuid, vdi1, vdi2):
-        parent = os.path.join(self.sr.path, vdi1 + qcow2util.FILE_EXTN)
+        parent = qcow2util.pathOf(self.sr.path, vdi1)
         qcow2util.setParent(self.path, parent)
         qcow2util.setHidden(parent)
         self.session.xenapi.VDI.set_managed(self.sr.srcmd.params["args"][0], False)
@@ -249,12 +267,13 @@ class FileVDI(VDI.VDI):
     def _snapshot(self, snap_type):
         """Fork the chain. Killed at any step this leaves the VDI as it was, and at most a base for the collector."""
         snapshot = util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None
+        extension = os.path.splitext(self.path)[1]
         if snapshot and self.parent and qcow2util.isEmpty(self.path):
             base = None  # nothing written since the last one: the snapshot can sit beside this leaf
-            parent = os.path.join(self.sr.path, self.parent + qcow2util.FILE_EXTN)
+            parent = qcow2util.pathOf(self.sr.path, self.parent)
         else:
             base = util.gen_uuid()
-            parent = os.path.join(self.sr.path, base + qcow2util.FILE_EXTN)
+            parent = os.path.join(self.sr.path, base + extension)
             qcow2util.setHidden(parent)  # first: a base must never be seen as a VDI
             os.link(self.path, parent)
             leaf = self.path + ".new"
@@ -262,7 +281,7 @@ class FileVDI(VDI.VDI):
             qcow2util.snapshot(leaf, parent, self.size)
             os.rename(leaf, self.path)
         if snapshot:
-            qcow2util.snapshot(os.path.join(self.sr.path, snapshot + qcow2util.FILE_EXTN), parent, self.size)
+            qcow2util.snapshot(os.path.join(self.sr.path, snapshot + extension), parent, self.size)
         return self._introduce_fork(snap_type, snapshot, base)
 
     def _introduce_fork(self, snap_type, snapshot, base):
@@ -270,13 +289,15 @@ class FileVDI(VDI.VDI):
         introduced = []
         if snapshot:
             vdi = self.sr.vdi(snapshot)
-            vdi.sm_config = {"vhd-parent": vdi.parent}
+            vdi.sm_config = dict(vdi._format(), **{"vhd-parent": vdi.parent})
             introduced.append(vdi)
         if base:
             vdi = self.sr.vdi(base)
             vdi.label = "base copy"
             vdi.read_only = True
-            vdi.sm_config = {"vhd-parent": vdi.parent} if vdi.parent else {}
+            vdi.sm_config = vdi._format()
+            if vdi.parent:
+                vdi.sm_config["vhd-parent"] = vdi.parent
             introduced.append(vdi)
         for vdi in introduced:
             ref = vdi._db_introduce()

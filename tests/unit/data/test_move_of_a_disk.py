@@ -147,6 +147,38 @@ def test_a_destination_that_sm_has_rounded_up(site, blank, size, larger):
         assert one.read() == other.read(size) and other.read() == bytes(larger)
 
 
+def test_four_tebibytes_with_little_data(site):
+    size, end = 4 << 40, (4 << 40) - 512
+    places = [0, 1 << 31, (2 << 40) - 512, (3 << 40) + 4096, end - 512]
+    paths = [site.path("source"), site.path("destination")]
+    for path in paths:
+        with open(path, "wb") as image:
+            image.truncate(size)
+    with open(paths[0], "r+b") as image:
+        for place in places:
+            image.seek(place)
+            image.write(pattern(place, 512))
+    sockets = [site.serve(path)[1] for path in paths]
+    receiver = Receiver(site, {"d": (sockets[1], size)}, blank=True)
+    mover = Mover(site, "d", size, receiver.address())
+    guest = Tapdisk(sockets[0], mover.secondary, size)
+    guest.write([(end, b"before" * 85 + b"..")])
+    mover.copy(sockets[0], [[place, 512] for place in places], size, True)
+    copy = mover.await_copy()
+    assert (copy["state"], copy["verified"] + copy["skipped"]) == ("done", 512 * len(places))
+    guest.write([((1 << 40) + 512, b"after." * 85 + b"..")])
+    guest.detach()
+    eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
+    assert mover.ask("finish") == {"ok": True}
+    found = [[], []]
+    for path, data in zip(paths, found):
+        with open(path, "rb") as image:
+            for place in places + [end, (1 << 40) + 512, 1 << 40, (4 << 40) - (1 << 32)]:
+                image.seek(place)
+                data.append(image.read(512))
+    assert found[0] == found[1] and [bytes(512)] * 2 == found[1][-2:]
+
+
 @pytest.mark.parametrize("blank", [True, False])
 def test_what_is_there_already_is_compared_and_not_sent_again(site, blank):
     """The destination has the first 12 MiB of it, and 2 MiB of something else: stale writes, and, unless it was blank, in a hole."""
