@@ -17,6 +17,7 @@ Every process may be killed at any line, so every command may be repeated, and c
     vdi_receive_abort               the gate shut                          vdi_receive_abort
     vdi_let_go                      sm's tag of this host                  vdi_let_go
     vdi_end_pause                   nothing                                vdi_end_pause
+    vdi_relinking                   nothing                                vdi_relinking
     vdi_lost_snapshots              nothing                                vdi_lost_snapshots
     sr_remove_unnamed               maybe the image still                  sr_remove_unnamed
 
@@ -37,7 +38,7 @@ import XenAPI
 
 from storage_motion import errors
 from storage_motion.dom0 import smapi, stock_sm
-from storage_motion.dom0.disks import pauses, unnamed
+from storage_motion.dom0.disks import pauses, relinking, unnamed
 from storage_motion.dom0.disks.copy_source import CopySource
 from storage_motion.dom0.disks.destination import Destination
 from storage_motion.dom0.disks.disk import Disk
@@ -129,6 +130,11 @@ class MirrorOperations(object):
         """On the SR's master, for the host with that key in sm_config: JSON, whether nobody is at the disk; what sm has left of a pause is ended."""
         return json.dumps(pauses.end_for(Disk(self, vdi_uuid), host_key))
 
+    def relinking(self, vdi_uuid):
+        """On the SR's master: whether sm has left its `relinking` on the disk: see
+        relinking.state."""
+        return relinking.state(Disk(self, vdi_uuid))
+
     def lost_snapshots(self, vdi_uuid, since):
         """JSON: the snapshots for a mirror that xapi, which ended, has not noted as such: see unnamed.snapshots_of."""
         return json.dumps(unnamed.snapshots_of(self, vdi_uuid, float(since)))
@@ -152,6 +158,7 @@ COMMANDS = {
     "vdi_receive_abort": ("receive_abort", (0,)),
     "vdi_let_go": ("let_go", (0,)),
     "vdi_end_pause": ("end_pause", (1,)),
+    "vdi_relinking": ("relinking", (0,)),
     "vdi_lost_snapshots": ("lost_snapshots", (1,)),
 }
 

@@ -4,7 +4,8 @@ import time
 
 import XenAPI
 
-from storage_motion.control import arguments, installed, journal, migration, planner, recovery, resume, secrets, status, verdict, waiting
+from storage_motion.control import (arguments, cautions, installed, journal, migration, planner,
+                                    recovery, relinking, resume, secrets, status, verdict, waiting)
 from storage_motion.control.arguments import Problems
 from storage_motion.control.journal import Journal
 from storage_motion.dom0 import inventory, launch
@@ -44,7 +45,10 @@ def migrate(session, given):
         view = source if destination is session else Records(destination) if destination else None
         plan = planner.make(request, source, view, vm, here, problems) if vm and home else None
         if plan:
-            installed.require(source, view, plan, problems)
+            hosts = installed.require(source, view, plan, problems)
+            plan = plan._replace(warnings=tuple(cautions.of(source, view, plan, hosts)))
+        if plan and not problems:
+            relinking.require(session, source, plan, problems)
         problems.raise_any()
         verdict.ask(session, destination, plan)
         if request.dry_run:

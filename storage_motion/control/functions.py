@@ -85,6 +85,9 @@ FUNCTIONS = {
         (DISK, Argument("host-key", "that member's key in its sm_config")), (("vdi",), ("host-key",))), sr_master.end_pause),
     sr_master.FUNCTION: Function("for the source on a member: the snapshots that a xapi which ended has not noted", Takes(
         (DISK, Argument("since", "when it was begun, in seconds since the epoch")), (("vdi",), ("since",))), sr_master.find_lost),
+    sr_master.RELINKING: Function(
+        "for the source on a member: whether SM has left its mark of relinking on a disk",
+        Takes((DISK,), (("vdi",),)), sr_master.look_at_relinking),
     database.FUNCTION: Function("for either side: how much of xapi's database is on this host's disk", Takes(()),
                                 lambda session, given: {"generation": state_db.generation()}),
 }

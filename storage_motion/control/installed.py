@@ -9,7 +9,7 @@ import XenAPI
 
 import storage_motion
 from storage_motion.control import again
-from storage_motion.dom0 import root, smapi
+from storage_motion.dom0 import blktap, root, smapi
 from storage_motion.errors import Refused
 
 FUNCTION = "installed"
@@ -18,21 +18,29 @@ RIGHT = "install version %s on every host of both pools" % storage_motion.__vers
 
 
 def here(_session=None, _given=None):
-    """What other hosts ask: {"driver": whether MirrorSR is there}; the plugin adds its version."""
-    return {"driver": os.access("%s/MirrorSR" % root.path(smapi.DRIVERS), os.X_OK)}
+    """What other hosts ask: {"driver": whether MirrorSR is there, "blktap": its version or None,
+    "qcow2_safe": whether that is known to be safe for QCOW2}; the plugin adds its own version."""
+    driver = os.access("%s/MirrorSR" % root.path(smapi.DRIVERS), os.X_OK)
+    return {"driver": driver, "blktap": blktap.version(), "qcow2_safe": blktap.is_safe_for_qcow2()}
 
 
 def require(source, destination, plan, problems):
     """Look on every host that the migration needs, before anything begins: this one, the destination, and both masters, whose databases
-    are asked about. `source`, `destination`: Records of the pools, the same object for a move within one. What is wrong goes to `problems`."""
+    are asked about. `source`, `destination`: Records of the pools, the same object for a move
+    within one. What is wrong goes to `problems`.
+
+    Returns what each host says of itself: {uuid: as `here` answers}."""
+    said = {}
     there = destination.ref("host", plan.destination_host)
     asked = [(source, source.ref("host", plan.source_host), "vm"), (source, source.pool()["master"], "vm"),
              (destination, destination.pool()["master"], "remote-master" if destination is not source else "vm"), (destination, there, "host")]
     for number, (records, host, argument) in enumerate(asked):
         if (records, host) not in [one[:2] for one in asked[:number]]:
-            found = wrong(records.session, host)
+            record = records.of("host", host)
+            found, said[record["uuid"]] = _asked(records.session, host)
             if found:
-                problems.add(argument, "host %s %s" % (records.of("host", host)["name_label"], found), RIGHT)
+                problems.add(argument, "host %s %s" % (record["name_label"], found), RIGHT)
+    return said
 
 
 def require_again(m):
@@ -50,12 +58,14 @@ def require_again(m):
         raise Refused("host %s does not take VM %s" % (m.plan.destination_host_name, m.plan.vm_name), "it " + found, RIGHT)
 
 
-def wrong(session, host):
-    """What is wrong with it on a host (a ref), as "has no ..."; None if nothing is."""
+def _asked(session, host):
+    """(what is wrong with it on a host (a ref), as "has no ...", or None; what that says of
+    itself)"""
     try:
-        return _whole(_ask(session, host))
+        answer = _ask(session, host)
+        return _whole(answer), answer
     except XenAPI.Failure as failure:
-        return _refusal(failure)
+        return _refusal(failure), {}
 
 
 def _ask(session, host):

@@ -1,5 +1,5 @@
 """What a migration is going to do, as data: written to the journal before anything is done, and never changed."""
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 CROSS_POOL, IN_POOL = "cross-pool", "in-pool"
 
@@ -60,6 +60,7 @@ class Plan(NamedTuple):
     vifs: List[Vif]
     check_cpu: bool
     compress: bool
+    warnings: Tuple[str, ...] = ()   # for whoever asked for it
 
     @property
     def cross_pool(self):
@@ -74,6 +75,7 @@ class Plan(NamedTuple):
     def to_json(self) -> Dict[str, Any]:
         """As JSON values."""
         value = dict(self._asdict())
+        value["warnings"] = list(self.warnings)
         for field in ("disks", "cds", "vifs"):
             value[field] = [dict(entry._asdict()) for entry in value[field]]
         return value
@@ -81,7 +83,7 @@ class Plan(NamedTuple):
     @classmethod
     def from_json(cls, value):
         """What `to_json` gave. Raises TypeError, KeyError or AttributeError for anything else."""
-        fields = dict(value)
+        fields = dict(value, warnings=tuple(value.get("warnings", ())))
         for field, kind in (("disks", Disk), ("cds", Cd), ("vifs", Vif)):
             fields[field] = [kind(**entry) for entry in fields[field]]
         return cls(**fields)

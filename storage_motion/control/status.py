@@ -17,7 +17,8 @@ def of(entry):
     answer.update(phases=[phase.name for phase in phases.of(plan)], bytes_to_move=whole, bytes_moved=moved,
                   downtime=entry["downtime"], left=entry["left"], committed=entry["committed"],
                   disks=[_disk(disk, disks[disk.key]) for disk in plan.disks], broken=entry.get("broken"),
-                  tries=entry.get("tries", 0), saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks))
+                  warnings=list(plan.warnings), tries=entry.get("tries", 0),
+                  saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks))
     return answer
 
 

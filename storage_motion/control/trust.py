@@ -19,7 +19,8 @@ RECEIVED_DISK = {"vdi": MAYBE_TEXT, "sr": TEXT, "created": (bool,), "shut": (boo
 RECEIVER = {"number": (int,), "process": (dict,), "keys": (list,)}
 PROCESS = {"pid": (int,), "started": (int,)}
 # Of the plan: the type of each field of it, of a disk, of a CD, of an interface. What is not named is a string.
-PLAN = {"live": bool, "check_cpu": bool, "compress": bool, "disks": list, "staying": list, "cds": list, "vifs": list}
+PLAN = {"live": bool, "check_cpu": bool, "compress": bool, "disks": list, "staying": list,
+        "cds": list, "vifs": list, "warnings": tuple}
 DISK = {"size": int, "data": int, "sharable": bool, "other_config": dict, "xenstore_data": dict}
 CD = {"eject": bool}
 

@@ -28,7 +28,7 @@ REPEATABLE = ("VDI.destroy", "VBD.destroy", "VM.destroy", "VBD.eject", "VBD.inse
               "host.migrate_receive", "host.allocate_resources_for_vm", "network.attach_for_vm",
               "network.detach_for_vm", "VM.pool_migrate_complete", "pool.sync_database", "session.logout")
 REPEATABLE_OF_OURS = ("list", "status", "installed", "receive-status", "receive-stop", "receive-abort", "receive-give", "receive-end",
-                      "lost-snapshots")
+                      "lost-snapshots", "relinking")
 ASYNC = "Async."           # before a method's name: it answers a task
 GONE = ("HANDLE_INVALID", "UUID_INVALID")
 DONE = {"destroy": GONE, "eject": ("VBD_IS_EMPTY",), "insert": ("VBD_NOT_EMPTY",)}   # what such a call fails with when it was carried out already

@@ -99,7 +99,8 @@ def test_a_member_whose_xapi_is_just_restarted_is_waited_for(world, monkeypatch)
 
 def test_what_this_host_says_of_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("SXM_ROOT", str(tmp_path))
-    assert functions.call("installed", None, {}) == {"driver": False, "version": storage_motion.__version__}
+    assert functions.call("installed", None, {}) == {
+        "driver": False, "version": storage_motion.__version__, "blktap": None, "qcow2_safe": False}
     driver = tmp_path / "opt/xensource/sm/MirrorSR"
     driver.parent.mkdir(parents=True)
     driver.write_text("")

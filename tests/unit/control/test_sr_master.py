@@ -30,7 +30,7 @@ def test_it_is_asked_where_the_storage_manager_works(monkeypatch, shared, here, 
 
 @pytest.mark.parametrize("function, given", [
     ("lost-snapshots", {"vdi": "../etc", "since": "1"}), ("lost-snapshots", {"vdi": VDI, "since": "yesterday"}),
-    ("end-pause", {"vdi": "x" * 1000, "host-key": "host_x"})])
+    ("end-pause", {"vdi": "x" * 1000, "host-key": "host_x"}), ("relinking", {"vdi": "x"})])
 def test_the_plugin_takes_nothing_else(function, given):
     with pytest.raises(BadArguments):
         functions.call(function, None, given)
@@ -49,3 +49,19 @@ def test_the_plugin_has_the_driver_look(monkeypatch):
     assert functions.call("lost-snapshots", pool, {"vdi": VDI, "since": "1.5"})["snapshots"] == LOST
     assert functions.call("end-pause", pool, {"vdi": VDI, "host-key": "host_a2"})["nobody"] is True
     assert asked == [(sr, vdi, ("1.5",)), (sr, vdi, ("host_a2",))]
+    answers["vdi_relinking"] = "left"
+    assert functions.call("relinking", pool, {"vdi": VDI})["state"] == "left"
+    assert asked[2:] == [(sr, vdi, ())]
+
+
+@pytest.mark.parametrize("here, asked_of", [("a1", "driver"), ("a2", "plugin")])
+def test_whether_sm_relinks_is_asked_likewise(monkeypatch, here, asked_of):
+    pool = make_pool("A", ["a1", "a2"], shared=True)
+    hosts = {record["name_label"]: record["uuid"] for record in pool.tables["host"].values()}
+    monkeypatch.setattr(sr_master.inventory, "host_uuid", lambda: hosts[here])
+    here_is_right = asked_of == "driver"
+    monkeypatch.setattr(sr_master.driver, "ask", lambda *given: "left" if here_is_right else 1 / 0)
+    pool.handlers["host.call_plugin"] = lambda *arguments: json.dumps(
+        {"state": "left"} if arguments[1:] == ("sxm.py", "relinking", {"vdi": VDI}) else {})
+    (sr,) = [record["uuid"] for record in pool.tables["SR"].values() if record["shared"]]
+    assert sr_master.relinking(pool, sr, VDI) == "left"
