@@ -46,6 +46,7 @@ class Xapi:
             file.write("%d\n" % os.getpid())
 
     def stop(self):
+        switch.forget(self.work)
         for path in ("/run/xapi.ready", "/var/lib/xcp/xapi"):
             if os.path.lexists(self._path(path)):
                 os.unlink(self._path(path))
@@ -136,12 +137,12 @@ class Master(Xapi):
         startup.plug_all(self.pool, ref)
         startup.resynchronise_vms(self.pool, ref)
         if ref == self.pool.own_host:
-            switch.hand_again(self.pool, ref, lambda vdi_uuid, request: vdi.snapshot_again(self.pool, vdi_uuid, request))
+            switch.hand_again(self.pool, ref, switch.SNAPSHOT,
+                              lambda vdi_uuid, request: vdi.snapshot_again(self.pool, vdi_uuid, request))
         self.pool.wait_durable()
 
     def stop(self):
         self.pool.stopping.set()
-        switch.forget(self.pool, self.pool.own_host)
         super().stop()
         self.pool.close()
 

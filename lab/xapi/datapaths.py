@@ -2,7 +2,8 @@
 
 SM is only asked where the state of the VDI as a whole changes: the first datapath attaches and activates it, the last one deactivates and
 detaches it. What stands is written down after SM did it, in memory of the host only (/run/nonpersistent/xapi/storage.db): it outlives xapi
-and not a loss of power. So a VDI that SM deactivated for somebody else stays activated here. A datapath whose removal failed is *leaked*:
+and not a loss of power. What a xapi forgets is which VDIs SM attached to be written to: one that it does not know is activated read-only
+(storage_smapiv1.ml, vdi_read_write), until its start has looked at all of them. So a VDI that SM deactivated for somebody else stays activated here. A datapath whose removal failed is *leaked*:
 before each further operation on the VDI its removal is tried again.
 """
 import json
@@ -53,6 +54,7 @@ class Datapaths:
         self._sm, self._save = sm, save
         self._lock = threading.Lock()           # of what follows, not of any operation
         self._srs, self._places, self._errors = {}, {}, []
+        self._writable = {}                     # (SR, VDI) -> whether it is attached to be written to; of this xapi alone
         if saved:
             self._load(json.loads(saved))
 
@@ -130,6 +132,18 @@ class Datapaths:
         held = self._vdi(sr, vdi)
         self._remove(sr, vdi, [datapath for datapath in held.states if datapath in held.leaked])
 
+    def remember(self, sr, vdi):
+        """Take from the state of a VDI as a whole whether it is attached to be written to."""
+        state = self.state(sr, vdi)
+        if state != DETACHED:
+            self._writable[sr, vdi] = state.mode == automaton.RW
+
+    def remember_all(self):
+        """As `remember`, of every VDI: for a host whose xapi has not ended."""
+        for sr in self.srs():
+            for vdi in self._vdis(sr):
+                self.remember(sr, vdi)
+
     def state(self, sr, vdi):
         """The State of a VDI as a whole."""
         return self._vdi(sr, vdi).superstate
@@ -188,7 +202,7 @@ class Datapaths:
         for operation in automaton.path(held.superstate, changed.superstate):
             log.info("%s/%s: %s -> %s: %s", sr, vdi, held.superstate, changed.superstate, operation.name)
             try:
-                answer = self._sm(sr, vdi, operation.name, changed.superstate.mode == automaton.RW)
+                answer = self._sm(sr, vdi, operation.name, self._is_writable(sr, vdi, operation, changed))
             except NoVdi:
                 if operation.name not in ("deactivate", "detach"):
                     raise
@@ -196,7 +210,17 @@ class Datapaths:
                 continue
             if operation.name == "attach":
                 info = answer
+                self._writable[sr, vdi] = operation.mode == automaton.RW
+            elif operation.name == "detach":
+                self._writable.pop((sr, vdi), None)
         return info
+
+    def _is_writable(self, sr, vdi, operation, changed):
+        if operation.name != "activate":
+            return changed.superstate.mode == automaton.RW
+        if (sr, vdi) not in self._writable:
+            log.error("VDI.activate: doesn't know if sr:%s vdi:%s is RO or RW", sr, vdi)
+        return self._writable.get((sr, vdi), False)
 
     def _destroy(self, datapath, sr, vdi, allow_leak):
         held = self._vdis(sr).get(vdi) or _Vdi()

@@ -11,7 +11,6 @@ import tempfile
 import threading
 import xmlrpc.client
 
-from lab import message_switch
 from lab.xapi import wire, xapi_conf
 from lab.xapi.failures import Failure
 from lab.xapi.http_client import UnixConnection, exchange
@@ -35,7 +34,7 @@ class HostWork:
         """Whether this host's xapi takes what xenopsd tells: not before it has found its VMs again (startup.py), and never if it fails in that."""
         self.functions = {"run_plugin": self.run_plugin, "run_driver": self.run_driver, "drivers": self.drivers,
                           "xenops": self.xenops, "real_path": self.real_path, "back_up": self.back_up,
-                          "messages": self.messages, "kept": self.kept, "keep": self.keep, "listen": self.listen, "is_listening": self.listening.is_set}
+                          "kept": self.kept, "keep": self.keep, "listen": self.listen, "is_listening": self.listening.is_set}
 
     def path(self, absolute):
         return self.root + absolute
@@ -82,10 +81,6 @@ class HostWork:
         """Keep a copy of the pool's database: a member becomes master with it (xapi_host.ml, `request_backup`)."""
         os.makedirs(os.path.dirname(self.path(STATE)), mode=0o700, exist_ok=True)
         replace(self.path(STATE), database.encode())
-
-    def messages(self):
-        """The names of what this host's xenopsd has asked of storage and has no answer to."""
-        return message_switch.waiting(self.root)
 
     def kept(self, path):
         """The text that `keep` wrote, or None."""

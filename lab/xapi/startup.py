@@ -36,19 +36,20 @@ def release_locks(database):
 # --- storage
 
 def open_storage(pool, host):
-    """Serve xenopsd of `host`, whose xapi starts: before its database is up to date (xapi.ml, start_smapiv1_servers; in versions before 382c16b565
-    for all that xenopsd asks, since then for what it had asked of the xapi before)."""
+    """The storage of `host`, whose xapi starts, before its database is up to date (xapi.ml, start_smapiv1_servers): what the xapi before was having
+    SM activate is done again. What xenopsd asks waits (since 382c16b565; in versions before it does not)."""
     pool.storage.close_layer(host)
+    pool.storage.hear(host, False)
     pool.storage.serve_layer(host, pool.storage.open_layer(host))
+    pool.storage.activate_again(host)
 
 
 def synchronise_storage(pool, host):
-    """Bring the database up to date with what the memory of `host` says of its storage. What xenopsd had asked of the xapi before is being done
-    then, as message-switch hands it over at once."""
+    """Bring the database up to date with what the memory of `host` says of its storage, and take what its xenopsd asks."""
     layer = pool.storage.layer(host)
-    pool.storage.take_over(host)
     resynchronise_pbds(pool.database, host, layer.srs())
     refresh_local_vdi_activations(pool, host, layer)
+    pool.storage.hear(host, True)
 
 
 def resynchronise_pbds(database, host, attached):
@@ -72,6 +73,7 @@ def refresh_local_vdi_activations(pool, host, layer):
         if attached:
             with pool.storage.exclusively(ref):
                 state = layer.state(sr_uuid, record["location"])
+                layer.remember(sr_uuid, record["location"])
         locks = {key for key in database.get("VDI", ref, "sm_config") if key.startswith(_LOCKED)}
         if state.level == "activated":
             if own not in locks:

@@ -5,13 +5,11 @@ import threading
 import weakref
 import xmlrpc.client
 
-from lab import patience
-from lab.xapi import datapaths, wire, xenops
+from lab.xapi import datapaths, switch, wire, xenops
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL
 
 _LOCK_TIMEOUT = 240.0           # seconds to wait for another operation on the same VDI or SR: more than an activation takes
-_TAKE_OVER = 10.0 * patience.TIMES  # seconds for what lies in a host's queue to be sent again
 
 # Fault codes of drivers that have a XenAPI code of their own; the others become SR_BACKEND_FAILURE_<code>.
 _FAULTS = {38: "SR_OPERATION_NOT_SUPPORTED", 39: "SR_NOT_EMPTY", 24: "VDI_IN_USE", 16: "SR_DEVICE_IN_USE", 144: "VDI_MISSING"}
@@ -29,7 +27,7 @@ class Storage:
         self._layers = {}                                # host -> its Datapaths
         self._starting = set()                           # hosts whose xapi brings its storage up to date: who asks waits
         self._ready = threading.Condition()
-        self._begun = set()                              # the messages of xenopsds that this xapi is at, or was
+        self._unheard = set()                            # hosts whose xapi, as it starts, does not take what xenopsd asks
 
     @contextlib.contextmanager
     def exclusively(self, ref):
@@ -65,17 +63,17 @@ class Storage:
             self._starting.discard(host)
             self._ready.notify_all()
 
-    def has_begun(self, message):
-        """A message of a xenopsd is carried out, with its VDI's lock; None for a request that is none."""
+    def hear(self, host, whether):
+        """Whether what xenopsd of that host asks is taken, or lies in its queue."""
         with self._ready:
-            self._begun.add(message)
+            (self._unheard.discard if whether else self._unheard.add)(host)
             self._ready.notify_all()
 
-    def take_over(self, host):
-        """A xapi starts, and is handed what the one before has left: have that begun. Bounded, since it is another process that sends it."""
-        left = self._pool.on_host(host, "messages")
+    def await_hearing(self, host):
+        """For what xenopsd asks, before it takes any lock. Raises HOST_OFFLINE [host]."""
         with self._ready:
-            self._ready.wait_for(lambda: self._begun.issuperset(left), _TAKE_OVER)
+            if not self._ready.wait_for(lambda: host not in self._unheard, _LOCK_TIMEOUT):
+                raise Failure("HOST_OFFLINE", host)
 
     def layer(self, host):
         """The Datapaths of a host; waits until they are served. Raises HOST_OFFLINE [host]."""
@@ -84,7 +82,30 @@ class Storage:
                 raise Failure("HOST_OFFLINE", host)
             if host not in self._layers:                # a member whose xapi went on while the master's started
                 self._layers[host] = self.open_layer(host)
+                self._layers[host].remember_all()
+                switch.failed(self._pool, host)
             return self._layers[host]
+
+    def activate(self, host, datapath, sr_uuid, location):
+        """See Datapaths.activate; the caller has the VDI's lock. It is done again by the xapi that comes after one that is killed meanwhile."""
+        vdi = self.vdi_named(sr_uuid, location)
+        request = {"datapath": datapath, "sr": sr_uuid, "vdi": location}
+        with switch.asked(self._pool, host, switch.ACTIVATE, self._pool.database.get("VDI", vdi, "uuid") if vdi else location, request):
+            self.layer(host).activate(datapath, sr_uuid, location)
+
+    def activate_again(self, host):
+        """A xapi starts, and is handed what the one before it was having SM activate: nobody waits for the answer any more. Each is begun, with
+        its VDI's lock, when this ends (storage_access.ml, start_smapiv1_servers, comes before dbsync)."""
+        begun = threading.Semaphore(0)
+        layer = self.layer(host)
+
+        def carry_out(_, request):
+            place = request["sr"], request["vdi"]
+            with self.on_vdi(*place):
+                begun.release()
+                layer.activate(request["datapath"], *place)
+        for _ in switch.hand_again(self._pool, host, switch.ACTIVATE, carry_out):
+            begun.acquire(timeout=_LOCK_TIMEOUT)
 
     def attach_sr(self, sr, host, task=None):
         """Have SM attach an SR on a host, unless it is."""

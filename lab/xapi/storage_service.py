@@ -2,7 +2,6 @@
 import logging
 import xmlrpc.client
 
-from lab import message_switch
 from lab.xapi import wire, xenops
 from lab.xapi.failures import Failure
 
@@ -19,6 +18,7 @@ def answer_storage(pool, host, body):
         (members,), method = wire.parse_xmlrpc(body)
         if method not in _METHODS:
             return wire.xml_fault(-32601, "unknown method %s" % method)
+        pool.storage.await_hearing(host)
         answer = _METHODS[method](pool, host, members)
         pool.wait_durable()
         return wire.xml_response(answer)
@@ -51,7 +51,6 @@ def _of_vdi(operation):
     def method(pool, host, members):
         sr, location = members["sr"], members["vdi"]
         with pool.storage.on_vdi(sr, location):
-            pool.storage.has_begun(members.get(message_switch.MEMBER))
             return operation(pool.storage.layer(host), members["dp"], sr, location, members)
     return method
 
@@ -61,14 +60,14 @@ def _attach(layer, datapath, sr, location, members):
 
 
 def _activate(pool, host, members):
-    _of_vdi(lambda layer, datapath, sr, location, _: layer.activate(datapath, sr, location))(pool, host, members)
+    with pool.storage.on_vdi(members["sr"], members["vdi"]):
+        pool.storage.activate(host, members["dp"], members["sr"], members["vdi"])
     vdi = pool.storage.vdi_named(members["sr"], members["vdi"])
     link = "/run/blktap-control/nbd/%s/%s" % (members["sr"], pool.database.get("VDI", vdi, "uuid"))
     return {"socket": pool.on_host(host, "real_path", path=link)}
 
 
 def _destroy(pool, host, members):
-    pool.storage.has_begun(members.get(message_switch.MEMBER))
     pool.storage.destroy_datapath(host, members["dp"], members["allow_leak"])
 
 

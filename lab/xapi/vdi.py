@@ -93,7 +93,7 @@ def _derived(context, vdi, operation, driver_params):
     with _Operation(context, vdi, operation) as running, storage.exclusively(vdi):
         if operation == "snapshot":
             host = storage.host_for(database.get("VDI", vdi, "SR"))
-            with switch.asked(context.pool, host, running.record["uuid"], driver_params or {}):
+            with switch.asked(context.pool, host, switch.SNAPSHOT, running.record["uuid"], driver_params or {}):
                 new = _snapshot_of_layer(context.pool, vdi, driver_params, context.task)
         else:
             new = _of_driver(database, storage.run_vdi(vdi, "vdi_" + operation, task=context.task, driver_params=driver_params))

@@ -1,7 +1,7 @@
 """Attaching and activating a VM's disks, through xapi's /services/SM on this host's unix socket: a datapath each (storage.ml).
 
 The real one's requests lie in message-switch's queue while xapi is away, and are handed to the next xapi if one has died over them. Here they
-are repeated (lab/message_switch.py).
+are repeated.
 """
 import concurrent.futures
 import http.client
@@ -10,7 +10,7 @@ import os
 import time
 import xmlrpc.client
 
-from lab import message_switch, patience
+from lab import patience
 from lab.xenopsd import wire
 from lab.xenopsd.errors import XenopsError
 
@@ -29,7 +29,6 @@ class Disks:
     name of its datapath, and state "attached" or "active". It is written down before the call, so that a crash leaves nothing attached unknown."""
 
     def __init__(self, root, store):
-        self._root = root
         self._socket = os.path.join(root, "var/lib/xcp/xapi")
         self._store = store
 
@@ -86,10 +85,6 @@ class Disks:
     def _call(self, method, disk, **members):
         repository, location = disk["vdi"].split("/", 1)
         members = dict(members, dp=disk["dp"], sr=repository, vdi=location, rw=disk["rw"])
-        with message_switch.request(self._root) as name:
-            return self._ask(method, disk, dict(members, **{message_switch.MEMBER: name}))
-
-    def _ask(self, method, disk, members):
         deadline = time.monotonic() + TIMEOUT
         while True:
             try:

@@ -1,4 +1,5 @@
 """The storage layer of the lab's xapi: datapaths, what of SM they need, what outlives xapi, and what the API shows and does of it."""
+import contextlib
 import http.client
 import itertools
 import json
@@ -16,7 +17,7 @@ from test_xapi_database import PATIENCE, restarted, until
 from test_xapi_storage import ask_storage
 from xapi_fixture import LabPool, failure_of, make_sr, vdi_record
 
-from lab import message_switch
+from lab.pools import daemons
 from lab.xapi import automaton
 from lab.xapi.automaton import ACTIVATE, DEACTIVATE, DETACH, DETACHED, RO, RW, State, attach
 from lab.xapi.datapaths import STATE, Datapaths, NoVdi
@@ -376,12 +377,11 @@ class Activation(threading.Thread):
         self.start()
 
     def run(self):
-        with message_switch.request(self._disk.host.root) as name:
-            while self.answer is None:
-                try:
-                    self.answer = self._disk.ask("VDI.activate", "vbd/1/xvda", **{message_switch.MEMBER: name})
-                except (OSError, http.client.HTTPException, xmlrpc.client.Error, xml.parsers.expat.ExpatError):
-                    time.sleep(0.1)
+        while self.answer is None:
+            try:
+                self.answer = self._disk.ask("VDI.activate", "vbd/1/xvda")
+            except (OSError, http.client.HTTPException, xmlrpc.client.Error, xml.parsers.expat.ExpatError):
+                time.sleep(0.1)
 
 
 def serves(host):
@@ -390,32 +390,67 @@ def serves(host):
         return probe.connect_ex((host.address, host.https_port)) == 0
 
 
-@pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
-def test_an_activation_that_waits_for_its_gate_holds_the_start_of_its_xapi_up(pool, member):
-    """Over its unix socket a master's answers all that time, and over the network not at all (seen on a real one); a member's is served there before."""
-    host = pool.hosts[member]
-    disk = Disk(host)
+def activations(host):
+    """Whether SM was to write, in each of the activations on a host, oldest first."""
+    return [call["args"] == ["true"] for call in host.driver_calls("vdi_activate")]
+
+
+@contextlib.contextmanager
+def killed_in_an_activation(disk):
+    """The host's xapi is killed while SM activates the disk, to be written to, and started again; yields the Activation, whose gate is shut
+    until then. How often SM is to activate it is not waited for."""
+    host = disk.host
     disk.ask("VDI.attach", "vbd/1/xvda")
     disk.x.pool.sync_database()
     gate = host.root + "/gate-is-shut"
     open(gate, "w").close()
-    begun = len(host.driver_calls("vdi_activate"))
+    begun = len(activations(host))
     try:
         activation = Activation(disk)
-        until(lambda: len(host.driver_calls("vdi_activate")) == begun + 1)
+        until(lambda: activations(host)[begun:] == [True])
         host.stop(signal.SIGKILL)
         host.start()
-        until(lambda: len(host.driver_calls("vdi_activate")) == begun + 2)
-        uuid = disk.where["sr"]
-        assert host.local().xenapi.SR.get_by_uuid(uuid) == disk.sr
-        time.sleep(NEGATIVE)
-        assert serves(host) is member and not os.path.exists(host.root + "/run/xapi.ready") and activation.is_alive()
+        until(lambda: len(activations(host)) == begun + 2)
+        yield activation
     finally:
         os.unlink(gate)
     host.wait_ready()
     activation.join(PATIENCE)
-    assert activation.answer == {"socket": host.root + "/run/blktap-control/nbd1.0"} and serves(host)
+    assert activation.answer == {"socket": host.root + "/run/blktap-control/nbd1.0"}
     disk.renew()
+
+
+@pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
+def test_what_sm_was_activating_for_a_xapi_that_was_killed_it_activates_again_to_read(pool, member):
+    """The next xapi does not know yet that it is to be written to, and xenopsd, which asks again behind that, is told that it is active as it wanted
+    (seen on a real xapi): the VM runs, and cannot write."""
+    disk = Disk(pool.hosts[member])
+    with killed_in_an_activation(disk):
+        pass
+    assert activations(disk.host)[-2:] == [True, False]
     assert disk.believed()[1] == "DP: vbd/1/xvda: activated RW"
-    assert disk.x.VDI.get_sm_config(disk.ref)["host_" + host.ref(disk.x)] == "RW"
+    assert disk.x.VDI.get_sm_config(disk.ref)["host_" + disk.host.ref(disk.x)] == "RW", "the driver of these tests makes no mark"
+    disk.destroy_datapath("vbd/1/xvda")
+
+
+@pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
+def test_if_that_fails_xenopsd_has_it_activated_to_be_written_to(pool, member):
+    disk = Disk(pool.hosts[member])
+    with killed_in_an_activation(disk):
+        reader, = [pid for pid, command in daemons.of_root(disk.host.root).items() if "vdi_activate" in command and ">false<" in command]
+        os.kill(reader, signal.SIGKILL)
+    assert activations(disk.host)[-3:] == [True, False, True]
+    assert disk.believed()[1] == "DP: vbd/1/xvda: activated RW"
+    disk.destroy_datapath("vbd/1/xvda")
+
+
+@pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
+def test_an_activation_that_waits_for_its_gate_holds_the_start_of_its_xapi_up(pool, member):
+    """Over its unix socket a master's answers all that time, and over the network not at all (seen on a real one); a member's is served there before."""
+    disk = Disk(pool.hosts[member])
+    with killed_in_an_activation(disk) as activation:
+        assert disk.host.local().xenapi.SR.get_by_uuid(disk.where["sr"]) == disk.sr
+        time.sleep(NEGATIVE)
+        assert serves(disk.host) is member and not os.path.exists(disk.host.root + "/run/xapi.ready") and activation.is_alive()
+    assert serves(disk.host)
     disk.destroy_datapath("vbd/1/xvda")
