@@ -1,4 +1,6 @@
 """Behind the point of no return: what the VM has left at the source goes, and only what was verified at the destination."""
+import json
+
 from storage_motion.control import claim, durable, gate, pool_lock, remains, remap, sync, taken, waiting, whereabouts
 from storage_motion.control.checks import CLAIM
 from storage_motion.dom0.launch import Process
@@ -50,7 +52,11 @@ def _others_disks(m):
     """The UUIDs of the new disks that are not active just as the VM needs them: on its host, read-write; nowhere if it is halted."""
     vm = m.destination.xenapi.VM.get_record(remap.destination_vm(m))
     host = vm["resident_on"] if vm["power_state"] in whereabouts.LIVE else None
-    return [m.disk(disk.key)["destination_vdi"] for disk in m.plan.disks if not _is_own(m, disk, host)]
+    others = [disk for disk in m.plan.disks if not _is_own(m, disk, host)]
+    if host and not others:
+        found = json.loads(m.plugin("receive-status"))["disks"]
+        others = [disk for disk in m.plan.disks if found[disk.key]["read_only"]]
+    return [m.disk(disk.key)["destination_vdi"] for disk in others]
 
 
 def _is_own(m, disk, host):

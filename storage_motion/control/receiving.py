@@ -25,7 +25,7 @@ from storage_motion.control.arguments import UUID
 from storage_motion.control.checks import CLAIM, MAX_DISKS
 from storage_motion.control.journal import RECEIVING, Journal
 from storage_motion.data import control_socket
-from storage_motion.dom0 import firewall, inventory, launch, opened, root, smapi
+from storage_motion.dom0 import active, firewall, inventory, launch, opened, root, smapi
 from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (BadArguments, DiskInUse, GateOpen, ImageLeft, JournalNotWritten, MotionError, NoSuchMigration, ReceiverFailed,
@@ -126,11 +126,13 @@ def receive_stop(session, given):
 
 
 def receive_status(session, given):
-    """{"state": of the receiver, "arrived": whether this host has noted that the VM ran here, "disks": {key: {"vdi", "gate": "shut" or "open"}}}"""
+    """{"state": of the receiver, "arrived": whether this host has noted that the VM ran here, "disks": {key: {"vdi", "gate": "shut" or
+    "open", "read_only": whether it is active here by a tapdisk that cannot write}}}"""
     entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
     alive = [one for one in entry.entry["receivers"] if Process.from_json(one["process"]).alive()]
     return {"state": "running" if alive else "ended", "arrived": arrival.read(entry.entry["migration"]) is not None,
-            "disks": {key: {"vdi": disk["vdi"], "gate": "shut" if gate.is_shut(_config(session, disk["vdi"])) else "open"}
+            "disks": {key: {"vdi": disk["vdi"], "gate": "shut" if gate.is_shut(_config(session, disk["vdi"])) else "open",
+                            "read_only": active.is_read_only(disk["sr"], disk["vdi"])}
                       for key, disk in entry.entry["disks"].items() if disk["vdi"]}}
 
 

@@ -7,9 +7,11 @@ import logging
 import time
 
 from storage_motion.dom0 import smapi
+from storage_motion.dom0.disks.guard import Guard
 from storage_motion.errors import SmFault
 from storage_motion.xapi import session as sessions
 
+ACTIVATING = "activating"   # in sm_config while SM activates the VDI; for good, if its command dies in that
 PATIENCE = 120.0    # seconds from the begin after which no opening is tried anew; the mover gives up after 300
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ class Gates(object):
 
     def __init__(self):
         self._session = None    # of the thread that holds gates open
+        self._activating = set()    # the VDIs that SM was at when that thread looked last
+        self._guard = Guard()       # of the thread that keeps readers out
 
     def open(self, sr_uuid, vdi_uuid):
         """Close the tapdisk of that VDI and take its marks away. Once more if xapi was restarted meanwhile: SM's driver asks it by our
@@ -39,13 +43,29 @@ class Gates(object):
 
     def hold_open(self, sr_uuid, vdi_uuid):
         """Open the gate of that VDI, which has been opened before, if xapi has it shut again and SM waits there to
-        activate it. Waits for nobody. Raises as `open`."""
-        if self._session is None:
-            self._session = sessions.local()
-        api = sessions.at_once(self._session).xenapi
-        if smapi.GATE_SHUT in api.VDI.get_sm_config(api.VDI.get_by_uuid(vdi_uuid)).values():
+        activate it; and have an activation forgotten that has died. Waits for nobody. Raises as `open`."""
+        try:
+            if self._session is None:
+                self._session = sessions.local()
+            api = sessions.at_once(self._session).xenapi
+            config = api.VDI.get_sm_config(api.VDI.get_by_uuid(vdi_uuid))
+        except Exception:
+            self._activating.add(vdi_uuid)      # what is under way dies with its xapi
+            raise
+        stuck = ACTIVATING in config and vdi_uuid in self._activating
+        (self._activating.add if ACTIVATING in config else self._activating.discard)(vdi_uuid)
+        if stuck or smapi.GATE_SHUT in config.values():
             if _have_sm(self._session, "vdi_receive_open_again", sr_uuid, vdi_uuid) == "opened":
                 log.warning("VDI %s: its gate was shut again, and is opened", vdi_uuid)
+
+    def keep_writable(self, places):
+        """Keep commands of SM out that would activate one of these VDIs, whose gates have been opened, only to be read: {VDI's UUID:
+        SR's}. Asks no xapi; nothing else holds such a command up at an open gate. Raises LaunchFailed."""
+        self._guard.look(places)
+
+    def end_guard(self):
+        """No VDI is kept from anybody any more."""
+        self._guard.close()
 
     def close(self):
         """No gate is held open any more."""

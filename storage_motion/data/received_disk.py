@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 class ReceivedDisk(object):
     """A destination VDI that is being filled, behind its gate.
 
-    `roles`: role -> "unused", "open", "ended" (by a goodbye, with everything answered) or "broken". `gate`: "shut" or "open".
+    `roles`: role -> "unused", "open", "ended" (by a goodbye, with everything answered) or "broken". `gate`: "shut" or "open". `vdi`, `sr`: UUIDs.
     """
 
     def __init__(self, key, spec, gates):
@@ -30,7 +30,7 @@ class ReceivedDisk(object):
         self.size = spec["size"]
         self.gate = "shut"
         self.roles = {"mirror": "unused", "copy": "unused", "control": "unused"}
-        self._sr, self._vdi, self._socket = spec["sr"], spec["vdi"], spec["socket"]
+        self.sr, self.vdi, self._socket = spec["sr"], spec["vdi"], spec["socket"]
         self._depth = spec["depth"]
         self._blank = spec["blank"]
         self._gates = gates
@@ -42,7 +42,7 @@ class ReceivedDisk(object):
     def status(self):
         """The disk's part of the receiver's status."""
         with self._lock:
-            return {"vdi": self._vdi, "gate": self.gate, "roles": dict(self.roles)}
+            return {"vdi": self.vdi, "gate": self.gate, "roles": dict(self.roles)}
 
     def take_role(self, role):
         """Reserve `role`. Raises PeerRefused if it was given away before: the token is good once per role and disk.
@@ -164,23 +164,22 @@ class ReceivedDisk(object):
         if copy != "ended":
             raise NotFinished("the copy is %s" % copy)
         self._stop_reading()
-        self._gates.open(self._sr, self._vdi)
+        self._gates.open(self.sr, self.vdi)
         with self._lock:
             self.gate = "open"
-        log.info("disk %s: the gate of VDI %s is open", self.key, self._vdi)
+        log.info("disk %s: the gate of VDI %s is open", self.key, self.vdi)
         return {"ok": True}
 
     def hold_open(self):
-        """Have the gate opened again, if it was, and is not any more."""
-        if self.gate != "open":
-            return
+        """Have the gate, which has been opened, opened again, if it is not any more. Whether that could be seen."""
         try:
-            self._gates.hold_open(self._sr, self._vdi)
+            self._gates.hold_open(self.sr, self.vdi)
             self._trouble = None
         except Exception as error:      # xapi is away, or SM's driver refuses: it is looked again
             if repr(error) != self._trouble:
                 log.warning("disk %s: whether its gate is still open: %r", self.key, error)
             self._trouble = repr(error)
+        return self._trouble is None
 
     def _stop_reading(self):
         if self._reading is not None:

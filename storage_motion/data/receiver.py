@@ -24,17 +24,33 @@ from storage_motion.data.received_disk import ReceivedDisk
 
 LEAVE = 1.0     # seconds at its end for a look that is under way
 LOOK = 1.0      # seconds between two looks at the gates that have been opened: as often as SM looks
+GUARD = 0.1     # seconds between two looks for commands of SM's that would have a disk only to read
 
 log = logging.getLogger(__name__)
 
 
 def hold_open(disks, gates, life):
     """Look after the gates that have been opened, as long as the process lives: what ends it for good, and waits for the storage manager's
-    commands, can shut a gate (the plugin's `receive-stop`)."""
-    while life.lasts(LOOK):
-        for disk in disks:
-            disk.hold_open()
+    commands, can shut a gate (the plugin's `receive-stop`). Where a look met no xapi, the next one follows soon."""
+    pause = LOOK
+    while life.lasts(pause):
+        well = [disk.hold_open() for disk in _opened(disks)]
+        pause = LOOK if all(well) else GUARD
     gates.close()
+
+
+def keep_writable(disks, gates, life):
+    """See gates.Gates.keep_writable: as long as the process lives, of the disks whose gates have been opened."""
+    while life.lasts(GUARD):
+        try:
+            gates.keep_writable({disk.vdi: disk.sr for disk in _opened(disks)})
+        except Exception:       # it is looked again
+            log.exception("commands of the storage manager that would have a disk only to read")
+    gates.end_guard()
+
+
+def _opened(disks):
+    return [disk for disk in disks if disk.gate == "open"]
 
 
 def run(path, gates=None):
@@ -61,8 +77,10 @@ def run(path, gates=None):
 
     control = ControlSocket(spec["control"], {"status": status, "exit": end, "abort": end})
     service.write_private(spec["ready"], {"port": listener.port, "fingerprint": certificate.fingerprint})
-    holding = threading.Thread(target=hold_open, args=(list(disks.values()), gates, life), name="gates", daemon=True)
-    holding.start()
+    watches = [threading.Thread(target=watch, args=(list(disks.values()), gates, life), name=watch.__name__, daemon=True)
+               for watch in (hold_open, keep_writable)]
+    for watch in watches:
+        watch.start()
     log.info("listening on %s port %d for %d disks", spec["address"], listener.port, len(disks))
     try:
         asked = life.wait()
@@ -70,7 +88,8 @@ def run(path, gates=None):
             log.error("nobody has been heard of for %s s: giving up; what is shut stays shut", bound)
     finally:
         life.end()
-        holding.join(LEAVE)
+        for watch in watches:
+            watch.join(LEAVE)
         listener.close()
         control.close()
         os.unlink(spec["ready"])

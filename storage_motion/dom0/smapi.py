@@ -54,17 +54,18 @@ def await_commands(vdis=(), timeout=None):
             raise TimedOut("process %d, a command of the storage manager, to end" % process.pid, "%g" % timeout)
 
 
-def activations(vdi_uuid):
-    """The commands by which xapi has SM activate a VDI on this host just now: [(Process, whether it is to be written to)]."""
+def commands(vdi_uuids):
+    """The commands of SM's drivers, stock ones and ours, that run for one of these VDIs on this host just now:
+    [(the VDI's UUID, Process, command, its args)]."""
     found = []
-    for process in launch.running(mentioning=(vdi_uuid,)):
+    for process in launch.running(mentioning=tuple(vdi_uuids)):
         for argument in launch.arguments(process.pid):
             try:
                 (struct,), command = xmlrpc.client.loads(argument)
             except (ValueError, TypeError, xml.parsers.expat.ExpatError, xmlrpc.client.Error):
                 continue    # not such a call
-            if command == "vdi_activate" and isinstance(struct, dict) and struct.get("vdi_uuid") == vdi_uuid:
-                found.append((process, struct.get("args") == ["true"]))
+            if isinstance(struct, dict) and struct.get("vdi_uuid") in vdi_uuids:
+                found.append((struct["vdi_uuid"], process, command, struct.get("args", [])))
     return found
 
 

@@ -131,28 +131,40 @@ def told(host, what):
         return what in log.read()
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("moment", [opening, opened])
-def test_the_destinations_xapi_is_killed_between_the_opening_of_a_gate_and_the_activation(lab, scene, moment):
-    """It comes back with the gate shut, and serves nobody over the network before SM has the disk, which waits for the gate: its own host opens
-    it again."""
-    host = scene.there
+def only_disk(entry):
+    """The UUID of the new disk."""
+    disk, = entry["disks"].values()
+    return disk["destination_vdi"]
+
+
+def killed_before_the_activation(scene, host, moment, **arguments):
+    """The xapi of `host`, to which the VM goes, is killed when `moment` has come for its one disk, and SM, which waits at the gate, has not looked again;
+    the migration's id. What SM was at dies at its next look, as its session has."""
     with seldom(host):
-        with breakpoint.held(scene.host.root, MOMENTS["sealed"], scene.begin, scene.journal, PATIENCE) as migration:
-            disk, = scene.journal(migration)["disks"].values()
-            vdi = disk["destination_vdi"]
+        with breakpoint.held(scene.host.root, MOMENTS["sealed"], lambda: scene.begin(**arguments), scene.journal, PATIENCE) as migration:
+            vdi = only_disk(scene.journal(migration))
             until(lambda: waits_for_its_gate(host, vdi))
         until(lambda: moment(host, vdi))
         host.kill("xapi")
         for pid, command in daemons.of_root(host.root).items():
-            if "vdi_activate" in command:       # its session is gone: it would end at its next look
+            if "vdi_activate" in command:
                 os.kill(pid, signal.SIGKILL)
     host.start_xapi()
-    for pool in lab.pools:
+    for pool in scene.lab.pools:
         pool.forget_session()
+    return migration
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", [opening, opened])
+def test_the_destinations_xapi_is_killed_between_the_opening_of_a_gate_and_the_activation(lab, scene, moment):
+    """It comes back with the gate shut, and serves nobody over the network before SM has the disk, which waits for the gate: its own host opens
+    it again, and not for who would have the disk only to read."""
+    host = scene.there
+    migration = killed_before_the_activation(scene, host, moment)
     entry = scene.ended(migration)
     assert entry["state"] == "succeeded", entry["error"]
-    assert moment is opening or told(host, "VDI %s: its gate was shut again" % vdi)
+    assert moment is opening or told(host, "VDI %s: its gate was shut again" % only_disk(entry))
     scene.host = host
     scene.assert_runs()
     scene.assert_nothing_left()
@@ -190,5 +202,21 @@ def test_a_member_that_a_vm_has_come_to_outlives_its_master():
         answer, = scene.call("recover", migration=migration)["migrations"]
         assert (answer["outcome"], answer["left"], answer["error"]) == ("moved", [], None), answer
         assert scene.settle() is lab.host("a2")
+        scene.assert_runs()
+        scene.assert_nothing_left()
+
+
+@pytest.mark.timeout(600)
+def test_the_xapi_of_a_member_is_killed_between_the_opening_of_a_gate_and_the_activation():
+    """The gate stays open, as its master has it so: what that xapi has SM do once more, to read, must not get the disk (seen on a real xapi: the VM ran,
+    and could not write)."""
+    with Lab(plan=(PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1", "b2"), False)), flush_seconds=NEVER) as lab:
+        scene, member, pool = Scene(lab), lab.host("b2"), lab.pool("B")
+        there = {"host-uuid": member.uuid, "destination-sr-uuid": pool.xapi.SR.get_uuid(pool.sr("b2", "fast"))}
+        migration = killed_before_the_activation(scene, member, opened, **dict(scene.arguments(), **there))
+        entry = scene.ended(migration)
+        assert entry["state"] == "succeeded", entry["error"]
+        assert told(member, "VDI %s: process " % only_disk(entry)), "a command that would have it only to read was there"
+        assert scene.settle() is member
         scene.assert_runs()
         scene.assert_nothing_left()

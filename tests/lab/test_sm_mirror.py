@@ -13,7 +13,7 @@ import xmlrpc.client
 
 import pytest
 
-from storage_motion.dom0 import smapi, tapctl
+from storage_motion.dom0 import active, smapi, tapctl
 from storage_motion.errors import SmFault, TapCtlError
 from blktap_lab import wait_until
 from sm_host import SIZE, host, io  # noqa: F401 - `host` is a fixture
@@ -130,9 +130,28 @@ def test_a_gate_that_an_older_database_has_shut_is_opened_again_and_the_guest_le
     assert b"<nil/>" in writer.communicate(timeout=30)[0]
     assert host.tags(destination) == active
     host.deactivate(destination)
+    # Of one that died at the tags, `activating` stays, and keeps SM from the disk for ever.
+    host.xapi.VDI.add_to_sm_config(destination, "activating", "True")
+    with pytest.raises(SmFault):
+        host.activate(destination)
+    assert host.call(destination, "vdi_receive_open_again") is None and host.tags(destination) == {}
+    host.activate(destination)
+    host.deactivate(destination)
     receive(host, destination)
     host.call(destination, "vdi_receive_open_again")
     assert host.tags(destination) == SHUT, "one that receives once more"
+
+
+@pytest.mark.parametrize("mode", ["true", "false"])
+def test_how_a_disk_is_active_is_seen_at_its_tapdisk(host, disks, mode):  # noqa: F811
+    _, _, destination = disks
+    place = host.xapi.SR.get_uuid(host.big), host.xapi.VDI.get_uuid(destination)
+    assert not active.is_served(*place) and not active.is_read_only(*place)
+    host.call(destination, "vdi_attach", mode, driver="FileSR")
+    host.call(destination, "vdi_activate", mode, driver="FileSR")
+    assert active.is_served(*place) and active.is_read_only(*place) is (mode == "false")
+    host.deactivate(destination)
+    assert not active.is_served(*place) and not active.is_read_only(*place)
 
 
 def test_a_second_snapshot_differs_by_what_was_written(host, disks):  # noqa: F811

@@ -5,8 +5,14 @@ when a master plugs the SR again. Exactly while it is shut may our tapdisk have 
 """
 import XenAPI
 
+<<<<<<< HEAD
 from storage_motion.dom0 import blktap, images, opened, smapi, tapctl
 from storage_motion.dom0.disks.disk import Disk, tags, wait
+=======
+from storage_motion.dom0 import images, opened, smapi, tapctl
+from storage_motion.dom0.disks import guard
+from storage_motion.dom0.disks.disk import ACTIVATING, Disk, tags, wait
+>>>>>>> a77f183 (The receiver keeps out who would have a disk only to read; what a dead activation has left is taken away)
 from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
 from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
@@ -54,25 +60,19 @@ class Destination(Disk):
 
     def open_again(self):
         """Open a gate that this host has noted as opened, and that xapi, with an older database, has shut again; no other, and only if
-        somebody waits there who will have the disk read-write. Whether it was opened."""
+        somebody waits there who will have the disk read-write. Whether it was opened.
+
+        An `activating` of a command of SM's that has died goes, too: with the VDI's lock held nobody is at it, and the next one would fail by it."""
         with self.locked():
             if not opened.noted(self.uuid):
                 return False
-            self._end_readers()
-            waits = any(writable for _, writable in smapi.activations(self.uuid))
+            if ACTIVATING in self.sm_config():
+                self.api.remove_from_sm_config(self.ref, ACTIVATING)
+            waits = any(guard.would_write(command, args) for _, _, command, args in smapi.commands([self.uuid]))
             if waits:
                 self._open_gate()
+            guard.end_readers(self.uuid)    # last: who looks for them holds the lock again before the next one is there
             return waits
-
-    def _end_readers(self):
-        """End who waits at the gate for a disk to read. A VM's disk is not that, but a xapi that was restarted has forgotten it until it has
-        looked at all disks, and does what it had begun once more before that (storage_smapiv1.ml, vdi_read_write): the VM could not write. Its
-        start waits for that, too. What fails is the answer to a xapi that is dead; the request itself comes again afterwards.
-
-        With the VDI's lock held it is not at the tags: it sleeps, or waits for the lock."""
-        for process, writable in smapi.activations(self.uuid):
-            if not writable:
-                process.kill()
 
     def abort(self):
         """Close the disk and leave the gate shut. Raises DiskPaused if the gate is not ours."""
@@ -81,7 +81,7 @@ class Destination(Disk):
             self._record.remove()
 
     def _open_gate(self):
-        self._end_readers()
+        guard.end_readers(self.uuid)
         for key in (BOLT_KEY, GATE_KEY):
             if self.sm_config().get(key) == GATE_SHUT:
                 self.api.remove_from_sm_config(self.ref, key)

@@ -1,4 +1,5 @@
 """Nothing of the source goes before the VM has its new disks for itself."""
+import json
 import types
 
 import pytest
@@ -19,10 +20,15 @@ class Arrived:
         self.vm = add_vm(self.pool, self.host, self.vdis, by_name(self.pool, "network", "guests"))
         uuids = [uuid_of(self.pool, "VDI", vdi) for vdi in self.vdis]
         disks = [types.SimpleNamespace(key=str(number), destination_sr="s") for number in range(2)]
+        self.read_only = {"0": False, "1": False}
         self.m = types.SimpleNamespace(
-            destination=self.pool, disk=lambda key: {"destination_vdi": uuids[int(key)]},
+            destination=self.pool, plugin=self.plugin, disk=lambda key: {"destination_vdi": uuids[int(key)]},
             destination_vdi=lambda disk: self.vdis[int(disk.key)],
             plan=types.SimpleNamespace(vm=uuid_of(self.pool, "VM", self.vm), live=True, cross_pool=cross_pool, disks=disks))
+
+    def plugin(self, function):
+        assert function == "receive-status"
+        return json.dumps({"disks": {key: {"read_only": read_only} for key, read_only in self.read_only.items()}})
 
     def halt(self):
         self.pool.tables["VM"][self.vm].update(power_state="Halted", resident_on=NULL)
@@ -40,6 +46,14 @@ def arrived(monkeypatch):
 
 def test_disks_that_are_active_on_its_host_and_read_write_are_its_own(arrived):
     cleanup._await_own_disks(arrived.m)
+
+
+def test_one_that_only_xapi_believes_to_be_read_write_keeps_the_source(arrived):
+    arrived.read_only["1"] = True
+    with pytest.raises(NotCleanedUp) as refused:
+        cleanup._await_own_disks(arrived.m)
+    assert uuid_of(arrived.pool, "VDI", arrived.vdis[1]) in str(refused.value)
+    assert uuid_of(arrived.pool, "VDI", arrived.vdis[0]) not in str(refused.value)
 
 
 def test_so_are_those_of_a_vm_that_has_halted_since_and_are_nobodys(arrived):

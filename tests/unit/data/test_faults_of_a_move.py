@@ -286,7 +286,9 @@ def test_a_gate_that_comes_back_shut_is_opened_again_while_the_receiver_lives(si
     again = site.path("opened-again")
     assert move.copy()["state"] == "done"
     eventually(lambda: move.receiver.ask("status")["disks"]["d"]["gate"] == "shut", "the gate is shut")
+    assert not os.path.exists(site.path("kept-writable")), "a gate that is shut keeps readers out"
     assert move.mover.ask("finish", unmirrored=True) == {"ok": True} and not os.path.exists(again)
+    eventually(lambda: os.path.exists(site.path("kept-writable")), "those who would only read are looked for")
     site.image("gate-is-stuck", b"")
     os.unlink(site.path("gate-vdi-d"))
     eventually(lambda: "whether its gate is still open" in site.log("receiver"), "the failing look is told")

@@ -113,3 +113,26 @@ def test_a_xapi_that_is_away_is_not_waited_for(monkeypatch):
     host.away = False
     one.hold_open("sr", "vdi")
     assert host.calls == ["vdi_receive_open_again"]
+
+
+ACTIVATING = {"activating": "True"}
+
+
+def test_an_activation_that_stays_under_way_has_died(monkeypatch):
+    host, one = Host(monkeypatch), gates.Gates()
+    monkeypatch.setattr(gates.smapi, "call", lambda session, sr, command, vdi: host.calls.append(command))
+    for config, calls in ((ACTIVATING, 0), ({}, 0), (ACTIVATING, 0), (ACTIVATING, 1), ({}, 1)):
+        host.sm_config = config
+        one.hold_open("sr", "vdi")
+        assert host.calls == ["vdi_receive_open_again"] * calls
+
+
+def test_one_whose_xapi_was_away_has_died_at_once(monkeypatch):
+    host, one = Host(monkeypatch), gates.Gates()
+    host.sm_config = ACTIVATING
+    host.away = True
+    with pytest.raises(Unreachable):
+        one.hold_open("sr", "vdi")
+    host.away = False
+    one.hold_open("sr", "vdi")
+    assert host.calls == ["vdi_receive_open_again"]
