@@ -5,14 +5,9 @@ when a master plugs the SR again. Exactly while it is shut may our tapdisk have 
 """
 import XenAPI
 
-<<<<<<< HEAD
 from storage_motion.dom0 import blktap, images, opened, smapi, tapctl
-from storage_motion.dom0.disks.disk import Disk, tags, wait
-=======
-from storage_motion.dom0 import images, opened, smapi, tapctl
 from storage_motion.dom0.disks import guard
 from storage_motion.dom0.disks.disk import ACTIVATING, Disk, tags, wait
->>>>>>> a77f183 (The receiver keeps out who would have a disk only to read; what a dead activation has left is taken away)
 from storage_motion.dom0.disks.record import Record
 from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
 from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
