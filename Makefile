@@ -36,7 +36,7 @@ else
 endif
 
 test-lab: .venv/ready .venv36/ready
-	$(PYTHON) $(PYTEST) $(BESIDE) tests/lab tests/rpm
+	$(PYTHON) $(PYTEST) $(BESIDE) tests/lab tests/rpm tests/systemd
 
 test-e2e: .venv/ready .venv36/ready build/npm/ready
 	$(PYTHON) $(PYTEST) $(BESIDE) tests/e2e

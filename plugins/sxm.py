@@ -39,4 +39,5 @@ if __name__ == "__main__":
         argv.hide()
     except (OSError, ValueError):
         pass  # better to be seen in `ps` than not to be done; it is xapi that put it there
+    argv.speak_utf8()
     XenAPIPlugin.dispatch({name: answering(name) for name in functions.FUNCTIONS})

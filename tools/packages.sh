@@ -9,7 +9,7 @@ need() {  # need COMMAND PACKAGE
 }
 case "${1:-}" in
 "")
-    needed="qemu-img qemu-storage-daemon openssl rpmbuild nbdkit"
+    needed="qemu-img qemu-storage-daemon openssl rpmbuild nbdkit systemd-run"
     need python3 python3
     need qemu-img qemu-utils
     need qemu-storage-daemon qemu-system-common
@@ -17,6 +17,8 @@ case "${1:-}" in
     need rpmbuild rpm
     need rpm rpm
     need nbdkit nbdkit
+    need systemd-run systemd
+    need nsenter util-linux
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     ;;
 bench)

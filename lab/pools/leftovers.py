@@ -11,6 +11,7 @@ import re
 import subprocess
 
 from lab.blktap import nbd_server
+from lab.dom0 import systemd
 from lab.pools import volumes
 from lab.pools.daemons import environment, of_root
 
@@ -187,6 +188,10 @@ def _run_files(_view, host):
                 yield path
 
 
+def _failed_units(_view, host):
+    return systemd.failed(host.root)
+
+
 def _notes(_view, host):
     for name in os.listdir(host.root + "/var/lib/sxm"):
         if name.startswith(("arrived-", "lock-")):
@@ -232,7 +237,7 @@ def _domains(view, host):
 
 
 _IN_A_POOL = (_unneeded_objects, _unmanaged_disks, _marks_on_vdis, _marks_on_vms)
-_ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _notes, _unneeded_images, _open_ports, _domains)
+_ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _notes, _unneeded_images, _open_ports, _domains, _failed_units)
 
 
 def _unmanaged(view, location):

@@ -4,12 +4,12 @@ import os
 import sys
 
 from lab.blktap import install as blktap
-from lab.dom0 import scripts, vhd_inside
+from lab.dom0 import scripts, systemd, vhd_inside
 from lab.sm import install as sm
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DIRECTORIES = ("etc/xapi.d/plugins", "opt/xensource/sm", "usr/bin", "usr/sbin", "usr/lib/python3/site-packages",
-               "var/lib/xcp", "var/lib/sxm", "var/lock/sm", "var/log", "run/blktap-control", "run/sr-mount", "dev/sm/phy")
+               "var/lib/xcp", "var/lib/sxm", "var/lock/sm", "var/log", "run/blktap-control", "run/sr-mount", "run/systemd/system", "dev/sm/phy")
 PRIVATE = ("run/sxm", "run/blktap-control")
 
 DATABASE = "[/var/lib/xcp/state.db]\nmode:no_limit\nformat:xml\navailable_this_boot:true\n"
@@ -28,6 +28,8 @@ else
     exit 1
 fi
 """
+UNITS = ("sxm.slice", "sxm-worker@.service", "sxm-recover.service")
+"""The product's units. On a host of the lab a worker that dies stays dead until a test says otherwise (lab.dom0.systemd)."""
 DRIVER = ("drivers/MirrorSR.py", "/opt/xensource/sm/MirrorSR.py")
 DRIVER_MODULE = ("drivers/mirror_lib.py", "/opt/xensource/sm/mirror_lib.py")
 
@@ -55,6 +57,7 @@ def build(root, config, python, release):
         scripts.install_text(release.version + "\n", root, SAFE_FOR_QCOW2)
     else:
         vhd_inside.install(root)
+    systemd.install(root)
     sm.install(root, release.sm, release.lvm)
     _install_xe(root)
     install_product(root)
@@ -74,6 +77,9 @@ def install_product(root):
     scripts.install_script(_read(DRIVER[0]), root, DRIVER[1])
     os.symlink(os.path.basename(DRIVER[1]), root + DRIVER[1][:-len(".py")])
     scripts.install_text(_read(DRIVER_MODULE[0]), root, DRIVER_MODULE[1])
+    for unit in UNITS:
+        systemd.install_unit(_read("rpm/" + unit), root, unit)
+    systemd.hold(root)
     for source, target in SCRIPTS.items():
         for directory, _, names in os.walk(os.path.join(REPOSITORY, source)):
             for name in names:

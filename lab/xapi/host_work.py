@@ -96,9 +96,9 @@ class HostWork:
         replace(self.path(path), text.encode())
 
     def _run(self, program, argument, timeout):
-        """Run it in dom0's environment. Output goes to files, so that a process which it leaves behind holds nothing up."""
+        """Run it in dom0's environment, which is PATH (`default_path_env_pair`, forkhelpers.ml). Output goes to files, so that a process which it leaves behind holds nothing up."""
         environment = {
-            "SXM_ROOT": self.root, "LANG": "C.UTF-8", "HOME": os.environ.get("HOME", "/root"),
+            "SXM_ROOT": self.root,
             "PATH": ":".join([self.path("/usr/sbin"), self.path("/usr/bin"), os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])}
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             try:

@@ -14,6 +14,7 @@ from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
 
 WORKER = "storage_motion.control.worker"
+UNIT = "sxm-worker@%s"     # rpm/sxm-worker@.service
 START_TIMEOUT = 60.0       # for the worker to make its task
 CONNECT_TIMEOUT = 30.0     # seconds to wait for another pool's master
 POLL = 0.5
@@ -215,7 +216,7 @@ def _start(request, plan):
         secrets.forget_all(found)
         raise
     try:
-        process = launch.start("worker-" + found, launch.python_module(WORKER, found))
+        process = launch.start_unit(UNIT % found, launch.python_module(WORKER, found))
     except MotionError as error:
         secrets.forget_all(found)
         entry.write(state=journal.FAILED, error=error.failure())

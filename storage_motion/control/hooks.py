@@ -170,7 +170,7 @@ def _has_surely_ended(migration):
 def _log_to_file():
     """In the log as far as there is one: a log that cannot be written hinders nobody."""
     try:
-        handler = logging.FileHandler(root.private_file(LOG))
+        handler = logging.FileHandler(root.private_file(LOG), encoding="utf-8")
     except OSError:
         return
     handler.setFormatter(logging.Formatter("%(asctime)s hook %(message)s"))

@@ -11,7 +11,7 @@ Nothing is decided that could leave two copies of the VM running: what needs the
 
     python3 -m storage_motion.control.recovery
 
-is what sxm-recover.service runs at boot.
+is what sxm-recover.service runs at boot. A worker that dies is started again, and recovers its migration by `until_ended`.
 """
 import logging
 import os
@@ -25,7 +25,6 @@ from storage_motion.control import arrival, claim, gate, journal, kept, lost, mo
 from storage_motion.control.journal import RECEIVING, SOURCE, Journal
 from storage_motion.control.migration import Migration, task_of
 from storage_motion.control.plan import Plan
-from storage_motion.control.worker import CALL_TIMEOUT
 from storage_motion.data.service import ORPHAN_BOUND
 from storage_motion.dom0 import launch, opened, root, smapi
 from storage_motion.dom0.launch import Process
@@ -37,8 +36,8 @@ CONNECT_TIMEOUT = 30.0     # seconds to wait for another pool's master
 START_TIMEOUT = 60.0       # seconds within which a worker says who it is
 TRIES = 3                  # of the way back: what a killed worker had asked xapi for may end only meanwhile
 PAUSE = 2.0
-BOOT_TRIES = 240
-BOOT_PAUSE = 60.0
+AGAIN = 240                # times, for four hours, that what waits is looked at by itself
+LONGEST_PAUSE = 60.0       # seconds between two of them; the first ones are shorter
 
 # What has become of a migration.
 MOVED, TAKEN_BACK, UNFINISHED, UNDECIDED, WAITING, RUNNING, ENDED = (
@@ -157,7 +156,7 @@ def _recover_source(_, migration, given):
     planned, decision, written_off = Plan.from_json(entry.entry["plan"]), decide(entry.entry), False
     # One of them may be the dead worker's, and would do what is undone meanwhile.
     smapi.await_commands()
-    source = sessions.local(CALL_TIMEOUT)
+    source = sessions.local(sessions.CALL_TIMEOUT)
     try:
         _put_back(Migration(entry, planned, source, Unreached(Waits("the destination")), _task(source, entry, planned)))
         destination, hidden, gap = _destination(entry, planned, source, given)
@@ -224,7 +223,7 @@ def _destination(entry, planned, source, given):
         remote = secrets.get(migration, "remote")
         session = sessions.remote(planned.master, remote["username"], remote["password"], CONNECT_TIMEOUT)
         sessions.logout(session)
-        return sessions.remote(planned.master, remote["username"], remote["password"], CALL_TIMEOUT), (remote["password"],), None
+        return sessions.remote(planned.master, remote["username"], remote["password"], sessions.CALL_TIMEOUT), (remote["password"],), None
     except FileNotFoundError:
         error = Waits("its password is not known any more: give remote-username and remote-password")
     except (Unreachable, sessions.BadCredentials, sessions.HostIsSlave) as refused:
@@ -324,34 +323,57 @@ def _uptime():
         return float(stream.read().split()[0])
 
 
-# At boot.
+# By itself: at boot, and when a worker has died.
 
 def _log_to_file():
-    if not log.handlers:
-        handler = logging.FileHandler(root.private_file(launch.LOG))
+    if not log.hasHandlers():
+        handler = logging.FileHandler(root.private_file(launch.LOG), encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s recovery %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
 
 
-def main():
-    """Recover until nothing waits any more. The exit status: 0 then, 1 if something still waits after hours."""
-    for _ in range(BOOT_TRIES):
+def until_ended(migration=None):
+    """Recover until nothing waits any more, or nobody drives `migration` and it is at an end. The exit status: 0 then, 1 if something
+    still waits after hours. A xapi that is away is waited for, as are the other pool and whoever else drives it."""
+    pause, told = 2 * PAUSE, None
+    for _ in range(AGAIN):
         try:
-            session = sessions.local()
-            try:
-                found = recover(session, {})["migrations"]
-            finally:
-                sessions.logout(session)
-            for answer in found:
-                print("%(migration)s (%(side)s): %(outcome)s: %(why)s" % answer, flush=True)
-            if not any(answer["outcome"] in (WAITING, UNDECIDED, UNFINISHED) for answer in found):
+            if migration and _has_ended(migration):
                 return 0
+            waits = _waiting(migration)
+            if not waits:
+                return 0
+        except NoSuchMigration:
+            return 0
         except (Unreachable, XenAPI.Failure) as error:
-            print("xapi: %s" % error, flush=True)  # it is still starting
-        time.sleep(BOOT_PAUSE)
+            waits = ["xapi: %s" % error]  # it is still starting
+        if waits != told:
+            print("\n".join(waits), flush=True)
+        told = waits
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
     return 1
 
 
+def _has_ended(migration):
+    try:
+        entry = Journal.load(migration).entry
+    except JournalError:
+        return False    # its recovery says so
+    return entry["state"] != journal.RUNNING and not interrupted(entry) and not _driven(entry)
+
+
+def _waiting(migration):
+    """Recover, and tell what has not come to an end, in words without the time that it has still to wait."""
+    again = (WAITING, UNDECIDED, UNFINISHED) + ((RUNNING,) if migration else ())
+    session = sessions.local()
+    try:
+        found = recover(session, {"migration": migration} if migration else {})["migrations"]
+    finally:
+        sessions.logout(session)
+    return ["%(migration)s (%(side)s): %(outcome)s" % answer for answer in found if answer["outcome"] in again]
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_ended())

@@ -5,7 +5,7 @@ import shutil
 
 from storage_motion.control import journal
 from storage_motion.control.noting import noting
-from storage_motion.dom0 import root
+from storage_motion.dom0 import launch, root
 
 
 def keep(migration, name, value):
@@ -21,9 +21,11 @@ def get(migration, name):
 
 
 def forget_all(migration):
-    """Remove all that is in /run/sxm/<id>/, and the directory: secrets, sockets, specifications."""
+    """Remove all that is in /run/sxm/<id>/, and the directory: secrets, sockets, specifications. And the units of its processes
+    that systemd keeps because they were killed."""
     path = root.path("%s/%s" % (journal.RUN, journal.check_id(migration)))
     if os.path.isdir(path):
+        launch.forget_failed(migration)
         shutil.rmtree(path)
 
 

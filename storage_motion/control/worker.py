@@ -2,31 +2,29 @@
 
     python3 -m storage_motion.control.worker ID
 
-Its journal, with the plan, is there already; the password of the other pool is among the secrets.
+Its journal, with the plan, is there already; the password of the other pool is among the secrets. If the worker before it has died
+(sxm-worker@.service starts another one then), it recovers the migration; if somebody else is at that, it sees to it that he comes to an end.
 """
 import functools
 import logging
 import os
 import sys
 
-from storage_motion.control import journal, migration, plan, progress, secrets
+from storage_motion.control import journal, migration, plan, progress, recovery, secrets
 from storage_motion.control.journal import Journal
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalNotWritten, NoSuchMigration
 from storage_motion.xapi import session
 
-# Seconds that one call may take: to make and open a hundred disks at the destination is one.
-CALL_TIMEOUT = 1800.0
-
 log = logging.getLogger("sxm")
 
 
 def main(migration_id):
-    """Drive the migration to its end. Returns the exit status: 0 if it succeeded."""
+    """Drive the migration to one of its ends. Returns the exit status: 0 if it is there, or there is none."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s worker %(message)s")
     try:
         entry = _take(migration_id)
-        return 0 if entry and _drive(entry) == journal.SUCCEEDED else 1
+        return _drive(entry) if entry else recovery.until_ended(migration_id)
     except JournalNotWritten as error:
         log.error("%s: %s", migration_id, error)
         progress.tell_stopped(migration_id, error.failure())
@@ -34,8 +32,7 @@ def main(migration_id):
 
 
 def _take(migration_id):
-    """The journal, which is this process's from now on. None if a recovery was faster, and has taken the migration back, or drives
-    it: a worker may start late, and two must never drive one migration."""
+    """The journal, which is this process's from now on. None if it was another's before: two must never drive one migration."""
     with journal.one_at_a_time():
         try:
             entry = Journal.load(migration_id)
@@ -43,7 +40,7 @@ def _take(migration_id):
             log.error("too late: %s", error)
             return None
         if entry.entry["state"] != journal.RUNNING or entry.entry["worker"] is not None:
-            log.error("%s: too late: it is %s, and process %s has it", migration_id, entry.entry["state"], entry.entry["worker"])
+            log.error("%s: it is %s, and process %s had it", migration_id, entry.entry["state"], entry.entry["worker"])
             return None
         entry.write(worker=Process.of(os.getpid()).to_json())
         return entry
@@ -51,18 +48,19 @@ def _take(migration_id):
 
 def _drive(entry):
     try:
-        return _migrate(entry)
+        _migrate(entry)
+        return 0
     except JournalNotWritten:
         raise
     except Exception as error:
         # Nothing was begun, or nobody can be reached to take it back: the journal tells what there is.
         log.exception("%s: the worker gives up", entry.entry["migration"])
         entry.write(state=journal.FAILED, error=migration.failure_of(error), left=entry.entry["left"] + ["the worker gave up"])
-        return journal.FAILED
+        return 1
 
 
 def _migrate(entry):
-    source = session.patiently(lambda: session.local(CALL_TIMEOUT))
+    source = session.patiently(lambda: session.local(session.CALL_TIMEOUT))
     try:
         planned = plan.Plan.from_json(entry.entry["plan"])
         task = migration.task_of(source, entry.entry, planned, "to %s" % planned.destination_host_name)
@@ -86,7 +84,7 @@ def _destination(entry, planned, source):
     if not planned.cross_pool:
         return source, ()
     remote = secrets.get(entry.entry["migration"], "remote")
-    login = functools.partial(session.remote, planned.master, remote["username"], remote["password"], CALL_TIMEOUT)
+    login = functools.partial(session.remote, planned.master, remote["username"], remote["password"], session.CALL_TIMEOUT)
     return session.patiently(login), (remote["password"],)
 
 

@@ -42,7 +42,7 @@ def write_private(path, message):
 
 def start_log(path, name):
     """Log plain lines to the file `path`, or to stderr where `path` is empty. `name` goes into each line."""
-    handler = logging.FileHandler(path) if path else logging.StreamHandler()
+    handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s " + name + "[%(process)d] %(levelname)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

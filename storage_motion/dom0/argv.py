@@ -1,5 +1,7 @@
-"""This process's own command line, as everybody on the host reads it in /proc."""
+"""This process's own command line, as everybody on the host reads it in /proc; and its streams."""
+import io
 import os
+import sys
 
 # Fields of /proc/PID/stat, counted from the one behind the name (proc(5): 48 and 49, since Linux 3.5).
 ARG_START, ARG_END = 45, 46
@@ -23,3 +25,13 @@ def hide():
         os.pwrite(memory, bytes(len(last)), int(fields[ARG_START]) + at)
     finally:
         os.close(memory)
+
+
+def speak_utf8():
+    """Take the arguments for UTF-8, and write it. xapi runs a plugin with nothing but PATH in its environment (`default_path_env_pair`,
+    forkhelpers.ml), and without a LANG Python 3.6 takes both for ASCII: a name or a password that is not would end the plugin."""
+    sys.argv[:] = [os.fsencode(argument).decode("utf-8", "replace") for argument in sys.argv]
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        stream.flush()
+        setattr(sys, name, io.TextIOWrapper(stream.detach(), encoding="utf-8", errors="backslashreplace", line_buffering=True))

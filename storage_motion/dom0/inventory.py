@@ -7,7 +7,7 @@ PATH = "/etc/xensource-inventory"
 def read():
     """{name: value} of the inventory: lines NAME='value'."""
     found = {}
-    with open(root.path(PATH)) as lines:
+    with open(root.path(PATH), encoding="utf-8", errors="replace") as lines:
         for line in lines:
             name, equals, value = line.strip().partition("=")
             if equals:

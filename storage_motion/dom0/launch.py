@@ -1,9 +1,11 @@
 """Processes that outlive the call that started them: worker, movers, receiver.
 
-On a host each becomes a transient unit of systemd, out of xapi's cgroup, so that a restart of xapi does not end it.
-Where there is no systemd to ask (the lab), it is detached by a double fork. Standard output and error go to
-/var/log/sxm.log.
+On a host each becomes a unit of systemd, out of xapi's cgroup, so that a restart of xapi does not end it. KillMode=process: when one
+ends, however it does, the commands of the storage manager that it has begun go on to their end, and the tapdisks that they started stay.
+systemd 219 is the oldest; it knows few properties of transient units. What it is not booted with (a bed of tests) is detached by a
+double fork. Standard output and error go to /var/log/sxm.log.
 """
+import logging
 import os
 import signal
 import subprocess
@@ -15,9 +17,16 @@ from storage_motion.errors import LaunchFailed
 
 LOG = "/var/log/sxm.log"
 PYTHON = "/usr/bin/python3"
-SYSTEMD = "/run/systemd/system"
+SYSTEMD = "/run/systemd/system"   # sd_booted(3)
+SYSTEMD_RUN = "/usr/bin/systemd-run"
+SYSTEMCTL = "/usr/bin/systemctl"
+PREFIX = "sxm-"
+# A unit has no LANG, and without it Python 3.6 can write ASCII only.
+ENVIRONMENT = {"PYTHONIOENCODING": "utf-8"}
 START_TIMEOUT = 20.0
 POLL = 0.02
+
+log = logging.getLogger("sxm")
 
 
 class Process:
@@ -123,35 +132,68 @@ def arguments(pid):
 
 
 def start(name, argv):
-    """Start `argv` detached, as `name` (unique among those that run). Returns its Process. Raises LaunchFailed."""
-    if root.root() == "" and os.path.isdir(SYSTEMD):
-        pid = _start_unit("sxm-" + name, argv)
-    else:
-        pid = _start_detached(name, argv)
+    """Start `argv` detached, as `name` with something of its own behind it: what an earlier one of that name has left, a unit that has
+    failed or a process that it had begun, is no hindrance. Returns its Process. Raises LaunchFailed."""
+    output = root.private_file(LOG)
+    if not _booted():
+        return _alive(name, _start_detached(name, output, argv))
+    unit = "%s%s-%s" % (PREFIX, name, os.urandom(4).hex())
+    settings = ["--property=KillMode=process"] + ["--setenv=%s=%s" % item for item in sorted(ENVIRONMENT.items())]
+    shell = ["/bin/sh", "-c", 'exec "$@" >>"$0" 2>&1 </dev/null', output]
+    _run(unit, [root.path(SYSTEMD_RUN), "--quiet", "--slice=sxm.slice", "--unit=" + unit] + settings + shell + list(argv))
+    # Not asked to wait, or not able to (219): it may only be about to begin. One that has ended well is not loaded any more.
+    return _main_process(unit, lambda state: state["LoadState"] != "loaded")
+
+
+def start_unit(unit, argv):
+    """Start a unit of ours, `unit`.service, which runs `argv`. Returns its Process. Raises LaunchFailed."""
+    output = root.private_file(LOG)
+    if not _booted():
+        return _alive(unit, _start_detached(unit, output, argv))
+    _run(unit, [root.path(SYSTEMCTL), "start", unit + ".service"])
+    return _main_process(unit, lambda state: state["ActiveState"] == "inactive")
+
+
+def forget_failed(migration):
+    """Have systemd forget the units of a migration that have failed, as what was killed has: they would be shown for ever."""
+    if _booted():
+        try:
+            _run(migration, [root.path(SYSTEMCTL), "reset-failed", "%s*%s*" % (PREFIX, migration)])
+        except LaunchFailed as error:
+            log.warning("what of its units has failed stays to be seen: %s", error)   # and hinders nobody
+
+
+def _booted():
+    return os.path.isdir(root.path(SYSTEMD))
+
+
+def _alive(name, pid):
     process = Process.of(pid)
     if process is None:
         raise LaunchFailed(name, "ended at once; see %s" % LOG)
     return process
 
 
-def _start_unit(unit, argv):
-    log = root.private_file(LOG)
-    shell = ["/bin/sh", "-c", 'exec "$@" >>"$0" 2>&1 </dev/null', log]
-    command = ["systemd-run", "--quiet", "--slice=sxm.slice", "--unit=" + unit] + shell + list(argv)
-    _run(unit, command)
+def _main_process(unit, has_ended):
+    """The process of a unit, once systemd has begun it. `has_ended(properties)`: how it shows that it has ended, but for a failure."""
     end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end:
-        answer = _run(unit, ["systemctl", "show", "-p", "MainPID", unit])
-        pid = int(answer.strip().partition("=")[2] or 0)
+        answer = _run(unit, [root.path(SYSTEMCTL), "show", "-p", "LoadState,ActiveState,MainPID", unit + ".service"])
+        state = dict(line.split("=", 1) for line in answer.splitlines())
+        pid = int(state["MainPID"])
         if pid:
-            return pid
+            return _alive(unit, pid)
+        if state["ActiveState"] == "failed" or has_ended(state):
+            raise LaunchFailed(unit, "ended at once; see %s" % LOG)
         time.sleep(POLL)
     raise LaunchFailed(unit, "no process of it after %g s" % START_TIMEOUT)
 
 
 def _run(name, command):
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               universal_newlines=True)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except OSError as error:
+        raise LaunchFailed(name, "%s: %s" % (command[0], error.strerror))
     try:
         out, err = process.communicate(timeout=START_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -159,8 +201,8 @@ def _run(name, command):
         process.communicate()
         raise LaunchFailed(name, "%s does not answer" % command[0])
     if process.returncode:
-        raise LaunchFailed(name, err.strip())
-    return out
+        raise LaunchFailed(name, err.decode("utf-8", "replace").strip())
+    return out.decode("utf-8", "replace")
 
 
 # Run by a Python of its own: forking a process that may have threads is left to subprocess.
@@ -183,7 +225,6 @@ except OSError as error:
 """
 
 
-def _start_detached(name, argv):
-    log = root.private_file(LOG)
-    answer = _run(name, [sys.executable, "-S", "-E", "-c", _DETACH, log] + list(argv))
+def _start_detached(name, output, argv):
+    answer = _run(name, [sys.executable, "-S", "-E", "-c", _DETACH, output] + list(argv))
     return int(answer)

@@ -12,6 +12,8 @@ from storage_motion.errors import MotionError, Unreachable
 from storage_motion.xapi import outage, transport
 
 ORIGINATOR = "sxm"
+# Seconds that one call of a worker may take: to make and open a hundred disks at the destination is one.
+CALL_TIMEOUT = 1800.0
 API_VERSION = "1.0"
 # What a server that is not a xapi, or is none any more, makes of a call.
 NOT_XAPI = (xmlrpc.client.ProtocolError, xmlrpc.client.Fault, xmlrpc.client.ResponseError, http.client.HTTPException,

@@ -188,7 +188,7 @@ def test_a_worker_that_could_not_note_that_it_is_there(pool, monkeypatch):
     def start(name, argv):
         progress.tell_stopped(journal.all_ids()[0], ["SXM_JOURNAL_NOT_WRITTEN", "/x", "full"])
         return launch.Process(os.getpid(), -1)
-    monkeypatch.setattr(commands.launch, "start", start)
+    monkeypatch.setattr(commands.launch, "start_unit", start)
     plan = make_plan(kind="in-pool")
     with pytest.raises(commands.RemoteFailure) as raised:
         commands._start(type("Request", (), {"remote": None, "retry_limit": 5}), plan)

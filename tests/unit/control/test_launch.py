@@ -6,14 +6,21 @@ import time
 
 import pytest
 
+from lab.dom0 import systemd, units
+from lab.pools.daemons import end_all_of
+from storage_motion.control import waiting
 from storage_motion.dom0 import launch
 from storage_motion.errors import LaunchFailed
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True, params=["systemd", "none"])
+def root(request, tmp_path, monkeypatch):
+    """A host, and a bed that is not booted with systemd."""
     monkeypatch.setenv("SXM_ROOT", str(tmp_path))
-    return tmp_path
+    if request.param == "systemd":
+        systemd.install(str(tmp_path))
+    yield tmp_path
+    end_all_of(str(tmp_path))
 
 
 def script(text):
@@ -36,9 +43,9 @@ def test_it_is_detached_and_logs(root):
     process.stop()
 
 
-def test_one_that_does_not_want_to_go():
+def test_one_that_does_not_want_to_go(root):
     process = launch.start("one", script("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"))
-    time.sleep(0.5)
+    waiting.until(lambda: (root / "var/log/sxm.log").read_text() or None, 60, "it")
     process.stop(timeout=0.2)
     assert not process.alive()
 
@@ -67,7 +74,7 @@ def test_what_cannot_be_started_is_told(root):
 def test_a_module_of_ours(root):
     assert launch.python_module("m", "a") == [sys.executable, "-m", "m", "a"]
     python = root / "usr/bin/python3"
-    python.parent.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
     assert launch.python_module("m") == [str(python), "-m", "m"]

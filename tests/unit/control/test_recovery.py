@@ -8,7 +8,7 @@ from storage_motion.control import journal, kept, migration, recovery, secrets
 from storage_motion.control.journal import Journal
 from storage_motion.dom0.launch import Process
 from storage_motion.dom0.root import path as root_path
-from storage_motion.errors import NoSuchMigration
+from storage_motion.errors import NoSuchMigration, Unreachable
 from test_migration import ID, FakeTask, make_plan
 
 DEAD = {"pid": 1, "started": -1}
@@ -115,3 +115,54 @@ def test_what_keeps_the_vm_from_being_started_is_put_back_before_anything_is_wai
     with pytest.raises(recovery.Waits):
         recovery._recover_source(None, ID, {})
     assert order == ["claim", "seals", "destination"]
+
+
+class ByItself:
+    """What `until_ended` meets, one after the other: an error, or the outcome of each recovery. Its pauses take no time."""
+
+    def __init__(self, monkeypatch, *meets):
+        self.meets, self.pauses = list(meets), []
+        monkeypatch.setattr(recovery.time, "sleep", self.pauses.append)
+        monkeypatch.setattr(recovery.sessions, "local", self._session)
+        monkeypatch.setattr(recovery.sessions, "logout", lambda session: None)
+        monkeypatch.setattr(recovery, "recover", self._recover)
+
+    def _session(self):
+        if isinstance(self.meets[0], Exception):
+            raise self.meets.pop(0)
+
+    def _recover(self, _, given):
+        outcome = self.meets.pop(0) if len(self.meets) > 1 else self.meets[0]
+        return {"migrations": [{"migration": given.get("migration", ID), "side": "source", "outcome": outcome, "why": "since %d s" % len(self.pauses)}]}
+
+
+@pytest.mark.parametrize("migration", [None, ID])
+def test_by_itself_it_waits_for_xapi_and_for_what_recovery_waits_for(monkeypatch, capsys, migration):
+    Journal.create(ID, **entry())
+    found = ByItself(monkeypatch, Unreachable("xapi", "away"), Unreachable("xapi", "away"), recovery.WAITING, recovery.WAITING, recovery.TAKEN_BACK)
+    assert recovery.until_ended(migration) == 0
+    assert found.pauses == [4, 8, 16, 32] and found.meets == [recovery.TAKEN_BACK]
+    assert len(capsys.readouterr().out.splitlines()) == 2, "each of the two is told once"
+
+
+def test_by_itself_it_does_not_go_on_for_ever(monkeypatch, capsys):
+    Journal.create(ID, **entry())
+    found = ByItself(monkeypatch, recovery.UNDECIDED)
+    assert recovery.until_ended(ID) == 1
+    assert 3 * 3600 < sum(found.pauses) < 5 * 3600 and max(found.pauses) == 60 and len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("migration,looks", [(None, 0), (ID, 1)])
+def test_a_worker_sees_to_it_that_whoever_recovers_its_migration_comes_to_an_end(monkeypatch, migration, looks):
+    Journal.create(ID, **entry(worker=Process.of(os.getpid()).to_json()))
+    found = ByItself(monkeypatch, recovery.RUNNING, recovery.TAKEN_BACK)
+    assert recovery.until_ended(migration) == 0
+    assert len(found.pauses) == looks
+
+
+@pytest.mark.parametrize("fields", [{"state": journal.SUCCEEDED}, None])
+def test_one_that_has_ended_needs_no_xapi(monkeypatch, fields):
+    if fields:
+        Journal.create(ID, **entry(**fields))
+    monkeypatch.setattr(recovery.sessions, "local", lambda: pytest.fail("xapi is asked"))
+    assert recovery.until_ended(ID) == 0

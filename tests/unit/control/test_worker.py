@@ -22,6 +22,14 @@ def driven(tmp_path, monkeypatch):
     return done
 
 
+@pytest.fixture(autouse=True)
+def recovered(monkeypatch):
+    """The migrations that a worker has recovered."""
+    done = []
+    monkeypatch.setattr(worker.recovery, "until_ended", lambda migration: done.append(migration) or 0)
+    return done
+
+
 def begin(**fields):
     return Journal.create(ID, **dict(migration.initial(make_plan()), **fields))
 
@@ -37,16 +45,23 @@ def test_it_drives_its_migration(driven):
     {"state": journal.CANCELLED},
     {"state": journal.RUNNING, "worker": {"pid": 1, "started": 1}},
 ])
-def test_it_leaves_alone_what_a_recovery_has_had(driven, fields):
+def test_what_another_process_has_had_is_recovered(driven, recovered, fields):
+    """By a worker that is started because the one before it has died, or that is late."""
     entry = begin(**fields)
     before = open(entry.path).read()
-    assert worker.main(ID) == 1
-    assert driven == [] and open(entry.path).read() == before
+    assert worker.main(ID) == 0
+    assert (driven, recovered) == ([], [ID]) and open(entry.path).read() == before
 
 
 def test_a_journal_that_is_gone(driven):
-    assert worker.main(ID) == 1
+    assert worker.main(ID) == 0
     assert driven == [] and journal.all_ids() == []
+
+
+def test_one_that_is_killed_before_it_has_said_who_it_is_is_followed_by_one_that_drives(driven, recovered):
+    begin(worker=None)
+    assert worker.main(ID) == 0
+    assert (driven, recovered) == ([ID], [])
 
 
 def test_a_recovery_that_is_faster(driven, monkeypatch):
@@ -66,7 +81,7 @@ def test_a_recovery_that_is_faster(driven, monkeypatch):
         # What recovery._take_over does under its lock.
         Journal.load(ID).write(worker=Process.of(os.getpid()).to_json())
     late.join(PATIENCE)
-    assert ended == [1] and driven == []
+    assert ended == [0] and driven == []
 
 
 def test_a_worker_that_is_faster(driven, monkeypatch):
