@@ -34,3 +34,4 @@ end
 clear("/opt/xensource/sm/__pycache__", "^MirrorSR%..*pyc$", false)
 clear("/opt/xensource/sm/__pycache__", "^mirror_lib%..*pyc$", false)
 clear("/var/lib/sxm", "", false)
+clear("/var/log", "^sxm%.log[.-]", false)   -- what logrotate has made of the log

@@ -73,7 +73,10 @@ def test_it_holds_the_whole_library_and_nothing_of_the_workstation(package):
         packaged = {path[len(site) + 1:] for path in files if path.startswith(site) and path.endswith(".py")}
         assert packaged == {module for module in modules if not module.startswith("storage_motion/cli/")}
     assert {"/etc/xapi.d/plugins/sxm.py", "/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/mirror_lib.py",
-            "/usr/lib/systemd/system/sxm.slice", "/usr/lib/systemd/system/sxm-recover.service"} <= files
+            "/usr/lib/systemd/system/sxm.slice", "/usr/lib/systemd/system/sxm-recover.service",
+            "/usr/lib/systemd/system/sxm-worker@.service"} <= files
+    license_, = [path for path in files if path.endswith("LICENSE")]
+    assert subprocess.run(["rpm", "-qp", "--licensefiles", package], stdout=subprocess.PIPE).stdout.decode().strip() == license_
     assert sorted(HOOKS) == sorted(path for path in files if path.startswith("/etc/xapi.d/vm-"))
     assert subprocess.run(["rpm", "-qp", "--qf", "%{ARCH}", package], stdout=subprocess.PIPE).stdout == b"noarch"
 
@@ -130,7 +133,7 @@ def test_it_is_not_removed_while_something_is_left_to_clear_away(package, instal
 def test_what_python_and_migrations_have_added_goes_with_it(installed):
     added = [site + "/storage_motion/control/__pycache__/move.cpython-36.pyc" for site in SITES] + [
         "/opt/xensource/sm/__pycache__/MirrorSR.cpython-36.pyc", "/opt/xensource/sm/__pycache__/mirror_lib.cpython-311.pyc",
-        "/var/lib/sxm/opened-" + NAMED]
+        "/var/lib/sxm/opened-" + NAMED, "/var/log/sxm.log", "/var/log/sxm.log.1", "/var/log/sxm.log-20261126.gz"]
     theirs = "/opt/xensource/sm/__pycache__/FileSR.cpython-36.pyc"
     for path in added + [theirs]:
         os.makedirs(os.path.dirname(installed + path), exist_ok=True)
@@ -202,3 +205,30 @@ def test_plugin_and_driver_run_from_it(package):
         rpm(host.root, "--erase", "storage-xenmotion")
         left = {path for path in tree(host.root) - before if not os.path.isdir(host.root + path)}
         assert {path for path in left if not path.startswith(("/var/log/", "/run/"))} == set()
+
+
+IMPORTS = """
+import ast, os, sys
+stdlib = set(sys.stdlib_module_names)
+for top in sys.argv[1:]:
+    for directory, _, names in os.walk(top):
+        for name in names:
+            if name.endswith(".py"):
+                with open(os.path.join(directory, name)) as source:
+                    for node in ast.walk(ast.parse(source.read())):
+                        found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                            [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+                        for module in found:
+                            if module.partition(".")[0] not in stdlib:
+                                print(module.partition(".")[0])
+"""
+
+
+def test_it_imports_what_it_requires(package):
+    """Python's own, XenAPI and XenAPIPlugin of xapi-core, the storage manager: each in a package that it names."""
+    places = [os.path.join(REPOSITORY, name) for name in ("plugins", "drivers", "xapi-hooks") + tuple(
+        "storage_motion/" + name for name in ("control", "data", "dom0", "xapi"))]
+    found = set(subprocess.run([sys.executable, "-c", IMPORTS] + places, stdout=subprocess.PIPE, check=True).stdout.decode().split())
+    assert found <= {"storage_motion", "mirror_lib", "XenAPI", "XenAPIPlugin"}, found
+    required = subprocess.run(["rpm", "-qp", "--requires", package], stdout=subprocess.PIPE, check=True).stdout.decode()
+    assert {"python3", "sm", "blktap", "xapi-core", "xenopsd", "openssl", "systemd", "logrotate"} <= {line.split()[0] for line in required.splitlines()}

@@ -1,0 +1,2 @@
+-- %postun: of an upgrade as well.
+reload()
