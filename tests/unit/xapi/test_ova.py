@@ -120,3 +120,12 @@ def test_an_archive_that_is_huge(monkeypatch):
     monkeypatch.setattr(ova, "MAX_BYTES", 10)
     with pytest.raises(BadMetadata):
         metadata.unpack(archive(body=b"x" * 11))
+
+
+def test_the_ends_of_lines_arrive_as_they_are():
+    """A description that was written on Windows. As such in a document, a carriage return is read as the end of a line."""
+    document = b"<value>a&#13;\nb &amp; &lt;<!-- c -->d</value>"
+    root = ova.parse(document)
+    assert root.text == "a\r\nb & <d"
+    struct = exported().replace(b"the user's", b"a&#13;\nb")
+    assert read(ova.rewrite(struct, {}, {}))["vm"]["blocked_operations"]["start"] == "a\r\nb"
