@@ -18,7 +18,6 @@ import re
 import signal
 import sys
 import time
-import traceback
 
 BOOTED = "/run/systemd/system"
 STATES = "/run/systemd/units"
@@ -268,6 +267,7 @@ def _keep(root, unit, settings):
     try:
         _see_to(root, unit, settings)
     except BaseException:
+        import traceback    # costs an emulated processor a second, and is hardly ever needed
         with open(root + "/var/log/systemd.out", "a") as log:
             traceback.print_exc(file=log)
     finally:

@@ -33,13 +33,10 @@ class Booted:
         return self
 
     def __exit__(self, *_):
-        if self._pid and self._process.poll() is None:
-            subprocess.run(AS_ROOT + ["kill", "-9", str(self._pid)], check=True)   # PID 1: the kernel ends all that is below it
-        try:
-            self._process.wait(DOWN)
-        finally:
-            if self._process.poll() is None:
-                self._process.kill()
+        if self._process.poll() is None:
+            # PID 1, with which the kernel ends all that is below it; or unshare, with which PID 1 goes
+            subprocess.run(AS_ROOT + ["kill", "-9", str(self._pid or self._process.pid)])
+        self._process.wait(DOWN)
         subprocess.run(AS_ROOT + ["find", self._cgroup, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"], check=True)
 
     def run(self, command, timeout, environment=()):
@@ -63,15 +60,18 @@ class Booted:
 
     @staticmethod
     def _below(pid):
-        """The process that unshare has forked, with whoever stands before it; None before that."""
+        """The process that unshare has forked, once it has become systemd, with whoever stands before it; None before that.
+
+        Not one that is further down: systemd has children which are called so for a moment."""
         while True:
+            with open("/proc/%d/comm" % pid) as source:
+                if source.read() == "systemd\n":
+                    return pid
             with open("/proc/%d/task/%d/children" % (pid, pid)) as source:
                 children = source.read().split()
             if not children:
-                break
+                return None
             pid = int(children[0])
-        with open("/proc/%d/comm" % pid) as source:
-            return pid if source.read() == "systemd\n" else None
 
 
 def _cgroup2():

@@ -1,6 +1,7 @@
 """A systemd that is the real one: the contract that the lab's stand-in keeps, and moves of the product under it."""
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -37,3 +38,29 @@ def test_it_is_as_the_labs(booted):
 
 def test_moves(booted):
     passes(booted, "moves_under_systemd.py")
+
+
+ELSEWHERE = ("/usr/lib/python3.6", "/usr/lib/python3.11", "/opt", "/usr/share", "/var")   # what is in there cannot be written to here
+PACKAGE = """set -eu
+rpm() { command rpm --dbpath /tmp/rpm "$@" 2>&1 | grep -v '^rpm: ' || true; }
+rpm --install --nodeps %(excluded)s "$0"
+echo "enabled: $(systemctl is-enabled sxm-recover.service)"
+systemctl show -p LoadState,Restart,RestartUSec,KillMode,Slice sxm-worker@a-b.service
+systemctl show -p LoadState,Restart,KillMode,NeedDaemonReload sxm-recover.service
+rpm --erase --nodeps storage-xenmotion
+echo "afterwards: $(systemctl is-enabled sxm-recover.service 2>/dev/null || echo no)"
+systemctl show -p LoadState sxm-worker@a-b.service
+find /etc/systemd /etc/xapi.d /etc/logrotate.d/sxm -name '*sxm*' 2>/dev/null || true
+"""
+
+
+def test_the_package(booted):
+    """Its units say to a systemd what they are meant to; it is enabled by its preset, and nothing of that is left when it is removed."""
+    built = subprocess.run([os.path.join(REPOSITORY, "rpm/build.sh")], stdout=subprocess.PIPE, check=True, timeout=120).stdout.decode().strip()
+    excluded = " ".join("--excludepath " + path for path in ELSEWHERE)
+    said = booted.run(["sh", "-c", PACKAGE % {"excluded": excluded}, built], 60.0).stdout.decode().splitlines()
+    enabled = said.index("enabled: enabled")
+    after = said.index("afterwards: no")
+    worker = {"LoadState=loaded", "Restart=on-abnormal", "RestartUSec=10s", "KillMode=process", "Slice=sxm.slice"}
+    assert worker | {"NeedDaemonReload=no"} <= set(said[enabled:after]), said
+    assert said[after + 1:] == ["LoadState=not-found"], said
