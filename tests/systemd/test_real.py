@@ -42,6 +42,8 @@ def test_moves(booted):
 
 ELSEWHERE = ("/usr/lib/python3.6", "/usr/lib/python3.11", "/opt", "/usr/share", "/var")   # what is in there cannot be written to here
 PACKAGE = """set -eu
+rm -f /run/systemd/system/sxm*      # of the tests before, which would come before the package's
+systemctl daemon-reload
 rpm() { command rpm --dbpath /tmp/rpm "$@" 2>&1 | grep -v '^rpm: ' || true; }
 rpm --install --nodeps %(excluded)s "$0"
 echo "enabled: $(systemctl is-enabled sxm-recover.service)"
