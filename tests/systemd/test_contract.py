@@ -177,7 +177,7 @@ def test_a_worker_is_started_again_when_it_was_killed(manager, signal, again):
     for _ in range(2):      # of one that runs already a start is none
         assert manager.call("systemctl", "start", unit + ".service").returncode == 0
     pid = manager.pid(unit)
-    manager.until(lambda: os.path.exists(noted))
+    manager.until(lambda: os.path.exists(noted) and open(noted).read() == "11-22\n")
     os.kill(pid, signal)
     if again:
         assert manager.until(lambda: manager.show(unit)["MainPID"] not in ("0", str(pid)))
