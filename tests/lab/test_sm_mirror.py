@@ -255,7 +255,8 @@ def test_a_tapdisk_that_sm_has_paused_is_left_to_sm_for_a_moment(host, disks, by
             tapctl.unpause(vbd, secondary="nbd:" + target)
         except TapCtlError:
             assert time.monotonic() - began > REFRESH  # else the product did not wait
-    stopping.join(60)
+    stopping.join(300)
+    assert not stopping.is_alive()
     assert by_sm or time.monotonic() - began > REFRESH
     assert stat(host, source)["state"] == "none"
     io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
