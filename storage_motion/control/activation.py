@@ -25,13 +25,13 @@ def end_dead(session, uuid):
     a command of SM has the VDI's UUID in its argument. Whether it was taken off."""
     view = Records(session)
     ref, vdi = view.by_uuid("VDI", uuid) if uuid else (None, None)
-    if not ref or gate.ACTIVATING not in vdi["sm_config"] or not _only_here(view, vdi["SR"]):
+    if not ref or smapi.ACTIVATING not in vdi["sm_config"] or not _only_here(view, vdi["SR"]):
         return False
     # The key was there before the processes are looked for: whoever starts now did not write it.
     if launch.running(mentioning=[uuid]):
         return False
     log.warning("VDI %s: the activation that was under way when this host died is ended", uuid)
-    session.xenapi.VDI.remove_from_sm_config(ref, gate.ACTIVATING)
+    session.xenapi.VDI.remove_from_sm_config(ref, smapi.ACTIVATING)
     return True
 
 

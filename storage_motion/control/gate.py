@@ -24,7 +24,6 @@ from storage_motion.errors import GateOpen, MirrorBroken, MotionError, MoverFail
 
 PAUSED, BOLT = smapi.GATE_KEY, smapi.BOLT_KEY
 HOST = "host_"
-ACTIVATING = "activating"
 SETTLE_TIMEOUT = 30.0      # for an activation that was under way, or a deactivation
 
 log = logging.getLogger("sxm")
@@ -99,7 +98,7 @@ class Gate:
         if active(config):
             # The mirror has ended, so what the source writes from now on would never reach the destination.
             raise MirrorBroken(self._mover.key, "the disk was activated again at the source")
-        return ACTIVATING not in config
+        return smapi.ACTIVATING not in config
 
 
 class Transition(NamedTuple):
@@ -156,7 +155,7 @@ def is_shut(sm_config):
 
 def is_free(sm_config):
     """Whether no host has the disk active, or is about to."""
-    return ACTIVATING not in sm_config and not active(sm_config)
+    return smapi.ACTIVATING not in sm_config and not active(sm_config)
 
 
 def shut(session, vdi, uuid):

@@ -11,7 +11,6 @@ from storage_motion.dom0.disks.guard import Guard
 from storage_motion.errors import SmFault
 from storage_motion.xapi import session as sessions
 
-ACTIVATING = "activating"   # in sm_config while SM activates the VDI; for good, if its command dies in that
 PATIENCE = 120.0    # seconds from the begin after which no opening is tried anew; the mover gives up after 300
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,8 @@ class Gates(object):
         except Exception:
             self._activating.add(vdi_uuid)      # what is under way dies with its xapi
             raise
-        stuck = ACTIVATING in config and vdi_uuid in self._activating
-        (self._activating.add if ACTIVATING in config else self._activating.discard)(vdi_uuid)
+        stuck = smapi.ACTIVATING in config and vdi_uuid in self._activating
+        (self._activating.add if smapi.ACTIVATING in config else self._activating.discard)(vdi_uuid)
         if stuck or smapi.GATE_SHUT in config.values():
             if _have_sm(self._session, "vdi_receive_open_again", sr_uuid, vdi_uuid) == "opened":
                 log.warning("VDI %s: its gate was shut again, and is opened", vdi_uuid)

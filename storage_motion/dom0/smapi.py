@@ -26,6 +26,9 @@ AWAY = 488                 # the fault of a command of MirrorSR whose xapi has e
 GATE_KEY, BOLT_KEY = "paused", "relinking"
 GATE_SHUT = "storage-motion"
 
+# In sm_config while a host activates the VDI; for good, if SM's command dies in that.
+ACTIVATING = "activating"
+
 # In other_config of a VDI while its mirror is being set up: the target, a socket in /run/sxm/<id>. xapi copies it to the snapshot,
 # by which the snapshot is known as ours, and that of a call that was killed is found again.
 MIRROR_MARK = "sxm_mirror"

@@ -1,7 +1,8 @@
 """A frozen disk, to be read: a snapshot, or the disk of a VM that does not run."""
 from storage_motion.dom0 import blktap, images
-from storage_motion.dom0.disks.disk import ACTIVATING, Disk
+from storage_motion.dom0.disks.disk import Disk
 from storage_motion.dom0.disks.record import Record
+from storage_motion.dom0.smapi import ACTIVATING
 from storage_motion.errors import DiskInUse
 
 

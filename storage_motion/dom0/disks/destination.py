@@ -7,9 +7,9 @@ import XenAPI
 
 from storage_motion.dom0 import blktap, images, opened, smapi, tapctl
 from storage_motion.dom0.disks import guard
-from storage_motion.dom0.disks.disk import ACTIVATING, Disk, tags, wait
+from storage_motion.dom0.disks.disk import Disk, tags, wait
 from storage_motion.dom0.disks.record import Record
-from storage_motion.dom0.smapi import BOLT_KEY, GATE_KEY, GATE_SHUT
+from storage_motion.dom0.smapi import ACTIVATING, BOLT_KEY, GATE_KEY, GATE_SHUT
 from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
 
 BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its tags away

@@ -5,11 +5,11 @@ import re
 import time
 
 from storage_motion.dom0 import launch, stock_sm, tapctl
+from storage_motion.dom0.smapi import ACTIVATING
 from storage_motion.errors import DiskInUse, DiskStuck
 
 blktap2 = stock_sm.module("blktap2")
 
-ACTIVATING = "activating"    # in sm_config, while a host is about to activate the VDI
 HOST_PREFIX = "host_"        # ... + the ref of a host that has it active: "RW" or "RO"
 CLOSE_BOUND = 20.0           # seconds for a tapdisk to exit
 POLL = 0.05
