@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Lets the tests import the checkout that they stand in."""
+
 import os
 import sys
 

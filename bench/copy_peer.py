@@ -1,11 +1,15 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Our copier, encrypted and verified, against qemu-img and nbdcopy, which do neither.
 
     python bench/copy_peer.py [--size MiB] [--rounds N]
 
-Source and destination are raw disks in memory, each behind a qemu-nbd on a unix socket; ours goes from the mover to the receiver by
-TLS over loopback, and every byte is read back and compared before it counts. `convert + compare` is the same work, unencrypted, with
-qemu's means. The contestants take turns, so that the machine's moods hit all of them; medians, and each one's time divided by ours.
+Source and destination are raw disks in memory, each behind a qemu-nbd on a unix socket; ours goes
+from the mover to the receiver by TLS over loopback, and every byte is read back and compared before
+it counts. `convert + compare` is the same work, unencrypted, with qemu's means. The contestants
+take turns, so that the machine's moods hit all of them; medians, and each one's time divided by
+ours.
 """
+
 import argparse
 import os
 import statistics
@@ -13,10 +17,12 @@ import subprocess
 import sys
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.dirname(HERE), os.path.join(os.path.dirname(HERE), "tests", "unit", "data")]
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [
+    os.path.join(REPOSITORY, part) for part in ("", "tests/unit/fakes", "lab/python_libs")
+]
 
-from data_harness import MIB, Mover, Receiver, Site, same_bytes     # noqa: E402 (the path comes first)
+from data_harness import MIB, Mover, Receiver, Site, same_bytes  # noqa: E402
 
 
 def url(path):
@@ -47,7 +53,20 @@ def timed(*commands):
 
 
 def convert_command(source, destination):
-    return ["qemu-img", "convert", "-n", "-W", "-m", "8", "-f", "raw", "-O", "raw", url(source), url(destination)]
+    return [
+        "qemu-img",
+        "convert",
+        "-n",
+        "-W",
+        "-m",
+        "8",
+        "-f",
+        "raw",
+        "-O",
+        "raw",
+        url(source),
+        url(destination),
+    ]
 
 
 def convert(_, source, destination, size):
@@ -55,14 +74,22 @@ def convert(_, source, destination, size):
 
 
 def convert_compare(_, source, destination, size):
-    return timed(convert_command(source, destination), ["qemu-img", "compare", "-f", "raw", "-F", "raw", url(source), url(destination)])
+    return timed(
+        convert_command(source, destination),
+        ["qemu-img", "compare", "-f", "raw", "-F", "raw", url(source), url(destination)],
+    )
 
 
 def nbdcopy(_, source, destination, size):
     return timed(["nbdcopy", url(source), url(destination)])
 
 
-CONTESTANTS = (("ours (TLS, verified)", ours), ("qemu-img convert", convert), ("qemu-img convert + compare", convert_compare), ("nbdcopy", nbdcopy))
+CONTESTANTS = (
+    ("ours (TLS, verified)", ours),
+    ("qemu-img convert", convert),
+    ("qemu-img convert + compare", convert_compare),
+    ("nbdcopy", nbdcopy),
+)
 
 
 def main():
@@ -90,8 +117,17 @@ def main():
     print("%d MiB, %d rounds, Python %s" % (options.size, options.rounds, sys.version.split()[0]))
     for name, _ in CONTESTANTS:
         median = statistics.median(times[name])
-        print("%-28s %7.3f s  (%.3f .. %.3f)  %6.0f MiB/s  ratio %.2f" % (name, median, min(times[name]), max(times[name]),
-                                                                           options.size / median, median / baseline))
+        print(
+            "%-28s %7.3f s  (%.3f .. %.3f)  %6.0f MiB/s  ratio %.2f"
+            % (
+                name,
+                median,
+                min(times[name]),
+                max(times[name]),
+                options.size / median,
+                median / baseline,
+            )
+        )
 
 
 if __name__ == "__main__":

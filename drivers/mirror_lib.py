@@ -1,6 +1,8 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The operations that MirrorSR adds to a stock SR, and its main program.
 
-Every process may be killed at any line, so every command may be repeated, and can be undone by another:
+Every process may be killed at any line, so every command may be repeated, and can be undone by
+another:
 
     killed                          leaves                                 put right by
     vdi_mirror_start                other_config:sxm_mirror on the VDI     vdi_mirror_start with the same target: answers
@@ -18,38 +20,45 @@ Every process may be killed at any line, so every command may be repeated, and c
     vdi_let_go                      sm's tag of this host                  vdi_let_go
     vdi_end_pause                   nothing                                vdi_end_pause
     vdi_relinking                   nothing                                vdi_relinking
+    vdi_data_end                    nothing                                vdi_data_end
+    vdi_end_relinking               nothing                                vdi_end_relinking
     vdi_lost_snapshots              nothing                                vdi_lost_snapshots
     sr_remove_unnamed               maybe the image still                  sr_remove_unnamed
 
-The same holds of one whose xapi ends under it, which is the fault AWAY; vdi_mirror_start then has the guest go on first, and vdi_mirror_stop also
-takes away sm's own `paused`, if its vdi_snapshot has left that (dom0/disks/pauses.py).
+The same holds of one whose xapi ends under it, which is the fault AWAY; vdi_mirror_start then has
+the guest go on first, and vdi_mirror_stop also takes away sm's own `paused`, if its vdi_snapshot
+has left that (sm/disks/pauses.py).
 
-A guest whose tapdisk a killed vdi_mirror_stop left paused waits until the command is repeated; the window is
-some milliseconds. A tap-ctl that is killed itself may leave a tapdisk without an image.
-"""
+A guest whose tapdisk a killed vdi_mirror_stop left paused waits until the command is repeated; the
+window is some milliseconds. A tap-ctl that is killed itself may leave a tapdisk without an image.
+"""  # noqa: E501
+
 import http.client
 import json
 import socket
 import sys
 import traceback
 import xmlrpc.client
+from typing import Any, Callable, Dict, Optional, Tuple, Type
 
 import XenAPI
 
 from storage_motion import errors
-from storage_motion.dom0 import smapi, stock_sm
-from storage_motion.dom0.disks import pauses, relinking, unnamed
-from storage_motion.dom0.disks.copy_source import CopySource
-from storage_motion.dom0.disks.destination import Destination
-from storage_motion.dom0.disks.disk import Disk
-from storage_motion.dom0.disks.mirror import Mirror
+from storage_motion.dom0 import images, vhd
+from storage_motion.sm import smapi, stock_sm
+from storage_motion.sm.disks import pauses, relinking, unnamed
+from storage_motion.sm.disks.copied import CopiedDisk
+from storage_motion.sm.disks.disk import Disk
+from storage_motion.sm.disks.filled import FilledDisk
+from storage_motion.sm.disks.mirrored import MirroredDisk
 
 SRCommand = stock_sm.module("SRCommand")
 util = stock_sm.module("core.util")
 xs_errors = stock_sm.module("core.xs_errors")
 
-# The faults of these operations, above the numbers of sm's own table; whatever else went wrong is GENERAL_FAULT.
-FAULTS = {
+# The faults of these operations, above the numbers of sm's own table; whatever else went wrong is
+# GENERAL_FAULT.
+FAULTS: Dict[Type[errors.MotionError], int] = {
     errors.NotActive: 480,
     errors.AlreadyMirrored: 481,
     errors.MirrorNotProven: 482,
@@ -63,89 +72,112 @@ FAULTS = {
 GENERAL_FAULT = 489
 
 
-# What xapi, or a member of its pool, says while it is being restarted. 401: XenAPI's own, for a session that is gone with its xapi.
+# What xapi, or a member of its pool, says while it is being restarted. 401: XenAPI's own, for a
+# session that is gone with its xapi.
 AWAY_FAILURES = ("HOST_STILL_BOOTING", "CANNOT_CONTACT_HOST", "HOST_OFFLINE")
 NO_SESSION = 401
 SERVER_ERROR = 500
 
 
 class MirrorFault(xs_errors.SRException):
-    """One of the product's errors as a fault of the driver: its number, and its code and details as the text."""
+    """One of the product's errors as a fault of the driver: its number, and its code and details as
+    the text."""
 
-    def __init__(self, error):
+    def __init__(self, error: errors.MotionError) -> None:
         super(MirrorFault, self).__init__(str(error))
         self.errno = FAULTS.get(type(error), GENERAL_FAULT)
 
 
 class MirrorOperations(object):
-    """What MirrorSR adds to a stock SR class. Each method answers one of COMMANDS, with a string or None."""
+    """What MirrorSR adds to a stock SR class. Each method answers one of COMMANDS, with a string or
+    None."""
 
-    def mirror_start(self, vdi_uuid, target):
+    def mirror_start(self, vdi_uuid: str, target: str) -> str:
         """Mirror an active disk to a unix socket: the uuid of the snapshot."""
-        return Mirror(self, vdi_uuid).start(target)
+        return MirroredDisk(self, vdi_uuid).start(target)
 
-    def mirror_stat(self, vdi_uuid):
+    def mirror_stat(self, vdi_uuid: str) -> str:
         """JSON {"state": "mirroring", "broken" or "none", "outstanding": n}"""
-        return json.dumps(Mirror(self, vdi_uuid).stat())
+        return json.dumps(MirroredDisk(self, vdi_uuid).stat())
 
-    def mirror_stop(self, vdi_uuid):
+    def mirror_stop(self, vdi_uuid: str) -> None:
         """Detach the mirror."""
-        Mirror(self, vdi_uuid).stop()
+        MirroredDisk(self, vdi_uuid).stop()
 
-    def copy_open(self, vdi_uuid):
+    def copy_open(self, vdi_uuid: str) -> str:
         """Open a frozen disk to be read: JSON {"socket": NBD unix socket, "depth": requests in
         flight on a connection with it}"""
-        return json.dumps(CopySource(self, vdi_uuid).open())
+        return json.dumps(CopiedDisk(self, vdi_uuid).open())
 
-    def copy_close(self, vdi_uuid):
+    def copy_close(self, vdi_uuid: str) -> None:
         """Undo copy_open."""
-        CopySource(self, vdi_uuid).close()
+        CopiedDisk(self, vdi_uuid).close()
 
-    def extents(self, vdi_uuid, base_uuid=""):
+    def extents(self, vdi_uuid: str, base_uuid: str = "") -> str:
         """JSON {"size": bytes, "extents": [[offset, length], ...]}"""
-        return json.dumps(CopySource(self, vdi_uuid).extents(base_uuid))
+        return json.dumps(CopiedDisk(self, vdi_uuid).extents(base_uuid))
 
-    def receive_start(self, vdi_uuid):
+    def receive_start(self, vdi_uuid: str) -> str:
         """Open a disk that is to receive, behind the gate: JSON {"socket": NBD unix socket,
         "depth", "blank": bool}"""
-        return json.dumps(Destination(self, vdi_uuid).start())
+        return json.dumps(FilledDisk(self, vdi_uuid).start())
 
-    def receive_finish(self, vdi_uuid):
+    def receive_finish(self, vdi_uuid: str) -> None:
         """Close it and open the gate."""
-        Destination(self, vdi_uuid).finish()
+        FilledDisk(self, vdi_uuid).finish()
 
-    def receive_open_again(self, vdi_uuid):
-        """Open a gate again that an older database of xapi's has shut, for who waits there to write: "opened" if it was."""
-        return "opened" if Destination(self, vdi_uuid).open_again() else None
+    def receive_open_again(self, vdi_uuid: str) -> Optional[str]:
+        """Open a gate again that an older database of xapi's has shut, for who waits there to
+        write: "opened" if it was."""
+        return "opened" if FilledDisk(self, vdi_uuid).open_again() else None
 
-    def receive_abort(self, vdi_uuid):
+    def receive_abort(self, vdi_uuid: str) -> None:
         """Close it and leave the gate shut."""
-        Destination(self, vdi_uuid).abort()
+        FilledDisk(self, vdi_uuid).abort()
 
-    def let_go(self, vdi_uuid):
+    def let_go(self, vdi_uuid: str) -> None:
         """Deactivate and detach what sm has activated here for a VM that is not here any more."""
         Disk(self, vdi_uuid).let_go()
 
-    def end_pause(self, vdi_uuid, host_key):
-        """On the SR's master, for the host with that key in sm_config: JSON, whether nobody is at the disk; what sm has left of a pause is ended."""
+    def end_pause(self, vdi_uuid: str, host_key: str) -> str:
+        """On the SR's master, for the host with that key in sm_config: JSON, whether nobody is at
+        the disk; what sm has left of a pause is ended."""
         return json.dumps(pauses.end_for(Disk(self, vdi_uuid), host_key))
 
-    def relinking(self, vdi_uuid):
+    def relinking(self, vdi_uuid: str) -> str:
         """On the SR's master: whether sm has left its `relinking` on the disk: see
         relinking.state."""
         return relinking.state(Disk(self, vdi_uuid))
 
-    def lost_snapshots(self, vdi_uuid, since):
-        """JSON: the snapshots for a mirror that xapi, which ended, has not noted as such: see unnamed.snapshots_of."""
+    def data_end(self, vdi_uuid: str) -> Optional[str]:
+        """Where the data of an accessible VHD ends, in bytes: to which SM shrinks it on LVM when it
+        becomes a base. None for an image of another type, or one that was just being written to."""
+        tapped = Disk(self, vdi_uuid).tapped
+        if tapped.get_tap_type() != images.VHD:
+            return None
+        try:
+            return str(vhd.data_end(tapped.target.get_vdi_path()))
+        except errors.BadImage as error:  # it is in use, and its table may be torn
+            util.SMlog("data_end %s: %s" % (vdi_uuid, error))
+            return None
+
+    def end_relinking(self, vdi_uuid: str) -> str:
+        """What `relinking` answers; a mark that was left is taken away."""
+        return relinking.end(Disk(self, vdi_uuid))
+
+    def lost_snapshots(self, vdi_uuid: str, since: str) -> str:
+        """JSON: the snapshots for a mirror that xapi, which ended, has not noted as such: see
+        unnamed.snapshots_of."""
         return json.dumps(unnamed.snapshots_of(self, vdi_uuid, float(since)))
 
-    def remove_unnamed(self, size, since):
-        """Remove the image of `size` bytes that a `vdi_create` has left behind since then: its uuid, or None."""
+    def remove_unnamed(self, size: str, since: str) -> Optional[str]:
+        """Remove the image of `size` bytes that a `vdi_create` has left behind since then: its
+        uuid, or None."""
         return unnamed.remove(self, int(size), float(since))
 
 
 # command -> (method of MirrorOperations, how many arguments it may have)
-COMMANDS = {
+COMMANDS: Dict[str, Tuple[str, Tuple[int, ...]]] = {
     "vdi_mirror_start": ("mirror_start", (1,)),
     "vdi_mirror_stat": ("mirror_stat", (0,)),
     "vdi_mirror_stop": ("mirror_stop", (0,)),
@@ -159,12 +191,14 @@ COMMANDS = {
     "vdi_let_go": ("let_go", (0,)),
     "vdi_end_pause": ("end_pause", (1,)),
     "vdi_relinking": ("relinking", (0,)),
+    "vdi_data_end": ("data_end", (0,)),
+    "vdi_end_relinking": ("end_relinking", (0,)),
     "vdi_lost_snapshots": ("lost_snapshots", (1,)),
 }
 
 # The same for an operation on the SR as a whole, which is called without a VDI.
-SR_COMMANDS = {
-    "sr_remove_unnamed": ("remove_unnamed", (2,)),
+SR_COMMANDS: Dict[str, Tuple[str, Tuple[int, ...]]] = {
+    "sr_remove_unnamed": ("remove_unnamed", (2,))
 }
 
 # The operations that attach a disk to write to it, with what sm has for such a call's argument.
@@ -172,30 +206,42 @@ WRITABLE = {"receive_start": "true"}
 
 
 class MirrorCommand(SRCommand.SRCommand):
-    """A call of MirrorSR: one of COMMANDS, which take the locks they need themselves, or one of the stock driver."""
+    """A call of MirrorSR: one of COMMANDS, which take the locks they need themselves, or one of the
+    stock driver."""
 
-    def parse(self):
-        """As the stock one. A command of ours is kept from the stock driver, which is loaded as by SR.from_uuid."""
+    def parse(self) -> None:
+        """As the stock one. A command of ours is kept from the stock driver, which is loaded as by
+        SR.from_uuid."""
         SRCommand.SRCommand.parse(self)
         self.operation, counts = dict(COMMANDS, **SR_COMMANDS).get(self.cmd, (None, ()))
         if self.operation:
             self.subject = () if self.cmd in SR_COMMANDS else (self.params.get("vdi_uuid"),)
             if None in self.subject or len(self.params["args"]) not in counts:
-                raise xs_errors.XenError("BadRequest", opterr="%s takes %s %s arguments"
-                                         % (self.cmd, "a VDI and" if self.subject else "an SR and", " or ".join(map(str, counts))))
+                raise xs_errors.XenError(
+                    "BadRequest",
+                    opterr="%s takes %s %s arguments"
+                    % (
+                        self.cmd,
+                        "a VDI and" if self.subject else "an SR and",
+                        " or ".join(map(str, counts)),
+                    ),
+                )
             self.cmd = None
             self.params["command"] = "nop"
             # the stock driver's attach looks there for whether the disk will be written to
-            self.arguments, self.params["args"] = self.params["args"], [WRITABLE.get(self.operation, "false")]
+            self.arguments, self.params["args"] = (
+                self.params["args"],
+                [WRITABLE.get(self.operation, "false")],
+            )
 
-    def run(self, sr):
+    def run(self, sr: Any) -> Optional[str]:
         """The answer as XML-RPC text, or None. Raises SRException."""
         try:
             return SRCommand.SRCommand.run(self, sr)
         except errors.MotionError as error:
             raise MirrorFault(error)
 
-    def _run_locked(self, sr):
+    def _run_locked(self, sr: Any) -> Optional[str]:
         if not self.operation:
             return SRCommand.SRCommand._run_locked(self, sr)
         try:
@@ -206,22 +252,26 @@ class MirrorCommand(SRCommand.SRCommand):
         return None if answer is None else xmlrpc.client.dumps((answer,), "", True)
 
 
-def is_away(error):
-    """Whether an exception of a call of xapi means that it does not answer, or is not the one any more that has our session."""
+def is_away(error: BaseException) -> bool:
+    """Whether an exception of a call of xapi means that it does not answer, or is not the one any
+    more that has our session."""
     if isinstance(error, XenAPI.Failure):
         return error.details[0] in AWAY_FAILURES
     if isinstance(error, xmlrpc.client.ProtocolError):
         return error.errcode >= SERVER_ERROR
     if isinstance(error, xmlrpc.client.Fault):
         return error.faultCode == NO_SESSION
-    return isinstance(error, (OSError, http.client.HTTPException)) and not isinstance(error, socket.timeout)
+    return isinstance(error, (OSError, http.client.HTTPException)) and not isinstance(
+        error, socket.timeout
+    )
 
 
-def tell_outages():
-    """From here on a call of xapi, of ours or sm's in this process, raises Unreachable if xapi has ended, or is not there yet."""
+def tell_outages() -> None:
+    """From here on a call of xapi, of ours or sm's in this process, raises Unreachable if xapi has
+    ended, or is not there yet."""
     ask = XenAPI.Session.xenapi_request
 
-    def request(session, method, params):
+    def request(session: "XenAPI.Session", method: str, params: Tuple[Any, ...]) -> Any:
         try:
             return ask(session, method, params)
         except Exception as error:
@@ -232,8 +282,9 @@ def tell_outages():
     XenAPI.Session.xenapi_request = request
 
 
-def run(driver, driver_info):
-    """The main program, like sm's SRCommand.run, which runs no commands but its own. Exits with 0, as that does."""
+def run(driver: Callable[[MirrorCommand, str], Any], driver_info: Dict[str, Any]) -> None:
+    """The main program, like sm's SRCommand.run, which runs no commands but its own. Exits with 0,
+    as that does."""
     command = MirrorCommand(driver_info)
     try:
         command.parse()

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-only
 # Installs the Debian packages that the lab and the tests need and this machine lacks: names them first.
 # `packages.sh bench`, `storage`, `npm`: those that only `make bench`, `make test-storage` and one test of `make test-e2e` need.
 set -eu

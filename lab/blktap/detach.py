@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Lets go of what a forked process has from whoever ran tap-ctl."""
+
 import os
 
 
@@ -19,4 +21,4 @@ def _close(fd):
     try:
         os.close(fd)
     except OSError:
-        pass        # the listing's own
+        pass  # the listing's own

@@ -1,11 +1,13 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Starts and ends the qemu-storage-daemon that is a tapdisk."""
+
 import errno
 import os
 import signal
 import socket
 import time
 
-from . import detach, nbd_server, records
+from . import commit, detach, nbd_server, records
 
 PROGRAM = "qemu-storage-daemon"
 # dom0's callers may have a short PATH, or none
@@ -15,7 +17,8 @@ EXIT_BOUND = 10.0
 
 
 def spawn(layout):
-    """Start a tapdisk without a vbd, detached from the caller. Returns its pid; OSError if it cannot be started."""
+    """Start a tapdisk without a vbd, detached from the caller. Returns its pid; OSError if it
+    cannot be started."""
     layout.prepare()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
@@ -25,14 +28,16 @@ def spawn(layout):
     os.close(writer)
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as answer:
-        pid, _, code = answer.read().decode().partition(" ")       # ends when the daemon's exec closed the pipe
+        # ends when the daemon's exec closed the pipe
+        pid, _, code = answer.read().decode().partition(" ")
     if code or not pid:
         raise records.failure(int(code or errno.ECHILD))
     return int(pid)
 
 
 def _detach_and_become_daemon(layout, answer):
-    """In the child: start a session, fork once more so that the daemon is nobody's child, and exec it."""
+    """In the child: start a session, fork once more so that the daemon is nobody's child, and exec
+    it."""
     try:
         os.setsid()
         if os.fork():
@@ -50,8 +55,12 @@ def _become_daemon(layout, pid, answer):
     monitors = [_listening(layout.ctl(pid)), _listening(layout.stats_monitor(pid))]
     arguments = [PROGRAM]
     for name, listening in zip(("ctl", "stats"), monitors):
-        arguments += ["--chardev", "socket,id=%s,fd=%d,server=on,wait=off" % (name, listening.fileno()),
-                      "--monitor", "chardev=" + name]
+        arguments += [
+            "--chardev",
+            "socket,id=%s,fd=%d,server=on,wait=off" % (name, listening.fileno()),
+            "--monitor",
+            "chardev=" + name,
+        ]
     records.store(layout, records.Record(pid, records.start_time(pid)))
     environment = dict(os.environ, PATH=os.environ.get("PATH", "") + ":" + EXTRA_PATH)
     try:
@@ -63,7 +72,7 @@ def _become_daemon(layout, pid, answer):
 
 
 def _listening(path):
-    records.unlink_if_there(path)       # of a killed tapdisk that had the same pid
+    records.unlink_if_there(path)  # of a killed tapdisk that had the same pid
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(path)
     listening.listen(BACKLOG)
@@ -92,9 +101,11 @@ def wait_until_gone(record, bound):
 
 
 def kill(layout, record):
-    """SIGKILL the tapdisk of `record` if it still runs, and remove its files (not its minor's marker)."""
+    """SIGKILL the tapdisk of `record` if it still runs, and remove its files (not its minor's
+    marker)."""
     if record.alive():
         os.kill(record.pid, signal.SIGKILL)
         wait_until_gone(record, EXIT_BOUND)
+    commit.end(layout, record.pid)
     nbd_server.end(layout, record.pid, EXIT_BOUND)
     records.remove(layout, record)

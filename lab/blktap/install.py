@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Puts the lab's tap-ctl into the root of a lab host, and ends the tapdisks that run below it."""
+
 import os
 
 from . import engine, nbd_server, records
@@ -25,7 +27,11 @@ def install(root, device=records.BLKTAP4, qcow2=None):
     records.unlink_if_there(link)
     os.symlink(os.path.dirname(os.path.abspath(__file__)), link)
     with open(program, "w") as script:
-        script.write(_SCRIPT.format(python=root + "/usr/bin/python3", packages=packages, root=root, device=device))
+        script.write(
+            _SCRIPT.format(
+                python=root + "/usr/bin/python3", packages=packages, root=root, device=device
+            )
+        )
     os.chmod(program, 0o755)
     if qcow2 is not None:
         os.makedirs(root + "/etc", exist_ok=True)
@@ -33,7 +39,8 @@ def install(root, device=records.BLKTAP4, qcow2=None):
 
 
 def stop_all(root):
-    """Kill every tapdisk that runs below `root` and remove its files. Returns their pids (for whoever expects none)."""
+    """Kill every tapdisk that runs below `root` and remove its files. Returns their pids (for
+    whoever expects none)."""
     layout = records.Layout(root)
     found = records.living(layout)
     for record in found:

@@ -1,18 +1,20 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The NBD server of a tapdisk that has a QCOW2 image open, as XCP-ng's blktap 3.55.5 has it: it
 stands before QEMU's.
 
-Measured on the real one (facts/xcp-ng-8.3.md, 3 and 4), whose requests are completed by a second
-thread: a connection with SLOTS requests in flight is not read any more, and nothing but a poke
-(`tap-ctl list`) makes it go on (the real one is woken by another connection's request as well, and
-stalls at seven now and then); more than IMAGE_SLOTS requests at a time over all connections wait
-for a second; BLOCK_STATUS is never answered, and the disk cannot be paused any more; and in the
-builds that have no mutex around the slots the tapdisk dies of two requests at a time on a
+Measured on the real one (docs/facts/xcp-ng-8.3.md, 3 and 4), whose requests are completed by a
+second thread: a connection with SLOTS requests in flight is not read any more, and nothing but a
+poke (`tap-ctl list`) makes it go on (the real one is woken by another connection's request as well,
+and stalls at seven now and then); more than IMAGE_SLOTS requests at a time over all connections
+wait for a second; BLOCK_STATUS is never answered, and the disk cannot be paused any more; and in
+the builds that have no mutex around the slots the tapdisk dies of two requests at a time on a
 connection (the real one now and then).
 
 The word in ROOT/etc/lab-tapdisk-qcow2 says which: `stalls`, `crashes`; without it QEMU's own server
 is the tapdisk's. A guest does not come by NBD on a real host, but by the ring: it has QEMU's
 server, at lab/<pid>.ring, to itself.
 """
+
 import glob
 import os
 import select
@@ -27,9 +29,9 @@ from . import detach, records
 STALLS, CRASHES = "stalls", "crashes"
 PLACE = "/etc/lab-tapdisk-qcow2"
 SLOTS = 8
-FREE_AGAIN = SLOTS // 4     # slots that have to be free for a connection to be read again
+FREE_AGAIN = SLOTS // 4  # slots that have to be free for a connection to be read again
 IMAGE_SLOTS = 32
-BUSY_AGAIN = 1.0            # seconds after which tapdisk tries again what its image had no slot for
+BUSY_AGAIN = 1.0  # seconds after which tapdisk tries again what its image had no slot for
 BACKLOG = 16
 
 EXPORT = b"tapdisk_client"
@@ -38,7 +40,7 @@ OPTION = struct.Struct(">8sII")
 REPLY = struct.Struct(">QIII")
 REQUEST = struct.Struct(">IHHQQI")
 ANSWER = struct.Struct(">IIQ")
-NBDMAGIC, IHAVEOPT, OPTION_REPLY = b"NBDMAGIC", b"IHAVEOPT", 0x3e889045565a9
+NBDMAGIC, IHAVEOPT, OPTION_REPLY = b"NBDMAGIC", b"IHAVEOPT", 0x3E889045565A9
 OPT_EXPORT_NAME, OPT_ABORT, OPT_INFO, OPT_GO = 1, 2, 6, 7
 REP_ACK, REP_INFO, REP_UNSUPPORTED = 1, 3, 0x80000001
 FIXED_NEWSTYLE, NO_ZEROES, HAS_FLAGS = 1, 2, 1
@@ -184,7 +186,7 @@ class _Connection(object):
         self.masked, self.in_flight = False, 0
         self._server, self._client = server, client
         self._upstream = None
-        self._lengths = {}      # of the reads in flight, by handle
+        self._lengths = {}  # of the reads in flight, by handle
 
     def run(self):
         try:
@@ -195,7 +197,7 @@ class _Connection(object):
                 threading.Thread(target=self._answers, daemon=True).start()
                 self._requests()
         except OSError:
-            pass        # one of the two is gone
+            pass  # one of the two is gone
         finally:
             self._end()
 
@@ -213,7 +215,7 @@ class _Connection(object):
     def _greet(self):
         """The handshake; whether a request may follow."""
         self._client.sendall(GREETING.pack(NBDMAGIC, IHAVEOPT, FIXED_NEWSTYLE | NO_ZEROES))
-        flags, = struct.unpack(">I", _exactly(self._client, 4))
+        (flags,) = struct.unpack(">I", _exactly(self._client, 4))
         while True:
             _, option, length = OPTION.unpack(_exactly(self._client, OPTION.size))
             _exactly(self._client, length)

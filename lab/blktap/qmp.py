@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The monitor of a qemu-storage-daemon: commands, and the jobs' state changes."""
+
 import json
 import socket
 import time
@@ -9,10 +11,12 @@ class MonitorError(Exception):
 
 
 class Monitor(object):
-    """One connection to a monitor socket. QEMU serves one at a time, the others wait for their turn."""
+    """One connection to a monitor socket. QEMU serves one at a time, the others wait for their
+    turn."""
 
     def __init__(self, path, timeout):
-        """Connect to `path`. `timeout` (s) bounds this and each command. OSError if nobody listens."""
+        """Connect to `path`. `timeout` (s) bounds this and each command. OSError if nobody
+        listens."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._received = b""
         self._events = []
@@ -20,11 +24,19 @@ class Monitor(object):
         try:
             self._socket.settimeout(timeout)
             self._socket.connect(path)
-            self._message(time.monotonic() + timeout)      # the greeting
+            self._greeted(time.monotonic() + timeout)
             self.command("qmp_capabilities")
         except Exception:
             self._socket.close()
             raise
+
+    def _greeted(self, until):
+        """QEMU may tell of an event before it greets (seen once)."""
+        while True:
+            message = self._message(until)
+            if "QMP" in message:
+                return
+            self._events.append(message)
 
     def close(self):
         self._socket.close()
@@ -36,7 +48,8 @@ class Monitor(object):
         self.close()
 
     def command(self, execute, **arguments):
-        """Run a command; `_` in the arguments' names stands for `-`. Returns its answer; MonitorError if refused."""
+        """Run a command; `_` in the arguments' names stands for `-`. Returns its answer;
+        MonitorError if refused."""
         call = {"execute": execute}
         if arguments:
             call["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
@@ -70,7 +83,8 @@ class Monitor(object):
             self.wait_for_event("JOB_STATUS_CHANGE", identity, until)
 
     def wait_for_event(self, name, identity, until=None):
-        """Wait for event `name` about the job or export `identity` (events since the connection was made count)."""
+        """Wait for event `name` about the job or export `identity` (events since the connection was
+        made count)."""
         until = until or time.monotonic() + self._timeout
         while True:
             while self._events:

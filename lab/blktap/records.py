@@ -1,4 +1,6 @@
-"""What each tapdisk is at, kept in files below /run/blktap-control: everything `tap-ctl list` has to read.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What each tapdisk is at, kept in files below /run/blktap-control: everything `tap-ctl list` has
+to read.
 
     ctl<pid>              control socket (one of the two monitors of the qemu-storage-daemon)
     nbd<pid>.<minor>      NBD socket of an open vbd
@@ -7,22 +9,32 @@
     lab/<pid>.*           lock, log, second monitor, held NBD socket, FIFO of a withheld reply; and
     what nbd_server has
 
-Imports nothing but `os`, `fcntl` and `errno`: `tap-ctl list` runs every 20 ms while a pause is poked.
+Imports nothing but `os`, `fcntl` and `errno`: `tap-ctl list` runs every 20 ms while a pause is
+poked.
 """
+
 import errno
 import fcntl
 import os
 
-DEAD, CLOSED, QUIESCE_REQUESTED, QUIESCED, PAUSE_REQUESTED, PAUSED = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+DEAD, CLOSED, QUIESCE_REQUESTED, QUIESCED, PAUSE_REQUESTED, PAUSED = (
+    0x01,
+    0x02,
+    0x04,
+    0x08,
+    0x10,
+    0x20,
+)
 RESUME_FAILED = 0x200
 RUNNING = 0
-PAUSING_STATE = QUIESCE_REQUESTED | PAUSE_REQUESTED     # 0x14
-PAUSED_STATE = CLOSED | QUIESCED | PAUSED               # 0x2a
+PAUSING_STATE = QUIESCE_REQUESTED | PAUSE_REQUESTED  # 0x14
+PAUSED_STATE = CLOSED | QUIESCED | PAUSED  # 0x2a
 
 MAX_MINORS = 16384
 
 BLKTAP4 = "/run/blktap-control/tapdisk/tapdisk-%d"
-"""How `tap-ctl create` and `allocate` name a minor since blktap 4: the marker that it is taken (tap-ctl-allocate.c)."""
+"""How `tap-ctl create` and `allocate` name a minor since blktap 4: the marker that it is taken
+(tap-ctl-allocate.c)."""
 BLKTAP2 = "/dev/xen/blktap-2/tapdev%d"
 """The same of blktap 3, which has a device of the kernel's blktap2 for it."""
 
@@ -33,7 +45,7 @@ class Layout(object):
     def __init__(self, root, device=BLKTAP4):
         self.root = root
         self._device = root + device
-        self.kernels = device == BLKTAP2    # whether the kernel has a device for each minor
+        self.kernels = device == BLKTAP2  # whether the kernel has a device for each minor
         self.control = root + "/run/blktap-control"
         self.markers = self.control + "/tapdisk"
         self.lab = self.control + "/lab"
@@ -80,6 +92,14 @@ class Layout(object):
         """There if the vbd cannot be paused any more."""
         return "%s/%d.stuck" % (self.lab, pid)
 
+    def commit(self, pid):
+        """What a merge below the disk is at (commit)."""
+        return "%s/%d.commit" % (self.lab, pid)
+
+    def unflushed(self, pid):
+        """What it has merged, and not yet written."""
+        return "%s/%d.unflushed" % (self.lab, pid)
+
     def held_nbd(self, pid):
         """Where the NBD socket is while the vbd is paused."""
         return "%s/%d.held" % (self.lab, pid)
@@ -103,9 +123,9 @@ class Layout(object):
 class Record(object):
     """One tapdisk and, once attached, its vbd.
 
-    `minor` and `state` are None until a vbd is attached; `args` ("type:path") is None while no image is open;
-    `images` are the "type:path" of the open chain, leaf first; `secondary` is the target that an unpause attaches again
-    (None, or what followed `nbd:`); `size` is in bytes.
+    `minor` and `state` are None until a vbd is attached; `args` ("type:path") is None while no
+    image is open; `images` are the "type:path" of the open chain, leaf first; `secondary` is the
+    target that an unpause attaches again (None, or what followed `nbd:`); `size` is in bytes.
     """
 
     def __init__(self, pid, start):
@@ -141,7 +161,8 @@ _FIELDS = (
 
 
 def start_time(pid):
-    """When process `pid` started, in clock ticks since boot, as text; None if there is none, or only a zombie."""
+    """When process `pid` started, in clock ticks since boot, as text; None if there is none, or
+    only a zombie."""
     try:
         with open("/proc/%d/stat" % pid) as stat:
             fields = stat.read().rpartition(")")[2].split()
@@ -179,10 +200,20 @@ def store(layout, record):
 
 def remove(layout, record):
     """Remove every file of a tapdisk that ended. The markers of minors stay."""
-    paths = [layout.ctl(record.pid), layout.held_nbd(record.pid), layout.stats_monitor(record.pid),
-             layout.reply_fifo(record.pid), layout.log(record.pid), layout.record(record.pid),
-             layout.lock(record.pid), layout.ring(record.pid), layout.held_ring(record.pid),
-             layout.stuck(record.pid)]
+    paths = [
+        layout.ctl(record.pid),
+        layout.held_nbd(record.pid),
+        layout.stats_monitor(record.pid),
+        layout.reply_fifo(record.pid),
+        layout.log(record.pid),
+        layout.record(record.pid),
+        layout.lock(record.pid),
+        layout.ring(record.pid),
+        layout.held_ring(record.pid),
+        layout.stuck(record.pid),
+        layout.commit(record.pid),
+        layout.unflushed(record.pid),
+    ]
     if record.minor is not None:
         paths.append(layout.nbd(record.pid, record.minor))
     for path in paths:
@@ -197,8 +228,8 @@ def unlink_if_there(path):
 
 
 def require(layout, pid):
-    """The record of the running tapdisk `pid`. Raises OSError as connecting to its control socket would:
-    ENOENT if it was never there (or ended in order), ECONNREFUSED if it was killed."""
+    """The record of the running tapdisk `pid`. Raises OSError as connecting to its control socket
+    would: ENOENT if it was never there (or ended in order), ECONNREFUSED if it was killed."""
     record = load(layout, pid)
     if record is None:
         raise failure(errno.ENOENT)
@@ -218,15 +249,23 @@ def not_imitated(what):
 
 
 def pids(layout):
-    """The pids that have a control socket, in the order of tap-ctl's glob, which is that of their names."""
-    return [int(name[3:]) for name in sorted(_names(layout.control)) if name.startswith("ctl") and name[3:].isdigit()]
+    """The pids that have a control socket, in the order of tap-ctl's glob, which is that of their
+    names."""
+    return [
+        int(name[3:])
+        for name in sorted(_names(layout.control))
+        if name.startswith("ctl") and name[3:].isdigit()
+    ]
 
 
 def minors(layout):
     """The allocated minors, in the order of their markers' names."""
     prefix = "tapdisk-"
-    return [int(name[len(prefix):]) for name in sorted(_names(layout.markers))
-            if name.startswith(prefix) and name[len(prefix):].isdigit()]
+    return [
+        int(name[len(prefix) :])
+        for name in sorted(_names(layout.markers))
+        if name.startswith(prefix) and name[len(prefix) :].isdigit()
+    ]
 
 
 def _names(directory):
@@ -237,7 +276,8 @@ def _names(directory):
 
 
 class Locked(object):
-    """Holds an exclusive flock on `path` (a directory, or a file that is made), also against other processes."""
+    """Holds an exclusive flock on `path` (a directory, or a file that is made), also against other
+    processes."""
 
     def __init__(self, path):
         self._path = path
@@ -267,7 +307,8 @@ def allocate(layout):
 
 
 def free(layout, minor):
-    """Give `minor` back. OSError: ENOENT if it is not allocated, EAGAIN if a running tapdisk has it."""
+    """Give `minor` back. OSError: ENOENT if it is not allocated, EAGAIN if a running tapdisk has
+    it."""
     with Locked(layout.markers):
         os.stat(layout.marker(minor))
         if any(record.minor == minor for record in living(layout)):

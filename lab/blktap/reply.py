@@ -1,11 +1,15 @@
-"""The habit of tapdisk's pause: under I/O its reply often stays out until some other event wakes the tapdisk.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The habit of tapdisk's pause: under I/O its reply often stays out until some other event wakes
+the tapdisk.
 
-Measured on the real one (facts, section 2): 36 of 60 pauses of a busy disk hung, none of an idle one, and one poke
-(`tap-ctl list -p PID`, or any other command to that tapdisk) did not always suffice.
+Measured on the real one (facts, section 2): 36 of 60 pauses of a busy disk hung, none of an idle
+one, and one poke (`tap-ctl list -p PID`, or any other command to that tapdisk) did not always
+suffice.
 
 $LAB_TAPDISK_PAUSE_REPLY, or else one word in ROOT/etc/lab-tapdisk-pause-reply, chooses for tests:
 `as-tapdisk` (the default), `withheld` (always, busy or not), `prompt` (never).
 """
+
 import errno
 import os
 import select
@@ -24,7 +28,8 @@ SECTOR = 512
 
 
 class IoMeter(object):
-    """Whether a qemu-storage-daemon reads or writes images, by the bytes of its read() and write() calls (not sockets)."""
+    """Whether a qemu-storage-daemon reads or writes images, by the bytes of its read() and write()
+    calls (not sockets)."""
 
     def __init__(self, pid):
         self._pid = pid
@@ -36,7 +41,11 @@ class IoMeter(object):
     def _moved(self):
         with open("/proc/%d/io" % self._pid) as counters:
             values = dict(line.split(": ") for line in counters)
-        return int(values["rchar"]) + int(values["wchar"]) - EVENT * (int(values["syscr"]) + int(values["syscw"]))
+        return (
+            int(values["rchar"])
+            + int(values["wchar"])
+            - EVENT * (int(values["syscr"]) + int(values["syscw"]))
+        )
 
 
 def habit(root):
@@ -54,7 +63,8 @@ def habit(root):
 
 
 def choose(root, word):
-    """Have pauses on the host at `root` answered by that habit from now on; None: by the default one."""
+    """Have pauses on the host at `root` answered by that habit from now on; None: by the default
+    one."""
     path = root + PLACE
     if word is not None:
         with open(path, "w") as switch:
@@ -76,7 +86,8 @@ def _chance(share):
 
 
 def withhold(layout, pid, pokes, asker):
-    """Sleep until `pokes` pokes came, tapdisk wakes by itself, or nobody reads from pipe `asker` any more."""
+    """Sleep until `pokes` pokes came, tapdisk wakes by itself, or nobody reads from pipe `asker`
+    any more."""
     path = layout.reply_fifo(pid)
     os.mkfifo(path, 0o600)
     # opened for writing too, so that it does not end when one poker has closed it
@@ -84,7 +95,7 @@ def withhold(layout, pid, pokes, asker):
     try:
         events = select.poll()
         events.register(fifo, select.POLLIN)
-        events.register(asker, 0)           # only that it breaks is of interest
+        events.register(asker, 0)  # only that it breaks is of interest
         until = time.monotonic() + LONGEST_SLEEP
         while pokes > 0 and time.monotonic() < until:
             ready = [fd for fd, _ in events.poll((until - time.monotonic()) * 1000)]
@@ -99,8 +110,8 @@ def withhold(layout, pid, pokes, asker):
 
 
 def poke(layout, pid, pokes=1):
-    """Wake tapdisk `pid`, as any command to it does. One that cannot run beside a pause needs all `MOST_POKES`: tapdisk answers
-    the pause before it turns to the next such command."""
+    """Wake tapdisk `pid`, as any command to it does. One that cannot run beside a pause needs all
+    `MOST_POKES`: tapdisk answers the pause before it turns to the next such command."""
     for path in (layout.wake(pid), layout.reply_fifo(pid)):
         _write(path, pokes)
 
@@ -110,11 +121,11 @@ def _write(path, pokes):
         fifo = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENXIO):
-            return          # it sleeps on nothing
+            return  # it sleeps on nothing
         raise
     try:
         os.write(fifo, b"." * pokes)
     except BlockingIOError:
-        pass                # a thousand pokes are waiting already
+        pass  # a thousand pokes are waiting already
     finally:
         os.close(fifo)

@@ -1,4 +1,7 @@
-"""The command line of `tap-ctl`: options, answers, usage and exit codes of the real one (exit code = errno)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The command line of `tap-ctl`: options, answers, usage and exit codes of the real one (exit code
+= errno)."""
+
 import errno
 import os
 import sys
@@ -14,14 +17,19 @@ class Help(Exception):
     """-h was given: the usage goes to stdout, the exit code is 0."""
 
 
-_OPEN_OPTIONS = ("[-R readonly] [-e <minor> stack on existing tapdisk for the parent chain] "
-                 "[-r turn on read caching into leaf node] [-2 <path> use secondary image (in mirror mode if no -s)] "
-                 "[-s fail over to the secondary image on ENOSPC] [-t request timeout in seconds] [-D no O_DIRECT] "
-                 "[-C </path/to/logfile> insert log layer to track changed blocks]")
+_OPEN_OPTIONS = (
+    "[-R readonly] [-e <minor> stack on existing tapdisk for the parent chain] "
+    "[-r turn on read caching into leaf node] [-2 <path> use secondary image (in mirror mode if no "
+    "-s)] "
+    "[-s fail over to the secondary image on ENOSPC] [-t request timeout in seconds] [-D no "
+    "O_DIRECT] "
+    "[-C </path/to/logfile> insert log layer to track changed blocks]"
+)
 
 
 def options(text, arguments):
-    """Read `arguments` as getopt(3) does with the letters in `text` (a colon follows one that takes a value)."""
+    """Read `arguments` as getopt(3) does with the letters in `text` (a colon follows one that takes
+    a value)."""
     given = {}
     waiting = list(arguments)
     while waiting:
@@ -39,7 +47,7 @@ def options(text, arguments):
                 raise Usage()
             if letter == "h":
                 raise Help()
-            if text[position + 1:position + 2] != ":":
+            if text[position + 1 : position + 2] != ":":
                 given[letter] = True
                 continue
             if not letters and not waiting:
@@ -62,6 +70,7 @@ def number(text):
 
 def list_(layout, given):
     from . import reply
+
     rows = []
     if "p" in given:
         record = records.load(layout, number(given["p"]))
@@ -85,8 +94,11 @@ def list_(layout, given):
 def _wanted(row, given):
     _, minor, _, args = row
     kind, _, path = (args or "").partition(":")
-    return (("m" not in given or minor == number(given["m"])) and ("t" not in given or kind == given["t"])
-            and ("f" not in given or path == given["f"]))
+    return (
+        ("m" not in given or minor == number(given["m"]))
+        and ("t" not in given or kind == given["t"])
+        and ("f" not in given or path == given["f"])
+    )
 
 
 def _row(pid, minor, state, args):
@@ -104,12 +116,17 @@ def _row(pid, minor, state, args):
 
 def _row_for_people(pid, minor, state, args):
     kind, _, path = (args or "-:-").partition(":")
-    return "%8s %4s %4s %10s %s\n" % ("-" if pid is None else pid, "-" if minor is None else minor,
-                                       "-" if state is None else _hex(state), kind, path)
+    return "%8s %4s %4s %10s %s\n" % (
+        "-" if pid is None else pid,
+        "-" if minor is None else minor,
+        "-" if state is None else _hex(state),
+        kind,
+        path,
+    )
 
 
 def _hex(state):
-    return "%#x" % state if state else "0"      # as printf(3) writes %#x
+    return "%#x" % state if state else "0"  # as printf(3) writes %#x
 
 
 def allocate(layout, given):
@@ -124,6 +141,7 @@ def free(layout, given):
 
 def spawn(layout, given):
     from . import engine
+
     pid = engine.spawn(layout)
     sys.stdout.write(("tapdisk spawned with pid %d\n" if sys.stdout.isatty() else "%d\n") % pid)
     return 0
@@ -134,18 +152,21 @@ def attach(layout, given):
 
     def command(record):
         with records.Locked(layout.markers):
-            if (not os.path.exists(layout.marker(minor))
-                    or any(other.minor == minor for other in records.living(layout))):
+            if not os.path.exists(layout.marker(minor)) or any(
+                other.minor == minor for other in records.living(layout)
+            ):
                 raise records.failure(errno.EINVAL)
             if record.minor is not None:
                 raise records.not_imitated("a second vbd in one tapdisk")
             record.minor, record.state = minor, records.RUNNING
             records.store(layout, record)
+
     return _in_tapdisk(layout, pid, command)
 
 
 def detach(layout, given):
     from . import engine, qmp, vbd
+
     pid, minor = _pid(given), _minor(given)
 
     def command(record):
@@ -153,6 +174,7 @@ def detach(layout, given):
             raise records.failure(errno.EINVAL)
         with qmp.Monitor(layout.ctl(pid), vbd.COMMAND_BOUND) as monitor:
             engine.quit(layout, record, monitor)
+
     code = _in_tapdisk(layout, pid, command)
     if code == errno.EINVAL:
         sys.stdout.write("got unexpected result 'error' from %d\n" % pid)
@@ -161,6 +183,7 @@ def detach(layout, given):
 
 def open_(layout, given):
     from . import vbd
+
     pid, minor = _pid(given), _minor(given)
     args = _required(given, "a")
     _refuse(given, "erstCE")
@@ -168,21 +191,25 @@ def open_(layout, given):
     def command(record):
         _require_minor(record, minor, errno.EINVAL)
         vbd.open(layout, record, args, "R" in given, given.get("2"))
+
     return _in_tapdisk(layout, pid, command)
 
 
 def close(layout, given):
     from . import vbd
+
     pid, minor = _pid(given), _minor(given)
 
     def command(record):
         _require_minor(record, minor, errno.ENODEV)
         vbd.close(layout, record)
+
     return _in_tapdisk(layout, pid, command, number(given["t"]) if "t" in given else None)
 
 
 def create(layout, given):
     from . import engine
+
     _required(given, "a")
     _refuse(given, "erstC")
     minor = records.allocate(layout)
@@ -203,6 +230,7 @@ def create(layout, given):
 
 def _undo_create(layout, pid, minor):
     from . import engine
+
     record = None if pid is None else records.load(layout, pid)
     if record is not None:
         engine.kill(layout, record)
@@ -220,31 +248,73 @@ def destroy(layout, given):
 
 def pause(layout, given):
     from . import reply, vbd
+
     if "t" in given:
-        raise Usage()       # the real one lacks a `break` here, so that -t never works
+        raise Usage()  # the real one lacks a `break` here, so that -t never works
     pid, minor = _pid(given), _minor(given)
     reply.habit(layout.root)
 
     def command(record):
         _require_minor(record, minor, errno.ENODEV)
         return reply.pokes_needed(layout.root, vbd.pause(layout, record))
+
     return _in_tapdisk(layout, pid, command)
 
 
 def unpause(layout, given):
     from . import vbd
+
     pid, minor = _pid(given), _minor(given)
     _refuse(given, "c")
 
     def command(record):
         _require_minor(record, minor, errno.ENODEV)
         vbd.unpause(layout, record, given.get("a"), given.get("2"))
+
+    return _in_tapdisk(layout, pid, command)
+
+
+def commit(layout, given):
+    from . import commit as merging
+
+    pid, minor = _pid(given), _minor(given)
+    path = _required(given, "a")
+
+    def command(record):
+        _require_minor(record, minor, errno.ENODEV)
+        merging.begin(layout, record, path)
+
+    return _in_tapdisk(layout, pid, command)
+
+
+def query(layout, given):
+    from . import commit as merging, reply
+
+    pid, minor = _pid(given), _minor(given)
+    with records.Locked(layout.lock(pid)):
+        record = records.require(layout, pid)
+        _require_minor(record, minor, errno.ENODEV)
+        said = merging.query(layout, record)
+    reply.poke(layout, pid)
+    sys.stdout.write(said)
+    return 0
+
+
+def cancel(layout, given):
+    from . import commit as merging
+
+    pid, minor = _pid(given), _minor(given)
+
+    def command(record):
+        _require_minor(record, minor, errno.ENODEV)
+        merging.cancel(layout, record)
+
     return _in_tapdisk(layout, pid, command)
 
 
 def stats(layout, given):
-    from . import reply
-    from . import stats as rendering
+    from . import reply, stats as rendering
+
     pid, minor = _pid(given), _minor(given)
     record = records.require(layout, pid)
     reply.poke(layout, pid)
@@ -255,6 +325,7 @@ def stats(layout, given):
 
 def _in_tapdisk(layout, pid, command, timeout=None):
     from . import worker
+
     code, text = worker.run(layout, pid, command, timeout)
     if text:
         _explain(text)
@@ -293,32 +364,75 @@ def _refuse(given, letters):
 
 # name, what does it, letters for getopt, usage
 COMMANDS = (
-    ("list", list_, "m:p:t:f:h", "[-h] [-p pid] [-m minor] [-t type] [-f file]\n\nLists tapdisks in the following format:\n"
-                                 "     pid minor state       type file"),
+    (
+        "list",
+        list_,
+        "m:p:t:f:h",
+        "[-h] [-p pid] [-m minor] [-t type] [-f file]\n\nLists tapdisks in the following format:\n"
+        "     pid minor state       type file",
+    ),
     ("allocate", allocate, "h", ""),
     ("free", free, "m:h", "<-m minor>"),
-    ("create", create, "a:RDd:e:r2:st:C:h", "<-a type:/path/to/file> [-d device name] " + _OPEN_OPTIONS),
+    (
+        "create",
+        create,
+        "a:RDd:e:r2:st:C:h",
+        "<-a type:/path/to/file> [-d device name] " + _OPEN_OPTIONS,
+    ),
     ("destroy", destroy, "p:m:t:h", "<-p pid> <-m minor> [-t timeout secs]"),
     ("spawn", spawn, "h", ""),
     ("attach", attach, "p:m:h", "<-p pid> <-m minor>"),
     ("detach", detach, "p:m:h", "<-p pid> <-m minor>"),
-    ("open", open_, "a:RDm:p:e:r2:st:C:Eh",
-     "<-p pid> <-m minor> <-a type:/path/to/file> " + _OPEN_OPTIONS + " [-E read encryption key from stdin]"),
+    (
+        "open",
+        open_,
+        "a:RDm:p:e:r2:st:C:Eh",
+        "<-p pid> <-m minor> <-a type:/path/to/file> "
+        + _OPEN_OPTIONS
+        + " [-E read encryption key from stdin]",
+    ),
     ("close", close, "p:m:ft:h", "<-p pid> <-m minor> [-f force] [-t timeout secs]"),
     ("pause", pause, "p:m:t:h", "<-p pid> <-m minor> [-t timeout secs]"),
-    ("unpause", unpause, "p:m:a:2:c:h", "<-p pid> <-m minor> [-a type:/path/to/file] [-2 secondary] "
-                                        "[-c </path/to/logfile> insert log layer to track changed blocks]"),
-    ("stats", stats, "p:m:h", "<-p pid> <-m minor>\n\nPrints a Python dictionary with the VBD stats. The images are "
-                              "listed in reverse order (leaf to root)"),
+    (
+        "unpause",
+        unpause,
+        "p:m:a:2:c:h",
+        "<-p pid> <-m minor> [-a type:/path/to/file] [-2 secondary] "
+        "[-c </path/to/logfile> insert log layer to track changed blocks]",
+    ),
+    (
+        "stats",
+        stats,
+        "p:m:h",
+        "<-p pid> <-m minor>\n\nPrints a Python dictionary with the VBD stats. The images are "
+        "listed in reverse order (leaf to root)",
+    ),
+    ("commit", commit, "a:m:p:h", "<-p pid> <-m minor> <-a /path/to/file>"),
+    ("query", query, "m:p:h", "<-p pid> <-m minor>"),
+    ("cancel", cancel, "m:p:wh", "<-p pid> <-m minor> [-w]"),
 )
+_OF_QCOW2 = ("commit", "query", "cancel")
+"""The commands of XCP-ng's tap-ctl alone, which is where QCOW2 is (nbd_server.PLACE)."""
+QCOW2 = "/etc/lab-tapdisk-qcow2"
 
 
 def main(root, argv, device=records.BLKTAP4):
-    """Run `argv` (argv[0] is ignored) on the tapdisks below `root`; `device` is how a minor is named. Returns the exit code."""
-    for name, function, letters, usage in COMMANDS:
+    """Run `argv` (argv[0] is ignored) on the tapdisks below `root`; `device` is how a minor is
+    named. Returns the exit code."""
+    known = [row for row in COMMANDS if row[0] not in _OF_QCOW2 or os.path.exists(root + QCOW2)]
+    for name, function, letters, usage in known:
         if argv[1:2] == [name]:
-            return _run(records.Layout(root.rstrip("/"), device), function, letters, "usage: %s %s" % (name, usage), argv[2:])
-    sys.stdout.write("usage: tap-ctl COMMAND [OPTIONS]\nCOMMAND := { %s }\n" % " | ".join(row[0] for row in COMMANDS))
+            return _run(
+                records.Layout(root.rstrip("/"), device),
+                function,
+                letters,
+                "usage: %s %s" % (name, usage),
+                argv[2:],
+            )
+    sys.stdout.write(
+        "usage: tap-ctl COMMAND [OPTIONS]\nCOMMAND := { %s }\n"
+        % " | ".join(row[0] for row in known)
+    )
     return 0
 
 

@@ -1,4 +1,7 @@
-"""Runs a command as if inside the tapdisk: detached, so that it ends in order even if tap-ctl is killed meanwhile."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Runs a command as if inside the tapdisk: detached, so that it ends in order even if tap-ctl is
+killed meanwhile."""
+
 import errno
 import os
 import select
@@ -10,10 +13,11 @@ from . import detach, records, reply
 
 
 def run(layout, pid, command, timeout=None):
-    """Run `command(record)` on the running tapdisk `pid`, alone, and wait for its reply up to `timeout` (s).
+    """Run `command(record)` on the running tapdisk `pid`, alone, and wait for its reply up to
+    `timeout` (s).
 
-    `command` may return the number of pokes to wait for before the reply. Returns (errno or 0, text to show).
-    ETIMEDOUT if the reply stays out; the command then goes on.
+    `command` may return the number of pokes to wait for before the reply. Returns (errno or 0, text
+    to show). ETIMEDOUT if the reply stays out; the command then goes on.
     """
     records.require(layout, pid)
     reply.poke(layout, pid, reply.MOST_POKES)
@@ -46,18 +50,19 @@ def _work(layout, pid, command, answer):
     except OSError as error:
         code = error.errno or errno.EIO
         text = "" if error.strerror == os.strerror(code) else str(error.strerror)
-    except Exception:       # pylint: disable=broad-except -- the other process has to hear of it, whatever it is
+    except Exception:  # pylint: disable=broad-except -- the other process has to hear of it, whatever it is
         code, text = errno.EIO, traceback.format_exc()
     try:
         os.write(answer, ("%d\n%s" % (code, text)).encode())
     except BrokenPipeError:
-        pass                # tap-ctl was killed
+        pass  # tap-ctl was killed
     finally:
         os._exit(0)
 
 
 def _read(fd, timeout):
-    """All that comes until the pipe ends, as text; None if it has not ended within `timeout` (s)."""
+    """All that comes until the pipe ends, as text; None if it has not ended within `timeout`
+    (s)."""
     until = None if timeout is None else time.monotonic() + timeout
     parts = []
     while True:

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What the demo prints."""
+
 import sys
 
 from rich.console import Console
@@ -23,10 +25,21 @@ def command(words):
     console.print()
     for number, word in enumerate(words):
         last = number == len(words) - 1
-        console.print(("  $ " if number == 0 else "        ") + word + ("" if last else " \\"), style="cyan", markup=False)
+        console.print(
+            ("  $ " if number == 0 else "        ") + word + ("" if last else " \\"),
+            style="cyan",
+            markup=False,
+        )
     console.print()
 
 
 def verdict(holds, what, measured):
     """A measured line: what it is about, and whether it holds."""
-    console.print("  %s %-32s %s" % ("[green]ok   [/green]" if holds else "[red]WRONG[/red]", what, measured.replace("[", r"\[")))
+    console.print(
+        "  %s %-32s %s"
+        % (
+            "[green]ok   [/green]" if holds else "[red]WRONG[/red]",
+            what,
+            measured.replace("[", r"\["),
+        )
+    )

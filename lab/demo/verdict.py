@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What is measured after a move, and whether it is what was promised."""
+
 import time
 
 from lab.demo import screen
@@ -20,7 +22,8 @@ class Verdict:
         self._same = True
 
     def tell(self, answer):
-        """Print the verdict on a move that succeeded. `answer`: what the plugin said. Returns whether all of it holds."""
+        """Print the verdict on a move that succeeded. `answer`: what the plugin said. Returns
+        whether all of it holds."""
         results = [self._writes(), self._disks(), self._pause(), self._copy(answer), self._left()]
         return all(results)
 
@@ -28,15 +31,27 @@ class Verdict:
         guest = self._move.host.guest(self._move.uuid)
         arrived = guest.status()
         end = time.monotonic() + PATIENCE
-        while guest.status()["writes_acknowledged"] < arrived["writes_acknowledged"] + AFTERWARDS and time.monotonic() < end:
+        while (
+            guest.status()["writes_acknowledged"] < arrived["writes_acknowledged"] + AFTERWARDS
+            and time.monotonic() < end
+        ):
             time.sleep(POLL)
         checked = guest.check()
         now = guest.status()
-        before, during, after = (self._before["writes_acknowledged"], arrived["writes_acknowledged"] - self._before["writes_acknowledged"],
-                                 now["writes_acknowledged"] - arrived["writes_acknowledged"])
-        holds = not (checked["missing"] or now["missing"] or now["errors"]) and during > 0 and after > 0
-        screen.verdict(holds, "acknowledged writes", "%d before, %d during and %d after the move; missing: %d; I/O errors: %d" % (
-            before, during, after, max(checked["missing"], now["missing"]), now["errors"]))
+        before, during, after = (
+            self._before["writes_acknowledged"],
+            arrived["writes_acknowledged"] - self._before["writes_acknowledged"],
+            now["writes_acknowledged"] - arrived["writes_acknowledged"],
+        )
+        holds = (
+            not (checked["missing"] or now["missing"] or now["errors"]) and during > 0 and after > 0
+        )
+        screen.verdict(
+            holds,
+            "acknowledged writes",
+            "%d before, %d during and %d after the move; missing: %d; I/O errors: %d"
+            % (before, during, after, max(checked["missing"], now["missing"]), now["errors"]),
+        )
         return holds
 
     def _figures(self):
@@ -45,16 +60,25 @@ class Verdict:
     def _disks(self):
         comparison = self._figures().get("at_switch", {})
         holds = comparison.get("exit") == 0
-        screen.verdict(holds, "disks at the instant of the switch",
-                       "identical by qemu-img compare" if holds else comparison.get("output", "not compared"))
+        screen.verdict(
+            holds,
+            "disks at the instant of the switch",
+            "identical by qemu-img compare" if holds else comparison.get("output", "not compared"),
+        )
         return holds
 
     def _pause(self):
         pauses = self._move.host.guest(self._move.uuid).status()["pauses"]
         holds = bool(pauses)
         figures = self._figures()
-        screen.verdict(holds, "pause that the guest saw", "%.2f s, from its last write to its next one (without the %.2f s of that comparison)" % (
-            pauses[-1], figures["at_switch"]["seconds"]) if holds else "not known")
+        screen.verdict(
+            holds,
+            "pause that the guest saw",
+            "%.2f s, from its last write to its next one (without the %.2f s of that comparison)"
+            % (pauses[-1], figures["at_switch"]["seconds"])
+            if holds
+            else "not known",
+        )
         return holds
 
     def _copy(self, answer):
@@ -62,12 +86,26 @@ class Verdict:
         verified = sum(disk["verified"] for disk in answer["disks"])
         mirrored = sum(disk["mirrored_bytes"] for disk in answer["disks"])
         holds = copied == verified
-        screen.verdict(holds, "moved", "%.1f MiB copied, %.1f MiB of it read back and verified; %.1f MiB of writes mirrored; longest stall %.2f s" % (
-            copied / 2**20, verified / 2**20, mirrored / 2**20, max(disk["longest_stall"] for disk in answer["disks"])))
+        screen.verdict(
+            holds,
+            "moved",
+            "%.1f MiB copied, %.1f MiB of it read back and verified; %.1f MiB of writes mirrored; "
+            "longest stall %.2f s"
+            % (
+                copied / 2**20,
+                verified / 2**20,
+                mirrored / 2**20,
+                max(disk["longest_stall"] for disk in answer["disks"]),
+            ),
+        )
         return holds
 
     def _left(self):
-        left = leftovers.of_vm(self._move.source_pool, self._footprint, moved_within=self._move.pool is self._move.source_pool)
+        left = leftovers.of_vm(
+            self._move.source_pool,
+            self._footprint,
+            moved_within=self._move.pool is self._move.source_pool,
+        )
         left += leftovers.at_rest(self._move.lab)
         screen.verdict(not left, "left behind", "nothing" if not left else "; ".join(left))
         return not left

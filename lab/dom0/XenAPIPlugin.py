@@ -1,4 +1,7 @@
-"""Stand-in for xapi's XenAPIPlugin: runs one function of a plugin as xapi asked for it in argv[1]."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Stand-in for xapi's XenAPIPlugin: runs one function of a plugin as xapi asked for it in
+argv[1]."""
+
 import sys
 import xmlrpc.client
 
@@ -6,7 +9,8 @@ import lab_dom0
 
 
 class Failure(Exception):
-    """A plugin's own failure: reaches the caller of host.call_plugin with this code and these parameters."""
+    """A plugin's own failure: reaches the caller of host.call_plugin with this code and these
+    parameters."""
 
     def __init__(self, code, params):
         super(Failure, self).__init__(code, *params)
@@ -27,7 +31,8 @@ def failure_message(description):
 
 
 def dispatch(fn_table):
-    """Run the method call in argv[1] by `fn_table` (name -> function(session, args)) and print the response."""
+    """Run the method call in argv[1] by `fn_table` (name -> function(session, args)) and print the
+    response."""
     if len(sys.argv) != 2:
         raise Exception("Incorrect number of commandline arguments")
     (session_ref, args), name = xmlrpc.client.loads(sys.argv[1])
@@ -41,4 +46,6 @@ def dispatch(fn_table):
     except Failure as failure:
         print(failure_message(failure.params))
     except Exception as error:  # whatever a plugin raises must still reach xapi as a response
-        print(failure_message(["XENAPI_PLUGIN_FAILURE", name, error.__class__.__name__, str(error)]))
+        print(
+            failure_message(["XENAPI_PLUGIN_FAILURE", name, error.__class__.__name__, str(error)])
+        )

@@ -1,11 +1,15 @@
-"""Stops a worker of the product at chosen writes of its journal: what a test of crashes needs, and no timing gives.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Stops a worker of the product at chosen writes of its journal: what a test of crashes needs, and
+no timing gives.
 
-Runs before the product on a host (lab.dom0.before) while a test asks for it. Each file of `/etc/lab-break` is a rule:
-{"when": [of, field, values, wanted], "nth": n, "before": bool, "signal": number}. `of` is "migration", "disk" (any one) or
-"disk N" (in the order in which they are copied, from 0); the worker gets the signal as soon as `field` of it is (`wanted`) or is
-not one of `values`, at the `nth` write of which that is true; `before`: instead of that write, not after it. It happens once: the
-file is gone when it has.
+Runs before the product on a host (lab.dom0.before) while a test asks for it. Each file of
+`/etc/lab-break` is a rule: {"when": [of, field, values, wanted], "nth": n, "before": bool,
+"signal": number}. `of` is "migration", "disk" (any one) or "disk N" (in the order in which they are
+copied, from 0); the worker gets the signal as soon as `field` of it is (`wanted`) or is not one of
+`values`, at the `nth` write of which that is true; `before`: instead of that write, not after it.
+It happens once: the file is gone when it has.
 """
+
 import contextlib
 import json
 import os
@@ -13,15 +17,16 @@ import signal as signals
 import time
 
 PLACE = "/etc/lab-break"
-WORKER = "storage_motion.control.worker"
+WORKER = "storage_motion.migration.worker"
 ALWAYS = ("migration", "state", ("running",), True)
-POLL = 0.02                # seconds
+POLL = 0.02  # seconds
 
 
 def arm(root, when=ALWAYS, nth=1, before=False, signal=9, name="one"):
-    """Have the next worker on the host at `root` stopped there, by a signal's number (9: it dies, 19: it waits). Rules of
-    several names may stand at once."""
+    """Have the next worker on the host at `root` stopped there, by a signal's number (9: it dies,
+    19: it waits). Rules of several names may stand at once."""
     from lab.dom0 import before as in_front
+
     os.makedirs(root + PLACE, exist_ok=True)
     with open("%s/%s.json" % (root + PLACE, name), "w") as stream:
         json.dump({"when": when, "nth": nth, "before": before, "signal": signal}, stream)
@@ -31,12 +36,15 @@ def arm(root, when=ALWAYS, nth=1, before=False, signal=9, name="one"):
 def armed(root):
     """The names of the rules that have not happened yet."""
     place = root + PLACE
-    return sorted(name[:-len(".json")] for name in os.listdir(place)) if os.path.isdir(place) else []
+    return (
+        sorted(name[: -len(".json")] for name in os.listdir(place)) if os.path.isdir(place) else []
+    )
 
 
 def disarm(root):
     """Take all of it away again. The names of what had not happened."""
     from lab.dom0 import before as in_front
+
     in_front.remove(root, __file__)
     missed = armed(root)
     for name in missed:
@@ -48,8 +56,8 @@ def disarm(root):
 def held(root, when, begin, look, bound):
     """A migration whose worker stands still at a moment: its id. Then it goes on.
 
-    `begin()` begins it on the host at `root`, and answers its id; `look(id)`: its journal's content. Raises AssertionError if it
-    ends, or `bound` seconds pass, before it stands still."""
+    `begin()` begins it on the host at `root`, and answers its id; `look(id)`: its journal's
+    content. Raises AssertionError if it ends, or `bound` seconds pass, before it stands still."""
     arm(root, when, signal=signals.SIGSTOP)
     try:
         migration = begin()
@@ -86,11 +94,14 @@ def holds(when, entry):
 
 def _disk(entry, of):
     number = of.partition(" ")[2]
-    return entry["disks"][entry["plan"]["disks"][int(number)]["key"]] if number else next(iter(entry["disks"].values()))
+    return (
+        entry["disks"][entry["plan"]["disks"][int(number)]["key"]]
+        if number
+        else next(iter(entry["disks"].values()))
+    )
 
 
 class _Rule(object):
-
     def __init__(self, path):
         with open(path) as stream:
             self._rule = json.load(stream)
@@ -114,7 +125,8 @@ class _Rule(object):
 
 
 def _watch(place):
-    from storage_motion.control.journal import Journal
+    from storage_motion.journal.journal import Journal
+
     rules = [_Rule(os.path.join(place, name)) for name in sorted(os.listdir(place))]
     original = Journal._put
 
@@ -131,6 +143,7 @@ def _watch(place):
 
 if __name__.startswith("lab_before."):
     from sitecustomize import runs
+
     _place = os.environ.get("SXM_ROOT", "") + PLACE
     if os.path.isdir(_place) and os.listdir(_place) and runs(WORKER):
         _watch(_place)

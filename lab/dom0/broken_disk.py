@@ -1,14 +1,19 @@
-"""Has the file system of a host's journals, /var/lib/sxm, take nothing: full, read-only or failing, for as long as a test wants it.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Has the file system of a host's journals, /var/lib/sxm, take nothing: full, read-only or failing,
+for as long as a test wants it.
 
-Runs before the product on a host (lab.dom0.before), in every Python process of it: in a worker as in a call of the plugin. While
-`/etc/lab-broken-disk` is there, it names what happens below that directory to whoever writes:
+Runs before the product on a host (lab.dom0.before), in every Python process of it: in a worker as
+in a call of the plugin. While `/etc/lab-broken-disk` is there, it names what happens below that
+directory to whoever writes:
 
     ENOSPC    a file can be made, and takes no byte (it is /dev/full)
     EROFS     none can be made, renamed or removed
     EIO       all of that can be done, and not be synced
 
-It is NOT a file system: what was removed makes no room on it, and other programs and paths see nothing of it.
+It is NOT a file system: what was removed makes no room on it, and other programs and paths see
+nothing of it.
 """
+
 import errno
 import os
 
@@ -21,6 +26,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def install(root):
     """Have each Python process that starts from now on at `root` look whether it is broken."""
     from lab.dom0 import before
+
     before.install(root, __file__)
 
 
@@ -40,15 +46,20 @@ def mend(root):
 def end(root):
     """Mend it; processes that start from now on do not look any more."""
     from lab.dom0 import before
+
     mend(root)
     before.remove(root, __file__)
 
 
 class _Disk(object):
-
     def __init__(self, root):
         self._place, self._directory = root + PLACE, root + JOURNALS
-        self._open, self._fsync, self._rename, self._unlink = os.open, os.fsync, os.rename, os.unlink
+        self._open, self._fsync, self._rename, self._unlink = (
+            os.open,
+            os.fsync,
+            os.rename,
+            os.unlink,
+        )
         os.open, os.fsync, os.rename, os.unlink = self.open, self.fsync, self.rename, self.unlink
 
     def open(self, path, flags, *args, **kwargs):

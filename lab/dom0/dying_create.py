@@ -1,8 +1,11 @@
-"""Has the next `vdi_create` of a host die by kill -9 when the image is made, and before xapi is told of it.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Has the next `vdi_create` of a host die by kill -9 when the image is made, and before xapi is
+told of it.
 
-Runs before sm's drivers on a host (lab.dom0.before) while a test asks for it: as long as `/etc/lab-dying-create` is there, which
-the one that dies takes away.
+Runs before sm's drivers on a host (lab.dom0.before) while a test asks for it: as long as
+`/etc/lab-dying-create` is there, which the one that dies takes away.
 """
+
 import os
 import signal
 
@@ -12,23 +15,19 @@ PLACE = "/etc/lab-dying-create"
 def arm(root):
     """The next one at `root` dies."""
     from lab.dom0 import before
-    with open(root + PLACE, "w"):
-        pass
-    before.install(root, __file__)
+
+    before.install(root, __file__, PLACE)
 
 
 def disarm(root):
     """Take it away again. Whether one has died."""
     from lab.dom0 import before
-    before.remove(root, __file__)
-    armed = os.path.exists(root + PLACE)
-    if armed:
-        os.unlink(root + PLACE)
-    return not armed
+
+    return before.remove(root, __file__, PLACE) is None
 
 
 def _die_in(place):
-    from storage_motion.dom0 import stock_sm
+    from storage_motion.sm import stock_sm
 
     def introduce(vdi):
         os.unlink(place)

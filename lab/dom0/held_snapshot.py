@@ -1,8 +1,11 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Has the next `vdi_snapshot` of a host stand still at a moment, until the test lets it go on.
 
-Runs before sm's drivers on a host (lab.dom0.before) while a test asks for it. `/etc/lab-held-snapshot` says at which of MOMENTS;
-the one that stands still writes its pid there instead.
+Runs before sm's drivers on a host (lab.dom0.before) while a test asks for it.
+`/etc/lab-held-snapshot` says at which of MOMENTS; the one that stands still writes its pid there
+instead.
 """
+
 import contextlib
 import os
 import signal
@@ -11,16 +14,16 @@ import time
 PLACE = "/etc/lab-held-snapshot"
 PAUSED, MADE, GOING = "paused", "made", "going"
 MOMENTS = (PAUSED, MADE, GOING)
-"""The tapdisk is paused, and nothing else done; the images are made, and xapi not told; the tapdisk goes on, and SM's mark is still there."""
-POLL = 0.02                # seconds
+"""The tapdisk is paused, and nothing else done; the images are made, and xapi not told; the tapdisk
+goes on, and SM's mark is still there."""
+POLL = 0.02  # seconds
 
 
 def arm(root, moment):
     """The next one at `root` will stand still there."""
     from lab.dom0 import before
-    with open(root + PLACE, "w") as stream:
-        stream.write(moment)
-    before.install(root, __file__)
+
+    before.install(root, __file__, PLACE, moment)
 
 
 def held(root, bound):
@@ -38,14 +41,11 @@ def held(root, bound):
 def let_go(root):
     """It goes on, and no other stands still."""
     from lab.dom0 import before
-    before.remove(root, __file__)
-    with contextlib.suppress(FileNotFoundError):
-        with open(root + PLACE) as stream:
-            pid = stream.read()
-        os.unlink(root + PLACE)
-        if pid.isdigit():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGCONT)
+
+    pid = before.remove(root, __file__, PLACE)
+    if pid and pid.isdigit():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGCONT)
 
 
 def _stands_still(pid):
@@ -58,7 +58,7 @@ def _stands_still(pid):
 def _stand_still(place):
     with open(place) as stream:
         if stream.read() not in MOMENTS:
-            return                         # it has happened
+            return  # it has happened
     with open(place + ".new", "w") as stream:
         stream.write(str(os.getpid()))
     os.rename(place + ".new", place)
@@ -66,7 +66,8 @@ def _stand_still(place):
 
 
 def _hold_at(moment, place):
-    from storage_motion.dom0 import stock_sm
+    from storage_motion.sm import stock_sm
+
     if moment == MADE:
         stock = stock_sm.module("VDI").VDI
         introduce = stock._db_introduce
@@ -90,11 +91,11 @@ def _hold_at(moment, place):
 
 
 if __name__.startswith("lab_before."):
-    _place = os.environ.get("SXM_ROOT", "") + PLACE
-    if os.path.exists(_place):
-        with open(_place) as _stream:
-            _moment = _stream.read()
+    from sitecustomize import setting
+
+    _moment = setting(PLACE)
+    if _moment in MOMENTS:
         with open("/proc/self/cmdline") as _stream:  # sys.argv is not there yet
             _is_one = "<methodName>vdi_snapshot<" in _stream.read()
-        if _is_one and _moment in MOMENTS:
-            _hold_at(_moment, _place)
+        if _is_one:
+            _hold_at(_moment, os.environ.get("SXM_ROOT", "") + PLACE)

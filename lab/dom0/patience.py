@@ -1,20 +1,25 @@
-"""Gives the product's worker the lab's patience on a machine that is many times slower than a host: $SXM_LAB_PATIENCE times.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Gives the product's worker the lab's patience on a machine that is many times slower than a host:
+$SXM_LAB_PATIENCE times.
 
-Runs before the product on a host (lab.dom0.before). What is stretched: how long a mirrored write may take before its mirror counts
-as broken, how long SM and the start of a process may take, and how often movers and xenopsd are asked how far they are, which costs
-an emulated processor more than what they do.
+Runs before the product on a host (lab.dom0.before). What is stretched: how long a mirrored write
+may take before its mirror counts as broken, how long SM and the start of a process may take, and
+how often movers and xenopsd are asked how far they are, which costs an emulated processor more than
+what they do.
 """
+
 import importlib
-import os
 
 PLACE = "/etc/lab-patience"
-WORKER = "storage_motion.control.worker"
+WORKER = "storage_motion.migration.worker"
 STRETCHED = (
-    ("storage_motion.control.movers", ("STALL_BOUND", "READY_TIMEOUT", "ANSWER_TIMEOUT")),  # first: sync imports the bound by its name
-    ("storage_motion.control.sync", ("POLL", "SNAPSHOT_TIMEOUT", "SM_TIMEOUT")),
-    ("storage_motion.control.move", ("POLL", "COMPLETE_TIMEOUT")),
-    ("storage_motion.control.gate", ("SETTLE_TIMEOUT",)),
-    ("storage_motion.control.bar", ("STAT_TIMEOUT",)),
+    # first: sync imports the bound by its name
+    ("storage_motion.migration.mover_handle", ("STALL_BOUND", "READY_TIMEOUT", "ANSWER_TIMEOUT")),
+    ("storage_motion.migration.phases.sync", ("POLL", "SNAPSHOT_TIMEOUT", "SM_TIMEOUT")),
+    ("storage_motion.migration.move_watch", ("POLL",)),
+    ("storage_motion.migration.phases.complete", ("COMPLETE_TIMEOUT",)),
+    ("storage_motion.switch.gate", ("SETTLE_TIMEOUT",)),
+    ("storage_motion.switch.source_lock", ("STAT_TIMEOUT",)),
     ("storage_motion.dom0.launch", ("START_TIMEOUT",)),
 )
 
@@ -23,10 +28,9 @@ def install(root):
     """Have each worker that starts on the host at `root` be so patient."""
     from lab import patience
     from lab.dom0 import before
+
     # xapi runs its plugins in an environment of their own: a variable would not reach the worker
-    with open(root + PLACE, "w") as stream:
-        stream.write(str(patience.TIMES))
-    before.install(root, __file__)
+    before.install(root, __file__, PLACE, str(patience.TIMES))
 
 
 def _stretch(factor):
@@ -37,7 +41,7 @@ def _stretch(factor):
 
 
 if __name__.startswith("lab_before."):
-    from sitecustomize import runs
+    from sitecustomize import runs, setting
+
     if runs(WORKER):
-        with open(os.environ["SXM_ROOT"] + PLACE) as _stream:
-            _stretch(float(_stream.read()))
+        _stretch(float(setting(PLACE)))

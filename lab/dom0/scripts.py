@@ -1,15 +1,19 @@
-"""Puts dom0's scripts and modules on a host of the lab: exec'ed directly, as dom0 does, by that host's own Python."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Puts dom0's scripts and modules on a host of the lab: exec'ed directly, as dom0 does, by that
+host's own Python."""
+
 import os
 import shutil
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PYTHON_LIBS = os.path.join(os.path.dirname(HERE), "python_libs")
 SITE_PACKAGES = "/usr/lib/python3/site-packages"
 _PYTHON, _SHELL = "#!/usr/bin/python3", "#!/bin/sh"
 
 
 def install_script(text, root, absolute):
-    """Write the script `text` to `absolute` of the host at `root`, to be run by that host's /usr/bin/python3, or by a shell, which is
-    told what the wrapper of Python tells.
+    """Write the script `text` to `absolute` of the host at `root`, to be run by that host's
+    /usr/bin/python3, or by a shell, which is told what the wrapper of Python tells.
 
     Raises ValueError if the script would be run by anything else. Returns the path.
     """
@@ -19,7 +23,9 @@ def install_script(text, root, absolute):
     elif first == _SHELL:
         first = "%s\nSXM_ROOT=%s" % (_SHELL, root)
     else:
-        raise ValueError("%s begins with %r instead of %s or %s" % (absolute, first, _PYTHON, _SHELL))
+        raise ValueError(
+            "%s begins with %r instead of %s or %s" % (absolute, first, _PYTHON, _SHELL)
+        )
     target = install_text("%s\n%s" % (first, rest), root, absolute)
     os.chmod(target, 0o755)
     return target
@@ -35,18 +41,26 @@ def install_text(text, root, absolute):
 
 
 def install_modules(root):
-    """Install what of dom0 belongs to xapi: XenAPIPlugin, what it needs here, and the script that tells the firewall."""
+    """Install what of dom0 belongs to xapi: XenAPIPlugin, what it needs here, the package
+    python3-xcp-libs, and the script that tells the firewall."""
     site = root + SITE_PACKAGES
     os.makedirs(site, exist_ok=True)
     for name in ("lab_dom0.py", "XenAPIPlugin.py"):
         shutil.copyfile(os.path.join(HERE, name), os.path.join(site, name))
+    os.makedirs(os.path.join(site, "xcp"), exist_ok=True)
+    for name in os.listdir(os.path.join(PYTHON_LIBS, "xcp")):
+        if name.endswith(".py"):
+            shutil.copyfile(os.path.join(PYTHON_LIBS, "xcp", name), os.path.join(site, "xcp", name))
     with open(os.path.join(HERE, "firewall-port")) as stream:
         install_script(stream.read(), root, "/etc/xapi.d/plugins/firewall-port")
 
 
 def write_interpreter(root, python):
-    """Write the /usr/bin/python3 of the host at `root`: `python` (a path), with the host's modules and root."""
-    wrapper = ('#!/bin/sh\n'
-               'export SXM_ROOT=%(root)s PYTHONPATH=%(root)s%(site)s:%(root)s/opt/xensource/sm\n'
-               'exec %(python)s "$@"\n' % {"root": root, "site": SITE_PACKAGES, "python": python})
+    """Write the /usr/bin/python3 of the host at `root`: `python` (a path), with the host's modules
+    and root."""
+    wrapper = (
+        "#!/bin/sh\n"
+        "export SXM_ROOT=%(root)s PYTHONPATH=%(root)s%(site)s:%(root)s/opt/xensource/sm\n"
+        'exec %(python)s "$@"\n' % {"root": root, "site": SITE_PACKAGES, "python": python}
+    )
     os.chmod(install_text(wrapper, root, "/usr/bin/python3"), 0o755)

@@ -1,7 +1,10 @@
-"""Puts the lab's systemd-run and systemctl on a host, and the product's units as its package installs them.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Puts the lab's systemd-run and systemctl on a host, and the product's units as its package
+installs them.
 
 What they do is in `units.py`, which runs them; here is what a test says about them.
 """
+
 import os
 import sys
 
@@ -23,12 +26,15 @@ def install(root):
     """Make ROOT/usr/bin/systemd-run and systemctl, and have the host booted with systemd."""
     os.makedirs(root + units.BOOTED, exist_ok=True)
     for name in units.PROGRAMS:
-        path = scripts.install_text(_PROGRAM % (sys.executable, HERE, root), root, "/usr/bin/" + name)
+        path = scripts.install_text(
+            _PROGRAM % (sys.executable, HERE, root), root, "/usr/bin/" + name
+        )
         os.chmod(path, 0o755)
 
 
 def install_unit(text, root, name):
-    """Install a unit file of the product; absolute paths in its commands become those of this host. Returns the path."""
+    """Install a unit file of the product; absolute paths in its commands become those of this host.
+    Returns the path."""
     lines = []
     for line in text.splitlines():
         if line.startswith("Exec"):
@@ -39,7 +45,8 @@ def install_unit(text, root, name):
 
 
 def hold(root):
-    """Have a worker that dies on this host stay dead: what a test of `recover`, or of what it finds, wants. An administrator would do it so."""
+    """Have a worker that dies on this host stay dead: what a test of `recover`, or of what it
+    finds, wants. An administrator would do it so."""
     scripts.install_text("[Service]\nRestart=no\n", root, HELD)
 
 
@@ -51,4 +58,8 @@ def release(root):
 
 def failed(root):
     """The units of this host that systemd keeps as failed: sentences."""
-    return sorted("%s has failed" % name for name, state in units.loaded(root).items() if state["ActiveState"] == "failed")
+    return sorted(
+        "%s has failed" % name
+        for name, state in units.loaded(root).items()
+        if state["ActiveState"] == "failed"
+    )

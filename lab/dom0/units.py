@@ -1,17 +1,24 @@
-"""What systemd-run and systemctl do on a host of the lab: transient services, and services from unit files, as systemd 219 has them.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What systemd-run and systemctl do on a host of the lab: transient services, and services from
+unit files, as systemd 219 has them.
 
 As strict as systemd 219 and 252, whichever is the stricter, in what the product may meet:
 
-- systemd-run answers before the process is there; a unit of that name that is loaded, be it that it has failed, or that some
-  process of it is left, is not started again (`transient_unit_from_message`: load_state has to be not-found);
+- systemd-run answers before the process is there; a unit of that name that is loaded, be it that it
+  has failed, or that some process of it is left, is not started again
+  (`transient_unit_from_message`: load_state has to be not-found);
 - options and properties that 219 does not have are refused;
 - a unit inherits nothing: its environment is PATH and INVOCATION_ID, and what the unit says;
 - when its main process has ended, all others that it has begun are ended, unless KillMode=process;
-- one that ends by an exit status or a signal that is no clean one stays loaded, as failed, until `reset-failed`; any other is forgotten;
-- Restart=on-abnormal and on-failure, RestartSec, at most five starts within ten seconds; `%i` is the instance as it is written.
+- one that ends by an exit status or a signal that is no clean one stays loaded, as failed, until
+  `reset-failed`; any other is forgotten;
+- Restart=on-abnormal and on-failure, RestartSec, at most five starts within ten seconds; `%i` is
+  the instance as it is written.
 
-A unit's state is a file in ROOT/run/systemd/units, kept by one process for each unit that runs, which is its parent.
+A unit's state is a file in ROOT/run/systemd/units, kept by one process for each unit that runs,
+which is its parent.
 """
+
 import fnmatch
 import os
 import re
@@ -28,8 +35,8 @@ NAME = re.compile(r"[A-Za-z0-9:_.@-]{1,240}\Z")
 PROPERTIES = {"KillMode": ("control-group", "process", "mixed", "none")}
 CLEAN = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 RESTARTS = {"no": (), "on-abnormal": ("signal",), "on-failure": ("signal", "exit-code")}
-TIMES = 90.0               # seconds from SIGTERM to SIGKILL
-BURST, WITHIN = 5, 10.0    # starts within so many seconds
+TIMES = 90.0  # seconds from SIGTERM to SIGKILL
+BURST, WITHIN = 5, 10.0  # starts within so many seconds
 POLL = 0.02
 
 
@@ -46,7 +53,9 @@ def main(root, argv):
     program = os.path.basename(argv[0])
     try:
         if not os.path.isdir(root + BOOTED):
-            raise Refused("System has not been booted with systemd as init system (PID 1). Can't operate.")
+            raise Refused(
+                "System has not been booted with systemd as init system (PID 1). Can't operate."
+            )
         return {"systemd-run": _run, "systemctl": _systemctl}[program](root, argv[1:])
     except Refused as refused:
         sys.stderr.write("%s\n" % refused)
@@ -54,6 +63,7 @@ def main(root, argv):
 
 
 # systemd-run
+
 
 def _run(root, given):
     unit, slice_, settings, environment = None, "system.slice", {}, {}
@@ -84,13 +94,17 @@ def _run(root, given):
         raise Refused("Invalid unit name %r." % unit)
     unit += ".service"
     if _read(root, unit) or _unit_file(root, unit):
-        raise Refused("Failed to start transient service unit: Unit %s was already loaded or has a fragment file." % unit)
+        raise Refused(
+            "Failed to start transient service unit: Unit %s was already loaded or has a fragment "
+            "file." % unit
+        )
     _write(root, unit, dict(_state("inactive", "dead"), Slice=slice_))
     _keep(root, unit, lambda: dict(settings, argv=given, environment=environment))
     return 0
 
 
 # systemctl
+
 
 def _systemctl(root, given):
     command = next((word for word in given if not word.startswith("-")), None)
@@ -108,7 +122,9 @@ def _show(root, given):
         else:
             units.append(word)
     for unit in units:
-        state = _read(root, _service(unit)) or dict(_state("inactive", "dead"), LoadState="not-found")
+        state = _read(root, _service(unit)) or dict(
+            _state("inactive", "dead"), LoadState="not-found"
+        )
         for name in properties:
             print("%s=%s" % (name, state.get(name, "")))
     return 0
@@ -118,7 +134,10 @@ def _reset_failed(root, given):
     known = loaded(root)
     for pattern in given:
         if not _is_pattern(pattern) and _service(pattern) not in known:
-            raise Refused("Failed to reset failed state of unit %s: Unit %s not loaded." % (pattern, _service(pattern)))
+            raise Refused(
+                "Failed to reset failed state of unit %s: Unit %s not loaded."
+                % (pattern, _service(pattern))
+            )
         for unit in fnmatch.filter(known, _service(pattern)):
             if known[unit]["ActiveState"] == "failed":
                 _end(root, unit, known[unit])
@@ -160,25 +179,43 @@ def _is_active(root, given):
     return 0 if state["ActiveState"] == "active" else 3
 
 
-COMMANDS = {"show": _show, "reset-failed": _reset_failed, "start": _start, "stop": _stop, "is-active": _is_active,
-            "daemon-reload": lambda root, given: 0}
+COMMANDS = {
+    "show": _show,
+    "reset-failed": _reset_failed,
+    "start": _start,
+    "stop": _stop,
+    "is-active": _is_active,
+    "daemon-reload": lambda root, given: 0,
+}
 
 
 # The states of units
 
+
 def loaded(root):
     """The units of a host that are loaded, by name: their properties."""
     directory = root + STATES
-    names = [name for name in os.listdir(directory) if not name.startswith(".")] if os.path.isdir(directory) else []
+    names = (
+        [name for name in os.listdir(directory) if not name.startswith(".")]
+        if os.path.isdir(directory)
+        else []
+    )
     return {name: state for name, state in ((name, _read(root, name)) for name in names) if state}
 
 
 def _state(active, sub, main=0):
-    return {"LoadState": "loaded", "ActiveState": active, "SubState": sub, "MainPID": str(main), "keeper": "0"}
+    return {
+        "LoadState": "loaded",
+        "ActiveState": active,
+        "SubState": sub,
+        "MainPID": str(main),
+        "keeper": "0",
+    }
 
 
 def _read(root, unit):
-    """A unit's properties; None of one that is not loaded. One that has ended is loaded for as long as a process of it is left."""
+    """A unit's properties; None of one that is not loaded. One that has ended is loaded for as long
+    as a process of it is left."""
     try:
         with open("%s%s/%s" % (root, STATES, unit)) as source:
             state = dict(line.rstrip("\n").split("=", 1) for line in source)
@@ -216,19 +253,33 @@ def _is_pattern(text):
 
 # Unit files
 
+
 def _unit_file(root, unit):
     names = [unit] + ([re.sub("@.*[.]", "@.", unit)] if "@" in unit else [])
-    return next((path for name in names for path in ("%s%s/%s" % (root, place, name) for place in PLACES) if os.path.isfile(path)), None)
+    return next(
+        (
+            path
+            for name in names
+            for path in ("%s%s/%s" % (root, place, name) for place in PLACES)
+            if os.path.isfile(path)
+        ),
+        None,
+    )
 
 
 def _settings(root, unit):
-    """What the unit file and what has been dropped beside it say of its service: KillMode, Restart..., argv, environment."""
+    """What the unit file and what has been dropped beside it say of its service: KillMode,
+    Restart..., argv, environment."""
     path = _unit_file(root, unit)
     files = [path]
     for place in reversed(PLACES):
         directory = "%s%s/%s.d" % (root, place, os.path.basename(path))
         if os.path.isdir(directory):
-            files += [os.path.join(directory, name) for name in sorted(os.listdir(directory)) if name.endswith(".conf")]
+            files += [
+                os.path.join(directory, name)
+                for name in sorted(os.listdir(directory))
+                if name.endswith(".conf")
+            ]
     found = {"environment": {}}
     for name in files:
         with open(name) as source:
@@ -239,7 +290,10 @@ def _settings(root, unit):
                 elif equals and not key.startswith(("#", ";")):
                     found[key] = value
     instance = re.sub("^.*@|[.]service$", "", unit) if "@" in unit else ""
-    found["argv"] = [word.replace("%i", instance).replace("%%", "%").replace("$$", "$") for word in _words(found["ExecStart"])]
+    found["argv"] = [
+        word.replace("%i", instance).replace("%%", "%").replace("$$", "$")
+        for word in _words(found["ExecStart"])
+    ]
     return found
 
 
@@ -249,6 +303,7 @@ def _words(text):
 
 
 # A unit that runs
+
 
 def _keep(root, unit, settings):
     """Have a process of its own see to the unit from here on: its parent, as PID 1 is on a host."""
@@ -267,7 +322,8 @@ def _keep(root, unit, settings):
     try:
         _see_to(root, unit, settings)
     except BaseException:
-        import traceback    # costs an emulated processor a second, and is hardly ever needed
+        import traceback  # costs an emulated processor a second, and is hardly ever needed
+
         with open(root + "/var/log/systemd.out", "a") as log:
             traceback.print_exc(file=log)
     finally:
@@ -291,9 +347,17 @@ def _see_to(root, unit, settings):
             _kill_all(invocation)
         stopped = "stopping" in (_read(root, unit) or {})
         told = settings()
-        if stopped or result not in RESTARTS[told.get("Restart", "no")] or not os.path.isdir(root + BOOTED):
+        if (
+            stopped
+            or result not in RESTARTS[told.get("Restart", "no")]
+            or not os.path.isdir(root + BOOTED)
+        ):
             break
-        _write(root, unit, dict(_state("activating", "auto-restart"), keeper=os.getpid(), left=invocation))
+        _write(
+            root,
+            unit,
+            dict(_state("activating", "auto-restart"), keeper=os.getpid(), left=invocation),
+        )
         time.sleep(float(told["RestartSec"].rstrip("s")))
         if len([start for start in starts if start > time.monotonic() - WITHIN]) >= BURST:
             break
@@ -307,7 +371,10 @@ def _become(root, invocation, told):
     os.setsid()
     for number in CLEAN:
         signal.signal(number, signal.SIG_DFL)
-    environment = {"PATH": "%s/usr/sbin:%s/usr/bin:%s" % (root, root, PATH), "INVOCATION_ID": invocation}
+    environment = {
+        "PATH": "%s/usr/sbin:%s/usr/bin:%s" % (root, root, PATH),
+        "INVOCATION_ID": invocation,
+    }
     environment.update(told["environment"])
     try:
         os.execve(told["argv"][0], told["argv"], environment)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Has the product see where the data is in a VHD of the lab, which has QCOW2 inside
 (lab/sm/cowutil.py).
 
@@ -9,6 +10,7 @@ on a host (lab.dom0.before).
 def install(root):
     """For each run of the driver on the host at `root`."""
     from lab.dom0 import before
+
     before.install(root, __file__)
 
 
@@ -17,6 +19,12 @@ def _is_driver():
         return any(word.endswith(b"/MirrorSR") for word in cmdline.read().split(b"\0"))
 
 
-if __name__.startswith("lab_before.") and _is_driver():
+def replace():
+    """In this process, and those that it forks."""
     from storage_motion.dom0 import images
+
     images._READERS["vhd"] = images._READERS["qcow2"]
+
+
+if __name__.startswith("lab_before.") and _is_driver():
+    replace()

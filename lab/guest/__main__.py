@@ -1,8 +1,11 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The lab's guest: `python -m lab.guest CONFIG`.
 
-CONFIG is a JSON file: {"id", "control": path of the unix socket to serve, "settings": {name: string}}. The guest
-serves `control` at once, is given its memory if it was moved (`restore`), and its disks when it shall run (`run`).
+CONFIG is a JSON file: {"id", "control": path of the unix socket to serve, "settings": {name:
+string}}. The guest serves `control` at once, is given its memory if it was moved (`restore`), and
+its disks when it shall run (`run`).
 """
+
 import json
 import sys
 

@@ -1,8 +1,11 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What the guest writes into a sector: bytes that tell which disk, sector and generation they are.
 
-A sector is one 64-byte label, eight times over: magic, disk key, sector number, generation, and a digest over
-those. So whatever a sector holds, a reader can tell whose it is and how old, and a torn sector does not pass.
+A sector is one 64-byte label, eight times over: magic, disk key, sector number, generation, and a
+digest over those. So whatever a sector holds, a reader can tell whose it is and how old, and a torn
+sector does not pass.
 """
+
 import hashlib
 import struct
 
@@ -32,14 +35,25 @@ def sector_bytes(key, sector, generation):
 
 def extent_bytes(key, first, generations):
     """The bytes of consecutive sectors from `first`, one generation each."""
-    return b"".join([sector_bytes(key, first + index, generation) for index, generation in enumerate(generations)])
+    return b"".join(
+        [
+            sector_bytes(key, first + index, generation)
+            for index, generation in enumerate(generations)
+        ]
+    )
 
 
 def generation_of(key, sector, data):
-    """The generation that these 512 bytes are of `sector`: 0 if blank, FOREIGN if not one of ours."""
+    """The generation that these 512 bytes are of `sector`: 0 if blank, FOREIGN if not one of
+    ours."""
     if data == BLANK:
         return 0
     magic, found_key, found_sector, generation, _ = LABEL.unpack_from(data)
-    if magic == MAGIC and found_key == key and found_sector == sector and data == sector_bytes(key, sector, generation):
+    if (
+        magic == MAGIC
+        and found_key == key
+        and found_sector == sector
+        and data == sector_bytes(key, sector, generation)
+    ):
         return generation
     return FOREIGN

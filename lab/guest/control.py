@@ -1,8 +1,12 @@
-"""The guest's control socket: one JSON line asks, one JSON line answers, followed by `bytes` raw bytes if it says so.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The guest's control socket: one JSON line asks, one JSON line answers, followed by `bytes` raw
+bytes if it says so.
 
-{"cmd": "restore", "bytes": n} and the memory | {"cmd": "run", "disks": [{"device", "socket", "rw"}],
-"excluded": seconds} | {"cmd": "suspend"} -> the memory | {"cmd": "status", "reset": false} | {"cmd": "records"} -> them | {"cmd": "check"} | {"cmd": "quit"}
+{"cmd": "restore", "bytes": n} and the memory | {"cmd": "run", "disks": [{"device", "socket",
+"rw"}], "excluded": seconds} | {"cmd": "suspend"} -> the memory | {"cmd": "status", "reset": false}
+| {"cmd": "records"} -> them | {"cmd": "check"} | {"cmd": "quit"}
 """
+
 import json
 import os
 import socket
@@ -19,11 +23,14 @@ class GuestError(Exception):
 
 
 def ask(path, command, timeout, raw=b"", **arguments):
-    """Ask the guest at the unix socket `path`, sending `raw` along; (answer, raw bytes). Raises GuestError, OSError."""
+    """Ask the guest at the unix socket `path`, sending `raw` along; (answer, raw bytes). Raises
+    GuestError, OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         connection.connect(path)
-        connection.sendall(json.dumps(dict(arguments, cmd=command, bytes=len(raw))).encode() + b"\n" + raw)
+        connection.sendall(
+            json.dumps(dict(arguments, cmd=command, bytes=len(raw))).encode() + b"\n" + raw
+        )
         with connection.makefile("rb") as stream:
             line = stream.readline()
             if not line:

@@ -1,4 +1,7 @@
-"""One disk of the guest: its threads write and read back until they are stopped, and count what they find."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""One disk of the guest: its threads write and read back until they are stopped, and count what
+they find."""
+
 import threading
 import time
 
@@ -13,7 +16,8 @@ CHUNK = 1 << 20
 RECONNECT = 0.2
 """Seconds before a failed connection is tried again."""
 CLAIM = 60.0
-"""Seconds a full check waits for a range that is being written; a stall as long as that is an error of its own."""
+"""Seconds a full check waits for a range that is being written; a stall as long as that is an error
+of its own."""
 
 COUNTERS = ("writes_acknowledged", "bytes_written", "reads_checked", "errors", "missing", "foreign")
 
@@ -23,10 +27,12 @@ class DiskStuck(Exception):
 
 
 class GuestDisk:
-    """See the module. `connect` gives a new connection with read(offset, length), write(offset, data) and close()."""
+    """See the module. `connect` gives a new connection with read(offset, length), write(offset,
+    data) and close()."""
 
     def __init__(self, device, writable, settings, connect, record, counters=None):
-        """`record`: what the guest remembers of the disk, empty at a boot; `counters` likewise, None at a boot."""
+        """`record`: what the guest remembers of the disk, empty at a boot; `counters` likewise,
+        None at a boot."""
         self.device = device
         self.size = record.sectors * content.SECTOR
         self.writable = writable
@@ -44,11 +50,14 @@ class GuestDisk:
         self._stop = threading.Event()
         self._threads = []
         turns = self._counters["writes_acknowledged"]
-        self._workload = Workload("%s/%d" % (record.key.hex(), turns), self.record.sectors, settings.hot)
+        self._workload = Workload(
+            "%s/%d" % (record.key.hex(), turns), self.record.sectors, settings.hot
+        )
         self._pace = Pace(settings.writes)
 
     def boot(self):
-        """Learn what is on the disk, if nothing is remembered, and fill the share of it that shall be data."""
+        """Learn what is on the disk, if nothing is remembered, and fill the share of it that shall
+        be data."""
         if self._booted:
             return
         connection = self._connect()
@@ -64,15 +73,22 @@ class GuestDisk:
 
     def start(self):
         """Begin to write and read (only read, if the disk is read-only)."""
-        self._stop = threading.Event()  # a thread that was stopped but is stuck keeps the old one, and ends by it
+        # a thread that was stopped but is stuck keeps the old one, and ends by it
+        self._stop = threading.Event()
         self._threads = []
         for number in range(self._settings.workers):
-            thread = threading.Thread(target=self._work, args=(self._stop,), name="%s-%d" % (self.device, number), daemon=True)
+            thread = threading.Thread(
+                target=self._work,
+                args=(self._stop,),
+                name="%s-%d" % (self.device, number),
+                daemon=True,
+            )
             thread.start()
             self._threads.append(thread)
 
     def stop(self, timeout):
-        """Issue nothing more and wait until nothing is outstanding; raises DiskStuck after `timeout` seconds."""
+        """Issue nothing more and wait until nothing is outstanding; raises DiskStuck after
+        `timeout` seconds."""
         self._stop.set()
         deadline = time.monotonic() + timeout
         for thread in self._threads:
@@ -82,8 +98,8 @@ class GuestDisk:
         self._threads = []
 
     def full_check(self):
-        """Read the whole disk and compare it with all that was acknowledged; how many sectors are missing. Writes
-        may go on meanwhile."""
+        """Read the whole disk and compare it with all that was acknowledged; how many sectors are
+        missing. Writes may go on meanwhile."""
         missing = 0
         connection = self._connect()
         try:
@@ -91,7 +107,9 @@ class GuestDisk:
                 length = min(CHUNK, self.size - offset)
                 first, count = offset // content.SECTOR, length // content.SECTOR
                 if not self._busy.claim(first, count, CLAIM):
-                    raise DiskStuck("%s: I/O at %d outstanding for %.0f s" % (self.device, offset, CLAIM))
+                    raise DiskStuck(
+                        "%s: I/O at %d outstanding for %.0f s" % (self.device, offset, CLAIM)
+                    )
                 try:
                     missing += self._compare(first, connection.read(offset, length))
                 finally:
@@ -103,8 +121,13 @@ class GuestDisk:
     def status(self, reset=False):
         """Counters as JSON values; with `reset` the longest write is measured anew from here on."""
         with self._lock:
-            status = dict(self._counters, device=self.device, size=self.size, examples=list(self.examples),
-                          longest_write=round(self.longest_write, 6))
+            status = dict(
+                self._counters,
+                device=self.device,
+                size=self.size,
+                examples=list(self.examples),
+                longest_write=round(self.longest_write, 6),
+            )
             if reset:
                 self.longest_write = 0.0
             return status
@@ -120,7 +143,11 @@ class GuestDisk:
         for number in range(wanted):
             # evenly spread, so that data and holes alternate
             offset = chunks[number * len(chunks) // wanted]
-            self._write(connection, offset // content.SECTOR, min(CHUNK, self.size - offset) // content.SECTOR)
+            self._write(
+                connection,
+                offset // content.SECTOR,
+                min(CHUNK, self.size - offset) // content.SECTOR,
+            )
 
     def _work(self, stop):
         connection = None

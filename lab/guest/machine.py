@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The guest as a whole: its disks, its settings, and the memory with which it is moved."""
+
 import collections
 import threading
 import time
@@ -13,29 +15,40 @@ STOP = 90.0
 Settings = collections.namedtuple("Settings", "seed writes reads workers hot fill")
 
 DEFAULTS = Settings(seed="guest", writes=100.0, reads=0.25, workers=3, hot=8, fill=0.1)
-"""writes: I/Os a second and disk; reads: the share of them that reads back; workers: I/Os outstanding at once, at
-most; hot: spots that are rewritten all the time; fill: the share of an empty disk that is filled at its first start."""
+"""writes: I/Os a second and disk; reads: the share of them that reads back; workers: I/Os
+outstanding at once, at most; hot: spots that are rewritten all the time; fill: the share of an
+empty disk that is filled at its first start."""
 
 
 def settings_from(strings):
-    """Settings from strings, as in a VM's other_config; unknown names are refused with ValueError."""
+    """Settings from strings, as in a VM's other_config; unknown names are refused with
+    ValueError."""
     unknown = sorted(set(strings) - set(Settings._fields))
     if unknown:
         raise ValueError("no such setting of the lab's guest: %s" % ", ".join(unknown))
-    return DEFAULTS._replace(**{name: type(getattr(DEFAULTS, name))(value) for name, value in strings.items()})
+    return DEFAULTS._replace(
+        **{name: type(getattr(DEFAULTS, name))(value) for name, value in strings.items()}
+    )
 
 
 class Machine:
-    """Built paused and empty; `restore` gives it the memory of another, which makes it the same guest, moved; then it
-    runs from `run` until `suspend`."""
+    """Built paused and empty; `restore` gives it the memory of another, which makes it the same
+    guest, moved; then it runs from `run` until `suspend`."""
 
     def __init__(self, identity, settings, connect):
-        """`connect`: function of a disk ({"device", "socket", "rw"}) that gives a new connection to it."""
+        """`connect`: function of a disk ({"device", "socket", "rw"}) that gives a new connection to
+        it."""
         self.id = identity
         self.disks = []
         self._settings = settings
         self._connect = connect
-        self._memory = {"started": time.time(), "suspended": None, "pauses": [], "moves": 0, "disks": []}
+        self._memory = {
+            "started": time.time(),
+            "suspended": None,
+            "pauses": [],
+            "moves": 0,
+            "disks": [],
+        }
         self._running = False
         self._check = threading.Lock()
         self._pause = threading.Lock()
@@ -46,8 +59,9 @@ class Machine:
         self._memory = dict(memory, moves=memory["moves"] + 1)
 
     def run(self, disks, excluded=0.0):
-        """Open these disks, learn and fill them if nothing is remembered of them, and run. `excluded`: seconds since the
-        suspend that were spent on measuring, which are not part of the pause."""
+        """Open these disks, learn and fill them if nothing is remembered of them, and run.
+        `excluded`: seconds since the suspend that were spent on measuring, which are not part of
+        the pause."""
         if self._memory["suspended"]:
             self._memory["suspended"] += excluded
         remembered = {disk["device"]: disk for disk in self._memory["disks"]}
@@ -64,7 +78,14 @@ class Machine:
             record, counters = Record.unpack(key, remembered["record"]), remembered["counters"]
         else:
             record, counters = Record(key, self._size(disk) // content.SECTOR), None
-        return GuestDisk(disk["device"], disk["rw"], self._settings, lambda: self._connect(disk), record, counters)
+        return GuestDisk(
+            disk["device"],
+            disk["rw"],
+            self._settings,
+            lambda: self._connect(disk),
+            record,
+            counters,
+        )
 
     def _size(self, disk):
         connection = self._connect(disk)
@@ -74,7 +95,8 @@ class Machine:
             connection.close()
 
     def suspend(self):
-        """Stop with nothing outstanding; the memory, as JSON values. Raises DiskStuck, and goes on, if a disk does not answer."""
+        """Stop with nothing outstanding; the memory, as JSON values. Raises DiskStuck, and goes on,
+        if a disk does not answer."""
         self._note_pause()
         stopped = time.time()
         try:
@@ -85,34 +107,52 @@ class Machine:
                 disk.start()
             raise
         self._running = False
-        disks = [{"device": disk.device, "record": disk.record.pack(), "counters": disk.counters()} for disk in self.disks]
+        disks = [
+            {"device": disk.device, "record": disk.record.pack(), "counters": disk.counters()}
+            for disk in self.disks
+        ]
         return dict(self._memory, id=self.id, suspended=stopped, disks=disks)
 
     def records(self):
-        """What was acknowledged so far, of each disk: {device: a packed Record}. The guest runs on meanwhile."""
+        """What was acknowledged so far, of each disk: {device: a packed Record}. The guest runs on
+        meanwhile."""
         return {disk.device: disk.record.pack() for disk in self.disks}
 
     def full_check(self):
-        """Read everything that was ever acknowledged; {"missing", "seconds", "disks": {device: missing}}."""
+        """Read everything that was ever acknowledged; {"missing", "seconds", "disks": {device:
+        missing}}."""
         with self._check:
             begun = time.monotonic()
             missing = {disk.device: disk.full_check() for disk in self.disks}
-            return {"missing": sum(missing.values()), "seconds": round(time.monotonic() - begun, 3), "disks": missing}
+            return {
+                "missing": sum(missing.values()),
+                "seconds": round(time.monotonic() - begun, 3),
+                "disks": missing,
+            }
 
     def status(self, reset=False):
         """All counters, of all disks together and of each."""
         self._note_pause()
         disks = [disk.status(reset) for disk in self.disks]
         status = {name: sum(disk[name] for disk in disks) for name in COUNTERS}
-        status.update(id=self.id, running=self._running, moves=self._memory["moves"], pauses=list(self._memory["pauses"]),
-                      uptime=round(time.time() - self._memory["started"], 3), disks=disks,
-                      longest_write=max([disk["longest_write"] for disk in disks] or [0.0]))
+        status.update(
+            id=self.id,
+            running=self._running,
+            moves=self._memory["moves"],
+            pauses=list(self._memory["pauses"]),
+            uptime=round(time.time() - self._memory["started"], 3),
+            disks=disks,
+            longest_write=max([disk["longest_write"] for disk in disks] or [0.0]),
+        )
         return status
 
     def _note_pause(self):
-        """The pause of a move that the guest itself saw: from its suspend to the first write that was safe after it."""
+        """The pause of a move that the guest itself saw: from its suspend to the first write that
+        was safe after it."""
         writes = [disk.first_write for disk in self.disks if disk.first_write]
         with self._pause:
             if self._memory["suspended"] and writes:
-                self._memory["pauses"] = self._memory["pauses"] + [round(min(writes) - self._memory["suspended"], 6)]
+                self._memory["pauses"] = self._memory["pauses"] + [
+                    round(min(writes) - self._memory["suspended"], 6)
+                ]
                 self._memory["suspended"] = None

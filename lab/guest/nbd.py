@@ -1,12 +1,15 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """How the guest reaches its disks: one NBD connection for each of its threads."""
+
 import os
 import re
 
-from storage_motion.data import nbd_client
 from storage_motion.errors import ConnectionLost, ProtocolError, RequestFailed
+from storage_motion.wire import nbd_client
 
 PATIENCE = 120.0
-"""Seconds that one I/O may take; a guest's own timeout is as long (Linux: 30 s and some retries)."""
+"""Seconds that one I/O may take; a guest's own timeout is as long (Linux: 30 s and some
+retries)."""
 
 FAILURES = (ConnectionLost, ProtocolError, RequestFailed)
 """What a connection raises: to the guest, each of them is an I/O error."""

@@ -1,4 +1,7 @@
-"""Ranges of sectors that are being read or written: a guest never has two of them overlap in time."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Ranges of sectors that are being read or written: a guest never has two of them overlap in
+time."""
+
 import threading
 
 

@@ -1,4 +1,7 @@
-"""What the guest was told is safe: the generation of every sector that was acknowledged, one disk each."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the guest was told is safe: the generation of every sector that was acknowledged, one disk
+each."""
+
 import array
 import base64
 import json
@@ -26,43 +29,48 @@ class Record:
 
     def next_content(self, first, count):
         """(generations, bytes) of the next write to these sectors."""
-        generations = [generation + 1 for generation in self.generations[first:first + count]]
+        generations = [generation + 1 for generation in self.generations[first : first + count]]
         return generations, content.extent_bytes(self.key, first, generations)
 
     def acknowledge(self, first, generations):
         """The write of `generations` from sector `first` on is safe, says the disk."""
-        self.generations[first:first + len(generations)] = array.array("I", generations)
+        self.generations[first : first + len(generations)] = array.array("I", generations)
         if self.uncertain:
             self.uncertain.difference_update(range(first, first + len(generations)))
 
     def doubt(self, first, generations):
-        """That write failed: its sectors hold the old or the new generation. Nothing is skipped afterwards: the
-        next generation must differ from both."""
+        """That write failed: its sectors hold the old or the new generation. Nothing is skipped
+        afterwards: the next generation must differ from both."""
         self.acknowledge(first, generations)
         self.uncertain.update(range(first, first + len(generations)))
 
     def wrong(self, first, data):
-        """The sectors from `first` whose bytes `data` are not what was acknowledged: [(sector, expected, found)]."""
-        generations = self.generations[first:first + len(data) // content.SECTOR]
+        """The sectors from `first` whose bytes `data` are not what was acknowledged: [(sector,
+        expected, found)]."""
+        generations = self.generations[first : first + len(data) // content.SECTOR]
         if not self.uncertain and data == content.extent_bytes(self.key, first, generations):
             return []
         wrong = []
         for index, expected in enumerate(generations):
             sector = first + index
-            found = data[index * content.SECTOR:(index + 1) * content.SECTOR]
-            if sector not in self.uncertain and found != content.sector_bytes(self.key, sector, expected):
+            found = data[index * content.SECTOR : (index + 1) * content.SECTOR]
+            if sector not in self.uncertain and found != content.sector_bytes(
+                self.key, sector, expected
+            ):
                 wrong.append((sector, expected, content.generation_of(self.key, sector, found)))
         return wrong
 
     def learn(self, first, data):
-        """Take what stands on the disk as the truth (at a boot, when nothing is remembered); how many sectors are
-        neither blank nor ours, which are doubted from then on."""
+        """Take what stands on the disk as the truth (at a boot, when nothing is remembered); how
+        many sectors are neither blank nor ours, which are doubted from then on."""
         foreign = 0
         if not data.strip(b"\0"):
             return foreign
         for index in range(len(data) // content.SECTOR):
             sector = first + index
-            generation = content.generation_of(self.key, sector, data[index * content.SECTOR:(index + 1) * content.SECTOR])
+            generation = content.generation_of(
+                self.key, sector, data[index * content.SECTOR : (index + 1) * content.SECTOR]
+            )
             if generation == content.FOREIGN:
                 foreign += 1
                 self.uncertain.add(sector)
@@ -73,7 +81,11 @@ class Record:
     def pack(self):
         """This record as JSON values, compressed."""
         packed = zlib.compress(self.generations.tobytes(), 1)
-        return {"sectors": self.sectors, "generations": base64.b64encode(packed).decode(), "uncertain": sorted(self.uncertain)}
+        return {
+            "sectors": self.sectors,
+            "generations": base64.b64encode(packed).decode(),
+            "uncertain": sorted(self.uncertain),
+        }
 
     @classmethod
     def unpack(cls, key, packed):

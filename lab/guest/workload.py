@@ -1,4 +1,7 @@
-"""What one disk of the guest is asked to do: where the next write or read goes, and how many a second."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What one disk of the guest is asked to do: where the next write or read goes, and how many a
+second."""
+
 import random
 import threading
 import time
@@ -12,7 +15,8 @@ SLACK = 1.0
 
 
 class Workload:
-    """Chooses offsets and sizes, the same ones for the same seed. Not locked: its disk does that."""
+    """Chooses offsets and sizes, the same ones for the same seed. Not locked: its disk does
+    that."""
 
     def __init__(self, seed, sectors, hot):
         """`hot`: how many spots are rewritten all the time; `sectors`: the size of the disk."""
@@ -21,7 +25,8 @@ class Workload:
         self._hot = [self._random.randrange(max(1, sectors - HOT_SECTORS)) for _ in range(hot)]
 
     def write(self):
-        """(first sector, count) of the next write: 512 B to 64 KiB, small ones more often, aligned to 512 B."""
+        """(first sector, count) of the next write: 512 B to 64 KiB, small ones more often, aligned
+        to 512 B."""
         if self._hot and self._random.random() < HOT_SHARE:
             return self._random.choice(self._hot), self._random.randint(1, HOT_SECTORS)
         count = self._random.randint(1, 1 << self._random.randrange(LARGEST.bit_length()))

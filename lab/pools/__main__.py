@@ -1,7 +1,10 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """`python -m lab.pools up|down|status [--dir D]`: two pools on this machine, to play with.
 
-`up` prints where things are and leaves them running; `down` ends them; `clean` ends every lab of this user whose process has gone.
+`up` prints where things are and leaves them running; `down` ends them; `clean` ends every lab of
+this user whose process has gone.
 """
+
 import argparse
 import glob
 import os
@@ -15,16 +18,30 @@ from lab.pools.releases import DEFAULT, RELEASES
 def describe(lab):
     """Print the pools, how to log in, and what runs."""
     for pool in lab.pools:
-        print("pool %s: xe -s %s -p %d -u root -pw %s ..." % (pool.name, pool.master.address, pool.master.http_port, pool.password))
+        print(
+            "pool %s: xe -s %s -p %d -u root -pw %s ..."
+            % (pool.name, pool.master.address, pool.master.http_port, pool.password)
+        )
         for host in pool.hosts:
-            daemons = ["%s %s" % (daemon, "runs" if lab.daemons.alive("%s/%s" % (host.name, daemon)) else "is down")
-                       for daemon in ("xapi", "xenopsd")]
-            print("  host %s %s at %s: %s; dom0 is %s" % (host.name, host.uuid, host.address, ", ".join(daemons), host.root))
+            daemons = [
+                "%s %s"
+                % (
+                    daemon,
+                    "runs" if lab.daemons.alive("%s/%s" % (host.name, daemon)) else "is down",
+                )
+                for daemon in ("xapi", "xenopsd")
+            ]
+            print(
+                "  host %s %s at %s: %s; dom0 is %s"
+                % (host.name, host.uuid, host.address, ", ".join(daemons), host.root)
+            )
         for record in pool.xapi.SR.get_all_records().values():
             print("  SR %s %s (%s)" % (record["name_label"], record["uuid"], record["type"]))
         for record in pool.xapi.VM.get_all_records().values():
             if not record["is_control_domain"] and not record["is_a_template"]:
-                print("  VM %s %s %s" % (record["name_label"], record["uuid"], record["power_state"]))
+                print(
+                    "  VM %s %s %s" % (record["name_label"], record["uuid"], record["power_state"])
+                )
 
 
 def clean():
@@ -33,7 +50,9 @@ def clean():
         if os.stat(state).st_uid == os.getuid():
             lab = Lab.found(os.path.dirname(state))
             if lab.owner:
-                print("the lab in %s belongs to process %d, which runs" % (lab.directory, lab.owner))
+                print(
+                    "the lab in %s belongs to process %d, which runs" % (lab.directory, lab.owner)
+                )
             else:
                 print("ending the lab in %s" % lab.directory)
                 lab.down()
@@ -42,8 +61,14 @@ def clean():
 def main():
     parser = argparse.ArgumentParser(prog="python -m lab.pools", description=__doc__)
     parser.add_argument("command", choices=("up", "down", "status", "clean"))
-    parser.add_argument("--dir", default=os.path.join(tempfile.gettempdir(), "sxm-lab"), help="where the lab lives (no '_' in it)")
-    parser.add_argument("--release", default=DEFAULT, choices=sorted(RELEASES), help="whose storage dom0 has")
+    parser.add_argument(
+        "--dir",
+        default=os.path.join(tempfile.gettempdir(), "sxm-lab"),
+        help="where the lab lives (no '_' in it)",
+    )
+    parser.add_argument(
+        "--release", default=DEFAULT, choices=sorted(RELEASES), help="whose storage dom0 has"
+    )
     arguments = parser.parse_args()
     if arguments.command == "up":
         lab = Lab(directory=arguments.dir, release=arguments.release)

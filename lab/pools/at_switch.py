@@ -1,7 +1,11 @@
-"""What a destination's xenopsd runs at the instant of the switch (etc/lab-at-switch): the old and the new disks, compared whole.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a destination's xenopsd runs at the instant of the switch (etc/lab-at-switch): the old and
+the new disks, compared whole.
 
-At that instant the source's disks are closed, the new ones are active, and the guest does not run yet: both stand still.
+At that instant the source's disks are closed, the new ones are active, and the guest does not run
+yet: both stand still.
 """
+
 import concurrent.futures
 import contextlib
 import glob
@@ -20,14 +24,20 @@ AT_ONCE = 2
 
 
 def script(lab):
-    """The script's text for hosts of this lab. It prints a line of JSON: [{"device", "exit", "output"}]."""
+    """The script's text for hosts of this lab. It prints a line of JSON: [{"device", "exit",
+    "output"}]."""
     repository = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return '#!/bin/sh\nPYTHONPATH=%s exec %s -m lab.pools.at_switch %s "$1"\n' % (repository, sys.executable, lab.directory)
+    return '#!/bin/sh\nPYTHONPATH=%s exec %s -m lab.pools.at_switch %s "$1"\n' % (
+        repository,
+        sys.executable,
+        lab.directory,
+    )
 
 
 @contextlib.contextmanager
 def image(directory, locator):
-    """The path of the image "SR uuid/location" in a lab's directory, or on LVM. Raises LookupError unless there is just one."""
+    """The path of the image "SR uuid/location" in a lab's directory, or on LVM. Raises LookupError
+    unless there is just one."""
     repository, location = locator.split("/")
     logical = volumes.of(repository)
     if logical:
@@ -43,11 +53,23 @@ def image(directory, locator):
 
 def compare(directory, disks):
     """Compare each disk's source with its destination, byte for byte as a guest would read them."""
+
     def of(disk):
-        with image(directory, disk["source"]) as source, image(directory, disk["destination"]) as destination:
-            done = subprocess.run(["qemu-img", "compare", "-U", source, destination], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  timeout=COMPARE)
-        return {"device": disk["device"], "exit": done.returncode, "output": done.stdout.decode().strip()}
+        with image(directory, disk["source"]) as source, image(
+            directory, disk["destination"]
+        ) as destination:
+            done = subprocess.run(
+                ["qemu-img", "compare", "-U", source, destination],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=COMPARE,
+            )
+        return {
+            "device": disk["device"],
+            "exit": done.returncode,
+            "output": done.stdout.decode().strip(),
+        }
+
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as at_once:
         return list(at_once.map(of, disks))
 

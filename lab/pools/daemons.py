@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The processes of a lab: started, recorded, found again and ended, by pid and start time only."""
+
 import contextlib
 import json
 import os
@@ -12,7 +14,8 @@ from lab.pools.roots import REPOSITORY
 from lab.xenopsd import process
 
 START = 200.0 * patience.TIMES
-"""Seconds until a daemon must serve: a xapi's start waits for SM, which may wait 120 s for a gate."""
+"""Seconds until a daemon must serve: a xapi's start waits for SM, which may wait 120 s for a
+gate."""
 DIE = 20.0
 POLL = 0.02 * patience.TIMES
 
@@ -33,11 +36,14 @@ class Daemons:
                 self._known = json.load(stream)
 
     def start(self, name, module, root, ready):
-        """Start `python -m module --root ROOT` in that host's environment and wait until the path `ready` exists."""
+        """Start `python -m module --root ROOT` in that host's environment and wait until the path
+        `ready` exists."""
         log = os.path.join(root, "var/log", "%s.out" % module.split(".")[-1])
         if os.path.exists(ready):
             os.unlink(ready)
-        pid, started = process.start([sys.executable, "-m", module, "--root", root], log, environment(root))
+        pid, started = process.start(
+            [sys.executable, "-m", module, "--root", root], log, environment(root)
+        )
         with self._lock:
             self._known[name] = {"pid": pid, "started": started}
             self._save()
@@ -55,7 +61,8 @@ class Daemons:
         process.kill(known["pid"], known["started"], DIE)
 
     def end(self, name):
-        """Tell it to end (SIGTERM) and wait until it has; one that does not is killed, and StartFailed raised."""
+        """Tell it to end (SIGTERM) and wait until it has; one that does not is killed, and
+        StartFailed raised."""
         known = self._known[name]
         with contextlib.suppress(ProcessLookupError):
             os.kill(known["pid"], signal.SIGTERM)
@@ -85,7 +92,13 @@ class Daemons:
 
 def environment(root):
     """What everything that is started on the host at `root` inherits."""
-    path = os.pathsep.join([root + "/usr/sbin", root + "/usr/bin", os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
+    path = os.pathsep.join(
+        [
+            root + "/usr/sbin",
+            root + "/usr/bin",
+            os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+        ]
+    )
     return dict(os.environ, SXM_ROOT=root, PATH=path, PYTHONPATH=REPOSITORY)
 
 

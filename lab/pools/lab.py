@@ -1,11 +1,13 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Two pools on one machine: the API that tests, demo and command line use.
 
-    with Lab() as lab:
-        pool = lab.pool("A")
-        vm = pool.create_vm("web", [(pool.sr("a1", "fast"), 64 << 20)])
-        pool.xapi.VM.start(vm, False, False)
-        pool.host("a1").guest(uuid).check()
+with Lab() as lab:
+    pool = lab.pool("A")
+    vm = pool.create_vm("web", [(pool.sr("a1", "fast"), 64 << 20)])
+    pool.xapi.VM.start(vm, False, False)
+    pool.host("a1").guest(uuid).check()
 """
+
 import concurrent.futures
 import contextlib
 import json
@@ -47,7 +49,8 @@ class Guest:
         return control.ask(self._path, "status", ANSWER, reset=reset)[0]
 
     def records(self):
-        """What was acknowledged so far: {device: lab.guest.record.Record.pack()}. It outlives the guest, unlike its memory."""
+        """What was acknowledged so far: {device: lab.guest.record.Record.pack()}. It outlives the
+        guest, unlike its memory."""
         return record.load(control.ask(self._path, "records", ANSWER)[1])
 
     def check(self):
@@ -60,18 +63,29 @@ class Host:
 
     def __init__(self, state, daemons):
         self._daemons = daemons
-        self.name, self.root, self.uuid = state["name"], state["root"], state["config"]["host"]["uuid"]
-        self.address, self.http_port, self.https_port = (state["config"]["host"]["address"], state["config"]["http_port"],
-                                                         state["config"]["https_port"])
+        self.name, self.root, self.uuid = (
+            state["name"],
+            state["root"],
+            state["config"]["host"]["uuid"],
+        )
+        self.address, self.http_port, self.https_port = (
+            state["config"]["host"]["address"],
+            state["config"]["http_port"],
+            state["config"]["https_port"],
+        )
         self.role = state["config"]["role"]
 
     def start_xapi(self):
         """Start xapi and wait until it serves."""
-        self._daemons.start(self.name + "/xapi", "lab.xapi", self.root, self.root + "/run/xapi.ready")
+        self._daemons.start(
+            self.name + "/xapi", "lab.xapi", self.root, self.root + "/run/xapi.ready"
+        )
 
     def start_xenopsd(self):
         """Start xenopsd and wait until it serves."""
-        self._daemons.start(self.name + "/xenopsd", "lab.xenopsd", self.root, self.root + "/run/xenopsd.sock")
+        self._daemons.start(
+            self.name + "/xenopsd", "lab.xenopsd", self.root, self.root + "/run/xenopsd.sock"
+        )
 
     def stop_xapi(self):
         """End xapi as systemd does: it writes its database first."""
@@ -79,12 +93,13 @@ class Host:
 
     @property
     def is_deaf(self):
-        """Whether its xapi hears nothing of its xenopsd any more, until it is started again (lab/xapi/startup.py)."""
+        """Whether its xapi hears nothing of its xenopsd any more, until it is started again
+        (lab/xapi/startup.py)."""
         try:
             with open(self.root + startup.EVENTS) as stream:
                 return stream.read() == startup.DEAF
         except FileNotFoundError:
-            return False            # it has not been started since the host had no power
+            return False  # it has not been started since the host had no power
 
     def kill(self, daemon):
         """kill -9 its "xapi" or "xenopsd"."""
@@ -92,7 +107,9 @@ class Host:
 
     def xenopsd(self, method, **members):
         """Call this host's xenopsd."""
-        return wire.call_unix(self.root + "/run/xenopsd.sock", "/", method, dict(members, debug_info="lab"), ANSWER)
+        return wire.call_unix(
+            self.root + "/run/xenopsd.sock", "/", method, dict(members, debug_info="lab"), ANSWER
+        )
 
     def domain(self, vm):
         """The domain of the VM with this uuid, as its xenopsd wrote it down, or None."""
@@ -142,7 +159,9 @@ class Pool:
 
     def session(self):
         """A new XenAPI session, logged in as root with the password."""
-        session = XenAPI.Session("http://%s:%d" % (self.master.address, self.master.http_port), ignore_ssl=True)
+        session = XenAPI.Session(
+            "http://%s:%d" % (self.master.address, self.master.http_port), ignore_ssl=True
+        )
         session.xenapi.login_with_password("root", self.password, "1.0", "lab")
         return session
 
@@ -185,32 +204,63 @@ class Pool:
         """Create what the pool shall have: local SRs, a shared one, a network for guests."""
         for host in self.hosts:
             for name in plan.local:
-                self._create_sr(host, "%s-%s" % (host.name, name), os.path.join(host.root, "srs", name), False)
+                self._create_sr(
+                    host, "%s-%s" % (host.name, name), os.path.join(host.root, "srs", name), False
+                )
         if plan.shared:
-            self._create_sr(self.master, "shared", os.path.join(self._state["directory"], "shared"), True)
-        self.xapi.network.create({"name_label": GUEST_NETWORK, "name_description": "Of the lab's guests", "MTU": "1500",
-                                  "other_config": {}, "tags": [], "managed": True})
+            self._create_sr(
+                self.master, "shared", os.path.join(self._state["directory"], "shared"), True
+            )
+        self.xapi.network.create(
+            {
+                "name_label": GUEST_NETWORK,
+                "name_description": "Of the lab's guests",
+                "MTU": "1500",
+                "other_config": {},
+                "tags": [],
+                "managed": True,
+            }
+        )
         self.xapi.pool.sync_database()
 
     def _create_sr(self, host, label, location, shared):
         os.makedirs(location)
         device_config = dict(self._state["device_config"], location=location)
-        self.xapi.SR.create(self.host_ref(host.name), device_config, str(SR_SIZE), label, "",
-                            "file", "user", shared, {})
+        self.xapi.SR.create(
+            self.host_ref(host.name),
+            device_config,
+            str(SR_SIZE),
+            label,
+            "",
+            "file",
+            "user",
+            shared,
+            {},
+        )
 
 
 class Lab:
     """All pools. A context manager: brings them up, and down again to the last process."""
 
-    def __init__(self, plan=topology.DEFAULT, directory=None, python=None, release=None, flush_seconds=None):
-        """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's interpreter (default:
-        $SXM_LAB_PYTHON or this one); `release`: whose storage dom0 has, a name in lab.pools.releases (default: $SXM_LAB_RELEASE or upstream);
-        `flush_seconds`: after which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or as a real one)."""
+    def __init__(
+        self, plan=topology.DEFAULT, directory=None, python=None, release=None, flush_seconds=None
+    ):
+        """`directory`: where it lives (default: a new one, /tmp/sxm-<hex>); `python`: dom0's
+        interpreter (default: $SXM_LAB_PYTHON or this one); `release`: whose storage dom0 has, a
+        name in lab.pools.releases (default: $SXM_LAB_RELEASE or upstream); `flush_seconds`: after
+        which a xapi writes its database by itself (default: $SXM_LAB_FLUSH_SECONDS or as a real
+        one)."""
         self._plan = plan
         self._python = python or os.environ.get("SXM_LAB_PYTHON") or sys.executable
-        self.flush_seconds = float(os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS) if flush_seconds is None else flush_seconds)
+        self.flush_seconds = float(
+            os.environ.get("SXM_LAB_FLUSH_SECONDS", FLUSH_SECONDS)
+            if flush_seconds is None
+            else flush_seconds
+        )
         self._release = RELEASES[release or os.environ.get("SXM_LAB_RELEASE", DEFAULT)]
-        self.directory = directory or os.path.join(tempfile.gettempdir(), "sxm-" + secrets.token_hex(3))
+        self.directory = directory or os.path.join(
+            tempfile.gettempdir(), "sxm-" + secrets.token_hex(3)
+        )
         self.pools = []
         self.daemons = None
 
@@ -239,12 +289,16 @@ class Lab:
     def up(self):
         """Bring all up; on failure takes down what came up, and raises."""
         if "_" in self.directory:
-            raise ValueError("XenAPI takes '_' in the path of a unix socket for '/': %s" % self.directory)
+            raise ValueError(
+                "XenAPI takes '_' in the path of a unix socket for '/': %s" % self.directory
+            )
         os.makedirs(self.directory, mode=0o700)
         try:
             endpoints = topology.endpoints([name for plan in self._plan for name in plan.hosts])
             state = [self._pool_state(plan, endpoints) for plan in self._plan]
-            self._write("owner.json", {"pid": os.getpid(), "started": process.start_time(os.getpid())})
+            self._write(
+                "owner.json", {"pid": os.getpid(), "started": process.start_time(os.getpid())}
+            )
             self._write("lab.json", state)
             for pool in state:
                 for host in pool["hosts"]:
@@ -258,14 +312,17 @@ class Lab:
             raise
 
     def down(self):
-        """End every process of the lab and remove its directory; the command lines of those that nobody had recorded."""
+        """End every process of the lab and remove its directory; the command lines of those that
+        nobody had recorded."""
         strays = []
         for name in self.daemons.names() if self.daemons else []:
             self.daemons.kill(name)
         for host in self.hosts:
             known = {domain["pid"] for domain in self._domains(host)}
             known.update(blktap.stop_all(host.root))
-            strays += [command for pid, command in end_all_of(host.root).items() if pid not in known]
+            strays += [
+                command for pid, command in end_all_of(host.root).items() if pid not in known
+            ]
         shutil.rmtree(self.directory, ignore_errors=True)
         left = [path for path in [self.directory] if os.path.exists(path)]
         left += [command for host in self.hosts for command in of_root(host.root).values()]
@@ -299,7 +356,10 @@ class Lab:
 
     def _take(self, state):
         self.daemons = Daemons(os.path.join(self.directory, "processes.json"))
-        self.pools = [Pool(pool["name"], [Host(host, self.daemons) for host in pool["hosts"]], pool) for pool in state]
+        self.pools = [
+            Pool(pool["name"], [Host(host, self.daemons) for host in pool["hosts"]], pool)
+            for pool in state
+        ]
 
     def _pool_state(self, plan, endpoints):
         password, secret, pool_uuid = secrets.token_hex(8), secrets.token_hex(16), str(uuid.uuid4())
@@ -307,15 +367,38 @@ class Lab:
         hosts = []
         for name in plan.hosts:
             root = os.path.join(self.directory, name)
-            hosts.append({"name": name, "root": root, "config": {
-                "host": {"uuid": str(uuid.uuid4()), "name": name, "address": endpoints[name].address, "control_domain": str(uuid.uuid4())},
-                "http_port": endpoints[name].http_port, "https_port": endpoints[name].https_port,
-                "role": "master" if name == plan.hosts[0] else "slave",
-                "master": {"address": endpoints[plan.hosts[0]].address, "http_port": endpoints[plan.hosts[0]].http_port},
-                "pool_secret": secret, "pool": {"uuid": pool_uuid, "name": plan.name},
-                "database_flush_seconds": self.flush_seconds, "root_password": password}})
-        return {"name": plan.name, "directory": directory, "password": password, "hosts": hosts,
-                "device_config": QCOW2_FIRST if self._release.qcow2 else {}}
+            hosts.append(
+                {
+                    "name": name,
+                    "root": root,
+                    "config": {
+                        "host": {
+                            "uuid": str(uuid.uuid4()),
+                            "name": name,
+                            "address": endpoints[name].address,
+                            "control_domain": str(uuid.uuid4()),
+                        },
+                        "http_port": endpoints[name].http_port,
+                        "https_port": endpoints[name].https_port,
+                        "role": "master" if name == plan.hosts[0] else "slave",
+                        "master": {
+                            "address": endpoints[plan.hosts[0]].address,
+                            "http_port": endpoints[plan.hosts[0]].http_port,
+                        },
+                        "pool_secret": secret,
+                        "pool": {"uuid": pool_uuid, "name": plan.name},
+                        "database_flush_seconds": self.flush_seconds,
+                        "root_password": password,
+                    },
+                }
+            )
+        return {
+            "name": plan.name,
+            "directory": directory,
+            "password": password,
+            "hosts": hosts,
+            "device_config": QCOW2_FIRST if self._release.qcow2 else {},
+        }
 
     @staticmethod
     def _domains(host):

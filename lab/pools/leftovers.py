@@ -1,9 +1,13 @@
-"""What a migration left behind: everything on the lab's hosts and in its databases that nothing there needs.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a migration left behind: everything on the lab's hosts and in its databases that nothing
+there needs.
 
-The measure is not a snapshot taken before, but need: a VDI is needed by a VBD, an image by a VDI or an image above it, a
-tapdisk by a running VM's disk, and so on. `at_rest` finds all that stands without one; it holds whenever no operation
-is under way. `of_vm` finds what is still there of a VM that has moved away.
+The measure is not a snapshot taken before, but need: a VDI is needed by a VBD, an image by a VDI or
+an image above it, a tapdisk by a running VM's disk, and so on. `at_rest` finds all that stands
+without one; it holds whenever no operation is under way. `of_vm` finds what is still there of a VM
+that has moved away.
 """
+
 import collections
 import json
 import os
@@ -19,7 +23,8 @@ QEMU_IMG = 30.0
 STANDING = {"run/sxm/disks"}
 """A directory that the product makes once, as its package could: only what is in it counts."""
 HIDDEN = ".hidden"
-"""What the lab's SM puts behind the name of an image that is no VDI any more, for a marker beside it."""
+"""What the lab's SM puts behind the name of an image that is no VDI any more, for a marker beside
+it."""
 DAEMONS = ("lab.xapi", "lab.xenopsd")
 
 Footprint = collections.namedtuple("Footprint", "vm objects locations")
@@ -36,25 +41,40 @@ def footprint(pool, vm):
         if vdi != "OpaqueRef:NULL":
             vdis.append(xapi.VDI.get_uuid(vdi))
             locations[xapi.SR.get_uuid(xapi.VDI.get_SR(vdi))].append(xapi.VDI.get_location(vdi))
-    return Footprint(record["uuid"], {
-        "VM": [record["uuid"]] + [xapi.VM.get_uuid(snapshot) for snapshot in record["snapshots"]], "VDI": vdis,
-        "VBD": [xapi.VBD.get_uuid(vbd) for vbd in record["VBDs"]], "VIF": [xapi.VIF.get_uuid(vif) for vif in record["VIFs"]],
-    }, dict(locations))
+    return Footprint(
+        record["uuid"],
+        {
+            "VM": [record["uuid"]]
+            + [xapi.VM.get_uuid(snapshot) for snapshot in record["snapshots"]],
+            "VDI": vdis,
+            "VBD": [xapi.VBD.get_uuid(vbd) for vbd in record["VBDs"]],
+            "VIF": [xapi.VIF.get_uuid(vif) for vif in record["VIFs"]],
+        },
+        dict(locations),
+    )
 
 
 def of_vm(pool, was, moved_within=False):
-    """Sentences about what is still in this pool of a VM that moved away (`moved_within`: only its disks did)."""
+    """Sentences about what is still in this pool of a VM that moved away (`moved_within`: only its
+    disks did)."""
     left = []
     for kind, uuids in was.objects.items():
         if moved_within and kind != "VDI":
             continue
         present = {record["uuid"] for record in getattr(pool.xapi, kind).get_all_records().values()}
-        left += ["%s %s of the VM is still in pool %s" % (kind, uuid, pool.name) for uuid in uuids if uuid in present]
+        left += [
+            "%s %s of the VM is still in pool %s" % (kind, uuid, pool.name)
+            for uuid in uuids
+            if uuid in present
+        ]
     for host in pool.hosts:
         for repository, locations in was.locations.items():
             images = _images(host, repository) + sorted(volumes.of(repository))
-            left += ["image %s of the VM is still on %s" % (image, host.name) for image in images
-                     if any(location in image for location in locations)]
+            left += [
+                "image %s of the VM is still on %s" % (image, host.name)
+                for image in images
+                if any(location in image for location in locations)
+            ]
         if not moved_within and host.domain(was.vm):
             left.append("%s still has a domain of the VM" % host.name)
     return left
@@ -72,7 +92,11 @@ def of_pools(pools):
         view = _View(pool)
         left += ["pool %s: %s" % (pool.name, text) for check in _IN_A_POOL for text in check(view)]
         for host in pool.hosts:
-            left += ["host %s: %s" % (host.name, text) for check in _ON_A_HOST for text in check(view, host)]
+            left += [
+                "host %s: %s" % (host.name, text)
+                for check in _ON_A_HOST
+                for text in check(view, host)
+            ]
     return left
 
 
@@ -81,14 +105,26 @@ class _View:
 
     def __init__(self, pool):
         self.pool = pool
-        self.classes = {name: getattr(pool.xapi, name).get_all_records()
-                        for name in ("VM", "VDI", "VBD", "VIF", "SR", "PBD", "task", "host")}
-        self.vms = {ref: record for ref, record in self.classes["VM"].items() if not record["is_control_domain"]}
+        self.classes = {
+            name: getattr(pool.xapi, name).get_all_records()
+            for name in ("VM", "VDI", "VBD", "VIF", "SR", "PBD", "task", "host")
+        }
+        self.vms = {
+            ref: record
+            for ref, record in self.classes["VM"].items()
+            if not record["is_control_domain"]
+        }
 
     def running_on(self, host):
         """The VMs that run on this host (lab's)."""
-        ref = next(ref for ref, record in self.classes["host"].items() if record["uuid"] == host.uuid)
-        return {vm: record for vm, record in self.vms.items() if record["resident_on"] == ref and record["power_state"] == "Running"}
+        ref = next(
+            ref for ref, record in self.classes["host"].items() if record["uuid"] == host.uuid
+        )
+        return {
+            vm: record
+            for vm, record in self.vms.items()
+            if record["resident_on"] == ref and record["power_state"] == "Running"
+        }
 
     def disks_on(self, host):
         """(SR uuid, VDI uuid) of each disk that is attached to a VM that runs on this host."""
@@ -104,7 +140,11 @@ def _unneeded_objects(view):
     used = {vbd["VDI"] for vbd in view.classes["VBD"].values()}
     for ref, vdi in view.classes["VDI"].items():
         if vdi["managed"] and ref not in used:
-            yield "VDI %s (%s%s) belongs to no VM" % (vdi["uuid"], vdi["name_label"], ", a snapshot" if vdi["is_a_snapshot"] else "")
+            yield "VDI %s (%s%s) belongs to no VM" % (
+                vdi["uuid"],
+                vdi["name_label"],
+                ", a snapshot" if vdi["is_a_snapshot"] else "",
+            )
     for kind in ("VBD", "VIF"):
         for record in view.classes[kind].values():
             if record["VM"] not in view.classes["VM"]:
@@ -118,7 +158,11 @@ def _marks_on_vdis(view):
     attached = {vbd["VDI"] for vbd in view.classes["VBD"].values() if vbd["currently_attached"]}
     for ref, vdi in view.classes["VDI"].items():
         for key in vdi["sm_config"]:
-            if key in ("paused", "activating", "relinking") or key.startswith("host_") and ref not in attached:
+            if (
+                key in ("paused", "activating", "relinking")
+                or key.startswith("host_")
+                and ref not in attached
+            ):
                 yield "VDI %s has %s in its sm_config" % (vdi["uuid"], key)
         for key in vdi["other_config"]:
             if key.startswith("sxm") or key == "maps_to":
@@ -126,7 +170,8 @@ def _marks_on_vdis(view):
 
 
 def _unmanaged_disks(view):
-    """One that xapi does not manage and that no VM has is an image without need, unless another one is based on it."""
+    """One that xapi does not manage and that no VM has is an image without need, unless another one
+    is based on it."""
     for vbd in view.classes["VBD"].values():
         vdi = view.classes["VDI"].get(vbd["VDI"])
         if vdi and not vdi["managed"]:
@@ -173,7 +218,9 @@ def _sockets(view, host):
             if os.path.relpath(directory, control).startswith("nbd"):
                 if (os.path.basename(directory), name) not in needed:
                     yield "link %s" % path
-            elif os.path.basename(directory) != "tapdisk" and number and number.group(1) not in pids:
+            elif (
+                os.path.basename(directory) != "tapdisk" and number and number.group(1) not in pids
+            ):
                 yield "socket or record %s" % path
     for repository, name in _walk_two(host.root + "/dev/sm/phy"):
         if (repository, name) not in needed:
@@ -206,9 +253,14 @@ def _unneeded_images(view, host):
         if repository not in srs:
             yield "SR %s is mounted and not in the database" % repository
             continue
-        known = {vdi["location"] for vdi in view.classes["VDI"].values() if vdi["SR"] == srs[repository]}
+        known = {
+            vdi["location"] for vdi in view.classes["VDI"].values() if vdi["SR"] == srs[repository]
+        }
         images = _images(host, repository)
-        parents = {image: _parent(os.path.join(host.root, "run/sr-mount", repository, image)) for image in images}
+        parents = {
+            image: _parent(os.path.join(host.root, "run/sr-mount", repository, image))
+            for image in images
+        }
         needed = set()
         for image in images:
             if any(location in image for location in known if not _unmanaged(view, location)):
@@ -237,21 +289,45 @@ def _domains(view, host):
 
 
 _IN_A_POOL = (_unneeded_objects, _unmanaged_disks, _marks_on_vdis, _marks_on_vms)
-_ON_A_HOST = (_processes, _unneeded_tapdisks, _sockets, _run_files, _notes, _unneeded_images, _open_ports, _domains, _failed_units)
+_ON_A_HOST = (
+    _processes,
+    _unneeded_tapdisks,
+    _sockets,
+    _run_files,
+    _notes,
+    _unneeded_images,
+    _open_ports,
+    _domains,
+    _failed_units,
+)
 
 
 def _unmanaged(view, location):
-    return any(vdi["location"] == location and not vdi["managed"] for vdi in view.classes["VDI"].values())
+    return any(
+        vdi["location"] == location and not vdi["managed"] for vdi in view.classes["VDI"].values()
+    )
 
 
 def tapdisks(host):
     """The tapdisks of this host by `tap-ctl list`: [{"pid", "minor", "args"}]."""
-    done = subprocess.run([host.root + "/usr/sbin/tap-ctl", "list"], stdout=subprocess.PIPE, check=True, env=environment(host.root), timeout=30)
+    done = subprocess.run(
+        [host.root + "/usr/sbin/tap-ctl", "list"],
+        stdout=subprocess.PIPE,
+        check=True,
+        env=environment(host.root),
+        timeout=30,
+    )
     found = []
     for line in done.stdout.decode().splitlines():
         fields = dict(word.partition("=")[::2] for word in line.split())
         if fields.get("pid"):
-            found.append({"pid": int(fields["pid"]), "minor": fields.get("minor", ""), "args": fields.get("args", "")})
+            found.append(
+                {
+                    "pid": int(fields["pid"]),
+                    "minor": fields.get("minor", ""),
+                    "args": fields.get("args", ""),
+                }
+            )
     return found
 
 
@@ -260,12 +336,21 @@ def _images(host, repository):
     directory = os.path.join(host.root, "run/sr-mount", repository)
     if not os.path.isdir(directory):
         return []
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_file() and not entry.name.startswith("."))
+    return sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if entry.is_file() and not entry.name.startswith(".")
+    )
 
 
 def _parent(path):
     """The name of the image that this one is based on, or None."""
-    done = subprocess.run(["qemu-img", "info", "-U", "--output=json", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=QEMU_IMG)
+    done = subprocess.run(
+        ["qemu-img", "info", "-U", "--output=json", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=QEMU_IMG,
+    )
     backing = json.loads(done.stdout.decode() or "{}").get("backing-filename")
     return os.path.basename(backing) if backing else None
 

@@ -1,20 +1,23 @@
-"""The network between the hosts of the lab, as far as movers use it: a relay that can be cut, slowed down and healed.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The network between the hosts of the lab, as far as movers use it: a relay that can be cut,
+slowed down and healed.
 
-    with Link(lab.hosts) as link:
-        link.limit(65536)     # bytes a second, both ways and all connections together; 0: nothing gets through
-        link.cut()            # every connection is reset
-        link.heal()
-"""
+with Link(lab.hosts) as link:
+    link.limit(65536)     # bytes a second, both ways and all connections together; 0: nothing gets through
+    link.cut()            # every connection is reset
+    link.heal()
+"""  # noqa: E501
+
 import contextlib
 import socket
 import struct
 import threading
 import time
 
-from lab.dom0 import detour
+from lab.dom0 import relayed_movers
 
-PIECE = 16384              # bytes passed on at once
-HELLO = 256                # bytes: the line that names the target
+PIECE = 16384  # bytes passed on at once
+HELLO = 256  # bytes: the line that names the target
 CONNECT = 10.0
 BACKLOG = 32
 
@@ -37,12 +40,12 @@ class Link:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         threading.Thread(target=self._accept, daemon=True).start()
         for host in self._hosts:
-            detour.lead(host.root, *self._listener.getsockname()[:2])
+            relayed_movers.begin(host.root, *self._listener.getsockname()[:2])
         return self
 
     def __exit__(self, *_):
         for host in self._hosts:
-            detour.end(host.root)
+            relayed_movers.end(host.root)
         # accept() does not notice a close
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

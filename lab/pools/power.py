@@ -1,11 +1,15 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Power failure of a host of the lab, and its boot.
 
-All processes of the host die at once, and what a real host keeps in memory only is gone: /run (xenopsd's state too, which
-xcp-ng keeps in /run/nonpersistent), /var/lock, /dev/sm. At boot xapi finds that its host has booted (lab.xapi.startup): VMs
-that were resident are halted, PBDs are plugged anew, with sm's own reset of the marks in sm_config.
+All processes of the host die at once, and what a real host keeps in memory only is gone: /run
+(xenopsd's state too, which xcp-ng keeps in /run/nonpersistent), /var/lock, /dev/sm. At boot xapi
+finds that its host has booted (lab.xapi.startup): VMs that were resident are halted, PBDs are
+plugged anew, with sm's own reset of the marks in sm_config.
 
-What it is not: the page cache of this machine survives, so a write that was never synced is NOT lost here.
+What it is not: the page cache of this machine survives, so a write that was never synced is NOT
+lost here.
 """
+
 import contextlib
 import os
 import shutil
@@ -24,7 +28,7 @@ def fail(lab, host):
     for pid in running:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    late = end_all_of(host.root)   # what was just being started
+    late = end_all_of(host.root)  # what was just being started
     for daemon in DAEMONS:
         if "%s/%s" % (host.name, daemon) in lab.daemons.names():
             host.kill(daemon)

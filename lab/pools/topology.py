@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Which pools, hosts and storage a lab has, before anything is started."""
+
 import collections
 import random
 import socket
@@ -7,7 +9,7 @@ LOCAL_SRS = ("fast", "big")
 
 PoolPlan = collections.namedtuple("PoolPlan", "name hosts shared local")
 PoolPlan.__new__.__defaults__ = (LOCAL_SRS,)
-PoolPlan.__doc__ = """`hosts`: names, the master first; `shared`: whether the hosts share one more SR; `local`: the name of each host's own SRs."""
+PoolPlan.__doc__ = """`hosts`: names, the master first; `shared`: whether the hosts share one more SR; `local`: the name of each host's own SRs."""  # noqa: E501
 
 DEFAULT = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
 

@@ -1,4 +1,7 @@
-"""The logical volumes of SRs on LVM, looked at from outside sm: what an SR's directory is for the others."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The logical volumes of SRs on LVM, looked at from outside sm: what an SR's directory is for the
+others."""
+
 import contextlib
 import glob
 import json
@@ -11,47 +14,76 @@ COMMAND = 60.0
 
 
 def of(repository):
-    """The images of an SR: name -> (path, parent's uuid or None, whether it is active). Empty where it is not on LVM."""
+    """The images of an SR: name -> (path, parent's uuid or None, whether it is active). Empty where
+    it is not on LVM."""
     if shutil.which("lvs") is None:
         return {}
-    done = subprocess.run(["lvs", "--reportformat", "json", "-o", "lv_name,lv_tags,lv_active", GROUP % repository],
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=COMMAND)
+    done = subprocess.run(
+        ["lvs", "--reportformat", "json", "-o", "lv_name,lv_tags,lv_active", GROUP % repository],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=COMMAND,
+    )
     if done.returncode != 0:
         return {}
     found = {}
     for row in json.loads(done.stdout.decode())["report"][0]["lv"]:
         tags = dict(tag.partition("=")[::2] for tag in row["lv_tags"].split(","))
-        found[row["lv_name"]] = (os.path.join("/dev", GROUP % repository, row["lv_name"]), tags.get("parent"),
-                                 row["lv_active"] == "active")
+        found[row["lv_name"]] = (
+            os.path.join("/dev", GROUP % repository, row["lv_name"]),
+            tags.get("parent"),
+            row["lv_active"] == "active",
+        )
     return found
 
 
 def occupied(root, repository, location):
-    """The bytes that the image of a VDI has of its SR on the host at `root`: its volume, or the blocks of its file. LookupError unless
-    there is just one."""
+    """The bytes that the image of a VDI has of its SR on the host at `root`: its volume, or the
+    blocks of its file. LookupError unless there is just one."""
     names = [name for name in of(repository) if name.endswith(location)]
     if names:
         sizes = [_volume_size(repository, name) for name in names]
     else:
-        sizes = [os.stat(path).st_blocks * 512 for path in glob.glob("%s/run/sr-mount/%s/%s*" % (root, repository, location))]
+        sizes = [
+            os.stat(path).st_blocks * 512
+            for path in glob.glob("%s/run/sr-mount/%s/%s*" % (root, repository, location))
+        ]
     if len(sizes) != 1:
         raise LookupError("%d images are called %s in SR %s" % (len(sizes), location, repository))
     return sizes[0]
 
 
 def _volume_size(repository, name):
-    done = subprocess.run(["lvs", "--noheadings", "--units", "b", "--nosuffix", "-o", "lv_size", "%s/%s" % (GROUP % repository, name)],
-                          stdout=subprocess.PIPE, check=True, timeout=COMMAND)
+    done = subprocess.run(
+        [
+            "lvs",
+            "--noheadings",
+            "--units",
+            "b",
+            "--nosuffix",
+            "-o",
+            "lv_size",
+            "%s/%s" % (GROUP % repository, name),
+        ],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=COMMAND,
+    )
     return int(done.stdout)
 
 
 @contextlib.contextmanager
 def active(repository, location, volumes):
-    """The path of the image of a VDI; its whole chain is active meanwhile. `volumes`: what `of` gives. LookupError unless there is just one."""
+    """The path of the image of a VDI; its whole chain is active meanwhile. `volumes`: what `of`
+    gives. LookupError unless there is just one."""
     names = [name for name in volumes if name.endswith(location)]
     if len(names) != 1:
         raise LookupError("%d volumes are called %s in SR %s" % (len(names), location, repository))
-    idle = [path for path, _, is_active in (volumes[name] for name in chain(volumes, names[0])) if not is_active]
+    idle = [
+        path
+        for path, _, is_active in (volumes[name] for name in chain(volumes, names[0]))
+        if not is_active
+    ]
     if idle:
         subprocess.run(["lvchange", "-qq", "-ay"] + idle, check=True, timeout=COMMAND)
     try:
@@ -72,7 +104,8 @@ def chain(volumes, name):
 
 
 def at_rest(lab):
-    """Sentences about every volume of the lab that stands, or is active, without need; compare leftovers.at_rest."""
+    """Sentences about every volume of the lab that stands, or is active, without need; compare
+    leftovers.at_rest."""
     left = []
     for pool in lab.pools:
         vdis, vbds = pool.xapi.VDI.get_all_records(), pool.xapi.VBD.get_all_records().values()

@@ -1,13 +1,15 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """A storage repository: what every driver has in common, and how a driver is found."""
+
 import copy
 import importlib.machinery
 import importlib.util
 import os
 
 import XenAPI
+
 import lab_dom0
-from sm.core import util
-from sm.core import xs_errors
+from sm.core import util, xs_errors
 
 MOUNT_BASE = lab_dom0.path("/run/sr-mount")
 DEFAULT_TAP = "qcow2"
@@ -77,13 +79,21 @@ class SR(object):
         module = _load(lab_dom0.path(session.xenapi.SM.get_driver_filename(sm_ref)))
         target = driver(sm_type)
         host_ref = util.get_localhost_ref(session)
-        (pbd,) = session.xenapi.PBD.get_all_records_where('field "SR" = "%s" and field "host" = "%s"'
-                                                          % (sr_ref, host_ref)).values()
+        (pbd,) = session.xenapi.PBD.get_all_records_where(
+            'field "SR" = "%s" and field "host" = "%s"' % (sr_ref, host_ref)
+        ).values()
         from sm.SRCommand import SRCommand  # which imports this module
+
         cmd = SRCommand(module.DRIVER_INFO)
         cmd.dconf = pbd["device_config"]
-        cmd.params = {"session_ref": session._session, "host_ref": host_ref, "device_config": cmd.dconf,
-                      "sr_ref": sr_ref, "sr_uuid": sr_uuid, "command": "nop"}
+        cmd.params = {
+            "session_ref": session._session,
+            "host_ref": host_ref,
+            "device_config": cmd.dconf,
+            "sr_ref": sr_ref,
+            "sr_uuid": sr_uuid,
+            "command": "nop",
+        }
         return target(cmd, sr_uuid)
 
     def load(self, sr_uuid):
@@ -126,8 +136,13 @@ class SR(object):
             self.scan(uuid)
         except Exception as error:
             util.logException("after_master_attach")
-            self.session.xenapi.message.create("POST_ATTACH_SCAN_FAILED", "2", "SR", uuid,
-                                               "Failed to scan SR %s after attaching, error %s" % (uuid, error))
+            self.session.xenapi.message.create(
+                "POST_ATTACH_SCAN_FAILED",
+                "2",
+                "SR",
+                uuid,
+                "Failed to scan SR %s after attaching, error %s" % (uuid, error),
+            )
 
     def scan(self, uuid):
         """Bring xapi's records of the SR and its VDIs up to date with what is on disk (`vdis`)."""
@@ -157,7 +172,9 @@ class ScanRecord(object):
 
     def __init__(self, sr):
         self.sr = sr
-        self._records = {record["location"]: record for record in util.list_VDI_records_in_sr(sr).values()}
+        self._records = {
+            record["location"]: record for record in util.list_VDI_records_in_sr(sr).values()
+        }
         self._disks = {vdi.location: vdi for vdi in sr.vdis.values()}
         for location, vdi in self._disks.items():
             if not hasattr(vdi, "sm_config"):
@@ -165,8 +182,11 @@ class ScanRecord(object):
             vdi._override_sm_config(vdi.sm_config)
         self.new = set(self._disks) - set(self._records)
         self.gone = set(self._records) - set(self._disks)
-        self.existing = [location for location in set(self._disks) & set(self._records)
-                         if not self._disks[location].in_sync_with_xenapi_record(self._records[location])]
+        self.existing = [
+            location
+            for location in set(self._disks) & set(self._records)
+            if not self._disks[location].in_sync_with_xenapi_record(self._records[location])
+        ]
 
     def synchronise(self):
         """Make xapi's records what the disks are."""

@@ -1,25 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """One call of a driver: what argv[1] asks for, under the right locks, and its answer on stdout."""
+
 import os
 import sys
 import traceback
 import xmlrpc.client
 
 import XenAPI
-from sm import blktap2
-from sm import resetvdis
-from sm.core import util
-from sm.core import xs_errors
+
+from sm import blktap2, resetvdis
+from sm.core import util, xs_errors
 
 NEEDS_VDI_OBJECT = [
-    "vdi_update", "vdi_create", "vdi_delete", "vdi_snapshot", "vdi_clone", "vdi_resize", "vdi_resize_online",
-    "vdi_attach", "vdi_detach", "vdi_activate", "vdi_deactivate", "vdi_generate_config", "vdi_compose",
-    "vdi_epoch_begin", "vdi_epoch_end"]
+    "vdi_update",
+    "vdi_create",
+    "vdi_delete",
+    "vdi_snapshot",
+    "vdi_clone",
+    "vdi_resize",
+    "vdi_resize_online",
+    "vdi_attach",
+    "vdi_detach",
+    "vdi_activate",
+    "vdi_deactivate",
+    "vdi_generate_config",
+    "vdi_compose",
+    "vdi_epoch_begin",
+    "vdi_epoch_end",
+]
 
 EXCEPTION_TYPE = {
-    "sr_scan": "SRScan", "vdi_create": "VDICreate", "vdi_delete": "VDIDelete", "vdi_attach": "VDIUnavailable",
-    "vdi_detach": "VDIUnavailable", "vdi_activate": "VDIUnavailable", "vdi_deactivate": "VDIUnavailable",
-    "vdi_resize": "VDIResize", "vdi_resize_online": "VDIResize", "vdi_snapshot": "VDISnapshot",
-    "vdi_clone": "VDIClone"}
+    "sr_scan": "SRScan",
+    "vdi_create": "VDICreate",
+    "vdi_delete": "VDIDelete",
+    "vdi_attach": "VDIUnavailable",
+    "vdi_detach": "VDIUnavailable",
+    "vdi_activate": "VDIUnavailable",
+    "vdi_deactivate": "VDIUnavailable",
+    "vdi_resize": "VDIResize",
+    "vdi_resize_online": "VDIResize",
+    "vdi_snapshot": "VDISnapshot",
+    "vdi_clone": "VDIClone",
+}
 
 
 class SRCommand(object):
@@ -54,7 +76,8 @@ class SRCommand(object):
             sys.exit(0)
 
     def run(self, sr):
-        """Run the call on an SR. Returns the answer; raises only what `run` of this module knows how to tell."""
+        """Run the call on an SR. Returns the answer; raises only what `run` of this module knows
+        how to tell."""
         try:
             return self._run_locked(sr)
         except (util.SMException, XenAPI.Failure) as error:
@@ -62,7 +85,9 @@ class SRCommand(object):
             raise xs_errors.XenError(EXCEPTION_TYPE.get(self.cmd, "SMGeneral"), opterr=str(error))
         except blktap2.TapdiskFailed as error:
             util.logException(self.cmd)
-            raise xs_errors.XenError("TapdiskFailed", os.strerror(error.get_error().get_error_code()))
+            raise xs_errors.XenError(
+                "TapdiskFailed", os.strerror(error.get_error().get_error_code())
+            )
         except blktap2.TapdiskExists as error:
             util.logException(self.cmd)
             raise xs_errors.XenError("TapdiskAlreadyRunning", str(error))
@@ -101,18 +126,34 @@ class SRCommand(object):
         return blktap2.VDI(self.vdi_uuid, target, self.driver_info)
 
     def _caching(self):
-        return {key: self.params.get(key) for key in
-                (blktap2.VDI.CONF_KEY_ALLOW_CACHING, blktap2.VDI.CONF_KEY_MODE_ON_BOOT,
-                 blktap2.VDI.CONF_KEY_CACHE_SR, blktap2.VDI.CONF_KEY_O_DIRECT)}
+        return {
+            key: self.params.get(key)
+            for key in (
+                blktap2.VDI.CONF_KEY_ALLOW_CACHING,
+                blktap2.VDI.CONF_KEY_MODE_ON_BOOT,
+                blktap2.VDI.CONF_KEY_CACHE_SR,
+                blktap2.VDI.CONF_KEY_O_DIRECT,
+            )
+        }
 
     def _writable(self):
         return self.params["args"][0] == "true"
 
     def _vdi_create(self, sr, target):
-        size, target.label, target.description, target.metadata_of_pool, snapshot, target.snapshot_time, \
-            target.snapshot_of, read_only = self.params["args"]
+        (
+            size,
+            target.label,
+            target.description,
+            target.metadata_of_pool,
+            snapshot,
+            target.snapshot_time,
+            target.snapshot_of,
+            read_only,
+        ) = self.params["args"]
         if not (util.isLegalXMLString(target.label) and util.isLegalXMLString(target.description)):
-            raise xs_errors.XenError("InvalidArg", opterr="name or description holds characters not legal in XML")
+            raise xs_errors.XenError(
+                "InvalidArg", opterr="name or description holds characters not legal in XML"
+            )
         target.ty = self.params["vdi_type"]
         target.is_a_snapshot = snapshot == "true"
         target.read_only = read_only == "true"
@@ -123,14 +164,17 @@ class SRCommand(object):
         return sr.vdi(uuid).introduce(self.sr_uuid, uuid)
 
     def _vdi_attach(self, sr, target):
-        return self._tapped(target).attach(self.sr_uuid, self.vdi_uuid, self._writable(),
-                                           caching_params=self._caching())
+        return self._tapped(target).attach(
+            self.sr_uuid, self.vdi_uuid, self._writable(), caching_params=self._caching()
+        )
 
     def _vdi_detach(self, sr, target):
         return self._tapped(target).detach(self.sr_uuid, self.vdi_uuid)
 
     def _vdi_activate(self, sr, target):
-        return self._tapped(target).activate(self.sr_uuid, self.vdi_uuid, self._writable(), self._caching())
+        return self._tapped(target).activate(
+            self.sr_uuid, self.vdi_uuid, self._writable(), self._caching()
+        )
 
     def _vdi_deactivate(self, sr, target):
         return self._tapped(target).deactivate(self.sr_uuid, self.vdi_uuid, self._caching())
@@ -176,22 +220,36 @@ def _of_sr(name):
 
 
 _HANDLERS = {
-    "vdi_create": SRCommand._vdi_create, "vdi_introduce": SRCommand._vdi_introduce, "vdi_delete": _of_vdi("delete"),
-    "vdi_update": _of_vdi("update"), "vdi_attach": SRCommand._vdi_attach, "vdi_detach": SRCommand._vdi_detach,
-    "vdi_activate": SRCommand._vdi_activate, "vdi_deactivate": SRCommand._vdi_deactivate,
-    "vdi_snapshot": _of_vdi("snapshot"), "vdi_clone": _of_vdi("clone"), "vdi_resize": SRCommand._vdi_resize,
-    "vdi_resize_online": SRCommand._vdi_resize_online, "vdi_compose": SRCommand._vdi_compose,
-    "vdi_generate_config": _of_vdi("generate_config"), "vdi_epoch_begin": SRCommand._vdi_epoch_begin,
+    "vdi_create": SRCommand._vdi_create,
+    "vdi_introduce": SRCommand._vdi_introduce,
+    "vdi_delete": _of_vdi("delete"),
+    "vdi_update": _of_vdi("update"),
+    "vdi_attach": SRCommand._vdi_attach,
+    "vdi_detach": SRCommand._vdi_detach,
+    "vdi_activate": SRCommand._vdi_activate,
+    "vdi_deactivate": SRCommand._vdi_deactivate,
+    "vdi_snapshot": _of_vdi("snapshot"),
+    "vdi_clone": _of_vdi("clone"),
+    "vdi_resize": SRCommand._vdi_resize,
+    "vdi_resize_online": SRCommand._vdi_resize_online,
+    "vdi_compose": SRCommand._vdi_compose,
+    "vdi_generate_config": _of_vdi("generate_config"),
+    "vdi_epoch_begin": SRCommand._vdi_epoch_begin,
     "vdi_epoch_end": lambda self, sr, target: None,
     "sr_create": lambda self, sr, target: sr.create(self.sr_uuid, int(self.params["args"][0])),
-    "sr_delete": _of_sr("delete"), "sr_update": _of_sr("update"), "sr_probe": SRCommand._sr_probe,
-    "sr_attach": SRCommand._sr_attach, "sr_detach": _of_sr("detach"), "sr_scan": _of_sr("scan"),
+    "sr_delete": _of_sr("delete"),
+    "sr_update": _of_sr("update"),
+    "sr_probe": SRCommand._sr_probe,
+    "sr_attach": SRCommand._sr_attach,
+    "sr_detach": _of_sr("detach"),
+    "sr_scan": _of_sr("scan"),
     "sr_content_type": SRCommand._sr_content_type,
 }
 
 
 def run(driver, driver_info):
-    """The main program of a driver: one call, its answer or fault on stdout, exit status 0 either way."""
+    """The main program of a driver: one call, its answer or fault on stdout, exit status 0 either
+    way."""
     cmd = SRCommand(driver_info)
     try:
         cmd.parse()

@@ -1,12 +1,13 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """A VDI: what every driver's disks have in common."""
+
 import xmlrpc.client
 
 from sm import SR
-from sm.core import util
-from sm.core import xs_errors
+from sm.core import util, xs_errors
 
-SNAPSHOT_SINGLE = 1    # one leaf on a read-only parent
-SNAPSHOT_DOUBLE = 2    # the usual one: two leaves on a hidden parent
+SNAPSHOT_SINGLE = 1  # one leaf on a read-only parent
+SNAPSHOT_DOUBLE = 2  # the usual one: two leaves on a hidden parent
 SNAPSHOT_INTERNAL = 3  # as single, and the SR's virtual allocation stays as it is
 
 SM_CONFIG_PASS_THROUGH_FIELDS = ["base_mirror", "key_hash"]
@@ -75,7 +76,8 @@ class VDI(object):
         raise xs_errors.XenError("Unimplemented")
 
     def attach(self, sr_uuid, vdi_uuid):
-        """Make the image accessible here. Returns an XML-RPC struct of `params` (its path) and xenstore data."""
+        """Make the image accessible here. Returns an XML-RPC struct of `params` (its path) and
+        xenstore data."""
         struct = {"params": self.path, "xenstore_data": self.xenstore_data or {}}
         return xmlrpc.client.dumps((struct,), "", True)
 
@@ -113,10 +115,12 @@ class VDI(object):
         raise xs_errors.XenError("Unimplemented")
 
     def snapshot(self, sr_uuid, vdi_uuid):
-        """Take a snapshot. driver_params: `type` single or internal, `mirror` a secondary for the tapdisk."""
+        """Take a snapshot. driver_params: `type` single or internal, `mirror` a secondary for the
+        tapdisk."""
         driver_params = self.sr.srcmd.params.get("driver_params") or {}
-        kind = {"single": SNAPSHOT_SINGLE, "internal": SNAPSHOT_INTERNAL}.get(driver_params.get("type"),
-                                                                            SNAPSHOT_DOUBLE)
+        kind = {"single": SNAPSHOT_SINGLE, "internal": SNAPSHOT_INTERNAL}.get(
+            driver_params.get("type"), SNAPSHOT_DOUBLE
+        )
         return self._do_snapshot(sr_uuid, vdi_uuid, kind, secondary=driver_params.get("mirror"))
 
     def get_params(self):
@@ -134,18 +138,33 @@ class VDI(object):
                 sm_config[key] = value
         snapshot_time = util.default(self, "snapshot_time", lambda: "19700101T00:00:00Z")
         return self.session.xenapi.VDI.db_introduce(
-            self.uuid, self.label, self.description, self.sr.sr_ref, self.ty, self.shareable, self.read_only, {},
-            self.location, {}, sm_config, self.managed, str(self.size), str(self.utilisation),
+            self.uuid,
+            self.label,
+            self.description,
+            self.sr.sr_ref,
+            self.ty,
+            self.shareable,
+            self.read_only,
+            {},
+            self.location,
+            {},
+            sm_config,
+            self.managed,
+            str(self.size),
+            str(self.utilisation),
             util.default(self, "metadata_of_pool", lambda: "OpaqueRef:NULL"),
             util.default(self, "is_a_snapshot", lambda: False),
             xmlrpc.client.DateTime(snapshot_time),
-            util.default(self, "snapshot_of", lambda: "OpaqueRef:NULL"), self.cbt_enabled)
+            util.default(self, "snapshot_of", lambda: "OpaqueRef:NULL"),
+            self.cbt_enabled,
+        )
 
     def _db_forget(self):
         self.sr.forget_vdi(self.uuid)
 
     def _override_sm_config(self, sm_config):
-        """Put what the disk itself says (its parent) into an sm_config; a value of None takes a key out."""
+        """Put what the disk itself says (its parent) into an sm_config; a value of None takes a key
+        out."""
         for key, value in self.sm_config_override.items():
             if value:
                 sm_config[key] = value
@@ -174,10 +193,13 @@ class VDI(object):
 
     def in_sync_with_xenapi_record(self, record):
         """Whether xapi's record agrees with the disk."""
-        return (self.location == record["location"] and self.read_only == record["read_only"]
-                and str(self.size) == str(record["virtual_size"])
-                and str(self.utilisation) == str(record["physical_utilisation"])
-                and util.default(self, "sm_config", dict) == record["sm_config"])
+        return (
+            self.location == record["location"]
+            and self.read_only == record["read_only"]
+            and str(self.size) == str(record["virtual_size"])
+            and str(self.utilisation) == str(record["physical_utilisation"])
+            and util.default(self, "sm_config", dict) == record["sm_config"]
+        )
 
     def disable_leaf_on_secondary(self, vdi_uuid, secondary=None):
         """While a mirror is attached the garbage collector must not coalesce this leaf."""

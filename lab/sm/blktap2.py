@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Activation: a VDI's tapdisk, who may run it, and how it is paused wherever it runs."""
+
 import functools
 import os
 import re
@@ -6,20 +8,33 @@ import time
 import xmlrpc.client
 
 import XenAPI
+
 import lab_dom0
-from sm import VDI as sm
-from sm import resetvdis
-from sm.core import util
-from sm.core import xs_errors
+from sm import VDI as sm, resetvdis
+from sm.core import util, xs_errors
 from sm.core.lock import Lock
-from sm.tapdisk import (TapCtl, Tapdisk, TapdiskExists, TapdiskFailed,  # noqa: F401 - the names upstream has here
-                        TapdiskInvalidState, TapdiskNotRunning, TapdiskNotUnique)
+from sm.tapdisk import (
+    TapCtl,
+    Tapdisk,
+    TapdiskExists,
+    TapdiskFailed,
+    TapdiskInvalidState,
+    TapdiskNotRunning,
+    TapdiskNotUnique,
+)
+
+try:
+    from sm import online
+except ImportError:  # not XCP-ng's
+    online = None
 
 PLUGIN_TAP_PAUSE = "tapdisk-pause"
 
 
 def locking(excType):
-    """Run a method under its object's `lock`; the storage manager's own exceptions become a XenError `excType`."""
+    """Run a method under its object's `lock`; the storage manager's own exceptions become a
+    XenError `excType`."""
+
     def decorate(op):
         @functools.wraps(op)
         def wrapper(self, *args):
@@ -31,12 +46,16 @@ def locking(excType):
                 raise xs_errors.XenError(excType, opterr=str(error))
             finally:
                 self.lock.release()
+
         return wrapper
+
     return decorate
 
 
 class Link(object):
-    """A symbolic link under a name that follows from the VDI, to what is only known once it is attached."""
+    """A symbolic link under a name that follows from the VDI, to what is only known once it is
+    attached."""
+
     BASEDIR = None
 
     def __init__(self, path):
@@ -72,20 +91,31 @@ class Link(object):
 
 
 class VDI(object):
-    """A driver's VDI with a tapdisk on top: what xapi's attach, activate, deactivate and detach run."""
+    """A driver's VDI with a tapdisk on top: what xapi's attach, activate, deactivate and detach
+    run."""
+
     CONF_KEY_ALLOW_CACHING = "vdi_allow_caching"
     CONF_KEY_MODE_ON_BOOT = "vdi_on_boot"
     CONF_KEY_CACHE_SR = "local_cache_sr"
     CONF_KEY_O_DIRECT = "o_direct"
     ATTACH_DETACH_RETRY_SECS = 120
-    TAP_TYPES = {"raw": "aio", "vhd": "vhd", "qcow2": "qcow2", "iso": "aio", "aio": "aio", "file": "aio"}
+    TAP_TYPES = {
+        "raw": "aio",
+        "vhd": "vhd",
+        "qcow2": "qcow2",
+        "iso": "aio",
+        "aio": "aio",
+        "file": "aio",
+    }
 
     class PhyLink(Link):
         """To the image of an attached VDI."""
+
         BASEDIR = lab_dom0.path("/dev/sm/phy")
 
     class NBDLink(Link):
         """To the NBD socket of an active VDI's tapdisk."""
+
         BASEDIR = lab_dom0.path("/run/blktap-control/nbd")
 
         def read_minor_from_path(self):
@@ -154,30 +184,36 @@ class VDI(object):
         """Whether this VDI runs by a tapdisk: here all do."""
         return True
 
-    # Pausing, wherever the VDI runs. `paused` in its sm_config keeps every host from activating it meanwhile.
+    # Pausing, wherever the VDI runs. `paused` in its sm_config keeps every host from activating it
+    # meanwhile.
 
     @classmethod
     def _hosts(cls, session, vdi_uuid):
         sm_config = session.xenapi.VDI.get_sm_config(session.xenapi.VDI.get_by_uuid(vdi_uuid))
-        return [key[len("host_"):] for key in sm_config if key.startswith("host_")]
+        return [key[len("host_") :] for key in sm_config if key.startswith("host_")]
 
     @classmethod
     def tap_pause(cls, session, sr_uuid, vdi_uuid, failfast=False):
-        """Pause the VDI's tapdisks. Returns False, with nothing changed, if one could not be paused."""
+        """Pause the VDI's tapdisks. Returns False, with nothing changed, if one could not be
+        paused."""
         vdi_ref = session.xenapi.VDI.get_by_uuid(vdi_uuid)
         session.xenapi.VDI.add_to_sm_config(vdi_ref, "paused", "true")
         for host_ref in cls._hosts(session, vdi_uuid):
-            if not cls.call_pluginhandler(session, host_ref, sr_uuid, vdi_uuid, "pause", failfast=failfast):
+            if not cls.call_pluginhandler(
+                session, host_ref, sr_uuid, vdi_uuid, "pause", failfast=failfast
+            ):
                 session.xenapi.VDI.remove_from_sm_config(vdi_ref, "paused")
                 return False
         return True
 
     @classmethod
     def tap_unpause(cls, session, sr_uuid, vdi_uuid, secondary=None, activate_parents=False):
-        """Let the VDI's tapdisks go on, with `secondary` as their mirror. Returns False if one would not."""
+        """Let the VDI's tapdisks go on, with `secondary` as their mirror. Returns False if one
+        would not."""
         for host_ref in cls._hosts(session, vdi_uuid):
-            if not cls.call_pluginhandler(session, host_ref, sr_uuid, vdi_uuid, "unpause", secondary,
-                                          activate_parents):
+            if not cls.call_pluginhandler(
+                session, host_ref, sr_uuid, vdi_uuid, "unpause", secondary, activate_parents
+            ):
                 return False
         session.xenapi.VDI.remove_from_sm_config(session.xenapi.VDI.get_by_uuid(vdi_uuid), "paused")
         return True
@@ -185,8 +221,12 @@ class VDI(object):
     @classmethod
     def tap_refresh(cls, session, sr_uuid, vdi_uuid, activate_parents=False):
         """Make the VDI's tapdisks open their images anew. Returns False if one would not."""
-        return all(cls.call_pluginhandler(session, host_ref, sr_uuid, vdi_uuid, "refresh", None, activate_parents)
-                   for host_ref in cls._hosts(session, vdi_uuid))
+        return all(
+            cls.call_pluginhandler(
+                session, host_ref, sr_uuid, vdi_uuid, "refresh", None, activate_parents
+            )
+            for host_ref in cls._hosts(session, vdi_uuid)
+        )
 
     @classmethod
     def tap_status(cls, session, vdi_uuid):
@@ -194,8 +234,17 @@ class VDI(object):
         return bool(cls._hosts(session, vdi_uuid))
 
     @classmethod
-    def call_pluginhandler(cls, session, host_ref, sr_uuid, vdi_uuid, action, secondary=None,
-                           activate_parents=False, failfast=False):
+    def call_pluginhandler(
+        cls,
+        session,
+        host_ref,
+        sr_uuid,
+        vdi_uuid,
+        action,
+        secondary=None,
+        activate_parents=False,
+        failfast=False,
+    ):
         """Run tapdisk-pause on a host. Returns whether it did what was asked."""
         args = {"sr_uuid": sr_uuid, "vdi_uuid": vdi_uuid, "failfast": str(failfast)}
         if secondary:
@@ -203,12 +252,15 @@ class VDI(object):
         if activate_parents:
             args["activate_parents"] = "true"
         try:
-            return session.xenapi.host.call_plugin(host_ref, PLUGIN_TAP_PAUSE, action, args) == "True"
+            return (
+                session.xenapi.host.call_plugin(host_ref, PLUGIN_TAP_PAUSE, action, args) == "True"
+            )
         except Exception:
             util.logException("BLKTAP2:call_pluginhandler")
             return False
 
-    # The tags in sm_config: `activating` while a host is about to, host_<ref> while it has it active.
+    # The tags in sm_config: `activating` while a host is about to, host_<ref> while it has it
+    # active.
 
     def _add_tag(self, vdi_uuid, writable):
         """Claim the VDI for this host. False: not now, try again. Raises if another has it."""
@@ -254,19 +306,27 @@ class VDI(object):
 
     # The four calls of xapi.
 
-    def attach(self, sr_uuid, vdi_uuid, writable, activate=False, caching_params={}):
+    def attach(self, sr_uuid, vdi_uuid, writable, activate=False, caching_params={}):  # noqa: B006
         """How to reach the VDI once it is active, as an XML-RPC answer."""
         if not self.target.has_cap("ATOMIC_PAUSE") or activate:
             self._attach(sr_uuid, vdi_uuid)
             self._activate(sr_uuid, vdi_uuid, {"rdonly": not writable})
             self.linkNBD(sr_uuid, vdi_uuid)
-        nbd = "nbd:unix:%s:exportname=%s" % (self.NBDLink.from_uuid(sr_uuid, vdi_uuid).path(), vdi_uuid)
-        struct = {"params_nbd": nbd, "o_direct": True, "o_direct_reason": "SR_NOT_SUPPORTED",
-                  "xenstore_data": self.xenstore_data}
+        nbd = "nbd:unix:%s:exportname=%s" % (
+            self.NBDLink.from_uuid(sr_uuid, vdi_uuid).path(),
+            vdi_uuid,
+        )
+        struct = {
+            "params_nbd": nbd,
+            "o_direct": True,
+            "o_direct_reason": "SR_NOT_SUPPORTED",
+            "xenstore_data": self.xenstore_data,
+        }
         return xmlrpc.client.dumps((struct,), "", True)
 
     def activate(self, sr_uuid, vdi_uuid, writable, caching_params):
-        """Claim the VDI and run its tapdisk. While it is paused this waits, asking every second, for 120 s."""
+        """Claim the VDI and run its tapdisk. While it is paused this waits, asking every second,
+        for 120 s."""
         options = {"rdonly": not writable}
         options.update(caching_params)
         self._retry(vdi_uuid, self._activate_locked, sr_uuid, vdi_uuid, options)
@@ -293,6 +353,8 @@ class VDI(object):
             self._reload(vdi_uuid)
             if self.target.has_cap("ATOMIC_PAUSE"):
                 self._attach(sr_uuid, vdi_uuid)
+            if online:
+                online.give_up_below(self._session, self.target.vdi.sr, self.target.get_vdi_path())
             self._activate(sr_uuid, vdi_uuid, options)
         except BaseException:
             self._remove_tag(vdi_uuid)
@@ -318,7 +380,9 @@ class VDI(object):
     def _activate(self, sr_uuid, vdi_uuid, options):
         self.target.activate(sr_uuid, vdi_uuid)
         path = self.PhyLink.from_uuid(sr_uuid, vdi_uuid).readlink()
-        self.tap = Tapdisk.find_by_path(path) or Tapdisk.launch(path, self.get_tap_type(), options["rdonly"])
+        self.tap = Tapdisk.find_by_path(path) or Tapdisk.launch(
+            path, self.get_tap_type(), options["rdonly"]
+        )
         return path
 
     def linkNBD(self, sr_uuid, vdi_uuid):
@@ -352,8 +416,9 @@ class VDI(object):
         self.target.detach(sr_uuid, vdi_uuid)
         self.PhyLink.from_uuid(sr_uuid, vdi_uuid).unlink()
 
-    def detach(self, sr_uuid, vdi_uuid, deactivate=False, caching_params={}):
-        """Undo attach: nothing is left to do, for a driver that attaches on activation (ATOMIC_PAUSE)."""
+    def detach(self, sr_uuid, vdi_uuid, deactivate=False, caching_params={}):  # noqa: B006
+        """Undo attach: nothing is left to do, for a driver that attaches on activation
+        (ATOMIC_PAUSE)."""
         if not self.target.has_cap("ATOMIC_PAUSE") or deactivate:
             self._deactivate(sr_uuid, vdi_uuid, caching_params)
             self._detach(sr_uuid, vdi_uuid)

@@ -1,4 +1,7 @@
-"""The images of a directory as trees, and what SM's garbage collector may do with each. No image is changed here."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The images of a directory as trees, and what SM's garbage collector may do with each. No image is
+changed here."""
+
 from sm import qcow2util
 from sm.core import util
 
@@ -10,7 +13,12 @@ class Image(object):
     """An image with its `parent` and `children` (Images). `size`: bytes that it takes on disk."""
 
     def __init__(self, info):
-        self.uuid, self.path, self.hidden, self.size = info.uuid, info.path, info.hidden, info.size_phys
+        self.uuid, self.path, self.hidden, self.size = (
+            info.uuid,
+            info.path,
+            info.hidden,
+            info.size_phys,
+        )
         self.parent = None
         self.children = []
 
@@ -30,7 +38,8 @@ class Image(object):
 
 
 def read(directory, force=False):
-    """The images of a directory: uuid -> Image. Raises SMException if the parent of one is missing, unless told to go on."""
+    """The images of a directory: uuid -> Image. Raises SMException if the parent of one is missing,
+    unless told to go on."""
     infos = qcow2util.getAll(directory)
     images = {uuid: Image(info) for uuid, info in infos.items()}
     for uuid, info in infos.items():
@@ -43,25 +52,43 @@ def read(directory, force=False):
 
 
 def garbage(images, kept=()):
-    """Hidden images on which nothing is based (and then those on which only they were), children first, except the uuids `kept`."""
+    """Hidden images on which nothing is based (and then those on which only they were), children
+    first, except the uuids `kept`."""
     found = []
     while True:
-        more = [image for image in images.values() if image not in found and image.hidden and image.uuid not in kept
-                and all(child in found for child in image.children)]
+        more = [
+            image
+            for image in images.values()
+            if image not in found
+            and image.hidden
+            and image.uuid not in kept
+            and all(child in found for child in image.children)
+        ]
         if not more:
             return found
         found += more
 
 
 def coalesceable(images):
-    """Those that can be merged into their parents: hidden, no leaf, and an only child. Those of the tallest trees first."""
-    found = [image for image in images.values() if image.hidden and image.children and _only_child(image)]
-    return sorted(found, key=lambda image: -image.root().height())
+    """Those that can be merged into their parents: hidden, no leaf, and an only child. Those of the
+    tallest trees first.
+
+    Which of one tree comes first the real collector leaves to the order of the directory. Here it
+    is the one nearest to a leaf: of QCOW2 images that are merged below a leaf in use that leaves
+    most behind (coalesce)."""
+    found = [
+        image for image in images.values() if image.hidden and image.children and _only_child(image)
+    ]
+    return sorted(found, key=lambda image: (-image.root().height(), image.height()))
 
 
 def leaf_coalesceable(images):
     """Leaves that can be merged into their parents: only children, too."""
-    return [image for image in images.values() if not image.hidden and not image.children and _only_child(image)]
+    return [
+        image
+        for image in images.values()
+        if not image.hidden and not image.children and _only_child(image)
+    ]
 
 
 def _only_child(image):

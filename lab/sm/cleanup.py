@@ -1,23 +1,25 @@
-"""SM's garbage collector: removes hidden images that nothing is based on, and merges those that have one child only.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""SM's garbage collector: removes hidden images that nothing is based on, and merges those that
+have one child only.
 
     cleanup.py -g -u <SR uuid>     in the foreground, at once, until there is nothing left to do
     cleanup.py -a -u <SR uuid>     stop one that runs
 
-A stand-in that behaves as upstream's does in what a running migration meets; chains, coalesce and leafcoalesce have the parts.
+A stand-in that behaves as upstream's does in what a running migration meets; chains, coalesce and
+leafcoalesce have the parts.
 """
+
 import getopt
 import sys
 import time
 
 import XenAPI
+
 import lab_dom0
-from sm import chains
-from sm import coalesce
-from sm import leafcoalesce
-from sm import qcow2util
+from sm import chains, coalesce, leafcoalesce, qcow2util
 from sm.core import util
 from sm.core.lock import Lock
-from sm.journaler import RELINK
+from sm.journaler import COALESCE as MERGING, RELINK
 from sm.repository import AbortException, AbortFlag, Repository, log
 
 GC, COALESCE, LEAF_COALESCE = "gc", "coalesce", "leaf-coalesce"
@@ -47,7 +49,8 @@ class _Active(object):
 
 
 def gc(session, sr_uuid):
-    """Collect until there is nothing left to do. Raises SMException, AbortException, XenAPI.Failure."""
+    """Collect until there is nothing left to do. Raises SMException, AbortException,
+    XenAPI.Failure."""
     log("=== SR %s: gc ===" % sr_uuid)
     repository = Repository(session, sr_uuid)
     active = _Active(sr_uuid)
@@ -66,9 +69,12 @@ def gc(session, sr_uuid):
 
 
 def _step(repository, failed):
-    """Do what comes first. Whether there was anything to do. `failed`: uuids that are not tried again, and are added to."""
+    """Do what comes first. Whether there was anything to do. `failed`: uuids that are not tried
+    again, and are added to."""
     with repository.locked():
         leafcoalesce.recover(repository)
+        for uuid in repository.journaler.all(MERGING):
+            repository.journaler.remove(MERGING, uuid)
         images = repository.images()
     relinking = repository.journaler.all(RELINK)
     for uuid in set(relinking) - set(images):
@@ -92,7 +98,13 @@ def _step(repository, failed):
     for image in chains.leaf_coalesceable(images):
         if image.uuid not in failed and leafcoalesce.allowed(repository, image):
             log("Leaf-coalescing %s -> %s" % (image.uuid, image.parent.uuid))
-            _try(lambda: leafcoalesce.coalesce(repository, image.uuid), image.uuid, failed, util.SMException, XenAPI.Failure)
+            _try(
+                lambda: leafcoalesce.coalesce(repository, image.uuid),
+                image.uuid,
+                failed,
+                util.SMException,
+                XenAPI.Failure,
+            )
             return True
     return False
 

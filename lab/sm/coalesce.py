@@ -1,34 +1,53 @@
-"""Coalescing: a hidden image that is its parent's only child is merged into it, and what was based on it is based on the parent.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Coalescing: a hidden image that is its parent's only child is merged into it, and what was based
+on it is based on the parent.
 
-Nothing of this changes what any leaf reads. The leaves are tagged `relinking` meanwhile, so that none is activated, and the tapdisks
-of those that are active are made to open their chains anew.
+Nothing of this changes what any leaf reads. The leaves are tagged `relinking` meanwhile, so that
+none is activated, and the tapdisks of those that are active are made to open their chains anew.
+
+On XCP-ng's, QCOW2 images below a leaf that is in use are merged by its tapdisk, down to the lowest.
+If that lies deeper than the parent, the leaf is nobody's child any more of those that are looked at
+then, and keeps the tag (cleanup.py, _coalesce, _reloadChildren).
 """
+
+import os
 import time
 
 import XenAPI
-from sm import blktap2
-from sm import qcow2util
+
+from sm import blktap2, qcow2util
 from sm.core import util
-from sm.journaler import RELINK
+from sm.journaler import COALESCE, RELINK
 from sm.repository import log
+
+try:
+    from sm import online
+except ImportError:  # not XCP-ng's
+    online = None
 
 RELINKING, ACTIVATING, PARENT = "relinking", "activating", "vhd-parent"
 TAG_TRIES, TAG_INTERVAL = 15, 2.0  # seconds
 
 
 def coalesce(repository, image):
-    """Merge a hidden image into its parent, and remove it. One that was merged already is only done with.
+    """Merge a hidden image into its parent, and remove it. One that was merged already is only done
+    with.
 
     Raises SMException, AbortException; a further call then goes on with it."""
+    relinked_already = []
     if image.uuid not in repository.journaler.all(RELINK):
-        repository.merge(image)
+        if online and online.handles(image):
+            relinked_already = _merge_qcow2(repository, image)
+        else:
+            repository.merge(image)
         repository.journaler.create(RELINK, image.uuid, image.parent.uuid)
     parent, relinked = image.parent, []
     try:
         with repository.locked():
             for leaf in parent.leaves():
-                _tag(repository, leaf)
-            image = repository.images()[image.uuid]  # something may have been cloned meanwhile
+                _tag(repository, leaf, relinked_already)
+            images = repository.images()  # something may have been cloned meanwhile
+            image, parent = images[image.uuid], images[parent.uuid]
             _relink(repository, image, relinked)
     finally:
         for child in parent.children + relinked:
@@ -38,11 +57,41 @@ def coalesce(repository, image):
     repository.delete(image)
 
 
-def _tag(repository, leaf):
-    """Keep the leaf from being activated from now on. Raises SMException if it is activating all the time."""
+def _merge_qcow2(repository, image):
+    """Merge a QCOW2 image, by the tapdisk of a leaf that is in use, if one is. The uuids of the
+    leaves that are based on its parent by that already."""
+    online.create_running_file(repository.uuid, image.uuid)
+    repository.journaler.create(COALESCE, image.uuid)
+    hosts = online.hosts(repository, image)
+    if len(hosts) > 1:
+        raise Exception("Not coalesceable, chain activated more than once")  # as the real one
+    try:
+        if not hosts:
+            log("Offline coalesce for %s" % image.path)
+            repository.merge(image)
+        else:
+            log("Remote coalesce for %s" % image.path)
+            online.merge(repository, image, hosts.pop())
+    finally:
+        os.unlink(online.running_file(repository.uuid, image.uuid))
+    repository.journaler.remove(COALESCE, image.uuid)
+    relinked = []
+    for child in image.children:
+        if qcow2util.getInfo(child.path).parent == image.parent.uuid:
+            repository.set_config(child.uuid, PARENT, image.parent.uuid)
+            relinked = [leaf.uuid for leaf in child.leaves()]  # of the last one, as the real one
+    return relinked
+
+
+def _tag(repository, leaf, relinked):
+    """Keep the leaf from being activated from now on, if it is not relinked already. Raises
+    SMException if it is activating all the time."""
     try:
         for _ in range(TAG_TRIES):
             if ACTIVATING not in repository.sm_config(leaf.uuid):
+                if leaf.uuid in relinked:
+                    log("Not adding relinking tag to VDI %s" % leaf.uuid)
+                    return
                 repository.set_config(leaf.uuid, RELINKING, "True")
                 if ACTIVATING not in repository.sm_config(leaf.uuid):
                     return
@@ -71,7 +120,8 @@ def _relink(repository, image, relinked):
 
 
 def _reload(repository, image):
-    """Let the leaves be activated again; those that are active open their chains anew. Raises SMException."""
+    """Let the leaves be activated again; those that are active open their chains anew. Raises
+    SMException."""
     for leaf in image.leaves():
         repository.abort.check()
         try:

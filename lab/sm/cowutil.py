@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The image formats of XCP-ng's storage manager since May 2026 (its cowutil.py, qcow2util.py,
 SR.py); installed in its layout only.
 
@@ -5,11 +6,12 @@ A VHD of the lab has QCOW2 inside, since no program here serves a chain of VHDs;
 limited, named and listed as a VHD, and its tapdisk has none of the faults of a QCOW2 one. Where
 this module is not, the one format that there is stands for VHD.
 """
+
 from sm.core import xs_errors
 
 PREFERRED = "preferred-image-formats"
 # By name: what a size is rounded up to, and the largest, in bytes.
-FORMATS = {"vhd": (2 * 1024 * 1024, 2040 * 1024 ** 3), "qcow2": (64 * 1024, 17589500641280)}
+FORMATS = {"vhd": (2 * 1024 * 1024, 2040 * 1024**3), "qcow2": (64 * 1024, 17589500641280)}
 DEFAULT = ("vhd", "qcow2")
 
 
@@ -30,6 +32,7 @@ def rounded(name, size):
     """A size as the format has it. Raises VDISize."""
     unit, largest = FORMATS[name]
     if size < 0 or size > largest:
-        raise xs_errors.XenError("VDISize", opterr="VDI size must be between 1 MB and %d MB"
-                                 % (largest // (1024 * 1024)))
+        raise xs_errors.XenError(
+            "VDISize", opterr="VDI size must be between 1 MB and %d MB" % (largest // (1024 * 1024))
+        )
     return max(1, -(-size // unit)) * unit

@@ -1,12 +1,15 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """iSCSI sessions, by iscsiadm. Upstream has this in sm.core.iscsi."""
+
 from sm.core import util
 
-NO_RECORDS = 21      # iscsiadm(8): ISCSI_ERR_NO_OBJS_FOUND
+NO_RECORDS = 21  # iscsiadm(8): ISCSI_ERR_NO_OBJS_FOUND
 SESSION_EXISTS = 15  # ISCSI_ERR_SESS_EXISTS
 
 
 def discovery(target, port):
-    """What a portal offers: [(portal, IQN)], and iscsiadm's own records of it. Raises CommandException."""
+    """What a portal offers: [(portal, IQN)], and iscsiadm's own records of it. Raises
+    CommandException."""
     text = util.pread(["iscsiadm", "-m", "discovery", "-t", "st", "-p", "%s:%s" % (target, port)])
     return [(line.split()[0].split(",")[0], line.split()[1]) for line in text.splitlines()]
 

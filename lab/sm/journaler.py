@@ -1,7 +1,10 @@
-"""What the garbage collector was at when it was killed: a file for each entry, `<kind>_<uuid>`, in the directory of the images."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the garbage collector was at when it was killed: a file for each entry, `<kind>_<uuid>`, in
+the directory of the images."""
+
 import os
 
-RELINK, LEAF = "relink", "leaf"
+RELINK, LEAF, COALESCE = "relink", "leaf", "coalesce"
 
 
 class Journaler(object):
@@ -25,7 +28,7 @@ class Journaler(object):
         for name in os.listdir(self._directory):
             if name.startswith(kind + "_"):
                 with open(os.path.join(self._directory, name)) as entry:
-                    found[name[len(kind) + 1:]] = entry.read()
+                    found[name[len(kind) + 1 :]] = entry.read()
         return found
 
     def _path(self, kind, uuid):

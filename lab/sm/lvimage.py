@@ -1,17 +1,26 @@
-"""Images on logical volumes: what an SR of type `lvm` and its like keeps, looked at through the volumes' tags.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Images on logical volumes: what an SR of type `lvm` and its like keeps, looked at through the
+volumes' tags.
 
 A QCOW2 image needs room for its metadata, too; `qemu-img measure` knows how much.
 """
+
 import collections
 import json
 import os
 
-from sm import lvutil
-from sm import qcow2util
+from sm import lvutil, qcow2util
 from sm.core import util
+
+try:
+    from sm import cowutil
+except ImportError:  # not XCP-ng's
+    cowutil = None
 
 RAW = "raw"
 PREFIXES = {qcow2util.VDI_TYPE: "QCOW2-", RAW: "LV-"}
+if cowutil:
+    PREFIXES["vhd"] = "VHD-"
 
 # Tags of a volume. PARENT and FORKED_FROM are uuids, VIRTUAL_SIZE is in bytes.
 PARENT = "parent"
@@ -21,8 +30,11 @@ FORKED_FROM = "forked-from"  # while a snapshot is under way: the leaf that this
 
 EMPTY = 1 << 20  # bytes: more than the metadata of an empty image
 
-Image = collections.namedtuple("Image", "uuid path kind size virtual_size parent hidden forked_from active")
-"""`size`: of the volume, `virtual_size`: of the disk, in bytes; `parent`, `forked_from`: a uuid or None."""
+Image = collections.namedtuple(
+    "Image", "uuid path kind size virtual_size parent hidden forked_from active"
+)
+"""`size`: of the volume, `virtual_size`: of the disk, in bytes; `parent`, `forked_from`: a uuid or
+None."""
 
 
 def name(kind, uuid):
@@ -36,9 +48,18 @@ def getAll(vg):
     for volume in lvutil.listLVs(vg).values():
         for kind, prefix in PREFIXES.items():
             if volume.name.startswith(prefix):
-                uuid = volume.name[len(prefix):]
-                found[uuid] = Image(uuid, volume.path, kind, volume.size, int(volume.tags.get(VIRTUAL_SIZE, volume.size)),
-                                    volume.tags.get(PARENT), HIDDEN in volume.tags, volume.tags.get(FORKED_FROM), volume.active)
+                uuid = volume.name[len(prefix) :]
+                found[uuid] = Image(
+                    uuid,
+                    volume.path,
+                    kind,
+                    volume.size,
+                    int(volume.tags.get(VIRTUAL_SIZE, volume.size)),
+                    volume.tags.get(PARENT),
+                    HIDDEN in volume.tags,
+                    volume.tags.get(FORKED_FROM),
+                    volume.active,
+                )
     return found
 
 
@@ -54,27 +75,48 @@ def chain(images, uuid):
 
 
 def volume_size(kind, size, thin):
-    """The bytes that the volume of a disk of `size` bytes needs: all that it may ever, or (thin) as long as it is empty."""
+    """The bytes that the volume of a disk of `size` bytes needs: all that it may ever, or (thin) as
+    long as it is empty."""
     if kind == RAW:
         return util.roundup(lvutil.LVM_SIZE_INCREMENT, size)
+    if thin and cowutil and kind == qcow2util.VDI_TYPE:
+        metadata = _measured(size) - size
+        return util.roundup(lvutil.LVM_SIZE_INCREMENT, max(EMPTY, metadata))
     if thin:
         return util.roundup(lvutil.LVM_SIZE_INCREMENT, EMPTY)
-    measured = json.loads(util.pread([qcow2util.QEMU_IMG, "measure", "--output=json", "-O", "qcow2", "--size", str(size)]))
-    return util.roundup(lvutil.LVM_SIZE_INCREMENT, measured["fully-allocated"])
+    return util.roundup(lvutil.LVM_SIZE_INCREMENT, _measured(size))
+
+
+def _measured(size):
+    said = util.pread(
+        [qcow2util.QEMU_IMG, "measure", "--output=json", "-O", "qcow2", "--size", str(size)]
+    )
+    return json.loads(said)["fully-allocated"]
+
+
+def is_deflated(kind):
+    """Whether images of this type are shrunk to what is in them. XCP-ng's of QCOW2 never are: what
+    they take is the size of the volume (qcow2util.py, getSizePhys, setSizePhys)."""
+    return kind != RAW and not (cowutil and kind == qcow2util.VDI_TYPE)
 
 
 def used_size(path):
-    """The bytes that the volume of a QCOW2 image needs for what is in it now. It must be active, and nobody write to it."""
-    checked = json.loads(util.pread([qcow2util.QEMU_IMG, "check", "-U", "--output=json", "-f", "qcow2", path]))
+    """The bytes that the volume of a QCOW2 image needs for what is in it now. It must be active,
+    and nobody write to it."""
+    checked = json.loads(
+        util.pread([qcow2util.QEMU_IMG, "check", "-U", "--output=json", "-f", "qcow2", path])
+    )
     return util.roundup(lvutil.LVM_SIZE_INCREMENT, max(EMPTY, checked["image-end-offset"]))
 
 
 def create(path, kind, size, volume):
-    """Make an empty image of `size` bytes on a new volume of `volume` bytes. Its volume is active then."""
+    """Make an empty image of `size` bytes on a new volume of `volume` bytes. Its volume is active
+    then."""
     lvutil.create(path, volume, {VIRTUAL_SIZE: str(size)})
     try:
         if kind == RAW:
-            util.pread(["blkdiscard", "-z", path])  # a new disk reads as zeros, whoever had the space before
+            # a new disk reads as zeros, whoever had the space before
+            util.pread(["blkdiscard", "-z", path])
         else:
             qcow2util.create(path, size)
     except util.CommandException:
@@ -89,15 +131,28 @@ def fork(path, parent, parent_kind, size, volume):
     Until it is whole it is hidden: garbage, if we are killed.
     """
     lvutil.create(path, volume, {VIRTUAL_SIZE: str(size), HIDDEN: ""})
-    qcow2util.snapshot(path, parent, size, parent_kind)
-    lvutil.change(path, add={PARENT: os.path.basename(parent)[len(PREFIXES[parent_kind]):]}, remove={HIDDEN: ""})
+    qcow2util.snapshot(path, parent, size, _inside(parent_kind))
+    lvutil.change(
+        path,
+        add={PARENT: os.path.basename(parent)[len(PREFIXES[parent_kind]) :]},
+        remove={HIDDEN: ""},
+    )
+
+
+def _inside(kind):
+    """What qemu-img calls what is in an image: a VHD of the lab has QCOW2 inside (cowutil)."""
+    return RAW if kind == RAW else qcow2util.VDI_TYPE
 
 
 def set_parent(image, parent):
     """Base an image on another one, as it is."""
     with _active(image):
-        qcow2util.setParent(image.path, parent.path, parent.kind)
-    lvutil.change(image.path, add={PARENT: parent.uuid}, remove={PARENT: image.parent} if image.parent else None)
+        qcow2util.setParent(image.path, parent.path, _inside(parent.kind))
+    lvutil.change(
+        image.path,
+        add={PARENT: parent.uuid},
+        remove={PARENT: image.parent} if image.parent else None,
+    )
 
 
 def set_virtual_size(image, size):
@@ -105,11 +160,14 @@ def set_virtual_size(image, size):
     if image.kind != RAW:
         with _active(image):
             qcow2util.setSizeVirt(image.path, size)
-    lvutil.change(image.path, add={VIRTUAL_SIZE: str(size)}, remove={VIRTUAL_SIZE: str(image.virtual_size)})
+    lvutil.change(
+        image.path, add={VIRTUAL_SIZE: str(size)}, remove={VIRTUAL_SIZE: str(image.virtual_size)}
+    )
 
 
 def recover(vg):
-    """Undo a snapshot that was killed between hiding the leaf, which becomes the base, and basing a new leaf on it."""
+    """Undo a snapshot that was killed between hiding the leaf, which becomes the base, and basing a
+    new leaf on it."""
     images = getAll(vg)
     for image in images.values():
         leaf = image.forked_from
@@ -126,7 +184,8 @@ def recover(vg):
 
 
 class Journaler(object):
-    """What a volume group's tags say of snapshots that were interrupted, asked for as upstream's journal."""
+    """What a volume group's tags say of snapshots that were interrupted, asked for as upstream's
+    journal."""
 
     def __init__(self, vg):
         self._vg = vg
@@ -137,14 +196,20 @@ class Journaler(object):
 
 
 def collect_garbage(vg, needed):
-    """Remove hidden bases that nothing is based on any more. `needed(image)`: whether it stays all the same.
+    """Remove hidden bases that nothing is based on any more. `needed(image)`: whether it stays all
+    the same.
 
-    Returns the images that are left. Merging a base into its only child belongs here, too, and does not exist (as in FileSR).
+    Returns the images that are left. Merging a base into its only child belongs here, too, and does
+    not exist (as in FileSR).
     """
     images = getAll(vg)
     while True:
         parents = {image.parent for image in images.values()}
-        garbage = [image for image in images.values() if image.hidden and image.uuid not in parents and not needed(image)]
+        garbage = [
+            image
+            for image in images.values()
+            if image.hidden and image.uuid not in parents and not needed(image)
+        ]
         if not garbage:
             return images
         for image in garbage:

@@ -1,8 +1,10 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Volume groups and logical volumes, by the LVM commands.
 
-What upstream reads from the images while a volume is active (parent, size, hidden) is kept in the volume's tags here, so that
-a look over the SR activates nothing.
+What upstream reads from the images while a volume is active (parent, size, hidden) is kept in the
+volume's tags here, so that a look over the SR activates nothing.
 """
+
 import collections
 import json
 import os
@@ -26,7 +28,11 @@ def createVG(devices, vg):
 
 def removeVG(vg):
     """Remove an empty volume group, and the marks on its devices."""
-    devices = [row["pv_name"] for row in _report("pv", "pvs", "-o", "pv_name,vg_name") if row["vg_name"] == vg]
+    devices = [
+        row["pv_name"]
+        for row in _report("pv", "pvs", "-o", "pv_name,vg_name")
+        if row["vg_name"] == vg
+    ]
     util.pread(["vgremove", "-qq", "-f", vg])
     util.pread(["pvremove", "-qq", "-y"] + devices)
 
@@ -47,8 +53,13 @@ def listLVs(vg):
     found = {}
     for row in _report("lv", "lvs", "-o", "lv_name,lv_path,lv_size,lv_tags,lv_active", vg):
         tags = dict(tag.partition("=")[::2] for tag in row["lv_tags"].split(",") if tag)
-        found[row["lv_name"]] = LogicalVolume(row["lv_name"], os.path.join(VG_LOCATION, vg, row["lv_name"]),
-                                              int(row["lv_size"]), tags, row["lv_active"] == "active")
+        found[row["lv_name"]] = LogicalVolume(
+            row["lv_name"],
+            os.path.join(VG_LOCATION, vg, row["lv_name"]),
+            int(row["lv_size"]),
+            tags,
+            row["lv_active"] == "active",
+        )
     return found
 
 
@@ -102,5 +113,7 @@ def _tag(key, value):
 
 
 def _report(kind, command, *options):
-    text = util.pread([command, "--reportformat", "json", "--units", "b", "--nosuffix"] + list(options))
+    text = util.pread(
+        [command, "--reportformat", "json", "--units", "b", "--nosuffix"] + list(options)
+    )
     return json.loads(text)["report"][0][kind]

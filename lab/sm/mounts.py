@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Mounting the file system of an SR at its mount point."""
+
 import os
 
 from sm.core import util
@@ -21,6 +23,7 @@ def mount(source, path, kind, options):
 
 
 def unmount(path):
-    """Unmount what is mounted at `path`, and remove the mount point. Raises CommandException if it is in use."""
+    """Unmount what is mounted at `path`, and remove the mount point. Raises CommandException if it
+    is in use."""
     util.pread(["umount", path])
     os.rmdir(path)

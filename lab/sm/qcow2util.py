@@ -1,9 +1,12 @@
-"""QCOW2 images in the place of upstream's VHDs: made by qemu-img, looked at by reading their header.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""QCOW2 images in the place of upstream's VHDs: made by qemu-img, looked at by reading their
+header.
 
-Reading the header (docs/interop/qcow2.txt of QEMU) costs no process and takes no image lock, so it works
-while a tapdisk has the image open. "Hidden" (upstream: a flag in the VHD's footer) is an empty file beside
-the image.
+Reading the header (docs/interop/qcow2.txt of QEMU) costs no process and takes no image lock, so it
+works while a tapdisk has the image open. "Hidden" (upstream: a flag in the VHD's footer) is an
+empty file beside the image.
 """
+
 import collections
 import json
 import os
@@ -13,7 +16,7 @@ import subprocess
 from sm.core import util
 
 FILE_EXTN = ".qcow2"
-EXTENSIONS = (FILE_EXTN, ".vhd")    # the second in XCP-ng's layout only (cowutil)
+EXTENSIONS = (FILE_EXTN, ".vhd")  # the second in XCP-ng's layout only (cowutil)
 HIDDEN_EXTN = ".hidden"
 VDI_TYPE = "qcow2"
 LOCK_TYPE_SR = "sr"
@@ -49,7 +52,8 @@ def typeOf(path):
 
 
 def getInfo(path):
-    """An image as ImageInfo: sizes in bytes; `parent` is the uuid of the image it is based on, or None."""
+    """An image as ImageInfo: sizes in bytes; `parent` is the uuid of the image it is based on, or
+    None."""
     with open(path, "rb") as image:
         _, _, backing_offset, backing_size, _, size, _, _, _ = _read_header(image)
         parent = None
@@ -84,16 +88,44 @@ def snapshot(child, parent, size, parent_type=VDI_TYPE):
 
     Without opening the parent (-u): it may be locked by whoever has it open.
     """
-    util.pread([QEMU_IMG, "create", "-q", "-u", "-f", "qcow2", "-F", parent_type, "-b", os.path.basename(parent),
-                child, str(size)])
+    util.pread(
+        [
+            QEMU_IMG,
+            "create",
+            "-q",
+            "-u",
+            "-f",
+            "qcow2",
+            "-F",
+            parent_type,
+            "-b",
+            os.path.basename(parent),
+            child,
+            str(size),
+        ]
+    )
 
 
 def setParent(path, parent, parent_type=VDI_TYPE):
     """Base the image at `path` on `parent` instead, as it is: no data is moved."""
-    util.pread([QEMU_IMG, "rebase", "-u", "-f", "qcow2", "-F", parent_type, "-b", os.path.basename(parent), path])
+    util.pread(
+        [
+            QEMU_IMG,
+            "rebase",
+            "-u",
+            "-f",
+            "qcow2",
+            "-F",
+            parent_type,
+            "-b",
+            os.path.basename(parent),
+            path,
+        ]
+    )
 
 
-# Tapdisk locks no image, and upstream's programs for VHDs mind no lock: neither does what follows, which is for images that are open.
+# Tapdisk locks no image, and upstream's programs for VHDs mind no lock: neither does what follows,
+# which is for images that are open.
 _UNLOCKED = {"driver": "file", "locking": "off"}
 
 
@@ -102,18 +134,43 @@ def _unlocked(path, **more):
 
 
 def coalesce(path, parent):
-    """Begin to write what is in an image itself into its parent, of which it has to be the only child: a subprocess.Popen.
+    """Begin to write what is in an image itself into its parent, of which it has to be the only
+    child: a subprocess.Popen.
 
-    Both may be open to be read, since nobody above the image sees what of the parent it covers; the image stays as it is."""
-    command = [QEMU_IMG, "commit", "-q", "-d", "json:" + json.dumps(_unlocked(path, backing=_unlocked(parent)))]
+    Both may be open to be read, since nobody above the image sees what of the parent it covers; the
+    image stays as it is."""
+    command = [
+        QEMU_IMG,
+        "commit",
+        "-q",
+        "-d",
+        "json:" + json.dumps(_unlocked(path, backing=_unlocked(parent))),
+    ]
     util.SMlog(command)
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                            universal_newlines=True)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
 
 
 def relink(path, parent):
-    """As `setParent`, for an image that a tapdisk may have open: what it reads is the same with either parent."""
-    util.pread([QEMU_IMG, "rebase", "-u", "-F", VDI_TYPE, "-b", os.path.basename(parent), "json:" + json.dumps(_unlocked(path))])
+    """As `setParent`, for an image that a tapdisk may have open: what it reads is the same with
+    either parent."""
+    util.pread(
+        [
+            QEMU_IMG,
+            "rebase",
+            "-u",
+            "-F",
+            VDI_TYPE,
+            "-b",
+            os.path.basename(parent),
+            "json:" + json.dumps(_unlocked(path)),
+        ]
+    )
 
 
 def setSizeVirt(path, size):
@@ -123,11 +180,17 @@ def setSizeVirt(path, size):
 
 def getDepth(path):
     """The number of images in the chain that begins at `path`."""
-    depth, info = 1, getInfo(path)
+    return len(chainOf(path))
+
+
+def chainOf(path):
+    """The uuids of the images in the chain that begins at `path`."""
+    info = getInfo(path)
+    found = [info.uuid]
     while info.parent:
         info = getInfo(pathOf(os.path.dirname(path), info.parent))
-        depth += 1
-    return depth
+        found.append(info.uuid)
+    return found
 
 
 def getHidden(path):

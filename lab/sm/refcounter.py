@@ -1,8 +1,11 @@
-"""Who on this host needs an image active: a file for each holder, /run/sm/refcount/<SR>/<image>/<holder>.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Who on this host needs an image active: a file for each holder,
+/run/sm/refcount/<SR>/<image>/<holder>.
 
-A base is needed by every active leaf above it. Named holders in the place of upstream's numbers: a repeated call changes nothing.
-Whoever calls holds the SR's lock.
+A base is needed by every active leaf above it. Named holders in the place of upstream's numbers: a
+repeated call changes nothing. Whoever calls holds the SR's lock.
 """
+
 import os
 
 import lab_dom0

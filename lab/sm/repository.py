@@ -1,19 +1,27 @@
-"""An SR as its garbage collector has it: its images, lock and journal, xapi's records of its VDIs, and the wish that it stop."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""An SR as its garbage collector has it: its images, lock and journal, xapi's records of its VDIs,
+and the wish that it stop."""
+
 import contextlib
 import os
 import subprocess
 import time
 
 import XenAPI
+
 import lab_dom0
-from sm import SR
-from sm import chains
-from sm import qcow2util
+from sm import SR, chains, qcow2util
 from sm.core import util
 from sm.core.lock import Lock
 from sm.journaler import Journaler
+from sm.tapdisk import Tapdisk
 
-TYPES = ("file", "ext", "nfs")
+try:
+    from sm import online
+except ImportError:  # not XCP-ng's
+    online = None
+
+TYPES = ("file", "ext", "nfs", "smb", "xfs", "zfs")
 """The types of SR that keep their images in a directory."""
 FLAGS = lab_dom0.path("/run/sm/ipc")
 POLL = 0.1
@@ -65,8 +73,10 @@ class Repository(object):
         self._ref = session.xenapi.SR.get_by_uuid(uuid)
         record = session.xenapi.SR.get_record(self._ref)
         if record["type"] not in TYPES:
-            raise Unsupported("The collector of the lab does not support SR type %s, only %s: nothing is collected"
-                              % (record["type"], ", ".join(TYPES)))
+            raise Unsupported(
+                "The collector of the lab does not support SR type %s, only %s: nothing is "
+                "collected" % (record["type"], ", ".join(TYPES))
+            )
         self.path = os.path.join(SR.MOUNT_BASE, uuid)
         self.journaler = Journaler(self.path)
         self.abort = AbortFlag(uuid)
@@ -79,11 +89,24 @@ class Repository(object):
         if shared and not util.is_master(self.session):
             raise util.SMException("This host is NOT master, will not run")
 
+    def another_session(self):
+        """A session like ours, for a thread of its own."""
+        session = lab_dom0.xapi_local()
+        session._session = self.session._session
+        return session
+
+    @staticmethod
+    def aborted():
+        """What is raised where somebody wants a merge to end."""
+        return AbortException("Aborting due to signal")
+
     def plugged(self):
         """Whether this host has the SR attached."""
         host = util.get_localhost_ref(self.session)
-        return any(pbd["SR"] == self._ref and pbd["host"] == host and pbd["currently_attached"]
-                   for pbd in self.session.xenapi.PBD.get_all_records().values())
+        return any(
+            pbd["SR"] == self._ref and pbd["host"] == host and pbd["currently_attached"]
+            for pbd in self.session.xenapi.PBD.get_all_records().values()
+        )
 
     def forbids(self, *switches):
         """Whether the SR's other_config has one of these switches off."""
@@ -99,7 +122,8 @@ class Repository(object):
 
     @contextlib.contextmanager
     def locked(self):
-        """The SR's lock, as every driver has it. Raises AbortException rather than hold up whoever wants us to stop."""
+        """The SR's lock, as every driver has it. Raises AbortException rather than hold up whoever
+        wants us to stop."""
         for _ in range(LOCK_TRIES):
             if self._lock.acquireNoblock():
                 break
@@ -113,8 +137,11 @@ class Repository(object):
             self._lock.release()
 
     def merge(self, image, bound=None):
-        """Write what is in an image itself into its parent, within `bound` seconds. Raises AbortException, SMException."""
+        """Write what is in an image itself into its parent, within `bound` seconds. Raises
+        AbortException, SMException."""
         log("Running coalesce on %s" % image.uuid)
+        if online and online.handles(image) and self._has_open(image.parent):
+            raise util.CommandException(1, "coalesce %s" % image.path, 'Failed to get "write" lock')
         end = None if bound is None else time.monotonic() + bound
         process = qcow2util.coalesce(image.path, image.parent.path)
         try:
@@ -129,7 +156,14 @@ class Repository(object):
                 process.kill()
             _, said = process.communicate()
         if process.returncode != 0:
-            raise util.CommandException(process.returncode, "coalesce %s" % image.path, said.strip())
+            raise util.CommandException(
+                process.returncode, "coalesce %s" % image.path, said.strip()
+            )
+
+    @staticmethod
+    def _has_open(image):
+        """Whether a tapdisk of this host has an image open, and by that QEMU's lock of it."""
+        return bool(set(online.openers(image.path)) & {tapdisk.pid for tapdisk in Tapdisk.list()})
 
     def delete(self, image):
         """Remove an image and xapi's record of it, if it has one."""
@@ -149,6 +183,15 @@ class Repository(object):
     def sm_config(self, uuid):
         """A VDI's sm_config. Raises XenAPI.Failure, if there is no such VDI."""
         return self.api.get_sm_config(self.api.get_by_uuid(uuid))
+
+    def tags(self, uuid):
+        """Its sm_config, or nothing if there is no such VDI."""
+        try:
+            return self.sm_config(uuid)
+        except XenAPI.Failure as failure:
+            if not util.isInvalidVDI(failure):
+                raise
+            return {}
 
     def set_config(self, uuid, key, value):
         """Write a key of it, whatever was there."""

@@ -1,4 +1,7 @@
-"""SCSI disks by their SCSI id, as udev names them in /dev/disk/by-scsid/<id>/ (on a real host by sm's own rules)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""SCSI disks by their SCSI id, as udev names them in /dev/disk/by-scsid/<id>/ (on a real host by
+sm's own rules)."""
+
 import os
 import time
 
@@ -13,7 +16,9 @@ def paths(scsi_id):
     """The disks with this id, one for each path to it: ["/dev/sda", ...]."""
     directory = os.path.join(BY_ID, scsi_id)
     try:
-        return sorted(os.path.realpath(os.path.join(directory, name)) for name in os.listdir(directory))
+        return sorted(
+            os.path.realpath(os.path.join(directory, name)) for name in os.listdir(directory)
+        )
     except FileNotFoundError:
         return []
 
@@ -27,7 +32,8 @@ def ids():
 
 
 def device(scsi_id):
-    """The device to use for a disk: its multipath map if there is one. None if there is no such disk."""
+    """The device to use for a disk: its multipath map if there is one. None if there is no such
+    disk."""
     mapped = os.path.join(MULTIPATH, scsi_id)
     if os.path.exists(mapped):
         return mapped

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Tapdisk, through tap-ctl. Upstream keeps this in blktap2, which re-exports it."""
+
 import errno
 import json
 import os
@@ -12,6 +14,7 @@ from sm.core import util
 
 class TapCtl(object):
     """The calls of tap-ctl: each runs the program once and raises CommandFailure if it fails."""
+
     PATH = lab_dom0.path("/usr/sbin/tap-ctl")
 
     class CommandFailure(Exception):
@@ -23,7 +26,10 @@ class TapCtl(object):
             self.info = info
 
         def __str__(self):
-            return "%s failed: %s" % (self.cmd, ", ".join("%s=%s" % item for item in sorted(self.info.items())))
+            return "%s failed: %s" % (
+                self.cmd,
+                ", ".join("%s=%s" % item for item in sorted(self.info.items())),
+            )
 
         @property
         def has_status(self):
@@ -39,8 +45,13 @@ class TapCtl(object):
         command = [cls.PATH] + [str(arg) for arg in args]
         util.SMlog(command)
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                       stderr=subprocess.PIPE, universal_newlines=True)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                universal_newlines=True,
+            )
         except OSError as error:
             raise cls.CommandFailure(command, errno=error.errno)
         out, err = process.communicate()
@@ -77,7 +88,8 @@ class TapCtl(object):
 
     @classmethod
     def create(cls, arg, rdonly=False):
-        """Start a tapdisk on the image `arg` ("type:path"). Returns its device path, which ends in the minor."""
+        """Start a tapdisk on the image `arg` ("type:path"). Returns its device path, which ends in
+        the minor."""
         return cls._run("create", "-a", arg, *(["-R"] if rdonly else [])).strip()
 
     @classmethod
@@ -92,10 +104,28 @@ class TapCtl(object):
 
     @classmethod
     def unpause(cls, pid, minor, arg=None, mirror=None):
-        """Open the images again, `arg` if it is given, with the secondary `mirror` if it is given, and go on."""
+        """Open the images again, `arg` if it is given, with the secondary `mirror` if it is given,
+        and go on."""
         options = ["-2", mirror] if mirror else []
         options += ["-a", arg] if arg else []
         cls._run("unpause", "-p", pid, "-m", minor, *options)
+
+    @classmethod
+    def commit(cls, pid, minor, path):
+        """Begin to merge an image below the one that is in use (XCP-ng)."""
+        cls._run("commit", "-p", pid, "-m", minor, "-a", path)
+
+    @classmethod
+    def query(cls, pid, minor):
+        """What that is at: (status, bytes done)."""
+        said = cls._run("query", "-p", pid, "-m", minor)
+        match = re.match(r"Commit status '(.+)' \((\d+)\/(\d+)\)", said)
+        return match.group(1), int(match.group(2))
+
+    @classmethod
+    def cancel_commit(cls, pid, minor):
+        """End it."""
+        cls._run("cancel", "-p", pid, "-m", minor, "-w")
 
     @classmethod
     def stats(cls, pid, minor):
@@ -144,6 +174,7 @@ class TapdiskInvalidState(Exception):
 
 class Tapdisk(object):
     """One vbd of a running tapdisk, as tap-ctl list showed it."""
+
     TYPES = ["aio", "vhd", "qcow2"]
     PAUSE_REQUESTED = 0x10
     PAUSED = 0x20
@@ -174,7 +205,12 @@ class Tapdisk(object):
         self.state = state
 
     def __str__(self):
-        return "Tapdisk(%s, pid=%d, minor=%s, state=%#x)" % (self.get_arg(), self.pid, self.minor, self.state)
+        return "Tapdisk(%s, pid=%d, minor=%s, state=%#x)" % (
+            self.get_arg(),
+            self.pid,
+            self.minor,
+            self.state,
+        )
 
     def get_arg(self):
         """The image it has open."""
@@ -182,7 +218,8 @@ class Tapdisk(object):
 
     @classmethod
     def list(cls, path=None, **filters):
-        """The tapdisks that have an image, or the image at `path`, open; `filters` are those of TapCtl.list."""
+        """The tapdisks that have an image, or the image at `path`, open; `filters` are those of
+        TapCtl.list."""
         for row in TapCtl.list(**filters):
             if {"pid", "minor", "state", "args"} <= set(row):
                 arg = cls.Arg.parse(row["args"])
@@ -250,7 +287,9 @@ class Tapdisk(object):
         """Let it go on, on the same image or on another. Raises TapdiskInvalidState."""
         if not self.is_paused():
             raise TapdiskInvalidState(str(self))
-        TapCtl.unpause(self.pid, self.minor, str(self.Arg(_type or self.type, path or self.path)), mirror)
+        TapCtl.unpause(
+            self.pid, self.minor, str(self.Arg(_type or self.type, path or self.path)), mirror
+        )
 
     def stats(self):
         """Its statistics, as an object."""
@@ -258,4 +297,6 @@ class Tapdisk(object):
 
     def nbd_socket(self):
         """The unix socket at which it serves its disk."""
-        return os.path.join(lab_dom0.path("/run/blktap-control"), "nbd%d.%d" % (self.pid, self.minor))
+        return os.path.join(
+            lab_dom0.path("/run/blktap-control"), "nbd%d.%d" % (self.pid, self.minor)
+        )

@@ -1,7 +1,10 @@
-"""`python -m lab.storage_guest [--bound S] [--storage] [--] COMMAND...`: run a command in the storage guest.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`python -m lab.storage_guest [--bound S] [--storage] [--] COMMAND...`: run a command in the
+storage guest.
 
 Without a command: only build the image.
 """
+
 import argparse
 import sys
 
@@ -17,10 +20,26 @@ def _disk(text):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m lab.storage_guest", description=__doc__)
-    parser.add_argument("--bound", type=float, default=600.0, help="seconds that the command may take")
-    parser.add_argument("--disk", type=_disk, action="append", default=[], help="an empty disk for the guest: NAME=GIB")
-    parser.add_argument("--storage", action="store_true", help="add the disks that lab.storage_guest.services needs")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a variable of the command's environment")
+    parser.add_argument(
+        "--bound", type=float, default=600.0, help="seconds that the command may take"
+    )
+    parser.add_argument(
+        "--disk",
+        type=_disk,
+        action="append",
+        default=[],
+        help="an empty disk for the guest: NAME=GIB",
+    )
+    parser.add_argument(
+        "--storage", action="store_true", help="add the disks that lab.storage_guest.services needs"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable of the command's environment",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command

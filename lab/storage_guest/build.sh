@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-only
 # build.sh DIRECTORY REQUIREMENT...: makes the storage guest in DIRECTORY: vmlinuz, initrd.img, root.ext4.
 #
 # Debian's packages from the sources that this machine itself uses; the given requirements for Python from PyPI.

@@ -1,5 +1,8 @@
-"""The pairs of SR types that disks move between. `python -m lab.storage_guest.pairs` has all of them measured by the tests in the storage
-guest, with one guest for each processor, and writes docs/storage-pairs.md."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The pairs of SR types that disks move between. `python -m lab.storage_guest.pairs` has all of
+them measured by the tests in the storage guest, with one guest for each processor, and writes
+docs/storage-pairs.md."""
+
 import collections
 import concurrent.futures
 import glob
@@ -11,8 +14,9 @@ from lab.storage_guest import image, machine, services
 
 Pair = collections.namedtuple("Pair", "source target pool")
 OTHER, SAME = "other", "same"
-ALL = ([Pair(source, target, OTHER) for source in services.TYPES for target in services.TYPES]
-       + [Pair(sr_type, sr_type, SAME) for sr_type in services.TYPES])
+ALL = [Pair(source, target, OTHER) for source in services.TYPES for target in services.TYPES] + [
+    Pair(sr_type, sr_type, SAME) for sr_type in services.TYPES
+]
 BOUND = 4 * 3600.0
 """Seconds for a guest's share of them."""
 TESTS = "tests/storage/test_storage_moves.py::test_live"
@@ -32,8 +36,21 @@ differ at the switch, and acknowledged writes that are missing afterwards; *left
 fully allocated, with room for the image's metadata. A mirrored write may take 30 s here before its mirror counts as broken, and not 5 s
 (`lab/dom0/patience.py`).
 
-"""
-COLUMNS = ("from", "to", "pool", "size", "copied", "mirrored", "stall", "pause", "move", "differences", "left", "occupied")
+"""  # noqa: E501
+COLUMNS = (
+    "from",
+    "to",
+    "pool",
+    "size",
+    "copied",
+    "mirrored",
+    "stall",
+    "pause",
+    "move",
+    "differences",
+    "left",
+    "occupied",
+)
 
 
 def name(pair):
@@ -47,12 +64,18 @@ def named(text):
 
 
 def measure(pairs, number):
-    """Have the pairs measured in a guest of one processor; the test's exit status, None if the guest died: what the others have
-    measured counts all the same. What it says goes to a file."""
+    """Have the pairs measured in a guest of one processor; the test's exit status, None if the
+    guest died: what the others have measured counts all the same. What it says goes to a file."""
     with open(_output(number), "wb") as output:
         try:
-            return machine.run(["python3", "-m", "pytest", "-v", "-p", "no:cacheprovider", TESTS], BOUND, services.DISKS,
-                               {"SXM_PAIRS": " ".join(map(name, pairs))}, processors=1, output=output)
+            return machine.run(
+                ["python3", "-m", "pytest", "-v", "-p", "no:cacheprovider", TESTS],
+                BOUND,
+                services.DISKS,
+                {"SXM_PAIRS": " ".join(map(name, pairs))},
+                processors=1,
+                output=output,
+            )
         except machine.GuestDied as error:
             print("guest %d: %s" % (number, error), file=sys.stderr)
             return None
@@ -73,11 +96,25 @@ def rows():
 
 def line(row):
     """A row of the table."""
-    differences = "0" if row["equal"] and not row["missing"] else "disks %s, %d writes missing" % (
-        "equal" if row["equal"] else "differ", row["missing"])
-    return [row["source"], row["target"], row["pool"], "%.0f" % (row["size"] / MIB), "%.1f" % (row["copied"] / MIB),
-            "%.2f" % (row["mirrored"] / MIB), "%.1f" % row["stall"], "%.1f" % row["pause"], "%.0f" % row["seconds"], differences,
-            str(row["left"]), "%.1f -> %.1f" % (row["before"] / MIB, row["after"] / MIB)]
+    differences = (
+        "0"
+        if row["equal"] and not row["missing"]
+        else "disks %s, %d writes missing" % ("equal" if row["equal"] else "differ", row["missing"])
+    )
+    return [
+        row["source"],
+        row["target"],
+        row["pool"],
+        "%.0f" % (row["size"] / MIB),
+        "%.1f" % (row["copied"] / MIB),
+        "%.2f" % (row["mirrored"] / MIB),
+        "%.1f" % row["stall"],
+        "%.1f" % row["pause"],
+        "%.0f" % row["seconds"],
+        differences,
+        str(row["left"]),
+        "%.1f -> %.1f" % (row["before"] / MIB, row["after"] / MIB),
+    ]
 
 
 def main():
@@ -85,9 +122,15 @@ def main():
         os.unlink(old)
     image.ensure()
     guests = os.cpu_count()
-    print("%d pairs in %d guests; what they say: %s" % (len(ALL), guests, " ".join(map(_output, range(guests)))), flush=True)
+    print(
+        "%d pairs in %d guests; what they say: %s"
+        % (len(ALL), guests, " ".join(map(_output, range(guests)))),
+        flush=True,
+    )
     with concurrent.futures.ThreadPoolExecutor(guests) as pool:
-        ended = list(pool.map(measure, [ALL[number::guests] for number in range(guests)], range(guests)))
+        ended = list(
+            pool.map(measure, [ALL[number::guests] for number in range(guests)], range(guests))
+        )
     measured = rows()
     table = [COLUMNS, ["---"] * len(COLUMNS)] + [line(row) for row in measured]
     with open(PAGE, "w") as page:

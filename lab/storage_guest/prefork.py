@@ -1,9 +1,14 @@
-"""`prefork.py ROOT`: runs the short Python programs of the host at ROOT in forks of this process, which has done their imports.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`prefork.py ROOT`: runs the short Python programs of the host at ROOT in forks of this process,
+which has done their imports.
 
-For the storage guest, where a program's imports take seconds and its work does not. A client (./python) writes its pid to ROOT/run/prefork/requests
-and waits; its command line, environment, directory and output are read from /proc. The fork ends with its client. This process ends with
-ROOT. It is no process of the host (it has no SXM_ROOT): what a host leaves running is looked for by that.
+For the storage guest, where a program's imports take seconds and its work does not. A client
+(./python) writes its pid to ROOT/run/prefork/requests and waits; its command line, environment,
+directory and output are read from /proc. The fork ends with its client. This process ends with
+ROOT. It is no process of the host (it has no SXM_ROOT): what a host leaves running is looked for by
+that.
 """
+
 import atexit
 import contextlib
 import gc
@@ -17,12 +22,59 @@ import threading
 import traceback
 
 PRELOAD = (
-    "XenAPI", "XenAPIPlugin", "xmlrpc.client", "json", "subprocess", "ssl", "logging", "socket", "hashlib", "uuid", "fcntl", "tempfile",
-    "concurrent.futures", "select", "queue", "selectors", "runpy", "sm.SRCommand", "sm.blktap2", "sm.tapdisk", "sm.resetvdis", "sm.drivers.FileSR",
-    "sm.drivers.EXTSR", "sm.drivers.NFSSR", "sm.drivers.LVHDSR", "sm.drivers.LVHDoISCSISR", "sm.drivers.LVHDoHBASR", "mirror_lib",
-    "storage_motion.control.commands", "storage_motion.control.receiving", "storage_motion.control.recovery", "lab_blktap.tap_ctl",
-    "lab_blktap.vbd", "lab_blktap.engine", "lab_blktap.chain", "lab_blktap.qmp", "lab_blktap.reply", "lab_blktap.stats", "lab_blktap.mirror")
-"""What the programs import; one that is not there is left to the program."""
+    "XenAPI",
+    "XenAPIPlugin",
+    "xmlrpc.client",
+    "json",
+    "subprocess",
+    "ssl",
+    "logging",
+    "socket",
+    "hashlib",
+    "uuid",
+    "fcntl",
+    "tempfile",
+    "concurrent.futures",
+    "select",
+    "queue",
+    "selectors",
+    "runpy",
+    "sm.SRCommand",
+    "sm.blktap2",
+    "sm.tapdisk",
+    "sm.resetvdis",
+    "sm.drivers.FileSR",
+    "sm.drivers.EXTSR",
+    "sm.drivers.NFSSR",
+    "sm.drivers.LVHDSR",
+    "sm.drivers.LVHDoISCSISR",
+    "sm.drivers.LVHDoHBASR",
+    "SRCommand",
+    "blktap2",
+    "tapdisk",
+    "resetvdis",
+    "FileSR",
+    "EXTSR",
+    "NFSSR",
+    "LVMSR",
+    "LVMoISCSISR",
+    "LVMoHBASR",
+    "mirror_lib",
+    "storage_motion.api.commands",
+    "storage_motion.migration.at_destination",
+    "storage_motion.migration.recovery",
+    "lab_blktap.tap_ctl",
+    "lab_blktap.vbd",
+    "lab_blktap.engine",
+    "lab_blktap.chain",
+    "lab_blktap.qmp",
+    "lab_blktap.reply",
+    "lab_blktap.stats",
+    "lab_blktap.mirror",
+)
+"""What the programs import, in either layout of sm; one that is not there is left to them."""
+VHD_INSIDE = "/usr/lib/python3/site-packages/lab_before/vhd_inside.py"
+"""What a real Python would run before the driver (lab.dom0.before), going by its command line."""
 UNABLE = "unable"
 """What a client is told if its program could not be begun: it becomes a real Python then."""
 LOOK = 2000
@@ -37,6 +89,8 @@ def preload(root):
             importlib.import_module(name)
         except ImportError:
             traceback.print_exc()
+    if os.path.exists(root + VHD_INSIDE):
+        runpy.run_path(root + VHD_INSIDE)["replace"]()
     # what is here is never garbage, and a fork that went through it would copy each page of it
     gc.collect()
     gc.freeze()
@@ -47,7 +101,7 @@ class Server:
 
     def __init__(self, directory):
         self._directory = directory
-        self._forks = {}    # pidfd of a fork -> (its pid, the client's pid, the client's pidfd)
+        self._forks = {}  # pidfd of a fork -> (its pid, the client's pid, the client's pidfd)
         self._clients = {}  # pidfd of a client -> pid of its fork
         self._poll = select.poll()
         os.mkfifo(directory + "/requests.new")
@@ -119,7 +173,9 @@ def become(client):
     with open(process + "cmdline", "rb") as cmdline:
         arguments = [os.fsdecode(word) for word in cmdline.read().split(b"\0")[2:-1]]
     with open(process + "environ", "rb") as environ:
-        settings = dict(os.fsdecode(line).partition("=")[::2] for line in environ.read().split(b"\0") if line)
+        settings = dict(
+            os.fsdecode(line).partition("=")[::2] for line in environ.read().split(b"\0") if line
+        )
     for number, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         opened = os.open("%sfd/%d" % (process, number), flags)
         os.dup2(opened, number)
@@ -142,7 +198,7 @@ def run(arguments):
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
-        return end.code & 0xff if isinstance(end.code, int) else int(end.code is not None)
+        return end.code & 0xFF if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         return 1

@@ -1,7 +1,11 @@
-"""The storage that SRs of the five types use, brought up inside the guest: three of each, for two SRs in one pool and one in another.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The storage that SRs of the five types use, brought up inside the guest: three of each, for two
+SRs in one pool and one in another.
 
-Nothing of it survives the guest, so nothing is ever taken down. The recipes are those of shared/facts/storage-vm.md, 3.
+Nothing of it survives the guest, so nothing is ever taken down. The recipes are those of
+docs/facts/storage-vm.md, 3.
 """
+
 import glob
 import hashlib
 import os
@@ -13,7 +17,9 @@ from lab.storage_guest.machine import Disk
 GIB = 1 << 30
 TYPES = ("lvm", "ext", "nfs", "lvmoiscsi", "lvmohba")
 SIDES = ("a", "b", "c")
-DISKS = tuple(Disk("%s-%s" % (kind, side), 4 * GIB) for kind in ("lvm", "ext") for side in SIDES) + (Disk("backing", 16 * GIB),)
+DISKS = tuple(
+    Disk("%s-%s" % (kind, side), 4 * GIB) for kind in ("lvm", "ext") for side in SIDES
+) + (Disk("backing", 16 * GIB),)
 """The disks that the guest needs; `backing` has the NFS exports and the LUNs' files."""
 BACKING = "/srv"
 LUN_SIZE = 3 * GIB
@@ -52,10 +58,18 @@ def device_config(sr_type, side):
     return {
         "lvm": {"device": "/dev/disk/by-id/virtio-lvm-" + side},
         "ext": {"device": "/dev/disk/by-id/virtio-ext-" + side},
-        # tapdisk writes with O_DIRECT, the lab's does not: so that its writes, too, are at the server
-        # before they are answered
-        "nfs": {"server": "127.0.0.1", "serverpath": "%s/nfs-%s" % (BACKING, side), "options": "sync"},
-        "lvmoiscsi": {"target": "127.0.0.1", "targetIQN": IQN % side, "SCSIid": scsi_id("iscsi-" + side)},
+        # tapdisk writes with O_DIRECT, the lab's does not: so that its writes, too, are at the
+        # server before they are answered
+        "nfs": {
+            "server": "127.0.0.1",
+            "serverpath": "%s/nfs-%s" % (BACKING, side),
+            "options": "sync",
+        },
+        "lvmoiscsi": {
+            "target": "127.0.0.1",
+            "targetIQN": IQN % side,
+            "SCSIid": scsi_id("iscsi-" + side),
+        },
         "lvmohba": {"SCSIid": scsi_id("fc-" + side)},
     }[sr_type]
 
@@ -84,7 +98,9 @@ def _start_nfs():
     with open("/etc/exports", "w") as exports:
         for side in SIDES:
             os.mkdir("%s/nfs-%s" % (BACKING, side))
-            exports.write("%s/nfs-%s *(rw,no_root_squash,no_subtree_check,insecure)\n" % (BACKING, side))
+            exports.write(
+                "%s/nfs-%s *(rw,no_root_squash,no_subtree_check,insecure)\n" % (BACKING, side)
+            )
     run("rpcbind", "-w")
     run("rpc.statd", "--no-notify")
     run("exportfs", "-ra")
@@ -98,13 +114,15 @@ def start_nfs_threads():
 
 
 def stop_nfs():
-    """Have the NFS server answer nobody any more, and nothing be read from what the kernel remembers of it."""
+    """Have the NFS server answer nobody any more, and nothing be read from what the kernel
+    remembers of it."""
     run("rpc.nfsd", "0")
     _set("/proc/sys/vm/drop_caches", "1")
 
 
 def serial(name):
-    """The serial number of a LUN: the kernel makes its NAA id of the first 25 digits, so they must differ."""
+    """The serial number of a LUN: the kernel makes its NAA id of the first 25 digits, so they must
+    differ."""
     return hashlib.md5(name.encode()).hexdigest()
 
 
@@ -139,8 +157,12 @@ def _offer(group, number, store):
 
 
 def _open_to_all(group):
-    for attribute, value in (("authentication", "0"), ("demo_mode_write_protect", "0"), ("generate_node_acls", "1"),
-                             ("cache_dynamic_acls", "1")):
+    for attribute, value in (
+        ("authentication", "0"),
+        ("demo_mode_write_protect", "0"),
+        ("generate_node_acls", "1"),
+        ("cache_dynamic_acls", "1"),
+    ):
         _set("%s/attrib/%s" % (group, attribute), value)
     _set(group + "/enable", "1")
 
@@ -158,7 +180,8 @@ def _start_iscsi():
 
 
 def start_multipath():
-    """One more iSCSI LUN, logged in to over two portals, with dm-multipath over both. Returns its SCSI id."""
+    """One more iSCSI LUN, logged in to over two portals, with dm-multipath over both. Returns its
+    SCSI id."""
     found, name = scsi_id("iscsi-m"), IQN % "m"
     # dm-multipath is to leave the others alone
     _set("/etc/multipath.conf", MULTIPATH % found)
@@ -182,7 +205,12 @@ def start_multipath():
 
 def path_states(name):
     """The paths of a multipath map, as the kernel uses them: {"sda": "active" or "failed"}."""
-    done = subprocess.run(["multipathd", "show", "paths", "raw", "format", "%w %d %t"], stdout=subprocess.PIPE, text=True, timeout=COMMAND)
+    done = subprocess.run(
+        ["multipathd", "show", "paths", "raw", "format", "%w %d %t"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=COMMAND,
+    )
     rows = [line.split() for line in done.stdout.splitlines()]
     return {row[1]: row[2] for row in sorted(rows) if len(row) == 3 and row[0] == name}
 
@@ -194,18 +222,20 @@ def paths(name):
 
 def set_path(disk, state):
     """Take a disk of the kernel's "offline", or have it "running" again."""
-    _set("/sys/block/%s/device/state" % disk, state + "\n")  # without the end of the line: EINVAL (scsi_sysfs.c, store_state_field)
+    # without the end of the line: EINVAL (scsi_sysfs.c, store_state_field)
+    _set("/sys/block/%s/device/state" % disk, state + "\n")
 
 
 def _wwpn(interface):
-    """The port name of the Fibre Channel adapter over a network interface, as configfs wants it: "20:00:02:..."."""
+    """The port name of the Fibre Channel adapter over a network interface, as configfs wants it:
+    "20:00:02:..."."""
     deadline = time.monotonic() + APPEAR
     while time.monotonic() < deadline:
         for host in glob.glob("/sys/class/fc_host/*"):
             with open(host + "/symbolic_name") as name, open(host + "/port_name") as port:
                 if name.read().strip().endswith(" over " + interface):
                     digits = port.read().strip()[2:]
-                    return ":".join(digits[at:at + 2] for at in range(0, 16, 2))
+                    return ":".join(digits[at : at + 2] for at in range(0, 16, 2))
         time.sleep(0.1)
     raise TimeoutError("no Fibre Channel adapter over %s within %d s" % (interface, APPEAR))
 
@@ -213,8 +243,9 @@ def _wwpn(interface):
 def _start_fibre_channel():
     """An adapter and a target port, over the two ends of a virtual link (FCoE, VN2VN).
 
-    The link comes up when both adapters are whole: a FIP frame that reaches an adapter in the making kills
-    the kernel's worker (fcoe_ctlr_vn_recv reads fip->lp, which fcoe.c sets after it has begun to listen).
+    The link comes up when both adapters are whole: a FIP frame that reaches an adapter in the
+    making kills the kernel's worker (fcoe_ctlr_vn_recv reads fip->lp, which fcoe.c sets after it
+    has begun to listen).
     """
     for module in ("fcoe", "tcm_fc"):
         run("modprobe", module)

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """`python -m lab.xapi --root R`: the xapi of the lab's host with root R."""
+
 import argparse
 import logging
 import os
@@ -15,8 +17,11 @@ def main():
     options = parser.parse_args()
     root = os.path.abspath(options.root)
     os.makedirs(root + "/var/log", exist_ok=True)
-    logging.basicConfig(filename=root + "/var/log/xensource.log", level=logging.DEBUG if options.debug else logging.INFO,
-                        format="%(asctime)s %(levelname)s %(name)s [%(threadName)s] %(message)s")
+    logging.basicConfig(
+        filename=root + "/var/log/xensource.log",
+        level=logging.DEBUG if options.debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s [%(threadName)s] %(message)s",
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

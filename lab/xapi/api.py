@@ -1,7 +1,23 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """All calls that this xapi knows: importing this registers them."""
-from lab.xapi import (accessors, calls, devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, verdict, vm)
 
-MODULES = (devices, events, host, messages, networks, plugins, sessions, sr, sync, tasks, vdi, verdict, vm)
+from lab.xapi import (  # noqa: F401
+    accessors,
+    calls,
+    devices,
+    events,
+    host,
+    messages,
+    networks,
+    plugins,
+    sessions,
+    sr,
+    sync,
+    tasks,
+    vdi,
+    verdict,
+    vm,
+)
 
 accessors.register()
 calls.refuse_the_rest()

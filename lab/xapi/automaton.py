@@ -1,4 +1,7 @@
-"""The states of a VDI as a datapath sees it, and of the VDI itself (xapi-idl/storage/vdi_automaton.ml)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The states of a VDI as a datapath sees it, and of the VDI itself
+(xapi-idl/storage/vdi_automaton.ml)."""
+
 from typing import NamedTuple
 
 RO, RW = "RO", "RW"
@@ -6,6 +9,7 @@ RO, RW = "RO", "RW"
 
 class State(NamedTuple):
     """`level`: detached, attached or activated; `mode`: RO or RW, empty while detached."""
+
     level: str
     mode: str = ""
 
@@ -15,6 +19,7 @@ class State(NamedTuple):
 
 class Operation(NamedTuple):
     """`name`: attach, activate, deactivate or detach; `mode`: that of an attach."""
+
     name: str
     mode: str = ""
 
@@ -37,19 +42,28 @@ class NoOperation(Exception):
 
 
 _AFTER = {
-    ("detached", "detach"): "detached", ("detached", "deactivate"): "detached",
-    ("attached", "activate"): "activated", ("attached", "detach"): "detached", ("attached", "deactivate"): "attached",
-    ("activated", "activate"): "activated", ("activated", "deactivate"): "attached",
+    ("detached", "detach"): "detached",
+    ("detached", "deactivate"): "detached",
+    ("attached", "activate"): "activated",
+    ("attached", "detach"): "detached",
+    ("attached", "deactivate"): "attached",
+    ("activated", "activate"): "activated",
+    ("activated", "deactivate"): "attached",
 }
 _PATHS = {
-    ("attached", "detached"): ("detach",), ("activated", "attached"): ("deactivate",), ("activated", "detached"): ("deactivate", "detach"),
-    ("detached", "attached"): ("attach",), ("detached", "activated"): ("attach", "activate"), ("attached", "activated"): ("activate",),
+    ("attached", "detached"): ("detach",),
+    ("activated", "attached"): ("deactivate",),
+    ("activated", "detached"): ("deactivate", "detach"),
+    ("detached", "attached"): ("attach",),
+    ("detached", "activated"): ("attach", "activate"),
+    ("attached", "activated"): ("activate",),
 }
 
 
 def after(state, operation):
-    """The state of a datapath after it did the operation. Raises BadTransition: an activation without an attach, a detach while
-    activated, or read-write asked for where it is attached read-only."""
+    """The state of a datapath after it did the operation. Raises BadTransition: an activation
+    without an attach, a detach while activated, or read-write asked for where it is attached
+    read-only."""
     if operation.name == "attach":
         if state == DETACHED:
             return State("attached", operation.mode)
@@ -72,10 +86,14 @@ def superstate(states):
 
 
 def path(before, after_that):
-    """The operations of SM that bring a VDI from one state to the other. Raises NoOperation: not from read-only to read-write, nor back."""
+    """The operations of SM that bring a VDI from one state to the other. Raises NoOperation: not
+    from read-only to read-write, nor back."""
     if before == after_that:
         return []
     same_mode = DETACHED in (before, after_that) or before.mode == after_that.mode
     if not same_mode or before.level == after_that.level:
         raise NoOperation(before, after_that)
-    return [Operation(name, after_that.mode if name == "attach" else "") for name in _PATHS[before.level, after_that.level]]
+    return [
+        Operation(name, after_that.mode if name == "attach" else "")
+        for name in _PATHS[before.level, after_that.level]
+    ]

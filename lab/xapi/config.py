@@ -1,17 +1,29 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What a lab host's xapi is told: R/etc/lab-xapi.json, written by the lab's pools."""
+
 import json
 
-_MEMBERS = ("host", "http_port", "https_port", "role", "master", "pool_secret", "pool", "root_password")
+_MEMBERS = (
+    "host",
+    "http_port",
+    "https_port",
+    "role",
+    "master",
+    "pool_secret",
+    "pool",
+    "root_password",
+)
 
-FLUSH_SECONDS = 300.0           # db_cache_impl.ml, coallesce_time
-AWAY_SECONDS = 100.0            # measured: a member that is off, until CANNOT_CONTACT_HOST
+FLUSH_SECONDS = 300.0  # db_cache_impl.ml, coallesce_time
+AWAY_SECONDS = 100.0  # measured: a member that is off, until CANNOT_CONTACT_HOST
 
 
 class Config:
     """The members of the file, as attributes; `root` is the host's root directory.
 
-    May be left out: `database_flush_seconds`, after which the database is written to disk by itself (0: at each call, which no real
-    xapi does), and `away_seconds`, for which `pool.sync_database` waits for a member that cannot be reached.
+    May be left out: `database_flush_seconds`, after which the database is written to disk by itself
+    (0: at each call, which no real xapi does), and `away_seconds`, for which `pool.sync_database`
+    waits for a member that cannot be reached.
     """
 
     def __init__(self, root, members):

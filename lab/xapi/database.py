@@ -1,8 +1,12 @@
-"""The pool's database: objects by class and reference, both sides of every relation, and what changed when.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The pool's database: objects by class and reference, both sides of every relation, and what
+changed when.
 
-All in memory, under one lock; `on_disk.Store` keeps a copy. Every change takes the next *generation*, so that
-event.from can be answered from the generations alone, and so that it is known what is on disk.
+All in memory, under one lock; `on_disk.Store` keeps a copy. Every change takes the next
+*generation*, so that event.from can be answered from the generations alone, and so that it is known
+what is on disk.
 """
+
 import threading
 import uuid as uuids
 from collections import deque, namedtuple
@@ -39,11 +43,12 @@ class Database:
         self.generation = 1
         self._rows = {name: {} for name in CLASSES}
         self._uuids = {name: {} for name in CLASSES}
-        self._history = {}                              # ref -> [class, created, modified]
+        self._history = {}  # ref -> [class, created, modified]
         self._deleted = deque(maxlen=_REMEMBERED_DELETIONS)
-        self._structural = threading.local()            # the last generation in which this thread changed structure
-        self._watchers = {}                             # (class, field) -> functions of a ref
-        self.kept_generation = 0                        # of the last change to anything that is kept on disk
+        # the last generation in which this thread changed structure
+        self._structural = threading.local()
+        self._watchers = {}  # (class, field) -> functions of a ref
+        self.kept_generation = 0  # of the last change to anything that is kept on disk
 
     # --- reading
 
@@ -73,8 +78,11 @@ class Database:
     def where(self, class_name, **fields):
         """The refs of the objects with these values, oldest first."""
         with self.lock:
-            return [ref for ref, row in self._rows[class_name].items()
-                    if all(row[name] == value for name, value in fields.items())]
+            return [
+                ref
+                for ref, row in self._rows[class_name].items()
+                if all(row[name] == value for name, value in fields.items())
+            ]
 
     def by_uuid(self, class_name, uuid):
         """The ref of the object with that uuid. Raises UUID_INVALID."""
@@ -98,7 +106,8 @@ class Database:
     # --- writing
 
     def create(self, class_name, fields, ref=None):
-        """Make an object; fields not given get their defaults, a uuid is made where there is none. Answers its ref."""
+        """Make an object; fields not given get their defaults, a uuid is made where there is none.
+        Answers its ref."""
         ref = ref or new_ref()
         row = {name: _copied(field.default) for name, field in CLASSES[class_name].items()}
         row.update((name, _copied(value)) for name, value in fields.items())
@@ -141,11 +150,14 @@ class Database:
                 before, row[name] = row[name], _copied(value)
                 self._relate(class_name, ref, name, before, value)
             fields = [CLASSES[class_name][name] for name in changed]
-            self._touch(ref, all(field.lazy for field in fields), any(field.kept for field in fields))
+            self._touch(
+                ref, all(field.lazy for field in fields), any(field.kept for field in fields)
+            )
             self._watch(class_name, ref, changed)
 
     def add_to(self, class_name, ref, field, key, value):
-        """Add a pair to a map. Raises MAP_DUPLICATE_KEY as xapi does when the key is there, even with the same value."""
+        """Add a pair to a map. Raises MAP_DUPLICATE_KEY as xapi does when the key is there, even
+        with the same value."""
         with self.lock:
             pairs = self.get(class_name, ref, field)
             if key in pairs:
@@ -171,14 +183,19 @@ class Database:
                 self.set(class_name, ref, **{field: items + [item]})
 
     def on_change(self, class_name, fields, function):
-        """Call `function(ref)`, with the lock held, after a change of any of these fields and after a creation."""
+        """Call `function(ref)`, with the lock held, after a change of any of these fields and after
+        a creation."""
         for field in fields:
             self._watchers.setdefault((class_name, field), []).append(function)
 
     def _watch(self, class_name, ref, changed):
         functions = []
         for name in changed:
-            functions += [function for function in self._watchers.get((class_name, name), ()) if function not in functions]
+            functions += [
+                function
+                for function in self._watchers.get((class_name, name), ())
+                if function not in functions
+            ]
         for function in functions:
             function(ref)
 
@@ -216,17 +233,21 @@ class Database:
         return self.generation
 
     def own_structural_generation(self):
-        """The generation of the last change by the calling thread that must be on disk before it is acknowledged."""
+        """The generation of the last change by the calling thread that must be on disk before it is
+        acknowledged."""
         return getattr(self._structural, "generation", 0)
 
     # --- what changed
 
     def changes_since(self, generation):
-        """The Changes after `generation`, one per object, oldest first (call with the lock held)."""
+        """The Changes after `generation`, one per object, oldest first (call with the lock
+        held)."""
         changes = []
         for ref, (class_name, created, modified) in self._history.items():
             if modified > generation:
-                changes.append(Change(class_name, ref, "add" if created > generation else "mod", modified))
+                changes.append(
+                    Change(class_name, ref, "add" if created > generation else "mod", modified)
+                )
         for created, change in self._deleted:
             if change.generation > generation >= created:
                 changes.append(change)
@@ -241,22 +262,34 @@ class Database:
     def snapshot(self):
         """(generation, everything that outlives this process as one JSON-able object)."""
         with self.lock:
-            rows = {name: {ref: {field.name: _copied(row[field.name]) for field in fields.values() if field.kept}
-                           for ref, row in self._rows[name].items()}
-                    for name, fields in CLASSES.items() if name not in tables.TRANSIENT}
+            rows = {
+                name: {
+                    ref: {
+                        field.name: _copied(row[field.name])
+                        for field in fields.values()
+                        if field.kept
+                    }
+                    for ref, row in self._rows[name].items()
+                }
+                for name, fields in CLASSES.items()
+                if name not in tables.TRANSIENT
+            }
             return self.generation, {"generation": self.generation, "objects": rows}
 
     def load(self, saved):
-        """Take over what `snapshot` gave an earlier process; a token of an event.from then sees every object as changed."""
+        """Take over what `snapshot` gave an earlier process; a token of an event.from then sees
+        every object as changed."""
         with self.lock:
             self.generation = saved["generation"] + 1000000
             for class_name, rows in saved["objects"].items():
                 fields = CLASSES.get(class_name, {})
                 for ref, row in rows.items():
                     kept = {name: _copied(field.default) for name, field in fields.items()}
-                    kept.update((name, coerce(value, fields[name].type, name))
-                                for name, value in row.items() if name in fields)
+                    kept.update(
+                        (name, coerce(value, fields[name].type, name))
+                        for name, value in row.items()
+                        if name in fields
+                    )
                     self._rows[class_name][ref] = kept
                     self._uuids[class_name][kept["uuid"]] = ref
                     self._history[ref] = [class_name, saved["generation"], self.generation]
-

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """From a call's name and parameters to its answer."""
+
 import logging
 
 from lab.xapi import calls
@@ -19,7 +21,8 @@ class Dispatcher:
         self._pool = pool
 
     def answer(self, name, parameters, local, host_uuid):
-        """(value, None), or (None, the error description). A call's changes are on disk before it is answered."""
+        """(value, None), or (None, the error description). A call's changes are on disk before it
+        is answered."""
         try:
             value = self._call(name, parameters, local, host_uuid)
             self._pool.wait_durable()
@@ -27,13 +30,13 @@ class Dispatcher:
         except Failure as failure:
             log.info("%s failed: %s", name, failure.description[0])
             return None, failure.description
-        except Exception as error:                  # a bug here must not leave the client without an answer
+        except Exception as error:  # a bug here must not leave the client without an answer
             log.exception("%s failed", name)
             return None, internal_error(error).description
 
     def _call(self, name, parameters, local, host_uuid):
         is_async = name.startswith("Async.")
-        name = name[len("Async."):] if is_async else name
+        name = name[len("Async.") :] if is_async else name
         if name == "system.listMethods":
             return sorted(calls.REGISTRY)
         context = Context(self._pool, local=local, host_uuid=host_uuid)
@@ -41,7 +44,9 @@ class Dispatcher:
         if to_call is None:
             self._refuse_unknown(name, parameters)
         if to_call.needs_session:
-            context.session, parameters = (parameters[0], parameters[1:]) if parameters else (None, None)
+            context.session, parameters = (
+                (parameters[0], parameters[1:]) if parameters else (None, None)
+            )
         arguments = calls.arguments(to_call, parameters)
         if is_async and not to_call.is_async:
             raise Failure("Fault", "No async mode for this operation (rpc: %s)" % name)
@@ -51,11 +56,14 @@ class Dispatcher:
             return to_call.function(context, *arguments)
         task = self._pool.tasks.create("Async." + name, host=self._pool.own_host)
         within = context.within(task)
-        self._pool.tasks.run(task, lambda: to_call.function(within, *arguments), self._pool.wait_durable)
+        self._pool.tasks.run(
+            task, lambda: to_call.function(within, *arguments), self._pool.wait_durable
+        )
         return task
 
     def _refuse_unknown(self, name, parameters):
-        """As xapi does, which looks for an extension of that name, and so at the session, first (gen_server.ml)."""
+        """As xapi does, which looks for an extension of that name, and so at the session, first
+        (gen_server.ml)."""
         if parameters:
             self._pool.sessions.check(coerce(parameters[0], _SESSION, "session_id"))
         raise Failure("MESSAGE_METHOD_UNKNOWN", name)

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """event.from: what has changed since a token; event.inject: a change of nothing."""
+
 import math
 import re
 import time
@@ -10,20 +12,25 @@ from lab.xapi.model import MODEL
 from lab.xapi.schema import CLASSES
 from lab.xapi.wire import Int32
 
-_LONGEST = 24 * 3600.0                          # seconds
-_NONE = dict.fromkeys(MODEL, 0)                 # every class is counted, whatever was asked about
-_ORDER = {"add": 0, "mod": 1, "del": 2}         # xapi_event.ml, from_inner
+_LONGEST = 24 * 3600.0  # seconds
+_NONE = dict.fromkeys(MODEL, 0)  # every class is counted, whatever was asked about
+_ORDER = {"add": 0, "mod": 1, "del": 2}  # xapi_event.ml, from_inner
 _CLASSES = {name.lower(): name for name in CLASSES if name not in tables.WITHOUT_EVENTS}
 
 
 def _subscriptions(classes):
-    """[(class, ref or None for all of it)] of what a client asks for: `*`, `VM`, `VM/OpaqueRef:..`."""
+    """[(class, ref or None for all of it)] of what a client asks for: `*`, `VM`,
+    `VM/OpaqueRef:..`."""
     wanted = []
     for text in classes:
         name, _, ref = text.partition("/")
         if not name:
             raise Failure("EVENT_SUBSCRIPTION_PARSE_FAILURE", text)
-        wanted += [(known, ref or None) for lowered, known in _CLASSES.items() if name in ("*", known) or name.lower() == lowered]
+        wanted += [
+            (known, ref or None)
+            for lowered, known in _CLASSES.items()
+            if name in ("*", known) or name.lower() == lowered
+        ]
     return wanted
 
 
@@ -38,19 +45,33 @@ def _since(token):
 
 @call("event.from", "classes:set(string) token:string timeout:float", is_async=False)
 def events_from(context, classes, token, timeout):
-    """The changes since `token` to what `classes` name, waiting up to `timeout` seconds for the first of them."""
+    """The changes since `token` to what `classes` name, waiting up to `timeout` seconds for the
+    first of them."""
     database = context.database
     wanted, since = set(_subscriptions(classes)), _since(token)
-    deadline = time.monotonic() + (min(max(timeout, 0.0), _LONGEST) if math.isfinite(timeout) else _LONGEST)
+    deadline = time.monotonic() + (
+        min(max(timeout, 0.0), _LONGEST) if math.isfinite(timeout) else _LONGEST
+    )
     with database.lock:
         while True:
-            changes = [change for change in database.changes_since(since)
-                       if (change.class_name, None) in wanted or (change.class_name, change.ref) in wanted]
+            changes = [
+                change
+                for change in database.changes_since(since)
+                if (change.class_name, None) in wanted or (change.class_name, change.ref) in wanted
+            ]
             left = deadline - time.monotonic()
             if changes or left <= 0 or context.pool.stopping.is_set():
-                return {"events": [_event(database, change) for change in sorted(changes, key=lambda change: _ORDER[change.operation])],
-                        "valid_ref_counts": {name.lower(): Int32(count) for name, count in dict(_NONE, **database.counts(CLASSES)).items()},
-                        "token": _token(database.generation)}
+                return {
+                    "events": [
+                        _event(database, change)
+                        for change in sorted(changes, key=lambda change: _ORDER[change.operation])
+                    ],
+                    "valid_ref_counts": {
+                        name.lower(): Int32(count)
+                        for name, count in dict(_NONE, **database.counts(CLASSES)).items()
+                    },
+                    "token": _token(database.generation),
+                }
             database.changed.wait(left)
             if not database.exists("session", context.session):
                 raise Failure("SESSION_INVALID", context.session)
@@ -61,8 +82,13 @@ def _token(generation):
 
 
 def _event(database, change):
-    event = {"id": str(change.generation), "timestamp": "0.0", "class": change.class_name.lower(),
-             "operation": change.operation, "ref": change.ref}
+    event = {
+        "id": str(change.generation),
+        "timestamp": "0.0",
+        "class": change.class_name.lower(),
+        "operation": change.operation,
+        "ref": change.ref,
+    }
     if change.operation != "del":
         event["snapshot"] = database.record(change.class_name, change.ref)
     return event
@@ -76,7 +102,8 @@ def get_current_id(context):
 
 @call("event.inject", "class:string ref:string", is_async=False)
 def inject(context, class_name, ref):
-    """Have an object appear as modified. Answers a token from which on it does. Raises HANDLE_INVALID [class, ref]."""
+    """Have an object appear as modified. Answers a token from which on it does. Raises
+    HANDLE_INVALID [class, ref]."""
     with context.database.lock:
         before = context.database.generation
         known = _CLASSES.get(class_name.lower())

@@ -1,110 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The language of get_all_records_where: `field "type" = "x" and not (field "shared" = "true")`."""
-import re
+
+import lark
 
 from lab.xapi.failures import Failure
 
-_TOKEN = re.compile(r"""\s*(?:(?P<quoted>"[^"]*")|(?P<word>true|false|field|and|or|not)|(?P<sign>[()=]))""")
-"""As in xapi's db_filter_lex.mll: of words only these, which need no space behind them (sm has `andfield`); no escapes."""
+_GRAMMAR = r"""
+    ?start: chain
+        | negation
+        | chain "or" negation -> either
+        | chain "and" negation -> both
+    ?chain: comparison
+        | chain "or" comparison -> either
+        | chain "and" comparison -> both
+    ?negation: "not" start -> opposite
+    ?comparison: operand "=" operand -> same
+        | "true" -> always
+        | "false" -> never
+        | "(" start ")"
+    ?operand: QUOTED -> literal
+        | "field" QUOTED -> field
+
+    QUOTED: /"[^"]*"/
+    %ignore /[ \t\n]+/
+"""
+"""As in xapi's db_filter_lex.mll and db_filter_parse.mly: of words only these, which need no space
+behind them (sm has `andfield`); no escapes. `and` and `or` bind alike, from the left, and what
+follows a `not` is all of it."""
 
 
 def compile_expression(text):
-    """A predicate over a record (field -> value). Raises INTERNAL_ERROR where the text is not of the language."""
-    parser = _Parser(text)
-    predicate = parser.disjunction()
-    if parser.ahead is not None:
-        parser.refuse()
-    return predicate
+    """A predicate over a record (field -> value). Raises INTERNAL_ERROR where the text is not of
+    the language."""
+    try:
+        return _PARSER.parse(text)
+    except lark.UnexpectedInput:
+        raise Failure("INTERNAL_ERROR", "Db_filter: cannot parse the expression %r" % text)
 
 
-def _compared(value):
-    """How a field's value compares: as its text, truth as true and false."""
+@lark.v_args(inline=True)
+class _Predicates(lark.Transformer):
+    """Makes of each rule of the grammar a function of a record."""
+
+    def either(self, left, right):
+        return lambda record: left(record) or right(record)
+
+    def both(self, left, right):
+        return lambda record: left(record) and right(record)
+
+    def opposite(self, inner):
+        return lambda record: not inner(record)
+
+    def always(self):
+        return lambda record: True
+
+    def never(self):
+        return lambda record: False
+
+    def same(self, left, right):
+        return lambda record: left(record) == right(record)
+
+    def literal(self, quoted):
+        text = quoted[1:-1]
+        return lambda record: text
+
+    def field(self, quoted):
+        name = quoted[1:-1].replace("__", "_")  # the database's own spelling: name__label
+        return lambda record: _field(record, name)
+
+
+def _field(record, name):
+    """A field's value as it compares: its text, truth as true and false."""
+    if name not in record:
+        raise Failure("INTERNAL_ERROR", "Db_exn.DBCache_NotFound: missing field %s" % name)
+    value = record[name]
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
 
 
-class _Parser:
-    def __init__(self, text):
-        self.text = text
-        self.position = 0
-        self.ahead = None
-        self.advance()
-
-    def refuse(self):
-        raise Failure("INTERNAL_ERROR", "Db_filter: cannot parse the expression %r" % self.text)
-
-    def advance(self):
-        current = self.ahead
-        if not self.text[self.position:].strip():
-            self.ahead = None
-            return current
-        match = _TOKEN.match(self.text, self.position)
-        if not match:
-            self.refuse()
-        self.position = match.end()
-        self.ahead = (match.lastgroup, match.group(match.lastgroup))
-        return current
-
-    def take(self, value):
-        if self.ahead is None or self.ahead[0] == "quoted" or self.ahead[1] != value:
-            return False
-        self.advance()
-        return True
-
-    def disjunction(self):
-        left = self.conjunction()
-        while self.take("or"):
-            left = _either(left, self.conjunction())
-        return left
-
-    def conjunction(self):
-        left = self.negation()
-        while self.take("and"):
-            left = _both(left, self.negation())
-        return left
-
-    def negation(self):
-        if self.take("not"):
-            inner = self.negation()
-            return lambda record: not inner(record)
-        return self.comparison()
-
-    def comparison(self):
-        if self.take("("):
-            inner = self.disjunction()
-            if not self.take(")"):
-                self.refuse()
-            return inner
-        if self.take("true"):
-            return lambda record: True
-        if self.take("false"):
-            return lambda record: False
-        left = self.operand()
-        if not self.take("="):
-            self.refuse()
-        right = self.operand()
-        return lambda record: left(record) == right(record)
-
-    def operand(self):
-        is_field = self.take("field")
-        if self.ahead is None or self.ahead[0] != "quoted":
-            self.refuse()
-        text = self.advance()[1][1:-1]
-        if not is_field:
-            return lambda record: text
-        return lambda record: _field(record, text)
-
-
-def _field(record, name):
-    name = name.replace("__", "_")                      # the database's own spelling: name__label
-    if name not in record:
-        raise Failure("INTERNAL_ERROR", "Db_exn.DBCache_NotFound: missing field %s" % name)
-    return _compared(record[name])
-
-
-def _either(left, right):
-    return lambda record: left(record) or right(record)
-
-
-def _both(left, right):
-    return lambda record: left(record) and right(record)
+_PARSER = lark.Lark(_GRAMMAR, parser="lalr", lexer="basic", transformer=_Predicates())

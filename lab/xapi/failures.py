@@ -1,8 +1,10 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What a XenAPI call fails with: an error code of XenAPI and its parameters."""
 
 
 class Failure(Exception):
-    """A XenAPI failure. `description`: [code, parameter, ...], all strings, as ErrorDescription carries it."""
+    """A XenAPI failure. `description`: [code, parameter, ...], all strings, as ErrorDescription
+    carries it."""
 
     def __init__(self, code, *parameters):
         super().__init__(code, *parameters)

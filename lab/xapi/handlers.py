@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The HTTP requests of xapi that are not API calls: /export_metadata, /import_metadata."""
+
 import logging
 
 from lab.xapi import metadata_export, metadata_import
@@ -10,7 +12,8 @@ log = logging.getLogger("xapi.handlers")
 
 
 def _context(pool, request, host_uuid):
-    """For whom the request is: a session by cookie or query, or dom0's root over the unix socket. Raises SESSION_INVALID."""
+    """For whom the request is: a session by cookie or query, or dom0's root over the unix socket.
+    Raises SESSION_INVALID."""
     session = request.cookies.get("session_id") or request.query.get("session_id")
     context = Context(pool, session, host_uuid is not None, host_uuid)
     if host_uuid is None or session:
@@ -35,7 +38,7 @@ class _WithTask:
         except Failure as failure:
             self._pool.tasks.fail(self.task, failure)
             return None, failure
-        except Exception as error:                  # whatever it was, the task must not stay pending
+        except Exception as error:  # whatever it was, the task must not stay pending
             log.exception("a request failed")
             failure = internal_error(error)
             self._pool.tasks.fail(self.task, failure)
@@ -58,29 +61,50 @@ def export_metadata(pool, request, host_uuid):
 
     def work():
         vm = request.query.get("ref") or pool.database.by_uuid("VM", request.query.get("uuid", ""))
-        return metadata_export.export(context.within(task.task), vm, request.query.get("export_snapshots", "true") == "true")
+        return metadata_export.export(
+            context.within(task.task), vm, request.query.get("export_snapshots", "true") == "true"
+        )
 
     archive, failure = task.run(work)
     task.forget()
     if failure:
         return refusal(500, str(failure))
-    return response(archive, "application/octet-stream", headers=[
-        ("task-id", task.task), ("Content-Disposition", 'attachment; filename="export.xva"')])
+    return response(
+        archive,
+        "application/octet-stream",
+        headers=[
+            ("task-id", task.task),
+            ("Content-Disposition", 'attachment; filename="export.xva"'),
+        ],
+    )
 
 
 def import_metadata(pool, request, host_uuid):
-    """PUT /import_metadata?restore=B&live=B&dry_run=B&force=B. The VMs are the task's result. Of one that is refused the connection is
-    reset, as xapi does, which answers 200 and goes away with the rest of the archive unread: why is in the task alone."""
+    """PUT /import_metadata?restore=B&live=B&dry_run=B&force=B. The VMs are the task's result. Of
+    one that is refused the connection is reset, as xapi does, which answers 200 and goes away with
+    the rest of the archive unread: why is in the task alone."""
     try:
         context = _context(pool, request, host_uuid)
     except Failure as failure:
         return refusal(401, failure.code)
-    flags = {name: request.query.get(name) == "true" for name in ("restore", "live", "dry_run", "force")}
+    flags = {
+        name: request.query.get(name) == "true" for name in ("restore", "live", "dry_run", "force")
+    }
     prefix = "vdi:"
     options = metadata_import.Options(
-        vdi_map={key[len(prefix):]: value for key, value in request.query.items() if key.startswith(prefix)}, **flags)
+        vdi_map={
+            key[len(prefix) :]: value
+            for key, value in request.query.items()
+            if key.startswith(prefix)
+        },
+        **flags,
+    )
     task = _WithTask(pool, request, "VM.metadata_import")
-    _, failure = task.run(lambda: metadata_import.run(context.within(task.task), metadata_import.read_ova(request.body), options))
+    _, failure = task.run(
+        lambda: metadata_import.run(
+            context.within(task.task), metadata_import.read_ova(request.body), options
+        )
+    )
     task.forget()
     if failure:
         return RESET

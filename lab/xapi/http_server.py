@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """HTTP, HTTPS and HTTP over a unix socket: one thread per connection, every wait bounded."""
+
 import http.server
 import logging
 import os
@@ -13,9 +15,10 @@ from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from lab import patience
 
-IDLE = 120.0                    # seconds that a client may keep a connection without a word, or stop in the middle of one
-_LARGEST_BODY = 128 << 20       # bytes
-_MOST_CONNECTIONS = 512         # per server
+# seconds that a client may keep a connection without a word, or stop in the middle of one
+IDLE = 120.0
+_LARGEST_BODY = 128 << 20  # bytes
+_MOST_CONNECTIONS = 512  # per server
 _STOP_POLL = 0.2 * patience.TIMES  # seconds between looks whether it is to stop
 
 log = logging.getLogger("xapi.http")
@@ -37,8 +40,9 @@ RESET = response(b"", status=0)
 
 
 def cookies_of(header):
-    """The cookies of a header, as xapi reads them (http.ml, parse_cookies): split at ";", or at "&" where there is none, and not
-    trimmed, so that the name of the second one in "a=b; c=d" is " c"."""
+    """The cookies of a header, as xapi reads them (http.ml, parse_cookies): split at ";", or at "&"
+    where there is none, and not trimmed, so that the name of the second one in "a=b; c=d" is "
+    c"."""
     pairs = [part.partition("=") for part in header.split(";" if ";" in header else "&")]
     return {unquote_plus(name): unquote_plus(value) for name, found, value in pairs if found}
 
@@ -51,7 +55,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self):
         self.request.settimeout(IDLE)
         if isinstance(self.request, ssl.SSLSocket):
-            self.request.do_handshake()         # here, not where connections are accepted: a slow client holds up itself only
+            # here, not where connections are accepted: a slow client holds up itself only
+            self.request.do_handshake()
         elif self.request.family != socket.AF_UNIX:
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().setup()
@@ -62,11 +67,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         parts = urlsplit(self.path)
         cookies = cookies_of(self.headers.get("Cookie", ""))
-        request = Request(self.command, self.path, parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)), cookies,
-                          self.headers, body, self.server.is_local)
+        request = Request(
+            self.command,
+            self.path,
+            parts.path,
+            dict(parse_qsl(parts.query, keep_blank_values=True)),
+            cookies,
+            self.headers,
+            body,
+            self.server.is_local,
+        )
         try:
             answer = self.server.answer(request)
-        except Exception:               # a bug must not leave the client waiting
+        except Exception:  # a bug must not leave the client waiting
             log.exception("%s %s", self.command, parts.path)
             answer = refusal(500, "internal error")
         self._send(answer)
@@ -107,7 +120,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _reset(self):
         self.close_connection = True
-        if self.request.family != socket.AF_UNIX:   # which knows no reset: there it is an end without an answer
+        # which knows no reset: there it is an end without an answer
+        if self.request.family != socket.AF_UNIX:
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         for file in (self.rfile, self.wfile, self.request):
             file.close()
@@ -155,7 +169,9 @@ class _TlsServer(_TcpServer):
 
     def get_request(self):
         connection, address = super().get_request()
-        return self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+        return self.context.wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        ), address
 
 
 class _UnixServer(_Threaded, socketserver.UnixStreamServer):
@@ -163,7 +179,8 @@ class _UnixServer(_Threaded, socketserver.UnixStreamServer):
 
 
 class Servers:
-    """The three of a host. `answer(Request) -> Response` is called in the thread of the connection."""
+    """The three of a host. `answer(Request) -> Response` is called in the thread of the
+    connection."""
 
     def __init__(self):
         self._running = []
@@ -181,7 +198,7 @@ class Servers:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if os.path.lexists(path):
             os.unlink(path)
-        previous = os.umask(0o077)              # only dom0's root talks here
+        previous = os.umask(0o077)  # only dom0's root talks here
         try:
             server = _UnixServer(path, _Handler)
         finally:
@@ -190,7 +207,12 @@ class Servers:
 
     def _start(self, server, answer, is_local):
         server.prepare(answer, is_local)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": _STOP_POLL}, name="accept", daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever,
+            kwargs={"poll_interval": _STOP_POLL},
+            name="accept",
+            daemon=True,
+        )
         self._running.append((server, thread))
         thread.start()
 
@@ -202,7 +224,8 @@ class Servers:
 
 
 def make_certificate(path, address):
-    """A self-signed certificate with its key in one file (0600), where there is none yet. Raises CalledProcessError."""
+    """A self-signed certificate with its key in one file (0600), where there is none yet. Raises
+    CalledProcessError."""
     if os.path.exists(path):
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -210,9 +233,32 @@ def make_certificate(path, address):
     previous = os.umask(0o077)
     try:
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650",
-             "-subj", "/CN=%s" % address, "-addext", "subjectAltName=IP:%s" % address, "-keyout", key, "-out", certificate],
-            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60)
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-days",
+                "3650",
+                "-subj",
+                "/CN=%s" % address,
+                "-addext",
+                "subjectAltName=IP:%s" % address,
+                "-keyout",
+                key,
+                "-out",
+                certificate,
+            ],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
         with open(path + ".new", "wb") as together:
             for part in (key, certificate):
                 with open(part, "rb") as file:

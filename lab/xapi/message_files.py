@@ -1,4 +1,7 @@
-"""Messages on disk: a file each, written when it is made, and not in the database (xapi_message.ml)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Messages on disk: a file each, written when it is made, and not in the database
+(xapi_message.ml)."""
+
 import contextlib
 import json
 import os
@@ -22,7 +25,11 @@ class MessageFiles:
         for ref in os.listdir(self._directory):
             with open(self._path(ref), encoding="utf-8") as file:
                 record = json.load(file)
-            self._database.create("message", {name: coerce(value, fields[name].type, name) for name, value in record.items()}, ref)
+            self._database.create(
+                "message",
+                {name: coerce(value, fields[name].type, name) for name, value in record.items()},
+                ref,
+            )
 
     def keep(self, ref):
         """Write the message down."""

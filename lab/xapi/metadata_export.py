@@ -1,4 +1,7 @@
-"""GET /export_metadata: a VM and what belongs to it as a tar with one ova.xml (xapi's export.ml)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""GET /export_metadata: a VM and what belongs to it as a tar with one ova.xml (xapi's
+export.ml)."""
+
 import io
 import tarfile
 import time
@@ -11,33 +14,85 @@ OVA = "ova.xml"
 EXPORT_VERSION = 2
 XAPI_VERSION = (26, 1)
 
-# What is emptied on export, class by class; references to what is exported too become their ids (`_REFERENCES`).
+# What is emptied on export, class by class; references to what is exported too become their ids
+# (`_REFERENCES`).
 _EMPTIED = {
-    "VM": {"current_operations": {}, "allowed_operations": [], "crash_dumps": [], "consoles": [], "protection_policy": NULL, "blobs": {}},
+    "VM": {
+        "current_operations": {},
+        "allowed_operations": [],
+        "crash_dumps": [],
+        "consoles": [],
+        "protection_policy": NULL,
+        "blobs": {},
+    },
     "VBD": {"metrics": NULL, "current_operations": {}, "allowed_operations": []},
     "VIF": {"metrics": NULL, "current_operations": {}, "allowed_operations": []},
     "VDI": {"crash_dumps": [], "current_operations": {}, "allowed_operations": []},
     "SR": {"PBDs": [], "current_operations": {}, "allowed_operations": []},
     "network": {"PIFs": [], "current_operations": {}, "allowed_operations": []},
-    "host": {"PIFs": [], "PBDs": [], "PGPUs": [], "PCIs": [], "host_CPUs": [], "license_params": {}, "blobs": {},
-             "external_auth_type": "", "external_auth_service_name": "", "external_auth_configuration": {}, "metrics": NULL,
-             "patches": [], "crashdumps": [], "logging": {}, "supported_bootloaders": [], "cpu_configuration": {},
-             "other_config": {}, "capabilities": [], "software_version": {}, "sched_policy": "", "ha_statefiles": [],
-             "ha_network_peers": [], "tags": []},
-    "VM_metrics": {}, "VM_guest_metrics": {},
+    "host": {
+        "PIFs": [],
+        "PBDs": [],
+        "PGPUs": [],
+        "PCIs": [],
+        "host_CPUs": [],
+        "license_params": {},
+        "blobs": {},
+        "external_auth_type": "",
+        "external_auth_service_name": "",
+        "external_auth_configuration": {},
+        "metrics": NULL,
+        "patches": [],
+        "crashdumps": [],
+        "logging": {},
+        "supported_bootloaders": [],
+        "cpu_configuration": {},
+        "other_config": {},
+        "capabilities": [],
+        "software_version": {},
+        "sched_policy": "",
+        "ha_statefiles": [],
+        "ha_network_peers": [],
+        "tags": [],
+    },
+    "VM_metrics": {},
+    "VM_guest_metrics": {},
 }
 _REFERENCES = {
-    "VM": ("VIFs", "VBDs", "VGPUs", "VTPMs", "resident_on", "affinity", "metrics", "guest_metrics", "suspend_VDI"),
-    "VBD": ("VM", "VDI"), "VIF": ("VM", "network"), "VDI": ("VBDs", "SR"), "SR": ("VDIs",), "network": ("VIFs",),
-    "host": ("crash_dump_sr", "suspend_image_sr", "resident_VMs"), "VM_metrics": (), "VM_guest_metrics": (),
+    "VM": (
+        "VIFs",
+        "VBDs",
+        "VGPUs",
+        "VTPMs",
+        "resident_on",
+        "affinity",
+        "metrics",
+        "guest_metrics",
+        "suspend_VDI",
+    ),
+    "VBD": ("VM", "VDI"),
+    "VIF": ("VM", "network"),
+    "VDI": ("VBDs", "SR"),
+    "SR": ("VDIs",),
+    "network": ("VIFs",),
+    "host": ("crash_dump_sr", "suspend_image_sr", "resident_VMs"),
+    "VM_metrics": (),
+    "VM_guest_metrics": (),
 }
-_SNAPSHOT_FIELDS = {"is_a_snapshot": False, "snapshot_of": NULL, "snapshots": [], "snapshot_time": EPOCH,
-                    "transportable_snapshot_id": "", "parent": NULL}
+_SNAPSHOT_FIELDS = {
+    "is_a_snapshot": False,
+    "snapshot_of": NULL,
+    "snapshots": [],
+    "snapshot_time": EPOCH,
+    "transportable_snapshot_id": "",
+    "parent": NULL,
+}
 _ORDER = ("host", "VM", "VM_metrics", "VM_guest_metrics", "VBD", "VIF", "network", "VDI", "SR")
 
 
 def export(context, vm, with_snapshots):
-    """The tar's bytes. Raises what keeps `metadata_export` from being done to the VM, HANDLE_INVALID."""
+    """The tar's bytes. Raises what keeps `metadata_export` from being done to the VM,
+    HANDLE_INVALID."""
     with vm_lifecycle.operation(context, vm, "metadata_export"), context.database.lock:
         document = _ova(context.database, vm, with_snapshots)
     buffer = io.BytesIO()
@@ -49,10 +104,14 @@ def export(context, vm, with_snapshots):
 
 
 def _ova(database, vm, with_snapshots):
-    table = {}                                          # ref -> (class, exported id), in the order of discovery
+    table = {}  # ref -> (class, exported id), in the order of discovery
     _collect(database, vm, with_snapshots, table)
-    objects = [_object(database, name, ref, table, with_snapshots)
-               for class_name in _ORDER for ref, (name, _) in table.items() if name == class_name]
+    objects = [
+        _object(database, name, ref, table, with_snapshots)
+        for class_name in _ORDER
+        for ref, (name, _) in table.items()
+        if name == class_name
+    ]
     document = wire.value_document({"version": _version(database), "objects": objects})
     return b'<?xml version="1.0"?>' + document.encode("utf-8")
 
@@ -60,13 +119,21 @@ def _ova(database, vm, with_snapshots):
 def _version(database):
     pool = database.records("pool")
     master = database.record("host", next(iter(pool.values()))["master"])
-    return {"hostname": master["hostname"], "date": PRODUCT["date"], "product_version": PRODUCT["product_version"],
-            "product_brand": PRODUCT["product_brand"], "build_number": PRODUCT["build_number"],
-            "xapi_major": XAPI_VERSION[0], "xapi_minor": XAPI_VERSION[1], "export_vsn": EXPORT_VERSION}
+    return {
+        "hostname": master["hostname"],
+        "date": PRODUCT["date"],
+        "product_version": PRODUCT["product_version"],
+        "product_brand": PRODUCT["product_brand"],
+        "build_number": PRODUCT["build_number"],
+        "xapi_major": XAPI_VERSION[0],
+        "xapi_minor": XAPI_VERSION[1],
+        "export_vsn": EXPORT_VERSION,
+    }
 
 
 def _collect(database, vm, with_snapshots, table):
     """Walk from the VM to everything that goes with it."""
+
     def add(class_name, ref):
         if database.exists(class_name, ref) and ref not in table:
             table[ref] = (class_name, "Ref:%d" % len(table))
@@ -87,7 +154,12 @@ def _collect(database, vm, with_snapshots, table):
     if with_snapshots:
         for snapshot in record["snapshots"]:
             _collect(database, snapshot, False, table)
-    for class_name, field in (("VM_metrics", "metrics"), ("VM_guest_metrics", "guest_metrics"), ("host", "resident_on"), ("host", "affinity")):
+    for class_name, field in (
+        ("VM_metrics", "metrics"),
+        ("VM_guest_metrics", "guest_metrics"),
+        ("host", "resident_on"),
+        ("host", "affinity"),
+    ):
         add(class_name, record[field])
     if with_snapshots:
         _collect(database, record["parent"], False, table)
@@ -102,10 +174,16 @@ def _object(database, class_name, ref, table, with_snapshots):
 
     for field in _REFERENCES[class_name]:
         value = record[field]
-        record[field] = [exported(item) for item in value if item in table] if isinstance(value, list) else exported(value)
+        record[field] = (
+            [exported(item) for item in value if item in table]
+            if isinstance(value, list)
+            else exported(value)
+        )
     if class_name == "VM":
         if with_snapshots:
-            record.update(snapshot_of=exported(record["snapshot_of"]), parent=exported(record["parent"]))
+            record.update(
+                snapshot_of=exported(record["snapshot_of"]), parent=exported(record["parent"])
+            )
         else:
             record.update(_SNAPSHOT_FIELDS)
     return {"class": class_name, "id": table[ref][1], "snapshot": record}

@@ -1,10 +1,12 @@
-"""PUT /import_metadata: make a VM from an exported ova.xml (xapi's import.ml, for metadata alone)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""PUT /import_metadata: make a VM from an exported ova.xml (xapi's import.ml, for metadata
+alone)."""
+
 import io
 import tarfile
 from collections import namedtuple
 
-from lab.xapi import memory, wire
-from lab.xapi import vm as vms
+from lab.xapi import memory, vm as vms, wire
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import random_mac
 from lab.xapi.failures import Failure
@@ -15,13 +17,14 @@ from lab.xapi.xenops import device_name
 
 Options = namedtuple("Options", "restore live dry_run force vdi_map")
 
-MAPPED = "maps_to"                      # key of other_config: the VDI or network of this pool to use
-_SYNCED = ("content_id",)               # keys of a VDI's other_config that are brought over to its counterpart
-_LARGEST = 64 << 20                     # bytes of ova.xml
+MAPPED = "maps_to"  # key of other_config: the VDI or network of this pool to use
+_SYNCED = ("content_id",)  # keys of a VDI's other_config that are brought over to its counterpart
+_LARGEST = 64 << 20  # bytes of ova.xml
 
 
 def read_ova(data):
-    """The exported document in a tar. Raises IMPORT_ERROR_UNEXPECTED_FILE, IMPORT_ERROR_PREMATURE_EOF, IMPORT_ERROR_GENERIC."""
+    """The exported document in a tar. Raises IMPORT_ERROR_UNEXPECTED_FILE,
+    IMPORT_ERROR_PREMATURE_EOF, IMPORT_ERROR_GENERIC."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             member = archive.next()
@@ -30,14 +33,20 @@ def read_ova(data):
             if member.name != OVA or not member.isfile():
                 raise Failure("IMPORT_ERROR_UNEXPECTED_FILE", OVA, member.name)
             if member.size > _LARGEST:
-                raise Failure("IMPORT_ERROR_GENERIC", "%s is larger than %d bytes" % (OVA, _LARGEST))
+                raise Failure(
+                    "IMPORT_ERROR_GENERIC", "%s is larger than %d bytes" % (OVA, _LARGEST)
+                )
             document = archive.extractfile(member).read()
             if len(document) != member.size:
                 raise Failure("IMPORT_ERROR_PREMATURE_EOF")
         exported = wire.parse_value(document)
     except (tarfile.TarError, wire.Malformed, UnicodeDecodeError) as error:
         raise Failure("IMPORT_ERROR_GENERIC", error) from None
-    if not isinstance(exported, dict) or not isinstance(exported.get("objects"), list) or "version" not in exported:
+    if (
+        not isinstance(exported, dict)
+        or not isinstance(exported.get("objects"), list)
+        or "version" not in exported
+    ):
         raise Failure("IMPORT_ERROR_GENERIC", "%s has no version and objects" % OVA)
     return exported
 
@@ -45,7 +54,8 @@ def read_ova(data):
 def run(context, exported, options):
     """Import it. Answers the refs of the VMs; nothing of it stays if it fails (unless `force`).
 
-    Raises IMPORT_INCOMPATIBLE_VERSION, IMPORT_ERROR_*, VDI_LOCATION_MISSING, VDI_CONTENT_ID_MISSING, VM_BAD_POWER_STATE.
+    Raises IMPORT_INCOMPATIBLE_VERSION, IMPORT_ERROR_*, VDI_LOCATION_MISSING,
+    VDI_CONTENT_ID_MISSING, VM_BAD_POWER_STATE.
     """
     version = exported["version"]
     if (int(version["xapi_major"]), int(version["xapi_minor"])) > XAPI_VERSION:
@@ -69,20 +79,36 @@ class _Import:
         self.options = options
         self.objects = {}
         for item in objects:
-            self.objects.setdefault(item["class"], []).append((item["id"], _typed(item["class"], item["snapshot"])))
+            self.objects.setdefault(item["class"], []).append(
+                (item["id"], _typed(item["class"], item["snapshot"]))
+            )
         self.table = {}
-        self.made = []                  # (class, ref), in the order in which they were made
+        self.made = []  # (class, ref), in the order in which they were made
         self.vms = []
-        self.snapshot_links = []        # (VM made, exported id of what it is a snapshot of, exported id of its parent)
+        # (VM made, exported id of what it is a snapshot of, exported id of its parent)
+        self.snapshot_links = []
 
     def everything(self):
         for class_name, handle in (
-                ("host", self.host), ("SR", self.sr), ("VDI", self.vdi), ("VM_guest_metrics", self.metrics("VM_guest_metrics")),
-                ("VM_metrics", self.metrics("VM_metrics")), ("VM", self.vm), ("network", self.network), ("VBD", self.vbd), ("VIF", self.vif)):
+            ("host", self.host),
+            ("SR", self.sr),
+            ("VDI", self.vdi),
+            ("VM_guest_metrics", self.metrics("VM_guest_metrics")),
+            ("VM_metrics", self.metrics("VM_metrics")),
+            ("VM", self.vm),
+            ("network", self.network),
+            ("VBD", self.vbd),
+            ("VIF", self.vif),
+        ):
             for identity, record in self.objects.get(class_name, []):
                 handle(identity, record)
         for vm, snapshot_of, parent in self.snapshot_links:
-            self.database.set("VM", vm, snapshot_of=self.table.get(snapshot_of, NULL), parent=self.table.get(parent, NULL))
+            self.database.set(
+                "VM",
+                vm,
+                snapshot_of=self.table.get(snapshot_of, NULL),
+                parent=self.table.get(parent, NULL),
+            )
         whole = [vm for vm in self.vms if not self.database.get("VM", vm, "is_a_snapshot")]
         self.vms = whole or self.vms
 
@@ -117,6 +143,7 @@ class _Import:
     def metrics(self, class_name):
         def handle(identity, record):
             self.make(class_name, identity, dict(record, uuid=new_uuid()))
+
         return handle
 
     # --- disks
@@ -128,14 +155,18 @@ class _Import:
             if not self.options.dry_run:
                 self._sync(vdi, record)
         elif self.options.dry_run and self.options.live:
-            self.table[identity] = NULL             # it will be there when the move is for real
+            self.table[identity] = NULL  # it will be there when the move is for real
         elif not self.options.force:
             sr = self.table.get(record["SR"])
-            raise Failure("VDI_LOCATION_MISSING", sr, record["location"]) if sr else Failure("VDI_CONTENT_ID_MISSING")
+            raise (
+                Failure("VDI_LOCATION_MISSING", sr, record["location"])
+                if sr
+                else Failure("VDI_CONTENT_ID_MISSING")
+            )
 
     def _mapped_vdi(self, record):
-        """The VDI of this pool for an exported one: by the request's map, by its place in an SR that is here too, by its
-        `maps_to`, in this order."""
+        """The VDI of this pool for an exported one: by the request's map, by its place in an SR
+        that is here too, by its `maps_to`, in this order."""
         named = self.database.find_uuid("VDI", self.options.vdi_map.get(record["uuid"], ""))
         if named:
             return named
@@ -160,14 +191,24 @@ class _Import:
         if record["currently_attached"] and not there and record["type"] != "CD":
             raise Failure("IMPORT_ERROR_ATTACHED_DISKS_NOT_FOUND")
         if not there and record["type"] == "Disk":
-            return                                  # a disk cannot be empty
+            return  # a disk cannot be empty
         if not there:
             record = dict(record, empty=True)
         vdi = self.table.get(record["VDI"], NULL)
         if vdi != NULL and not self.database.exists("VDI", vdi):
             raise Failure("HANDLE_INVALID", "VDI", vdi)
-        self.make("VBD", identity, dict(_carried("VBD", record), VM=vm, VDI=vdi, device=device_name(record["userdevice"]),
-                                        currently_attached=record["currently_attached"], uuid=self._uuid("VBD", record)))
+        self.make(
+            "VBD",
+            identity,
+            dict(
+                _carried("VBD", record),
+                VM=vm,
+                VDI=vdi,
+                device=device_name(record["userdevice"]),
+                currently_attached=record["currently_attached"],
+                uuid=self._uuid("VBD", record),
+            ),
+        )
 
     # --- the VM
 
@@ -176,19 +217,39 @@ class _Import:
         if existing and not self._replaceable(existing, record):
             return
         if self.options.live and record["power_state"] in ("Running", "Paused"):
-            memory.require(self.database, self.database.get("pool", self.database.refs("pool")[0], "master"), record)    # of the master: assert_can_live_import
+            # of the master: assert_can_live_import
+            memory.require(
+                self.database,
+                self.database.get("pool", self.database.refs("pool")[0], "master"),
+                record,
+            )
         if self.options.dry_run:
             self.table[identity] = NULL
             return
         if existing:
             vms.remove(self.database, existing)
-        fields = dict(_carried("VM", record), power_state="Halted", suspend_VDI=NULL, appliance=NULL,
-                      uuid=self._uuid("VM", record), version=record["version"] + 1 if self.options.restore else 0,
-                      resident_on=self.table.get(record["resident_on"], NULL), affinity=self.table.get(record["affinity"], NULL),
-                      metrics=self.table.get(record["metrics"], NULL), guest_metrics=self.table.get(record["guest_metrics"], NULL))
+        fields = dict(
+            _carried("VM", record),
+            power_state="Halted",
+            suspend_VDI=NULL,
+            appliance=NULL,
+            uuid=self._uuid("VM", record),
+            version=record["version"] + 1 if self.options.restore else 0,
+            resident_on=self.table.get(record["resident_on"], NULL),
+            affinity=self.table.get(record["affinity"], NULL),
+            metrics=self.table.get(record["metrics"], NULL),
+            guest_metrics=self.table.get(record["guest_metrics"], NULL),
+        )
         for name in vms.NEVER_KEPT:
             fields.pop(name, None)
-        for name in ("is_control_domain", "is_a_snapshot", "snapshot_info", "snapshot_time", "transportable_snapshot_id", "bios_strings"):
+        for name in (
+            "is_control_domain",
+            "is_a_snapshot",
+            "snapshot_info",
+            "snapshot_time",
+            "transportable_snapshot_id",
+            "bios_strings",
+        ):
             fields[name] = record[name]
         if not self.database.exists("SR", fields["suspend_SR"]):
             fields["suspend_SR"] = NULL
@@ -199,8 +260,12 @@ class _Import:
         self.snapshot_links.append((vm, record["snapshot_of"], record["parent"]))
 
     def _replaceable(self, existing, record):
-        """May the VM that is here already be replaced? Raises why not; False where `force` says to leave it out."""
-        state, version = self.database.get("VM", existing, "power_state"), self.database.get("VM", existing, "version")
+        """May the VM that is here already be replaced? Raises why not; False where `force` says to
+        leave it out."""
+        state, version = (
+            self.database.get("VM", existing, "power_state"),
+            self.database.get("VM", existing, "version"),
+        )
         if state != "Halted":
             if self.options.force:
                 return False
@@ -218,12 +283,17 @@ class _Import:
     # --- networks
 
     def network(self, identity, record):
-        found = (self.database.where("network", name_label=record["name_label"])
-                 or self.database.where("network", bridge=record["bridge"]))
+        found = self.database.where(
+            "network", name_label=record["name_label"]
+        ) or self.database.where("network", bridge=record["bridge"])
         if found:
             self.table[identity] = found[0]
         else:
-            self.make("network", identity, dict(_carried("network", record), bridge=next_bridge(self.database)))
+            self.make(
+                "network",
+                identity,
+                dict(_carried("network", record), bridge=next_bridge(self.database)),
+            )
 
     def vif(self, identity, record):
         if self.options.restore and self.database.find_uuid("VIF", record["uuid"]):
@@ -234,20 +304,39 @@ class _Import:
         network = mapped or self.found(record["network"])
         if mapped and not self.database.exists("network", mapped):
             raise Failure("HANDLE_INVALID", "network", mapped)
-        self.make("VIF", identity, dict(
-            _carried("VIF", record), VM=self.found(record["VM"]), network=network, other_config=other_config,
-            MAC=record["MAC"] if self.options.restore else random_mac(), MAC_autogenerated=record["MAC_autogenerated"],
-            currently_attached=False, uuid=self._uuid("VIF", record)))
+        self.make(
+            "VIF",
+            identity,
+            dict(
+                _carried("VIF", record),
+                VM=self.found(record["VM"]),
+                network=network,
+                other_config=other_config,
+                MAC=record["MAC"] if self.options.restore else random_mac(),
+                MAC_autogenerated=record["MAC_autogenerated"],
+                currently_attached=False,
+                uuid=self._uuid("VIF", record),
+            ),
+        )
 
 
 def _typed(class_name, record):
-    """An exported record with every field of ours, of its type; fields that are not ours are left out."""
+    """An exported record with every field of ours, of its type; fields that are not ours are left
+    out."""
     fields = CLASSES.get(class_name, {})
     typed = {name: field.default for name, field in fields.items()}
-    typed.update((name, coerce(value, fields[name].type, name)) for name, value in record.items() if name in fields)
+    typed.update(
+        (name, coerce(value, fields[name].type, name))
+        for name, value in record.items()
+        if name in fields
+    )
     return typed
 
 
 def _carried(class_name, record):
     """The fields that an import takes over as they are."""
-    return {name: record[name] for name, field in CLASSES[class_name].items() if field.access in ("RW", "ST")}
+    return {
+        name: record[name]
+        for name, field in CLASSES[class_name].items()
+        if field.access in ("RW", "ST")
+    }

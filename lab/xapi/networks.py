@@ -1,9 +1,12 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """network and PIF."""
+
 from lab.xapi.calls import call, hidden
 from lab.xapi.failures import Failure
 from lab.xapi.schema import construct
 
-_RESERVED_BRIDGES = ("xen", "xapi", "vif", "tap", "eth")        # xapi_network.ml, for any session but those of xapi itself
+# xapi_network.ml, for any session but those of xapi itself
+_RESERVED_BRIDGES = ("xen", "xapi", "vif", "tap", "eth")
 _LONGEST_BRIDGE = 15
 _MTU = 1500
 
@@ -11,7 +14,9 @@ _MTU = 1500
 def next_bridge(database):
     """A name that no bridge of the pool has."""
     used = [record["bridge"] for record in database.records("network").values()]
-    return next("xapi%d" % number for number in range(len(used) + 1) if "xapi%d" % number not in used)
+    return next(
+        "xapi%d" % number for number in range(len(used) + 1) if "xapi%d" % number not in used
+    )
 
 
 @call("network.create", "args:record(network)")
@@ -42,7 +47,8 @@ def destroy(context, self):
 
 @hidden("network.attach_for_vm")
 def attach_for_vm(context, host, vm):
-    """Every network of the VM is there on every host of the lab: only what is asked about must be."""
+    """Every network of the VM is there on every host of the lab: only what is asked about must
+    be."""
     database = context.database
     database.get("host", host, "uuid")
     for vif in database.get("VM", vm, "VIFs"):
@@ -54,10 +60,16 @@ def detach_for_vm(context, host, vm):
     attach_for_vm(context, host, vm)
 
 
-@call("PIF.reconfigure_ip", "self:ref(PIF) mode:enum(ip_configuration_mode) IP:string netmask:string gateway:string DNS:string")
+@call(
+    "PIF.reconfigure_ip",
+    "self:ref(PIF) mode:enum(ip_configuration_mode) IP:string netmask:string gateway:string "
+    "DNS:string",
+)
 def reconfigure_ip(context, self, mode, ip, netmask, gateway, dns):
     """Only the object: the lab's addresses are loopback ones, which need no configuring."""
-    context.database.set("PIF", self, ip_configuration_mode=mode, IP=ip, netmask=netmask, gateway=gateway, DNS=dns)
+    context.database.set(
+        "PIF", self, ip_configuration_mode=mode, IP=ip, netmask=netmask, gateway=gateway, DNS=dns
+    )
 
 
 @call("PIF.introduce", "host:ref(host) MAC:string device:string managed:bool?")
@@ -68,7 +80,22 @@ def introduce_pif(context, host, mac, device, _managed):
         database.get("host", host, "uuid")
         bridge = device.replace("eth", "xenbr")
         found = database.where("network", bridge=bridge)
-        network = found[0] if found else database.create(
-            "network", {"name_label": "Pool-wide network associated with %s" % device, "bridge": bridge})
-        return database.create("PIF", {"host": host, "device": device, "MAC": mac, "network": network, "physical": True,
-                                       "currently_attached": True})
+        network = (
+            found[0]
+            if found
+            else database.create(
+                "network",
+                {"name_label": "Pool-wide network associated with %s" % device, "bridge": bridge},
+            )
+        )
+        return database.create(
+            "PIF",
+            {
+                "host": host,
+                "device": device,
+                "MAC": mac,
+                "network": network,
+                "physical": True,
+                "currently_attached": True,
+            },
+        )

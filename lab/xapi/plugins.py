@@ -1,4 +1,7 @@
-"""host.call_plugin: a program of dom0, run with a method call as its argument, answering on its standard output."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""host.call_plugin: a program of dom0, run with a method call as its argument, answering on its
+standard output."""
+
 import xmlrpc.client
 
 from lab.xapi import wire
@@ -12,7 +15,8 @@ def _failed(*details):
 
 @call("host.call_plugin", "host:ref(host) plugin:string fn:string args:map(string,string)")
 def call_plugin(context, host, plugin, fn, args):
-    """The string that the plugin answers. Raises the plugin's own failure, XENAPI_MISSING_PLUGIN, XENAPI_PLUGIN_FAILURE."""
+    """The string that the plugin answers. Raises the plugin's own failure, XENAPI_MISSING_PLUGIN,
+    XENAPI_PLUGIN_FAILURE."""
     context.database.get("host", host, "uuid")
     document = wire.xml_call(fn, (context.session, args))
     return _answer(context.pool.on_host(host, "run_plugin", name=plugin, call=document))

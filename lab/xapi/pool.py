@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The pool, as its master's xapi holds it: the database and everything that acts on it."""
+
 import threading
 
 from lab.xapi.database import Database
@@ -11,7 +13,8 @@ from lab.xapi.sessions import Sessions
 from lab.xapi.storage import Storage
 from lab.xapi.tasks import Tasks
 
-HTTP_PORT, HTTPS_PORT = "lab-http-port", "lab-https-port"     # keys of a host's other_config: real hosts all have 80 and 443
+# keys of a host's other_config: real hosts all have 80 and 443
+HTTP_PORT, HTTPS_PORT = "lab-http-port", "lab-https-port"
 
 
 class Pool:
@@ -65,11 +68,14 @@ class Pool:
         return True
 
     def on_host(self, host, function, **arguments):
-        """Have a function of HostWork run on that host. Raises what it raises; HOST_OFFLINE [host] where it is away."""
+        """Have a function of HostWork run on that host. Raises what it raises; HOST_OFFLINE [host]
+        where it is away."""
         if host == self.own_host:
             return self._host_work.functions[function](**arguments)
         record = self.database.record("host", host)
-        peer = Peer(record["address"], int(record["other_config"][HTTP_PORT]), self.config.pool_secret)
+        peer = Peer(
+            record["address"], int(record["other_config"][HTTP_PORT]), self.config.pool_secret
+        )
         try:
             return peer.ask(function, **arguments)
         except OSError as error:

@@ -1,4 +1,7 @@
-"""XenAPI's types and fields, from the data model; how a value that a client sent becomes one of them, or is refused as xapi refuses it."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""XenAPI's types and fields, from the data model; how a value that a client sent becomes one of
+them, or is refused as xapi refuses it."""
+
 import copy
 import json
 import logging
@@ -21,7 +24,8 @@ Parameter = namedtuple("Parameter", "name type optional default")
 
 
 class Timestamp(str):
-    """A date and time as XML-RPC writes it, `20260102T03:04:05Z`; a type of its own so that it is sent as one."""
+    """A date and time as XML-RPC writes it, `20260102T03:04:05Z`; a type of its own so that it is
+    sent as one."""
 
     @classmethod
     def at(cls, seconds):
@@ -40,21 +44,32 @@ def empty(of_type):
     """The value of a field of this type that nobody has set."""
     if of_type.kind == "enum":
         return of_type.arguments[0]
-    return {"string": "", "int": 0, "float": 0.0, "bool": False, "datetime": EPOCH, "ref": NULL,
-            "set": [], "map": {}}[of_type.kind]
+    return {
+        "string": "",
+        "int": 0,
+        "float": 0.0,
+        "bool": False,
+        "datetime": EPOCH,
+        "ref": NULL,
+        "set": [],
+        "map": {},
+    }[of_type.kind]
 
 
 def coerce(value, of_type, name):
     """`value` as a client sent it (XenAPI sends integers as strings), as the type says.
 
-    Raises INTERNAL_ERROR with the text of the exception that unmarshalling ends with in xapi (rpc.ml and ppx_deriving_rpc.ml of
-    ocaml-rpc; recorded/xapi-VM.set_ha_always_run-wrong-type). `name`: of what it is, for the log of this xapi.
+    Raises INTERNAL_ERROR with the text of the exception that unmarshalling ends with in xapi
+    (rpc.ml and ppx_deriving_rpc.ml of ocaml-rpc; recorded/xapi-VM.set_ha_always_run-wrong-type).
+    `name`: of what it is, for the log of this xapi.
     """
     try:
         return _COERCIONS[of_type.kind](value, of_type)
     except _Mismatch as mismatch:
         log.info("%s is not %s: %s", name, of_type.kind, mismatch)
-        raise Failure("INTERNAL_ERROR", "Failure(%s)" % json.dumps(str(mismatch), ensure_ascii=False)) from None
+        raise Failure(
+            "INTERNAL_ERROR", "Failure(%s)" % json.dumps(str(mismatch), ensure_ascii=False)
+        ) from None
 
 
 class _Mismatch(Exception):
@@ -119,7 +134,7 @@ _STAMP = re.compile(r"^(\d{4})-?(\d\d)-?(\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d
 
 
 def _stamp(value, _type):
-    text = getattr(value, "value", value)               # xmlrpc.client.DateTime, or the text
+    text = getattr(value, "value", value)  # xmlrpc.client.DateTime, or the text
     if not isinstance(text, str):
         raise _expected("DateTime", value)
     match = _STAMP.match(text)
@@ -152,8 +167,15 @@ def _pairs(value, of_type):
     key_type, item_type = of_type.arguments
     if not isinstance(value, dict):
         plain = key_type.kind in ("string", "ref")
-        raise _Mismatch("Expecting Rpc.Dict, but found '%s'" % rpc_text(value) if plain else "Unmarshalling error")
-    return {_COERCIONS[key_type.kind](key, key_type): _COERCIONS[item_type.kind](item, item_type) for key, item in value.items()}
+        raise _Mismatch(
+            "Expecting Rpc.Dict, but found '%s'" % rpc_text(value)
+            if plain
+            else "Unmarshalling error"
+        )
+    return {
+        _COERCIONS[key_type.kind](key, key_type): _COERCIONS[item_type.kind](item, item_type)
+        for key, item in value.items()
+    }
 
 
 def _record(value, _type):
@@ -162,13 +184,24 @@ def _record(value, _type):
     return value
 
 
-_COERCIONS = {"string": _string, "bool": _boolean, "int": _integer, "float": _number, "datetime": _stamp,
-              "ref": _reference, "enum": _enumeration, "set": _items, "map": _pairs, "record": _record}
+_COERCIONS = {
+    "string": _string,
+    "bool": _boolean,
+    "int": _integer,
+    "float": _number,
+    "datetime": _stamp,
+    "ref": _reference,
+    "enum": _enumeration,
+    "set": _items,
+    "map": _pairs,
+    "record": _record,
+}
 
 
 def signature(text):
-    """The Parameters of `"vdi:ref(VDI) sm_config:map(string,string)? managed:bool?true"`; `?`: may be left out, then it is
-    the JSON value that follows, or empty. An enumeration goes by its name in the model: `type:enum(vdi_type)`."""
+    """The Parameters of `"vdi:ref(VDI) sm_config:map(string,string)? managed:bool?true"`; `?`: may
+    be left out, then it is the JSON value that follows, or empty. An enumeration goes by its name
+    in the model: `type:enum(vdi_type)`."""
     parameters = []
     for word in text.split():
         name, rest = word.split(":", 1)
@@ -184,7 +217,7 @@ def signature(text):
 def _signed(text):
     """(Type, rest) of what `signature` takes for a type."""
     word = _WORD.match(text).group(0)
-    rest = text[len(word):]
+    rest = text[len(word) :]
     if not rest.startswith("("):
         return Type(word, ()), rest
     if word in ("ref", "enum", "record"):
@@ -198,14 +231,16 @@ def _signed(text):
 
 
 _ACCESS = {"RW": "RW", "RO/constructor": "ST", "RO/runtime": "DY"}
-"""Of the model's qualifiers: may be set by a client; given when the object is made, fixed afterwards; set by xapi alone."""
+"""Of the model's qualifiers: may be set by a client; given when the object is made, fixed
+afterwards; set by xapi alone."""
 
 
 def _default(class_name, name, of_type, written):
-    """The value of what the model writes as a default: `D:"text"`, `D:1500`, `D:map0`; REQ where there is none."""
+    """The value of what the model writes as a default: `D:"text"`, `D:1500`, `D:map0`; REQ where
+    there is none."""
     if (class_name, name) in tables.DEFAULTS:
         return tables.DEFAULTS[class_name, name]
-    text = written[len("D:"):]
+    text = written[len("D:") :]
     if written == "REQ" or text in ("map0", "set0", "date") or of_type.kind == "ref":
         return empty(of_type)
     if of_type.kind == "enum":
@@ -219,8 +254,15 @@ def _fields(class_name):
     persisted = model.MODEL[class_name]["persisted"] == "yes"
     for name, (type_text, qualifier, on_disk, written) in model.MODEL[class_name]["fields"].items():
         of_type = model.parse_type(type_text)
-        fields[name] = Field(name, of_type, _ACCESS[qualifier], written == "REQ", _default(class_name, name, of_type, written),
-                             bool({name, "*"} & lazy), persisted and on_disk)
+        fields[name] = Field(
+            name,
+            of_type,
+            _ACCESS[qualifier],
+            written == "REQ",
+            _default(class_name, name, of_type, written),
+            bool({name, "*"} & lazy),
+            persisted and on_disk,
+        )
     return fields
 
 
@@ -228,10 +270,11 @@ CLASSES = {name: _fields(name) for name in model.KEPT}
 
 
 def construct(class_name, given):
-    """The fields of a new object that a client asked for with the record `given`, and the defaults of those that it left out.
+    """The fields of a new object that a client asked for with the record `given`, and the defaults
+    of those that it left out.
 
-    Fields that only xapi sets are ignored, as xapi ignores them. Raises INTERNAL_ERROR naming the field where a
-    required one is missing (xapi answers so too), and where one has the wrong type.
+    Fields that only xapi sets are ignored, as xapi ignores them. Raises INTERNAL_ERROR naming the
+    field where a required one is missing (xapi answers so too), and where one has the wrong type.
     """
     made = {}
     for field in CLASSES[class_name].values():
@@ -240,7 +283,10 @@ def construct(class_name, given):
         if field.name in given:
             made[field.name] = coerce(given[field.name], field.type, field.name)
         elif field.required:
-            raise Failure("INTERNAL_ERROR", "Server_helpers.Dispatcher_FieldNotFound(%s)" % json.dumps(field.name))
+            raise Failure(
+                "INTERNAL_ERROR",
+                "Server_helpers.Dispatcher_FieldNotFound(%s)" % json.dumps(field.name),
+            )
         else:
             made[field.name] = copy.copy(field.default)
     return made

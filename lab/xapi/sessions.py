@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Who may call: logins, and the sessions that they give."""
+
 import hmac
 import threading
 
@@ -6,8 +8,9 @@ from lab.xapi.calls import call
 from lab.xapi.failures import Failure
 from lab.xapi.schema import Timestamp
 
-SM_SESSION = "_sm_session"      # key of the other_config of a session that xapi opened for a driver: the SR (xapi_globs.ml)
-_MOST_SESSIONS = 2000   # the one that was idle longest goes first, as in xapi
+# key of the other_config of a session that xapi opened for a driver: the SR (xapi_globs.ml)
+SM_SESSION = "_sm_session"
+_MOST_SESSIONS = 2000  # the one that was idle longest goes first, as in xapi
 
 
 class Sessions:
@@ -26,14 +29,24 @@ class Sessions:
         return self.open(host_ref, originator)
 
     def open(self, host_ref, originator=""):
-        """A new session without any check: for dom0's root, the pool itself, and what xapi starts."""
+        """A new session without any check: for dom0's root, the pool itself, and what xapi
+        starts."""
         self._make_room()
-        return self._database.create("session", {
-            "this_host": host_ref, "is_local_superuser": True, "originator": originator, "auth_user_name": "root",
-            "last_active": Timestamp.now(), "validation_time": Timestamp.now()})
+        return self._database.create(
+            "session",
+            {
+                "this_host": host_ref,
+                "is_local_superuser": True,
+                "originator": originator,
+                "auth_user_name": "root",
+                "last_active": Timestamp.now(),
+                "validation_time": Timestamp.now(),
+            },
+        )
 
     def open_for_driver(self, host_ref, sr):
-        """A session for a driver of the SR `sr` (None: of none), with which it may set what only drivers may."""
+        """A session for a driver of the SR `sr` (None: of none), with which it may set what only
+        drivers may."""
         session = self.open(host_ref, "SM")
         if sr:
             self._database.set("session", session, other_config={SM_SESSION: sr})
@@ -57,17 +70,24 @@ class Sessions:
             if len(self._database.refs("session")) < _MOST_SESSIONS:
                 return
             records = self._database.records("session")
-            self._database.destroy("session", min(records, key=lambda ref: records[ref]["last_active"]))
+            self._database.destroy(
+                "session", min(records, key=lambda ref: records[ref]["last_active"])
+            )
 
 
 def assert_internal_access(context, sr):
-    """Raises PERMISSION_DENIED unless the call's session is one that xapi opened for a driver of this SR (sm.ml)."""
+    """Raises PERMISSION_DENIED unless the call's session is one that xapi opened for a driver of
+    this SR (sm.ml)."""
     if context.database.get("session", context.session, "other_config").get(SM_SESSION) != sr:
         raise Failure("PERMISSION_DENIED", "")
 
 
-@call("session.login_with_password", "uname:string pwd:string version:string? originator:string?",
-      needs_session=False, is_async=False)
+@call(
+    "session.login_with_password",
+    "uname:string pwd:string version:string? originator:string?",
+    needs_session=False,
+    is_async=False,
+)
 def login_with_password(context, uname, pwd, _version, originator):
     sessions = context.pool.sessions
     if context.local:
@@ -75,7 +95,12 @@ def login_with_password(context, uname, pwd, _version, originator):
     return sessions.login(uname, pwd, originator, context.pool.own_host)
 
 
-@call("session.slave_local_login_with_password", "uname:string pwd:string", needs_session=False, is_async=False)
+@call(
+    "session.slave_local_login_with_password",
+    "uname:string pwd:string",
+    needs_session=False,
+    is_async=False,
+)
 def slave_local_login_with_password(context, uname, pwd):
     return login_with_password(context, uname, pwd, "", "")
 

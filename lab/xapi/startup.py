@@ -1,4 +1,7 @@
-"""What a xapi makes of its database when it starts: it may be older than what runs (dbsync_slave.ml, storage_access.ml, xapi_xenops.ml)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a xapi makes of its database when it starts: it may be older than what runs
+(dbsync_slave.ml, storage_access.ml, xapi_xenops.ml)."""
+
 import logging
 import threading
 
@@ -8,17 +11,18 @@ from lab.xapi.failures import Failure
 from lab.xapi.host_work import XENOPSD_AWAY
 from lab.xapi.schema import NULL
 
-_LOCKED = "host_"               # key of a VDI's sm_config, with a host's ref: SM has it active there
-_TRY = 0.2                      # seconds
+_LOCKED = "host_"  # key of a VDI's sm_config, with a host's ref: SM has it active there
+_TRY = 0.2  # seconds
 _DEBUG = "lab-xapi startup"
-EVENTS = "/run/xapi.events"     # the lab's own: what has become of the listening to xenopsd
+EVENTS = "/run/xapi.events"  # the lab's own: what has become of the listening to xenopsd
 STARTING, LISTENING, DEAF = "starting", "listening", "deaf"
 
 log = logging.getLogger("xapi.startup")
 
 
 def allow_operations(database):
-    """Which operations are allowed, and which go on, is not on disk: what a xapi that starts finds out again."""
+    """Which operations are allowed, and which go on, is not on disk: what a xapi that starts finds
+    out again."""
     for class_name, operations in (("SR", sr.OPERATIONS), ("VDI", vdi.OPERATIONS)):
         for ref in database.refs(class_name):
             database.set(class_name, ref, allowed_operations=operations)
@@ -26,7 +30,8 @@ def allow_operations(database):
 
 
 def release_locks(database):
-    """Nothing is attached to a VM that is halted, and no host keeps room for one that was about to come (dbsync_master.ml)."""
+    """Nothing is attached to a VM that is halted, and no host keeps room for one that was about to
+    come (dbsync_master.ml)."""
     for ref, record in database.records("VM").items():
         if record["power_state"] == "Halted":
             vm_lifecycle.reset(database, ref)
@@ -35,9 +40,11 @@ def release_locks(database):
 
 # --- storage
 
+
 def open_storage(pool, host):
-    """The storage of `host`, whose xapi starts, before its database is up to date (xapi.ml, start_smapiv1_servers): what the xapi before was having
-    SM activate is done again. What xenopsd asks waits (since 382c16b565; in versions before it does not)."""
+    """The storage of `host`, whose xapi starts, before its database is up to date (xapi.ml,
+    start_smapiv1_servers): what the xapi before was having SM activate is done again. What xenopsd
+    asks waits (since 382c16b565; in versions before it does not)."""
     pool.storage.close_layer(host)
     pool.storage.hear(host, False)
     pool.storage.serve_layer(host, pool.storage.open_layer(host))
@@ -45,7 +52,8 @@ def open_storage(pool, host):
 
 
 def synchronise_storage(pool, host):
-    """Bring the database up to date with what the memory of `host` says of its storage, and take what its xenopsd asks."""
+    """Bring the database up to date with what the memory of `host` says of its storage, and take
+    what its xenopsd asks."""
     layer = pool.storage.layer(host)
     resynchronise_pbds(pool.database, host, layer.srs())
     refresh_local_vdi_activations(pool, host, layer)
@@ -60,14 +68,17 @@ def resynchronise_pbds(database, host, attached):
 
 
 def refresh_local_vdi_activations(pool, host, layer):
-    """Make the marks of `host` in every VDI's sm_config anew, and take away those of hosts that are not in the pool. `paused` and whatever
-    else SM or anybody has written there stays as it was on disk. How a VDI is, is asked with its lock (DP.stat_vdi): an activation that is under
-    way is waited for, as long as SM waits for its gate."""
+    """Make the marks of `host` in every VDI's sm_config anew, and take away those of hosts that are
+    not in the pool. `paused` and whatever else SM or anybody has written there stays as it was on
+    disk. How a VDI is, is asked with its lock (DP.stat_vdi): an activation that is under way is
+    waited for, as long as SM waits for its gate."""
     database = pool.database
     known = {_LOCKED + other for other in database.refs("host")}
     own = _LOCKED + host
     for ref, record in database.records("VDI").items():
-        sr_uuid = database.get("SR", record["SR"], "uuid") if database.exists("SR", record["SR"]) else ""
+        sr_uuid = (
+            database.get("SR", record["SR"], "uuid") if database.exists("SR", record["SR"]) else ""
+        )
         attached = sr_uuid in layer.srs()
         state = DETACHED
         if attached:
@@ -86,8 +97,8 @@ def refresh_local_vdi_activations(pool, host, layer):
 
 
 def plug_all(pool, host):
-    """Plug the host's PBDs that are not: after a boot all of them, each of which has sm forget what the host had active. One that fails
-    stays unplugged."""
+    """Plug the host's PBDs that are not: after a boot all of them, each of which has sm forget what
+    the host had active. One that fails stays unplugged."""
     database = pool.database
     for pbd in database.where("PBD", host=host):
         if not database.get("PBD", pbd, "currently_attached"):
@@ -102,18 +113,24 @@ def plug_all(pool, host):
 
 # --- VMs
 
+
 def resynchronise_vms(pool, host):
-    """In the background, as xapi serves already: `resync_resident_on`, and only then listen to xenopsd of `host`, which tells of all its VMs at first
-    (on_xapi_restart). What fails in it ends it, with a line in the log: xapi hears nothing of xenopsd then, until it is started again. EVENTS of
-    that host says which."""
+    """In the background, as xapi serves already: `resync_resident_on`, and only then listen to
+    xenopsd of `host`, which tells of all its VMs at first (on_xapi_restart). What fails in it ends
+    it, with a line in the log: xapi hears nothing of xenopsd then, until it is started again.
+    EVENTS of that host says which."""
     _say(pool, host, STARTING)
-    threading.Thread(target=_resynchronise_vms, args=(pool, host), name="resync", daemon=True).start()
+    threading.Thread(
+        target=_resynchronise_vms, args=(pool, host), name="resync", daemon=True
+    ).start()
 
 
 def _resynchronise_vms(pool, host):
     try:
         listed = _ask(pool, host, "VM.list")
-        resync_resident_on(pool, host, {metadata["id"]: state["power_state"] for metadata, state in listed})
+        resync_resident_on(
+            pool, host, {metadata["id"]: state["power_state"] for metadata, state in listed}
+        )
         pool.on_host(host, "listen")
         _say(pool, host, LISTENING)
     except Failure as failure:
@@ -130,30 +147,45 @@ def _resynchronise_vms(pool, host):
 def _say(pool, host, state):
     try:
         pool.on_host(host, "keep", path=EVENTS, text=state)
-    except Failure as failure:      # it is away again
+    except Failure as failure:  # it is away again
         log.warning("%s: %s", host, failure)
 
 
 def _ask(pool, host, method, **members):
-    """Call xenopsd of `host`. One that is away is waited for, as it is by whoever calls it over the message switch."""
+    """Call xenopsd of `host`. One that is away is waited for, as it is by whoever calls it over the
+    message switch."""
     while True:
         try:
-            return pool.on_host(host, "xenops", method=method, members=dict(members, debug_info=_DEBUG))
+            return pool.on_host(
+                host, "xenops", method=method, members=dict(members, debug_info=_DEBUG)
+            )
         except Failure as failure:
-            away = failure.code == "INTERNAL_ERROR" and failure.description[1].startswith(XENOPSD_AWAY)
+            away = failure.code == "INTERNAL_ERROR" and failure.description[1].startswith(
+                XENOPSD_AWAY
+            )
             if not away or pool.stopping.wait(_TRY):
                 raise
 
 
 def resync_resident_on(pool, host, listed):
-    """Make the database and xenopsd of `host` agree which VMs are there: one that the database does not know, or knows on another host of
-    the pool, is shut down and forgotten by xenopsd; one that is resident nowhere is so here; one that xenopsd does not have is halted."""
+    """Make the database and xenopsd of `host` agree which VMs are there: one that the database does
+    not know, or knows on another host of the pool, is shut down and forgotten by xenopsd; one that
+    is resident nowhere is so here; one that xenopsd does not have is halted."""
     database = pool.database
     resident = set(database.where("VM", resident_on=host, is_control_domain=False))
     known = {identity: database.find_uuid("VM", identity) for identity in listed}
-    elsewhere = {identity for identity, vm in known.items()
-                 if vm and vm not in resident and database.exists("host", database.get("VM", vm, "resident_on"))}
-    adopted = [vm for identity, vm in known.items() if vm and vm not in resident and identity not in elsewhere]
+    elsewhere = {
+        identity
+        for identity, vm in known.items()
+        if vm
+        and vm not in resident
+        and database.exists("host", database.get("VM", vm, "resident_on"))
+    }
+    adopted = [
+        vm
+        for identity, vm in known.items()
+        if vm and vm not in resident and identity not in elsewhere
+    ]
     missing = resident - set(known.values())
     for identity in [identity for identity, vm in known.items() if vm is None] + sorted(elsewhere):
         _terminate(pool, host, identity, listed[identity])
@@ -170,6 +202,7 @@ def _terminate(pool, host, identity, power_state):
     log.info("VM %s is known to xenopsd but isn't supposed to be: terminating", identity)
     if power_state != "Halted":
         task = _ask(pool, host, "VM.shutdown", id=identity)
-        while _ask(pool, host, "Task.stat", id=task)["state"][0] == "Pending":     # how it ends is not looked at
+        # how it ends is not looked at
+        while _ask(pool, host, "Task.stat", id=task)["state"][0] == "Pending":
             pool.stopping.wait(_TRY)
     _ask(pool, host, "VM.remove", id=identity)

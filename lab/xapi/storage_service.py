@@ -1,4 +1,7 @@
-"""What xenopsd asks of storage: POST /services/SM on a host's unix socket. Answered by the master, run on that host."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What xenopsd asks of storage: POST /services/SM on a host's unix socket. Answered by the master,
+run on that host."""
+
 import logging
 import xmlrpc.client
 
@@ -6,14 +9,14 @@ from lab.xapi import wire, xenops
 from lab.xapi.failures import Failure
 
 STORAGE = "/services/SM"
-EVENTS = "/services/xenops-event"       # where xenopsd tells what has changed
+EVENTS = "/services/xenops-event"  # where xenopsd tells what has changed
 
 log = logging.getLogger("xapi.storage")
 
 
 def answer_storage(pool, host, body):
-    """The answer to one call of xenopsd on `host`: VDI.attach {dp, sr, vdi, rw}, VDI.activate, deactivate or detach {dp, sr, vdi},
-    DP.destroy {dp, allow_leak}."""
+    """The answer to one call of xenopsd on `host`: VDI.attach {dp, sr, vdi, rw}, VDI.activate,
+    deactivate or detach {dp, sr, vdi}, DP.destroy {dp, allow_leak}."""
     try:
         (members,), method = wire.parse_xmlrpc(body)
         if method not in _METHODS:
@@ -30,7 +33,8 @@ def answer_storage(pool, host, body):
 
 
 def answer_event(pool, host, body):
-    """`VM.changed {id}` or `VBD.changed {id}`: take over how a VM of that host, or its disks, now are."""
+    """`VM.changed {id}` or `VBD.changed {id}`: take over how a VM of that host, or its disks, now
+    are."""
     try:
         (members,), method = wire.parse_xmlrpc(body)
         if method not in _EVENTS:
@@ -48,10 +52,12 @@ def answer_event(pool, host, body):
 
 def _of_vdi(operation):
     """A method that does `operation(layer, dp, sr, location, members)` with the VDI's lock."""
+
     def method(pool, host, members):
         sr, location = members["sr"], members["vdi"]
         with pool.storage.on_vdi(sr, location):
             return operation(pool.storage.layer(host), members["dp"], sr, location, members)
+
     return method
 
 
@@ -72,7 +78,14 @@ def _destroy(pool, host, members):
 
 
 _EVENTS = {"VM.changed": xenops.update_vm, "VBD.changed": xenops.update_vbds}
-_METHODS = {"VDI.attach": _of_vdi(_attach), "VDI.activate": _activate,
-            "VDI.deactivate": _of_vdi(lambda layer, datapath, sr, location, _: layer.deactivate(datapath, sr, location)),
-            "VDI.detach": _of_vdi(lambda layer, datapath, sr, location, _: layer.detach(datapath, sr, location)),
-            "DP.destroy": _destroy}
+_METHODS = {
+    "VDI.attach": _of_vdi(_attach),
+    "VDI.activate": _activate,
+    "VDI.deactivate": _of_vdi(
+        lambda layer, datapath, sr, location, _: layer.deactivate(datapath, sr, location)
+    ),
+    "VDI.detach": _of_vdi(
+        lambda layer, datapath, sr, location, _: layer.detach(datapath, sr, location)
+    ),
+    "DP.destroy": _destroy,
+}

@@ -1,17 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What the lab says of xapi's classes and messages beside the data model (`model`), as data."""
+
 from lab.xapi import model
 
-# Fields that the database keeps itself: (class, field of the one) -> (class, set of the other side).
+# Fields that the database keeps itself: (class, field of the one) -> (class, set of the other
+# side).
 BACK_REFERENCES = {
-    ("VBD", "VM"): ("VM", "VBDs"), ("VBD", "VDI"): ("VDI", "VBDs"), ("VIF", "VM"): ("VM", "VIFs"),
-    ("VIF", "network"): ("network", "VIFs"), ("PIF", "network"): ("network", "PIFs"), ("PIF", "host"): ("host", "PIFs"),
-    ("VDI", "SR"): ("SR", "VDIs"), ("PBD", "SR"): ("SR", "PBDs"), ("PBD", "host"): ("host", "PBDs"),
-    ("VM", "resident_on"): ("host", "resident_VMs"), ("VDI", "snapshot_of"): ("VDI", "snapshots"),
-    ("VM", "snapshot_of"): ("VM", "snapshots"), ("VM", "parent"): ("VM", "children"),
-    ("console", "VM"): ("VM", "consoles"), ("task", "subtask_of"): ("task", "subtasks"),
+    ("VBD", "VM"): ("VM", "VBDs"),
+    ("VBD", "VDI"): ("VDI", "VBDs"),
+    ("VIF", "VM"): ("VM", "VIFs"),
+    ("VIF", "network"): ("network", "VIFs"),
+    ("PIF", "network"): ("network", "PIFs"),
+    ("PIF", "host"): ("host", "PIFs"),
+    ("VDI", "SR"): ("SR", "VDIs"),
+    ("PBD", "SR"): ("SR", "PBDs"),
+    ("PBD", "host"): ("host", "PBDs"),
+    ("VM", "resident_on"): ("host", "resident_VMs"),
+    ("VDI", "snapshot_of"): ("VDI", "snapshots"),
+    ("VM", "snapshot_of"): ("VM", "snapshots"),
+    ("VM", "parent"): ("VM", "children"),
+    ("console", "VM"): ("VM", "consoles"),
+    ("task", "subtask_of"): ("task", "subtasks"),
 }
 
-# Defaults that the model's file only counts (`map2`): (class, field) -> value. From datamodel_host.ml and recorded/xapi-host.get_record.
+# Defaults that the model's file only counts (`map2`): (class, field) -> value. From
+# datamodel_host.ml and recorded/xapi-host.get_record.
 DEFAULTS = {
     ("host", "license_server"): {"address": "localhost", "port": "27000"},
     ("host", "virtual_hardware_platform_versions"): [0],
@@ -19,26 +32,66 @@ DEFAULTS = {
     ("tunnel", "status"): {"active": "false"},
 }
 
-# Fields that are not RW, but have messages of their own which do no more than set them: set_X, add_to_X and so on, as far as xapi has
-# them. Many are hidden, for SM over the local socket.
+# Fields that are not RW, but have messages of their own which do no more than set them: set_X,
+# add_to_X and so on, as far as xapi has them. Many are hidden, for SM over the local socket.
 SETTERS = {
-    "VDI": ("name_label", "name_description", "managed", "sharable", "read_only", "missing", "virtual_size",
-            "physical_utilisation", "is_a_snapshot", "snapshot_of", "snapshot_time", "metadata_of_pool", "on_boot",
-            "allow_caching", "cbt_enabled"),
-    "SR": ("name_label", "name_description", "shared", "virtual_allocation", "physical_size", "physical_utilisation"),
+    "VDI": (
+        "name_label",
+        "name_description",
+        "managed",
+        "sharable",
+        "read_only",
+        "missing",
+        "virtual_size",
+        "physical_utilisation",
+        "is_a_snapshot",
+        "snapshot_of",
+        "snapshot_time",
+        "metadata_of_pool",
+        "on_boot",
+        "allow_caching",
+        "cbt_enabled",
+    ),
+    "SR": (
+        "name_label",
+        "name_description",
+        "shared",
+        "virtual_allocation",
+        "physical_size",
+        "physical_utilisation",
+    ),
     "PBD": ("device_config",),
-    "VM": ("actions_after_crash", "HVM_boot_policy", "ha_always_run", "ha_restart_priority", "order", "start_delay",
-           "shutdown_delay", "bios_strings", "domain_type", "suspend_VDI", "platform", "other_config", "blocked_operations"),
+    "VM": (
+        "actions_after_crash",
+        "HVM_boot_policy",
+        "ha_always_run",
+        "ha_restart_priority",
+        "order",
+        "start_delay",
+        "shutdown_delay",
+        "bios_strings",
+        "domain_type",
+        "suspend_VDI",
+        "platform",
+        "other_config",
+        "blocked_operations",
+    ),
     "VBD": ("mode",),
     "task": ("progress", "result", "error_info", "other_config"),
 }
 
-VDI_INTRODUCED = ("uuid:string name_label:string name_description:string SR:ref(SR) type:enum(vdi_type) sharable:bool read_only:bool "
-                   "other_config:map(string,string) location:string xenstore_data:map(string,string)? sm_config:map(string,string)? "
-                   "managed:bool?true virtual_size:int? physical_utilisation:int? metadata_of_pool:ref(pool)? is_a_snapshot:bool? "
-                   "snapshot_time:datetime? snapshot_of:ref(VDI)?")
+VDI_INTRODUCED = (
+    "uuid:string name_label:string name_description:string SR:ref(SR) type:enum(vdi_type) "
+    "sharable:bool read_only:bool "
+    "other_config:map(string,string) location:string xenstore_data:map(string,string)? "
+    "sm_config:map(string,string)? "
+    "managed:bool?true virtual_size:int? physical_utilisation:int? metadata_of_pool:ref(pool)? "
+    "is_a_snapshot:bool? "
+    "snapshot_time:datetime? snapshot_of:ref(VDI)?"
+)
 
-# Messages that xapi answers and its documentation, and so the model's file, does not have; read in ocaml/idl/datamodel*.ml.
+# Messages that xapi answers and its documentation, and so the model's file, does not have; read in
+# ocaml/idl/datamodel*.ml.
 HIDDEN = {
     "VDI.db_introduce": VDI_INTRODUCED + " cbt_enabled:bool?",
     "VDI.pool_introduce": VDI_INTRODUCED + " cbt_enabled:bool?",
@@ -65,11 +118,26 @@ HIDDEN = {
 # Such messages of every class that has get_all (datamodel_utils.ml).
 HIDDEN_OF_ALL = {"get_all_where": "expr:string", "get_all_records_where": "expr:string"}
 
-# Setters that xapi keeps for its SM drivers: a session may use them that xapi itself opened for a driver of that SR
-# (message_forwarding.ml, assert_session_has_internal_sr_access). (class, fields, field that names the SR; None: it is the SR.)
+# Setters that xapi keeps for its SM drivers: a session may use them that xapi itself opened for a
+# driver of that SR (message_forwarding.ml, assert_session_has_internal_sr_access). (class, fields,
+# field that names the SR; None: it is the SR.)
 INTERNAL_SETTERS = {
-    "VDI": (("sharable", "managed", "read_only", "missing", "virtual_size", "physical_utilisation", "is_a_snapshot", "snapshot_of",
-             "snapshot_time", "metadata_of_pool", "cbt_enabled"), "SR"),
+    "VDI": (
+        (
+            "sharable",
+            "managed",
+            "read_only",
+            "missing",
+            "virtual_size",
+            "physical_utilisation",
+            "is_a_snapshot",
+            "snapshot_of",
+            "snapshot_time",
+            "metadata_of_pool",
+            "cbt_enabled",
+        ),
+        "SR",
+    ),
     "SR": (("virtual_allocation", "physical_size", "physical_utilisation"), None),
     "PBD": (("device_config",), "SR"),
 }
@@ -80,8 +148,8 @@ TRANSIENT = tuple(name for name in model.KEPT if model.MODEL[name]["persisted"] 
 # No event tells of these (`gen_events:false` in datamodel.ml).
 WITHOUT_EVENTS = ("session", "user", "secret")
 
-# Where the database is written at each call: not before the call is answered, but within a second. Counters, which the next scan or
-# guest report renews.
+# Where the database is written at each call: not before the call is answered, but within a second.
+# Counters, which the next scan or guest report renews.
 LAZY = {
     "SR": {"virtual_allocation", "physical_size", "physical_utilisation"},
     "VDI": {"physical_utilisation"},

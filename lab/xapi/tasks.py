@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Tasks: those of Async calls, and those that clients make themselves."""
+
 import logging
 import threading
 
@@ -21,13 +23,23 @@ class Tasks:
 
     def create(self, label, description="", host="OpaqueRef:NULL", parent="OpaqueRef:NULL"):
         """A pending task."""
-        return self._database.create("task", {
-            "name_label": label, "name_description": description, "created": Timestamp.now(), "resident_on": host,
-            "subtask_of": parent, "type": "<none/>"})
+        return self._database.create(
+            "task",
+            {
+                "name_label": label,
+                "name_description": description,
+                "created": Timestamp.now(),
+                "resident_on": host,
+                "subtask_of": parent,
+                "type": "<none/>",
+            },
+        )
 
     def run(self, task, work, wait_durable):
         """Run `work()` in a thread of its own and complete the task with what comes of it."""
-        threading.Thread(target=self._run, args=(task, work, wait_durable), name="async-call", daemon=True).start()
+        threading.Thread(
+            target=self._run, args=(task, work, wait_durable), name="async-call", daemon=True
+        ).start()
 
     def _run(self, task, work, wait_durable):
         try:
@@ -35,15 +47,18 @@ class Tasks:
             wait_durable()
         except Failure as failure:
             self.fail(task, failure)
-        except Exception as error:              # whatever it was, the task must not stay pending
+        except Exception as error:  # whatever it was, the task must not stay pending
             log.exception("the work of a task failed")
             self.fail(task, internal_error(error))
         else:
             self.succeed(task, value)
 
     def succeed(self, task, value=None):
-        """Complete it with `value` (XenAPI's `<value>..</value>`; nothing for a call without a result)."""
-        self._complete(task, status="success", result="" if value is None else wire.value_document(value))
+        """Complete it with `value` (XenAPI's `<value>..</value>`; nothing for a call without a
+        result)."""
+        self._complete(
+            task, status="success", result="" if value is None else wire.value_document(value)
+        )
 
     def fail(self, task, failure):
         """Complete it with a Failure; one that says TASK_CANCELLED makes it cancelled."""
@@ -53,15 +68,22 @@ class Tasks:
     def _complete(self, task, **fields):
         with self._database.lock:
             if not self._database.exists("task", task):
-                return                          # its client destroyed it meanwhile
+                return  # its client destroyed it meanwhile
             if self._database.get("task", task, "status") in COMPLETED:
                 return
-            self._database.set("task", task, finished=Timestamp.now(), progress=1.0, allowed_operations=[], **fields)
+            self._database.set(
+                "task",
+                task,
+                finished=Timestamp.now(),
+                progress=1.0,
+                allowed_operations=[],
+                **fields,
+            )
             self.collect(task)
 
     def collect(self, task):
-        """Remove a task that somebody has destroyed while it was pending, once it is complete. xapi does it within half a minute
-        (db_gc_util.ml, timeout_tasks), this one at once."""
+        """Remove a task that somebody has destroyed while it was pending, once it is complete. xapi
+        does it within half a minute (db_gc_util.ml, timeout_tasks), this one at once."""
         with self._database.lock:
             record = self._database.record("task", task)
             if record["status"] in COMPLETED and "destroy" in record["current_operations"].values():
@@ -70,8 +92,10 @@ class Tasks:
     def is_cancelling(self, task):
         """Has somebody asked for it to be cancelled?"""
         with self._database.lock:
-            return (self._database.exists("task", task)
-                    and "cancel" in self._database.get("task", task, "current_operations").values())
+            return (
+                self._database.exists("task", task)
+                and "cancel" in self._database.get("task", task, "current_operations").values()
+            )
 
 
 @call("task.create", "label:string description:string", is_async=False)
@@ -85,13 +109,14 @@ def destroy(context, self):
     with database.lock:
         if database.get("task", self, "status") in COMPLETED:
             database.destroy("task", self)
-        else:                                   # it goes when it is complete
+        else:  # it goes when it is complete
             database.add_to("task", self, "current_operations", "task", "destroy")
 
 
 @call("task.cancel", "task:ref(task)")
 def cancel(context, task):
-    """Note the wish: whoever does the work looks for it in current_operations, where it stays (xapi_task.ml)."""
+    """Note the wish: whoever does the work looks for it in current_operations, where it stays
+    (xapi_task.ml)."""
     asking = context.task or "DummyRef:|%s|task.cancel" % new_uuid()
     context.database.set("task", task, current_operations={asking: "cancel"})
 

@@ -1,18 +1,30 @@
-"""VDI: virtual disks. What touches storage runs the SM driver, which keeps the VDI objects itself, as SMAPIv1 does."""
-import time
+# SPDX-License-Identifier: LGPL-2.1-only
+"""VDI: virtual disks. What touches storage runs the SM driver, which keeps the VDI objects itself,
+as SMAPIv1 does."""
+
 import uuid
 
 from lab.xapi import switch, tables
 from lab.xapi.calls import call, hidden, modelled
 from lab.xapi.failures import Failure
+from lab.xapi.operations import Operation
 from lab.xapi.schema import NULL, Timestamp, construct
 from lab.xapi.sessions import assert_internal_access
 from lab.xapi.storage import member
 
-OPERATIONS = ["snapshot", "clone", "copy", "resize", "update", "destroy", "forget", "generate_config", "set_on_boot"]
-OTHERS_TIMEOUT = 7200.0
-"""Seconds for which xapi waits for another operation on the VDI (helpers.ml, Policy)."""
-OTHERS_POLL = 0.05
+OPERATIONS = [
+    "snapshot",
+    "clone",
+    "copy",
+    "resize",
+    "update",
+    "destroy",
+    "forget",
+    "generate_config",
+    "set_on_boot",
+]
+_AS_GIVEN = ("name_label", "name_description", "type", "sharable", "read_only", "other_config")
+"""The fields of a new VDI that are its caller's, whatever the driver has made of them."""
 _FIELDS = [parameter.name for parameter in modelled("VDI.introduce")]
 
 
@@ -21,10 +33,13 @@ def _boolean(value):
 
 
 def _of_driver(database, answer):
-    """The VDI object that a driver's answer names (the driver has made it). Raises VDI_MISSING-like backend failure."""
+    """The VDI object that a driver's answer names (the driver has made it). Raises VDI_MISSING-like
+    backend failure."""
     vdi = database.find_uuid("VDI", member(answer, "uuid"))
     if vdi is None:
-        raise Failure("SR_BACKEND_FAILURE", "", "the driver did not introduce VDI %s" % answer["uuid"], "")
+        raise Failure(
+            "SR_BACKEND_FAILURE", "", "the driver did not introduce VDI %s" % answer["uuid"], ""
+        )
     return vdi
 
 
@@ -34,53 +49,40 @@ def assert_managed(database, vdi):
         raise Failure("VDI_NOT_MANAGED", vdi)
 
 
-class _Operation:
-    """While it lasts, the VDI's current_operations show it, and another operation on the VDI waits
-    (Helpers.retry_with_global_lock)."""
+def _operation(context, vdi, name):
+    """While it lasts another operation on the VDI waits. Raises VDI_NOT_MANAGED [vdi]."""
 
-    def __init__(self, context, vdi, name):
-        self._context, self._vdi, self._name = context, vdi, name
-        self._key = context.task or "OpaqueRef:call-%s" % id(self)
-        self.record = None
+    def admit():
+        if name != "forget":  # xapi_vdi.ml: all the others assert it
+            assert_managed(context.database, vdi)
 
-    def __enter__(self):
-        deadline = time.monotonic() + OTHERS_TIMEOUT
-        while not self._begun():
-            if time.monotonic() > deadline:
-                raise Failure("OTHER_OPERATION_IN_PROGRESS", "VDI", self._vdi, self._name)
-            time.sleep(OTHERS_POLL)
-        return self
-
-    def _begun(self):
-        """Begin it, unless another operation is in progress. Raises VDI_NOT_MANAGED [vdi]."""
-        database = self._context.database
-        with database.lock:
-            self.record = database.record("VDI", self._vdi)
-            if self.record["current_operations"]:
-                return False
-            if self._name != "forget":      # xapi_vdi.ml: all the others assert it
-                assert_managed(database, self._vdi)
-            database.add_to("VDI", self._vdi, "current_operations", self._key, self._name)
-            return True
-
-    def __exit__(self, *_):
-        database = self._context.database
-        with database.lock:
-            if database.exists("VDI", self._vdi):
-                database.remove_from("VDI", self._vdi, "current_operations", self._key)
+    return Operation(context, "VDI", vdi, name, admit)
 
 
 @call("VDI.create", "args:record(VDI)")
 def create(context, args):
     made = construct("VDI", args)
     context.database.get("SR", made["SR"], "uuid")
-    answer = context.pool.storage.run_sr(
-        made["SR"], "vdi_create",
-        [made["virtual_size"], made["name_label"], made["name_description"], "", "false", "19700101T00:00:00Z", "",
-         _boolean(made["read_only"])],
-        task=context.task, vdi_sm_config=made.get("sm_config", {}), vdi_type=made["type"])
+    with Operation(context, "SR", made["SR"], "vdi_create"):
+        answer = context.pool.storage.run_sr(
+            made["SR"],
+            "vdi_create",
+            [
+                made["virtual_size"],
+                made["name_label"],
+                made["name_description"],
+                "",
+                "false",
+                "19700101T00:00:00Z",
+                "",
+                _boolean(made["read_only"]),
+            ],
+            task=context.task,
+            vdi_sm_config=made.get("sm_config", {}),
+            vdi_type=made["type"],
+        )
     vdi = _of_driver(context.database, answer)
-    kept = {name: made[name] for name in ("name_label", "name_description", "type", "sharable", "read_only", "other_config")}
+    kept = {name: made[name] for name in _AS_GIVEN}
     kept.update((name, made[name]) for name in ("tags", "xenstore_data") if name in made)
     context.database.set("VDI", vdi, allowed_operations=OPERATIONS, **kept)
     return vdi
@@ -90,25 +92,57 @@ def _derived(context, vdi, operation, driver_params):
     """Snapshot or clone; answers the new VDI, with what xapi itself keeps of the old one."""
     database, storage = context.database, context.pool.storage
     storage.host_for(database.get("VDI", vdi, "SR"))
-    with _Operation(context, vdi, operation) as running, storage.exclusively(vdi):
+    with _operation(context, vdi, operation) as running, storage.exclusively(vdi):
         if operation == "snapshot":
             host = storage.host_for(database.get("VDI", vdi, "SR"))
-            with switch.asked(context.pool, host, switch.SNAPSHOT, running.record["uuid"], driver_params or {}):
+            with switch.asked(
+                context.pool, host, switch.SNAPSHOT, running.record["uuid"], driver_params or {}
+            ):
                 new = _snapshot_of_layer(context.pool, vdi, driver_params, context.task)
         else:
-            new = _of_driver(database, storage.run_vdi(vdi, "vdi_" + operation, task=context.task, driver_params=driver_params))
-        kept = {name: running.record[name] for name in (
-            "name_label", "name_description", "type", "sharable", "other_config", "xenstore_data", "on_boot", "allow_caching", "tags")}
+            new = _of_driver(
+                database,
+                storage.run_vdi(
+                    vdi, "vdi_" + operation, task=context.task, driver_params=driver_params
+                ),
+            )
+        kept = {
+            name: running.record[name]
+            for name in (
+                "name_label",
+                "name_description",
+                "type",
+                "sharable",
+                "other_config",
+                "xenstore_data",
+                "on_boot",
+                "allow_caching",
+                "tags",
+            )
+        }
         database.set("VDI", new, allowed_operations=OPERATIONS, **kept)
     return new
 
 
 def _snapshot_of_layer(pool, vdi, driver_params, task=None):
-    """What the storage layer does (storage_smapiv1.ml, snapshot_and_clone); whose it is, and the rest, xapi notes when it has the answer."""
-    new = _of_driver(pool.database, pool.storage.run_vdi(vdi, "vdi_snapshot", task=task, driver_params=driver_params))
-    named = {name: pool.database.get("VDI", vdi, name) for name in ("name_label", "name_description")}
-    pool.database.set("VDI", new, is_a_snapshot=True, snapshot_time=Timestamp.now(), other_config={"content_id": str(uuid.uuid4())},
-                      allowed_operations=OPERATIONS, **named)
+    """What the storage layer does (storage_smapiv1.ml, snapshot_and_clone); whose it is, and the
+    rest, xapi notes when it has the answer."""
+    new = _of_driver(
+        pool.database,
+        pool.storage.run_vdi(vdi, "vdi_snapshot", task=task, driver_params=driver_params),
+    )
+    named = {
+        name: pool.database.get("VDI", vdi, name) for name in ("name_label", "name_description")
+    }
+    pool.database.set(
+        "VDI",
+        new,
+        is_a_snapshot=True,
+        snapshot_time=Timestamp.now(),
+        other_config={"content_id": str(uuid.uuid4())},
+        allowed_operations=OPERATIONS,
+        **named,
+    )
     return new
 
 
@@ -123,7 +157,9 @@ def snapshot_again(pool, vdi_uuid, driver_params):
 @call("VDI.snapshot", "vdi:ref(VDI) driver_params:map(string,string)?")
 def snapshot(context, vdi, driver_params):
     new = _derived(context, vdi, "snapshot", driver_params)
-    context.database.set("VDI", new, is_a_snapshot=True, snapshot_of=vdi, snapshot_time=Timestamp.now())
+    context.database.set(
+        "VDI", new, is_a_snapshot=True, snapshot_of=vdi, snapshot_time=Timestamp.now()
+    )
     return new
 
 
@@ -136,7 +172,7 @@ def clone(context, vdi, driver_params):
 
 @call("VDI.resize", "vdi:ref(VDI) size:int")
 def resize(context, vdi, size):
-    with _Operation(context, vdi, "resize"), context.pool.storage.exclusively(vdi):
+    with _operation(context, vdi, "resize"), context.pool.storage.exclusively(vdi):
         _refuse_attached(context.database, vdi, "resize")
         context.pool.storage.run_vdi(vdi, "vdi_resize", [size], task=context.task)
 
@@ -144,12 +180,14 @@ def resize(context, vdi, size):
 @call("VDI.copy", "vdi:ref(VDI) sr:ref(SR)? base_vdi:ref(VDI)? into_vdi:ref(VDI)?")
 def copy(context, vdi, _sr, _base_vdi, _into_vdi):
     """Only refused, as xapi does before it begins: this one has no dom0 to plug the disks into."""
-    with _Operation(context, vdi, "copy"):
+    with _operation(context, vdi, "copy"):
         raise Failure("NOT_IMPLEMENTED", "VDI.copy")
 
 
 def _refuse_attached(database, vdi, operation):
-    if any(database.get("VBD", vbd, "currently_attached") for vbd in database.get("VDI", vdi, "VBDs")):
+    if any(
+        database.get("VBD", vbd, "currently_attached") for vbd in database.get("VDI", vdi, "VBDs")
+    ):
         raise Failure("VDI_IN_USE", vdi, operation)
 
 
@@ -157,11 +195,12 @@ def _refuse_attached(database, vdi, operation):
 def destroy(context, self):
     database, storage = context.database, context.pool.storage
     storage.host_for(database.get("VDI", self, "SR"))
-    with _Operation(context, self, "destroy"), storage.exclusively(self):
+    with _operation(context, self, "destroy"), storage.exclusively(self):
         _refuse_attached(database, self, "destroy")
         storage.remove_datapaths(self, storage.host_for(database.get("VDI", self, "SR")))
         vbds = database.get("VDI", self, "VBDs")
-        storage.run_vdi(self, "vdi_delete", task=context.task)
+        with Operation(context, "SR", database.get("VDI", self, "SR"), "vdi_destroy"):
+            storage.run_vdi(self, "vdi_delete", task=context.task)
         _remove_object(database, self, vbds)
 
 
@@ -169,7 +208,8 @@ def _remove_object(database, vdi, vbds):
     with database.lock:
         for class_name, refs in (("VBD", vbds), ("VDI", [vdi])):
             for ref in refs:
-                if database.exists(class_name, ref):        # the driver has usually removed the VDI itself
+                # the driver has usually removed the VDI itself
+                if database.exists(class_name, ref):
                     database.destroy(class_name, ref)
 
 
@@ -181,7 +221,7 @@ def update(context, vdi):
 @call("VDI.forget", "vdi:ref(VDI)")
 def forget(context, vdi):
     """Remove the object and leave the image."""
-    with _Operation(context, vdi, "forget"):
+    with _operation(context, vdi, "forget"):
         _refuse_attached(context.database, vdi, "forget")
     _remove_object(context.database, vdi, context.database.get("VDI", vdi, "VBDs"))
 
@@ -197,18 +237,27 @@ def db_forget(context, vdi):
 def introduce(context, *values):
     """Have the driver make an object for an image that is there."""
     given = dict(zip(_FIELDS, values))
-    answer = context.pool.storage.run_sr(
-        given["SR"], "vdi_introduce", [given["name_label"], given["name_description"]], task=context.task,
-        vdi_location=given["location"], vdi_sm_config=given["sm_config"], new_uuid=given["uuid"])
+    with Operation(context, "SR", given["SR"], "vdi_introduce"):
+        answer = context.pool.storage.run_sr(
+            given["SR"],
+            "vdi_introduce",
+            [given["name_label"], given["name_description"]],
+            task=context.task,
+            vdi_location=given["location"],
+            vdi_sm_config=given["sm_config"],
+            new_uuid=given["uuid"],
+        )
     vdi = _of_driver(context.database, answer)
-    context.database.set("VDI", vdi, allowed_operations=OPERATIONS, **{name: given[name] for name in (
-        "name_label", "name_description", "type", "sharable", "read_only", "other_config")})
+    context.database.set(
+        "VDI", vdi, allowed_operations=OPERATIONS, **{name: given[name] for name in _AS_GIVEN}
+    )
     return vdi
 
 
 @hidden("VDI.db_introduce")
 def db_introduce(context, *values):
-    """An object alone, without any driver: how drivers make theirs. Raises LOCATION_NOT_UNIQUE [SR, location]."""
+    """An object alone, without any driver: how drivers make theirs. Raises LOCATION_NOT_UNIQUE [SR,
+    location]."""
     assert_internal_access(context, values[_FIELDS.index("SR")])
     return pool_introduce(context, *values)
 

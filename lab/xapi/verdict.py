@@ -1,7 +1,11 @@
-"""VM.assert_can_migrate: whether a VM may be moved there (xapi_vm_migrate.ml, xapi_vm_helpers.ml), in xapi's order.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""VM.assert_can_migrate: whether a VM may be moved there (xapi_vm_migrate.ml, xapi_vm_helpers.ml),
+in xapi's order.
 
-Of a host this knows version, virtual hardware, the number of processors, whether it is enabled, the networks, and, within the pool, memory (that of
-another pool's is looked at by the import alone); not what a processor can do, nor devices passed through."""
+Of a host this knows version, virtual hardware, the number of processors, whether it is enabled, the
+networks, and, within the pool, memory (that of another pool's is looked at by the import alone);
+not what a processor can do, nor devices passed through."""
+
 import urllib.parse
 import xmlrpc.client
 
@@ -10,13 +14,18 @@ from lab.xapi.calls import call
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL
 
-FROM = ("VDI_SNAPSHOT", "VDI_MIRROR")           # features of a driver that a disk leaves
-INTO = ("VDI_SNAPSHOT", "VDI_MIRROR_IN")        # of one that it comes to; VDI_MIRROR implies VDI_MIRROR_IN (smint.ml)
+FROM = ("VDI_SNAPSHOT", "VDI_MIRROR")  # features of a driver that a disk leaves
+# of one that it comes to; VDI_MIRROR implies VDI_MIRROR_IN (smint.ml)
+INTO = ("VDI_SNAPSHOT", "VDI_MIRROR_IN")
 _TIMEOUT = 30.0
 
 
-@call("VM.assert_can_migrate", "vm:ref(VM) dest:map(string,string) live:bool vdi_map:map(ref(VDI),ref(SR)) "
-      "vif_map:map(ref(VIF),ref(network)) options:map(string,string) vgpu_map:map(ref(VGPU),ref(GPU_group))?")
+@call(
+    "VM.assert_can_migrate",
+    "vm:ref(VM) dest:map(string,string) live:bool vdi_map:map(ref(VDI),ref(SR)) "
+    "vif_map:map(ref(VIF),ref(network)) options:map(string,string) "
+    "vgpu_map:map(ref(VGPU),ref(GPU_group))?",
+)
 def assert_can_migrate(context, vm, dest, _live, vdi_map, vif_map, _options, _vgpu_map):
     database = context.database
     record = database.record("VM", vm)
@@ -28,22 +37,36 @@ def assert_can_migrate(context, vm, dest, _live, vdi_map, vif_map, _options, _vg
     source = record["resident_on"] if record["resident_on"] != NULL else context.pool.master
     host = there.record("host", dest["host"])
     if _version(host) < _version(database.record("host", source)):
-        raise (Failure("NOT_SUPPORTED_DURING_UPGRADE") if inside else
-               Failure("VM_HOST_INCOMPATIBLE_VERSION_MIGRATE", vm, dest["host"]))
+        raise (
+            Failure("NOT_SUPPORTED_DURING_UPGRADE")
+            if inside
+            else Failure("VM_HOST_INCOMPATIBLE_VERSION_MIGRATE", vm, dest["host"])
+        )
     _check_features(database, there, vdi_map)
     if not (inside and record["resident_on"] == dest["host"]) and not host["enabled"]:
         raise Failure("HOST_DISABLED", dest["host"])
-    if int(record["hardware_platform_version"]) not in [int(version) for version in host["virtual_hardware_platform_versions"]]:
-        raise Failure("VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION", dest["host"],
-                      *["[%s]" % "; ".join(map(str, host["virtual_hardware_platform_versions"])), vm,
-                        record["hardware_platform_version"]])
+    if int(record["hardware_platform_version"]) not in [
+        int(version) for version in host["virtual_hardware_platform_versions"]
+    ]:
+        raise Failure(
+            "VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION",
+            dest["host"],
+            *[
+                "[%s]" % "; ".join(map(str, host["virtual_hardware_platform_versions"])),
+                vm,
+                record["hardware_platform_version"],
+            ],
+        )
     if inside:
         memory.require(database, dest["host"], record, vm)
     if int(record["VCPUs_max"]) > int(host["cpu_info"]["cpu_count"]):
         raise Failure("HOST_NOT_ENOUGH_PCPUS", record["VCPUs_max"], host["cpu_info"]["cpu_count"])
     if inside and vif_map:
-        raise Failure("OPERATION_NOT_ALLOWED",
-                      "VIF mapping is not allowed for intra-pool migration -all VIFs must be on the same network")
+        raise Failure(
+            "OPERATION_NOT_ALLOWED",
+            "VIF mapping is not allowed for intra-pool migration -all VIFs must be on the same "
+            "network",
+        )
     for vif in record["VIFs"] if not inside else ():
         if vif not in vif_map:
             raise Failure("VIF_NOT_IN_MAP", vif)

@@ -1,19 +1,27 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """VM: virtual machines."""
-from lab.xapi import vdi as vdis
-from lab.xapi import vm_lifecycle, xenops
-from lab.xapi.devices import assert_vm_attachable
+
+from lab.xapi import vdi as vdis, vm_lifecycle, xenops
 from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
+from lab.xapi.devices import assert_vm_attachable
 from lab.xapi.failures import Failure
 from lab.xapi.schema import CLASSES, NULL, Timestamp, construct
 from lab.xapi.vm_lifecycle import operation
 
 _DEVICES = [str(number) for number in range(16)]
-_CLEAN = 1200.0                         # seconds that a guest may take to shut down (domain_shutdown_total_timeout)
+_CLEAN = 1200.0  # seconds that a guest may take to shut down (domain_shutdown_total_timeout)
 
 
-NEVER_KEPT = ("blocked_operations", "protection_policy", "is_snapshot_from_vmpp", "snapshot_schedule", "is_vmss_snapshot")
-"""Fields that xapi takes in a record for a VM and does not keep, neither here nor in an import (xapi_vm.ml, create; import.ml)."""
+NEVER_KEPT = (
+    "blocked_operations",
+    "protection_policy",
+    "is_snapshot_from_vmpp",
+    "snapshot_schedule",
+    "is_vmss_snapshot",
+)
+"""Fields that xapi takes in a record for a VM and does not keep, neither here nor in an import
+(xapi_vm.ml, create; import.ml)."""
 _LEFT_OUT = NEVER_KEPT + ("power_state", "suspend_VDI", "last_booted_record", "last_boot_CPU_flags")
 """The same of a halted VM that is made."""
 
@@ -22,7 +30,12 @@ _LEFT_OUT = NEVER_KEPT + ("power_state", "suspend_VDI", "last_booted_record", "l
 def create(context, args):
     made = construct("VM", args)
     if made.get("power_state") == "Suspended":
-        raise Failure("VALUE_NOT_SUPPORTED", "power_state", made["power_state"], "no suspended VM can be made here")
+        raise Failure(
+            "VALUE_NOT_SUPPORTED",
+            "power_state",
+            made["power_state"],
+            "no suspended VM can be made here",
+        )
     for field in _LEFT_OUT:
         made.pop(field, None)
     made["other_config"].setdefault("mac_seed", new_uuid())
@@ -34,8 +47,13 @@ def create(context, args):
 def make(database, fields):
     """A VM object, with its metrics."""
     with database.lock:
-        metrics = database.create("VM_metrics", {"memory_actual": fields.get("memory_static_max", 0),
-                                                 "VCPUs_number": fields.get("VCPUs_at_startup", 0)})
+        metrics = database.create(
+            "VM_metrics",
+            {
+                "memory_actual": fields.get("memory_static_max", 0),
+                "VCPUs_number": fields.get("VCPUs_at_startup", 0),
+            },
+        )
         return database.create("VM", dict(fields, metrics=metrics))
 
 
@@ -49,8 +67,13 @@ def destroy(context, self):
 def remove(database, vm):
     with database.lock:
         record = database.record("VM", vm)
-        owned = [("VBD", record["VBDs"]), ("VIF", record["VIFs"]), ("console", record["consoles"]),
-                 ("VM_metrics", [record["metrics"]]), ("VM_guest_metrics", [record["guest_metrics"]])]
+        owned = [
+            ("VBD", record["VBDs"]),
+            ("VIF", record["VIFs"]),
+            ("console", record["consoles"]),
+            ("VM_metrics", [record["metrics"]]),
+            ("VM_guest_metrics", [record["guest_metrics"]]),
+        ]
         for class_name, refs in owned:
             for ref in refs:
                 if database.exists(class_name, ref):
@@ -62,6 +85,7 @@ def remove(database, vm):
 
 # --- power
 
+
 def _hosts_that_see(database, vm):
     """The hosts on which every SR of the VM's disks is plugged."""
     hosts = database.refs("host")
@@ -70,8 +94,11 @@ def _hosts_that_see(database, vm):
         if record["empty"]:
             continue
         sr = database.get("VDI", record["VDI"], "SR")
-        plugged = [database.get("PBD", pbd, "host") for pbd in database.get("SR", sr, "PBDs")
-                   if database.get("PBD", pbd, "currently_attached")]
+        plugged = [
+            database.get("PBD", pbd, "host")
+            for pbd in database.get("SR", sr, "PBDs")
+            if database.get("PBD", pbd, "currently_attached")
+        ]
         hosts = [host for host in hosts if host in plugged]
         if not hosts:
             raise Failure("VM_REQUIRES_SR", vm, sr)
@@ -113,16 +140,25 @@ def _first_unseen(database, vm, host):
 
 def _start(context, vm, host, start_paused):
     if start_paused:
-        raise Failure("VALUE_NOT_SUPPORTED", "start_paused", "true", "xenopsd here cannot start a VM paused")
+        raise Failure(
+            "VALUE_NOT_SUPPORTED", "start_paused", "true", "xenopsd here cannot start a VM paused"
+        )
     pool, database = context.pool, context.database
     described = xenops.metadata(database, vm)
     database.set("VM", vm, scheduled_to_be_resident_on=host)
     try:
-        pool.on_host(host, "xenops", method="VM.add", members={"debug_info": "VM.start", "metadata": described})
+        pool.on_host(
+            host,
+            "xenops",
+            method="VM.add",
+            members={"debug_info": "VM.start", "metadata": described},
+        )
         xenops.run(context, host, "VM.start", id=described["id"])
         with database.lock:
             database.set("VM", vm, resident_on=host, domarch="")
-            database.set("VM_metrics", database.get("VM", vm, "metrics"), start_time=Timestamp.now())
+            database.set(
+                "VM_metrics", database.get("VM", vm, "metrics"), start_time=Timestamp.now()
+            )
         xenops.refresh(pool, vm, host)
     except Failure:
         xenops.refresh(pool, vm, host)
@@ -162,9 +198,13 @@ def _delay(hard):
 
 
 def _shutdown(context, vm, hard):
-    host, uuid = context.database.get("VM", vm, "resident_on"), context.database.get("VM", vm, "uuid")
+    host, uuid = (
+        context.database.get("VM", vm, "resident_on"),
+        context.database.get("VM", vm, "uuid"),
+    )
     if hard and context.database.get("VM", vm, "power_state") == "Suspended":
-        vm_lifecycle.reset(context.database, vm)        # its suspend image, which xapi would destroy, the lab has not
+        # its suspend image, which xapi would destroy, the lab has not
+        vm_lifecycle.reset(context.database, vm)
         return
     xenops.run(context, host, "VM.shutdown", id=uuid, **_delay(hard))
     xenops.refresh(context.pool, vm, host)
@@ -194,8 +234,9 @@ def _reboot(context, vm, hard):
 
 @call("VM.power_state_reset", "vm:ref(VM)")
 def power_state_reset(context, vm):
-    """Make the objects say Halted. Of a VM that runs on the master its xenopsd is asked: DOMAIN_EXISTS [vm] if it runs there, else that forgets
-    it. Of one that runs on another host nobody is asked: HOST_IS_LIVE [host] as long as that host's xapi answers (xapi_vm.ml)."""
+    """Make the objects say Halted. Of a VM that runs on the master its xenopsd is asked:
+    DOMAIN_EXISTS [vm] if it runs there, else that forgets it. Of one that runs on another host
+    nobody is asked: HOST_IS_LIVE [host] as long as that host's xapi answers (xapi_vm.ml)."""
     pool = context.pool
     with operation(context, vm, "power_state_reset"):
         record = context.database.record("VM", vm)
@@ -213,7 +254,8 @@ def power_state_reset(context, vm):
 
 @hidden("VM.pool_migrate_complete")
 def pool_migrate_complete(context, vm, host):
-    """The VM has arrived on `host`: take over what that host's xenopsd says; nothing where it does not know the VM."""
+    """The VM has arrived on `host`: take over what that host's xenopsd says; nothing where it does
+    not know the VM."""
     database = context.database
     context.database.get("host", host, "uuid")
     state = xenops.stat(context.pool, host, database.get("VM", vm, "uuid"))
@@ -224,6 +266,7 @@ def pool_migrate_complete(context, vm, host):
 
 
 # --- questions
+
 
 @call("VM.assert_operation_valid", "self:ref(VM) op:enum(vm_operations)", is_async=False)
 def assert_operation_valid(context, self, op):
@@ -237,11 +280,14 @@ def assert_operation_valid(context, self, op):
 
 @call("VM.update_allowed_operations", "self:ref(VM)", is_async=False)
 def update_allowed_operations(context, self):
-    context.database.get("VM", self, "allowed_operations")      # they are always up to date
+    context.database.get("VM", self, "allowed_operations")  # they are always up to date
 
 
 def _free_devices(context, vm, devices, class_name, field):
-    used = [context.database.get(class_name, ref, field) for ref in context.database.get("VM", vm, devices)]
+    used = [
+        context.database.get(class_name, ref, field)
+        for ref in context.database.get("VM", vm, devices)
+    ]
     return [device for device in _DEVICES if device not in used]
 
 
@@ -257,24 +303,35 @@ def get_allowed_vif_devices(context, vm):
 
 # --- what this xapi only knows how to refuse
 
+
 def _refusing(name):
     def refuse(context, vm, *_):
         with operation(context, vm, name):
             raise Failure("NOT_IMPLEMENTED", "VM." + name)
+
     return refuse
 
 
-for _name, _more in (("suspend", ""), ("resume", " start_paused:bool force:bool"), ("pause", ""), ("unpause", ""), ("checkpoint", " new_name:string"),
-                     ("clone", " new_name:string"), ("copy", " new_name:string sr:ref(SR)"),
-                     ("pool_migrate", " host:ref(host) options:map(string,string)")):
+for _name, _more in (
+    ("suspend", ""),
+    ("resume", " start_paused:bool force:bool"),
+    ("pause", ""),
+    ("unpause", ""),
+    ("checkpoint", " new_name:string"),
+    ("clone", " new_name:string"),
+    ("copy", " new_name:string sr:ref(SR)"),
+    ("pool_migrate", " host:ref(host) options:map(string,string)"),
+):
     call("VM." + _name, "vm:ref(VM)" + _more)(_refusing(_name))
 
 
 # --- snapshots
 
+
 @call("VM.snapshot", "vm:ref(VM) new_name:string ignore_vdis:set(ref(VDI))?")
 def snapshot(context, vm, new_name, ignore_vdis):
-    """A VM object with snapshots of the disks. Raises what a disk's snapshot raises, with those made before undone."""
+    """A VM object with snapshots of the disks. Raises what a disk's snapshot raises, with those
+    made before undone."""
     database = context.database
     with operation(context, vm, "snapshot"):
         disks, made = [], []
@@ -294,20 +351,42 @@ def snapshot(context, vm, new_name, ignore_vdis):
 
 def _copied(class_name, record, **fields):
     """The fields of an object that a copy of it starts with."""
-    kept = {name: record[name] for name, field in CLASSES[class_name].items() if field.access in ("RW", "ST")}
+    kept = {
+        name: record[name]
+        for name, field in CLASSES[class_name].items()
+        if field.access in ("RW", "ST")
+    }
     return dict(kept, **fields)
 
 
 def _snapshot_object(database, vm, new_name, disks):
     with database.lock:
         record = database.record("VM", vm)
-        new = make(database, _copied(
-            "VM", record, name_label=new_name, power_state="Halted", is_a_snapshot=True, is_a_template=True, snapshot_of=vm,
-            snapshot_time=Timestamp.now(), parent=record["parent"], blocked_operations={}, uuid=new_uuid(),
-            snapshot_info={"power-state-at-snapshot": record["power_state"], "disk-snapshot-type": "crash_consistent"}))
+        new = make(
+            database,
+            _copied(
+                "VM",
+                record,
+                name_label=new_name,
+                power_state="Halted",
+                is_a_snapshot=True,
+                is_a_template=True,
+                snapshot_of=vm,
+                snapshot_time=Timestamp.now(),
+                parent=record["parent"],
+                blocked_operations={},
+                uuid=new_uuid(),
+                snapshot_info={
+                    "power-state-at-snapshot": record["power_state"],
+                    "disk-snapshot-type": "crash_consistent",
+                },
+            ),
+        )
         for disk, vdi in disks:
             database.create("VBD", _copied("VBD", disk, VM=new, VDI=vdi, currently_attached=False))
         for vif in record["VIFs"]:
-            database.create("VIF", _copied("VIF", database.record("VIF", vif), VM=new, currently_attached=False))
+            database.create(
+                "VIF", _copied("VIF", database.record("VIF", vif), VM=new, currently_attached=False)
+            )
         database.set("VM", vm, parent=new)
         return new

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What may be done to a VM, and when: power states, blocked and current operations."""
+
 import contextlib
 
 from lab.xapi.failures import Failure
@@ -6,25 +8,45 @@ from lab.xapi.schema import NULL
 
 _ANY = ("Halted", "Paused", "Running", "Suspended")
 
-# operation -> power states in which it is allowed (only those that this xapi can do, or whose blocking has an effect)
+# operation -> power states in which it is allowed (only those that this xapi can do, or whose
+# blocking has an effect)
 OPERATIONS = {
-    "start": ("Halted",), "start_on": ("Halted",), "destroy": ("Halted",),
-    "clean_shutdown": ("Running",), "hard_shutdown": ("Paused", "Running", "Suspended"),
-    "clean_reboot": ("Running",), "hard_reboot": ("Paused", "Running"),
-    "suspend": ("Running",), "resume": ("Suspended",), "pause": ("Running",), "unpause": ("Paused",), "checkpoint": ("Running",),
-    "clone": ("Halted", "Suspended"), "copy": ("Halted", "Suspended"), "revert": _ANY,
-    "snapshot": _ANY, "metadata_export": _ANY, "power_state_reset": _ANY, "update_allowed_operations": _ANY,
-    "pool_migrate": ("Running", "Suspended"), "migrate_send": ("Halted", "Running", "Suspended"),
+    "start": ("Halted",),
+    "start_on": ("Halted",),
+    "destroy": ("Halted",),
+    "clean_shutdown": ("Running",),
+    "hard_shutdown": ("Paused", "Running", "Suspended"),
+    "clean_reboot": ("Running",),
+    "hard_reboot": ("Paused", "Running"),
+    "suspend": ("Running",),
+    "resume": ("Suspended",),
+    "pause": ("Running",),
+    "unpause": ("Paused",),
+    "checkpoint": ("Running",),
+    "clone": ("Halted", "Suspended"),
+    "copy": ("Halted", "Suspended"),
+    "revert": _ANY,
+    "snapshot": _ANY,
+    "metadata_export": _ANY,
+    "power_state_reset": _ANY,
+    "update_allowed_operations": _ANY,
+    "pool_migrate": ("Running", "Suspended"),
+    "migrate_send": ("Halted", "Running", "Suspended"),
 }
 _FOR_TEMPLATES = ("destroy", "metadata_export", "update_allowed_operations")
-_BESIDE_OTHERS = ("metadata_export", "update_allowed_operations")      # do not mind what else is going on
+# do not mind what else is going on
+_BESIDE_OTHERS = ("metadata_export", "update_allowed_operations")
 
 
 def refusal(ref, record, operation):
     """The Failure with which xapi refuses the operation now, or None."""
     if operation in record["blocked_operations"]:
         return Failure("OPERATION_BLOCKED", ref, record["blocked_operations"][operation])
-    others = {key: name for key, name in record["current_operations"].items() if name not in _BESIDE_OTHERS}
+    others = {
+        key: name
+        for key, name in record["current_operations"].items()
+        if name not in _BESIDE_OTHERS
+    }
     if others and operation not in _BESIDE_OTHERS:
         return Failure("OTHER_OPERATION_IN_PROGRESS", "VM", ref, *sorted(others.values())[:1])
     if record["is_a_snapshot"] and operation not in _FOR_TEMPLATES:
@@ -41,19 +63,32 @@ def refusal(ref, record, operation):
 
 def watch(database):
     """Keep every VM's allowed_operations up to date."""
+
     def recompute(ref):
         record = database.record("VM", ref)
         allowed = [name for name in OPERATIONS if refusal(ref, record, name) is None]
         database.set("VM", ref, allowed_operations=allowed)
-    database.on_change("VM", ("power_state", "blocked_operations", "current_operations", "is_a_template", "is_a_snapshot",
-                              "is_control_domain"), recompute)
+
+    database.on_change(
+        "VM",
+        (
+            "power_state",
+            "blocked_operations",
+            "current_operations",
+            "is_a_template",
+            "is_a_snapshot",
+            "is_control_domain",
+        ),
+        recompute,
+    )
     for ref in database.refs("VM"):
         recompute(ref)
 
 
 @contextlib.contextmanager
 def operation(context, vm, name):
-    """Do an operation on a VM: refused where it is not allowed, in its current_operations while it lasts."""
+    """Do an operation on a VM: refused where it is not allowed, in its current_operations while it
+    lasts."""
     database = context.database
     key = context.task or "OpaqueRef:call-%s" % id(context)
     with database.lock:
@@ -70,9 +105,17 @@ def operation(context, vm, name):
 
 
 def reset(database, vm, state="Halted"):
-    """Make the objects say that the VM is halted, or suspended: that one's devices stay as they were."""
+    """Make the objects say that the VM is halted, or suspended: that one's devices stay as they
+    were."""
     with database.lock:
         for class_name, field in (("VBD", "VBDs"), ("VIF", "VIFs")) if state == "Halted" else ():
             for device in database.get("VM", vm, field):
                 database.set(class_name, device, currently_attached=False)
-        database.set("VM", vm, power_state=state, resident_on=NULL, scheduled_to_be_resident_on=NULL, domid=-1)
+        database.set(
+            "VM",
+            vm,
+            power_state=state,
+            resident_on=NULL,
+            scheduled_to_be_resident_on=NULL,
+            domid=-1,
+        )

@@ -1,4 +1,7 @@
-"""XML-RPC and JSON-RPC as xapi speaks them: parsing without DTDs, 64-bit integers as strings, Status and Value."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""XML-RPC and JSON-RPC as xapi speaks them: parsing without DTDs, 64-bit integers as strings,
+Status and Value."""
+
 import json
 import re
 import xmlrpc.client
@@ -19,7 +22,8 @@ def _refuse_doctype(*_):
 
 
 def parse_xmlrpc(data):
-    """(parameters, method name or None) of a call or a response. Raises Malformed, or xmlrpc.client.Fault for a fault.
+    """(parameters, method name or None) of a call or a response. Raises Malformed, or
+    xmlrpc.client.Fault for a fault.
 
     A document type, and with it every entity that is not XML's own, is refused.
     """
@@ -31,23 +35,27 @@ def parse_xmlrpc(data):
         return target.close(), target.getmethodname()
     except xmlrpc.client.Fault:
         raise
-    except Exception as error:      # expat, the unmarshaller and its conversions raise many kinds for bad input
+    # expat, the unmarshaller and its conversions raise many kinds for bad input
+    except Exception as error:
         raise Malformed("not XML-RPC: %s" % error) from error
 
 
 def parse_value(data):
-    """The value of a bare `<value>..</value>` document, such as ova.xml or a task's result. Raises Malformed."""
+    """The value of a bare `<value>..</value>` document, such as ova.xml or a task's result. Raises
+    Malformed."""
     text = data.decode("utf-8", "strict") if isinstance(data, bytes) else data
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
     return parse_xmlrpc("<params><param>%s</param></params>" % text)[0][0]
 
 
 class Int32(int):
-    """An integer of 32 bits: the one kind that XenAPI sends as a number, in an event batch's counts."""
+    """An integer of 32 bits: the one kind that XenAPI sends as a number, in an event batch's
+    counts."""
 
 
 def sendable(value):
-    """`value` as XenAPI's XML-RPC has it: integers as strings, dates as dates, nothing that XML cannot carry."""
+    """`value` as XenAPI's XML-RPC has it: integers as strings, dates as dates, nothing that XML
+    cannot carry."""
     if isinstance(value, Timestamp):
         return xmlrpc.client.DateTime(str(value))
     if isinstance(value, (bool, float)):
@@ -66,7 +74,8 @@ def sendable(value):
 
 
 def value_document(value):
-    """`<value>..</value>` as xapi writes it, strings without a tag of their own: a task's result, ova.xml."""
+    """`<value>..</value>` as xapi writes it, strings without a tag of their own: a task's result,
+    ova.xml."""
     return "".join(_parts(value))
 
 
@@ -94,7 +103,8 @@ def _parts(value):
 
 
 def xml_response(value=None, failure=None):
-    """The methodResponse of a call that answered `value` or failed with `failure` (an error description)."""
+    """The methodResponse of a call that answered `value` or failed with `failure` (an error
+    description)."""
     if failure is not None:
         body = {"Status": "Failure", "ErrorDescription": [sendable(item) for item in failure]}
     else:
@@ -105,11 +115,15 @@ def xml_response(value=None, failure=None):
 def xml_call(method, parameters):
     """The methodCall that xapi hands to a plugin (recorded/plugin-argv.request)."""
     return "<methodCall><methodName>%s</methodName><params>%s</params></methodCall>" % (
-        escape(method), "".join("<param>%s</param>" % value_document(parameter) for parameter in parameters))
+        escape(method),
+        "".join("<param>%s</param>" % value_document(parameter) for parameter in parameters),
+    )
 
 
 def xml_fault(code, text):
-    return _document(xmlrpc.client.dumps(xmlrpc.client.Fault(code, _NOT_XML.sub("?", text)), methodresponse=True))
+    return _document(
+        xmlrpc.client.dumps(xmlrpc.client.Fault(code, _NOT_XML.sub("?", text)), methodresponse=True)
+    )
 
 
 def xml_plain_response(value):
@@ -150,8 +164,8 @@ def json_response(identity, second_version, value=None, failure=None):
 def ask(send, method, parameters):
     """One XML-RPC call: `send(body) -> answer's body`. Answers the value.
 
-    Both answers are understood: xapi's Status and Value, and a bare value. Raises Failure for a failure, Fault for a
-    fault, Malformed.
+    Both answers are understood: xapi's Status and Value, and a bare value. Raises Failure for a
+    failure, Fault for a fault, Malformed.
     """
     body = xmlrpc.client.dumps(tuple(parameters), method, allow_none=True).encode("utf-8")
     (answer,), _ = parse_xmlrpc(send(body))

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """A VM between xapi's objects and a host's xenopsd: what xenopsd is told, what it tells."""
+
 import logging
 import time
 
@@ -7,9 +9,10 @@ from lab.xapi import vm_lifecycle
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, Timestamp
 
-_POLL = 0.05 * patience.TIMES   # seconds between looks at a task of xenopsd
-_LONGEST_TASK = 600.0           # seconds
-_GUEST_SETTINGS = "lab-guest:"  # keys of a VM's other_config that the lab's guest takes, without this
+_POLL = 0.05 * patience.TIMES  # seconds between looks at a task of xenopsd
+_LONGEST_TASK = 600.0  # seconds
+# keys of a VM's other_config that the lab's guest takes, without this
+_GUEST_SETTINGS = "lab-guest:"
 _DEBUG = "lab-xapi"
 _AT_REST = ("Halted", "Suspended")
 
@@ -43,21 +46,39 @@ def metadata(database, vm):
     disks = [database.record("VBD", vbd) for vbd in record["VBDs"]]
     vifs = [database.record("VIF", vif) for vif in record["VIFs"]]
     return {
-        "id": record["uuid"], "name": record["name_label"],
+        "id": record["uuid"],
+        "name": record["name_label"],
         "memory": str(record["memory_dynamic_max"]),
-        "disks": [{"device": disk["device"] or device_name(disk["userdevice"]), "vdi": locator(database, disk["VDI"]),
-                   "rw": disk["mode"] == "RW"}
-                  for disk in sorted(disks, key=lambda disk: (len(disk["userdevice"]), disk["userdevice"]))
-                  if disk["type"] == "Disk" and not disk["empty"]],
-        "vifs": [{"device": vif["device"], "mac": vif["MAC"], "bridge": database.get("network", vif["network"], "bridge")}
-                 for vif in vifs],
-        "guest": {key[len(_GUEST_SETTINGS):]: value for key, value in record["other_config"].items()
-                  if key.startswith(_GUEST_SETTINGS)},
+        "disks": [
+            {
+                "device": disk["device"] or device_name(disk["userdevice"]),
+                "vdi": locator(database, disk["VDI"]),
+                "rw": disk["mode"] == "RW",
+            }
+            for disk in sorted(
+                disks, key=lambda disk: (len(disk["userdevice"]), disk["userdevice"])
+            )
+            if disk["type"] == "Disk" and not disk["empty"]
+        ],
+        "vifs": [
+            {
+                "device": vif["device"],
+                "mac": vif["MAC"],
+                "bridge": database.get("network", vif["network"], "bridge"),
+            }
+            for vif in vifs
+        ],
+        "guest": {
+            key[len(_GUEST_SETTINGS) :]: value
+            for key, value in record["other_config"].items()
+            if key.startswith(_GUEST_SETTINGS)
+        },
     }
 
 
 def run(context, host, method, **members):
-    """A call of xenopsd that answers a task; waits until the task is done. Raises what went wrong there.
+    """A call of xenopsd that answers a task; waits until the task is done. Raises what went wrong
+    there.
 
     Cancelling the XenAPI task cancels xenopsd's.
     """
@@ -82,7 +103,10 @@ def run(context, host, method, **members):
                     cancelled = True
                     ask("Task.cancel", id=identity)
             if time.monotonic() > deadline:
-                raise Failure("INTERNAL_ERROR", "xenopsd: %s did not end within %d s" % (method, _LONGEST_TASK))
+                raise Failure(
+                    "INTERNAL_ERROR",
+                    "xenopsd: %s did not end within %d s" % (method, _LONGEST_TASK),
+                )
             time.sleep(_POLL)
     finally:
         ask("Task.destroy", id=identity)
@@ -98,15 +122,21 @@ def _failure(error):
     name = error[0] if isinstance(error, list) and error else str(error)
     if name == "Cancelled":
         return Failure("TASK_CANCELLED", NULL)
-    if name == "Hook_failed":   # (script, reason, stdout, exit code): xapi_xenops.ml, transform_xenops_exn
+    # (script, reason, stdout, exit code): xapi_xenops.ml, transform_xenops_exn
+    if name == "Hook_failed":
         return Failure("XAPI_HOOK_FAILED", *[str(part) for part in error[1]])
-    return Failure("INTERNAL_ERROR", "xenopsd internal error: Xenops_interface.Xenopsd_error(%s)" % (error,))
+    return Failure(
+        "INTERNAL_ERROR", "xenopsd internal error: Xenops_interface.Xenopsd_error(%s)" % (error,)
+    )
 
 
 def stat(pool, host, uuid):
-    """VM.stat of that host's xenopsd; None where it has no such VM. Raises where it cannot be asked."""
+    """VM.stat of that host's xenopsd; None where it has no such VM. Raises where it cannot be
+    asked."""
     try:
-        return pool.on_host(host, "xenops", method="VM.stat", members={"debug_info": _DEBUG, "id": uuid})
+        return pool.on_host(
+            host, "xenops", method="VM.stat", members={"debug_info": _DEBUG, "id": uuid}
+        )
     except Failure as failure:
         if failure.code == "Does_not_exist":
             return None
@@ -114,14 +144,16 @@ def stat(pool, host, uuid):
 
 
 def await_events(pool, host):
-    """Wait until the xapi of `host` has heard what xenopsd there has told so far (Events_from_xenopsd.wait): for ever, if it does not listen."""
+    """Wait until the xapi of `host` has heard what xenopsd there has told so far
+    (Events_from_xenopsd.wait): for ever, if it does not listen."""
     while not pool.on_host(host, "is_listening"):
         if pool.stopping.wait(_POLL):
             raise Failure("INTERNAL_ERROR", "xapi is being stopped")
 
 
 def forget(pool, host, uuid):
-    """Have xenopsd forget a VM; one that it does not know, or that runs, is no error (Xenopsd_metadata.delete)."""
+    """Have xenopsd forget a VM; one that it does not know, or that runs, is no error
+    (Xenopsd_metadata.delete)."""
     try:
         pool.on_host(host, "xenops", method="VM.remove", members={"debug_info": _DEBUG, "id": uuid})
     except Failure as failure:
@@ -134,8 +166,9 @@ def _is_resident(database, vm, host):
 
 
 def update_vm(pool, vm, host):
-    """An event of xenopsd on a VM, by the rules of `update_vm` (xapi_xenops.ml): only of one that is resident there; and of a VM that xenopsd
-    does not know (any more) nothing is learnt. One that is halted is forgotten there, one that is suspended as well."""
+    """An event of xenopsd on a VM, by the rules of `update_vm` (xapi_xenops.ml): only of one that
+    is resident there; and of a VM that xenopsd does not know (any more) nothing is learnt. One that
+    is halted is forgotten there, one that is suspended as well."""
     database = pool.database
     if not _is_resident(database, vm, host):
         return
@@ -150,7 +183,9 @@ def update_vm(pool, vm, host):
         if state["power_state"] in _AT_REST:
             vm_lifecycle.reset(database, vm, state["power_state"])
         else:
-            database.set("VM", vm, power_state=state["power_state"], domid=int(state.get("domid", -1)))
+            database.set(
+                "VM", vm, power_state=state["power_state"], domid=int(state.get("domid", -1))
+            )
             _update_disks(database, vm, state["disks"])
             _update_vifs(database, vm, state["vifs"])
             _update_guest_metrics(database, vm, state.get("guest", {}))
@@ -159,25 +194,34 @@ def update_vm(pool, vm, host):
 
 
 def update_vbds(pool, vm, host):
-    """An event of xenopsd on the disks of a VM, by the rules of `update_vbd`: as above. The VDI of one that is plugged is taken over at once."""
+    """An event of xenopsd on the disks of a VM, by the rules of `update_vbd`: as above. The VDI of
+    one that is plugged is taken over at once."""
     database = pool.database
-    state = stat(pool, host, database.get("VM", vm, "uuid")) if _is_resident(database, vm, host) else None
+    state = (
+        stat(pool, host, database.get("VM", vm, "uuid"))
+        if _is_resident(database, vm, host)
+        else None
+    )
     with database.lock:
         if state is not None and _is_resident(database, vm, host):
             _update_disks(database, vm, state["disks"])
 
 
 def refresh(pool, vm, host):
-    """Bring the objects of a VM up to date with what `host`'s xenopsd says. Raises where xenopsd cannot be asked.
+    """Bring the objects of a VM up to date with what `host`'s xenopsd says. Raises where xenopsd
+    cannot be asked.
 
-    A VM that is on another host is left alone. The VDI of each plugged disk is taken from xenopsd: that is how the
-    disks of a VM that moved within the pool change in place.
+    A VM that is on another host is left alone. The VDI of each plugged disk is taken from xenopsd:
+    that is how the disks of a VM that moved within the pool change in place.
     """
     database = pool.database
     await_events(pool, host)
     state = stat(pool, host, database.get("VM", vm, "uuid"))
     with database.lock:
-        if not database.exists("VM", vm) or database.get("VM", vm, "resident_on") not in (host, NULL):
+        if not database.exists("VM", vm) or database.get("VM", vm, "resident_on") not in (
+            host,
+            NULL,
+        ):
             return
         power_state = state["power_state"] if state else "Halted"
         if power_state == "Halted":
@@ -185,8 +229,10 @@ def refresh(pool, vm, host):
                 vm_lifecycle.reset(database, vm)
             return
         if database.get("VM", vm, "resident_on") == NULL and power_state != "Running":
-            return                              # being received: it is ours only once it runs
-        database.set("VM", vm, resident_on=host, power_state=power_state, domid=int(state.get("domid", -1)))
+            return  # being received: it is ours only once it runs
+        database.set(
+            "VM", vm, resident_on=host, power_state=power_state, domid=int(state.get("domid", -1))
+        )
         _update_disks(database, vm, state["disks"])
         _update_vifs(database, vm, state["vifs"])
         _update_guest_metrics(database, vm, state.get("guest", {}))
@@ -205,7 +251,9 @@ def _update_disks(database, vm, disks):
         vdi = vdi_of(database, disk["vdi"])
         if vdi is None:
             log.error("VM %s has disk %s plugged, of which there is no VDI", vm, disk["vdi"])
-        database.set("VBD", vbd, currently_attached=True, device=disk["device"], VDI=vdi or record["VDI"])
+        database.set(
+            "VBD", vbd, currently_attached=True, device=disk["device"], VDI=vdi or record["VDI"]
+        )
 
 
 def _update_vifs(database, vm, vifs):
@@ -221,5 +269,12 @@ def _update_guest_metrics(database, vm, guest):
     if not database.exists("VM_guest_metrics", metrics):
         metrics = database.create("VM_guest_metrics", {})
         database.set("VM", vm, guest_metrics=metrics)
-    database.set("VM_guest_metrics", metrics, live=True, last_updated=Timestamp.now(),
-                 other={key: str(value) for key, value in guest.items() if isinstance(value, (str, int, float))})
+    database.set(
+        "VM_guest_metrics",
+        metrics,
+        live=True,
+        last_updated=Timestamp.now(),
+        other={
+            key: str(value) for key, value in guest.items() if isinstance(value, (str, int, float))
+        },
+    )

@@ -1,8 +1,11 @@
-"""The lab's xe: `python -m lab.xe [-s SERVER] [-p PORT] [-u USER] [-pw PASSWORD | -pwf FILE] COMMAND [name=value ...]`.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The lab's xe: `python -m lab.xe [-s SERVER] [-p PORT] [-u USER] [-pw PASSWORD | -pwf FILE]
+COMMAND [name=value ...]`.
 
-Without -s it speaks to the unix socket of the host whose root is $SXM_ROOT. With -s it takes https, or http where the
-port answers in the clear.
+Without -s it speaks to the unix socket of the host whose root is $SXM_ROOT. With -s it takes https,
+or http where the port answers in the clear.
 """
+
 import os
 import socket
 import sys
@@ -22,7 +25,13 @@ USAGE = """Usage:
     [ --minimal ]              Output only values in a comma-separated lists
     [ <other arguments> ... ]  Command-specific options
 """
-OPTIONS = {"-s": "server", "-p": "port", "-u": "username", "-pw": "password", "-pwf": "password-file"}
+OPTIONS = {
+    "-s": "server",
+    "-p": "port",
+    "-u": "username",
+    "-pw": "password",
+    "-pwf": "password-file",
+}
 HTTPS = "443"
 CONNECT = 10.0
 
@@ -56,7 +65,8 @@ def parse(arguments):
 
 
 def _speaks_tls(server, port):
-    """True if the port waits for a TLS client. xapi's clear port answers a request; a TLS one rejects it or hangs up."""
+    """True if the port waits for a TLS client. xapi's clear port answers a request; a TLS one
+    rejects it or hangs up."""
     with socket.create_connection((server, int(port)), CONNECT) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         return not connection.recv(5).startswith(b"HTTP")
@@ -66,7 +76,9 @@ def connect(options):
     """A XenAPI session, logged in."""
     if "server" not in options:
         path = os.environ.get("SXM_ROOT", "").rstrip("/") + "/var/lib/xcp/xapi"
-        session = XenAPI.Session("http://" + path.replace("/", "_"), transport=XenAPI.UDSTransport())
+        session = XenAPI.Session(
+            "http://" + path.replace("/", "_"), transport=XenAPI.UDSTransport()
+        )
         user, password = "root", ""
     else:
         server, port = options["server"], options.get("port", HTTPS)

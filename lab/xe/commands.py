@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The commands that the lab's xe understands."""
+
 from lab.xe import fields, listing
 from lab.xe.errors import failed, usage_error
 
@@ -12,7 +14,11 @@ def _required(parameters, *names):
 
 def _map(parameters, name):
     """What is given as name:key=value."""
-    return {key[len(name) + 1:]: value for key, value in parameters.items() if key.startswith(name + ":")}
+    return {
+        key[len(name) + 1 :]: value
+        for key, value in parameters.items()
+        if key.startswith(name + ":")
+    }
 
 
 def host_call_plugin(xapi, parameters):
@@ -22,7 +28,7 @@ def host_call_plugin(xapi, parameters):
     for key in [key for key in arguments if key.endswith(":file")]:
         try:
             with open(arguments.pop(key)) as stream:
-                arguments[key[:-len(":file")]] = stream.read()
+                arguments[key[: -len(":file")]] = stream.read()
         except OSError as error:
             raise failed(str(error))
     return xapi.host.call_plugin(xapi.host.get_by_uuid(uuid), plugin, function, arguments) + "\n"
@@ -30,10 +36,16 @@ def host_call_plugin(xapi, parameters):
 
 def _vms(xapi, parameters, ignored):
     """The VMs that a command is for."""
-    filters = {key: value for key, value in parameters.items() if key not in listing.STANDARD + ignored}
+    filters = {
+        key: value for key, value in parameters.items() if key not in listing.STANDARD + ignored
+    }
     named = filters.pop("vm", None)
     selected, _ = listing.select(xapi, "vm", dict(filters, **{"is-control-domain": "false"}))
-    vms = [ref for ref, record in selected if named is None or named in (record["uuid"], record["name_label"])]
+    vms = [
+        ref
+        for ref, record in selected
+        if named is None or named in (record["uuid"], record["name_label"])
+    ]
     if not vms:
         raise failed("No matching VMs found")
     if len(vms) > 1 and parameters.get("multiple") != "true":
@@ -47,7 +59,11 @@ def vm_start(xapi, parameters):
     paused = parameters.get("paused") == "true"
     for vm in _vms(xapi, parameters, ("on", "paused")):
         if "on" in parameters:
-            hosts = [ref for ref, record in xapi.host.get_all_records().items() if parameters["on"] in (record["uuid"], record["name_label"])]
+            hosts = [
+                ref
+                for ref, record in xapi.host.get_all_records().items()
+                if parameters["on"] in (record["uuid"], record["name_label"])
+            ]
             if not hosts:
                 raise failed("No matching hosts found")
             xapi.VM.start_on(vm, hosts[0], paused, force)
@@ -64,8 +80,8 @@ def vm_shutdown(xapi, parameters):
 
 
 def sr_create(xapi, parameters):
-    """Make an SR; its uuid is printed. Without a host-uuid it is made by the only host or, if it is shared, by the pool's master
-    (xapi-cli-server/cli_operations.ml, sr_create)."""
+    """Make an SR; its uuid is printed. Without a host-uuid it is made by the only host or, if it is
+    shared, by the pool's master (xapi-cli-server/cli_operations.ml, sr_create)."""
     name, sr_type = _required(parameters, "name-label", "type")
     shared, hosts = parameters.get("shared") == "true", xapi.host.get_all()
     if "host-uuid" in parameters:
@@ -76,8 +92,17 @@ def sr_create(xapi, parameters):
         host = hosts[0]
     else:
         raise usage_error("Required parameter not found", "host-uuid")
-    made = xapi.SR.create(host, _map(parameters, "device-config"), parameters.get("physical-size", "0"), name, "", sr_type,
-                          parameters.get("content-type", ""), shared, _map(parameters, "sm-config"))
+    made = xapi.SR.create(
+        host,
+        _map(parameters, "device-config"),
+        parameters.get("physical-size", "0"),
+        name,
+        "",
+        sr_type,
+        parameters.get("content-type", ""),
+        shared,
+        _map(parameters, "sm-config"),
+    )
     return xapi.SR.get_uuid(made) + "\n"
 
 
@@ -85,5 +110,12 @@ def _lister(kind):
     return lambda xapi, parameters: listing.list_records(xapi, kind, parameters)
 
 
-COMMANDS = dict({"%s-list" % kind: _lister(kind) for kind in fields.RECORDS},
-                **{"host-call-plugin": host_call_plugin, "sr-create": sr_create, "vm-start": vm_start, "vm-shutdown": vm_shutdown})
+COMMANDS = dict(
+    {"%s-list" % kind: _lister(kind) for kind in fields.RECORDS},
+    **{
+        "host-call-plugin": host_call_plugin,
+        "sr-create": sr_create,
+        "vm-start": vm_start,
+        "vm-shutdown": vm_shutdown,
+    },
+)

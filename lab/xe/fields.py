@@ -1,14 +1,18 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The fields of xe's records: their names, whether they can be changed, and where they come from.
 
-Names, order and access are those of xapi-cli-server/records.ml; what a command lists by default is cli_operations.ml's.
-One field a line: xe's name, access, source. Access: RO, RW, and with S for a set or M for a map before it.
-Source: the XenAPI field; `field.uuid` and `field.name` follow a reference, or each of a set of them.
+Names, order and access are those of xapi-cli-server/records.ml; what a command lists by default is
+cli_operations.ml's. One field a line: xe's name, access, source. Access: RO, RW, and with S for a
+set or M for a map before it. Source: the XenAPI field; `field.uuid` and `field.name` follow a
+reference, or each of a set of them.
 """
+
 import collections
 
 Field = collections.namedtuple("Field", "name access source follow")
 Record = collections.namedtuple("Record", "api fields default filters")
-"""`api`: the class in XenAPI; `default`: fields that are listed; `filters`: what is listed unless it is asked otherwise."""
+"""`api`: the class in XenAPI; `default`: fields that are listed; `filters`: what is listed unless
+it is asked otherwise."""
 
 
 def _fields(text):
@@ -192,15 +196,26 @@ _PBD = _fields("""
 
 RECORDS = {
     "vm": Record("VM", _VM, "name-label uuid power-state".split(), {"is-a-template": "false"}),
-    "snapshot": Record("VM", _VM, "name-label name-description uuid snapshot-of".split(), {"is-a-snapshot": "true"}),
-    "vdi": Record("VDI", _VDI, "uuid name-label name-description virtual-size read-only sharable sr-uuid".split(), {}),
+    "snapshot": Record(
+        "VM", _VM, "name-label name-description uuid snapshot-of".split(), {"is-a-snapshot": "true"}
+    ),
+    "vdi": Record(
+        "VDI",
+        _VDI,
+        "uuid name-label name-description virtual-size read-only sharable sr-uuid".split(),
+        {},
+    ),
     "vbd": Record("VBD", _VBD, "uuid vm-uuid vm-name-label vdi-uuid device empty".split(), {}),
     "vif": Record("VIF", _VIF, "uuid device vm-uuid network-uuid".split(), {}),
     "network": Record("network", _NETWORK, "uuid name-label name-description bridge".split(), {}),
-    "pif": Record("PIF", _PIF, "uuid device VLAN MAC network-uuid currently-attached host-uuid".split(), {}),
+    "pif": Record(
+        "PIF", _PIF, "uuid device VLAN MAC network-uuid currently-attached host-uuid".split(), {}
+    ),
     "task": Record("task", _TASK, "uuid name-label name-description status progress".split(), {}),
     "pool": Record("pool", _POOL, "uuid name-label name-description master default-SR".split(), {}),
     "host": Record("host", _HOST, "uuid name-label name-description".split(), {}),
     "sr": Record("SR", _SR, "uuid name-label name-description host type content-type".split(), {}),
-    "pbd": Record("PBD", _PBD, "uuid host-uuid sr-uuid device-config currently-attached".split(), {}),
+    "pbd": Record(
+        "PBD", _PBD, "uuid host-uuid sr-uuid device-config currently-attached".split(), {}
+    ),
 }

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """`xe <class>-list`: records, filtered by what is on the command line."""
+
 from lab.xe import fields, printing
 from lab.xe.errors import failed
 
@@ -10,9 +12,25 @@ STANDARD = ("minimal", "force", "multiple", "all", "trace", "params")
 class Database:
     """What a listing reads of XenAPI, each class once."""
 
-    CLASS_OF = {"VM": "VM", "VDI": "VDI", "SR": "SR", "host": "host", "network": "network", "snapshot_of": None, "snapshots": None,
-                "resident_on": "host", "affinity": "host", "VBDs": "VBD", "VIFs": "VIF", "PIFs": "PIF", "master": "host",
-                "default_SR": "SR", "resident_VMs": "VM", "VDIs": "VDI", "PBDs": "PBD"}
+    CLASS_OF = {
+        "VM": "VM",
+        "VDI": "VDI",
+        "SR": "SR",
+        "host": "host",
+        "network": "network",
+        "snapshot_of": None,
+        "snapshots": None,
+        "resident_on": "host",
+        "affinity": "host",
+        "VBDs": "VBD",
+        "VIFs": "VIF",
+        "PIFs": "PIF",
+        "master": "host",
+        "default_SR": "SR",
+        "resident_VMs": "VM",
+        "VDIs": "VDI",
+        "PBDs": "PBD",
+    }
     """The class that a reference field leads to; None: the record's own."""
 
     def __init__(self, xapi):
@@ -54,14 +72,19 @@ class Database:
 
 
 def matches(database, record_class, record, known, key, wanted):
-    """True if this record passes one filter of the command line; raises XeError for a field that is not there."""
+    """True if this record passes one filter of the command line; raises XeError for a field that is
+    not there."""
     name, _, within = key.partition(":")
     if name not in known:
-        maps = [field for field in known if known[field].access.startswith("M") and key.startswith(field + "-")]
+        maps = [
+            field
+            for field in known
+            if known[field].access.startswith("M") and key.startswith(field + "-")
+        ]
         if not maps:
             raise failed("Unknown field '%s'" % key)
         name = max(maps, key=len)
-        within = key[len(name) + 1:]
+        within = key[len(name) + 1 :]
     field = known[name]
     value = database.value(record_class, record, field)
     if not within:
@@ -76,13 +99,18 @@ def matches(database, record_class, record, known, key, wanted):
 
 
 def select(xapi, kind, filters):
-    """(ref, record) of all records of this kind that pass the filters, and the Database that read them."""
+    """(ref, record) of all records of this kind that pass the filters, and the Database that read
+    them."""
     described = fields.RECORDS[kind]
     known = {field.name: field for field in described.fields}
     database = Database(xapi)
     selected = list(database.records(described.api).items())
     for key, wanted in list(described.filters.items()) + list(filters.items()):
-        selected = [(ref, record) for ref, record in selected if matches(database, described.api, record, known, key, wanted)]
+        selected = [
+            (ref, record)
+            for ref, record in selected
+            if matches(database, described.api, record, known, key, wanted)
+        ]
     return selected, database
 
 
@@ -94,8 +122,16 @@ def list_records(xapi, kind, parameters):
     wanted = parameters.get("params")
     names = described.default if wanted is None else wanted.split(",")
     shown = [field for field in described.fields if wanted == "all" or field.name in names]
-    rows = [[(printing.label(field), printing.text(database.value(described.api, record, field), field.source)) for field in shown]
-            for _, record in selected]
+    rows = [
+        [
+            (
+                printing.label(field),
+                printing.text(database.value(described.api, record, field), field.source),
+            )
+            for field in shown
+        ]
+        for _, record in selected
+    ]
     if parameters.get("minimal") == "true":
         return printing.minimal([row[0][1] for row in rows if row]) + "\n"
     return "".join(printing.record(row) + "\n" for row in rows if row)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """How xe prints: values, records, --minimal (cli_printer.ml, records.ml)."""
 
 LOWER_CASE = ("power_state", "status")
@@ -25,7 +26,10 @@ def label(field):
 def record(pairs):
     """One record of (label, value) pairs."""
     width = 4 + max(len(name) for name, _ in pairs)
-    lines = ["%s: %s" % (name.ljust(width) if number == 0 else name.rjust(width), value) for number, (name, value) in enumerate(pairs)]
+    lines = [
+        "%s: %s" % (name.ljust(width) if number == 0 else name.rjust(width), value)
+        for number, (name, value) in enumerate(pairs)
+    ]
     return "\n".join(lines) + "\n\n"
 
 

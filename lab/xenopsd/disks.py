@@ -1,8 +1,11 @@
-"""Attaching and activating a VM's disks, through xapi's /services/SM on this host's unix socket: a datapath each (storage.ml).
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Attaching and activating a VM's disks, through xapi's /services/SM on this host's unix socket: a
+datapath each (storage.ml).
 
-The real one's requests lie in message-switch's queue while xapi is away, and are handed to the next xapi if one has died over them. Here they
-are repeated.
+The real one's requests lie in message-switch's queue while xapi is away, and are handed to the next
+xapi if one has died over them. Here they are repeated.
 """
+
 import concurrent.futures
 import http.client
 import logging
@@ -25,8 +28,9 @@ log = logging.getLogger("xenopsd")
 
 
 class Disks:
-    """Keeps, in each VM's record under "attached", what stands: {device: {"vdi", "rw", "dp", "state", "socket"}} with the
-    name of its datapath, and state "attached" or "active". It is written down before the call, so that a crash leaves nothing attached unknown."""
+    """Keeps, in each VM's record under "attached", what stands: {device: {"vdi", "rw", "dp",
+    "state", "socket"}} with the name of its datapath, and state "attached" or "active". It is
+    written down before the call, so that a crash leaves nothing attached unknown."""
 
     def __init__(self, root, store):
         self._socket = os.path.join(root, "var/lib/xcp/xapi")
@@ -35,7 +39,17 @@ class Disks:
     def attach(self, record, disk):
         """Attach this disk of the VM, which has a domain, not yet activated."""
         datapath = "vbd/%d/%s" % (record["domain"]["domid"], disk["device"])
-        self._note(record, disk["device"], {"vdi": disk["vdi"], "rw": disk["rw"], "dp": datapath, "state": "attached", "socket": ""})
+        self._note(
+            record,
+            disk["device"],
+            {
+                "vdi": disk["vdi"],
+                "rw": disk["rw"],
+                "dp": datapath,
+                "state": "attached",
+                "socket": "",
+            },
+        )
         self._call("VDI.attach", record["attached"][disk["device"]])
 
     def activate(self, record, disk):
@@ -44,22 +58,40 @@ class Disks:
             self.attach(record, disk)
         self._note(record, disk["device"], dict(record["attached"][disk["device"]], state="active"))
         answer = self._call("VDI.activate", record["attached"][disk["device"]])
-        self._note(record, disk["device"], dict(record["attached"][disk["device"]], socket=answer["socket"]))
+        self._note(
+            record,
+            disk["device"],
+            dict(record["attached"][disk["device"]], socket=answer["socket"]),
+        )
 
     def activate_all(self, record):
-        """Activate all of the VM's disks, the writable ones first; what the guest needs of them to run."""
+        """Activate all of the VM's disks, the writable ones first; what the guest needs of them to
+        run."""
         disks = record["metadata"]["disks"]
         for writable in (True, False):
-            _at_once(lambda disk: self.activate(record, disk), [disk for disk in disks if disk["rw"] == writable])
-        return [{"device": disk["device"], "rw": disk["rw"], "socket": record["attached"][disk["device"]]["socket"]} for disk in disks]
+            _at_once(
+                lambda disk: self.activate(record, disk),
+                [disk for disk in disks if disk["rw"] == writable],
+            )
+        return [
+            {
+                "device": disk["device"],
+                "rw": disk["rw"],
+                "socket": record["attached"][disk["device"]]["socket"],
+            }
+            for disk in disks
+        ]
 
     def deactivate_all(self, record):
         """Deactivate every disk of the VM that is active."""
-        _at_once(lambda device: self._deactivate(record, device),
-                 [device for device, disk in record["attached"].items() if disk["state"] == "active"])
+        _at_once(
+            lambda device: self._deactivate(record, device),
+            [device for device, disk in record["attached"].items() if disk["state"] == "active"],
+        )
 
     def detach_all(self, record):
-        """Deactivate and detach every disk of the VM. What SM refuses is logged and left to xapi, whose datapath has leaked then."""
+        """Deactivate and detach every disk of the VM. What SM refuses is logged and left to xapi,
+        whose datapath has leaked then."""
         _at_once(lambda device: self._detach(record, device), list(record["attached"]))
 
     def _deactivate(self, record, device):
@@ -90,12 +122,22 @@ class Disks:
             try:
                 return wire.call_unix(self._socket, "/services/SM", method, members, TIMEOUT)
             except xmlrpc.client.Fault as error:
-                raise XenopsError("Storage_backend_error", str(error.faultCode), [method, disk["vdi"], error.faultString])
+                raise XenopsError(
+                    "Storage_backend_error",
+                    str(error.faultCode),
+                    [method, disk["vdi"], error.faultString],
+                )
             except wire.RpcFailure as error:
-                raise XenopsError("Storage_backend_error", method, [disk["vdi"], repr(error.description)])
+                raise XenopsError(
+                    "Storage_backend_error", method, [disk["vdi"], repr(error.description)]
+                )
             except (OSError, http.client.HTTPException) as error:
                 if time.monotonic() > deadline:
-                    raise XenopsError("Storage_backend_error", method, [disk["vdi"], "%s: %s" % (type(error).__name__, error)])
+                    raise XenopsError(
+                        "Storage_backend_error",
+                        method,
+                        [disk["vdi"], "%s: %s" % (type(error).__name__, error)],
+                    )
             time.sleep(AGAIN)
 
 

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """A domain: the process of `lab.guest` that stands in for it, and its control socket."""
+
 import contextlib
 import json
 import os
@@ -32,13 +34,20 @@ class Domains:
         os.makedirs(os.path.dirname(self._log), exist_ok=True)
 
     def create(self, identity, domid, settings):
-        """Start a guest, paused and without disks, and wait until it answers; the domain's record."""
+        """Start a guest, paused and without disks, and wait until it answers; the domain's
+        record."""
         socket = self._socket(domid)
         config = os.path.join(self._configs, "%d.json" % domid)
         with open(config, "w") as stream:
             json.dump({"id": identity, "control": socket, "settings": settings}, stream)
         pid, started = process.start([sys.executable, "-m", "lab.guest", config], self._log)
-        domain = {"domid": domid, "pid": pid, "started": started, "control": socket, "config": config}
+        domain = {
+            "domid": domid,
+            "pid": pid,
+            "started": started,
+            "control": socket,
+            "config": config,
+        }
         deadline = time.monotonic() + BUILD
         while not self._answers(domain):
             if not self.alive(domain) or time.monotonic() > deadline:
@@ -60,7 +69,8 @@ class Domains:
         control.ask(domain["control"], "restore", RUN, raw=memory)
 
     def run(self, domain, disks, excluded=0.0):
-        """Unpause it on these disks: [{"device", "socket", "rw"}]; `excluded`: seconds that are not part of its pause."""
+        """Unpause it on these disks: [{"device", "socket", "rw"}]; `excluded`: seconds that are not
+        part of its pause."""
         try:
             control.ask(domain["control"], "run", RUN, disks=disks, excluded=excluded)
         except (control.GuestError, OSError) as error:
@@ -89,14 +99,23 @@ class Domains:
                 os.unlink(path)
 
     def end_unknown(self, known):
-        """End every guest that is none of `known` (the domains of the records): xenopsd was killed before it had noted it."""
+        """End every guest that is none of `known` (the domains of the records): xenopsd was killed
+        before it had noted it."""
         configs = {domain["config"] for domain in known if domain}
         for name in os.listdir(self._configs):
             config = os.path.join(self._configs, name)
             if config not in configs:
                 socket = self._socket(int(os.path.splitext(name)[0]))
                 for pid in process.mentioning(config):
-                    self.destroy({"domid": -1, "pid": pid, "started": process.start_time(pid), "control": socket, "config": config})
+                    self.destroy(
+                        {
+                            "domid": -1,
+                            "pid": pid,
+                            "started": process.start_time(pid),
+                            "control": socket,
+                            "config": config,
+                        }
+                    )
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(config)
 

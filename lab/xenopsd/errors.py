@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """xenopsd's errors, by the names and in the encoding of xenops_interface.ml (module Errors)."""
 
 
 class XenopsError(Exception):
     """One error of the interface: a constructor and its arguments.
 
-    On the wire: the bare name without an argument, else [name, argument], where several arguments are an array.
+    On the wire: the bare name without an argument, else [name, argument], where several arguments
+    are an array.
     """
 
     def __init__(self, name, *arguments):
@@ -57,4 +59,8 @@ def bad_power_state(found, needed):
 
 def encode_any(error):
     """Any exception, in the encoding of the interface."""
-    return error.encode() if isinstance(error, XenopsError) else internal("%s: %s" % (type(error).__name__, error)).encode()
+    return (
+        error.encode()
+        if isinstance(error, XenopsError)
+        else internal("%s: %s" % (type(error).__name__, error)).encode()
+    )

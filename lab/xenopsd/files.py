@@ -1,8 +1,12 @@
-"""The files in which the real xenopsd keeps what it knows, as far as dom0 looks into them: the disks of each VM.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The files in which the real xenopsd keeps what it knows, as far as dom0 looks into them: the
+disks of each VM.
 
-/var/run/nonpersistent/xenopsd/classic/VM/<id>/vbd.<device> (xenops_utils.ml, FileFS; xenops_server.ml, VBD_DB; xc/xenops_xc_main.ml), which
-has the JSON of a Vbd.t, as docs/facts/recorded/xenops-VM.export_metadata.response shows it. /var/run is /run.
+/var/run/nonpersistent/xenopsd/classic/VM/<id>/vbd.<device> (xenops_utils.ml, FileFS;
+xenops_server.ml, VBD_DB; xc/xenops_xc_main.ml), which has the JSON of a Vbd.t, as
+docs/facts/recorded/xenops-VM.export_metadata.response shows it. /var/run is /run.
 """
+
 import contextlib
 import json
 import os
@@ -41,6 +45,15 @@ class Files:
 
 def _vbd(identity, disk):
     number = ord(disk["device"][-1]) - ord("a")
-    return {"can_attach_early": False, "persistent": True, "extra_private_keys": {}, "extra_backend_keys": {}, "unpluggable": True, "ty": "Disk",
-            "backend": ["VDI", disk["vdi"]], "mode": "ReadWrite" if disk["rw"] else "ReadOnly", "position": ["Ide", number, 0],
-            "id": [identity, disk["device"]]}
+    return {
+        "can_attach_early": False,
+        "persistent": True,
+        "extra_private_keys": {},
+        "extra_backend_keys": {},
+        "unpluggable": True,
+        "ty": "Disk",
+        "backend": ["VDI", disk["vdi"]],
+        "mode": "ReadWrite" if disk["rw"] else "ReadOnly",
+        "position": ["Ide", number, 0],
+        "id": [identity, disk["device"]],
+    }

@@ -1,15 +1,28 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """A process that outlives the one that started it: known by its pid and when it started."""
+
+import ctypes
 import os
 import select
 import signal
 import subprocess
 
+_PIDFD_OPEN = 434  # of syscalls, on every architecture; os.pidfd_open is not in Python 3.6
+_libc = ctypes.CDLL(None, use_errno=True)
+
 
 def start(arguments, log_path, environment=None):
     """Start a process in a session of its own; (pid, start time)."""
     with open(log_path, "ab") as log:
-        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True, close_fds=True, env=environment)
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            close_fds=True,
+            env=environment,
+        )
     process.returncode = 0  # reaped by `wait`, not by Popen
     return process.pid, start_time(process.pid)
 
@@ -35,7 +48,8 @@ def start_time(pid):
 
 
 def _stat(pid):
-    """(state, start time) of a process: fields 3 and 22 of /proc/PID/stat; ("X", None) if there is none."""
+    """(state, start time) of a process: fields 3 and 22 of /proc/PID/stat; ("X", None) if there is
+    none."""
     try:
         with open("/proc/%d/stat" % pid) as stream:
             fields = stream.read().rsplit(")", 1)[1].split()
@@ -50,14 +64,16 @@ def alive(pid, started):
 
 
 def wait(pid, started, timeout):
-    """Wait until this process has ended, and reap it if it is ours; False if it still runs after `timeout` seconds.
+    """Wait until this process has ended, and reap it if it is ours; False if it still runs after
+    `timeout` seconds.
 
-    A zombie is waited for, too: the other threads of the process may still be ending, and with them its open files.
+    A zombie is waited for, too: the other threads of the process may still be ending, and with them
+    its open files.
     """
     if _stat(pid)[1] != started:
         return True
     try:
-        handle = os.pidfd_open(pid)
+        handle = _pidfd(pid)
     except ProcessLookupError:
         return True
     try:
@@ -72,6 +88,13 @@ def wait(pid, started, timeout):
     except ChildProcessError:
         pass  # not ours: started by an xenopsd before this one
     return True
+
+
+def _pidfd(pid):
+    handle = _libc.syscall(_PIDFD_OPEN, pid, 0)
+    if handle < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_open of %d" % pid)
+    return handle
 
 
 def kill(pid, started, timeout):

@@ -1,10 +1,13 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The destination's side of VM.migrate, in the order of xenops_server.ml (VM_receive_memory).
 
-The real one takes two PUTs with handshakes for this; here it is five calls, at the same synchronisation points:
-import_metadata, receive_connect (xapi hands the connection over), receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3
-and 4). The connection of a PUT, whose
-end tells the real one that its source is gone, is here a look at the source's process and at a file of it (sending.py).
+The real one takes two PUTs with handshakes for this; here it is five calls, at the same
+synchronisation points: import_metadata, receive_connect (xapi hands the connection over),
+receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3 and 4). The connection
+of a PUT, whose end tells the real one that its source is gone, is here a look at the source's
+process and at a file of it (sending.py).
 """
+
 import json
 import logging
 import os
@@ -20,12 +23,13 @@ log = logging.getLogger("xenopsd")
 
 SOCKET = "run/xenopsd.sock"
 AT_SWITCH = 120.0
-LOOK = 0.5                 # seconds between two looks at whether the source is still there
+LOOK = 0.5  # seconds between two looks at whether the source is still there
 OUTPUT = 2000
 
 
 def import_metadata(host, text):
-    """Take a VM's metadata (a JSON string), of one that arrives if it says from where; its id here."""
+    """Take a VM's metadata (a JSON string), of one that arrives if it says from where; its id
+    here."""
     metadata = json.loads(text)
     source = metadata.pop("source", None)
     if source is None:
@@ -39,8 +43,11 @@ def import_metadata(host, text):
 
 
 def _outlive(host, identity, record, source):
-    """Forget a VM that was arriving when its source's xenopsd ended, or its connection, unless the all-clear had been given."""
-    while os.path.exists(source["connection"]) and not process.wait(source["pid"], source["started"], LOOK):
+    """Forget a VM that was arriving when its source's xenopsd ended, or its connection, unless the
+    all-clear had been given."""
+    while os.path.exists(source["connection"]) and not process.wait(
+        source["pid"], source["started"], LOOK
+    ):
         pass
     with host.store.lock(identity):
         if host.store.find(identity) is record and record["role"] == "incoming":
@@ -55,8 +62,8 @@ def connect(host, identity):
 
 
 def prepare(host, identity):
-    """Do before the suspend what can be done then: the domain, and the disks that can be attached early. If that fails, what was done
-    stays under the temporary id: only the sender is told."""
+    """Do before the suspend what can be done then: the domain, and the disks that can be attached
+    early. If that fails, what was done stays under the temporary id: only the sender is told."""
     with host.store.lock(identity):
         record = host.store.get(identity)
         try:
@@ -80,8 +87,9 @@ def take_memory(host, identity, memory, marks):
 
 
 def finish(host, identity, final):
-    """The all-clear: activate the disks, run, and say so. If that fails, what has been done stays as it is, paused, under the VM's own id:
-    the real one cleans up what has the temporary id, and that is not there any more."""
+    """The all-clear: activate the disks, run, and say so. If that fails, what has been done stays
+    as it is, paused, under the VM's own id: the real one cleans up what has the temporary id, and
+    that is not there any more."""
     with host.store.lock(identity), host.store.alias(identity, final):
         record = host.store.get(identity)
         if record["power_state"] != "Paused" or not record["figures"]:
@@ -93,7 +101,8 @@ def finish(host, identity, final):
 
 
 def abort(host, identity):
-    """The source will not come: forget the VM that was arriving. One that runs already is left alone."""
+    """The source will not come: forget the VM that was arriving. One that runs already is left
+    alone."""
     with host.store.lock(identity):
         record = host.store.find(identity)
         if record is not None and record["role"] == "incoming":
@@ -116,14 +125,21 @@ def _resume(host, record):
 
 
 def _at_switch(root, record):
-    """Run the lab's own hook at the instant when no side writes; {"seconds", "exit", "output"}, or None without one."""
+    """Run the lab's own hook at the instant when no side writes; {"seconds", "exit", "output"}, or
+    None without one."""
     script = os.path.join(root, "etc/lab-at-switch")
     if not os.path.exists(script):
         return None
     begun = time.time()
     argument = json.dumps({"id": record["id"], "disks": record["metadata"].get("moved", [])})
     try:
-        done = subprocess.run([script, argument], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=AT_SWITCH)
+        done = subprocess.run(
+            [script, argument],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=AT_SWITCH,
+        )
         code, output = done.returncode, done.stdout.decode(errors="replace")[-OUTPUT:]
     except (OSError, subprocess.TimeoutExpired) as error:
         code, output = 127, str(error)

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The source's side of VM.migrate, in the order of xenops_server.ml (VM_migrate)."""
+
 import contextlib
 import http.client
 import json
@@ -21,7 +23,8 @@ LOST = 20.0 * patience.TIMES
 
 
 class Remote:
-    """The destination's xenopsd, at the URL that its xapi gave; over a connection with itself, once that has handed it over."""
+    """The destination's xenopsd, at the URL that its xapi gave; over a connection with itself, once
+    that has handed it over."""
 
     def __init__(self, url, debug_info):
         self._url = url
@@ -29,7 +32,8 @@ class Remote:
         self._connection = None
 
     def connect(self, arriving):
-        """From here on no xapi is needed, as with the real one's PUT: `arriving`, the VM's id there."""
+        """From here on no xapi is needed, as with the real one's PUT: `arriving`, the VM's id
+        there."""
         self._connection = self.call("VM.receive_connect", id=arriving)
 
     def call(self, method, **members):
@@ -42,7 +46,10 @@ class Remote:
         except wire.RpcFailure as error:
             raise XenopsError.decode(error.description)
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
-            raise XenopsError("Failed_to_contact_remote_service", "%s: %s: %s" % (method, type(error).__name__, error))
+            raise XenopsError(
+                "Failed_to_contact_remote_service",
+                "%s: %s: %s" % (method, type(error).__name__, error),
+            )
 
     def perform(self, method, **members):
         """Call a method that answers a task, and wait for it; the task's result."""
@@ -53,7 +60,10 @@ class Remote:
                 state = self.call("Task.stat", id=identity)["state"]
                 heard = time.monotonic()
             except XenopsError as error:
-                if error.name != "Failed_to_contact_remote_service" or time.monotonic() - heard > LOST:
+                if (
+                    error.name != "Failed_to_contact_remote_service"
+                    or time.monotonic() - heard > LOST
+                ):
                     raise
                 state = ["Pending", 0.0]
             if state[0] == "Completed":
@@ -73,21 +83,30 @@ def mapped_metadata(metadata, identity, vdi_map, vif_map):
     """The VM's metadata for the destination: under another id, with its disks and VIFs mapped."""
     networks = {device: network[1] for device, network in vif_map.items()}
     disks = [dict(disk, vdi=vdi_map.get(disk["vdi"], disk["vdi"])) for disk in metadata["disks"]]
-    moved = [{"device": old["device"], "source": old["vdi"], "destination": new["vdi"]} for old, new in zip(metadata["disks"], disks)]
-    vifs = [dict(vif, bridge=networks.get(vif["device"], vif["bridge"])) for vif in metadata.get("vifs", [])]
+    moved = [
+        {"device": old["device"], "source": old["vdi"], "destination": new["vdi"]}
+        for old, new in zip(metadata["disks"], disks)
+    ]
+    vifs = [
+        dict(vif, bridge=networks.get(vif["device"], vif["bridge"]))
+        for vif in metadata.get("vifs", [])
+    ]
     return dict(metadata, id=identity, disks=disks, vifs=vifs, moved=moved)
 
 
 def migrate(host, task, identity, vdi_map, vif_map, url):
-    """Move the VM; raises XenopsError. If that is before its suspend the VM runs on. Behind it, and before the VM has its temporary id, it
-    is shut down here. From then on nobody does anything about it here: it stays suspended under that id, of which xapi knows nothing."""
+    """Move the VM; raises XenopsError. If that is before its suspend the VM runs on. Behind it, and
+    before the VM has its temporary id, it is shut down here. From then on nobody does anything
+    about it here: it stays suspended under that id, of which xapi knows nothing."""
     with host.store.lock(identity), host.store.alias(identity, temporary_id(identity, "0")):
         record = host.store.get(identity)
         if record["power_state"] != "Running":
             raise bad_power_state(record["power_state"], "Running")
         try:
             host.hook("vm-pre-migrate", record, "source")
-            metadata = mapped_metadata(record["metadata"], temporary_id(identity, "1"), vdi_map, vif_map)
+            metadata = mapped_metadata(
+                record["metadata"], temporary_id(identity, "1"), vdi_map, vif_map
+            )
             with _connection(host.root, metadata):
                 _send(host, task, record, Remote(url, task.debug_info), metadata)
             _forget(host, record, identity)
@@ -97,9 +116,9 @@ def migrate(host, task, identity, vdi_map, vif_map, url):
 
 
 def _check_states(host, *identities):
-    """What trigger_cleanup_after_failure does, in this order: the first that does not exist ends it. So in a move to another host that
-    failed behind the renaming nothing is done; where both hosts are one, the copy that has arrived has the VM's id, and the second is
-    checked, too."""
+    """What trigger_cleanup_after_failure does, in this order: the first that does not exist ends
+    it. So in a move to another host that failed behind the renaming nothing is done; where both
+    hosts are one, the copy that has arrived has the VM's id, and the second is checked, too."""
     try:
         for identity in identities:
             host.check_state(identity)
@@ -109,10 +128,14 @@ def _check_states(host, *identities):
 
 @contextlib.contextmanager
 def _connection(root, metadata):
-    """A file that stands for the connection which the real one keeps open all the while, and whose end the destination sees even if
-    no call gets through to it any more."""
+    """A file that stands for the connection which the real one keeps open all the while, and whose
+    end the destination sees even if no call gets through to it any more."""
     path = os.path.join(root, "run", "xenopsd-sends-%s" % metadata["id"])
-    metadata["source"] = {"pid": os.getpid(), "started": process.start_time(os.getpid()), "connection": path}
+    metadata["source"] = {
+        "pid": os.getpid(),
+        "started": process.start_time(os.getpid()),
+        "connection": path,
+    }
     with open(path, "w"):
         pass
     try:
@@ -146,7 +169,12 @@ def _hand_over(host, record, remote, arriving, memory, figures, identity):
     try:
         host.disks.deactivate_all(record)
         figures.mark("deactivated")
-        remote.call("VM.receive_memory", id=arriving, memory=xmlrpc.client.Binary(memory), marks=figures.marks)
+        remote.call(
+            "VM.receive_memory",
+            id=arriving,
+            memory=xmlrpc.client.Binary(memory),
+            marks=figures.marks,
+        )
         record["saved"] = True
         host.store.rename(record, temporary_id(identity, "0"))
     except XenopsError:

@@ -1,8 +1,11 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The methods of xenopsd, and its life.
 
-The names and encodings are xenops_interface.ml's; what the lab has of its own is said in the table. VM.stat answers
-{"power_state", "domid", "disks": [{"device", "vdi", "rw", "plugged"}], "vifs": [...], "guest": counters, "migration": figures}.
+The names and encodings are xenops_interface.ml's; what the lab has of its own is said in the table.
+VM.stat answers {"power_state", "domid", "disks": [{"device", "vdi", "rw", "plugged"}], "vifs":
+[...], "guest": counters, "migration": figures}.
 """
+
 import logging
 import os
 
@@ -27,27 +30,68 @@ class Xenopsd:
         self.tasks = Tasks()
         host, now, later = self.host, self._now, self._later
         self._methods = {
-            "query": now(lambda: {"name": "lab", "vendor": "Storage XenMotion", "version": "1", "features": [], "instance_id": str(os.getpid())}),
+            "query": now(
+                lambda: {
+                    "name": "lab",
+                    "vendor": "Storage XenMotion",
+                    "version": "1",
+                    "features": [],
+                    "instance_id": str(os.getpid()),
+                }
+            ),
             "VM.add": now(host.add, "metadata"),
             "VM.remove": now(host.remove, "id"),
             "VM.stat": now(host.stat, "id"),
             "VM.exists": now(lambda identity: host.store.find(identity) is not None, "id"),
-            "VM.list": now(lambda: [[host.store.get(identity)["metadata"], host.stat(identity)] for identity in host.store.ids()]),
+            "VM.list": now(
+                lambda: [
+                    [host.store.get(identity)["metadata"], host.stat(identity)]
+                    for identity in host.store.ids()
+                ]
+            ),
             "VM.start": later(lambda task, identity: host.start(identity, task), "id"),
-            "VM.shutdown": later(lambda task, identity, delay: host.shutdown(identity, delay), "id", "delay"),
-            "VM.reboot": later(lambda task, identity, delay: host.reboot(identity, task, delay), "id", "delay"),
+            "VM.shutdown": later(
+                lambda task, identity, delay: host.shutdown(identity, delay), "id", "delay"
+            ),
+            "VM.reboot": later(
+                lambda task, identity, delay: host.reboot(identity, task, delay), "id", "delay"
+            ),
             "VM.migrate": later(
-                lambda task, identity, vdi_map, vif_map, pci_map, url, compress, verify, localhost:
-                    sending.migrate(host, task, identity, vdi_map, vif_map, url),
-                "id", "vdi_map", "vif_map", "pci_map", "xenops_url", "compress", "verify_dest", "localhost_migration"),
+                lambda task, identity, vdi_map, vif_map, pci_map, url, compress, verify, localhost: (  # noqa: E501
+                    sending.migrate(host, task, identity, vdi_map, vif_map, url)
+                ),
+                "id",
+                "vdi_map",
+                "vif_map",
+                "pci_map",
+                "xenops_url",
+                "compress",
+                "verify_dest",
+                "localhost_migration",
+            ),
             "VM.export_metadata": now(host.export_metadata, "id"),
             "UPDATES.refresh_vm": now(host.refresh, "id"),
-            "VM.import_metadata": now(lambda metadata: receiving.import_metadata(host, metadata), "metadata"),
+            "VM.import_metadata": now(
+                lambda metadata: receiving.import_metadata(host, metadata), "metadata"
+            ),
             # the lab's own, instead of the real one's PUTs
             "VM.receive_connect": now(lambda identity: receiving.connect(host, identity), "id"),
-            "VM.receive_prepare": later(lambda task, identity: receiving.prepare(host, identity), "id"),
-            "VM.receive_memory": now(lambda identity, memory, marks: receiving.take_memory(host, identity, memory, marks), "id", "memory", "marks"),
-            "VM.receive_finish": later(lambda task, identity, final: receiving.finish(host, identity, final), "id", "final_id"),
+            "VM.receive_prepare": later(
+                lambda task, identity: receiving.prepare(host, identity), "id"
+            ),
+            "VM.receive_memory": now(
+                lambda identity, memory, marks: receiving.take_memory(
+                    host, identity, memory, marks
+                ),
+                "id",
+                "memory",
+                "marks",
+            ),
+            "VM.receive_finish": later(
+                lambda task, identity, final: receiving.finish(host, identity, final),
+                "id",
+                "final_id",
+            ),
             "VM.receive_abort": now(lambda identity: receiving.abort(host, identity), "id"),
             "Task.stat": now(lambda identity: self.tasks.get(identity).encode(), "id"),
             "Task.list": now(lambda: [task.encode() for task in self.tasks.all()]),
@@ -56,7 +100,8 @@ class Xenopsd:
         }
 
     def answer(self, method, members):
-        """The answer to one call, as the bytes of an XML-RPC response. Raises wire.UnknownMethod."""
+        """The answer to one call, as the bytes of an XML-RPC response. Raises
+        wire.UnknownMethod."""
         if method not in self._methods:
             raise wire.UnknownMethod(method)
         try:
@@ -83,9 +128,13 @@ class Xenopsd:
 
     def _later(self, function, *names):
         """A method that answers a task."""
+
         def start(members):
             arguments = self._members(members, names)
-            return self.tasks.start(members["debug_info"], lambda task: function(task, *arguments)).id
+            return self.tasks.start(
+                members["debug_info"], lambda task: function(task, *arguments)
+            ).id
+
         return start
 
 

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What xenopsd knows of each VM, on disk: /var/lib/xenopsd/<id>.json, replaced atomically."""
+
 import contextlib
 import json
 import os
@@ -8,7 +10,8 @@ from lab.xenopsd.errors import already_exists, does_not_exist
 
 
 class Store:
-    """The VMs of one host. A record is a dict; `save` writes it down, and by `files` (files.py) what the real one would show of it."""
+    """The VMs of one host. A record is a dict; `save` writes it down, and by `files` (files.py)
+    what the real one would show of it."""
 
     def __init__(self, directory, files):
         os.makedirs(directory, exist_ok=True)
@@ -63,16 +66,21 @@ class Store:
                 os.unlink(self._path(identity))
 
     def rename(self, record, identity):
-        """Give the VM of this record another id. Raises Already_exists where a VM has that: as in VM_rename the domain then is that VM's,
-        with what is attached to it, and its own record is gone."""
+        """Give the VM of this record another id. Raises Already_exists where a VM has that: as in
+        VM_rename the domain then is that VM's, with what is attached to it, and its own record is
+        gone."""
         with self.mutex:
             former, standing = record["id"], self._records.get(identity)
             if standing is not None:
-                standing.update(domain=record["domain"], attached=dict(standing["attached"], **record["attached"]), saved=record["saved"])
+                standing.update(
+                    domain=record["domain"],
+                    attached=dict(standing["attached"], **record["attached"]),
+                    saved=record["saved"],
+                )
                 self.save(standing)
                 self.remove(former)
                 raise already_exists(identity)
-            self.remove(former)     # in this order, and not in one
+            self.remove(former)  # in this order, and not in one
             record["id"] = record["metadata"]["id"] = identity
             self.save(record)
 

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The tasks of xenopsd, in the encoding of xenops_interface.ml (module Task)."""
+
 import datetime
 import logging
 import threading
@@ -33,8 +35,16 @@ class Task:
     def encode(self):
         """Task.t as XML-RPC values."""
         created = datetime.datetime.fromtimestamp(self.created, datetime.timezone.utc)
-        return {"id": self.id, "dbg": self.debug_info, "ctime": self.created, "state": self.state, "subtasks": [],
-                "debug_info": [["created", created.isoformat()]], "backtrace": "()", "cancellable": not self.done.is_set()}
+        return {
+            "id": self.id,
+            "dbg": self.debug_info,
+            "ctime": self.created,
+            "state": self.state,
+            "subtasks": [],
+            "debug_info": [["created", created.isoformat()]],
+            "backtrace": "()",
+            "cancellable": not self.done.is_set(),
+        }
 
 
 class Tasks:

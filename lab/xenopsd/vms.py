@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What VMs do on one host: start, shut down, and the parts of it that a migration is made of."""
+
 import json
 import logging
 import os
@@ -35,11 +37,19 @@ class Host:
     # -- metadata
 
     def add(self, metadata):
-        """Take a VM's metadata, or newer metadata of a VM that is known, in whatever state it is; its id."""
+        """Take a VM's metadata, or newer metadata of a VM that is known, in whatever state it is;
+        its id."""
         identity = metadata["id"]
         with self.store.lock(identity):
-            record = self.store.find(identity) or {"id": identity, "power_state": "Halted", "domain": None, "attached": {}, "role": "",
-                                                   "saved": False, "figures": {}}
+            record = self.store.find(identity) or {
+                "id": identity,
+                "power_state": "Halted",
+                "domain": None,
+                "attached": {},
+                "role": "",
+                "saved": False,
+                "figures": {},
+            }
             record["metadata"] = metadata
             self.store.save(record)
         return identity
@@ -47,11 +57,16 @@ class Host:
     def export_metadata(self, identity):
         """The VM's metadata, as text; with the state of its domain, if it has one."""
         record = self.store.get(identity)
-        domains = {"domains": json.dumps({"power_state": record["power_state"]})} if record["domain"] else {}
+        domains = (
+            {"domains": json.dumps({"power_state": record["power_state"]})}
+            if record["domain"]
+            else {}
+        )
         return json.dumps(dict(record["metadata"], **domains))
 
     def import_metadata(self, text):
-        """Take what `export_metadata` gave; its id. A domain's state that comes with it is believed, as by the real one's simulator."""
+        """Take what `export_metadata` gave; its id. A domain's state that comes with it is
+        believed, as by the real one's simulator."""
         metadata = json.loads(text)
         domains = metadata.pop("domains", None)
         known = self.store.find(metadata["id"])
@@ -80,9 +95,19 @@ class Host:
         return {
             "power_state": "Running" if identity in self._rebooting else record["power_state"],
             "domid": record["domain"]["domid"] if record["domain"] else -1,
-            "disks": [{"device": disk["device"], "vdi": disk["vdi"], "rw": disk["rw"],
-                       "plugged": attached.get(disk["device"], {}).get("state") == "active"} for disk in record["metadata"]["disks"]],
-            "vifs": [dict(vif, plugged=record["power_state"] == "Running") for vif in record["metadata"].get("vifs", [])],
+            "disks": [
+                {
+                    "device": disk["device"],
+                    "vdi": disk["vdi"],
+                    "rw": disk["rw"],
+                    "plugged": attached.get(disk["device"], {}).get("state") == "active",
+                }
+                for disk in record["metadata"]["disks"]
+            ],
+            "vifs": [
+                dict(vif, plugged=record["power_state"] == "Running")
+                for vif in record["metadata"].get("vifs", [])
+            ],
             "guest": self.domains.status(record["domain"]) if running else {},
             "migration": record["figures"],
         }
@@ -108,7 +133,8 @@ class Host:
             self.runs(record)
 
     def shutdown(self, identity, delay):
-        """Shut the VM down, whatever state it is in. `delay`: seconds that a guest may take for it; None: it is not asked."""
+        """Shut the VM down, whatever state it is in. `delay`: seconds that a guest may take for it;
+        None: it is not asked."""
         self._queue(identity)
         with self.store.lock(identity):
             record = self.store.get(identity)
@@ -121,7 +147,8 @@ class Host:
             self.signal(identity)
 
     def reboot(self, identity, task, delay):
-        """A reboot closes the VM's disks and opens them again; the guest remembers what it was told is safe. It is said to run all the while."""
+        """A reboot closes the VM's disks and opens them again; the guest remembers what it was told
+        is safe. It is said to run all the while."""
         with self.store.lock(identity):
             record = self.store.get(identity)
             if record["power_state"] != "Running":
@@ -129,7 +156,8 @@ class Host:
             reason = "hard-reboot" if delay is None else "clean-reboot"
             self._rebooting.add(identity)
             try:
-                memory = None if delay is None else self.domains.suspend(record["domain"])  # a clean one asks the guest first
+                # a clean one asks the guest first
+                memory = None if delay is None else self.domains.suspend(record["domain"])
                 self.hook("vm-pre-shutdown", record, reason)
                 memory = memory or self.domains.suspend(record["domain"])
                 self.destroy_domain(record)
@@ -149,7 +177,8 @@ class Host:
             self.runs(record)
 
     def _queue(self, identity):
-        """Wait behind an arrival: it is one operation of the real one's, however many calls it takes here."""
+        """Wait behind an arrival: it is one operation of the real one's, however many calls it
+        takes here."""
         while True:
             record = self.store.find(identity)
             if not record or record["role"] != "incoming" or not record["domain"]:
@@ -159,7 +188,8 @@ class Host:
     # -- the parts
 
     def hook(self, name, record, reason, identity=None):
-        """Run a hook for the VM of a record, by its own id or another one; it is told of the domain only while there is one."""
+        """Run a hook for the VM of a record, by its own id or another one; it is told of the domain
+        only while there is one."""
         extra = ["-vmdomid", str(record["domain"]["domid"])] if record["domain"] else []
         hooks.run(self.root, name, identity or record["id"], reason, extra)
 
@@ -168,7 +198,9 @@ class Host:
         metadata = record["metadata"]
         if self.domains.alive(record["domain"]):
             raise XenopsError("Already_exists", "domain", record["id"])
-        record["domain"] = self.domains.create(record["id"], self._next_domid(), metadata.get("guest", {}))
+        record["domain"] = self.domains.create(
+            record["id"], self._next_domid(), metadata.get("guest", {})
+        )
         record["power_state"], record["saved"] = "Paused", False
         self.store.save(record)
 
@@ -181,8 +213,9 @@ class Host:
         self.signal(record["id"])
 
     def destroy_domain(self, record):
-        """End the VM's domain and give its disks back; it is halted afterwards, even if a disk cannot be given back: or suspended, if
-        its memory has been saved, since what is known of it is then kept."""
+        """End the VM's domain and give its disks back; it is halted afterwards, even if a disk
+        cannot be given back: or suspended, if its memory has been saved, since what is known of it
+        is then kept."""
         domain, record["domain"] = record["domain"], None
         try:
             if domain:
@@ -194,7 +227,8 @@ class Host:
             self.store.save(record)
 
     def signal(self, identity):
-        """Tell xapi, in the background, that this VM changed: unless there is none (VM_DB.signal)."""
+        """Tell xapi, in the background, that this VM changed: unless there is none
+        (VM_DB.signal)."""
         self._signal("VM.changed", identity)
 
     def signal_disks(self, identity):
@@ -211,11 +245,13 @@ class Host:
             self._changed.put((event, identity))
 
     def check_state(self, identity):
-        """VM_check_state, which follows every operation that failed: a VM whose domain has ended, or is suspended, is shut down. Raises
-        Does_not_exist."""
+        """VM_check_state, which follows every operation that failed: a VM whose domain has ended,
+        or is suspended, is shut down. Raises Does_not_exist."""
         with self.store.lock(identity):
             record = self.store.get(identity)
-            if record["domain"] and (record["power_state"] == "Suspended" or not self.domains.alive(record["domain"])):
+            if record["domain"] and (
+                record["power_state"] == "Suspended" or not self.domains.alive(record["domain"])
+            ):
                 log.warning("VM %s has unexpectedly suspended or ended; shutting down", identity)
                 self.destroy_domain(record)
         self.signal(identity)
@@ -225,8 +261,11 @@ class Host:
         threading.Thread(target=self._watch, args=(record, record["domain"]), daemon=True).start()
 
     def recover(self):
-        """After a start of xenopsd: find the guests again that run, and end what was under way when it was killed."""
-        self.domains.end_unknown([self.store.get(identity)["domain"] for identity in self.store.ids()])
+        """After a start of xenopsd: find the guests again that run, and end what was under way when
+        it was killed."""
+        self.domains.end_unknown(
+            [self.store.get(identity)["domain"] for identity in self.store.ids()]
+        )
         for identity in self.store.ids():
             record = self.store.get(identity)
             record["role"] = ""
@@ -238,7 +277,8 @@ class Host:
                 self.watch(record)
 
     def destroy_anyhow(self, record):
-        """`destroy_domain` where something has failed already: a disk that cannot be given back is logged."""
+        """`destroy_domain` where something has failed already: a disk that cannot be given back is
+        logged."""
         try:
             self.destroy_domain(record)
         except XenopsError:
@@ -270,4 +310,6 @@ class Host:
             try:
                 wire.call_unix(socket, "/services/xenops-event", event, {"id": identity}, EVENT)
             except Exception as error:  # xapi may be away; it asks VM.list when it comes back
-                log.warning("xapi did not hear of VM %s: %s: %s", identity, type(error).__name__, error)
+                log.warning(
+                    "xapi did not hear of VM %s: %s: %s", identity, type(error).__name__, error
+                )

@@ -1,32 +1,28 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """XML-RPC as rpclib speaks it, over HTTP, on a unix socket or by URL.
 
-A call has one parameter, a struct of named members. An answer is {"Status": "Success", "Value": v} or {"Status":
-"Failure", "ErrorDescription": e} (ocaml-rpc, src/lib/xmlrpc.ml); a method that is not there is HTTP's 500, with a page.
+A call has one parameter, a struct of named members. An answer is {"Status": "Success", "Value": v}
+or {"Status": "Failure", "ErrorDescription": e} (ocaml-rpc, src/lib/xmlrpc.ml); a method that is not
+there is HTTP's 500, with a page.
 """
+
 import http.client
 import http.server
-import socket
 import socketserver
 import ssl
 import urllib.parse
 import xmlrpc.client
 
+from lab.http_client import UnixConnection, request
+
 _NO_METHOD = (
-    "<html><body><h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. If the problem persists, "
-    "please contact your support representative.<h1> Additional information </h1>Yojson__Common.Json_error(&quot;Line 1, bytes 0-30:\\nInvalid "
-    "token &apos;Idl.UnknownMethod(\\&quot;%s\\&quot;)&apos;&quot;)</body></html>")
+    "<html><body><h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait "
+    "a while and try again. If the problem persists, "
+    "please contact your support representative.<h1> Additional information "
+    "</h1>Yojson__Common.Json_error(&quot;Line 1, bytes 0-30:\\nInvalid "
+    "token &apos;Idl.UnknownMethod(\\&quot;%s\\&quot;)&apos;&quot;)</body></html>"
+)
 """docs/facts/recorded/xenops-unknown-method.response"""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path, timeout):
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class UnknownMethod(Exception):
@@ -42,34 +38,39 @@ class RpcFailure(Exception):
 
 
 def call_unix(path, target, method, members, timeout):
-    """Call `method` at HTTP path `target` behind the unix socket `path`. Raises RpcFailure, xmlrpc.client.Fault,
-    OSError, http.client.HTTPException."""
-    return _call(_UnixConnection(path, timeout), target, method, members)
+    """Call `method` at HTTP path `target` behind the unix socket `path`. Raises RpcFailure,
+    xmlrpc.client.Fault, OSError, and http.client.HTTPException where the status is not 200."""
+    return _call(UnixConnection(path, timeout), target, method, members)
 
 
 def call_url(url, method, members, timeout):
-    """Call `method` at an http or https URL; certificates are not checked (the lab's are self-signed)."""
+    """Call `method` at an http or https URL; certificates are not checked (the lab's are
+    self-signed)."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "https":
         unchecked = ssl.create_default_context()
         unchecked.check_hostname = False
         unchecked.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=unchecked)
+        connection = http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=timeout, context=unchecked
+        )
     else:
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
-    return _call(connection, "%s?%s" % (parts.path, parts.query) if parts.query else parts.path, method, members)
+    return _call(
+        connection,
+        "%s?%s" % (parts.path, parts.query) if parts.query else parts.path,
+        method,
+        members,
+    )
 
 
 def _call(connection, target, method, members):
     body = xmlrpc.client.dumps((members,), method, allow_none=True)
-    try:
-        connection.request("POST", target, body.encode(), {"Content-Type": "text/xml"})
-        response = connection.getresponse()
-        raw = response.read()
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise http.client.HTTPException("%s: HTTP %d %s" % (method, response.status, raw[:200]))
+    status, _, raw = request(
+        connection, "POST", target, body.encode(), {"Content-Type": "text/xml"}
+    )
+    if status != 200:
+        raise http.client.HTTPException("%s: HTTP %d %s" % (method, status, raw[:200]))
     (value,), _ = xmlrpc.client.loads(raw, use_builtin_types=True)
     if isinstance(value, dict) and value.get("Status") == "Failure":
         raise RpcFailure(value.get("ErrorDescription"))
@@ -99,7 +100,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         params, method = xmlrpc.client.loads(body, use_builtin_types=True)
         try:
-            status, kind, answer = 200, "text/xml", self.server.answer(method, params[0] if params else {})
+            status, kind, answer = (
+                200,
+                "text/xml",
+                self.server.answer(method, params[0] if params else {}),
+            )
         except UnknownMethod:
             status, kind, answer = 500, "text/html", (_NO_METHOD % method).encode()
         self.send_response(status)
@@ -116,7 +121,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers each POST with `answer(method, members)`, which may raise UnknownMethod, in a thread of its own."""
+    """Answers each POST with `answer(method, members)`, which may raise UnknownMethod, in a thread
+    of its own."""
+
     daemon_threads = True
     request_queue_size = 64
 

@@ -1,5 +1,6 @@
-"""How many requests a tapdisk of this host may be given at a time, by the type of its image (facts:
-xcp-ng-8.3, 3 and 4).
+# SPDX-License-Identifier: LGPL-2.1-only
+"""How many requests a tapdisk of this host may be given at a time, by the type of its image
+(docs/facts/xcp-ng-8.3.md, 3 and 4).
 
 A tapdisk works on 8 for a connection. One of a QCOW2 image stalls for good when it has 8, and now
 and then with 7; and over all its connections it has 32 slots, beyond which a request waits for a
@@ -9,27 +10,28 @@ digests. In builds without a mutex around a connection's slots, which two thread
 tapdisk, and not known of any package that was released: so a blktap is safe for QCOW2 only if its
 administrator says so, in SAFE, having looked at its source.
 """
-import subprocess
+
+from typing import Optional
 
 from storage_motion.dom0 import root
 
 RPM = "/usr/bin/rpm"
 QUERY = ["-q", "--qf", "%{VERSION}-%{RELEASE}", "blktap"]
-SAFE = "/etc/sxm/qcow2-blktap"   # what that prints of the safe ones, one a line
-RPM_TIMEOUT = 30.0               # seconds
+SAFE = "/etc/sxm/qcow2-blktap"  # what that prints of the safe ones, one a line
+RPM_TIMEOUT = 30.0  # seconds
 QCOW2 = "qcow2"
 
-MOST = 6                         # on one connection, also with other images
+MOST = 6  # on one connection, also with other images
 ALONE = 1
 
 
-def most_requests(image_type):
+def most_requests(image_type: str) -> int:
     """Requests in flight on one connection with a tapdisk of this host that has an image of this
     type ("qcow2", "vhd", "aio") open."""
     return ALONE if image_type == QCOW2 and not is_safe_for_qcow2() else MOST
 
 
-def is_safe_for_qcow2():
+def is_safe_for_qcow2() -> bool:
     """Whether this host's blktap is known to bear several requests at a time for a QCOW2 image."""
     try:
         with open(root.path(SAFE)) as source:
@@ -40,17 +42,9 @@ def is_safe_for_qcow2():
     return installed is not None and installed in known
 
 
-def version():
+def version() -> Optional[str]:
     """The version and release of this host's blktap package; None if it cannot be told."""
-    try:
-        process = subprocess.Popen([root.path(RPM)] + QUERY, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except OSError:
-        return None
-    try:
-        out, _ = process.communicate(timeout=RPM_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return None
-    return out.decode("utf-8", "replace").strip() or None if process.returncode == 0 else None
+    from storage_motion.dom0 import programs  # drivers and movers start faster without it
+
+    status, out, _ = programs.run([root.path(RPM)] + QUERY, RPM_TIMEOUT)
+    return out.strip() or None if status == 0 else None

@@ -1,20 +1,20 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Who this host is, by /etc/xensource-inventory."""
+
+from xcp.environ import InventoryError, readInventory
+
 from storage_motion.dom0 import root
+from storage_motion.errors import BadInventory
 
-PATH = "/etc/xensource-inventory"
-
-
-def read():
-    """{name: value} of the inventory: lines NAME='value'."""
-    found = {}
-    with open(root.path(PATH), encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            name, equals, value = line.strip().partition("=")
-            if equals:
-                found[name] = value.strip("'\"")
-    return found
+UUID = "INSTALLATION_UUID"
 
 
-def host_uuid():
-    """The UUID of this host."""
-    return read()["INSTALLATION_UUID"]
+def host_uuid() -> str:
+    """The UUID of this host. Raises BadInventory."""
+    try:
+        uuid: str = readInventory(root.path("/"))[UUID]
+    except InventoryError as error:
+        raise BadInventory(str(error))
+    except KeyError:
+        raise BadInventory("no %s in it" % UUID)
+    return uuid

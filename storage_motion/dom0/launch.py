@@ -1,23 +1,27 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Processes that outlive the call that started them: worker, movers, receiver.
 
-On a host each becomes a unit of systemd, out of xapi's cgroup, so that a restart of xapi does not end it. KillMode=process: when one
-ends, however it does, the commands of the storage manager that it has begun go on to their end, and the tapdisks that they started stay.
-systemd 219 is the oldest; it knows few properties of transient units. What it is not booted with (a bed of tests) is detached by a
-double fork. Standard output and error go to /var/log/sxm.log.
+On a host each becomes a unit of systemd, out of xapi's cgroup, so that a restart of xapi does not
+end it. KillMode=process: when one ends, however it does, the commands of the storage manager that
+it has begun go on to their end, and the tapdisks that they started stay. systemd 219 is the oldest;
+it knows few properties of transient units. What it is not booted with (a bed of tests) is detached
+by a double fork. Standard output and error go to /var/log/sxm.log.
 """
+
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from typing import Any, Callable, Dict, List, Optional, Sequence, overload
 
 from storage_motion.dom0 import root
 from storage_motion.errors import LaunchFailed
 
 LOG = "/var/log/sxm.log"
 PYTHON = "/usr/bin/python3"
-SYSTEMD = "/run/systemd/system"   # sd_booted(3)
+SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 SYSTEMD_RUN = "/usr/bin/systemd-run"
 SYSTEMCTL = "/usr/bin/systemctl"
 PREFIX = "sxm-"
@@ -25,49 +29,62 @@ PREFIX = "sxm-"
 ENVIRONMENT = {"PYTHONIOENCODING": "utf-8"}
 START_TIMEOUT = 20.0
 POLL = 0.02
+# Seconds for a process to have its command line, once it runs a program (on a busy machine).
+EXEC_TIMEOUT = 0.2
+KERNEL_THREAD = 0x00200000  # PF_KTHREAD, of field 9 of /proc/PID/stat
 
 log = logging.getLogger("sxm")
 
 
 class Process:
-    """A process by its pid and the time it started (clock ticks since boot), so that a reused pid is not taken for it."""
+    """A process by its pid and the time it started (clock ticks since boot), so that a reused pid
+    is not taken for it."""
 
-    def __init__(self, pid, started):
+    def __init__(self, pid: int, started: int) -> None:
         self.pid = pid
         self.started = started
 
     @classmethod
-    def of(cls, pid):
+    def of(cls, pid: int) -> Optional["Process"]:
         """The process that has this pid now, or None."""
         started = _started(pid)
         return None if started is None else cls(pid, started)
 
+    @overload
     @classmethod
-    def from_json(cls, value):
+    def from_json(cls, value: Dict[str, Any]) -> "Process": ...
+
+    @overload
+    @classmethod
+    def from_json(cls, value: None) -> None: ...
+
+    @classmethod
+    def from_json(cls, value: Optional[Dict[str, Any]]) -> Optional["Process"]:
         """What `to_json` gave, or None for None."""
         return cls(value["pid"], value["started"]) if value else None
 
-    def to_json(self):
+    def to_json(self) -> Dict[str, int]:
         """{"pid", "started"}"""
         return {"pid": self.pid, "started": self.started}
 
-    def alive(self):
+    def alive(self) -> bool:
         """Whether it still runs."""
         return _started(self.pid) == self.started
 
-    def stop(self, timeout=5.0):
-        """End it: SIGTERM, and SIGKILL when it has not gone after `timeout` seconds. Raises LaunchFailed if even that fails."""
+    def stop(self, timeout: float = 5.0) -> None:
+        """End it: SIGTERM, and SIGKILL when it has not gone after `timeout` seconds. Raises
+        LaunchFailed if even that fails."""
         for number, patience in ((signal.SIGTERM, timeout), (signal.SIGKILL, 5.0)):
             if not self._signal(number) or self.gone(patience):
                 return
         raise LaunchFailed(str(self.pid), "does not end")
 
-    def kill(self):
+    def kill(self) -> None:
         """End it by SIGKILL. Raises LaunchFailed if that fails."""
         if self._signal(signal.SIGKILL) and not self.gone(5.0):
             raise LaunchFailed(str(self.pid), "does not end")
 
-    def gone(self, timeout):
+    def gone(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for it to end by itself. Whether it has."""
         end = time.monotonic() + timeout
         while self.alive():
@@ -76,7 +93,7 @@ class Process:
             time.sleep(POLL)
         return True
 
-    def _signal(self, number):
+    def _signal(self, number: int) -> bool:
         if not self.alive():
             return False
         try:
@@ -86,27 +103,39 @@ class Process:
         return True
 
 
-def _started(pid):
+def _started(pid: int) -> Optional[int]:
     """Field 22 of /proc/PID/stat; None when there is no such process, or only its remains."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19])
+
+
+def _stat(pid: int) -> Optional[List[str]]:
+    """/proc/PID/stat from its field 3 on, or None as above."""
     try:
         with open("/proc/%d/stat" % pid) as stat:
             fields = stat.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" else fields
 
 
-def python_module(module, *arguments):
+def python_module(module: str, *arguments: str) -> List[str]:
     """The command line that runs a module of ours with dom0's Python."""
     python = root.path(PYTHON)
-    return [python if os.access(python, os.X_OK) else sys.executable, "-m", module] + list(arguments)
+    return [python if os.access(python, os.X_OK) else sys.executable, "-m", module] + list(
+        arguments
+    )
 
 
-def running(*words, mentioning=(), below=()):
-    """The processes whose command line has all `words` as arguments of their own, this one left out: a list of Process.
+def running(
+    *words: str, mentioning: Sequence[str] = (), below: Sequence[str] = ()
+) -> List[Process]:
+    """The processes whose command line has all `words` as arguments of their own, this one left
+    out: a list of Process.
 
-    With `mentioning`, only those with one of these strings somewhere in an argument; with `below`, only those with an argument that begins
-    with one of these. What a process that died had begun, and nobody has noted: paths of ours are in no other command line."""
+    With `mentioning`, only those with one of these strings somewhere in an argument; with `below`,
+    only those with an argument that begins with one of these. What a process that died had begun,
+    and nobody has noted: paths of ours are in no other command line."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -122,31 +151,59 @@ def running(*words, mentioning=(), below=()):
     return found
 
 
-def arguments(pid):
-    """The command line of a process, as a list; of one that is gone, with nothing in it."""
+def arguments(pid: int) -> List[str]:
+    """The command line of a process, as a list; of one that is gone, or of the kernel's, with
+    nothing in it.
+
+    Nor does a process have one for a moment while it begins a program: exec(2) has closed its
+    files by then, so whoever started it may believe that it runs. That moment is waited for, up
+    to EXEC_TIMEOUT seconds."""
+    end = time.monotonic() + EXEC_TIMEOUT
+    while True:
+        line = _command_line(pid)
+        if line:
+            return line.decode("utf-8", "replace").split("\0")
+        stat = _stat(pid)
+        if stat is None or int(stat[6]) & KERNEL_THREAD or time.monotonic() > end:
+            return []
+        time.sleep(POLL)
+
+
+def _command_line(pid: int) -> bytes:
     try:
         with open("/proc/%d/cmdline" % pid, "rb") as cmdline:
-            return cmdline.read().decode("utf-8", "replace").split("\0")
+            return cmdline.read()
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        return b""
 
 
-def start(name, argv):
-    """Start `argv` detached, as `name` with something of its own behind it: what an earlier one of that name has left, a unit that has
-    failed or a process that it had begun, is no hindrance. Returns its Process. Raises LaunchFailed."""
+def start(name: str, argv: Sequence[str]) -> Process:
+    """Start `argv` detached, as `name` with something of its own behind it: what an earlier one of
+    that name has left, a unit that has failed or a process that it had begun, is no hindrance.
+    Returns its Process. Raises LaunchFailed."""
     output = root.private_file(LOG)
     if not _booted():
         return _alive(name, _start_detached(name, output, argv))
     unit = "%s%s-%s" % (PREFIX, name, os.urandom(4).hex())
-    settings = ["--property=KillMode=process"] + ["--setenv=%s=%s" % item for item in sorted(ENVIRONMENT.items())]
+    settings = ["--property=KillMode=process"] + [
+        "--setenv=%s=%s" % item for item in sorted(ENVIRONMENT.items())
+    ]
     shell = ["/bin/sh", "-c", 'exec "$@" >>"$0" 2>&1 </dev/null', output]
-    _run(unit, [root.path(SYSTEMD_RUN), "--quiet", "--slice=sxm.slice", "--unit=" + unit] + settings + shell + list(argv))
-    # Not asked to wait, or not able to (219): it may only be about to begin. One that has ended well is not loaded any more.
+    _run(
+        unit,
+        [root.path(SYSTEMD_RUN), "--quiet", "--slice=sxm.slice", "--unit=" + unit]
+        + settings
+        + shell
+        + list(argv),
+    )
+    # Not asked to wait, or not able to (219): it may only be about to begin. One that has ended
+    # well is not loaded any more.
     return _main_process(unit, lambda state: state["LoadState"] != "loaded")
 
 
-def start_unit(unit, argv):
-    """Start a unit of ours, `unit`.service, which runs `argv`. Returns its Process. Raises LaunchFailed."""
+def start_unit(unit: str, argv: Sequence[str]) -> Process:
+    """Start a unit of ours, `unit`.service, which runs `argv`. Returns its Process. Raises
+    LaunchFailed."""
     output = root.private_file(LOG)
     if not _booted():
         return _alive(unit, _start_detached(unit, output, argv))
@@ -154,31 +211,43 @@ def start_unit(unit, argv):
     return _main_process(unit, lambda state: state["ActiveState"] == "inactive")
 
 
-def forget_failed(migration):
-    """Have systemd forget the units of a migration that have failed, as what was killed has: they would be shown for ever."""
+def forget_failed(migration: str) -> None:
+    """Have systemd forget the units of a migration that have failed, as what was killed has: they
+    would be shown for ever."""
     if _booted():
         try:
             _run(migration, [root.path(SYSTEMCTL), "reset-failed", "%s*%s*" % (PREFIX, migration)])
         except LaunchFailed as error:
-            log.warning("what of its units has failed stays to be seen: %s", error)   # and hinders nobody
+            # and hinders nobody
+            log.warning("what of its units has failed stays to be seen: %s", error)
 
 
-def _booted():
+def _booted() -> bool:
     return os.path.isdir(root.path(SYSTEMD))
 
 
-def _alive(name, pid):
+def _alive(name: str, pid: int) -> Process:
     process = Process.of(pid)
     if process is None:
         raise LaunchFailed(name, "ended at once; see %s" % LOG)
     return process
 
 
-def _main_process(unit, has_ended):
-    """The process of a unit, once systemd has begun it. `has_ended(properties)`: how it shows that it has ended, but for a failure."""
+def _main_process(unit: str, has_ended: Callable[[Dict[str, str]], bool]) -> Process:
+    """The process of a unit, once systemd has begun it. `has_ended(properties)`: how it shows that
+    it has ended, but for a failure."""
     end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end:
-        answer = _run(unit, [root.path(SYSTEMCTL), "show", "-p", "LoadState,ActiveState,MainPID", unit + ".service"])
+        answer = _run(
+            unit,
+            [
+                root.path(SYSTEMCTL),
+                "show",
+                "-p",
+                "LoadState,ActiveState,MainPID",
+                unit + ".service",
+            ],
+        )
         state = dict(line.split("=", 1) for line in answer.splitlines())
         pid = int(state["MainPID"])
         if pid:
@@ -189,9 +258,11 @@ def _main_process(unit, has_ended):
     raise LaunchFailed(unit, "no process of it after %g s" % START_TIMEOUT)
 
 
-def _run(name, command):
+def _run(name: str, command: List[str]) -> str:
     try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except OSError as error:
         raise LaunchFailed(name, "%s: %s" % (command[0], error.strerror))
     try:
@@ -225,6 +296,6 @@ except OSError as error:
 """
 
 
-def _start_detached(name, output, argv):
+def _start_detached(name: str, output: str, argv: Sequence[str]) -> int:
     answer = _run(name, [sys.executable, "-S", "-E", "-c", _DETACH, output] + list(argv))
     return int(answer)

@@ -1,22 +1,26 @@
-"""Where dom0's file system begins: `/` on a host, `$SXM_ROOT` for a host of the lab (DESIGN section 4)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Where dom0's file system begins: `/` on a host, `$SXM_ROOT` for a host of the lab
+(docs/design.md, 4)."""
+
 import os
 import stat
 
 
-def root():
+def root() -> str:
     """The root directory of this host, without a trailing slash: `""` on a real one."""
     return os.environ.get("SXM_ROOT", "/").rstrip("/")
 
 
-def path(absolute):
+def path(absolute: str) -> str:
     """The path on this machine of dom0's `absolute` (a path that begins with `/`)."""
     if not absolute.startswith("/"):
         raise ValueError("not an absolute path: %r" % absolute)
     return root() + absolute
 
 
-def private_directory(absolute):
-    """Make dom0's directory `absolute`, for root alone (0700), where it is missing, and return its path here.
+def private_directory(absolute: str) -> str:
+    """Make dom0's directory `absolute`, for root alone (0700), where it is missing, and return its
+    path here.
 
     One that somebody made, and left open to others, is closed to them."""
     here = path(absolute)
@@ -26,8 +30,9 @@ def private_directory(absolute):
     return here
 
 
-def private_file(absolute):
-    """The same for an empty file (0600), and the directory that it is in, which is as it is. Its path here."""
+def private_file(absolute: str) -> str:
+    """The same for an empty file (0600), and the directory that it is in, which is as it is. Its
+    path here."""
     here = path(absolute)
     os.makedirs(os.path.dirname(here), exist_ok=True)
     descriptor = os.open(here, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

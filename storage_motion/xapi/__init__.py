@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What talks to xapi: sessions, tasks, metadata, xenops."""

@@ -1,10 +1,13 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What xapi's storage layer on one host believes of a VDI: its datapaths, and how to remove one.
 
 xapi asks SM to activate a VDI for the first datapath and to deactivate it after the last one.
 Whoever has SM deactivate it otherwise leaves xapi believing that it is active, and the next VM
-gets no tapdisk (facts: xapi.md, the whole stack, 3).
+gets no tapdisk (docs/facts/xapi.md, the whole stack, 3).
 """
+
 import re
+from typing import Dict, List, Tuple
 
 import XenAPI
 
@@ -18,19 +21,22 @@ _DATAPATH = re.compile(r"^(vbd/[1-9]\d*/[^:]+): (.*)$")
 _WRITABLE = "activated RW"
 
 
-def of_vm_disks(session, host, sr, location):
+def of_vm_disks(session: "XenAPI.Session", host: str, sr: str, location: str) -> List[str]:
     """The datapaths of VMs that hold a VDI (the UUID of its SR, its location) on `host` (a ref),
     leaked ones as well."""
     return [datapath for datapath, _ in _of_vm_disks(session, host, sr, location)]
 
 
-def active_and_writable(session, host, sr, location):
+def active_and_writable(session: "XenAPI.Session", host: str, sr: str, location: str) -> bool:
     """Whether the storage layer of `host` has the VDI active and read-write for a VM."""
     return any(state == _WRITABLE for _, state in _of_vm_disks(session, host, sr, location))
 
 
-def _of_vm_disks(session, host, sr, location):
-    found, place = [], {}
+def _of_vm_disks(
+    session: "XenAPI.Session", host: str, sr: str, location: str
+) -> List[Tuple[str, str]]:
+    found: List[Tuple[str, str]] = []
+    place: Dict[str, str] = {}
     for line in session.xenapi.host.get_sm_diagnostics(host).splitlines():
         match = _LINE.match(line.strip())
         if not match:
@@ -39,13 +45,13 @@ def _of_vm_disks(session, host, sr, location):
         if kind == "DP:":
             datapath = _DATAPATH.match(text)
             if datapath and (place.get("SR"), place.get("VDI")) == (sr, location):
-                found.append(datapath.groups())
+                found.append((datapath.group(1), datapath.group(2)))
         else:
             place[kind] = text
     return found
 
 
-def destroy(session, host, datapath):
+def destroy(session: "XenAPI.Session", host: str, datapath: str) -> None:
     """Have xapi remove a datapath, with SM's deactivation and detach if it is the last one.
 
     Raises SmFault: xapi keeps it, then, and tries again at the next use of the VDI."""

@@ -1,17 +1,19 @@
-"""Whether xapi manages a VDI. Of one that it does not, it refuses everybody to copy, snapshot, clone,
-resize or destroy it, to plug it, and to start a VM that has it (VDI_NOT_MANAGED: xapi_vdi_helpers.ml,
-xapi_vbd_helpers.ml). SM and xenopsd use it as any other. It may have a VBD, and be forgotten
-(VDI.forget); a scan of its SR leaves this as it is (xapi_sr.ml, update_vdis).
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Whether xapi manages a VDI. Of one that it does not, it refuses everybody to copy, snapshot,
+clone, resize or destroy it, to plug it, and to start a VM that has it (VDI_NOT_MANAGED:
+xapi_vdi_helpers.ml, xapi_vbd_helpers.ml). SM and xenopsd use it as any other. It may have a VBD,
+and be forgotten (VDI.forget); a scan of its SR leaves this as it is (xapi_sr.ml, update_vdis).
 
 That is for SM's drivers to say: for root in dom0, by a session that has the SR in its other_config
 (sm.ml, assert_session_has_internal_sr_access).
 """
+
 from storage_motion.xapi import session as sessions
 
-FOR_SR = "_sm_session"     # key of a session's other_config (xapi_globs.ml)
+FOR_SR = "_sm_session"  # key of a session's other_config (xapi_globs.ml)
 
 
-def set_managed(sr, vdi, value):
+def set_managed(sr: str, vdi: str, value: bool) -> None:
     """Have xapi manage a VDI, or not. `sr`, `vdi`: refs in the pool of this host.
 
     By a session of its own, since a session is one SR's."""

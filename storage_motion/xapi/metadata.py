@@ -1,32 +1,45 @@
-"""Taking a VM's metadata out of one pool and bringing it into another: /export_metadata and /import_metadata.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Taking a VM's metadata out of one pool and bringing it into another: /export_metadata and
+/import_metadata.
 
-The archive is a tar with one member, `ova.xml`; it is held in memory, with a bound, and never written to disk. Session and task go in the
-query: xapi does not trim cookies, and older ones split them elsewhere (facts: xapi.md, Run, 2).
+The archive is a tar with one member, `ova.xml`; it is held in memory, with a bound, and never
+written to disk. Session and task go in the query: xapi does not trim cookies, and older ones split
+them elsewhere (docs/facts/xapi.md, Run, 2).
 """
+
 import http.client
 import io
 import tarfile
 import urllib.parse
+from typing import TYPE_CHECKING, Optional
 
 from storage_motion.errors import BadMetadata, TimedOut, Unreachable
 from storage_motion.xapi import ova, tasks, transport
 from storage_motion.xapi.session import NOT_XAPI, reason
 
+if TYPE_CHECKING:
+    import XenAPI
+
 MEMBER = "ova.xml"
 MAX_ARCHIVE = ova.MAX_BYTES + 1024 * 1024
 IMPORT_TIMEOUT = 120.0
-REFUSAL_TIMEOUT = 10.0     # of an import whose connection broke: a task that was refused has ended by then
+# of an import whose connection broke: a task that was refused has ended by then
+REFUSAL_TIMEOUT = 10.0
 CHUNK = 64 * 1024
-AWAY = (401, 500, 502, 503)   # HTTP statuses of a xapi that has been restarted since the session began, or is starting
+# HTTP statuses of a xapi that has been restarted since the session began, or is starting
+AWAY = (401, 500, 502, 503)
 
 
 class NotAsked(Unreachable):
     """Nothing has come of it: it may be asked again."""
 
 
-def export(session, vm_ref, snapshots=False):
-    """The `ova.xml` (bytes) of a VM of this host's pool, over the local socket. Raises BadMetadata or NotAsked."""
-    query = urllib.parse.urlencode([("session_id", session.handle), ("export_snapshots", _flag(snapshots)), ("ref", vm_ref)])
+def export(session: "XenAPI.Session", vm_ref: str, snapshots: bool = False) -> bytes:
+    """The `ova.xml` (bytes) of a VM of this host's pool, over the local socket. Raises BadMetadata
+    or NotAsked."""
+    query = urllib.parse.urlencode(
+        [("session_id", session.handle), ("export_snapshots", _flag(snapshots)), ("ref", vm_ref)]
+    )
     connection = transport.local_connection()
     try:
         connection.request("GET", "/export_metadata?" + query)
@@ -43,19 +56,26 @@ def export(session, vm_ref, snapshots=False):
     return unpack(archive)
 
 
-def unpack(archive):
+def unpack(archive: bytes) -> bytes:
     """The `ova.xml` (bytes) of an archive (bytes). Raises BadMetadata."""
     if len(archive) > MAX_ARCHIVE:
         raise BadMetadata("more than %d bytes" % MAX_ARCHIVE)
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             member = tar.next()
-            # Not isreg(): a sparse member would be regular, too, and its size is only what it claims.
-            if member is None or member.name != MEMBER or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            # Not isreg(): a sparse member would be regular, too, and its size is only what it
+            # claims.
+            if (
+                member is None
+                or member.name != MEMBER
+                or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+            ):
                 raise BadMetadata("no %s at the start of the archive" % MEMBER)
             if member.size > ova.MAX_BYTES:
                 raise BadMetadata("more than %d bytes" % ova.MAX_BYTES)
-            document = tar.extractfile(member).read()
+            content = tar.extractfile(member)
+            assert content is not None
+            document = content.read()
     except (tarfile.TarError, EOFError) as error:
         raise BadMetadata("not a tar archive: %s" % error)
     if len(document) != member.size:
@@ -63,7 +83,7 @@ def unpack(archive):
     return document
 
 
-def pack(document):
+def pack(document: bytes) -> bytes:
     """The archive (bytes) of an `ova.xml` (bytes)."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:", format=tarfile.USTAR_FORMAT) as tar:
@@ -73,17 +93,30 @@ def pack(document):
     return archive.getvalue()
 
 
-def bring(session, url, document, check_cpu, dry_run=False):
-    """Import `document` at the host whose xapi answers at `url` (a base URL), as a VM that arrives live.
+def bring(
+    session: "XenAPI.Session", url: str, document: bytes, check_cpu: bool, dry_run: bool = False
+) -> None:
+    """Import `document` at the host whose xapi answers at `url` (a base URL), as a VM that arrives
+    live.
 
-    `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID and MAC addresses.
-    Raises tasks.TaskFailed with xapi's own error, NotAsked, Unreachable, or TimedOut; XenAPI.Failure, HANDLE_INVALID of a task, where xapi was
-    restarted meanwhile: then all of the VM is there, a part of it, or nothing."""
+    `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID and
+    MAC addresses. Raises tasks.TaskFailed with xapi's own error, NotAsked, Unreachable, or
+    TimedOut; XenAPI.Failure, HANDLE_INVALID of a task, where xapi was restarted meanwhile: then all
+    of the VM is there, a part of it, or nothing."""
     archive = pack(document)
     task = session.xenapi.task.create("Import of a VM's metadata", "")
-    query = urllib.parse.urlencode([("session_id", session.handle), ("task_id", task), ("restore", "true"), ("live", "true"),
-                                    ("dry_run", _flag(dry_run)), ("check_cpu", _flag(check_cpu)), ("force", "false"),
-                                    ("export_snapshots", "false")])
+    query = urllib.parse.urlencode(
+        [
+            ("session_id", session.handle),
+            ("task_id", task),
+            ("restore", "true"),
+            ("live", "true"),
+            ("dry_run", _flag(dry_run)),
+            ("check_cpu", _flag(check_cpu)),
+            ("force", "false"),
+            ("export_snapshots", "false"),
+        ]
+    )
     try:
         trouble = _put(url, "/import_metadata?" + query, archive)
         try:
@@ -96,9 +129,10 @@ def bring(session, url, document, check_cpu, dry_run=False):
         session.xenapi.task.destroy(task)
 
 
-def _put(url, path, body):
-    """None, or what went wrong, in words. xapi resets the connection of an import that it refuses, before it has read the archive: only
-    the task tells what came of it. Raises NotAsked where there was no connection."""
+def _put(url: str, path: str, body: bytes) -> Optional[str]:
+    """None, or what went wrong, in words. xapi resets the connection of an import that it refuses,
+    before it has read the archive: only the task tells what came of it. Raises NotAsked where there
+    was no connection."""
     connection = transport.connection(url)
     try:
         connection.connect()
@@ -115,5 +149,5 @@ def _put(url, path, body):
         connection.close()
 
 
-def _flag(value):
+def _flag(value: bool) -> str:
     return "true" if value else "false"

@@ -1,64 +1,75 @@
-"""Rewriting `ova.xml`, the document that describes an exported VM (facts: xapi.md, Metadata).
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Rewriting `ova.xml`, the document that describes an exported VM (docs/facts/xapi.md, Metadata).
 
-It is an XML-RPC value: a struct with `version` and `objects`, an array of structs `class`, `id`, `snapshot`. The
-rewriting happens here, on the document, so that the database which it came from is never touched. Whatever is not
-rewritten is passed on as it came.
+It is an XML-RPC value: a struct with `version` and `objects`, an array of structs `class`, `id`,
+`snapshot`. The rewriting happens here, on the document, so that the database which it came from is
+never touched. Whatever is not rewritten is passed on as it came.
 """
-from xml.etree import ElementTree
+
+from typing import Callable, Iterable, Iterator, Mapping, Optional, Tuple
+
+from lxml import etree
 
 from storage_motion.errors import BadMetadata
 
-MAPS_TO = "maps_to"          # the other_config key that xapi's importer honours, of VDIs and VIFs
+MAPS_TO = "maps_to"  # the other_config key that xapi's importer honours, of VDIs and VIFs
 MAX_BYTES = 32 * 1024 * 1024  # a VM with a hundred disks needs about half a MiB
-MAX_MARKUP = 500 * 1000      # of "<" and "=" each: what an element or an attribute takes in memory is a hundred times its text
-DECLARATION = b"<?xml version='1.0' encoding='UTF-8'?>\n"
-MAX_DEPTH = 32               # objects/data/value/struct/member/value/struct/member/value nest 12 deep
+# of "<" and "=" each: what an element or an attribute takes in memory is a hundred times its text
+MAX_MARKUP = 500 * 1000
+MAX_DEPTH = 32  # objects/data/value/struct/member/value/struct/member/value nest 12 deep
 
 
-class _Bounded(ElementTree.TreeBuilder):
-    """Makes the tree, without comments and processing instructions, and no deeper than MAX_DEPTH."""
-
-    def __init__(self):
-        super(_Bounded, self).__init__()
-        self._depth = 0
-
-    def start(self, tag, attributes):
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise BadMetadata("nested too deeply")
-        return super(_Bounded, self).start(tag, attributes)
-
-    def end(self, tag):
-        self._depth -= 1
-        return super(_Bounded, self).end(tag)
-
-
-def parse(document):
+def parse(document: bytes) -> "etree._Element":
     """The root element of `document` (bytes).
 
-    Raises BadMetadata for anything huge, with a document type, with entities, too deep, or not well-formed."""
+    Raises BadMetadata for anything huge, with a document type, with entities, too deep, or not
+    well-formed."""
     if len(document) > MAX_BYTES:
         raise BadMetadata("more than %d bytes" % MAX_BYTES)
     if b"<!DOCTYPE" in document or b"<!ENTITY" in document:
         raise BadMetadata("a document type is not allowed")
     if document.count(b"<") > MAX_MARKUP or document.count(b"=") > MAX_MARKUP:
         raise BadMetadata("more than %d elements or attributes" % MAX_MARKUP)
-    # Whatever encoding the document names, it is read as UTF-8, which is what xapi writes: another could hide the above.
-    parser = ElementTree.XMLParser(target=_Bounded(), encoding="utf-8")
+    # Whatever encoding the document names, it is read as UTF-8, which is what xapi writes: another
+    # could hide the above.
+    parser = etree.XMLParser(
+        encoding="utf-8",
+        resolve_entities=False,
+        load_dtd=False,
+        dtd_validation=False,
+        no_network=True,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
     try:
-        parser.feed(document)
-        root = parser.close()
-    except (ElementTree.ParseError, ValueError) as error:
+        root = etree.fromstring(document, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
         raise BadMetadata("not well-formed: %s" % error)
+    if root.getroottree().docinfo.doctype or root.getroottree().docinfo.internalDTD is not None:
+        raise BadMetadata("a document type is not allowed")
+    depth = 0
+    for event, element in etree.iterwalk(root, events=("start", "end")):
+        if not isinstance(element.tag, str):
+            raise BadMetadata("entities are not allowed")
+        depth += 1 if event == "start" else -1
+        if depth > MAX_DEPTH:
+            raise BadMetadata("nested too deeply")
     return root
 
 
-def rewrite(document, vdis, vifs, drop=()):
+def rewrite(
+    document: bytes,
+    vdis: Mapping[str, str],
+    vifs: Mapping[str, str],
+    drop: Iterable[Tuple[str, str, Callable[[str, str], bool]]] = (),
+) -> bytes:
     """The document (bytes) with a counterpart for each of its disks and interfaces.
 
-    `vdis`: {VDI uuid: ref of the importing pool}, `vifs`: {VIF uuid: ref of a network there}. A VDI or VIF that is not
-    named gets no counterpart. `drop`: triples (class, field, test) where test(key, value) says whether an entry of that
-    map is left out. Raises BadMetadata, also when a named VDI or VIF is not in the document."""
+    `vdis`: {VDI uuid: ref of the importing pool}, `vifs`: {VIF uuid: ref of a network there}. A VDI
+    or VIF that is not named gets no counterpart. `drop`: triples (class, field, test) where
+    test(key, value) says whether an entry of that map is left out. Raises BadMetadata, also when a
+    named VDI or VIF is not in the document."""
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
     for class_name, snapshot in objects(root):
@@ -75,12 +86,14 @@ def rewrite(document, vdis, vifs, drop=()):
             _add(config, MAPS_TO, counterparts[uuid])
             missing.discard((class_name, uuid))
     if missing:
-        raise BadMetadata("not in the exported VM: %s" % ", ".join("%s %s" % pair for pair in sorted(missing)))
-    # A carriage return that is not written as such would be read as the end of a line.
-    return DECLARATION + ElementTree.tostring(root, encoding="utf-8").replace(b"\r", b"&#13;")
+        raise BadMetadata(
+            "not in the exported VM: %s" % ", ".join("%s %s" % pair for pair in sorted(missing))
+        )
+    rewritten: bytes = etree.tostring(root, xml_declaration=True, encoding="UTF-8")
+    return rewritten
 
 
-def objects(root):
+def objects(root: "etree._Element") -> Iterator[Tuple[str, "etree._Element"]]:
     """Pairs (class name, struct element of the record) for every object of a parsed document."""
     listed = _member(_struct(root), "objects")
     data = listed.find("array/data")
@@ -91,27 +104,32 @@ def objects(root):
         yield _text(_member(obj, "class")), _struct(_member(obj, "snapshot"))
 
 
-def _struct(element):
-    """The struct inside `element`, a <value> (or the root: a bare <value>, or the params of a call)."""
+def _struct(element: "etree._Element") -> "etree._Element":
+    """The struct inside `element`, a <value> (or the root: a bare <value>, or the params of a
+    call)."""
     struct = element if element.tag == "struct" else element.find("struct")
     if struct is None:
         raise BadMetadata("a struct is missing")
     return struct
 
 
-def _member(struct, name):
+def _member(struct: "etree._Element", name: str) -> "etree._Element":
     """The <value> of a struct's member."""
-    found = [member.find("value") for member in struct.findall("member") if member.findtext("name") == name]
+    found = [
+        member.find("value")
+        for member in struct.findall("member")
+        if member.findtext("name") == name
+    ]
     if len(found) != 1 or found[0] is None:
         raise BadMetadata("%d members %r where one is needed" % (len(found), name))
     return found[0]
 
 
-def _map(snapshot, field):
+def _map(snapshot: "etree._Element", field: str) -> "etree._Element":
     return _struct(_member(snapshot, field))
 
 
-def _text(value):
+def _text(value: Optional["etree._Element"]) -> str:
     """The string that a <value> holds, with its <string> or without."""
     if value is None:
         raise BadMetadata("a member without a value")
@@ -119,14 +137,14 @@ def _text(value):
     return (value.text if child is None else child.text) or ""
 
 
-def _drop(snapshot, field, test):
+def _drop(snapshot: "etree._Element", field: str, test: Callable[[str, str], bool]) -> None:
     config = _map(snapshot, field)
     for member in config.findall("member"):
         if test(member.findtext("name") or "", _text(member.find("value"))):
             config.remove(member)
 
 
-def _add(struct, name, text):
-    member = ElementTree.SubElement(struct, "member")
-    ElementTree.SubElement(member, "name").text = name
-    ElementTree.SubElement(member, "value").text = text
+def _add(struct: "etree._Element", name: str, text: str) -> None:
+    member = etree.SubElement(struct, "member")
+    etree.SubElement(member, "name").text = name
+    etree.SubElement(member, "value").text = text

@@ -1,4 +1,8 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Records of a pool, read once each: what plans and checks look at."""
+
+from typing import Any, Dict, List, Optional, Tuple, Union
+
 import XenAPI
 
 NULL = "OpaqueRef:NULL"
@@ -6,16 +10,17 @@ UNKNOWN = ("UUID_INVALID", "HANDLE_INVALID")
 
 
 class Records:
-    """A read-only view of the pool that `session` belongs to. Classes by their XenAPI names ("VM", "SR", "host")."""
+    """A read-only view of the pool that `session` belongs to. Classes by their XenAPI names ("VM",
+    "SR", "host")."""
 
-    def __init__(self, session):
+    def __init__(self, session: "XenAPI.Session") -> None:
         self.session = session
-        self._records = {}
+        self._records: Dict[Union[str, Tuple[str, str]], Any] = {}
 
-    def _api(self, class_name):
+    def _api(self, class_name: str) -> Any:
         return getattr(self.session.xenapi, class_name)
 
-    def of(self, class_name, ref):
+    def of(self, class_name: str, ref: Optional[str]) -> Any:
         """The record of `ref`, or None when it is null or gone."""
         if not ref or ref == NULL:
             return None
@@ -29,7 +34,7 @@ class Records:
                 self._records[key] = None
         return self._records[key]
 
-    def ref(self, class_name, uuid):
+    def ref(self, class_name: str, uuid: str) -> Optional[str]:
         """The ref of the object with this UUID, or None."""
         try:
             return self._api(class_name).get_by_uuid(uuid)
@@ -38,14 +43,15 @@ class Records:
                 raise
             return None
 
-    def by_uuid(self, class_name, uuid):
+    def by_uuid(self, class_name: str, uuid: str) -> Tuple[Optional[str], Any]:
         """(ref, record) of the object with this UUID, or (None, None)."""
         ref = self.ref(class_name, uuid)
         record = self.of(class_name, ref)
         return (ref, record) if record else (None, None)
 
-    def all(self, class_name):
-        """{ref: record} of a whole class: for the small ones (host, SR, PBD, network, PIF, pool)."""
+    def all(self, class_name: str) -> Dict[str, Dict[str, Any]]:
+        """{ref: record} of a whole class: for the small ones (host, SR, PBD, network, PIF,
+        pool)."""
         if class_name not in self._records:
             records = self._api(class_name).get_all_records()
             self._records[class_name] = records
@@ -53,11 +59,14 @@ class Records:
                 self._records[(class_name, ref)] = record
         return self._records[class_name]
 
-    def named(self, class_name, text, *fields):
+    def named(self, class_name: str, text: str, *fields: str) -> List[Tuple[str, Dict[str, Any]]]:
         """[(ref, record)] whose uuid, or one of whose `fields`, is `text`."""
-        return [(ref, record) for ref, record in sorted(self.all(class_name).items())
-                if text in [record.get(field) for field in ("uuid",) + fields]]
+        return [
+            (ref, record)
+            for ref, record in sorted(self.all(class_name).items())
+            if text in [record.get(field) for field in ("uuid",) + fields]
+        ]
 
-    def pool(self):
+    def pool(self) -> Dict[str, Any]:
         """The record of the pool."""
         return list(self.all("pool").values())[0]

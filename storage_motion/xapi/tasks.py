@@ -1,30 +1,25 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Tasks of xapi: ours, that shows a migration to the user, and those that xapi ends for us."""
+
 import logging
 import time
-from typing import Dict, NamedTuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence
 
 import XenAPI
 
-from storage_motion.errors import MotionError, TimedOut
+from storage_motion.errors import TaskFailed, TimedOut
 from storage_motion.xapi.session import NOT_XAPI, at_once, reason
 
 POLL = 0.2
-CANCEL_INTERVAL = 1.0      # seconds between two looks at whether somebody cancels the task
+CANCEL_INTERVAL = 1.0  # seconds between two looks at whether somebody cancels the task
 
 log = logging.getLogger("sxm")
 
 
-class TaskFailed(MotionError):
-    """[code, detail, ...] of what xapi ended the task with."""
-    code = "SXM_TASK_FAILED"
-
-    def failure(self):
-        """xapi's own error, when it gave one."""
-        return self.details or [self.code]
-
-
 class Shown(NamedTuple):
-    """What a task shows the user. `vm`: the ref of the VM that XenCenter shows it with. `keys`: more of its other_config."""
+    """What a task shows the user. `vm`: the ref of the VM that XenCenter shows it with. `keys`:
+    more of its other_config."""
+
     label: str
     description: str
     vm: str
@@ -32,56 +27,76 @@ class Shown(NamedTuple):
 
 
 class ProgressTask:
-    """A Task of the source pool, which `xe task-list` and XenCenter show (facts: xapi.md, Small things).
+    """A Task of the source pool, which `xe task-list` and XenCenter show (docs/facts/xapi.md, Small
+    things).
 
-    Tasks are in xapi's memory only, so a restart of xapi takes it away, as does its housekeeping after a day without progress
-    (db_gc_util.ml): another one takes its place then. Nothing waits for a xapi that is away: the next report tells more."""
+    Tasks are in xapi's memory only, so a restart of xapi takes it away, as does its housekeeping
+    after a day without progress (db_gc_util.ml): another one takes its place then. Nothing waits
+    for a xapi that is away: the next report tells more."""
 
-    def __init__(self, session, shown, ref=None):
-        """`ref`: of one that is there; else it is made. `noted(uuid)`: called for each that is made in place of a lost one."""
+    def __init__(self, session: "XenAPI.Session", shown: Shown, ref: Optional[str] = None) -> None:
+        """`ref`: of one that is there; else it is made. `noted(uuid)`: called for each that is made
+        in place of a lost one."""
         self._session = session
         self._shown = shown
-        self._asked = None
-        self.noted = lambda uuid: None
-        self.ref = ref or self._made(session)
+        self._asked: Optional[float] = None
+        self.noted: Callable[[str], None] = lambda uuid: None
+        self.ref: str = ref or self._made(session)
 
-    def _made(self, session):
+    def _made(self, session: "XenAPI.Session") -> str:
         api = session.xenapi
         task = api.task.create(self._shown.label, self._shown.description)
-        keys = dict(self._shown.keys, applies_to=self._shown.vm, XenCenterMeddlingActionTitle=self._shown.label)
+        keys = dict(
+            self._shown.keys,
+            applies_to=self._shown.vm,
+            XenCenterMeddlingActionTitle=self._shown.label,
+        )
         for key, value in sorted(keys.items()):
             api.task.add_to_other_config(task, key, value)
         return task
 
     @property
-    def uuid(self):
+    def uuid(self) -> str:
         """Its UUID."""
         return self._session.xenapi.task.get_uuid(self.ref)
 
-    def progress(self, fraction):
+    def progress(self, fraction: float) -> None:
         """`fraction`: 0 to 1."""
         value = min(1.0, max(0.0, float(fraction)))
-        self._ask(at_once(self._session), lambda session: session.xenapi.task.set_progress(self.ref, value))
+        self._ask(
+            at_once(self._session),
+            lambda session: session.xenapi.task.set_progress(self.ref, value),
+        )
 
-    def cancel_asked(self):
-        """Whether somebody has said `task.cancel`, as `xe task-cancel` and XenCenter's button do: xapi only notes that
-        (xapi_task.ml), and it is for us to look, which is done once in CANCEL_INTERVAL at most."""
+    def cancel_asked(self) -> bool:
+        """Whether somebody has said `task.cancel`, as `xe task-cancel` and XenCenter's button do:
+        xapi only notes that (xapi_task.ml), and it is for us to look, which is done once in
+        CANCEL_INTERVAL at most."""
         if self._asked is not None and time.monotonic() - self._asked < CANCEL_INTERVAL:
             return False
         self._asked = time.monotonic()
-        operations = self._ask(at_once(self._session), lambda session: session.xenapi.task.get_current_operations(self.ref))
+        operations = self._ask(
+            at_once(self._session),
+            lambda session: session.xenapi.task.get_current_operations(self.ref),
+        )
         return "cancel" in (operations or {}).values()
 
-    def finish(self, status, error=()):
+    def finish(self, status: str, error: Sequence[str] = ()) -> None:
         """`status`: success, failure or cancelled. `error`: [code, detail, ...]."""
         if error:
-            self._ask(self._session, lambda session: session.xenapi.task.set_error_info(self.ref, list(error)))
+            self._ask(
+                self._session,
+                lambda session: session.xenapi.task.set_error_info(self.ref, list(error)),
+            )
         if status == "success":
-            self._ask(self._session, lambda session: session.xenapi.task.set_progress(self.ref, 1.0))
+            self._ask(
+                self._session, lambda session: session.xenapi.task.set_progress(self.ref, 1.0)
+            )
         self._ask(self._session, lambda session: session.xenapi.task.set_status(self.ref, status))
 
-    def _ask(self, session, call):
-        """What `call(session)` answers; None if there is no answer now. What is only shown ends no migration."""
+    def _ask(self, session: "XenAPI.Session", call: Callable[["XenAPI.Session"], Any]) -> Any:
+        """What `call(session)` answers; None if there is no answer now. What is only shown ends no
+        migration."""
         try:
             try:
                 return call(session)
@@ -92,7 +107,8 @@ class ProgressTask:
             self.noted(session.xenapi.task.get_uuid(self.ref))
             return call(session)
         except XenAPI.Failure as failure:
-            # A xapi that is older than the call (set_error_info came with 21.3), or that is starting, or else.
+            # A xapi that is older than the call (set_error_info came with 21.3), or that is
+            # starting, or else.
             log.warning("the task that shows the migration: %s", failure.details[0])
         except (OSError,) + NOT_XAPI as error:
             # The session tells the log of an outage, once.
@@ -100,8 +116,9 @@ class ProgressTask:
         return None
 
 
-def run(session, begin, timeout):
-    """The result of what `begin()` has xapi begin: a task, and may be begun twice. It is, where xapi has been restarted, and has forgotten the task.
+def run(session: "XenAPI.Session", begin: Callable[[], str], timeout: float) -> Any:
+    """The result of what `begin()` has xapi begin: a task, and may be begun twice. It is, where
+    xapi has been restarted, and has forgotten the task.
 
     Raises TaskFailed with its error, or TimedOut."""
     end = time.monotonic() + timeout
@@ -113,7 +130,7 @@ def run(session, begin, timeout):
                 raise
 
 
-def wait(session, task, timeout):
+def wait(session: "XenAPI.Session", task: str, timeout: float) -> Any:
     """Wait up to `timeout` seconds for a task that xapi works on. Returns its result.
 
     Raises TaskFailed with its error, or TimedOut."""

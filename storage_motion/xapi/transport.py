@@ -1,8 +1,11 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """How requests reach a xapi: over its unix socket, or over HTTP(S); always with a timeout.
 
-xapi's certificates are self-signed, and a pool that is not ours has given us none to compare with, so HTTPS here keeps
-listeners out but does not prove who answers. The channel of the data pins its certificate (DESIGN section 3).
+xapi's certificates are self-signed, and a pool that is not ours has given us none to compare with,
+so HTTPS here keeps listeners out but does not prove who answers. The channel of the data pins its
+certificate (docs/design.md, 3).
 """
+
 import contextlib
 import errno
 import http.client
@@ -11,59 +14,67 @@ import ssl
 import threading
 import urllib.parse
 import xmlrpc.client
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Union
 
 from storage_motion.dom0 import root
-from storage_motion.tls import unverified_context
+from storage_motion.wire.tls import unverified_context
 
 LOCAL_SOCKET = "/var/lib/xcp/xapi"
 DEFAULT_TIMEOUT = 300.0  # seconds that one answer may take
-CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # a TLS connection ends; also at once, where stunnel serves and xapi does not
+# a TLS connection ends; also at once, where stunnel serves and xapi does not
+CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
-def reset(error):
-    """The exception with which any other connection would have ended where TLS raises one of CUT."""
+def reset(error: OSError) -> ConnectionResetError:
+    """The exception with which any other connection would have ended where TLS raises one of
+    CUT."""
     return ConnectionResetError(errno.ECONNRESET, "closed by xapi: %s" % error.strerror)
 
 
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path, timeout=DEFAULT_TIMEOUT):
+    def __init__(self, path: str, timeout: float = DEFAULT_TIMEOUT) -> None:
         super(UnixConnection, self).__init__("localhost", timeout=timeout)
         self.path = path
 
-    def connect(self):
+    def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self.path)
 
 
-def local_connection(timeout=DEFAULT_TIMEOUT):
+def local_connection(timeout: float = DEFAULT_TIMEOUT) -> UnixConnection:
     """An HTTP connection to the xapi of this host, not connected yet."""
     return UnixConnection(root.path(LOCAL_SOCKET), timeout)
 
 
-def connection(url, timeout=DEFAULT_TIMEOUT):
+def connection(url: str, timeout: float = DEFAULT_TIMEOUT) -> http.client.HTTPConnection:
     """An HTTP(S) connection to the server that `url` names, not connected yet."""
     parts = urllib.parse.urlsplit(url)
+    if parts.hostname is None:
+        raise ValueError("a URL without a host")  # http.client would take this one
     if parts.scheme == "https":
-        return http.client.HTTPSConnection(parts.hostname, parts.port or 443, timeout=timeout,
-                                           context=unverified_context())
+        return http.client.HTTPSConnection(
+            parts.hostname, parts.port or 443, timeout=timeout, context=unverified_context()
+        )
     return http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
 
 
 class _BoundTransport(xmlrpc.client.Transport):
-    """XML-RPC over connections that `make` gives: one for each thread, so that threads may share a session. `timeout`: seconds for an answer."""
+    """XML-RPC over connections that `make` gives: one for each thread, so that threads may share a
+    session. `timeout`: seconds for an answer."""
 
-    def __init__(self, make, timeout):
+    def __init__(self, make: Callable[[], http.client.HTTPConnection], timeout: float) -> None:
         self._of_thread = threading.local()
         super(_BoundTransport, self).__init__()
         self._make = make
         self._timeout = timeout
 
     @contextlib.contextmanager
-    def within(self, seconds):
-        """Meanwhile answers to this thread may take no longer than this, a number of seconds; None: as always. A login within a call has its bound."""
+    def within(self, seconds: Optional[float]) -> Iterator[None]:
+        """Meanwhile answers to this thread may take no longer than this, a number of seconds; None:
+        as always. A login within a call has its bound."""
         former = getattr(self._of_thread, "bound", None)
         self._of_thread.bound = seconds if former is None else former
         try:
@@ -72,15 +83,18 @@ class _BoundTransport(xmlrpc.client.Transport):
             self._of_thread.bound = former
 
     @property
-    def _connection(self):
-        """(host, connection) of this thread: what xmlrpc.client.Transport keeps its connection in."""
+    def _connection(self) -> Tuple[Any, Any]:
+        """(host, connection) of this thread: what xmlrpc.client.Transport keeps its connection
+        in."""
         return getattr(self._of_thread, "connection", (None, None))
 
     @_connection.setter
-    def _connection(self, value):
+    def _connection(self, value: Tuple[Any, Any]) -> None:
         self._of_thread.connection = value
 
-    def make_connection(self, host):
+    def make_connection(
+        self, host: Union[str, Tuple[str, Dict[str, str]]]
+    ) -> http.client.HTTPConnection:
         if not self._connection or host != self._connection[0]:
             self._connection = host, self._make()
         connection, bound = self._connection[1], getattr(self._of_thread, "bound", None)
@@ -89,12 +103,12 @@ class _BoundTransport(xmlrpc.client.Transport):
             connection.sock.settimeout(connection.timeout)
         return connection
 
-    def request(self, host, handler, request_body, verbose=False):
-        """One try. xmlrpc.client makes another over a new connection whatever is asked for; a VDI might be made twice: `Session`
-        knows what may be asked again."""
+    def request(self, host: Any, handler: str, request_body: Any, verbose: bool = False) -> Any:
+        """One try. xmlrpc.client makes another over a new connection whatever is asked for; a VDI
+        might be made twice: `Session` knows what may be asked again."""
         return self.single_request(host, handler, request_body, verbose)
 
-    def single_request(self, *arguments, **named):
+    def single_request(self, *arguments: Any, **named: Any) -> Any:
         """As in xmlrpc.client, but for `CUT`."""
         try:
             return super(_BoundTransport, self).single_request(*arguments, **named)
@@ -102,11 +116,11 @@ class _BoundTransport(xmlrpc.client.Transport):
             raise reset(error)
 
 
-def local_transport(timeout=DEFAULT_TIMEOUT):
+def local_transport(timeout: float = DEFAULT_TIMEOUT) -> _BoundTransport:
     """For `XenAPI.Session`: this host's xapi."""
     return _BoundTransport(lambda: local_connection(timeout), timeout)
 
 
-def remote_transport(url, timeout=DEFAULT_TIMEOUT):
+def remote_transport(url: str, timeout: float = DEFAULT_TIMEOUT) -> _BoundTransport:
     """For `XenAPI.Session`: the xapi at `url`."""
     return _BoundTransport(lambda: connection(url, timeout), timeout)

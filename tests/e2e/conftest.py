@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The lab of a module, and the VM that its tests share.
 
-Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in build/evidence/<test>; then its scene is
-put in order for the next test."""
+Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in
+build/evidence/<test>; then its scene is put in order for the next test."""
+
 import os
 import subprocess
 import traceback
@@ -12,7 +14,11 @@ from lab.pools import evidence
 from lab.pools.lab import Lab
 from tests.e2e import scene as scenes
 
-EVIDENCE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build", "evidence")
+EVIDENCE = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+    "build",
+    "evidence",
+)
 TOLD = 50
 """Lines of a log."""
 
@@ -26,7 +32,8 @@ def lab(request):
 
 @pytest.fixture(scope="module")
 def scene(lab, request):
-    """One VM for all tests of the module, with its DISKS if it has some: each leaves it running, wherever that is then."""
+    """One VM for all tests of the module, with its DISKS if it has some: each leaves it running,
+    wherever that is then."""
     return scenes.Scene(lab, getattr(request.module, "DISKS", scenes.DISKS))
 
 
@@ -37,8 +44,12 @@ def pytest_runtest_makereport(item, call):
     if report.when == "call" and report.failed and lab:
         evidence.keep(lab, os.path.join(EVIDENCE, item.name))
         for host in lab.hosts:
-            report.sections.append(("sxm.log of %s" % host.name, _end("%s/var/log/sxm.log" % host.root)))
-            report.sections.append(("xenopsd.log of %s" % host.name, _end("%s/var/log/xenopsd.log" % host.root)))
+            report.sections.append(
+                ("sxm.log of %s" % host.name, _end("%s/var/log/sxm.log" % host.root))
+            )
+            report.sections.append(
+                ("xenopsd.log of %s" % host.name, _end("%s/var/log/xenopsd.log" % host.root))
+            )
         if item.funcargs.get("scene"):
             report.sections.append(("the scene afterwards", _restore(item.funcargs["scene"])))
     return report
@@ -53,5 +64,11 @@ def _restore(scene):
 
 
 def _end(path):
-    return subprocess.run(["tail", "-n", str(TOLD), path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                          timeout=20).stdout
+    return subprocess.run(
+        ["tail", "-n", str(TOLD), path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=20,
+    ).stdout

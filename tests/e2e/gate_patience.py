@@ -1,4 +1,7 @@
-"""How SM's activation and deactivation on a host of the lab wait for a disk that is `paused`, as behind a gate."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""How SM's activation and deactivation on a host of the lab wait for a disk that is `paused`, as
+behind a gate."""
+
 import re
 
 from lab.dom0 import scripts
@@ -13,7 +16,8 @@ def choose(root, seconds):
 
 
 def look_every(root, seconds):
-    """Have them look so often; the seconds until now (on a host 1). They look as many times as before."""
+    """Have them look so often; the seconds until now (on a host 1). They look as many times as
+    before."""
     return _replace(root, PAUSE, seconds)
 
 

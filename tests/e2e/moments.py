@@ -1,4 +1,6 @@
-"""Moments of a live migration, by what its journal says: where a test stops a worker (lab.dom0.breakpoint), in their order."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Moments of a live migration, by what its journal says: where a test stops a worker
+(lab.dom0.breakpoint), in their order."""
 
 
 def _phase(name):
@@ -20,7 +22,7 @@ MOMENTS = {
     "move": _phase("move"),
     "asked": ("migration", "xenops_task", [None, "starting"], False),
     "detached": _disk("gate", "detached"),
-    "sealed": _disk("gate", "sealed"),
+    "locked": _disk("gate", "locked"),
     "opening": _disk("gate", "opening"),
     "open": _disk("gate", "open"),
     "complete": _phase("complete"),
@@ -29,11 +31,12 @@ MOMENTS = {
 }
 """{name: the condition}"""
 NAMES = tuple(MOMENTS)
-EITHER = ("move", "asked", "detached", "sealed", "opening")
+EITHER = ("move", "asked", "detached", "locked", "opening")
 
 
 def end_of(name):
-    """Where the VM has to be in the end if the worker dies then: "source", "destination", or None where both are right."""
+    """Where the VM has to be in the end if the worker dies then: "source", "destination", or None
+    where both are right."""
     if name in EITHER:
         return None
     return "source" if NAMES.index(name) < NAMES.index("move") else "destination"

@@ -1,8 +1,11 @@
-"""SM's garbage collector at the worst moments of a live move: disks in mid-move are not touched, and what was pending before ends well.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""SM's garbage collector at the worst moments of a live move: disks in mid-move are not touched,
+and what was pending before ends well.
 
-While the collector runs the worker stands still, so each moment lasts. Guests write all the time, and the tapdisk, the mover and the
-receiver go on.
+While the collector runs the worker stands still, so each moment lasts. Guests write all the time,
+and the tapdisk, the mover and the receiver go on.
 """
+
 import json
 import os
 
@@ -11,22 +14,18 @@ import pytest
 from lab.blktap import reply
 from lab.pools import at_switch, leftovers
 from lab.pools.lab import Lab
-from lab.pools.link import Link
-from lab.pools.topology import PoolPlan
 from tests.e2e import gate_patience
 from tests.e2e.collector import Collector, stopped
 from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import MIB, assert_nothing_older
-from tests.e2e.test_resume import RATE, Move
+from tests.e2e.test_resume import DISKS, PLAN, Move, link  # noqa: F401
 
-PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
-DISKS = (8 * MIB, 64 * MIB)
-SLOW = 2 * MIB             # bytes a second: the copy of the second disk outlasts a run of the collector
+SLOW = 2 * MIB  # bytes a second: the copy of the second disk outlasts a run of the collector
 WORST = {
     "the first disk has just been mirrored": ("disk 0", "snapshot", [None], False),
     "the second is being copied, the first is in sync": ("disk 1", "state", ["copying"], True),
     "all are in sync": MOMENTS["remap"],
-    "the bar is up": ("migration", "xenops_task", ["starting"], True),
+    "the lock is begun": ("migration", "xenops_task", ["starting"], True),
     "xenopsd was asked": MOMENTS["asked"],
     "the source is detached": MOMENTS["detached"],
     "the gate is open": MOMENTS["open"],
@@ -38,23 +37,22 @@ def lab():
     with Lab(plan=PLAN) as lab:
         for host in lab.hosts:
             host.at_switch(at_switch.script(lab))
-            # SM itself pokes no tapdisk that it pauses, and would stand here for minutes under I/O (lab.blktap.reply)
+            # SM itself pokes no tapdisk that it pauses, and would stand here for minutes under I/O
+            # (lab.blktap.reply)
             reply.choose(host.root, "prompt")
         yield lab
-
-
-@pytest.fixture
-def link(lab):
-    with Link(lab.hosts) as link:
-        link.limit(RATE)
-        yield link
 
 
 class Passage:
     """A migration to the other pool, of which nothing is to be left here."""
 
     def __init__(self, scene):
-        self.scene, self.pool, self.source, self.destination = scene, scene.pool, scene.host, scene.there
+        self.scene, self.pool, self.source, self.destination = (
+            scene,
+            scene.pool,
+            scene.host,
+            scene.there,
+        )
         self.was = leftovers.footprint(scene.pool, scene.pool.xapi.VM.get_by_uuid(scene.uuid))
         self.writes = scene.guest.status()["writes_acknowledged"]
 
@@ -74,7 +72,8 @@ class Passage:
 
 
 def pending(scene, vdi):
-    """Leave two hidden images below a disk in use, as snapshots do that were destroyed and not collected."""
+    """Leave two hidden images below a disk in use, as snapshots do that were destroyed and not
+    collected."""
     api = scene.pool.xapi.VDI
     for _ in range(2):
         scene.wait_for_writes(20)
@@ -89,7 +88,11 @@ def first_disk(scene):
 
 
 # The others are for a long run: COLLECTOR_ALL=1.
-MOMENTS_OF_ALL_RUNS = tuple(WORST) if os.environ.get("COLLECTOR_ALL") else ("the second is being copied, the first is in sync", "xenopsd was asked")
+MOMENTS_OF_ALL_RUNS = (
+    tuple(WORST)
+    if os.environ.get("COLLECTOR_ALL")
+    else ("the second is being copied, the first is in sync", "xenopsd was asked")
+)
 
 
 @pytest.mark.parametrize("moment", MOMENTS_OF_ALL_RUNS)
@@ -98,15 +101,24 @@ def test_a_disk_in_mid_move_is_not_touched(scene, link, moment):
     link.limit(SLOW)
     with stopped(scene, WORST[moment]) as migration:
         entry = scene.journal(migration)
-        print("stopped in %s, disks %s" % (entry["phase"], [entry["disks"][disk["key"]]["state"] for disk in entry["plan"]["disks"]]))
+        print(
+            "stopped in %s, disks %s"
+            % (
+                entry["phase"],
+                [entry["disks"][disk["key"]]["state"] for disk in entry["plan"]["disks"]],
+            )
+        )
         assert collector.run() == []
     link.heal()
     status = passage.arrives(migration)
-    assert not status["tries"] and not any(disk["saved"] for disk in status["disks"]), "no mirror broke"
+    assert not status["tries"] and not any(disk["saved"] for disk in status["disks"]), (
+        "no mirror broke"
+    )
 
 
 def test_what_was_pending_is_merged_in_mid_copy(scene, link):
-    """It relinks the disk: the mirror breaks, is taken up again by itself, and there is nothing to be merged any more."""
+    """It relinks the disk: the mirror breaks, is taken up again by itself, and there is nothing to
+    be merged any more."""
     pending(scene, first_disk(scene))
     collector = Collector(scene)
     move = Move(scene, link)
@@ -120,9 +132,12 @@ def test_what_was_pending_is_merged_in_mid_copy(scene, link):
 
 
 def test_a_collector_that_never_rests(scene, link):
-    """All the time, from before the snapshots until the old disks are gone, with something pending on each disk."""
+    """All the time, from before the snapshots until the old disks are gone, with something pending
+    on each disk."""
     api = scene.pool.xapi
-    for ref in [api.VBD.get_VDI(ref) for ref in scene.record["VBDs"] if api.VBD.get_type(ref) == "Disk"]:
+    for ref in [
+        api.VBD.get_VDI(ref) for ref in scene.record["VBDs"] if api.VBD.get_type(ref) == "Disk"
+    ]:
         pending(scene, ref)
     passage, collector = Passage(scene), Collector(scene)
     migration = scene.begin()
@@ -142,9 +157,10 @@ def impatient(lab):
 
 
 def test_what_was_pending_is_merged_when_it_is_too_late_for_another_try(scene, link, impatient):
-    """xenopsd was asked, and the worker stands still, so nothing stops the move: its mirror has broken, so no gate opens, and the VM is
-    shut down at the source as by any XenMotion that fails then: whole, free to start, with nothing left anywhere. Only if the collector
-    comes to the disk after xenopsd has closed it, it moves."""
+    """xenopsd was asked, and the worker stands still, so nothing stops the move: its mirror has
+    broken, so no gate opens, and the VM is shut down at the source as by any XenMotion that fails
+    then: whole, free to start, with nothing left anywhere. Only if the collector comes to the disk
+    after xenopsd has closed it, it moves."""
     pending(scene, first_disk(scene))
     passage, collector, known = Passage(scene), Collector(scene), scene.guest.records()
     with stopped(scene, WORST["xenopsd was asked"]) as migration:

@@ -1,6 +1,8 @@
-"""The source's xapi is killed in mid-move. At its start it finds the VM's temporary id in xenopsd, and fails to end what xenopsd ends by itself: it hears
-nothing any more, until it is started again (lab/xapi/startup.py). The VM arrives all the same. Its record goes at once where the host is its pool's master; else when the toolstack is restarted, as the user is told."""
-import time
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The source's xapi is killed in mid-move. At its start it finds the VM's temporary id in xenopsd,
+and fails to end what xenopsd ends by itself: it hears nothing any more, until it is started again
+(lab/xapi/startup.py). The VM arrives all the same. Its record goes at once where the host is its
+pool's master; else when the toolstack is restarted, as the user is told."""
 
 import pytest
 
@@ -9,9 +11,13 @@ from storage_motion.xapi import xenops
 from tests.e2e.collector import stopped
 from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import Scene
+from tests.eventually import eventually
 
 PLAN = (PoolPlan("A", ("a1", "a2"), False), PoolPlan("B", ("b1",), False))
-ENDS, DEAF = "is known to xenopsd but isn't supposed to be: terminating", "task [resynchronising VM state] exception"
+ENDS, DEAF = (
+    "is known to xenopsd but isn't supposed to be: terminating",
+    "task [resynchronising VM state] exception",
+)
 PATIENCE = 60.0
 
 
@@ -24,18 +30,19 @@ def restart(scene, host):
 
 def wait_for_log(host, text, seen):
     """Until the xapi of a host has said it; `seen`: bytes of its log that are not looked at."""
-    deadline = time.monotonic() + PATIENCE
-    while text not in log_of(host)[seen:]:
-        assert time.monotonic() < deadline, "nothing of %r in the log" % text
-        time.sleep(0.05)
+    eventually(lambda: text in log_of(host)[seen:], "%r in the log" % text, PATIENCE)
 
 
 def renamed(scene):
     """Until xenopsd has given the VM its temporary id."""
-    deadline = time.monotonic() + PATIENCE
-    while xenops.leaving(scene.uuid) not in [metadata["id"] for metadata, _ in scene.host.xenopsd("VM.list")]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    eventually(
+        lambda: (
+            xenops.leaving(scene.uuid)
+            in [metadata["id"] for metadata, _ in scene.host.xenopsd("VM.list")]
+        ),
+        "its temporary id",
+        PATIENCE,
+    )
 
 
 def log_of(host):
@@ -48,10 +55,10 @@ def log_of(host):
 def test_a_move_from_a_host_whose_xapi_hears_nothing(lab, home):
     scene = Scene(lab, home=home)
     source = scene.host
-    with stopped(scene, MOMENTS["sealed"]) as migration:
+    with stopped(scene, MOMENTS["locked"]) as migration:
         renamed(scene)
         scene.pool.xapi.pool.sync_database()
-        keeper = lab.host("a1")     # the master does a member's resynchronisation, and has its log
+        keeper = lab.host("a1")  # the master does a member's resynchronisation, and has its log
         seen = len(log_of(keeper))
         restart(scene, source)
         wait_for_log(keeper, ENDS, seen)
@@ -63,8 +70,11 @@ def test_a_move_from_a_host_whose_xapi_hears_nothing(lab, home):
         assert entry["state"] == "succeeded", entry["error"]
     else:
         assert entry["error"][0] == "SXM_NOT_CLEANED_UP", entry["error"]
-        assert any("restart the toolstack of that host, then recover" in text for text in entry["left"]), entry["left"]
-        answer, = scene.call("recover", migration=migration)["migrations"]
+        assert any(
+            "restart the toolstack of that host, then recover" in text for text in entry["left"]
+        ), entry["left"]
+        given = scene.credentials()
+        (answer,) = scene.call("recover", migration=migration, **given)["migrations"]
         assert (answer["outcome"], answer["left"]) == ("moved", []), answer
     scene.host = scene.there
     scene.assert_runs()

@@ -1,6 +1,8 @@
-"""What xapi's record says after each end of a move, and that nothing is left in any xenopsd: whatever host of a pool the VM was on."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What xapi's record says after each end of a move, and that nothing is left in any xenopsd:
+whatever host of a pool the VM was on."""
+
 import os
-import time
 
 import pytest
 
@@ -9,9 +11,9 @@ from storage_motion.xapi import xenops
 from tests.e2e import gate_patience
 from tests.e2e.collector import stopped
 from tests.e2e.moments import MOMENTS
-from tests.e2e.scene import Scene
+from tests.e2e.scene import Scene, task_ended
 
-PATIENT = 15               # seconds that SM at the destination waits for a gate, in place of 120
+PATIENT = 15  # seconds that SM at the destination waits for a gate, in place of 120
 FAILS = 120.0
 HOOK = "/etc/xapi.d/vm-pre-migrate/99-test"
 
@@ -27,7 +29,8 @@ def lab():
 
 @pytest.fixture(scope="module", params=["a1", "a2"])
 def scene(lab, request):
-    """A VM on the master of its pool, and one on a member, which goes to pool B's only host and back."""
+    """A VM on the master of its pool, and one on a member, which goes to pool B's only host and
+    back."""
     return Scene(lab, home=request.param)
 
 
@@ -39,13 +42,19 @@ def unharmed(scene):
 
 def known(scene, host):
     """What the xenopsd of a host knows of the VM: {id: power state}."""
-    return {metadata["id"]: stat["power_state"] for metadata, stat in host.xenopsd("VM.list") if metadata["id"][:24] == scene.uuid[:24]}
+    return {
+        metadata["id"]: stat["power_state"]
+        for metadata, stat in host.xenopsd("VM.list")
+        if metadata["id"][:24] == scene.uuid[:24]
+    }
 
 
 def halted_and_started_again(scene, migration):
     entry = scene.ended(migration)
     assert entry["state"] == "failed" and entry["left"] == [], entry
-    assert scene.record["power_state"] == "Halted" and scene.record["resident_on"] == "OpaqueRef:NULL"
+    assert (
+        scene.record["power_state"] == "Halted" and scene.record["resident_on"] == "OpaqueRef:NULL"
+    )
     assert [known(scene, host) for host in scene.lab.hosts] == [{} for _ in scene.lab.hosts]
     scene.assert_nothing_left()
     scene.pool.start_vm(scene.pool.xapi.VM.get_by_uuid(scene.uuid), scene.host.name)
@@ -54,14 +63,10 @@ def halted_and_started_again(scene, migration):
 
 
 def fails_behind_its_suspend(scene, **arguments):
-    """A migration whose gate nobody opens until xenopsd has given up: its id. The worker goes on only then, and finds no mover any more,
-    without which it opens no gate."""
-    with stopped(scene, MOMENTS["sealed"], **arguments) as migration:
-        deadline = time.monotonic() + FAILS
-        task = scene.journal(migration)["xenops_task"]
-        while scene.host.xenopsd("Task.stat", id=task)["state"][0] == "Pending":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    """A migration whose gate nobody opens until xenopsd has given up: its id. The worker goes on
+    only then, and finds no mover any more, without which it opens no gate."""
+    with stopped(scene, MOMENTS["locked"], **arguments) as migration:
+        task_ended(scene.host, scene.journal(migration)["xenops_task"], FAILS)
         assert known(scene, scene.host)[xenops.leaving(scene.uuid)] == "Suspended"
         assert scene.record["power_state"] in ("Running", "Paused"), "nobody has told xapi"
         for disk in scene.journal(migration)["disks"].values():
@@ -102,19 +107,30 @@ def test_a_move_within_the_host_that_fails_behind_the_suspend(scene):
 
 
 def test_what_an_earlier_move_has_left_hinders_no_other(scene):
-    """By hand here; a product without the temporary ids' end, or xapi's own migration, leaves them so."""
-    for host, identity in ((scene.host, xenops.leaving(scene.uuid)), (scene.there, xenops.incoming(scene.uuid))):
-        host.xenopsd("VM.add", metadata={"id": identity, "name": "left", "memory": 1 << 28, "disks": [], "vifs": [], "guest": {}})
+    """By hand here; a product without the temporary ids' end, or xapi's own migration, leaves them
+    so."""
+    for host, identity in (
+        (scene.host, xenops.leaving(scene.uuid)),
+        (scene.there, xenops.incoming(scene.uuid)),
+    ):
+        host.xenopsd(
+            "VM.add",
+            metadata={
+                "id": identity,
+                "name": "left",
+                "memory": 1 << 28,
+                "disks": [],
+                "vifs": [],
+                "guest": {},
+            },
+        )
     scene.moves()
 
 
 def test_recovery_ends_what_a_dead_worker_has_left(scene):
-    migration = scene.begin_and_kill(MOMENTS["sealed"])
-    deadline = time.monotonic() + FAILS
-    while scene.host.xenopsd("Task.stat", id=scene.journal(migration)["xenops_task"])["state"][0] == "Pending":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    answer, = scene.call("recover", migration=migration)["migrations"]
+    migration = scene.begin_and_kill(MOMENTS["locked"])
+    task_ended(scene.host, scene.journal(migration)["xenops_task"], FAILS)
+    (answer,) = scene.call("recover", migration=migration)["migrations"]
     assert answer["outcome"] == "taken back", answer
     halted_and_started_again(scene, migration)
     scene.moves()

@@ -1,14 +1,16 @@
-"""Live moves by the administrator's command while the guest writes: nothing missing, disks equal at the switch, nothing left."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Live moves by the administrator's command while the guest writes: nothing missing, disks equal at
+the switch, nothing left."""
+
 import json
-import subprocess
 import time
 
 import pytest
 
 from lab.pools import at_switch, leftovers
-from lab.pools.daemons import environment
 from lab.pools.lab import Lab
-from tests import under_way
+from tests import by_xe, under_way
+from tests.eventually import eventually
 
 MIB = 1 << 20
 DISKS = (48 * MIB, 24 * MIB)
@@ -28,7 +30,8 @@ def lab():
 
 @pytest.fixture
 def vm(lab):
-    """Makes and starts VMs (pool, host) on the host's first SR, and removes them wherever they are in the end."""
+    """Makes and starts VMs (pool, host) on the host's first SR, and removes them wherever they are
+    in the end."""
     made = []
 
     def start(pool, host):
@@ -51,17 +54,17 @@ def vm(lab):
 
 
 def wait_for_writes(guest, more):
-    begun, deadline = guest.status()["writes_acknowledged"], time.monotonic() + PATIENCE
-    while guest.status()["writes_acknowledged"] < begun + more:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    begun = guest.status()["writes_acknowledged"]
+    eventually(
+        lambda: guest.status()["writes_acknowledged"] >= begun + more,
+        "%d more writes" % more,
+        PATIENCE,
+    )
 
 
 def migrate(host, **arguments):
     """The plugin's answer to `xe host-call-plugin ... fn=migrate`, in dom0 of `host`."""
-    words = ["args:%s=%s" % (name, value) for name, value in arguments.items()]
-    done = subprocess.run([host.root + "/usr/bin/xe", "host-call-plugin", "host-uuid=" + host.uuid, "plugin=sxm.py", "fn=migrate"] + words,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=MOVE, env=environment(host.root))
+    done = by_xe.call(host, "migrate", arguments, MOVE)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -71,7 +74,12 @@ def assert_moved(lab, uuid, before, answer, destination, was, source_pool, withi
     guest = destination.guest(uuid)
     wait_for_writes(guest, AFTERWARDS)
     checked, status = guest.check(), guest.status()
-    assert (checked["missing"], status["missing"], status["errors"], status["foreign"]) == (0, 0, 0, 0), status
+    assert (checked["missing"], status["missing"], status["errors"], status["foreign"]) == (
+        0,
+        0,
+        0,
+        0,
+    ), status
     assert status["writes_acknowledged"] > before + AFTERWARDS and status["pauses"]
     figures = destination.xenopsd("VM.stat", id=uuid)["migration"]
     assert figures["at_switch"]["exit"] == 0, figures
@@ -86,13 +94,22 @@ def test_to_another_pool(lab, vm):
     uuid, was = source.xapi.VM.get_uuid(ref), leftovers.footprint(source, ref)
     before = lab.host("a1").guest(uuid).status()["writes_acknowledged"]
     network = destination.xapi.network.get_uuid(destination.network())
-    answer = migrate(lab.host("a1"), vm=uuid, **{
-        "remote-master": "%s:%d" % (destination.master.address, destination.master.https_port),
-        "remote-username": "root", "remote-password": destination.password,
-        "destination-sr-uuid": destination.xapi.SR.get_uuid(destination.sr("b1", "fast")),
-        "vif:%s" % was.objects["VIF"][0]: network})
+    answer = migrate(
+        lab.host("a1"),
+        vm=uuid,
+        **{
+            "remote-master": "%s:%d" % (destination.master.address, destination.master.https_port),
+            "remote-username": "root",
+            "remote-password": destination.password,
+            "destination-sr-uuid": destination.xapi.SR.get_uuid(destination.sr("b1", "fast")),
+            "vif:%s" % was.objects["VIF"][0]: network,
+        },
+    )
     assert_moved(lab, uuid, before, answer, lab.host("b1"), was, source, within=False)
-    assert destination.xapi.VM.get_record(destination.xapi.VM.get_by_uuid(uuid))["power_state"] == "Running"
+    assert (
+        destination.xapi.VM.get_record(destination.xapi.VM.get_by_uuid(uuid))["power_state"]
+        == "Running"
+    )
 
 
 def test_to_another_sr_of_the_same_host(lab, vm):
@@ -100,7 +117,11 @@ def test_to_another_sr_of_the_same_host(lab, vm):
     ref = vm(pool, "b1")
     uuid, was = pool.xapi.VM.get_uuid(ref), leftovers.footprint(pool, ref)
     before = lab.host("b1").guest(uuid).status()["writes_acknowledged"]
-    answer = migrate(lab.host("b1"), vm=uuid, **{"destination-sr-uuid": pool.xapi.SR.get_uuid(pool.sr("b1", "big"))})
+    answer = migrate(
+        lab.host("b1"),
+        vm=uuid,
+        **{"destination-sr-uuid": pool.xapi.SR.get_uuid(pool.sr("b1", "big"))},
+    )
     assert_moved(lab, uuid, before, answer, lab.host("b1"), was, pool, within=True)
 
 
@@ -110,7 +131,13 @@ def test_to_another_host_of_the_pool(lab, vm, source, destination):
     ref = vm(pool, source)
     uuid, was = pool.xapi.VM.get_uuid(ref), leftovers.footprint(pool, ref)
     before = lab.host(source).guest(uuid).status()["writes_acknowledged"]
-    answer = migrate(lab.host(source), vm=uuid, **{
-        "host-uuid": lab.host(destination).uuid, "destination-sr-uuid": pool.xapi.SR.get_uuid(pool.sr(destination, "big"))})
+    answer = migrate(
+        lab.host(source),
+        vm=uuid,
+        **{
+            "host-uuid": lab.host(destination).uuid,
+            "destination-sr-uuid": pool.xapi.SR.get_uuid(pool.sr(destination, "big")),
+        },
+    )
     assert_moved(lab, uuid, before, answer, lab.host(destination), was, pool, within=True)
     assert pool.xapi.VM.get_resident_on(ref) == pool.host_ref(destination)

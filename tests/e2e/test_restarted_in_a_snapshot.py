@@ -1,8 +1,13 @@
-"""The source's xapi ends while SM takes the snapshot with which a mirror begins: a pause of the control plane, and nothing more.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The source's xapi ends while SM takes the snapshot with which a mirror begins: a pause of the
+control plane, and nothing more.
 
-SM has no other xapi to go on with: its command fails where it stands, with the guest's tapdisk paused, or its own mark `paused` on the VDI, or both,
-and, after a crash, with images that no VDI names; and the next xapi takes the snapshot once more, for nobody. The databases are not synced before: what a crash takes back is taken back.
+SM has no other xapi to go on with: its command fails where it stands, with the guest's tapdisk
+paused, or its own mark `paused` on the VDI, or both, and, after a crash, with images that no VDI
+names; and the next xapi takes the snapshot once more, for nobody. The databases are not synced
+before: what a crash takes back is taken back.
 """
+
 import contextlib
 import os
 
@@ -17,26 +22,39 @@ from tests.e2e.scene import KILLED, MIB, Scene
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 SHARED = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
 DISKS = (4 * MIB, 8 * MIB)
-BOUND = 120.0              # seconds for the worker to come to its first snapshot
+BOUND = 120.0  # seconds for the worker to come to its first snapshot
 KILL, TERMINATE = (lambda host: host.kill("xapi")), Host.stop_xapi
 ENDS = {"killed": KILL, "terminated": TERMINATE}
 # Without SNAPSHOT_ALL=1 each moment and each end once.
 ALL = bool(os.environ.get("SNAPSHOT_ALL"))
-CASES = [(moment, name) for moment in held_snapshot.MOMENTS for name in ENDS] if ALL else [
-    (held_snapshot.PAUSED, "killed"), (held_snapshot.MADE, "terminated"), (held_snapshot.GOING, "killed")]
-WORKER_TOO = [case for case in CASES if case[0] != held_snapshot.PAUSED] if ALL else [(held_snapshot.MADE, "killed")]
+CASES = (
+    [(moment, name) for moment in held_snapshot.MOMENTS for name in ENDS]
+    if ALL
+    else [
+        (held_snapshot.PAUSED, "killed"),
+        (held_snapshot.MADE, "terminated"),
+        (held_snapshot.GOING, "killed"),
+    ]
+)
+WORKER_TOO = (
+    [case for case in CASES if case[0] != held_snapshot.PAUSED]
+    if ALL
+    else [(held_snapshot.MADE, "killed")]
+)
 ON_THE_MASTER = [held_snapshot.MADE, held_snapshot.GOING] if ALL else [held_snapshot.GOING]
 
 
 def taken_again(host):
-    """How many snapshots the xapi of a host has taken since a former one was killed in them: for nobody, and unasked."""
+    """How many snapshots the xapi of a host has taken since a former one was killed in them: for
+    nobody, and unasked."""
     with open(host.root + "/var/log/xensource.log") as log:
         return sum("is carried out again" in line for line in log)
 
 
 @contextlib.contextmanager
 def without_xapi(lab, scene, moment, end, host=None):
-    """A migration in whose first snapshot, which SM takes on `host`, xapi ends there, and is not there: its id."""
+    """A migration in whose first snapshot, which SM takes on `host`, xapi ends there, and is not
+    there: its id."""
     host = host or scene.host
     held_snapshot.arm(host.root, moment)
     try:
@@ -62,7 +80,7 @@ def test_xapi_is_restarted_in_a_snapshot(lab, scene, moment, name):
     host, before = scene.host, taken_again(scene.host)
     with without_xapi(lab, scene, moment, end) as migration:
         held_snapshot.let_go(scene.host.root)
-        scene.wait_for_writes(5)     # whatever SM has left: the guest goes on, with no xapi there
+        scene.wait_for_writes(5)  # whatever SM has left: the guest goes on, with no xapi there
     entry = scene.ended(migration)
     assert taken_again(host) - before == (end is KILL)
     assert entry["state"] == "succeeded", (entry["error"], entry["left"])
@@ -89,7 +107,8 @@ def test_and_the_worker_is_killed_as_well(lab, scene, moment, name):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("moment", ON_THE_MASTER)
 def test_of_a_shared_sr_whose_master_is_another_host(moment):
-    """SM takes the snapshot there, and pauses the tapdisk here: what it has left only the master can tell."""
+    """SM takes the snapshot there, and pauses the tapdisk here: what it has left only the master
+    can tell."""
     with Lab(plan=SHARED) as lab:
         scene = Scene(lab, DISKS, sr=("shared",), home="a2")
         with without_xapi(lab, scene, moment, TERMINATE, lab.host("a1")) as migration:

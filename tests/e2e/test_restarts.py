@@ -1,11 +1,13 @@
-"""xapi is restarted in mid-copy, in either pool, by its service or by a crash: a pause of the control plane, and nothing more.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""xapi is restarted in mid-copy, in either pool, by its service or by a crash: a pause of the
+control plane, and nothing more.
 
 Nothing of the pools' databases is at stake here: they are on disk before.
 """
+
 import contextlib
 import os
 import signal
-import time
 
 import pytest
 
@@ -14,10 +16,11 @@ from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
 from tests.e2e.scene import MIB
+from tests.eventually import eventually
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = (4 * MIB, 24 * MIB)
-RATE = 1 * MIB             # bytes a second
+RATE = 1 * MIB  # bytes a second
 SILENT, BACK = "does not answer", "answers again"
 PATIENCE = 60.0
 
@@ -42,15 +45,14 @@ class Log:
 
     def wait_for(self, part):
         """Until there is one."""
-        deadline = time.monotonic() + PATIENCE
-        while not self.lines(part):
-            assert time.monotonic() < deadline, "nothing of %r in the log" % part
-            time.sleep(0.02)
+        eventually(lambda: self.lines(part), "%r in the log" % part, PATIENCE)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("side", ["source", "destination"])
-@pytest.mark.parametrize("end", [lambda host: host.kill("xapi"), Host.stop_xapi], ids=["killed", "terminated"])
+@pytest.mark.parametrize(
+    "end", [lambda host: host.kill("xapi"), Host.stop_xapi], ids=["killed", "terminated"]
+)
 def test_xapi_is_restarted_in_mid_copy(lab, scene, side, end):
     host, log = scene.host if side == "source" else scene.there, Log(scene.host)
     api = scene.pool.xapi
@@ -62,7 +64,7 @@ def test_xapi_is_restarted_in_mid_copy(lab, scene, side, end):
             pool.xapi.pool.sync_database()
         end(host)
         if side == "destination":
-            link.heal()     # nobody needs it before all is copied
+            link.heal()  # nobody needs it before all is copied
         log.wait_for(SILENT)
         assert scene.journal(migration)["state"] == "running"
         scene.wait_for_writes(5)
@@ -72,10 +74,16 @@ def test_xapi_is_restarted_in_mid_copy(lab, scene, side, end):
     assert entry["state"] == "succeeded", entry["error"]
     assert entry["tries"] == before["tries"], "no mirror was broken by it"
     assert len(log.lines(SILENT)) == len(log.lines(BACK)) == 1, log.lines("xapi at")
-    shown = [task for task in api.task.get_all_records().values() if task["other_config"].get("sxm_migration") == migration]
+    shown = [
+        task
+        for task in api.task.get_all_records().values()
+        if task["other_config"].get("sxm_migration") == migration
+    ]
     assert [task["status"] for task in shown] == ["success"], shown
     assert shown[0]["uuid"] == entry["task"]
-    assert (entry["task"] != before["task"]) == (side == "source"), "tasks do not outlive their xapi"
+    assert (entry["task"] != before["task"]) == (side == "source"), (
+        "tasks do not outlive their xapi"
+    )
     scene.host = scene.there
     scene.assert_runs()
     scene.assert_nothing_left()
@@ -83,17 +91,18 @@ def test_xapi_is_restarted_in_mid_copy(lab, scene, side, end):
 
 def preparing(scene, migration):
     """The plugin of the destination stands still, a disk being made: its process."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
+
+    def stopped():
         made = [disk.get("destination_vdi") for disk in scene.journal(migration)["disks"].values()]
-        assert time.monotonic() < deadline and not any(made), "it has prepared already"
+        assert not any(made), "it has prepared already"
         with contextlib.suppress(FileNotFoundError):
             entry = scene.journal("receive-" + migration, scene.there)
             if entry["disks"]:
                 plugin = Process.from_json(entry["busy"])
                 os.kill(plugin.pid, signal.SIGSTOP)
                 return plugin
-        time.sleep(0.002)
+
+    return eventually(stopped, "a disk is being made", PATIENCE, poll=0.002)
 
 
 @pytest.mark.timeout(600)

@@ -1,4 +1,7 @@
-"""Migrations that fail or are cancelled: taken back without the guest's noticing, with nothing left, and open to a second try."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Migrations that fail or are cancelled: taken back without the guest's noticing, with nothing
+left, and open to a second try."""
+
 import json
 import os
 import time
@@ -10,13 +13,15 @@ from lab.dom0 import dying_create
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
 from tests.e2e.scene import KILLED, MIB
+from tests.eventually import eventually
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
-PROMISED = 10.0            # seconds that a cancel may take
+PROMISED = 10.0  # seconds that a cancel may take
 ARRIVES = 60.0
-RATE = 1 * MIB             # bytes a second
+RATE = 1 * MIB  # bytes a second
 NOBODY = "0" * 8 + "-0000-0000-0000-" + "0" * 12
-# What at-switch does while a test kills a xenopsd: says that it is there, and waits for the end of the pretence.
+# What at-switch does while a test kills a xenopsd: says that it is there, and waits for the end of
+# the pretence.
 HOLD = "#!/bin/sh\ntouch %(at)s\nwhile [ -e %(at)s ]; do sleep 0.1; done\n"
 
 
@@ -35,7 +40,9 @@ def disk(entry):
 
 
 def in_sync(entry):
-    return disk(entry)["state"] == "in-sync" and entry["phase"] == "sync" or entry["phase"] == "remap"
+    return (
+        disk(entry)["state"] == "in-sync" and entry["phase"] == "sync" or entry["phase"] == "remap"
+    )
 
 
 def mirroring(entry):
@@ -53,7 +60,8 @@ def assert_cancelled(scene, migration):
 
 @pytest.fixture
 def link(lab):
-    """The link that disks go over, so slow that a test can do something in mid-copy on a machine of any pace."""
+    """The link that disks go over, so slow that a test can do something in mid-copy on a machine of
+    any pace."""
     with Link(lab.hosts) as link:
         link.limit(RATE)
         yield link
@@ -75,7 +83,9 @@ def test_cancel_while_a_disk_is_copied(scene, unharmed, link):
     migration = scene.begin()
     scene.until(migration, mirroring)
     receiver = scene.journal("receive-" + migration, scene.there)["receivers"][0]
-    assert scene.there.open_ports() == ["tcp/%d" % receiver["port"]] and scene.host.open_ports() == []
+    assert (
+        scene.there.open_ports() == ["tcp/%d" % receiver["port"]] and scene.host.open_ports() == []
+    )
     assert_cancelled(scene, migration)
 
 
@@ -105,18 +115,23 @@ def test_kill(scene, unharmed, link, process):
     assert entry["error"][0] == "SXM_MIRROR_BROKEN"
 
 
-@pytest.mark.parametrize("wrong, code", [
-    ({"destination-sr-uuid": NOBODY}, "SXM_BAD_ARGUMENTS"),
-    ({"remote-password": "wrong"}, "SXM_BAD_ARGUMENTS"),
-    ({"remote-password": ""}, "SXM_BAD_ARGUMENTS"),
-    ({"vdi:" + NOBODY: NOBODY}, "SXM_BAD_ARGUMENTS"),
-])
+@pytest.mark.parametrize(
+    "wrong, code",
+    [
+        ({"destination-sr-uuid": NOBODY}, "SXM_BAD_ARGUMENTS"),
+        ({"remote-password": "wrong"}, "SXM_BAD_ARGUMENTS"),
+        ({"remote-password": ""}, "SXM_BAD_ARGUMENTS"),
+        ({"vdi:" + NOBODY: NOBODY}, "SXM_BAD_ARGUMENTS"),
+    ],
+)
 def test_refused_arguments_change_nothing(scene, wrong, code):
     journals = os.listdir(scene.host.root + "/var/lib/sxm")
     with pytest.raises(XenAPI.Failure) as refused:
         scene.begin(**dict(scene.arguments(), **wrong))
     assert refused.value.details[0] == code and len(refused.value.details) > 1
-    assert "wrong" not in json.dumps([detail for detail in refused.value.details if "remote-password" in detail][1:])
+    assert "wrong" not in json.dumps(
+        [detail for detail in refused.value.details if "remote-password" in detail][1:]
+    )
     assert os.listdir(scene.host.root + "/var/lib/sxm") == journals
     scene.assert_nothing_left()
 
@@ -139,8 +154,9 @@ def test_a_second_migration_succeeds(scene):
 
 
 def test_the_destinations_xenopsd_dies_after_the_gates_opened(scene):
-    """The guest was suspended and cannot go on, so the VM is halted; and at the destination, since once the gates are open it may
-    have run there and have written, for all that anybody can tell."""
+    """The guest was suspended and cannot go on, so the VM is halted; and at the destination, since
+    once the gates are open it may have run there and have written, for all that anybody can
+    tell."""
     there, at = scene.there, scene.there.root + "/run/held"
     there.at_switch(HOLD % {"at": at})
     try:
@@ -153,7 +169,11 @@ def test_the_destinations_xenopsd_dies_after_the_gates_opened(scene):
             os.unlink(at)
     there.start_xenopsd()
     entry = scene.ended(migration)
-    assert entry["state"] == "failed" and entry["error"][0] == "SXM_ARRIVED_HALTED" and entry["left"] == []
+    assert (
+        entry["state"] == "failed"
+        and entry["error"][0] == "SXM_ARRIVED_HALTED"
+        and entry["left"] == []
+    )
     scene.host = there
     assert scene.record["power_state"] == "Halted"
     for vbd in scene.record["VBDs"]:
@@ -166,18 +186,20 @@ def test_the_destinations_xenopsd_dies_after_the_gates_opened(scene):
 
 
 def test_a_vm_that_ended_there_before_anybody_saw_it_run(scene):
-    """The worker dies as the gate opens; the VM arrives, writes, and crashes. Only the destination's disks have what it wrote."""
+    """The worker dies as the gate opens; the VM arrives, writes, and crashes. Only the
+    destination's disks have what it wrote."""
     source, there = scene.host, scene.there
     migration = scene.begin_and_kill(("disk", "gate", ["open"], True))
-    deadline = time.monotonic() + ARRIVES
-    while there.domain(scene.uuid) is None or there.domain(scene.uuid)["pid"] is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    eventually(lambda: (there.domain(scene.uuid) or {}).get("pid"), "the VM's arrival", ARRIVES)
     scene.host = there
     scene.wait_for_writes(20)
     os.kill(there.domain(scene.uuid)["pid"], KILLED)
-    answer, = scene.call("recover", host=source, migration=migration)["migrations"]
-    assert answer["outcome"] == "moved" and "halted" in answer["why"] and answer["error"] == ["SXM_ARRIVED_HALTED", scene.uuid], answer
+    (answer,) = scene.call("recover", host=source, migration=migration)["migrations"]
+    assert (
+        answer["outcome"] == "moved"
+        and "halted" in answer["why"]
+        and answer["error"] == ["SXM_ARRIVED_HALTED", scene.uuid]
+    ), answer
     assert scene.record["power_state"] == "Halted"
     scene.assert_nothing_left()
     scene.pool.start_vm(scene.pool.xapi.VM.get_by_uuid(scene.uuid), there.name)

@@ -1,8 +1,10 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The campaign of faults: `python -m tests.faults`, which is what `make test-faults` runs.
 
-Prints a line a run, and a table in the end; exits with 1 if a run has failed. A failed run prints its seed, and
-leaves the logs of its hosts in build/faults/<seed>.
+Prints a line a run, and a table in the end; exits with 1 if a run has failed. A failed run prints
+its seed, and leaves the logs of its hosts in build/faults/<seed>.
 """
+
 import argparse
 import concurrent.futures
 import multiprocessing
@@ -13,30 +15,52 @@ import time
 from tests.faults import cases, report
 from tests.faults.workers import Worker, one_run
 
-AT_ONCE = 2 * os.cpu_count()   # labs; one waits often enough for another to use its processor
+AT_ONCE = 2 * os.cpu_count()  # labs; one waits often enough for another to use its processor
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--cases", type=int, default=300, help="how many, at least")
-    parser.add_argument("--first", type=int, default=0, help="the seed of the first run; a round has %d" % len(cases.round_of(0)))
-    parser.add_argument("--only", default="", help="only runs with a case that has this in its name, such as 'power failure'")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        help="the seed of the first run; a round has %d" % len(cases.round_of(0)),
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        help="only runs with a case that has this in its name, such as 'power failure'",
+    )
     parser.add_argument("--case", type=int, help="the seed of the one run to replay alone")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="labs at a time")
     parser.add_argument("--within", type=float, help="seconds after which no run is begun any more")
-    parser.add_argument("--docs", action="store_true", help="write the table into docs/reliability.md")
+    parser.add_argument(
+        "--docs", action="store_true", help="write the table into docs/reliability.md"
+    )
     given = parser.parse_args()
     if given.case is not None:
         return replay(given.case)
-    seeds = [seed for seed in cases.seeds_for(given.cases, given.first) if any(given.only in str(case) for case in cases.plan(seed))]
+    seeds = [
+        seed
+        for seed in cases.seeds_for(given.cases, given.first)
+        if any(given.only in str(case) for case in cases.plan(seed))
+    ]
     if not seeds:
         parser.error("no case has %r in its name" % given.only)
-    print("%d runs, seeds %d to %d, with %d cases" % (len(seeds), seeds[0], seeds[-1], sum(len(cases.plan(seed)) for seed in seeds)))
+    print(
+        "%d runs, seeds %d to %d, with %d cases"
+        % (len(seeds), seeds[0], seeds[-1], sum(len(cases.plan(seed)) for seed in seeds))
+    )
     begun, results, unbegun = time.monotonic(), [], 0
     until = given.within and begun + given.within
-    with concurrent.futures.ProcessPoolExecutor(given.at_once, multiprocessing.get_context("spawn")) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        given.at_once, multiprocessing.get_context("spawn")
+    ) as pool:
         # The second migration of a run is the next run; the last ones need one of their own.
-        submitted = [pool.submit(one_run, seed, seed in seeds[-given.at_once:], until) for seed in seeds]
+        submitted = [
+            pool.submit(one_run, seed, seed in seeds[-given.at_once :], until) for seed in seeds
+        ]
         for done in concurrent.futures.as_completed(submitted):
             if done.result() is None:
                 unbegun += 1
@@ -46,7 +70,10 @@ def main():
     table = report.table(results, time.monotonic() - begun)
     print(table)
     if unbegun:
-        print("*** %d of the %d runs have NOT been begun: the %d s were over. ***" % (unbegun, len(seeds), given.within))
+        print(
+            "*** %d of the %d runs have NOT been begun: the %d s were over. ***"
+            % (unbegun, len(seeds), given.within)
+        )
     if given.docs:
         report.write(table)
     return 1 if any(result["error"] for result in results) else 0

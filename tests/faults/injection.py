@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Doing harm to one migration: what is hit, how, and how all of it is put right again."""
+
 import concurrent.futures
 import contextlib
 import http.client
@@ -15,16 +17,19 @@ from lab.pools import leftovers, power
 from storage_motion.dom0.launch import Process, running
 from tests.faults import cases
 
-STOPPED = (0.3, 2.0, 7.0)      # seconds for which a process is stopped; the last one is more than the mirror's bound
-DOWN = (0.2, 2.0)              # seconds until what was killed, or a host, is there again
-RATES = (0, 32768, 262144)     # bytes a second of a slow link
-SLOW = (1.0, 4.0, 8.0)         # seconds for which it is slow
-SYNCED = (None, None, 0.5, 2.0, 5.0)   # seconds after its begin at which somebody else has the database of a run written, if at all
+# seconds for which a process is stopped; the last one is more than the mirror's bound
+STOPPED = (0.3, 2.0, 7.0)
+DOWN = (0.2, 2.0)  # seconds until what was killed, or a host, is there again
+RATES = (0, 32768, 262144)  # bytes a second of a slow link
+SLOW = (1.0, 4.0, 8.0)  # seconds for which it is slow
+# seconds after its begin at which somebody else has the database of a run written, if at all
+SYNCED = (None, None, 0.5, 2.0, 5.0)
 SIDES = ("source", "destination")
 
 
 class Injection:
-    """The harm done in one run. `settle` puts everything right that was not put right by its time."""
+    """The harm done in one run. `settle` puts everything right that was not put right by its
+    time."""
 
     def __init__(self, scene, link, chance):
         """`link`: the Link, or None if no case of the run needs one."""
@@ -33,13 +38,15 @@ class Injection:
         self.migration = None
         self._link = link
         self._chance = chance
-        self._due = []               # [(when, what to do, the Host that it is done to or None)]
-        self._starting = []          # [(Host or None, Future)]: daemons that come back, one may wait for another that is stopped; syncs
-        self._hunts = []             # [(case, paths of the programs)]
-        self.killed_tapdisks = []    # [(side, pid)]
-        self.stopped = set()         # pids
+        self._due = []  # [(when, what to do, the Host that it is done to or None)]
+        # [((Host, daemon) or None, Future)]: daemons that come back, one may wait for another that
+        # is stopped; syncs
+        self._starting = []
+        self._hunts = []  # [(case, paths of the programs)]
+        self.killed_tapdisks = []  # [(side, pid)]
+        self.stopped = set()  # pids
         self.log = []
-        self.power_failed = []       # sides
+        self.power_failed = []  # sides
         self.before_power = lambda: None
 
     # -- in the course of the run
@@ -47,7 +54,14 @@ class Injection:
     def inject(self, case):
         """Do it, now or as soon as its process is seen. Whether it is done."""
         side = next((side for side in SIDES if case.process.endswith(side)), None)
-        how = {"kill": self._kill, "stop": self._stop, "cut": self._cut, "slow": self._slow, "disk full": self._fill, cases.GOES_BACK: self._kill}
+        how = {
+            "kill": self._kill,
+            "stop": self._stop,
+            "cut": self._cut,
+            "slow": self._slow,
+            "disk full": self._fill,
+            cases.GOES_BACK: self._kill,
+        }
         if case.fault == "unwritable":
             return self._break_disk(case, self.hosts[side].root)
         if case.fault == "power failure":
@@ -81,16 +95,23 @@ class Injection:
         return hit
 
     def database_goes_back(self):
-        """A xapi that is killed forgets what was not synced since now: by the product, or by somebody else at some moment, or not at all."""
+        """A xapi that is killed forgets what was not synced since now: by the product, or by
+        somebody else at some moment, or not at all."""
         for side in self.hosts:
             self._sync(side)
             seconds = self._chance.choice(SYNCED)
             if seconds is not None:
-                self._later(seconds, lambda side=side: self._starting.append((None, _starter.submit(self._sync, side))))
+                self._later(
+                    seconds,
+                    lambda side=side: self._starting.append(
+                        (None, _starter.submit(self._sync, side))
+                    ),
+                )
 
     def _sync(self, side):
         pool = next(pool for pool in self.scene.lab.pools if self.hosts[side] in pool.hosts)
-        with contextlib.suppress(OSError, http.client.HTTPException, XenAPI.Failure):   # its xapi is away, or just started
+        # its xapi is away, or just started
+        with contextlib.suppress(OSError, http.client.HTTPException, XenAPI.Failure):
             pool.session().xenapi.pool.sync_database()
             self.log.append("the database of the %s's pool is synced" % side)
 
@@ -105,7 +126,8 @@ class Injection:
             self._starting.pop()[1].result()
 
     def remove_what_the_dead_left(self):
-        """A tapdisk that was killed cannot take its files away, neither the real one nor the lab's."""
+        """A tapdisk that was killed cannot take its files away, neither the real one nor the
+        lab's."""
         for side, pid in self.killed_tapdisks:
             for directory, _, names in os.walk(self.hosts[side].root + "/run/blktap-control"):
                 for name in names:
@@ -119,6 +141,7 @@ class Injection:
         if daemon:
             host = self.hosts[case.process.rsplit(" ", 1)[1]]
             host.kill(daemon)
+            self._forget_starts(host, daemon)  # one of those that came up it may be
             self._later(self._chance.choice(DOWN), lambda: self._start(host, daemon), host)
         else:
             with contextlib.suppress(ProcessLookupError):
@@ -141,6 +164,7 @@ class Injection:
             if process.alive():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGCONT)
+
         self._later(seconds, go_on)
         return self._note(case, "for %g s" % seconds)
 
@@ -157,17 +181,25 @@ class Injection:
         return self._note(case, "to %d bytes/s for %g s" % (rate, seconds))
 
     def _fill(self, case, process):
-        """The image cannot grow beyond where it is: EFBIG, which qemu's NBD server answers as it does ENOSPC. It works without
-        root, and it is NOT a full file system: other files still grow."""
+        """The image cannot grow beyond where it is: EFBIG, which qemu's NBD server answers as it
+        does ENOSPC. It works without root, and it is NOT a full file system: other files still
+        grow."""
         _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
         room = self._chance.choice((0, 1 << 20))
-        size = max([os.stat("/proc/%d/fd/%s" % (process.pid, fd)).st_size for fd in os.listdir("/proc/%d/fd" % process.pid)
-                    if _is_image("/proc/%d/fd/%s" % (process.pid, fd))] or [0])
+        size = max(
+            [
+                os.stat("/proc/%d/fd/%s" % (process.pid, fd)).st_size
+                for fd in os.listdir("/proc/%d/fd" % process.pid)
+                if _is_image("/proc/%d/fd/%s" % (process.pid, fd))
+            ]
+            or [0]
+        )
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size + room, hard))
         return self._note(case, "%d bytes from now" % room)
 
     def _break_disk(self, case, root):
-        """Nothing can be noted there any more (lab.dom0.broken_disk, which the run has installed)."""
+        """Nothing can be noted there any more (lab.dom0.broken_disk, which the run has
+        installed)."""
         fault, seconds = self._chance.choice(broken_disk.FAULTS), self._chance.choice(STOPPED)
         broken_disk.break_it(root, fault)
         self._later(seconds, lambda: broken_disk.mend(root))
@@ -178,9 +210,7 @@ class Injection:
         self.before_power()
         self._due = [entry for entry in self._due if entry[2] is not host]
         power.fail(self.scene.lab, host)
-        for entry in [entry for entry in self._starting if entry[0] is host]:
-            self._starting.remove(entry)
-            entry[1].exception()     # it has lost its power while it came up; the host's boot starts it
+        self._forget_starts(host, "xapi", "xenopsd")  # the host's boot starts them
         self.power_failed.append(side)
         self._later(self._chance.choice(DOWN), lambda: power.boot(self.scene.lab, host), host)
         return self._note(case, "")
@@ -190,7 +220,16 @@ class Injection:
             {"xapi": host.start_xapi, "xenopsd": host.start_xenopsd}[daemon]()
             for pool in self.scene.lab.pools:
                 pool.forget_session()
-        self._starting.append((host, _starter.submit(start)))
+
+        self._starting.append(((host, daemon), _starter.submit(start)))
+
+    def _forget_starts(self, host, *daemons):
+        """They were killed while they came up, and are started again by whoever has killed them."""
+        for entry in [
+            entry for entry in self._starting if entry[0] in [(host, daemon) for daemon in daemons]
+        ]:
+            self._starting.remove(entry)
+            entry[1].exception()
 
     def _later(self, seconds, what, host=None):
         self._due.append((time.monotonic() + seconds, what, host))
@@ -210,12 +249,23 @@ class Injection:
             return _alive(disk.get("mover"))
         if kind == "receiver":
             with contextlib.suppress(FileNotFoundError):
-                receivers = self.scene.journal("receive-" + self.migration, self.hosts["destination"])["receivers"]
+                receivers = self.scene.journal(
+                    "receive-" + self.migration, self.hosts["destination"]
+                )["receivers"]
                 return _alive(receivers[-1]["process"]) if receivers else None
             return None
         if kind.startswith("tapdisk"):
-            vdi = disk.get("destination_vdi") if side == "destination" else next(iter(entry["disks"]))
-            return next((Process.of(one["pid"]) for one in leftovers.tapdisks(self.hosts[side]) if vdi and vdi in one["args"]), None)
+            vdi = (
+                disk.get("destination_vdi") if side == "destination" else next(iter(entry["disks"]))
+            )
+            return next(
+                (
+                    Process.of(one["pid"])
+                    for one in leftovers.tapdisks(self.hosts[side])
+                    if vdi and vdi in one["args"]
+                ),
+                None,
+            )
         host = self.hosts[side]
         pid = self.scene.lab.daemons.pids().get("%s/%s" % (host.name, _daemon(kind)))
         return pid and Process.of(pid)
@@ -223,8 +273,11 @@ class Injection:
 
 _starter = concurrent.futures.ThreadPoolExecutor()
 _SM = ("/opt/xensource/sm/MirrorSR", "/opt/xensource/sm/FileSR")
-_PROGRAMS = {"SM command at the source": _SM, "SM command at the destination": _SM,
-             "plugin at the destination": ("/etc/xapi.d/plugins/sxm.py",)}
+_PROGRAMS = {
+    "SM command at the source": _SM,
+    "SM command at the destination": _SM,
+    "plugin at the destination": ("/etc/xapi.d/plugins/sxm.py",),
+}
 
 
 def _daemon(kind):
@@ -239,4 +292,3 @@ def _alive(process):
 def _is_image(path):
     target = os.readlink(path)
     return "/srs/" in target and not target.endswith(" (deleted)")
-

@@ -1,24 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What a campaign showed: a line a run, and the table of docs/reliability.md."""
+
 import collections
 import os
 
 from tests.faults import cases
 
-PAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "docs", "reliability.md")
-BEGIN, END = "<!-- made by make test-faults DOCS=1 -->\n", "<!-- end of what make test-faults made -->\n"
+PAGE = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+    "docs",
+    "reliability.md",
+)
+BEGIN, END = (
+    "<!-- made by make test-faults DOCS=1 -->\n",
+    "<!-- end of what make test-faults made -->\n",
+)
 
 
 def line(result, number, of):
     """One run, for the terminal."""
     said = "*** FAILED" if result["error"] else "ok"
-    text = "%4d/%d  seed %-5d %5.1f s  %-10s %s: %s" % (number, of, result["seed"], result["seconds"], result["outcome"] or "-", said,
-                                                     "; ".join(result["cases"]))
+    text = "%4d/%d  seed %-5d %5.1f s  %-10s %s: %s" % (
+        number,
+        of,
+        result["seed"],
+        result["seconds"],
+        result["outcome"] or "-",
+        said,
+        "; ".join(result["cases"]),
+    )
     if result.get("missed"):
         text += "   [did not come to: %s]" % "; ".join(map(str, result["missed"]))
     if result["error"]:
-        text += "\n           %s\n           %sreplay alone: make test-faults CASE=%d; logs in build/faults/%d" % (
-            result["error"], "it began as the second migration after seed %s; " % result["former"] if result["former"] is not None else "",
-            result["seed"], result["seed"])
+        text += (
+            "\n           %s\n           %sreplay alone: make test-faults CASE=%d; logs in "
+            "build/faults/%d"
+            % (
+                result["error"],
+                "it began as the second migration after seed %s; " % result["former"]
+                if result["former"] is not None
+                else "",
+                result["seed"],
+                result["seed"],
+            )
+        )
     return text
 
 
@@ -37,14 +62,37 @@ def table(results, seconds):
     outcomes = collections.Counter(result["outcome"] for result in results if not result["error"])
     rows = ["| process | %s |" % " | ".join(sorted(faults)), "|---|%s" % ("---|" * len(faults))]
     for process in cases.KINDS:
-        cells = ["%d" % done[process, fault] + (" (%d in runs that failed)" % failed[process, fault] if failed[process, fault] else "")
-                 if done[process, fault] else "" for fault in sorted(faults)]
+        cells = [
+            "%d" % done[process, fault]
+            + (
+                " (%d in runs that failed)" % failed[process, fault]
+                if failed[process, fault]
+                else ""
+            )
+            if done[process, fault]
+            else ""
+            for fault in sorted(faults)
+        ]
         rows.append("| %s | %s |" % (process, " | ".join(cells)))
-    head = ["Cases injected: %d, in %d phases, in %d migrations (seeds %d to %d); their moment did not come: %d." % (
-        injected, len(phases), len(results), min(result["seed"] for result in results), max(result["seed"] for result in results), missed),
-        "Ends: %s. Failed: %d. %.0f min on %d processors." % (
+    head = [
+        "Cases injected: %d, in %d phases, in %d migrations (seeds %d to %d); their moment did not "
+        "come: %d."
+        % (
+            injected,
+            len(phases),
+            len(results),
+            min(result["seed"] for result in results),
+            max(result["seed"] for result in results),
+            missed,
+        ),
+        "Ends: %s. Failed: %d. %.0f min on %d processors."
+        % (
             ", ".join("%s %d" % (name, count) for name, count in sorted(outcomes.items(), key=str)),
-            sum(bool(result["error"]) for result in results), seconds / 60, os.cpu_count())]
+            sum(bool(result["error"]) for result in results),
+            seconds / 60,
+            os.cpu_count(),
+        ),
+    ]
     return "\n".join(head + [""] + rows) + "\n"
 
 

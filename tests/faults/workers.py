@@ -1,4 +1,7 @@
-"""A lab with a VM that goes to and fro in it, one run after the other, for one process of the campaign."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A lab with a VM that goes to and fro in it, one run after the other, for one process of the
+campaign."""
+
 import os
 import time
 import traceback
@@ -13,26 +16,38 @@ from tests.faults import cases
 from tests.faults.run import Run
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
-EVIDENCE = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build", "faults")
+EVIDENCE = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build", "faults"
+)
 GATE_PATIENCE = 20
-"""Seconds for which SM's activation waits for a gate; on a host, and anywhere else in the lab, it is 120."""
+"""Seconds for which SM's activation waits for a gate; on a host, and anywhere else in the lab, it
+is 120."""
 AGAIN = "a second migration of the VM"
 
 
 class Worker:
-    """Makes its lab when it needs one. A run that fails ends the lab: nobody knows what state it is in."""
+    """Makes its lab when it needs one. A run that fails ends the lab: nobody knows what state it is
+    in."""
 
     def __init__(self):
         self._lab = self._scene = None
-        self._former = None        # the seed of the run whose second migration the next one is
+        self._former = None  # the seed of the run whose second migration the next one is
 
     def run(self, seed, again=False, until=None):
-        """Do the run of this seed. What happened, as JSON values; `again`: and a second, undisturbed migration, which a run that
-        ends after `until` (of time.monotonic) has as well: no other follows it here.
+        """Do the run of this seed. What happened, as JSON values; `again`: and a second,
+        undisturbed migration, which a run that ends after `until` (of time.monotonic) has as well:
+        no other follows it here.
 
         Raises what kept it from making a lab: no other run would fare better."""
         begun = time.monotonic()
-        result = {"seed": seed, "cases": list(map(str, cases.plan(seed))), "error": None, "log": [], "outcome": None, "former": self._former}
+        result = {
+            "seed": seed,
+            "cases": list(map(str, cases.plan(seed))),
+            "error": None,
+            "log": [],
+            "outcome": None,
+            "former": self._former,
+        }
         self._need_lab()
         run = Run(self._scene, seed)
         try:
@@ -47,7 +62,9 @@ class Worker:
             if self._lab:
                 evidence.keep(self._lab, os.path.join(EVIDENCE, str(seed)))
             self.end()
-        result.update(log=run.log + result["log"], outcome=run.outcome, done=run.done, missed=run.missed)
+        result.update(
+            log=run.log + result["log"], outcome=run.outcome, done=run.done, missed=run.missed
+        )
         result["seconds"] = time.monotonic() - begun
         os.makedirs(EVIDENCE, exist_ok=True)
         with open(os.path.join(EVIDENCE, "%d.log" % seed), "w") as log:
@@ -73,11 +90,13 @@ _worker = None
 
 
 def one_run(seed, again, until):
-    """In a process of the campaign: the next run of its lab. None if it is too late to begin one, after `until`."""
+    """In a process of the campaign: the next run of its lab. None if it is too late to begin one,
+    after `until`."""
     global _worker
     if until and time.monotonic() > until:
         return None
     if _worker is None:
         _worker = Worker()
-        util.Finalize(None, _worker.end, exitpriority=1)   # such a process does nothing else of its own at its end
+        # such a process does nothing else of its own at its end
+        util.Finalize(None, _worker.end, exitpriority=1)
     return _worker.run(seed, again, until)

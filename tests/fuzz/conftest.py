@@ -1,10 +1,10 @@
-"""Lets the fuzzing borrow the fake pool and the VHD builder of the unit tests, and prints what it did."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Prints what the fuzzing did."""
+
 import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-for area in ("control", "dom0", "data"):
-    sys.path.insert(0, os.path.join(HERE, os.pardir, "unit", area))
 sys.path.insert(0, HERE)
 
 import pytest  # noqa: E402
@@ -13,7 +13,8 @@ import fuzz_bounds  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
-    """A test of the long run may take as long as its inputs together; each of these has bounds of its own."""
+    """A test of the long run may take as long as its inputs together; each of these has bounds of
+    its own."""
     for item in items:
         if fuzz_bounds.TOTAL:
             item.add_marker(pytest.mark.timeout(60 + fuzz_bounds.TOTAL // 10))

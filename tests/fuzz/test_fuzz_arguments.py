@@ -1,27 +1,75 @@
-"""The plugin's arguments, and what the planner makes of them and of whatever the pools' records say."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The plugin's arguments, and what the planner makes of them and of whatever the pools' records
+say."""
+
 import copy
 import json
 
-from hypothesis import given, strategies as st
 import pytest
+from hypothesis import given, strategies as st
 
 import fuzz_bounds
-from fuzz_bounds import EACH
 from fake_pool import GIB, NULL, add_vdi, add_vm, by_name, make_pool, uuid_of
-from storage_motion.control import arguments, journal, planner, receiving
-from storage_motion.control.arguments import Problems
-from storage_motion.control.journal import Journal
-from storage_motion.control.plan import Plan
+from fuzz_bounds import EACH
+from storage_motion.api import arguments
+from storage_motion.api.arguments import Problems
 from storage_motion.errors import BadArguments, NoSuchMigration
+from storage_motion.journal import journal
+from storage_motion.journal.journal import Journal
+from storage_motion.migration import wanted_disks
+from storage_motion.plan import planner
+from storage_motion.plan.plan import Plan
+from storage_motion.uuids import UUID
 from storage_motion.xapi.records import Records
 
 SECRET = "hush-hush-7d1f"
-NAMES = ["vm", "uuid", "live", "host", "host-uuid", "remote-master", "remote-username", "remote-network", "destination-sr-uuid",
-         "force", "wait", "dry-run", "retry-limit", "copy", "compress", "vgpu:x", "vdi:", "vif:", "vdi", "args"]
+NAMES = [
+    "vm",
+    "uuid",
+    "live",
+    "host",
+    "host-uuid",
+    "remote-master",
+    "remote-username",
+    "remote-network",
+    "destination-sr-uuid",
+    "force",
+    "wait",
+    "dry-run",
+    "retry-limit",
+    "copy",
+    "compress",
+    "vgpu:x",
+    "vdi:",
+    "vif:",
+    "vdi",
+    "args",
+]
 UUIDS = st.uuids(version=4).map(str)
-ODD = st.one_of(st.text(max_size=40), st.sampled_from(["", " ", "\0", "OpaqueRef:NULL", "../../etc/passwd", "-1", "1e9", "9" * 5000, "x" * 2000,
-                                                      "https://[::1", "http://a:b@c/", "[fe80::1%eth0]:443", "10.0.0.1:99999", "\ud800"]))
-JUNK = st.one_of(ODD, st.none(), st.integers(), st.lists(st.integers(), max_size=2), st.binary(max_size=4))
+ODD = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "\0",
+            "OpaqueRef:NULL",
+            "../../etc/passwd",
+            "-1",
+            "1e9",
+            "9" * 5000,
+            "x" * 2000,
+            "https://[::1",
+            "http://a:b@c/",
+            "[fe80::1%eth0]:443",
+            "10.0.0.1:99999",
+            "\ud800",
+        ]
+    ),
+)
+JUNK = st.one_of(
+    ODD, st.none(), st.integers(), st.lists(st.integers(), max_size=2), st.binary(max_size=4)
+)
 
 
 class World:
@@ -31,12 +79,25 @@ class World:
         self.a, self.b = make_pool("A", ["a1", "a2"], shared=True), make_pool("B", ["b1"])
         sr = by_name(self.a, "SR", "a1-sr")
         self.vdis = [add_vdi(self.a, sr, 2 * GIB), add_vdi(self.a, sr, GIB)]
-        self.vm = add_vm(self.a, by_name(self.a, "host", "a1"), self.vdis, by_name(self.a, "network", "guests"))
-        self.known = sorted(record["uuid"] for pool in (self.a, self.b) for table in pool.tables.values() for record in table.values())
-        self.good = {"vm": uuid_of(self.a, "VM", self.vm), "remote-master": "10.1.0.1", "remote-username": "root", "remote-password": SECRET,
-                     "destination-sr-uuid": uuid_of(self.b, "SR", by_name(self.b, "SR", "b1-sr")),
-                     "vif:" + uuid_of(self.a, "VIF", self.a.tables["VM"][self.vm]["VIFs"][0]):
-                         uuid_of(self.b, "network", by_name(self.b, "network", "guests"))}
+        self.vm = add_vm(
+            self.a, by_name(self.a, "host", "a1"), self.vdis, by_name(self.a, "network", "guests")
+        )
+        self.known = sorted(
+            record["uuid"]
+            for pool in (self.a, self.b)
+            for table in pool.tables.values()
+            for record in table.values()
+        )
+        self.good = {
+            "vm": uuid_of(self.a, "VM", self.vm),
+            "remote-master": "10.1.0.1",
+            "remote-username": "root",
+            "remote-password": SECRET,
+            "destination-sr-uuid": uuid_of(self.b, "SR", by_name(self.b, "SR", "b1-sr")),
+            "vif:" + uuid_of(self.a, "VIF", self.a.tables["VM"][self.vm]["VIFs"][0]): uuid_of(
+                self.b, "network", by_name(self.b, "network", "guests")
+            ),
+        }
 
     def plan(self, given):
         """(plan or None, problems) of the arguments `given`."""
@@ -45,15 +106,24 @@ class World:
         destination = Records(self.b) if request.remote else source
         _, vm = planner.find_vm(request, source, problems)
         here = by_name(self.a, "host", "a1")
-        if not vm or planner.home(source, vm, here) != here:    # refused before, or another host's to plan
+        # refused before, or another host's to plan
+        if not vm or planner.home(source, vm, here) != here:
             return None, problems
         return planner.make(request, source, destination, vm, here, problems), problems
 
 
 WORLD = World()
 VALUES = st.one_of(st.sampled_from(WORLD.known), UUIDS, ODD, st.booleans().map(str))
-CHANGES = st.dictionaries(st.one_of(st.sampled_from(NAMES), ODD, st.sampled_from(WORLD.known).map("vdi:".__add__),
-                                    st.sampled_from(WORLD.known).map("vif:".__add__)), VALUES, max_size=6)
+CHANGES = st.dictionaries(
+    st.one_of(
+        st.sampled_from(NAMES),
+        ODD,
+        st.sampled_from(WORLD.known).map("vdi:".__add__),
+        st.sampled_from(WORLD.known).map("vif:".__add__),
+    ),
+    VALUES,
+    max_size=6,
+)
 
 
 def check(given_arguments):
@@ -63,7 +133,9 @@ def check(given_arguments):
     json.dumps(BadArguments(*problems.details).failure())
     if plan is not None:
         assert not problems
-        assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan and SECRET not in json.dumps(plan.to_json())
+        assert Plan.from_json(
+            json.loads(json.dumps(plan.to_json()))
+        ) == plan and SECRET not in json.dumps(plan.to_json())
     return plan
 
 
@@ -95,28 +167,77 @@ def test_more_arguments_than_anybody_needs():
 
 # What a record of xapi may hold in a field, right or wrong, within the field's type.
 FIELDS = st.one_of(
-    st.tuples(st.just("VM"), st.sampled_from(["power_state", "resident_on"]), st.sampled_from(["Running", "Halted", "Paused", "Suspended", NULL, "?"])),
-    st.tuples(st.just("VM"), st.sampled_from(["is_a_template", "is_a_snapshot", "is_control_domain", "ha_always_run"]), st.booleans()),
+    st.tuples(
+        st.just("VM"),
+        st.sampled_from(["power_state", "resident_on"]),
+        st.sampled_from(["Running", "Halted", "Paused", "Suspended", NULL, "?"]),
+    ),
+    st.tuples(
+        st.just("VM"),
+        st.sampled_from(["is_a_template", "is_a_snapshot", "is_control_domain", "ha_always_run"]),
+        st.booleans(),
+    ),
     st.tuples(st.just("VM"), st.sampled_from(["VBDs", "VIFs"]), st.just([])),
-    st.tuples(st.just("VM"), st.sampled_from(["VGPUs", "VTPMs", "snapshots"]), st.lists(st.just(NULL), max_size=1)),
-    st.tuples(st.just("VM"), st.sampled_from(["other_config", "blocked_operations", "current_operations"]),
-              st.dictionaries(st.sampled_from(["sxm_migration", "migrate_send", "OpaqueRef:t"]), st.sampled_from(["pool_migrate", "x"]))),
-    st.tuples(st.just("VDI"), st.sampled_from(["virtual_size", "physical_utilisation"]),
-              st.sampled_from(["0", "-1", "511", str(1 << 63), str(3 << 40)])),
-    st.tuples(st.just("VDI"), st.sampled_from(["cbt_enabled", "missing", "sharable", "read_only", "is_a_snapshot", "managed"]), st.booleans()),
-    st.tuples(st.just("VDI"), st.sampled_from(["sm_config", "other_config"]),
-              st.dictionaries(st.sampled_from(["paused", "key_hash", "vhd-parent", "host_x", "sxm_migration"]), st.sampled_from(WORLD.known + ["x"]))),
-    st.tuples(st.just("VBD"), st.sampled_from(["mode", "type", "userdevice"]), st.sampled_from(["RO", "RW", "CD", "Disk", "0"])),
+    st.tuples(
+        st.just("VM"),
+        st.sampled_from(["VGPUs", "VTPMs", "snapshots"]),
+        st.lists(st.just(NULL), max_size=1),
+    ),
+    st.tuples(
+        st.just("VM"),
+        st.sampled_from(["other_config", "blocked_operations", "current_operations"]),
+        st.dictionaries(
+            st.sampled_from(["sxm_migration", "migrate_send", "OpaqueRef:t"]),
+            st.sampled_from(["pool_migrate", "x"]),
+        ),
+    ),
+    st.tuples(
+        st.just("VDI"),
+        st.sampled_from(["virtual_size", "physical_utilisation"]),
+        st.sampled_from(["0", "-1", "511", str(1 << 63), str(3 << 40)]),
+    ),
+    st.tuples(
+        st.just("VDI"),
+        st.sampled_from(
+            ["cbt_enabled", "missing", "sharable", "read_only", "is_a_snapshot", "managed"]
+        ),
+        st.booleans(),
+    ),
+    st.tuples(
+        st.just("VDI"),
+        st.sampled_from(["sm_config", "other_config"]),
+        st.dictionaries(
+            st.sampled_from(["paused", "key_hash", "vhd-parent", "host_x", "sxm_migration"]),
+            st.sampled_from(WORLD.known + ["x"]),
+        ),
+    ),
+    st.tuples(
+        st.just("VBD"),
+        st.sampled_from(["mode", "type", "userdevice"]),
+        st.sampled_from(["RO", "RW", "CD", "Disk", "0"]),
+    ),
     st.tuples(st.just("VBD"), st.just("empty"), st.booleans()),
-    st.tuples(st.just("SR"), st.sampled_from(["physical_size", "physical_utilisation"]), st.sampled_from(["-1", "0", str(1 << 62)])),
-    st.tuples(st.just("SR"), st.sampled_from(["type", "content_type"]), st.sampled_from(["iso", "lvm", "mirror", "udev", "", "\u2603"])),
+    st.tuples(
+        st.just("SR"),
+        st.sampled_from(["physical_size", "physical_utilisation"]),
+        st.sampled_from(["-1", "0", str(1 << 62)]),
+    ),
+    st.tuples(
+        st.just("SR"),
+        st.sampled_from(["type", "content_type"]),
+        st.sampled_from(["iso", "lvm", "mirror", "udev", "", "\u2603"]),
+    ),
     st.tuples(st.just("SR"), st.just("PBDs"), st.just([])),
     st.tuples(st.just("host"), st.just("enabled"), st.booleans()),
-    st.tuples(st.just("PIF"), st.sampled_from(["IP", "management"]), st.just("")))
+    st.tuples(st.just("PIF"), st.sampled_from(["IP", "management"]), st.just("")),
+)
 
 
 @fuzz_bounds.inputs("planner")
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), FIELDS), min_size=1, max_size=4), CHANGES)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), FIELDS), min_size=1, max_size=4),
+    CHANGES,
+)
 def test_records(changes, more):
     pools = {"a": WORLD.a, "b": WORLD.b}
     kept = {name: pool.tables for name, pool in pools.items()}
@@ -135,21 +256,51 @@ def test_records(changes, more):
 
 
 @fuzz_bounds.inputs("migration ids")
-@given(st.one_of(JUNK, UUIDS.map(str.upper), st.tuples(UUIDS, ODD).map("".join)).filter(lambda text: not journal.ID.match(str(text))))
+@given(
+    st.one_of(JUNK, UUIDS.map(str.upper), st.tuples(UUIDS, ODD).map("".join)).filter(
+        lambda text: not UUID.match(str(text))
+    )
+)
 def test_migration_ids(migration):
     with fuzz_bounds.bounded("migration ids"), pytest.raises(NoSuchMigration):
         journal.check_id(migration)
 
 
-JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(-1, 1 << 70), st.floats(), ODD), lambda inner: st.one_of(
-    st.lists(inner, max_size=3), st.dictionaries(ODD, inner, max_size=3)), max_leaves=8)
-DISK = {"key": WORLD.known[0], "sr": WORLD.known[1], "size": 1 << 20, "name_label": "x", "name_description": "", "type": "user",
-        "sharable": False, "other_config": {}, "xenstore_data": {}, "target": ""}
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-1, 1 << 70), st.floats(), ODD),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(ODD, inner, max_size=3)),
+    max_leaves=8,
+)
+DISK = {
+    "key": WORLD.known[0],
+    "sr": WORLD.known[1],
+    "size": 1 << 20,
+    "name_label": "x",
+    "name_description": "",
+    "type": "user",
+    "sharable": False,
+    "other_config": {},
+    "xenstore_data": {},
+    "target": "",
+}
 TEXTS = st.one_of(
-    ODD, JSON.map(json.dumps),
-    st.lists(st.dictionaries(st.sampled_from(sorted(DISK)), JSON, max_size=3).map(lambda changes: dict(DISK, **changes)), max_size=3).map(json.dumps),
-    st.sampled_from(["[NaN]", json.dumps([dict(DISK, size=float("inf"))])]))
-TROUBLE = ["[" * 100000, "{\"a\":" * 50000, "[" + "9" * 1000000 + "]", "[" + "0," * 300000 + "0]", " " * 5000000]
+    ODD,
+    JSON.map(json.dumps),
+    st.lists(
+        st.dictionaries(st.sampled_from(sorted(DISK)), JSON, max_size=3).map(
+            lambda changes: dict(DISK, **changes)
+        ),
+        max_size=3,
+    ).map(json.dumps),
+    st.sampled_from(["[NaN]", json.dumps([dict(DISK, size=float("inf"))])]),
+)
+TROUBLE = [
+    "[" * 100000,
+    '{"a":' * 50000,
+    "[" + "9" * 1000000 + "]",
+    "[" + "0," * 300000 + "0]",
+    " " * 5000000,
+]
 
 
 @fuzz_bounds.inputs("disks to receive", 1, EACH)
@@ -169,11 +320,11 @@ def disks_of(text):
     entry = Journal("/nowhere", {"disks": {DISK["key"]: {"vdi": "x"}}})
     with fuzz_bounds.bounded("disks to receive"):
         try:
-            disks = receiving._wanted(text)
+            disks = wanted_disks.read(text)
             assert all(disk["size"] > 0 and disk["size"] % 512 == 0 for disk in disks)
         except BadArguments as error:
             json.dumps(error.failure())
         try:
-            assert receiving._known_keys(entry, text) == [DISK["key"]]
+            assert wanted_disks.known_keys(entry, text) == [DISK["key"]]
         except BadArguments:
             pass

@@ -1,4 +1,7 @@
-"""What the tests of the lab's tapdisk stand on: a root with tap-ctl in it, disks, a writer that remembers, a relay."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the tests of the lab's tapdisk stand on: a root with tap-ctl in it, disks, a writer that
+remembers, a relay."""
+
 import contextlib
 import os
 import random
@@ -11,18 +14,24 @@ import tempfile
 import threading
 import time
 
-from lab.blktap import install, records
+import pytest
+
+from lab.blktap import install, nbd_server, records
 from lab.dom0 import scripts
-from storage_motion.data import nbd_client
 from storage_motion.dom0 import tapctl
+from storage_motion.wire import nbd_client
+from tests.eventually import eventually
 
 MIB = 1 << 20
 SECTOR = 512
+STILL = 0.5
+"""Seconds without a write, after which there is none under way."""
 
 
 @contextlib.contextmanager
 def root_with_tap_ctl():
-    """A short root directory (unix sockets) with tap-ctl, run by $SXM_LAB_PYTHON or else by this Python; no tapdisk outlives it."""
+    """A short root directory (unix sockets) with tap-ctl, run by $SXM_LAB_PYTHON or else by this
+    Python; no tapdisk outlives it."""
     root = tempfile.mkdtemp(prefix="blk-", dir="/tmp")
     try:
         os.makedirs(root + "/etc")
@@ -34,9 +43,21 @@ def root_with_tap_ctl():
         shutil.rmtree(root)
 
 
+@pytest.fixture
+def xcpng_root(monkeypatch):
+    """Such a root, with the tapdisk of XCP-ng's better build, for dom0's code of the product,
+    too."""
+    with root_with_tap_ctl() as path:
+        monkeypatch.setenv("SXM_ROOT", path)
+        nbd_server.choose(path, nbd_server.STALLS)
+        yield path
+
+
 def qemu_img(*arguments):
     """Run qemu-img; what it printed."""
-    return subprocess.run(("qemu-img",) + arguments, check=True, stdout=subprocess.PIPE).stdout.decode()
+    return subprocess.run(
+        ("qemu-img",) + arguments, check=True, stdout=subprocess.PIPE
+    ).stdout.decode()
 
 
 def image(path, size=16 * MIB, parent=None):
@@ -46,6 +67,25 @@ def image(path, size=16 * MIB, parent=None):
     return "qcow2:" + path
 
 
+def qemu_io(path, *commands):
+    """Run qemu-io commands on an image that nobody has open. Fails if one does, or a pattern
+    differs."""
+    _qemu_io(("-f", "qcow2"), path, commands)
+
+
+def nbd_io(path, *commands):
+    """The same at a tapdisk's NBD socket."""
+    _qemu_io(("-f", "raw"), "nbd+unix:///tapdisk_client?socket=" + path, commands)
+
+
+def _qemu_io(options, name, commands):
+    line = ("qemu-io",) + options + sum((("-c", command) for command in commands), ())
+    done = subprocess.run(
+        line + (name,), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
+    )
+    assert done.returncode == 0 and b"failed" not in done.stdout, done.stdout.decode()
+
+
 def same(one, other):
     """Whether two closed images hold the same data."""
     return subprocess.run(["qemu-img", "compare", "-q", one, other], check=False).returncode == 0
@@ -53,8 +93,14 @@ def same(one, other):
 
 def tap_ctl(root, *arguments, **environment):
     """Run tap-ctl itself: (exit code, stdout, stderr)."""
-    done = subprocess.run([root + "/usr/sbin/tap-ctl"] + [str(word) for word in arguments], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=60, check=False, env=dict(os.environ, **environment))
+    done = subprocess.run(
+        [root + "/usr/sbin/tap-ctl"] + [str(word) for word in arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+        env=dict(os.environ, **environment),
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -64,7 +110,8 @@ def state(vbd):
 
 
 def record(root, vbd):
-    """What the stand-in has on record of a vbd: looking at it does not poke the tapdisk, as `tap-ctl list` does."""
+    """What the stand-in has on record of a vbd: looking at it does not poke the tapdisk, as
+    `tap-ctl list` does."""
     return records.load(records.Layout(root), vbd.pid)
 
 
@@ -79,30 +126,28 @@ def mirror_of(vbd):
     return next((shown["name"] for shown in images if shown["driver"]["name"] == "nbd"), None)
 
 
-def wait_until(condition, seconds=60):
-    """Wait until `condition()` holds; fails after `seconds`."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "still not so after %s s" % seconds
-        time.sleep(0.005)
-
-
 class Writer:
-    """Threads that write, remember what was acknowledged, and measure. Each thread owns a stripe of sectors, so that
-    what a sector must hold is never in doubt; lengths are 512 B to 16 KiB, offsets are odd sectors too."""
+    """Threads that write, remember what was acknowledged, and measure. Each thread owns a stripe of
+    sectors, so that what a sector must hold is never in doubt; lengths are 512 B to 16 KiB, offsets
+    are odd sectors too."""
 
     LENGTHS = (SECTOR, SECTOR, 4096, 16384)
 
     def __init__(self, path, threads=2, seed=1):
         self._stop = threading.Event()
-        self.acknowledged = {}      # sector -> number of the last write that was acknowledged
+        self.acknowledged = {}  # sector -> number of the last write that was acknowledged
         self.writes = 0
         self.failures = []
-        self.stall = 0.0            # seconds that the longest write took
+        self.stall = 0.0  # seconds that the longest write took
+        self._latest = time.monotonic()  # when something was acknowledged
         clients = [nbd_client.connect(path) for _ in range(threads)]
         self.size = clients[0].size
-        self._threads = [threading.Thread(target=self._run, args=(client, number, threads, random.Random(seed + number)))
-                         for number, client in enumerate(clients)]
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(client, number, threads, random.Random(seed + number))
+            )
+            for number, client in enumerate(clients)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -118,30 +163,34 @@ class Writer:
                 number += count
                 sectors = dice.choice(self.LENGTHS) // SECTOR
                 first = own * stripe + dice.randrange(stripe - sectors)
-                data = b"".join(self.pattern(sector, number) for sector in range(first, first + sectors))
+                data = b"".join(
+                    self.pattern(sector, number) for sector in range(first, first + sectors)
+                )
                 started = time.monotonic()
                 client.write(first * SECTOR, data)
-                self.stall = max(self.stall, time.monotonic() - started)
+                self._latest = time.monotonic()
+                self.stall = max(self.stall, self._latest - started)
                 self.writes += 1
-                self.acknowledged.update((sector, number) for sector in range(first, first + sectors))
+                self.acknowledged.update(
+                    (sector, number) for sector in range(first, first + sectors)
+                )
             client.disconnect()
-        except Exception as error:      # pylint: disable=broad-except -- the test asks for it
+        except Exception as error:  # pylint: disable=broad-except -- the test asks for it
             self.failures.append(error)
 
     def wait_for_writes(self, count=50, seconds=60.0):
         """Wait until `count` more writes were acknowledged."""
         goal = self.writes + count
-        wait_until(lambda: self.writes >= goal or self.failures, seconds)
+        eventually(lambda: self.writes >= goal or self.failures, "%d more writes" % count, seconds)
         assert not self.failures, self.failures
 
     def wait_for_stillness(self):
-        """Wait until nothing is acknowledged any more: what was under way when the target began to hang may be."""
-        until = time.monotonic() + 60
-        before = None
-        while before != self.writes:
-            assert time.monotonic() < until, "it goes on"
-            before = self.writes
-            time.sleep(0.5)     # nothing to wait for: for this long nothing may happen
+        """Wait until nothing is acknowledged any more: what was under way when the target began to
+        hang may be."""
+        begun = time.monotonic()
+        eventually(
+            lambda: time.monotonic() - max(begun, self._latest) > STILL, "nothing is written"
+        )
 
     def finish(self):
         """Stop, and fail if a write did."""
@@ -160,18 +209,25 @@ class Writer:
         step = 256
         wrong = 0
         for first in range(0, self.size // SECTOR, step):
-            wanted = [(sector, self.acknowledged[sector]) for sector in range(first, first + step)
-                      if sector in self.acknowledged]
+            wanted = [
+                (sector, self.acknowledged[sector])
+                for sector in range(first, first + step)
+                if sector in self.acknowledged
+            ]
             if wanted:
                 data = bytes(client.read(first * SECTOR, step * SECTOR))
-                wrong += sum(data[(sector - first) * SECTOR:(sector - first + 1) * SECTOR] != self.pattern(sector, number)
-                             for sector, number in wanted)
+                wrong += sum(
+                    data[(sector - first) * SECTOR : (sector - first + 1) * SECTOR]
+                    != self.pattern(sector, number)
+                    for sector, number in wanted
+                )
         client.disconnect()
         return wrong
 
 
 class Relay:
-    """Passes bytes between a unix socket and another one; can be held (as a target that hangs) and cut."""
+    """Passes bytes between a unix socket and another one; can be held (as a target that hangs) and
+    cut."""
 
     def __init__(self, path, target):
         self.path = path

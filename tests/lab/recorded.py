@@ -1,4 +1,7 @@
-"""docs/facts/recorded: what a real xapi was asked and answered, for the tests that hold the lab's against it."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""docs/facts/recorded: what a real xapi was asked and answered, for the tests that hold the lab's
+against it."""
+
 import os
 import xmlrpc.client
 
@@ -35,7 +38,8 @@ def failure(name):
 
 
 def shape(answer, depth=1):
-    """Of what an answer consists: the types in it, with the keys of structs down to `depth` (of maps below that only their kinds)."""
+    """Of what an answer consists: the types in it, with the keys of structs down to `depth` (of
+    maps below that only their kinds)."""
     if isinstance(answer, dict):
         return {key: shape(item, depth - 1) for key, item in answer.items()} if depth else "map"
     if isinstance(answer, list):

@@ -1,16 +1,20 @@
-"""A pool of one host, for the tests of sm and MirrorSR: its drivers are run as the product runs them."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A pool of one host, for the tests of sm and MirrorSR: its drivers are run as the product runs
+them."""
+
 import contextlib
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from lab.pools import topology
 from lab.pools.lab import Lab
 from lab.pools.roots import REPOSITORY
-from storage_motion.dom0 import smapi, tapctl
+from storage_motion.dom0 import tapctl
+from storage_motion.sm import smapi
+from tests.eventually import eventually
 
 PLAN = (topology.PoolPlan("A", ("a1",), False),)
 SIZE = 64 << 20
@@ -36,17 +40,32 @@ class SmHost(object):
 
     def create(self, sr, name="disk", size=SIZE):
         """A VDI; its ref."""
-        return self.xapi.VDI.create({
-            "SR": sr, "virtual_size": str(size), "type": "user", "name_label": name, "name_description": "",
-            "sharable": False, "read_only": False, "other_config": {}, "tags": [], "xenstore_data": {}, "sm_config": {}})
+        return self.xapi.VDI.create(
+            {
+                "SR": sr,
+                "virtual_size": str(size),
+                "type": "user",
+                "name_label": name,
+                "name_description": "",
+                "sharable": False,
+                "read_only": False,
+                "other_config": {},
+                "tags": [],
+                "xenstore_data": {},
+                "sm_config": {},
+            }
+        )
 
     def call(self, vdi, command, *args, **options):
         """Run a driver's command on a VDI."""
-        return smapi.call(self.session, self.xapi.VDI.get_SR(vdi), command, vdi_ref=vdi, args=args, **options)
+        return smapi.call(
+            self.session, self.xapi.VDI.get_SR(vdi), command, vdi_ref=vdi, args=args, **options
+        )
 
     @contextlib.contextmanager
     def session_of_a_driver(self, sr):
-        """With the rights that xapi gives the session of a driver of this SR, and no other: to set what only SM may."""
+        """With the rights that xapi gives the session of a driver of this SR, and no other: to set
+        what only SM may."""
         self.xapi.session.add_to_other_config(self.session.handle, "_sm_session", sr)
         try:
             yield
@@ -64,10 +83,20 @@ class SmHost(object):
         self.call(vdi, "vdi_deactivate", driver="FileSR")
         self.call(vdi, "vdi_detach", driver="FileSR")
 
+    def destroy_all(self):
+        """Every VDI, active or not; then have SM look at the fast SR."""
+        for vdi, record in self.xapi.VDI.get_all_records_where('field "managed" = "true"').items():
+            if any(key.startswith("host_") for key in record["sm_config"]):
+                self.deactivate(vdi)
+            self.xapi.VDI.destroy(vdi)
+        self.xapi.SR.scan(self.fast)
+
     def socket(self, vdi):
         """The NBD socket with which it is active."""
         sr = self.xapi.SR.get_uuid(self.xapi.VDI.get_SR(vdi))
-        return os.readlink("%s/run/blktap-control/nbd/%s/%s" % (self.root, sr, self.xapi.VDI.get_uuid(vdi)))
+        return os.readlink(
+            "%s/run/blktap-control/nbd/%s/%s" % (self.root, sr, self.xapi.VDI.get_uuid(vdi))
+        )
 
     def tapdisks(self):
         """The tapdisks that run."""
@@ -79,25 +108,30 @@ class SmHost(object):
 
     def tags(self, vdi):
         """sm_config's keys of activation."""
-        return {key: value for key, value in self.xapi.VDI.get_sm_config(vdi).items()
-                if key not in ("vhd-parent", "image-format")}
+        return {
+            key: value
+            for key, value in self.xapi.VDI.get_sm_config(vdi).items()
+            if key not in ("vhd-parent", "image-format")
+        }
 
 
 def io(socket, *commands, **options):
     """Run qemu-io commands on an NBD socket. Fails if one does, or a pattern differs.
 
-    The lab's tapdisk takes no new connections while it is paused, so connecting is tried again, for a while.
+    The lab's tapdisk takes no new connections while it is paused, so connecting is tried again, for
+    a while.
     """
     line = ["qemu-io", "-f", "raw"] + (["-r"] if options.get("readonly") else [])
     for command in commands:
         line += ["-c", command]
-    deadline = time.monotonic() + CONNECT_BOUND
-    while True:
-        done = subprocess.run(line + ["nbd+unix:///tapdisk_client?socket=" + socket], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=60)
-        said = done.stdout.decode()
-        if "Failed to connect" not in said or time.monotonic() > deadline:
-            break
+    line.append("nbd+unix:///tapdisk_client?socket=" + socket)
+
+    def connected():
+        done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+        return None if b"Failed to connect" in done.stdout else done
+
+    done = eventually(connected, "a connection to " + socket, CONNECT_BOUND)
+    said = done.stdout.decode()
     assert done.returncode == 0 and "failed" not in said, said
 
 
@@ -109,7 +143,9 @@ def host(request):
     with Lab(PLAN, release=release, python=python) as lab:
         made = SmHost(lab)
         os.environ["SXM_ROOT"] = made.root
-        os.environ["PATH"] = os.pathsep.join([made.root + "/usr/sbin", made.root + "/usr/bin", kept["PATH"]])
+        os.environ["PATH"] = os.pathsep.join(
+            [made.root + "/usr/sbin", made.root + "/usr/bin", kept["PATH"]]
+        )
         try:
             yield made
         finally:

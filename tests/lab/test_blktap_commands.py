@@ -1,13 +1,18 @@
-"""The lab's tap-ctl answers as the real one (facts/tapdisk-and-sm.md, section 2): rows, states, exit codes, files."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The lab's tap-ctl answers as the real one (docs/facts/tapdisk-and-sm.md, section 2): rows,
+states, exit codes, files."""
+
 import json
 import os
 import signal
+import socket
 import stat
+import threading
 
-import blktap_lab as lab
 import pytest
 
-from lab.blktap import install, records
+import blktap_lab as lab
+from lab.blktap import install, qmp, records
 from storage_motion.dom0 import tapctl
 
 
@@ -22,6 +27,7 @@ def root(monkeypatch):
 def ctl(root):
     def run(*arguments, **environment):
         return lab.tap_ctl(root, *arguments, **environment)
+
     return run
 
 
@@ -39,13 +45,19 @@ def test_manual_steps_and_their_rows(root, ctl):
     assert ctl("attach", "-p", pid, "-m", 0) == (0, "", "")
     assert ctl("list")[1] == "pid=%s minor=0 state=0\n" % pid
     assert failed(ctl("attach", "-p", pid, "-m", 0), 22)
-    assert ctl("stats", "-p", pid, "-m", 0)[1].startswith('{ "name": "(null)", "secs": [ 0, 0 ], "images": [  ]')
+    assert ctl("stats", "-p", pid, "-m", 0)[1].startswith(
+        '{ "name": "(null)", "secs": [ 0, 0 ], "images": [  ]'
+    )
     assert failed(ctl("free", "-m", 0), 11)
     assert ctl("open", "-p", pid, "-m", 0, "-a", args) == (0, "", "")
     assert ctl("list")[1] == "pid=%s minor=0 state=0 args=%s\n" % (pid, args)
     assert failed(ctl("open", "-p", pid, "-m", 0, "-a", args), 114)
     code, out, err = ctl("detach", "-p", pid, "-m", 0)
-    assert (code, out, err) == (22, "got unexpected result 'error' from %s\n" % pid, "Invalid argument\n")
+    assert (code, out, err) == (
+        22,
+        "got unexpected result 'error' from %s\n" % pid,
+        "Invalid argument\n",
+    )
     assert ctl("close", "-p", pid, "-m", 0) == (0, "", "")
     assert ctl("list")[1] == "pid=%s minor=0 state=0x2\n" % pid
     assert ctl("detach", "-p", pid, "-m", 0) == (0, "", "")
@@ -58,11 +70,11 @@ def test_manual_steps_and_their_rows(root, ctl):
 def test_create_pause_unpause_destroy(root, ctl):
     args = lab.image(root + "/a.qcow2")
     assert ctl("create", "-a", args) == (0, root + "/run/blktap-control/tapdisk/tapdisk-0\n", "")
-    vbd, = tapctl.list()
+    (vbd,) = tapctl.list()
     of = ("-p", vbd.pid, "-m", 0)
     assert failed(ctl("unpause", *of), 22)
     assert ctl("pause", *of)[0] == 0
-    assert lab.state(vbd) == 0x2a
+    assert lab.state(vbd) == 0x2A
     assert tapctl.stats(vbd)["images"] == []
     assert '"images": [  ], "FIXME' in ctl("stats", *of)[1]
     assert ctl("pause", *of)[0] == 0
@@ -72,7 +84,11 @@ def test_create_pause_unpause_destroy(root, ctl):
     assert failed(ctl("unpause", "-p", vbd.pid, "-m", 7), 19)
     assert ctl("stats", "-p", vbd.pid, "-m", 7) == (0, "\n\n", "")
     code, out, err = ctl("pause", "-t", 5, *of)
-    assert (code, out) == (22, "") and err.startswith("usage: pause") and err.endswith("Invalid argument\n")
+    assert (
+        (code, out) == (22, "")
+        and err.startswith("usage: pause")
+        and err.endswith("Invalid argument\n")
+    )
     ctl("pause", *of)
     assert ctl("destroy", *of) == (0, "", "")
     assert ctl("list") == (0, "", "")
@@ -87,15 +103,25 @@ def test_stats_are_in_tapdisks_spelling(root, ctl):
     code, out, _ = ctl("stats", "-p", vbd.pid, "-m", vbd.minor)
 
     def shown(name):
-        return ('{ "name": "%s", "hits": [ 0, 0 ], "fail": [ 0, 0 ], "driver": { "type": 6, "name": "qcow2", "status": null } }'
-                % name)
-    assert (code, out) == (0, (
-        '{ "name": "qcow2:%s", "secs": [ 0, 0 ], "images": [ %s, %s ], "FIXME_enospc_redirect_count": 0, "nbd_mirror_failed": 0, '
-        '"reqs_outstanding": 0, "read_caching": "false" }\n\n') % (leaf, shown(leaf), shown(base)))
+        return (
+            '{ "name": "%s", "hits": [ 0, 0 ], "fail": [ 0, 0 ], "driver": { "type": 6, "name": "qcow2", "status": null } }'  # noqa: E501
+            % name
+        )
+
+    assert (code, out) == (
+        0,
+        (
+            '{ "name": "qcow2:%s", "secs": [ 0, 0 ], "images": [ %s, %s ], "FIXME_enospc_redirect_count": 0, "nbd_mirror_failed": 0, '  # noqa: E501
+            '"reqs_outstanding": 0, "read_caching": "false" }\n\n'
+        )
+        % (leaf, shown(leaf), shown(base)),
+    )
     json.loads(out)
 
 
-@pytest.mark.parametrize("command", ["attach", "detach", "close", "pause", "unpause", "stats", "destroy"])
+@pytest.mark.parametrize(
+    "command", ["attach", "detach", "close", "pause", "unpause", "stats", "destroy"]
+)
 def test_a_pid_that_is_none(ctl, command):
     assert failed(ctl(command, "-p", 4194300, "-m", 0), 2)
     assert ctl("list", "-p", 4194300) == (0, "", "")
@@ -109,7 +135,9 @@ def test_a_killed_tapdisk_leaves_its_sockets_and_is_recovered(root, ctl):
     os.kill(vbd.pid, signal.SIGKILL)
     writer.stop()
     assert ctl("list")[1] == "minor=0\n"
-    assert os.path.exists(tapctl.nbd_socket(vbd)) and os.path.exists(root + "/run/blktap-control/ctl%d" % vbd.pid)
+    assert os.path.exists(tapctl.nbd_socket(vbd)) and os.path.exists(
+        root + "/run/blktap-control/ctl%d" % vbd.pid
+    )
     assert failed(ctl("pause", "-p", vbd.pid, "-m", 0), 111)
     assert failed(ctl("stats", "-p", vbd.pid, "-m", 0), 111)
     assert ctl("list", "-p", vbd.pid) == (0, "", "")
@@ -119,7 +147,10 @@ def test_a_killed_tapdisk_leaves_its_sockets_and_is_recovered(root, ctl):
     assert writer.missing(tapctl.nbd_socket(again)) == 0
 
 
-@pytest.mark.parametrize("args, code", [("qcow2:/nowhere", 2), ("aio:/nowhere", 2), ("what:/nowhere", 2), ("nocolon", 22)])
+@pytest.mark.parametrize(
+    "args, code",
+    [("qcow2:/nowhere", 2), ("aio:/nowhere", 2), ("what:/nowhere", 2), ("nocolon", 22)],
+)
 def test_create_of_what_is_not_there(ctl, args, code):
     assert failed(ctl("create", "-a", args), code)
     assert ctl("list")[1] == ""
@@ -132,8 +163,16 @@ def test_create_of_what_is_no_image(root, ctl):
     assert install.stop_all(root) == []
 
 
-@pytest.mark.parametrize("options", [("-a", "vhd:/x"), ("-a", "qcow2:/x", "-e", "1"), ("-a", "qcow2:/x", "-s"),
-                                     ("-a", "qcow2:/x", "-C", "/log"), ("-a", "qcow2:/x", "-t", "3")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-a", "vhd:/x"),
+        ("-a", "qcow2:/x", "-e", "1"),
+        ("-a", "qcow2:/x", "-s"),
+        ("-a", "qcow2:/x", "-C", "/log"),
+        ("-a", "qcow2:/x", "-t", "3"),
+    ],
+)
 def test_what_is_not_imitated_is_refused_loudly(ctl, options):
     code, out, err = ctl("create", *options)
     assert code == 95 and out == "" and "not imitated" in err
@@ -155,7 +194,7 @@ def test_an_unpause_onto_a_missing_file_takes_ten_seconds_and_can_be_repaired(ro
     with tapctl.poked(vbd.pid):
         tapctl.pause(vbd)
     assert failed(ctl("unpause", "-p", vbd.pid, "-m", 0, "-a", "qcow2:%s/nowhere" % root), 2)
-    assert lab.state(vbd) == 0x22a
+    assert lab.state(vbd) == 0x22A
     assert ctl("unpause", "-p", vbd.pid, "-m", 0, "-a", "qcow2:" + leaf)[0] == 0
     assert lab.state(vbd) == 0
     writer.wait_for_writes()
@@ -170,12 +209,13 @@ def test_an_unpause_onto_another_size_is_refused(root, ctl):
     other = lab.image(root + "/b.qcow2", size=8 * lab.MIB)
     ctl("pause", "-p", vbd.pid, "-m", 0)
     assert failed(ctl("unpause", "-p", vbd.pid, "-m", 0, "-a", other), 124)
-    assert (lab.state(vbd), tapctl.list()[0].args) == (0x22a, other)
+    assert (lab.state(vbd), tapctl.list()[0].args) == (0x22A, other)
     assert ctl("unpause", "-p", vbd.pid, "-m", 0, "-a", args)[0] == 0
 
 
 def test_nothing_is_locked(root):
-    """The same file twice for writing, the base of a chain for reading; and qemu-img may look at all of them."""
+    """The same file twice for writing, the base of a chain for reading; and qemu-img may look at
+    all of them."""
     base, leaf = root + "/base.qcow2", root + "/leaf.qcow2"
     lab.image(base)
     args = lab.image(leaf, parent=base)
@@ -205,3 +245,24 @@ def test_raw_images(root):
 def test_the_control_directory_is_private(root, ctl):
     ctl("allocate")
     assert stat.S_IMODE(os.stat(root + "/run/blktap-control").st_mode) == 0o700
+
+
+def test_a_monitor_that_tells_of_an_event_before_it_greets(tmp_path):
+    event = {"event": "JOB_STATUS_CHANGE", "data": {"id": "job", "status": "concluded"}}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "ctl"))
+        listener.listen(1)
+
+        def serve():
+            with listener.accept()[0] as daemon:
+                for message in (event, {"QMP": {}}):
+                    daemon.sendall(json.dumps(message).encode() + b"\n")
+                assert json.loads(daemon.makefile().readline()) == {"execute": "qmp_capabilities"}
+                daemon.sendall(b'{"return": {}}\n')
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with qmp.Monitor(str(tmp_path / "ctl"), 20.0) as monitor:
+            monitor.wait_for_event("JOB_STATUS_CHANGE", "job")
+        thread.join(20.0)
+    assert not thread.is_alive()

@@ -1,16 +1,20 @@
-"""The lab's tapdisk under a guest that writes: pause, snapshot, and a mirror that is told apart from one that fails silently."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The lab's tapdisk under a guest that writes: pause, snapshot, and a mirror that is told apart
+from one that fails silently."""
+
 import os
 import signal
 import subprocess
 import threading
 import time
 
-import blktap_lab as lab
 import pytest
 
-from storage_motion.data import nbd_client
+import blktap_lab as lab
 from storage_motion.dom0 import tapctl
 from storage_motion.errors import ConnectionLost, RequestFailed
+from storage_motion.wire import nbd_client
+from tests.eventually import eventually, never
 
 
 @pytest.fixture
@@ -46,7 +50,9 @@ def cycle(vbd, args=None, secondary=None):
 
 def start_pause(root, vbd):
     """A `tap-ctl pause` that runs beside the test."""
-    return subprocess.Popen([root + "/usr/sbin/tap-ctl", "pause", "-p", str(vbd.pid), "-m", str(vbd.minor)])
+    return subprocess.Popen(
+        [root + "/usr/sbin/tap-ctl", "pause", "-p", str(vbd.pid), "-m", str(vbd.minor)]
+    )
 
 
 def nbd(socket):
@@ -62,10 +68,13 @@ def test_a_pause_holds_every_write_and_loses_none(root, source, writer):
         writer.wait_for_writes(30)
         with tapctl.poked(source.pid):
             tapctl.pause(source)
-        assert lab.state(source) == 0x2a
+        assert lab.state(source) == 0x2A
         held = writer.writes
-        time.sleep(0.1)
-        assert writer.writes - held <= 3, "more than the replies that were on their way"
+        never(
+            lambda held=held: writer.writes - held > 3,
+            "more than the replies that were on their way",
+            0.1,
+        )
         tapctl.unpause(source)
     writer.wait_for_writes()
     writer.finish()
@@ -86,7 +95,8 @@ def test_a_read_only_disk_can_be_paused_and_not_written(root):
 
 
 def test_snapshot_mirror_and_copy_give_the_same_disk(root, source, target, writer):
-    """A snapshot while paused, its leaf mirrored; the snapshot, open read-only beside, has what was written before."""
+    """A snapshot while paused, its leaf mirrored; the snapshot, open read-only beside, has what was
+    written before."""
     writer.wait_for_writes(200)
     with tapctl.poked(source.pid):
         tapctl.pause(source)
@@ -94,14 +104,21 @@ def test_snapshot_mirror_and_copy_give_the_same_disk(root, source, target, write
     snapshot, leaf = root + "/source.qcow2", root + "/leaf.qcow2"
     tapctl.unpause(source, lab.image(leaf, parent=snapshot), nbd(tapctl.nbd_socket(target)))
     assert lab.mirror_of(source) == tapctl.nbd_socket(target)
-    assert [shown["name"] for shown in tapctl.stats(source)["images"]] == [leaf, tapctl.nbd_socket(target), snapshot]
+    assert [shown["name"] for shown in tapctl.stats(source)["images"]] == [
+        leaf,
+        tapctl.nbd_socket(target),
+        snapshot,
+    ]
     writer.wait_for_writes(200)
     frozen = tapctl.create("qcow2:" + snapshot, readonly=True)
     reader = nbd_client.connect(tapctl.nbd_socket(frozen))
     for sector, number in list(before.items())[::97]:
         found = bytes(reader.read(sector * 512, 512))
         # a write that was not yet acknowledged at the pause may be in the snapshot already
-        assert found == writer.pattern(sector, number) or int.from_bytes(found[8:16], "little") > number
+        assert (
+            found == writer.pattern(sector, number)
+            or int.from_bytes(found[8:16], "little") > number
+        )
     reader.disconnect()
     tapctl.destroy(frozen)
     writer.wait_for_writes(100)
@@ -109,10 +126,16 @@ def test_snapshot_mirror_and_copy_give_the_same_disk(root, source, target, write
     cycle(source, secondary="null")
     tapctl.destroy(source)
     # every write since the snapshot reached the target: put over the snapshot, it is the source
-    wrong = [sector for sector in range(writer.size // 512) if writer.acknowledged.get(sector) != before.get(sector)]
+    wrong = [
+        sector
+        for sector in range(writer.size // 512)
+        if writer.acknowledged.get(sector) != before.get(sector)
+    ]
     client = nbd_client.connect(tapctl.nbd_socket(target))
-    assert wrong and all(bytes(client.read(sector * 512, 512)) == writer.pattern(sector, writer.acknowledged[sector])
-                         for sector in wrong)
+    assert wrong and all(
+        bytes(client.read(sector * 512, 512)) == writer.pattern(sector, writer.acknowledged[sector])
+        for sector in wrong
+    )
     client.disconnect()
     assert writer.stall < 30
 
@@ -134,7 +157,7 @@ def test_a_mirror_from_the_beginning_makes_an_equal_image(root, source, target):
 def test_create_with_a_secondary(root, target):
     args = lab.image(root + "/source.qcow2")
     assert lab.tap_ctl(root, "create", "-a", args, "-2", nbd(tapctl.nbd_socket(target)))[0] == 0
-    source, = tapctl.find(root + "/source.qcow2")
+    (source,) = tapctl.find(root + "/source.qcow2")
     assert lab.mirror_of(source) == tapctl.nbd_socket(target)
     tapctl.destroy(source)
     assert lab.tap_ctl(root, "create", "-a", args, "-2", "vhd:/x")[0] == 95
@@ -160,10 +183,25 @@ def test_a_mirror_by_tcp(root, source):
     other = root + "/other.qcow2"
     lab.image(other)
     listening = lab.free_port()
-    server = subprocess.Popen(["qemu-nbd", "-t", "-e", "8", "-f", "qcow2", "-x", "tapdisk_client", "-b", "127.0.0.1",
-                               "-p", str(listening), other])
+    server = subprocess.Popen(
+        [
+            "qemu-nbd",
+            "-t",
+            "-e",
+            "8",
+            "-f",
+            "qcow2",
+            "-x",
+            "tapdisk_client",
+            "-b",
+            "127.0.0.1",
+            "-p",
+            str(listening),
+            other,
+        ]
+    )
     try:
-        lab.wait_until(lambda: lab.listens(listening))
+        eventually(lambda: lab.listens(listening), "qemu-nbd listens")
         cycle(source, secondary="nbd:127.0.0.1:%d" % listening)
         assert lab.mirror_of(source) == "127.0.0.1:%d" % listening
         cycle(source, secondary="null")
@@ -176,7 +214,7 @@ def test_a_target_that_dies_is_not_felt(source, target, writer):
     cycle(source, secondary=nbd(tapctl.nbd_socket(target)))
     writer.wait_for_writes()
     os.kill(target.pid, signal.SIGKILL)
-    lab.wait_until(lambda: lab.mirror_of(source) is None)
+    eventually(lambda: lab.mirror_of(source) is None, "the mirror is given up")
     assert failed_flag(source) == 1
     writer.wait_for_writes(100)
     cycle(source, secondary="null")
@@ -190,7 +228,7 @@ def test_the_failure_stays_until_null(root, source, target, writer):
     relay = lab.Relay(root + "/relay", tapctl.nbd_socket(target))
     cycle(source, secondary=nbd(relay.path))
     relay.cut()
-    lab.wait_until(lambda: failed_flag(source))
+    eventually(lambda: failed_flag(source), "the failure is told")
     relay = lab.Relay(root + "/relay", tapctl.nbd_socket(target))
     try:
         cycle(source)
@@ -202,7 +240,9 @@ def test_the_failure_stays_until_null(root, source, target, writer):
     writer.finish()
 
 
-def test_a_target_that_hangs_stalls_the_guest_until_its_endpoint_closes(root, source, target, writer):
+def test_a_target_that_hangs_stalls_the_guest_until_its_endpoint_closes(
+    root, source, target, writer
+):
     relay = lab.Relay(root + "/relay", tapctl.nbd_socket(target))
     cycle(source, secondary=nbd(relay.path))
     writer.wait_for_writes()
@@ -210,14 +250,14 @@ def test_a_target_that_hangs_stalls_the_guest_until_its_endpoint_closes(root, so
     writer.wait_for_stillness()
     assert tapctl.stats(source)["reqs_outstanding"] >= 1 and failed_flag(source) == 0
     asking = start_pause(root, source)
-    lab.wait_until(lambda: lab.state(source) == 0x14)
-    time.sleep(0.2)
-    assert lab.state(source) == 0x14
+    eventually(lambda: lab.state(source) == 0x14, "the pause is asked for")
+    never(lambda: lab.state(source) != 0x14, "the pause does not wait", 0.2)
     assert tapctl.stats(source)["reqs_outstanding"] >= 1, "stats answer while a pause waits"
     asking.kill()
     asking.wait(60)
     relay.cut()
-    lab.wait_until(lambda: lab.state(source) == 0x2a)       # also without whoever asked for it
+    # also without whoever asked for it
+    eventually(lambda: lab.state(source) == 0x2A, "the disk is paused")
     tapctl.unpause(source, secondary="null")
     writer.wait_for_writes()
     writer.finish()
@@ -268,9 +308,21 @@ def test_a_target_of_another_size_fails_silently(root, source):
 
 def test_a_target_that_refuses_the_handshake_fails_silently(root, source):
     lab.image(root + "/other.qcow2")
-    server = subprocess.Popen(["qemu-nbd", "-t", "-f", "qcow2", "-x", "another", "-k", root + "/refuses", root + "/other.qcow2"])
+    server = subprocess.Popen(
+        [
+            "qemu-nbd",
+            "-t",
+            "-f",
+            "qcow2",
+            "-x",
+            "another",
+            "-k",
+            root + "/refuses",
+            root + "/other.qcow2",
+        ]
+    )
     try:
-        lab.wait_until(lambda: os.path.exists(root + "/refuses"))
+        eventually(lambda: os.path.exists(root + "/refuses"), "qemu-nbd listens")
         cycle(source, secondary=nbd(root + "/refuses"))
         assert lab.mirror_of(source) is None and failed_flag(source) == 0
     finally:
@@ -278,7 +330,9 @@ def test_a_target_that_refuses_the_handshake_fails_silently(root, source):
         server.wait(60)
 
 
-@pytest.mark.parametrize("secondary", ["nbd:%s/nobody", "nbd:127.0.0.1:1", "nbd:name-of-a-passed-fd"])
+@pytest.mark.parametrize(
+    "secondary", ["nbd:%s/nobody", "nbd:127.0.0.1:1", "nbd:name-of-a-passed-fd"]
+)
 def test_a_target_where_nobody_listens_fails_with_the_flag_only(root, source, writer, secondary):
     cycle(source, secondary=secondary.replace("%s", root))
     assert lab.mirror_of(source) is None and failed_flag(source) == 1
@@ -290,9 +344,8 @@ def test_a_withheld_reply_needs_a_poke(root, source, writer, monkeypatch):
     writer.wait_for_writes()
     monkeypatch.setenv("LAB_TAPDISK_PAUSE_REPLY", "withheld")
     asking = start_pause(root, source)
-    lab.wait_until(lambda: lab.record(root, source).state == 0x2a)
-    time.sleep(0.3)
-    assert asking.poll() is None, "the pause is done, only its reply stays out"
+    eventually(lambda: lab.record(root, source).state == 0x2A, "the disk is paused")
+    never(lambda: asking.poll() is not None, "the reply has come", 0.3)
     tapctl.unpause(source)
     asking.wait(60)
     writer.wait_for_writes()
@@ -307,7 +360,7 @@ def test_the_habit_can_be_chosen_in_the_root(root, source):
     with open(root + "/etc/lab-tapdisk-pause-reply", "w") as switch:
         switch.write("withheld\n")
     asking = start_pause(root, source)
-    lab.wait_until(lambda: os.path.exists(lab.reply_fifo(root, source)))
+    eventually(lambda: os.path.exists(lab.reply_fifo(root, source)), "the reply stays out")
     tapctl.unpause(source)
     assert asking.wait(60) == 0
     with open(root + "/etc/lab-tapdisk-pause-reply", "w") as switch:
@@ -318,13 +371,14 @@ def test_the_habit_can_be_chosen_in_the_root(root, source):
 def test_by_itself_the_reply_stays_out_sometimes_under_io_and_never_without(root, source):
     def stays_out():
         asking = start_pause(root, source)
-        lab.wait_until(lambda: asking.poll() is not None or os.path.exists(fifo))
+        eventually(lambda: asking.poll() is not None or os.path.exists(fifo), "one or the other")
         out = asking.poll() is None
         tapctl.unpause(source)
-        asking.wait(60)     # the unpause has woken it
+        asking.wait(60)  # the unpause has woken it
         return out
+
     fifo = lab.reply_fifo(root, source)
-    assert not any([stays_out() for _ in range(5)])
+    assert not any(stays_out() for _ in range(5))
     writer = lab.Writer(tapctl.nbd_socket(source))
     answers = []
     while len(answers) < 60 and len(set(answers)) < 2:
@@ -337,10 +391,10 @@ def test_by_itself_the_reply_stays_out_sometimes_under_io_and_never_without(root
 def test_a_tap_ctl_that_is_killed_still_pauses(root, source, writer):
     writer.wait_for_writes()
     asking = start_pause(root, source)
-    lab.wait_until(lambda: lab.record(root, source).state != 0)
+    eventually(lambda: lab.record(root, source).state != 0, "the pause is asked for")
     asking.kill()
     asking.wait(60)
-    lab.wait_until(lambda: lab.state(source) == 0x2a)
+    eventually(lambda: lab.state(source) == 0x2A, "the disk is paused")
     tapctl.unpause(source)
     writer.wait_for_writes()
     writer.finish()

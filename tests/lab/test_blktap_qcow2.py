@@ -1,27 +1,24 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What XCP-ng's tapdisk does to the clients of a QCOW2 disk, and that ours bear it
-(facts/xcp-ng-8.3.md, 3 and 4)."""
+(docs/facts/xcp-ng-8.3.md, 3 and 4)."""
+
 import os
 import socket
 import subprocess
 import threading
+import time
 
-import blktap_lab as lab
 import pytest
 
+import blktap_lab as lab
+from blktap_lab import xcpng_root as root  # noqa: F401
 from lab.blktap import nbd_server
-from storage_motion.data import nbd, nbd_client
 from storage_motion.dom0 import blktap, tapctl
 from storage_motion.errors import ConnectionLost
+from storage_motion.wire import nbd, nbd_client
+from tests.eventually import eventually
 
-PATIENCE = 3.0      # seconds after which what should stall is taken for stalled
-
-
-@pytest.fixture
-def root(monkeypatch):
-    with lab.root_with_tap_ctl() as path:
-        monkeypatch.setenv("SXM_ROOT", path)
-        nbd_server.choose(path, nbd_server.STALLS)
-        yield path
+PATIENCE = 3.0  # seconds after which what should stall is taken for stalled
 
 
 @pytest.fixture
@@ -55,22 +52,43 @@ def test_six_in_flight_are_served_and_read_back(vbd):
 
 def test_eight_in_flight_stall_for_good_until_it_is_poked(vbd):
     client = connect(vbd, 8)
-    done = threading.Event()
+    answered, enough = [], threading.Event()
 
-    def all_of_them():
-        write(client, 200)
-        done.set()
-    thread = threading.Thread(target=all_of_them)
+    def keep_it_full():
+        """On a busy machine it takes a while until all eight are there at a time."""
+        while not enough.is_set():
+            while not client.full:
+                client.start_write(len(answered) % 1000 * 512, b"%512d" % len(answered))
+            client.reap()
+            answered.append(None)
+        while client.in_flight:
+            client.reap()
+
+    thread = threading.Thread(target=keep_it_full)
     thread.start()
-    assert not done.wait(PATIENCE)
+    eventually(standing_still(answered), "it stalls")
+    stalled = len(answered)
     other = connect(vbd, 1)
     write(other, 20)
     other.close()
-    assert not done.is_set(), "another connection is served, and does not wake it"
+    assert len(answered) == stalled, "another connection is served, and does not wake it"
+    enough.set()
     with tapctl.poked(vbd.pid):
-        assert done.wait(60)
-    thread.join()
+        eventually(lambda: not thread.is_alive(), "it goes on")
+    assert len(answered) > stalled
     client.close()
+
+
+def standing_still(answered):
+    """A condition: there have been no more of `answered` for PATIENCE seconds."""
+    seen = [len(answered), time.monotonic()]
+
+    def condition():
+        if len(answered) != seen[0]:
+            seen[:] = len(answered), time.monotonic()
+        return time.monotonic() - seen[1] > PATIENCE
+
+    return condition
 
 
 def test_a_pause_and_a_close_in_mid_traffic(root, vbd):
@@ -97,7 +115,9 @@ def test_one_that_is_killed_takes_its_server_along(root, vbd):
     with pytest.raises(ConnectionLost):
         write(client, 1)
     (server,) = nbd_server.all_of(root)
-    lab.wait_until(lambda: not os.path.exists("/proc/%d" % server) or zombie(server))
+    eventually(
+        lambda: not os.path.exists("/proc/%d" % server) or zombie(server), "its server is gone"
+    )
     with pytest.raises(ConnectionLost):
         connect(vbd, 1)
 
@@ -117,7 +137,7 @@ def test_of_the_older_build_two_in_flight_kill_it_and_one_does_not(root):
     client = connect(vbd, 2)
     with pytest.raises(ConnectionLost):
         write(client, 100)
-    lab.wait_until(lambda: not tapctl.list(pid=vbd.pid))
+    eventually(lambda: not tapctl.list(pid=vbd.pid), "it is dead")
 
 
 def test_block_status_is_never_answered_and_the_disk_cannot_be_paused_any_more(root, vbd):

@@ -1,4 +1,7 @@
-"""The lab's garbage collector of SM: what it removes and merges, what forbids it, and that no leaf ever reads anything else for it."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The lab's garbage collector of SM: what it removes and merges, what forbids it, and that no leaf
+ever reads anything else for it."""
+
 import contextlib
 import fcntl
 import glob
@@ -8,58 +11,41 @@ import threading
 
 import pytest
 
-from blktap_lab import Writer, wait_until
-from sm_host import host, io  # noqa: F401 - `host` is a fixture
+import chain_of_images
+from blktap_lab import Writer
+from sm_collector import BOUND, collect, log_of, run
+from sm_host import host, io  # noqa: F401
+from tests.eventually import eventually
 
-BOUND = 120.0  # seconds for one run of the collector
+READS = chain_of_images.reads(3)
 
 
 @pytest.fixture
-def disk(host):  # noqa: F811
+def disk(host):
     """A VDI that is not active. The SR is empty, and allows all, before and after."""
     with open(host.root + "/etc/lab-tapdisk-pause-reply", "w") as habit:
         habit.write("prompt")  # nobody pokes a tapdisk here
     yield host.create(host.fast)
     host.xapi.SR.set_other_config(host.fast, {})
-    for ref, record in host.xapi.VDI.get_all_records_where('field "managed" = "true"').items():
-        if any(key.startswith("host_") for key in record["sm_config"]):
-            host.deactivate(ref)
-        host.xapi.VDI.destroy(ref)
-    host.xapi.SR.scan(host.fast)
+    host.destroy_all()
     assert host.images("fast") == [] and host.xapi.VDI.get_all() == []
     os.unlink(host.root + "/etc/lab-tapdisk-pause-reply")
 
 
-def run(host, *arguments):  # noqa: F811
-    """Run it as an administrator does: (exit status, what it said of errors)."""
-    done = subprocess.run((host.root + "/opt/xensource/sm/cleanup.py",) + arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=BOUND, check=False)
-    return done.returncode, done.stderr.decode()
-
-
-def collect(host):  # noqa: F811
-    """Run it on the fast SR. Fails if it does."""
-    assert run(host, "-g", "-u", host.xapi.SR.get_uuid(host.fast)) == (0, "")
-
-
-def write(host, vdi, *commands):  # noqa: F811
+def write(host, vdi, *commands):
     io(host.activate(vdi), *commands)
     host.deactivate(vdi)
 
 
-def log_of(host):  # noqa: F811
-    with open(host.root + "/var/log/SMlog") as log:
-        return log.read()
-
-
-def chain(host, disk, writer=None):  # noqa: F811
-    """Put the disk on top of two hidden images, with other data in each; the second covers some of the first."""
+def chain(host, disk, writer=None):
+    """Put the disk on top of two hidden images, with other data in each; the second covers some of
+    the first."""
     socket = None if writer else host.activate(disk)
     for number in (1, 2, 3):
         if writer:
             writer.wait_for_writes()
         else:
-            io(socket, "write -P %d %dM 1M" % (number, number), "write -P %d 0 64k" % number)
+            io(socket, *chain_of_images.writes(number))
         if number < 3:
             host.xapi.VDI.destroy(host.xapi.VDI.snapshot(disk, {}))
     if socket:
@@ -67,10 +53,7 @@ def chain(host, disk, writer=None):  # noqa: F811
     assert len(glob.glob(host.root + "/srs/fast/*.qcow2")) == 3
 
 
-READS = ("read -P 3 0 64k", "read -P 0 64k 960k", "read -P 1 1M 1M", "read -P 2 2M 1M", "read -P 3 3M 1M")
-
-
-def test_hidden_images_without_children_go(host, disk):  # noqa: F811
+def test_hidden_images_without_children_go(host, disk):
     host.xapi.SR.add_to_other_config(host.fast, "gc", "false")
     write(host, disk, "write 0 64k")
     for vdi in (host.xapi.VDI.snapshot(disk, {}), disk):
@@ -83,7 +66,7 @@ def test_hidden_images_without_children_go(host, disk):  # noqa: F811
     assert host.images("fast") == [] and host.xapi.VDI.get_all() == []
 
 
-def test_a_chain_becomes_one_image(host, disk):  # noqa: F811
+def test_a_chain_becomes_one_image(host, disk):
     chain(host, disk)
     collect(host)
     assert host.images("fast") == [host.xapi.VDI.get_uuid(disk) + ".qcow2"]
@@ -92,7 +75,7 @@ def test_a_chain_becomes_one_image(host, disk):  # noqa: F811
     write(host, disk, *READS)
 
 
-def test_a_chain_in_use_becomes_one_image_and_no_write_is_lost(host, disk):  # noqa: F811
+def test_a_chain_in_use_becomes_one_image_and_no_write_is_lost(host, disk):
     writer = Writer(host.activate(disk))
     try:
         chain(host, disk, writer)
@@ -100,7 +83,8 @@ def test_a_chain_in_use_becomes_one_image_and_no_write_is_lost(host, disk):  # n
         collect(host)
         images = glob.glob(host.root + "/srs/fast/*.qcow2")
         assert len(images) == 2, "its VDI forbids that the leaf is merged"
-        host.xapi.VDI.remove_from_other_config(disk, "leaf-coalesce")  # and not by a snapshot, which removes it, too
+        # and not by a snapshot, which removes it, too
+        host.xapi.VDI.remove_from_other_config(disk, "leaf-coalesce")
         writer.wait_for_writes()
         collect(host)
         writer.wait_for_writes()
@@ -114,7 +98,7 @@ def test_a_chain_in_use_becomes_one_image_and_no_write_is_lost(host, disk):  # n
     print("%d writes, the longest %.2f s" % (writer.writes, writer.stall))
 
 
-def test_what_has_two_children_stays(host, disk):  # noqa: F811
+def test_what_has_two_children_stays(host, disk):
     write(host, disk, "write 0 64k")
     host.xapi.VDI.snapshot(disk, {})
     before = host.images("fast")
@@ -122,7 +106,7 @@ def test_what_has_two_children_stays(host, disk):  # noqa: F811
     assert host.images("fast") == before
 
 
-def test_what_is_forbidden_is_not_done(host, disk):  # noqa: F811
+def test_what_is_forbidden_is_not_done(host, disk):
     api = host.xapi
     chain(host, disk)
     before = host.images("fast")
@@ -136,10 +120,17 @@ def test_what_is_forbidden_is_not_done(host, disk):  # noqa: F811
     assert len(before) == 3, "a leaf and a base with its mark"
     api.SR.set_other_config(host.fast, {})
     for forbid, allow in (
-            (lambda: api.VDI.add_to_other_config(disk, "leaf-coalesce", "false"), lambda: api.VDI.remove_from_other_config(disk, "leaf-coalesce")),
-            (lambda: api.VDI.set_on_boot(disk, "reset"), lambda: api.VDI.set_on_boot(disk, "persist")),
-            # somebody else's reason: it can neither be paused, nor is it unpaused
-            (lambda: api.VDI.add_to_sm_config(disk, "paused", "sxm"), lambda: api.VDI.remove_from_sm_config(disk, "paused"))):
+        (
+            lambda: api.VDI.add_to_other_config(disk, "leaf-coalesce", "false"),
+            lambda: api.VDI.remove_from_other_config(disk, "leaf-coalesce"),
+        ),
+        (lambda: api.VDI.set_on_boot(disk, "reset"), lambda: api.VDI.set_on_boot(disk, "persist")),
+        # somebody else's reason: it can neither be paused, nor is it unpaused
+        (
+            lambda: api.VDI.add_to_sm_config(disk, "paused", "sxm"),
+            lambda: api.VDI.remove_from_sm_config(disk, "paused"),
+        ),
+    ):
         forbid()
         config = host.tags(disk)
         collect(host)
@@ -148,7 +139,7 @@ def test_what_is_forbidden_is_not_done(host, disk):  # noqa: F811
     write(host, disk, *READS)
 
 
-def test_it_waits_for_an_activation_and_takes_any_relinking_away(host, disk):  # noqa: F811
+def test_it_waits_for_an_activation_and_takes_any_relinking_away(host, disk):
     chain(host, disk)
     host.xapi.SR.add_to_other_config(host.fast, "leaf-coalesce", "false")
     host.xapi.VDI.add_to_sm_config(disk, "relinking", "sxm")
@@ -156,7 +147,7 @@ def test_it_waits_for_an_activation_and_takes_any_relinking_away(host, disk):  #
     api = host.pool.session().xenapi
 
     def end_it():
-        wait_until(lambda: "activating, wait to relink" in log_of(host), BOUND)
+        eventually(lambda: "activating, wait to relink" in log_of(host), "it waits", BOUND)
         api.VDI.remove_from_sm_config(disk, "activating")
 
     ends = threading.Thread(target=end_it)
@@ -168,14 +159,19 @@ def test_it_waits_for_an_activation_and_takes_any_relinking_away(host, disk):  #
     write(host, disk, *READS)
 
 
-def test_an_interrupted_relink_is_gone_on_with(host, disk):  # noqa: F811
-    """Killed once the data was merged, and the first (here: only) child was relinked: its tag is left."""
+def test_an_interrupted_relink_is_gone_on_with(host, disk):
+    """Killed once the data was merged, and the first (here: only) child was relinked: its tag is
+    left."""
     chain(host, disk)
     host.xapi.SR.add_to_other_config(host.fast, "leaf-coalesce", "false")
     leaf, middle, root = above(host, disk)
     subprocess.check_call(["qemu-img", "commit", "-q", "-d", middle])
-    subprocess.check_call(["qemu-img", "rebase", "-q", "-u", "-F", "qcow2", "-b", os.path.basename(root), leaf])
-    with open("%s/relink_%s" % (os.path.dirname(root), os.path.basename(middle)[:-len(".qcow2")]), "w") as journal:
+    subprocess.check_call(
+        ["qemu-img", "rebase", "-q", "-u", "-F", "qcow2", "-b", os.path.basename(root), leaf]
+    )
+    with open(
+        "%s/relink_%s" % (os.path.dirname(root), os.path.basename(middle)[: -len(".qcow2")]), "w"
+    ) as journal:
         journal.write("1")
     host.xapi.VDI.add_to_sm_config(disk, "relinking", "True")
     collect(host)
@@ -184,7 +180,7 @@ def test_an_interrupted_relink_is_gone_on_with(host, disk):  # noqa: F811
     write(host, disk, *READS)
 
 
-def test_an_interrupted_leaf_coalesce_is_undone(host, disk):  # noqa: F811
+def test_an_interrupted_leaf_coalesce_is_undone(host, disk):
     """Killed when the data was merged, or one image was renamed, or both."""
     chain(host, disk)
     host.xapi.SR.add_to_other_config(host.fast, "coalesce", "false")
@@ -193,35 +189,39 @@ def test_an_interrupted_leaf_coalesce_is_undone(host, disk):  # noqa: F811
     uuid = host.xapi.VDI.get_uuid(disk)
     for renamed in (0, 1, 2):
         with open("%s/leaf_%s" % (os.path.dirname(leaf), uuid), "w") as journal:
-            journal.write(os.path.basename(middle)[:-len(".qcow2")])
+            journal.write(os.path.basename(middle)[: -len(".qcow2")])
         host.xapi.VDI.add_to_sm_config(disk, "paused", "true")
         os.unlink(middle + ".hidden")
         subprocess.check_call(["qemu-img", "commit", "-q", "-d", leaf])
-        for old, new in ((leaf, "%s/OLD_%s.qcow2" % (os.path.dirname(leaf), uuid)), (middle, leaf))[:renamed]:
+        for old, new in ((leaf, "%s/OLD_%s.qcow2" % (os.path.dirname(leaf), uuid)), (middle, leaf))[
+            :renamed
+        ]:
             os.rename(old, new)
         collect(host)
         assert host.images("fast") == before and host.tags(disk) == {}
     write(host, disk, *READS)
 
 
-def above(host, disk):  # noqa: F811
+def above(host, disk):
     """The paths of the images of a disk, from its own on."""
     found = ["%s/srs/fast/%s.qcow2" % (host.root, host.xapi.VDI.get_uuid(disk))]
     while found[-1]:
         said = subprocess.check_output(["qemu-img", "info", found[-1]]).decode()
-        backing = [line.split()[2] for line in said.splitlines() if line.startswith("backing file:")]
+        backing = [
+            line.split()[2] for line in said.splitlines() if line.startswith("backing file:")
+        ]
         found.append(os.path.join(os.path.dirname(found[0]), backing[0]) if backing else None)
     return found[:-1]
 
 
-def test_what_it_does_not_support_it_says(host):  # noqa: F811
+def test_what_it_does_not_support_it_says(host):
     for arguments in ((), ("-g",), ("-g", "-a", "-u", "x"), ("-z", "-u", "x")):
         assert run(host, *arguments)[0] == 1
     assert run(host, "-a", "-u", host.xapi.SR.get_uuid(host.fast)) == (0, "")
 
 
 @contextlib.contextmanager
-def held(host, name):  # noqa: F811
+def held(host, name):
     """A lock of the SR `fast`, as another process of sm's holds it."""
     path = "%s/var/lock/sm/%s/%s" % (host.root, host.xapi.SR.get_uuid(host.fast), name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -230,7 +230,7 @@ def held(host, name):  # noqa: F811
         yield
 
 
-def test_whether_the_collector_has_left_its_mark_on_a_disk(host):  # noqa: F811
+def test_whether_the_collector_has_left_its_mark_on_a_disk(host):
     """While it is at work, or anybody is at the SR, it may yet take it away."""
     disk = host.create(host.fast)
     assert host.call(disk, "vdi_relinking") == "none"

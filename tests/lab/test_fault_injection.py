@@ -1,4 +1,7 @@
-"""What the campaign of faults stands on: the link that can be cut and slowed down, the rules for a worker, the plan of a run."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the campaign of faults stands on: the link that can be cut and slowed down, the rules for a
+worker, the plan of a run."""
+
 import collections
 import json
 import os
@@ -10,7 +13,7 @@ import time
 
 import pytest
 
-from lab.dom0 import breakpoint, detour, scripts
+from lab.dom0 import breakpoint, relayed_movers, scripts
 from lab.pools.link import Link
 from lab.pools.roots import REPOSITORY
 from tests.e2e.moments import MOMENTS, NAMES
@@ -37,6 +40,7 @@ def echo():
             except OSError:
                 return
             threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
     threading.Thread(target=accept, daemon=True).start()
     yield server.getsockname()
     server.shutdown(socket.SHUT_RDWR)
@@ -52,7 +56,7 @@ def link(tmp_path):
 
 def over(tmp_path, target):
     """A connection to `target` as a mover's: over the relay."""
-    with open(str(tmp_path) + detour.PLACE) as stream:
+    with open(str(tmp_path) + relayed_movers.PLACE) as stream:
         connection = socket.create_connection(tuple(json.load(stream)), PATIENCE)
     connection.sendall(("%s %d\n" % target).encode())
     return connection
@@ -104,18 +108,37 @@ def test_a_slow_link(link, tmp_path, echo):
 
 
 def test_rules_of_several_names(tmp_path):
-    """A process that looks like a worker gets one signal for each rule, at its write; what has not happened is told."""
+    """A process that looks like a worker gets one signal for each rule, at its write; what has not
+    happened is told."""
     root = str(tmp_path)
     breakpoint.arm(root, MOMENTS["sync"], nth=2, signal=0, name="second")
     breakpoint.arm(root, MOMENTS["move"], before=True, signal=9, name="last")
     breakpoint.arm(root, MOMENTS["end"], name="never")
-    program = ("from storage_motion.control.journal import Journal\n"
-               "Journal.__init__ = lambda journal: setattr(journal, 'entry', {'disks': {'key': {}}}) or setattr(journal, 'path', '%s/j')\n"
-               "journal = Journal()\n"
-               "for phase in ('claim', 'sync', 'sync', 'move', 'end'): print(phase, flush=True), journal.write(phase=phase)\n" % root)
-    environment = dict(os.environ, SXM_ROOT=root, PYTHONPATH=os.pathsep.join([root + scripts.SITE_PACKAGES, REPOSITORY]))
-    done = subprocess.run([sys.executable, "-c", program, breakpoint.WORKER], stdout=subprocess.PIPE, env=environment, timeout=60)
-    assert done.returncode == -9 and done.stdout.decode().split() == ["claim", "sync", "sync", "move"]
+    program = (
+        "from storage_motion.journal.journal import Journal\n"
+        "Journal.__init__ = lambda journal: setattr(journal, 'entry', {'disks': {'key': {}}}) or "
+        "setattr(journal, 'path', '%s/j')\n"
+        "journal = Journal()\n"
+        "for phase in ('claim', 'sync', 'sync', 'move', 'end'): print(phase, flush=True), "
+        "journal.write(phase=phase)\n" % root
+    )
+    environment = dict(
+        os.environ,
+        SXM_ROOT=root,
+        PYTHONPATH=os.pathsep.join([root + scripts.SITE_PACKAGES, REPOSITORY]),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, breakpoint.WORKER],
+        stdout=subprocess.PIPE,
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode == -9 and done.stdout.decode().split() == [
+        "claim",
+        "sync",
+        "sync",
+        "move",
+    ]
     with open(root + "/j") as journal:
         assert json.load(journal)["phase"] == "sync"
     assert breakpoint.armed(root) == ["never"] == breakpoint.disarm(root)
@@ -134,4 +157,7 @@ def test_a_round_has_each_case_once():
 def test_a_seed_tells_the_whole_run():
     seeds = cases.seeds_for(700)
     assert seeds == list(range(len(seeds))) and sum(len(cases.plan(seed)) for seed in seeds) >= 700
-    assert cases.plan(3) == cases.round_of(0)[3] and cases.plan(len(cases.round_of(0)) + 3) == cases.round_of(1)[3]
+    assert (
+        cases.plan(3) == cases.round_of(0)[3]
+        and cases.plan(len(cases.round_of(0)) + 3) == cases.round_of(1)[3]
+    )

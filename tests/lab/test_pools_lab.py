@@ -1,8 +1,10 @@
-"""The whole lab: a VM starts, writes, is looked at by xe, moves by xenopsd alone, survives kills, and nothing is left."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The whole lab: a VM starts, writes, is looked at by xe, moves by xenopsd alone, survives kills,
+and nothing is left."""
+
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -10,6 +12,7 @@ from lab.pools import daemons, leftovers
 from lab.pools.lab import Lab
 from lab.pools.roots import REPOSITORY
 from lab.pools.topology import PoolPlan
+from tests.eventually import eventually
 
 MIB = 1 << 20
 
@@ -20,16 +23,28 @@ def lab():
         yield lab
 
 
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def xe(pool, *words):
-    command = [sys.executable, "-m", "lab.xe", "-s", pool.master.address, "-p", str(pool.master.https_port), "-u", "root", "-pw", pool.password]
-    return subprocess.run(command + list(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, cwd=REPOSITORY)
+    command = [
+        sys.executable,
+        "-m",
+        "lab.xe",
+        "-s",
+        pool.master.address,
+        "-p",
+        str(pool.master.https_port),
+        "-u",
+        "root",
+        "-pw",
+        pool.password,
+    ]
+    return subprocess.run(
+        command + list(words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        cwd=REPOSITORY,
+    )
 
 
 def delete(pool, vm):
@@ -40,15 +55,24 @@ def delete(pool, vm):
 
 def test_a_vm_with_two_disks_starts_writes_is_checked_and_shut_down(lab):
     pool, host = lab.pool("A"), lab.host("a1")
-    vm = pool.create_vm("web", [(pool.sr("a1", "fast"), 32 * MIB), (pool.sr("a1", "big"), 16 * MIB)])
+    vm = pool.create_vm(
+        "web", [(pool.sr("a1", "fast"), 32 * MIB), (pool.sr("a1", "big"), 16 * MIB)]
+    )
     uuid = pool.start_vm(vm, "a1")
-    until(lambda: host.guest(uuid).status()["writes_acknowledged"] > 100)
+    eventually(lambda: host.guest(uuid).status()["writes_acknowledged"] > 100, "100 writes")
     assert host.guest(uuid).check()["missing"] == 0
     status = host.guest(uuid).status()
     assert (status["missing"], status["errors"], status["foreign"]) == (0, 0, 0)
     assert leftovers.at_rest(lab) == []
     was = leftovers.footprint(pool, vm)
-    assert {text.split()[0] for text in leftovers.of_vm(pool, was)} == {"VM", "VBD", "VIF", "VDI", "image", "a1"}
+    assert {text.split()[0] for text in leftovers.of_vm(pool, was)} == {
+        "VM",
+        "VBD",
+        "VIF",
+        "VDI",
+        "image",
+        "a1",
+    }
     pool.xapi.VM.clean_shutdown(vm)
     assert leftovers.at_rest(lab) == []
     delete(pool, vm)
@@ -57,16 +81,47 @@ def test_a_vm_with_two_disks_starts_writes_is_checked_and_shut_down(lab):
 
 def test_xe_by_https_by_http_and_in_dom0(lab):
     pool, host = lab.pool("A"), lab.host("a2")
-    assert xe(pool, "host-list", "params=name-label", "--minimal").stdout.strip().split(",") in (["a1", "a2"], ["a2", "a1"])
-    names = xe(pool, "sr-list", "type=file", "params=name-label", "--minimal").stdout.strip().split(",")
+    assert xe(pool, "host-list", "params=name-label", "--minimal").stdout.strip().split(",") in (
+        ["a1", "a2"],
+        ["a2", "a1"],
+    )
+    names = (
+        xe(pool, "sr-list", "type=file", "params=name-label", "--minimal").stdout.strip().split(",")
+    )
     assert sorted(names) == ["a1-big", "a1-fast", "a2-big", "a2-fast", "shared"]
     assert "host ( RO): <shared>" in xe(pool, "sr-list", "name-label=shared").stdout
     done = xe(pool, "host-call-plugin", "host-uuid=" + host.uuid, "plugin=nothing", "fn=x")
-    assert (done.returncode, done.stderr) == (1, "The requested plug-in could not be found.\nname: nothing\n")
-    refused = subprocess.run([sys.executable, "-m", "lab.xe", "-s", pool.master.address, "-p", str(pool.master.http_port), "-u", "root", "-pw", "wrong",
-                              "vm-list"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "The requested plug-in could not be found.\nname: nothing\n",
+    )
+    refused = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "lab.xe",
+            "-s",
+            pool.master.address,
+            "-p",
+            str(pool.master.http_port),
+            "-u",
+            "root",
+            "-pw",
+            "wrong",
+            "vm-list",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=60,
+    )
     assert (refused.returncode, refused.stderr.splitlines()[0]) == (1, "Authentication failed")
-    local = subprocess.run([host.root + "/usr/bin/xe", "network-list", "name-label=guests", "--minimal"], stdout=subprocess.PIPE, text=True, timeout=60)
+    local = subprocess.run(
+        [host.root + "/usr/bin/xe", "network-list", "name-label=guests", "--minimal"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
     assert local.stdout.strip() == pool.xapi.network.get_uuid(pool.network())
 
 
@@ -74,19 +129,33 @@ def test_xenopsd_moves_a_vm_on_shared_storage(lab):
     pool, source, destination = lab.pool("A"), lab.host("a1"), lab.host("a2")
     vm = pool.create_vm("mover", [(pool.sr("shared"), 16 * MIB)], {"writes": 200})
     uuid = pool.start_vm(vm, "a1")
-    until(lambda: source.guest(uuid).status()["writes_acknowledged"] > 50)
-    network = next(network for network, record in pool.xapi.network.get_all_records().items()
-                   if any(pool.xapi.PIF.get_management(pif) for pif in record["PIFs"]))
+    eventually(lambda: source.guest(uuid).status()["writes_acknowledged"] > 50, "50 writes")
+    network = next(
+        network
+        for network, record in pool.xapi.network.get_all_records().items()
+        if any(pool.xapi.PIF.get_management(pif) for pif in record["PIFs"])
+    )
     receive = pool.xapi.host.migrate_receive(pool.host_ref("a2"), network, {})
-    task = source.xenopsd("VM.migrate", id=uuid, vdi_map={}, vif_map={}, pci_map={}, xenops_url=receive["xenops"], compress=False,
-                          verify_dest=False, localhost_migration=False)
-    until(lambda: source.xenopsd("Task.stat", id=task)["state"][0] != "Pending")
+    task = source.xenopsd(
+        "VM.migrate",
+        id=uuid,
+        vdi_map={},
+        vif_map={},
+        pci_map={},
+        xenops_url=receive["xenops"],
+        compress=False,
+        verify_dest=False,
+        localhost_migration=False,
+    )
+    eventually(
+        lambda: source.xenopsd("Task.stat", id=task)["state"][0] != "Pending", "the move's end"
+    )
     state = source.xenopsd("Task.stat", id=task)["state"]
     assert state[0] == "Completed", state
     pool.xapi.VM.pool_migrate_complete(vm, pool.host_ref("a2"))
     assert pool.xapi.VM.get_resident_on(vm) == pool.host_ref("a2")
     assert pool.xapi.VM.get_power_state(vm) == "Running"
-    until(lambda: destination.guest(uuid).status()["pauses"])
+    eventually(lambda: destination.guest(uuid).status()["pauses"], "the guest goes on")
     assert destination.guest(uuid).check()["missing"] == 0
     assert leftovers.at_rest(lab) == []
     assert 0 < destination.xenopsd("VM.stat", id=uuid)["migration"]["downtime"] < 60
@@ -104,9 +173,9 @@ def test_a_guest_and_a_xenopsd_that_are_killed_are_noticed(lab):
     host.start_xenopsd()
     assert host.xenopsd("VM.stat", id=uuid)["power_state"] == "Running"
     before = host.guest(uuid).status()["writes_acknowledged"]
-    until(lambda: host.guest(uuid).status()["writes_acknowledged"] > before)
+    eventually(lambda: host.guest(uuid).status()["writes_acknowledged"] > before, "a further write")
     os.kill(host.domain(uuid)["pid"], 9)
-    until(lambda: pool.xapi.VM.get_power_state(vm) == "Halted")
+    eventually(lambda: pool.xapi.VM.get_power_state(vm) == "Halted", "xapi knows of its end")
     delete(pool, vm)
     assert [text for text in leftovers.at_rest(lab) if "xenopsd knows" not in text] == []
 
@@ -115,7 +184,12 @@ def test_a_lab_that_goes_down_leaves_nothing():
     lab = Lab([PoolPlan("C", ("c1",), False)])
     lab.up()
     roots = [host.root for host in lab.hosts]
-    subprocess.run([sys.executable, "-m", "lab.pools", "status", "--dir", lab.directory], check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
+    subprocess.run(
+        [sys.executable, "-m", "lab.pools", "status", "--dir", lab.directory],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        cwd=REPOSITORY,
+    )
     pids = lab.daemons.pids()
     assert sorted(pids) == ["c1/xapi", "c1/xenopsd"]
     assert lab.down() == []
@@ -124,10 +198,24 @@ def test_a_lab_that_goes_down_leaves_nothing():
 
 
 def test_clean_ends_a_lab_whose_process_was_killed_and_no_other(lab):
-    code = ("import os; from lab.pools.lab import Lab; from lab.pools.topology import PoolPlan\n"
-            "made = Lab(plan=(PoolPlan('A', ('a1',), False),)); made.up(); print(made.directory, flush=True); os.kill(os.getpid(), 9)")
-    directory = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=120, cwd=REPOSITORY).stdout.strip()
+    code = (
+        "import os; from lab.pools.lab import Lab; from lab.pools.topology import PoolPlan\n"
+        "made = Lab(plan=(PoolPlan('A', ('a1',), False),)); made.up(); print(made.directory, "
+        "flush=True); os.kill(os.getpid(), 9)"
+    )
+    directory = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=120, cwd=REPOSITORY
+    ).stdout.strip()
     assert os.path.exists(directory)
-    said = subprocess.run([sys.executable, "-m", "lab.pools", "clean"], stdout=subprocess.PIPE, text=True, timeout=120, cwd=REPOSITORY).stdout
+    said = subprocess.run(
+        [sys.executable, "-m", "lab.pools", "clean"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        cwd=REPOSITORY,
+    ).stdout
     assert "ending the lab in %s" % directory in said and not os.path.exists(directory)
-    assert "the lab in %s belongs to process %d" % (lab.directory, os.getpid()) in said and os.path.exists(lab.directory)
+    assert "the lab in %s belongs to process %d" % (
+        lab.directory,
+        os.getpid(),
+    ) in said and os.path.exists(lab.directory)

@@ -1,15 +1,17 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """XCP-ng's two image formats in its layout of the lab, by sm and by MirrorSR."""
+
 import json
 import subprocess
 import uuid as uuids
 
 import pytest
 
-from sm_host import SmHost, io
 from lab.pools import topology
 from lab.pools.lab import Lab
-from storage_motion.data import nbd_client
+from sm_host import SmHost, io
 from storage_motion.dom0 import tapctl
+from storage_motion.wire import nbd_client
 
 PLAN = (topology.PoolPlan("A", ("a1",), False),)
 MIB = 1 << 20
@@ -26,19 +28,33 @@ def host(request):
 
 def create(host, size, **sm_config):
     sr = host.fast
-    return host.xapi.VDI.create({
-        "SR": sr, "virtual_size": str(size), "type": "user", "name_label": "d",
-        "name_description": "", "sharable": False, "read_only": False, "other_config": {},
-        "tags": [], "xenstore_data": {},
-        "sm_config": {key.replace("_", "-"): value for key, value in sm_config.items()}})
+    return host.xapi.VDI.create(
+        {
+            "SR": sr,
+            "virtual_size": str(size),
+            "type": "user",
+            "name_label": "d",
+            "name_description": "",
+            "sharable": False,
+            "read_only": False,
+            "other_config": {},
+            "tags": [],
+            "xenstore_data": {},
+            "sm_config": {key.replace("_", "-"): value for key, value in sm_config.items()},
+        }
+    )
 
 
-@pytest.mark.parametrize("asked, size, made, kind", [
-    ({}, 64 * MIB + 1, 64 * MIB + 65536, "qcow2"),
-    ({"image_format": "qcow2"}, 512, 65536, "qcow2"),
-    ({"image_format": "vhd"}, 64 * MIB + 65536, 66 * MIB, "vhd"),
-    ({"type": "vhd"}, 64 * MIB, 64 * MIB, "vhd"),
-    ({}, VHD_MAX + 512, VHD_MAX + 65536, "qcow2")])
+@pytest.mark.parametrize(
+    "asked, size, made, kind",
+    [
+        ({}, 64 * MIB + 1, 64 * MIB + 65536, "qcow2"),
+        ({"image_format": "qcow2"}, 512, 65536, "qcow2"),
+        ({"image_format": "vhd"}, 64 * MIB + 65536, 66 * MIB, "vhd"),
+        ({"type": "vhd"}, 64 * MIB, 64 * MIB, "vhd"),
+        ({}, VHD_MAX + 512, VHD_MAX + 65536, "qcow2"),
+    ],
+)
 def test_what_a_new_vdi_is(host, asked, size, made, kind):
     vdi = create(host, size, **asked)
     record = host.xapi.VDI.get_record(vdi)
@@ -49,10 +65,14 @@ def test_what_a_new_vdi_is(host, asked, size, made, kind):
     host.xapi.VDI.destroy(vdi)
 
 
-@pytest.mark.parametrize("asked, size, code", [
-    ({"image_format": "qcow3"}, MIB, "SR_BACKEND_FAILURE_66"),
-    ({"image_format": "vhd"}, VHD_MAX + 512, "SR_BACKEND_FAILURE_79"),
-    ({}, 17589500641280 + 512, "SR_BACKEND_FAILURE_79")])
+@pytest.mark.parametrize(
+    "asked, size, code",
+    [
+        ({"image_format": "qcow3"}, MIB, "SR_BACKEND_FAILURE_66"),
+        ({"image_format": "vhd"}, VHD_MAX + 512, "SR_BACKEND_FAILURE_79"),
+        ({}, 17589500641280 + 512, "SR_BACKEND_FAILURE_79"),
+    ],
+)
 def test_what_no_vdi_can_be(host, asked, size, code):
     with pytest.raises(Exception, match=code):
         create(host, size, **asked)
@@ -89,8 +109,11 @@ def test_a_size_that_is_no_multiple_of_anything_but_512(host, kind):
     uuid = str(uuids.uuid4())
     path = "%s/srs/fast/%s.%s" % (host.root, uuid, kind)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, str(size)], check=True)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 0xcc %d 512" % (size - 512), path],
-                   check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["qemu-io", "-f", "qcow2", "-c", "write -P 0xcc %d 512" % (size - 512), path],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     host.xapi.SR.scan(host.fast)
     vdi = host.xapi.VDI.get_by_uuid(uuid)
     assert int(host.xapi.VDI.get_virtual_size(vdi)) == size

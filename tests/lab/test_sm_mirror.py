@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """MirrorSR through xapi, sm, the tapdisk-pause plugin and tap-ctl, in both layouts of sm."""
+
 import contextlib
 import fcntl
 import json
@@ -13,18 +15,21 @@ import xmlrpc.client
 
 import pytest
 
-from storage_motion.dom0 import active, smapi, tapctl
+from sm_host import SIZE, host, io  # noqa: F401
+from storage_motion.dom0 import tapctl
 from storage_motion.errors import SmFault, TapCtlError
-from blktap_lab import wait_until
-from sm_host import SIZE, host, io  # noqa: F401 - `host` is a fixture
+from storage_motion.sm import active, marks, smapi
+from tests.eventually import eventually, never
 
 MIB = 1 << 20
-REFRESH = 2.0  # seconds: REFRESH_BOUND of storage_motion/dom0/disks/mirror.py, which only sm's Python can import
+# seconds: REFRESH_BOUND of storage_motion/sm/disks/mirrored.py, which only sm's Python can import
+REFRESH = 2.0
 
 
 @pytest.fixture
-def disks(host):  # noqa: F811
-    """A source that is active, with a MiB of 0xaa, and a destination: (source, its socket, destination)."""
+def disks(host):
+    """A source that is active, with a MiB of 0xaa, and a destination: (source, its socket,
+    destination)."""
     source, destination = host.create(host.fast, "source"), host.create(host.big, "destination")
     socket = host.activate(source)
     io(socket, "write -P 0xaa 0 1M")
@@ -37,28 +42,31 @@ def disks(host):  # noqa: F811
     for vdi in (source, destination):
         host.xapi.VDI.destroy(vdi)
     assert host.tapdisks() == []
-    assert host.images("fast") == host.images("big") == os.listdir(host.root + "/run/sxm/disks") == []
+    assert (
+        host.images("fast") == host.images("big") == os.listdir(host.root + "/run/sxm/disks") == []
+    )
 
 
-def receive(host, vdi):  # noqa: F811
+def receive(host, vdi):
     return json.loads(host.call(vdi, "vdi_receive_start"))["socket"]
 
 
-def copy_open(host, vdi):  # noqa: F811
+def copy_open(host, vdi):
     return json.loads(host.call(vdi, "vdi_copy_open"))["socket"]
 
 
-def stat(host, vdi):  # noqa: F811
+def stat(host, vdi):
     return json.loads(host.call(vdi, "vdi_mirror_stat"))
 
 
-def test_a_disk_moves(host, disks):  # noqa: F811
+def test_a_disk_moves(host, disks):
     source, socket, destination = disks
     assert stat(host, source) == {"state": "none", "outstanding": 0}
+    assert host.call(source, "vdi_data_end") is None, "it is no VHD"
     answer = json.loads(host.call(destination, "vdi_receive_start"))
     assert answer["blank"] is True
     assert json.loads(host.call(destination, "vdi_receive_start")) == answer
-    assert host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT, smapi.BOLT_KEY: smapi.GATE_SHUT}
+    assert host.tags(destination) == {marks.PAUSED: marks.SHUT, marks.RELINKING: marks.SHUT}
 
     snapshot = host.xapi.VDI.get_by_uuid(host.call(source, "vdi_mirror_start", answer["socket"]))
     assert stat(host, source)["state"] == "mirroring"
@@ -95,16 +103,23 @@ def test_a_disk_moves(host, disks):  # noqa: F811
     host.deactivate(destination)
 
 
-def activation(host, vdi, writable):  # noqa: F811
+def activation(host, vdi, writable):
     """SM's, by the SR's own driver, which waits at the gate."""
-    argument = xmlrpc.client.dumps((smapi._parameters(host.session, host.big, "vdi_activate", vdi, [writable], None),), "vdi_activate")
-    return subprocess.Popen([host.root + "/opt/xensource/sm/FileSR", argument], stdout=subprocess.PIPE)
+    argument = xmlrpc.client.dumps(
+        (smapi._parameters(host.session, host.big, "vdi_activate", vdi, [writable], None),),
+        "vdi_activate",
+    )
+    return subprocess.Popen(
+        [host.root + "/opt/xensource/sm/FileSR", argument], stdout=subprocess.PIPE
+    )
 
 
-SHUT = {smapi.GATE_KEY: smapi.GATE_SHUT, smapi.BOLT_KEY: smapi.GATE_SHUT}
+SHUT = {marks.PAUSED: marks.SHUT, marks.RELINKING: marks.SHUT}
 
 
-def test_a_gate_that_an_older_database_has_shut_is_opened_again_and_the_guest_left_alone(host, disks):  # noqa: F811
+def test_a_gate_that_an_older_database_has_shut_is_opened_again_and_the_guest_left_alone(
+    host, disks
+):
     """Where it does not know that the disk is active, either."""
     _, _, destination = disks
     receive(host, destination)
@@ -119,7 +134,8 @@ def test_a_gate_that_an_older_database_has_shut_is_opened_again_and_the_guest_le
     io(activated, "write -P 0x77 4M 64k", "read -P 0x77 4M 64k")
     host.xapi.VDI.set_sm_config(destination, active)
     host.deactivate(destination)
-    # Nobody waits, then one for a disk to read, as a xapi that was restarted has what it had begun done once more, then the VM's.
+    # Nobody waits, then one for a disk to read, as a xapi that was restarted has what it had begun
+    # done once more, then the VM's.
     host.xapi.VDI.set_sm_config(destination, SHUT)
     host.call(destination, "vdi_receive_open_again")
     reader = activation(host, destination, "false")
@@ -143,7 +159,7 @@ def test_a_gate_that_an_older_database_has_shut_is_opened_again_and_the_guest_le
 
 
 @pytest.mark.parametrize("mode", ["true", "false"])
-def test_how_a_disk_is_active_is_seen_at_its_tapdisk(host, disks, mode):  # noqa: F811
+def test_how_a_disk_is_active_is_seen_at_its_tapdisk(host, disks, mode):
     _, _, destination = disks
     place = host.xapi.SR.get_uuid(host.big), host.xapi.VDI.get_uuid(destination)
     assert not active.is_served(*place) and not active.is_read_only(*place)
@@ -154,7 +170,7 @@ def test_how_a_disk_is_active_is_seen_at_its_tapdisk(host, disks, mode):  # noqa
     assert not active.is_served(*place) and not active.is_read_only(*place)
 
 
-def test_a_second_snapshot_differs_by_what_was_written(host, disks):  # noqa: F811
+def test_a_second_snapshot_differs_by_what_was_written(host, disks):
     source, socket, _ = disks
     first = host.xapi.VDI.get_uuid(host.xapi.VDI.snapshot(source, {}))
     io(socket, "write -P 0xdd 8M 64k")
@@ -162,21 +178,28 @@ def test_a_second_snapshot_differs_by_what_was_written(host, disks):  # noqa: F8
     assert json.loads(host.call(second, "vdi_extents", first))["extents"] == [[8 * MIB, 64 << 10]]
 
 
-def test_activation_waits_for_the_gate(host, disks):  # noqa: F811
+def test_activation_waits_for_the_gate(host, disks):
     _, _, destination = disks
     receive(host, destination)
-    argument = xmlrpc.client.dumps((smapi._parameters(
-        host.session, host.big, "vdi_activate", destination, ["true"], None),), "vdi_activate")
-    waiting = subprocess.Popen([host.root + "/opt/xensource/sm/FileSR", argument], stdout=subprocess.PIPE)
-    time.sleep(2)
-    assert waiting.poll() is None and host.tags(destination) == {smapi.GATE_KEY: smapi.GATE_SHUT, smapi.BOLT_KEY: smapi.GATE_SHUT}
+    argument = xmlrpc.client.dumps(
+        (smapi._parameters(host.session, host.big, "vdi_activate", destination, ["true"], None),),
+        "vdi_activate",
+    )
+    waiting = subprocess.Popen(
+        [host.root + "/opt/xensource/sm/FileSR", argument], stdout=subprocess.PIPE
+    )
+    never(
+        lambda: waiting.poll() is not None or host.tags(destination) != SHUT,
+        "it does not wait for the gate",
+        2,
+    )
     host.call(destination, "vdi_receive_finish")
     assert b"<nil/>" in waiting.communicate(timeout=30)[0]
     assert host.tags(destination) == {"host_" + host.ref: "RW"}
     host.deactivate(destination)
 
 
-def test_a_mirror_that_does_not_attach_is_undone(host, disks):  # noqa: F811
+def test_a_mirror_that_does_not_attach_is_undone(host, disks):
     source, socket, _ = disks
     with pytest.raises(SmFault) as raised:
         host.call(source, "vdi_mirror_start", host.root + "/run/nobody-listens")
@@ -187,7 +210,7 @@ def test_a_mirror_that_does_not_attach_is_undone(host, disks):  # noqa: F811
     io(socket, "write -P 0xee 4M 64k", "read -P 0xaa 0 1M")
 
 
-def test_a_mirror_whose_target_dies_is_broken_and_the_guest_goes_on(host, disks):  # noqa: F811
+def test_a_mirror_whose_target_dies_is_broken_and_the_guest_goes_on(host, disks):
     source, socket, destination = disks
     target = receive(host, destination)
     host.call(source, "vdi_mirror_start", target)
@@ -201,7 +224,7 @@ def test_a_mirror_whose_target_dies_is_broken_and_the_guest_goes_on(host, disks)
     assert receive(host, destination) != target  # and it can be received into again
 
 
-def test_the_wrong_disks_are_refused(host, disks):  # noqa: F811
+def test_the_wrong_disks_are_refused(host, disks):
     source, _, destination = disks
     with pytest.raises(SmFault) as raised:
         host.call(destination, "vdi_mirror_start", "/x")
@@ -224,12 +247,15 @@ def test_the_wrong_disks_are_refused(host, disks):  # noqa: F811
 
 
 @pytest.mark.parametrize("linked", [True, False], ids=["active", "activation died before its link"])
-def test_a_disk_that_was_left_active_is_let_go(host, disks, linked):  # noqa: F811
+def test_a_disk_that_was_left_active_is_let_go(host, disks, linked):
     _, _, destination = disks
     socket = host.activate(destination)
     io(socket, "write -P 0x55 0 64k")
     if not linked:
-        os.unlink("%s/run/blktap-control/nbd/%s/%s" % (host.root, host.xapi.SR.get_uuid(host.big), host.xapi.VDI.get_uuid(destination)))
+        os.unlink(
+            "%s/run/blktap-control/nbd/%s/%s"
+            % (host.root, host.xapi.SR.get_uuid(host.big), host.xapi.VDI.get_uuid(destination))
+        )
     before = len(host.tapdisks())
     host.call(destination, "vdi_let_go")
     assert len(host.tapdisks()) == before - 1 and host.tags(destination) == {}
@@ -239,7 +265,7 @@ def test_a_disk_that_was_left_active_is_let_go(host, disks, linked):  # noqa: F8
 
 
 @pytest.mark.parametrize("by_sm", [True, False], ids=["sm goes on", "sm was killed"])
-def test_a_tapdisk_that_sm_has_paused_is_left_to_sm_for_a_moment(host, disks, by_sm):  # noqa: F811
+def test_a_tapdisk_that_sm_has_paused_is_left_to_sm_for_a_moment(host, disks, by_sm):
     source, socket, destination = disks
     target = receive(host, destination)
     host.call(source, "vdi_mirror_start", target)
@@ -262,7 +288,7 @@ def test_a_tapdisk_that_sm_has_paused_is_left_to_sm_for_a_moment(host, disks, by
     io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
 
 
-def leave_paused(host, vdi, paused):  # noqa: F811
+def leave_paused(host, vdi, paused):
     """As sm's vdi_snapshot does whose xapi has ended: its mark, and maybe the tapdisk paused."""
     host.xapi.VDI.add_to_sm_config(vdi, "paused", "true")
     (vbd,) = [vbd for vbd in host.tapdisks() if host.xapi.VDI.get_uuid(vdi) in (vbd.args or "")]
@@ -273,7 +299,7 @@ def leave_paused(host, vdi, paused):  # noqa: F811
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["goes on", "stands still"])
-def test_what_sm_has_left_of_a_pause_is_put_right(host, disks, paused):  # noqa: F811
+def test_what_sm_has_left_of_a_pause_is_put_right(host, disks, paused):
     source, socket, destination = disks
     host.call(source, "vdi_mirror_start", receive(host, destination))
     leave_paused(host, source, paused)
@@ -283,7 +309,7 @@ def test_what_sm_has_left_of_a_pause_is_put_right(host, disks, paused):  # noqa:
 
 
 @contextlib.contextmanager
-def locked_by_somebody(host, name, namespace):  # noqa: F811
+def locked_by_somebody(host, name, namespace):
     """One of sm's locks, held by another process."""
     path = "%s/var/lock/sm/%s/%s" % (host.root, namespace, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -293,9 +319,17 @@ def locked_by_somebody(host, name, namespace):  # noqa: F811
 
 
 @contextlib.contextmanager
-def somebody_is_at_it(host, vdi, program):  # noqa: F811
+def somebody_is_at_it(host, vdi, program):
     """A process of sm that is about a VDI."""
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", host.root + program, "<%s>" % host.xapi.VDI.get_uuid(vdi)])
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time; time.sleep(600)",
+            host.root + program,
+            "<%s>" % host.xapi.VDI.get_uuid(vdi),
+        ]
+    )
     try:
         yield
     finally:
@@ -304,7 +338,7 @@ def somebody_is_at_it(host, vdi, program):  # noqa: F811
 
 
 @contextlib.contextmanager
-def in_sm_config(host, vdi, key, value):  # noqa: F811
+def in_sm_config(host, vdi, key, value):
     host.xapi.VDI.remove_from_sm_config(vdi, key)
     host.xapi.VDI.add_to_sm_config(vdi, key, value)
     yield
@@ -312,23 +346,41 @@ def in_sm_config(host, vdi, key, value):  # noqa: F811
 
 
 @contextlib.contextmanager
-def half_done_by_the_collector(host, vdi):  # noqa: F811
-    path = "%s/run/sr-mount/%s/leaf_%s" % (host.root, host.xapi.SR.get_uuid(host.fast), host.xapi.VDI.get_uuid(vdi))
+def half_done_by_the_collector(host, vdi):
+    path = "%s/run/sr-mount/%s/leaf_%s" % (
+        host.root,
+        host.xapi.SR.get_uuid(host.fast),
+        host.xapi.VDI.get_uuid(vdi),
+    )
     with open(path, "w"):
         pass
     yield
     os.unlink(path)
 
 
-@pytest.mark.parametrize("paused, why", [
-    (True, lambda host, vdi: locked_by_somebody(host, "sr", host.xapi.SR.get_uuid(host.fast))),
-    (True, lambda host, vdi: somebody_is_at_it(host, vdi, "/opt/xensource/sm/FileSR")),
-    (False, lambda host, vdi: somebody_is_at_it(host, vdi, "/etc/xapi.d/plugins/tapdisk-pause")),
-    (False, lambda host, vdi: in_sm_config(host, vdi, "paused", "somebody's seal")),
-    (True, lambda host, vdi: in_sm_config(host, vdi, "host_OpaqueRef:other", "RW")),
-    (True, half_done_by_the_collector),
-], ids=["the SR is locked", "a driver is at it", "a pause is", "another's mark", "active elsewhere", "images half done"])
-def test_a_pause_that_may_be_somebodys_is_left_to_him(host, disks, paused, why):  # noqa: F811
+@pytest.mark.parametrize(
+    "paused, why",
+    [
+        (True, lambda host, vdi: locked_by_somebody(host, "sr", host.xapi.SR.get_uuid(host.fast))),
+        (True, lambda host, vdi: somebody_is_at_it(host, vdi, "/opt/xensource/sm/FileSR")),
+        (
+            False,
+            lambda host, vdi: somebody_is_at_it(host, vdi, "/etc/xapi.d/plugins/tapdisk-pause"),
+        ),
+        (False, lambda host, vdi: in_sm_config(host, vdi, "paused", "somebody's pause")),
+        (True, lambda host, vdi: in_sm_config(host, vdi, "host_OpaqueRef:other", "RW")),
+        (True, half_done_by_the_collector),
+    ],
+    ids=[
+        "the SR is locked",
+        "a driver is at it",
+        "a pause is",
+        "another's mark",
+        "active elsewhere",
+        "images half done",
+    ],
+)
+def test_a_pause_that_may_be_somebodys_is_left_to_him(host, disks, paused, why):
     source, socket, destination = disks
     host.call(source, "vdi_mirror_start", receive(host, destination))
     vbd = leave_paused(host, source, paused)
@@ -344,20 +396,23 @@ def test_a_pause_that_may_be_somebodys_is_left_to_him(host, disks, paused, why):
     io(socket, "write -P 0x44 3M 64k", "read -P 0xaa 0 1M")
 
 
-def test_a_snapshot_that_fails_ends_nobody_elses_pause(host, disks):  # noqa: F811
+def test_a_snapshot_that_fails_ends_nobody_elses_pause(host, disks):
     """As sm's own for its collector, which xapi lets in as soon as ours has failed."""
     source, socket, destination = disks
     target, session, ended = receive(host, destination), host.pool.session(), []
     starting = threading.Thread(
         target=lambda: ended.append(
-            fault_of(session, host.fast, source, "vdi_mirror_start", target)))
+            fault_of(session, host.fast, source, "vdi_mirror_start", target)
+        )
+    )
     with somebody_is_at_it(host, source, "/opt/xensource/sm/FileSR"):
         with locked_by_somebody(host, "sr", host.xapi.SR.get_uuid(host.fast)):
             starting.start()
-            wait_until(lambda: host.xapi.VDI.get_current_operations(source))
+            operations = host.xapi.VDI.get_current_operations
+            eventually(lambda: operations(source), "xapi is at the disk")
             vbd = leave_paused(host, source, True)
         # sm cannot pause what is paused
-        wait_until(lambda: not host.xapi.VDI.get_current_operations(source))
+        eventually(lambda: not operations(source), "xapi has done with the disk")
         starting.join(2 * REFRESH)
         assert starting.is_alive() and host.tags(source)["paused"] == "true"
         assert tapctl.list(pid=vbd.pid)[0].state & tapctl.PAUSED
@@ -375,7 +430,7 @@ def fault_of(session, sr, vdi, command, argument):
         return fault
 
 
-def test_a_command_whose_session_has_ended_with_its_xapi_says_so(host, disks):  # noqa: F811
+def test_a_command_whose_session_has_ended_with_its_xapi_says_so(host, disks):
     source, _, _ = disks
     session = types.SimpleNamespace(xenapi=host.xapi, _session="OpaqueRef:of-a-former-xapi")
     for command in ("vdi_mirror_stat", "vdi_mirror_stop", "vdi_extents"):
@@ -384,50 +439,60 @@ def test_a_command_whose_session_has_ended_with_its_xapi_says_so(host, disks):  
         assert raised.value.fault == smapi.AWAY
 
 
-def lost(host, vdi, since):  # noqa: F811
+def lost(host, vdi, since):
     return json.loads(host.call(vdi, "vdi_lost_snapshots", repr(since)))
 
 
-def forgotten(host, snapshot):  # noqa: F811
+def forgotten(host, snapshot):
     """As after a crash of xapi: the image is there, and no VDI."""
     host.xapi.VDI.forget(snapshot)
 
 
-def found_by_a_scan(host, snapshot):  # noqa: F811
+def found_by_a_scan(host, snapshot):
     host.xapi.VDI.forget(snapshot)
     host.xapi.SR.scan(host.fast)
 
 
-def unfinished(host, snapshot):  # noqa: F811
+def unfinished(host, snapshot):
     """As xapi's storage layer leaves it: named, and nothing of what comes last."""
     host.xapi.VDI.set_other_config(snapshot, {"content_id": "x"})
     with host.session_of_a_driver(host.fast):
         host.xapi.VDI.set_snapshot_of(snapshot, "OpaqueRef:NULL")
 
 
-def known(host, snapshot):  # noqa: F811
+def known(host, snapshot):
     pass
 
 
-@pytest.mark.parametrize("become, since, kind", [
-    (forgotten, 0, "nameless"), (found_by_a_scan, 0, "nameless"), (unfinished, 0, "unfinished"), (forgotten, 3600, None), (known, 0, None)],
-    ids=["forgotten", "found by a scan", "unfinished", "older", "known"])
-def test_a_snapshot_that_xapi_has_not_noted_as_such_is_found(host, disks, become, since, kind):  # noqa: F811
+@pytest.mark.parametrize(
+    "become, since, kind",
+    [
+        (forgotten, 0, "nameless"),
+        (found_by_a_scan, 0, "nameless"),
+        (unfinished, 0, "unfinished"),
+        (forgotten, 3600, None),
+        (known, 0, None),
+    ],
+    ids=["forgotten", "found by a scan", "unfinished", "older", "known"],
+)
+def test_a_snapshot_that_xapi_has_not_noted_as_such_is_found(host, disks, become, since, kind):
     source, socket, _ = disks
     began = time.time() + since
     snapshot = host.xapi.VDI.snapshot(source, {})
     uuid = host.xapi.VDI.get_uuid(snapshot)
     become(host, snapshot)
     io(socket, "write -P 0xbb 2M 64k")
-    later = host.xapi.VDI.snapshot(source, {})      # which puts an image between the two
-    assert lost(host, source, began) == {name: [uuid] if name == kind else [] for name in ("nameless", "unfinished")}
+    later = host.xapi.VDI.snapshot(source, {})  # which puts an image between the two
+    assert lost(host, source, began) == {
+        name: [uuid] if name == kind else [] for name in ("nameless", "unfinished")
+    }
     host.xapi.SR.scan(host.fast)
     for vdi in (host.xapi.VDI.get_by_uuid(uuid), later):
         host.xapi.VDI.destroy(vdi)
     assert lost(host, source, began) == {"nameless": [], "unfinished": []}
 
 
-def test_one_that_somebody_has_written_to_is_his(host, disks):  # noqa: F811
+def test_one_that_somebody_has_written_to_is_his(host, disks):
     source, _, _ = disks
     began = time.time()
     clone = host.xapi.VDI.clone(source, {})
@@ -442,31 +507,38 @@ def test_one_that_somebody_has_written_to_is_his(host, disks):  # noqa: F811
     host.xapi.VDI.destroy(clone)
 
 
-def killed(host, vdi, command, delay, *args):  # noqa: F811
+def killed(host, vdi, command, delay, *args):
     """Run MirrorSR and kill it -9 after `delay` seconds."""
-    argument = xmlrpc.client.dumps((smapi._parameters(
-        host.session, host.xapi.VDI.get_SR(vdi), command, vdi, args, None),), command)
-    process = subprocess.Popen([host.root + "/opt/xensource/sm/MirrorSR", argument], stdout=subprocess.DEVNULL)
-    time.sleep(delay)
+    argument = xmlrpc.client.dumps(
+        (smapi._parameters(host.session, host.xapi.VDI.get_SR(vdi), command, vdi, args, None),),
+        command,
+    )
+    process = subprocess.Popen(
+        [host.root + "/opt/xensource/sm/MirrorSR", argument], stdout=subprocess.DEVNULL
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(delay)
     process.kill()
     process.wait()
 
 
 @pytest.mark.parametrize("delay", [0.25, 0.35, 0.5, 0.8, 1.2, 1.8])
-def test_mirror_start_can_be_killed_and_repeated(host, disks, delay):  # noqa: F811
+def test_mirror_start_can_be_killed_and_repeated(host, disks, delay):
     source, socket, destination = disks
     target = receive(host, destination)
     killed(host, source, "vdi_mirror_start", delay, target)
     io(socket, "write -P 0x11 5M 64k")
     snapshot = host.call(source, "vdi_mirror_start", target)
     assert stat(host, source)["state"] == "mirroring"
-    assert [host.xapi.VDI.get_uuid(ref) for ref in host.xapi.VDI.get_snapshots(source)] == [snapshot]
+    assert [host.xapi.VDI.get_uuid(ref) for ref in host.xapi.VDI.get_snapshots(source)] == [
+        snapshot
+    ]
     io(socket, "write -P 0x22 6M 64k", "read -P 0xaa 0 1M", "read -P 0x11 5M 64k")
     io(target, "read -P 0x22 6M 64k")
 
 
 @pytest.mark.parametrize("delay", [0.25, 0.3, 0.4, 0.5])
-def test_receive_and_copy_can_be_killed_and_repeated(host, disks, delay):  # noqa: F811
+def test_receive_and_copy_can_be_killed_and_repeated(host, disks, delay):
     source, _, destination = disks
     killed(host, destination, "vdi_receive_start", delay)
     target = receive(host, destination)
@@ -481,4 +553,6 @@ def test_receive_and_copy_can_be_killed_and_repeated(host, disks, delay):  # noq
     host.call(snapshot, "vdi_copy_close")
     assert host.tags(snapshot) == {}
     assert [vbd.args for vbd in host.tapdisks() if vbd.state == 0] == [
-        "qcow2:%s/run/sr-mount/%s/%s.qcow2" % (host.root, host.xapi.SR.get_uuid(host.fast), host.xapi.VDI.get_uuid(source))]
+        "qcow2:%s/run/sr-mount/%s/%s.qcow2"
+        % (host.root, host.xapi.SR.get_uuid(host.fast), host.xapi.VDI.get_uuid(source))
+    ]

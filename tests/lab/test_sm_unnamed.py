@@ -1,4 +1,7 @@
-"""sr_remove_unnamed of MirrorSR: the image that a killed vdi_create leaves goes, and nothing that could be anybody's."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""sr_remove_unnamed of MirrorSR: the image that a killed vdi_create leaves goes, and nothing that
+could be anybody's."""
+
 import os
 import shutil
 import subprocess
@@ -6,15 +9,15 @@ import time
 
 import pytest
 
-from storage_motion.dom0 import smapi
+from sm_host import SIZE, host  # noqa: F401
 from storage_motion.errors import SmFault
-from sm_host import SIZE, host  # noqa: F401 - `host` is a fixture
+from storage_motion.sm import smapi
 
 NAMES = ["%08d-1111-4222-8333-444444444444" % number for number in range(3)]
 
 
 @pytest.fixture
-def directory(host):  # noqa: F811
+def directory(host):
     """Of the SR `fast`, with what sm itself makes in it: an empty image of a VDI."""
     disk = host.create(host.fast)
     found = "%s/run/sr-mount/%s" % (host.root, host.xapi.SR.get_uuid(host.fast))
@@ -30,18 +33,23 @@ def path(directory, uuid):
     return "%s/%s.qcow2" % (directory, uuid)
 
 
-def left_behind(host, directory, uuid):  # noqa: F811
-    """As sm leaves it, killed between the making of the image and the VDI's: another image like the one that is there."""
-    (there,) = [name for name in os.listdir(directory) if name.endswith(".qcow2") and name[:-len(".qcow2")] not in NAMES]
+def left_behind(host, directory, uuid):
+    """As sm leaves it, killed between the making of the image and the VDI's: another image like the
+    one that is there."""
+    (there,) = [
+        name
+        for name in os.listdir(directory)
+        if name.endswith(".qcow2") and name[: -len(".qcow2")] not in NAMES
+    ]
     shutil.copyfile(os.path.join(directory, there), path(directory, uuid))
     return path(directory, uuid)
 
 
-def remove(host, size=SIZE, since=0.0):  # noqa: F811
+def remove(host, size=SIZE, since=0.0):
     return smapi.call(host.session, host.fast, "sr_remove_unnamed", args=(str(size), repr(since)))
 
 
-def test_it_goes(host, directory):  # noqa: F811
+def test_it_goes(host, directory):
     before = time.time() - 5.0
     image = left_behind(host, directory, NAMES[0])
     assert remove(host, since=before) == NAMES[0] and not os.path.exists(image)
@@ -49,29 +57,47 @@ def test_it_goes(host, directory):  # noqa: F811
     assert len(host.xapi.SR.get_VDIs(host.fast)) == 1, "the VDI's own image is not touched"
 
 
-@pytest.mark.parametrize("less, found", [(512, True), (1 << 20, True), ((4 << 20) - 512, True), (4 << 20, False)])
-def test_sm_may_have_rounded_its_size_up(host, directory, less, found):  # noqa: F811
+@pytest.mark.parametrize(
+    "less, found", [(512, True), (1 << 20, True), ((4 << 20) - 512, True), (4 << 20, False)]
+)
+def test_sm_may_have_rounded_its_size_up(host, directory, less, found):
     image = left_behind(host, directory, NAMES[0])
     assert (remove(host, size=SIZE - less) == NAMES[0]) == found != os.path.exists(image)
 
 
-def test_an_image_that_others_are_based_on_stays(host, directory):  # noqa: F811
+def test_an_image_that_others_are_based_on_stays(host, directory):
     image = left_behind(host, directory, NAMES[0])
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", os.path.basename(image), path(directory, NAMES[1])],
-                   check=True, timeout=60)
+    subprocess.run(
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-F",
+            "qcow2",
+            "-b",
+            os.path.basename(image),
+            path(directory, NAMES[1]),
+        ],
+        check=True,
+        timeout=60,
+    )
     assert not remove(host) and os.path.exists(image) and os.path.exists(path(directory, NAMES[1]))
 
 
-def test_one_of_several_is_not_guessed(host, directory):  # noqa: F811
+def test_one_of_several_is_not_guessed(host, directory):
     images = [left_behind(host, directory, name) for name in NAMES[:2]]
     with pytest.raises(SmFault) as raised:
         remove(host)
-    assert "SXM_IMAGE_LEFT" in str(raised.value) and all(name in str(raised.value) for name in NAMES[:2])
+    assert "SXM_IMAGE_LEFT" in str(raised.value) and all(
+        name in str(raised.value) for name in NAMES[:2]
+    )
     assert all(map(os.path.exists, images))
 
 
 @pytest.mark.parametrize("what", ["another size", "older", "data", "a VDI", "hidden"])
-def test_what_may_be_anybodys_stays(host, directory, what):  # noqa: F811
+def test_what_may_be_anybodys_stays(host, directory, what):
     image = left_behind(host, directory, NAMES[0])
     size, since = SIZE, time.time() - 60.0
     if what == "another size":
@@ -79,7 +105,12 @@ def test_what_may_be_anybodys_stays(host, directory, what):  # noqa: F811
     elif what == "older":
         os.utime(image, (since - 1.0, since - 1.0))
     elif what == "data":
-        subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 64k", image], stdout=subprocess.DEVNULL, check=True, timeout=60)
+        subprocess.run(
+            ["qemu-io", "-f", "qcow2", "-c", "write -P 1 1M 64k", image],
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=60,
+        )
     elif what == "a VDI":
         host.xapi.SR.scan(host.fast)
     else:

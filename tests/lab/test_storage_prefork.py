@@ -1,13 +1,16 @@
-"""dom0's Python in the storage guest: short programs are run by forks of a process that has done their imports, and notice nothing."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""dom0's Python in the storage guest: short programs are run by forks of a process that has done
+their imports, and notice nothing."""
+
 import os
 import shutil
 import subprocess
-import time
 
 import pytest
 
 from lab.dom0 import scripts
 from lab.storage_guest import image
+from tests.eventually import eventually
 
 PYTHON = os.path.join(image.HERE, "python")
 PROGRAM = """#!/usr/bin/python3
@@ -20,10 +23,12 @@ if sys.argv[1] == "sleep":
         out.write("%d\\n" % os.getpid())
     time.sleep(120)
 sys.exit(int(sys.argv[1]))
-"""
+"""  # noqa: E501
 BOUND = 60.0
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open") or not os.path.exists("/usr/bin/python3"), reason="needs pidfds")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "pidfd_open") or not os.path.exists("/usr/bin/python3"), reason="needs pidfds"
+)
 
 
 @pytest.fixture
@@ -32,13 +37,20 @@ def program(tmp_path):
     root = str(tmp_path)
     os.mkdir(root + "/run")
     scripts.write_interpreter(root, PYTHON)
-    path = scripts.install_text(PROGRAM.replace("/usr/bin/python3", root + "/usr/bin/python3", 1), root, "/opt/xensource/sm/TestSR")
+    path = scripts.install_text(
+        PROGRAM.replace("/usr/bin/python3", root + "/usr/bin/python3", 1),
+        root,
+        "/opt/xensource/sm/TestSR",
+    )
     os.chmod(path, 0o755)
     assert call(path, "0")[1].startswith("fork ")
     yield path
     servers = of_server(root)
     shutil.rmtree(root)
-    until(lambda: not any(os.path.exists("/proc/%d/cwd" % pid) for pid in servers))
+    eventually(
+        lambda: not any(os.path.exists("/proc/%d/cwd" % pid) for pid in servers),
+        "the servers are gone",
+    )
 
 
 def of_server(root):
@@ -55,39 +67,53 @@ def of_server(root):
 
 
 def call(path, *arguments):
-    done = subprocess.run([path] + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=BOUND, cwd="/usr",
-                          env=dict(os.environ, EXTRA="yes"))
+    done = subprocess.run(
+        [path] + list(arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=BOUND,
+        cwd="/usr",
+        env=dict(os.environ, EXTRA="yes"),
+    )
     return done.returncode, done.stdout, done.stderr
 
 
-def until(what):
-    deadline = time.monotonic() + BOUND
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_program_has_its_arguments_environment_directory_output_and_status(program):
-    root = program[:-len("/opt/xensource/sm/TestSR")]
-    assert call(program, "3", "<?xml a b?>\n") == (3, "fork ['3', '<?xml a b?>\\n'] %s yes /usr\n" % root, "complaint\n")
+    root = program[: -len("/opt/xensource/sm/TestSR")]
+    assert call(program, "3", "<?xml a b?>\n") == (
+        3,
+        "fork ['3', '<?xml a b?>\\n'] %s yes /usr\n" % root,
+        "complaint\n",
+    )
     assert call(program, "0")[0] == 0
-    until(lambda: not any(name.isdigit() for name in os.listdir(root + "/run/prefork")))
+    eventually(
+        lambda: not any(name.isdigit() for name in os.listdir(root + "/run/prefork")),
+        "nothing of its calls is left",
+    )
 
 
 def test_a_program_ends_with_its_client(program, tmp_path):
     note = str(tmp_path / "note")
-    client = subprocess.Popen([program, "sleep", note], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: os.path.exists(note) and open(note).read().endswith("\n"))
+    client = subprocess.Popen(
+        [program, "sleep", note], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    eventually(lambda: os.path.exists(note) and open(note).read().endswith("\n"), "it sleeps")
     pid = int(open(note).read())
     assert pid != client.pid
     client.kill()
     client.wait(BOUND)
-    until(lambda: not os.path.exists("/proc/%d" % pid))
+    eventually(lambda: not os.path.exists("/proc/%d" % pid), "the fork is gone")
     assert call(program, "0")[1].startswith("fork ")
 
 
 def test_what_cannot_be_begun_in_a_fork_is_run_alone(program):
     # a closed output cannot be opened from outside
-    done = subprocess.run([program, "4"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=BOUND,
-                          preexec_fn=lambda: os.close(2))
+    done = subprocess.run(
+        [program, "4"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        timeout=BOUND,
+        preexec_fn=lambda: os.close(2),
+    )
     assert (done.returncode, done.stdout.split()[0]) == (4, b"alone")

@@ -1,4 +1,7 @@
-"""The lab's xapi: transports, sessions, errors, accessors, the database on disk, events, tasks, plugins."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The lab's xapi: transports, sessions, errors, accessors, the database on disk, events, tasks,
+plugins."""
+
 import http.client
 import json
 import os
@@ -12,6 +15,8 @@ import xmlrpc.client
 
 import pytest
 import XenAPI
+
+from tests.eventually import eventually
 from xapi_fixture import PASSWORD, LabPool, failure_of
 
 
@@ -30,8 +35,11 @@ def x(pool):
 
 
 def test_the_stock_client_works_over_every_transport(pool):
-    for session in (XenAPI.Session(pool.master.url), XenAPI.Session(pool.master.https_url, ignore_ssl=True),
-                    XenAPI.Session(pool.master.url + "/RPC2")):
+    for session in (
+        XenAPI.Session(pool.master.url),
+        XenAPI.Session(pool.master.https_url, ignore_ssl=True),
+        XenAPI.Session(pool.master.url + "/RPC2"),
+    ):
         session.login_with_password("root", PASSWORD, "1.0", "tests")
         assert session.xenapi.host.get_uuid(session.xenapi.host.get_all()[0]) == pool.master.uuid
         assert session.API_version == "2.23"
@@ -42,36 +50,64 @@ def test_the_stock_client_works_over_every_transport(pool):
 
 def test_errors_have_xapis_codes(pool, x):
     session = XenAPI.Session(pool.master.url)
-    assert failure_of(session.login_with_password, "root", "wrong", "1.0", "tests")[0] == "SESSION_AUTHENTICATION_FAILED"
+    assert (
+        failure_of(session.login_with_password, "root", "wrong", "1.0", "tests")[0]
+        == "SESSION_AUTHENTICATION_FAILED"
+    )
     assert failure_of(x.VM.no_such_call) == ["MESSAGE_METHOD_UNKNOWN", "VM.no_such_call"]
-    assert failure_of(x.VM.get_uuid) == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.get_uuid", "1", "0"]
+    assert failure_of(x.VM.get_uuid) == [
+        "MESSAGE_PARAMETER_COUNT_MISMATCH",
+        "VM.get_uuid",
+        "1",
+        "0",
+    ]
     assert failure_of(x.VM.get_uuid, "OpaqueRef:no") == ["HANDLE_INVALID", "VM", "OpaqueRef:no"]
     assert failure_of(x.VM.get_by_uuid, "no") == ["UUID_INVALID", "VM", "no"]
     assert failure_of(x.pool.set_ha_allow_overcommit, x.pool.get_all()[0], "maybe") == [
-        "INTERNAL_ERROR", "Failure(\"Expected bool, got 'S(maybe)'\")"]
+        "INTERNAL_ERROR",
+        "Failure(\"Expected bool, got 'S(maybe)'\")",
+    ]
     assert failure_of(x.host.set_uuid, x.host.get_all()[0], "x")[0] == "MESSAGE_METHOD_UNKNOWN"
     proxy = xmlrpc.client.ServerProxy(pool.master.url)
-    assert proxy.VM.get_all("OpaqueRef:gone")["ErrorDescription"] == ["SESSION_INVALID", "OpaqueRef:gone"]
+    assert proxy.VM.get_all("OpaqueRef:gone")["ErrorDescription"] == [
+        "SESSION_INVALID",
+        "OpaqueRef:gone",
+    ]
 
 
 def test_json_rpc_in_both_versions(pool):
     def call(body):
         request = urllib.request.Request(pool.master.url + "/jsonrpc", json.dumps(body).encode())
         return json.load(urllib.request.urlopen(request))
+
     login = ["root", PASSWORD, "1.0", "tests"]
-    second = call({"jsonrpc": "2.0", "id": 1, "method": "session.login_with_password", "params": login})
+    second = call(
+        {"jsonrpc": "2.0", "id": 1, "method": "session.login_with_password", "params": login}
+    )
     session = second["result"]
     hosts = call({"id": "a", "method": "host.get_all_records", "params": [session]})
     (record,) = hosts["result"].values()
     assert hosts["error"] is None and record["API_version_major"] == 2 and record["enabled"] is True
     bad = call({"jsonrpc": "2.0", "id": 2, "method": "VM.get_by_uuid", "params": [session, "no"]})
-    assert bad["error"] == {"code": 1, "message": "UUID_INVALID", "data": ["VM", "no"]} and "result" not in bad
-    assert call({"id": 3, "method": "VM.nothing", "params": [session]})["error"] == ["MESSAGE_METHOD_UNKNOWN", "VM.nothing"]
+    assert (
+        bad["error"] == {"code": 1, "message": "UUID_INVALID", "data": ["VM", "no"]}
+        and "result" not in bad
+    )
+    assert call({"id": 3, "method": "VM.nothing", "params": [session]})["error"] == [
+        "MESSAGE_METHOD_UNKNOWN",
+        "VM.nothing",
+    ]
 
 
 def test_what_is_not_a_call_is_refused(pool):
-    for path, body in (("/", b"<not xml"), ("/jsonrpc", b"[]"), ("/", b'<!DOCTYPE a [<!ENTITY b "c">]><methodCall/>')):
-        connection = http.client.HTTPConnection(pool.master.address, pool.master.http_port, timeout=60)
+    for path, body in (
+        ("/", b"<not xml"),
+        ("/jsonrpc", b"[]"),
+        ("/", b'<!DOCTYPE a [<!ENTITY b "c">]><methodCall/>'),
+    ):
+        connection = http.client.HTTPConnection(
+            pool.master.address, pool.master.http_port, timeout=60
+        )
         connection.request("POST", path, body)
         assert connection.getresponse().status == 400
         connection.close()
@@ -92,10 +128,19 @@ def test_a_tls_client_that_says_nothing_holds_nobody_up(pool):
 def test_records_and_maps(x):
     host = x.host.get_all()[0]
     record = x.host.get_record(host)
-    assert record["software_version"]["product_brand"] == "XCP-ng" and record["API_version_major"] == "2"
+    assert (
+        record["software_version"]["product_brand"] == "XCP-ng"
+        and record["API_version_major"] == "2"
+    )
     assert set(x.host.get_all_records()) == {host}
     x.host.add_to_other_config(host, "key", "value")
-    assert failure_of(x.host.add_to_other_config, host, "key", "value") == ["MAP_DUPLICATE_KEY", "host", "other_config", host, "key"]
+    assert failure_of(x.host.add_to_other_config, host, "key", "value") == [
+        "MAP_DUPLICATE_KEY",
+        "host",
+        "other_config",
+        host,
+        "key",
+    ]
     x.host.remove_from_other_config(host, "key")
     x.host.remove_from_other_config(host, "key")
     x.host.set_tags(host, ["a"])
@@ -113,14 +158,21 @@ def test_records_and_maps(x):
 def test_expressions(x):
     def found(expression):
         return [record["type"] for record in x.SM.get_all_records_where(expression).values()]
+
     assert found('field "type" = "tiny"') == ["tiny"]
     assert found('field "type"="tiny" and field "name__label"="Tiny"') == ["tiny"]
     assert found('not (field "type" = "tiny")') == []
     assert found('field "type" = "x" or true') == ["tiny"]
     assert found('field "type" = "tiny" andfield "name_label" = "Tiny"') == ["tiny"], "as sm has it"
     assert found("true and (false or not false)") == ["tiny"]
+    assert found("true or false and false") == [], "`and` and `or` bind alike, from the left"
+    assert found("not false and false") == ["tiny"], "all of what follows is negated"
+    assert found("true and not true or true") == []
+    assert failure_of(x.SM.get_all_records_where, "true\u00a0")[0] == "INTERNAL_ERROR", "no space"
     (pif,) = x.PIF.get_all_records_where('field "management" = "true"').values()
-    assert x.network.get_all_records_where('field "uuid" = "%s"' % x.network.get_uuid(pif["network"]))
+    assert x.network.get_all_records_where(
+        'field "uuid" = "%s"' % x.network.get_uuid(pif["network"])
+    )
     assert failure_of(x.SM.get_all_records_where, 'field "type" =')[0] == "INTERNAL_ERROR"
     assert failure_of(x.SM.get_all_records_where, "field 'type' = 'tiny'")[0] == "INTERNAL_ERROR"
     assert failure_of(x.SM.get_all_records_where, 'field "nothing" = "x"')[0] == "INTERNAL_ERROR"
@@ -128,24 +180,41 @@ def test_expressions(x):
 
 def test_drivers_that_answer_have_an_sm_object(x):
     (record,) = x.SM.get_all_records().values()
-    assert record["driver_filename"] == "/opt/xensource/sm/TinySR" and record["features"] == {"VDI_CREATE": "1", "VDI_SNAPSHOT": "2"}
+    assert record["driver_filename"] == "/opt/xensource/sm/TinySR" and record["features"] == {
+        "VDI_CREATE": "1",
+        "VDI_SNAPSHOT": "2",
+    }
     assert x.SR.get_supported_types() == ["tiny"]
 
 
 def test_plugins(pool, x):
     host = pool.master.ref(x)
-    assert x.host.call_plugin(host, "probe", "echo", {"a": "<b>"}) == "[('a', '<b>')] at %s" % pool.master.root
+    assert (
+        x.host.call_plugin(host, "probe", "echo", {"a": "<b>"})
+        == "[('a', '<b>')] at %s" % pool.master.root
+    )
     assert x.host.call_plugin(host, "probe", "session", {}).startswith("OpaqueRef:")
-    for fn, wanted in (("refuse", ["SXM_BAD_ARGUMENTS", "vm: no such VM"]),
-                       ("exit", ["XENAPI_PLUGIN_FAILURE", "non-zero exit", "out\n", "err"]),
-                       ("signal", ["XENAPI_PLUGIN_FAILURE", "signal: SIGKILL", "", ""]),
-                       ("fault", ["XENAPI_PLUGIN_FAILURE", "fault", "7", "a fault"])):
+    for fn, wanted in (
+        ("refuse", ["SXM_BAD_ARGUMENTS", "vm: no such VM"]),
+        ("exit", ["XENAPI_PLUGIN_FAILURE", "non-zero exit", "out\n", "err"]),
+        ("signal", ["XENAPI_PLUGIN_FAILURE", "signal: SIGKILL", "", ""]),
+        ("fault", ["XENAPI_PLUGIN_FAILURE", "fault", "7", "a fault"]),
+    ):
         assert failure_of(x.host.call_plugin, host, "probe", fn, {}) == wanted
     assert failure_of(x.host.call_plugin, host, "probe", "garbage", {})[:3] == [
-        "XENAPI_PLUGIN_FAILURE", "failed to parse plugin output", "this is no XML\n"]
-    assert failure_of(x.host.call_plugin, host, "probe", "number", {})[:2] == ["XENAPI_PLUGIN_FAILURE", "unexpected XMLRPC result"]
+        "XENAPI_PLUGIN_FAILURE",
+        "failed to parse plugin output",
+        "this is no XML\n",
+    ]
+    assert failure_of(x.host.call_plugin, host, "probe", "number", {})[:2] == [
+        "XENAPI_PLUGIN_FAILURE",
+        "unexpected XMLRPC result",
+    ]
     for name in ("none", "../plugins/probe"):
-        assert failure_of(x.host.call_plugin, host, name, "echo", {}) == ["XENAPI_MISSING_PLUGIN", name]
+        assert failure_of(x.host.call_plugin, host, name, "echo", {}) == [
+            "XENAPI_MISSING_PLUGIN",
+            name,
+        ]
     before = time.monotonic()
     assert x.host.call_plugin(host, "probe", "daemon", {}) == "left one behind"
     assert time.monotonic() - before < 15
@@ -155,17 +224,23 @@ def test_async_calls_and_tasks(pool, x):
     host = pool.master.ref(x)
     xx = x
     task = xx.Async.host.call_plugin(host, "probe", "echo", {})
-    _wait(lambda: x.task.get_status(task) != "pending")
+    eventually(lambda: x.task.get_status(task) != "pending", "the task's end")
     record = x.task.get_record(task)
-    assert record["status"] == "success" and record["result"] == "<value>[] at %s</value>" % pool.master.root
+    assert (
+        record["status"] == "success"
+        and record["result"] == "<value>[] at %s</value>" % pool.master.root
+    )
     assert record["progress"] == 1.0
     x.task.destroy(task)
     assert failure_of(x.task.get_status, task)[0] == "HANDLE_INVALID"
     task = xx.Async.host.call_plugin(host, "probe", "refuse", {})
-    _wait(lambda: x.task.get_status(task) == "failure")
+    eventually(lambda: x.task.get_status(task) == "failure", "it fails")
     assert x.task.get_error_info(task) == ["SXM_BAD_ARGUMENTS", "vm: no such VM"]
     x.task.destroy(task)
-    assert failure_of(xx.Async.VM.get_uuid, "x") == ["Fault", "No async mode for this operation (rpc: VM.get_uuid)"]
+    assert failure_of(xx.Async.VM.get_uuid, "x") == [
+        "Fault",
+        "No async mode for this operation (rpc: VM.get_uuid)",
+    ]
 
 
 def test_tasks_of_clients(x):
@@ -174,7 +249,10 @@ def test_tasks_of_clients(x):
     x.task.add_to_other_config(task, "applies_to", "OpaqueRef:vm")
     assert x.task.get_allowed_operations(task) == []
     x.task.cancel(task)
-    assert "cancel" in x.task.get_current_operations(task).values() and x.task.get_status(task) == "pending"
+    assert (
+        "cancel" in x.task.get_current_operations(task).values()
+        and x.task.get_status(task) == "pending"
+    )
     x.task.set_result(task, "done")
     x.task.set_error_info(task, ["A", "b"])
     x.task.set_status(task, "cancelled")
@@ -186,7 +264,9 @@ def test_tasks_of_clients(x):
 def test_events(x):
     first = getattr(x.event, "from")(["network", "PIF"], "", 1.0)
     assert {event["class"] for event in first["events"]} == {"network", "pif"}
-    assert first["valid_ref_counts"]["network"] == 1 and first["valid_ref_counts"]["pbd"] == len(x.PBD.get_all())
+    assert first["valid_ref_counts"]["network"] == 1 and first["valid_ref_counts"]["pbd"] == len(
+        x.PBD.get_all()
+    )
     quiet = getattr(x.event, "from")(["network"], first["token"], 0.2)
     assert quiet["events"] == []
     network = x.network.create({"name_label": "n", "name_description": "", "other_config": {}})
@@ -197,7 +277,10 @@ def test_events(x):
     x.network.destroy(network)
     (gone,) = getattr(x.event, "from")(["*"], token, 5.0)["events"]
     assert gone["operation"] == "del" and "snapshot" not in gone
-    assert failure_of(getattr(x.event, "from"), ["*"], "rubbish", 1.0) == ["EVENT_FROM_TOKEN_PARSE_FAILURE", "rubbish"]
+    assert failure_of(getattr(x.event, "from"), ["*"], "rubbish", 1.0) == [
+        "EVENT_FROM_TOKEN_PARSE_FAILURE",
+        "rubbish",
+    ]
 
 
 def test_an_event_wakes_who_waits(pool, x):
@@ -206,7 +289,9 @@ def test_an_event_wakes_who_waits(pool, x):
     timer.start()
     before = time.monotonic()
     batch = getattr(x.event, "from")(["task"], token, 20.0)
-    assert [event["operation"] for event in batch["events"]] == ["add"] and 0.2 < time.monotonic() - before < 10
+    assert [event["operation"] for event in batch["events"]] == [
+        "add"
+    ] and 0.2 < time.monotonic() - before < 10
     timer.join()
     x.task.set_status(batch["events"][0]["ref"], "success")
     x.task.destroy(batch["events"][0]["ref"])
@@ -216,7 +301,9 @@ def test_messages(x):
     pool_uuid = x.pool.get_uuid(x.pool.get_all()[0])
     message = x.message.create("DONE", 3, "Pool", pool_uuid, "body")
     assert x.message.get_all_records()[message]["priority"] == "3"
-    assert list(x.message.get("Pool", pool_uuid, xmlrpc.client.DateTime("19700101T00:00:00Z"))) == [message]
+    assert list(x.message.get("Pool", pool_uuid, xmlrpc.client.DateTime("19700101T00:00:00Z"))) == [
+        message
+    ]
     x.message.destroy(message)
     assert failure_of(x.message.create, "DONE", 3, "VM", "none", "")[0] == "UUID_INVALID"
 
@@ -237,10 +324,3 @@ def test_a_xapi_ends_when_it_is_told_to_and_logs_no_secret():
         pool.stop()
     assert pool.master.process.returncode == 0 and time.monotonic() - started < 10
     assert not os.path.exists(pool.directory)
-
-
-def _wait(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

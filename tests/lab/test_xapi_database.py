@@ -1,22 +1,33 @@
-"""What of the lab's xapi is on disk, and when: a xapi that is killed comes back as it was at its last flush or sync."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What of the lab's xapi is on disk, and when: a xapi that is killed comes back as it was at its
+last flush or sync."""
+
 import json
 import os
 import signal
 import threading
-import time
 import xmlrpc.client
 
 import pytest
-from xapi_fixture import REPOSITORY, LabPool, UnixSession, failure_of, make_sr, vbd_record, vdi_record, vm_record
 
 from lab.xapi import config, daemon
 from lab.xapi.schema import CLASSES
 from storage_motion.errors import Unreachable
-from storage_motion.xapi import session as sessions
-from storage_motion.xapi import xenops
+from storage_motion.xapi import session as sessions, xenops
 from storage_motion.xapi.records import Records
+from tests.eventually import eventually
+from xapi_fixture import (
+    REPOSITORY,
+    LabPool,
+    UnixSession,
+    failure_of,
+    make_sr,
+    vbd_record,
+    vdi_record,
+    vm_record,
+)
 
-PATIENCE = 60.0             # seconds
+PATIENCE = 60.0  # seconds
 STATE = "/var/lib/xcp/state.db"
 
 
@@ -39,13 +50,6 @@ def restarted(host, how=signal.SIGKILL):
     return host.remote().xenapi
 
 
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_kill_takes_back_what_was_not_synced(pool):
     x = pool.master.remote().xenapi
     kept, changed, gone = network(x, "kept"), network(x, "before"), network(x, "gone")
@@ -56,7 +60,10 @@ def test_a_kill_takes_back_what_was_not_synced(pool):
     x.network.remove_from_other_config(kept, "k")
     x.network.destroy(gone)
     x = restarted(pool.master)
-    assert x.network.get_other_config(kept) == {"k": "é\n<"} and x.network.get_name_label(changed) == "before"
+    assert (
+        x.network.get_other_config(kept) == {"k": "é\n<"}
+        and x.network.get_name_label(changed) == "before"
+    )
     assert gone in x.network.get_all() and lost not in x.network.get_all()
 
 
@@ -69,7 +76,7 @@ def test_it_is_written_when_its_time_has_come():
     pool = LabPool(database_flush_seconds=1)
     try:
         made = network(pool.master.remote().xenapi, "made")
-        until(lambda: made in open(pool.master.root + STATE).read())
+        eventually(lambda: made in open(pool.master.root + STATE).read(), "it is written")
         assert restarted(pool.master).network.get_name_label(made) == "made"
     finally:
         pool.stop()
@@ -94,17 +101,30 @@ def test_what_is_never_on_disk_is_gone_after_any_restart(pool):
     x.VM_metrics.add_to_other_config(metrics, "k", "v")
     message = x.message.create("A_MESSAGE", 3, "VM", x.VM.get_uuid(vm), "body")
     x.pool.sync_database()
-    later = x.message.create("ANOTHER", 3, "VM", x.VM.get_uuid(vm), "messages are files of their own")
+    later = x.message.create(
+        "ANOTHER", 3, "VM", x.VM.get_uuid(vm), "messages are files of their own"
+    )
     with open(pool.master.root + STATE) as file:
         state = json.load(file)["objects"]
     assert not {"task", "session", "message"} & set(state)
-    assert not {"allowed_operations", "current_operations"} & set(state["VM"][vm]) and "other_config" not in state["VM_metrics"][metrics]
+    assert (
+        not {"allowed_operations", "current_operations"} & set(state["VM"][vm])
+        and "other_config" not in state["VM_metrics"][metrics]
+    )
     again = restarted(pool.master, signal.SIGTERM)
-    former = session._session                                   # the stock client would log in again by itself
-    assert xmlrpc.client.ServerProxy(pool.master.url).VM.get_all(former)["ErrorDescription"] == ["SESSION_INVALID", former]
-    assert task not in again.task.get_all() and set(again.message.get_all_records()) == {message, later}
+    former = session._session  # the stock client would log in again by itself
+    assert xmlrpc.client.ServerProxy(pool.master.url).VM.get_all(former)["ErrorDescription"] == [
+        "SESSION_INVALID",
+        former,
+    ]
+    assert task not in again.task.get_all() and set(again.message.get_all_records()) == {
+        message,
+        later,
+    }
     assert again.VM_metrics.get_other_config(metrics) == {}
-    assert "start" in again.VM.get_allowed_operations(vm) and "snapshot" in again.VDI.get_allowed_operations(vdi)
+    assert "start" in again.VM.get_allowed_operations(
+        vm
+    ) and "snapshot" in again.VDI.get_allowed_operations(vdi)
     assert "scan" in again.SR.get_allowed_operations(sr)
 
 
@@ -125,7 +145,10 @@ def test_a_sync_is_a_snapshot_and_durable(pool):
     before = os.stat(pool.master.root + STATE)
     x.pool.sync_database()
     after = os.stat(pool.master.root + STATE)
-    assert (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns) and after.st_mode & 0o777 == 0o600
+    assert (after.st_ino, after.st_mtime_ns) != (
+        before.st_ino,
+        before.st_mtime_ns,
+    ) and after.st_mode & 0o777 == 0o600
     assert os.listdir(os.path.dirname(pool.master.root + STATE)).count("state.db.new") == 0
 
 
@@ -176,8 +199,9 @@ def test_a_hung_member_holds_a_sync_up_and_the_masters_file_is_there_at_once(two
     member.process.send_signal(signal.SIGSTOP)
     try:
         call = Call(x.pool.sync_database)
-        until(lambda: made in open(master.root + STATE).read())
-        other = Call(master.remote().xenapi.pool.sync_database)     # calls queue behind each other; others do not
+        eventually(lambda: made in open(master.root + STATE).read(), "it is written")
+        # calls queue behind each other; others do not
+        other = Call(master.remote().xenapi.pool.sync_database)
         network(master.remote().xenapi, "beside")
         other.join(0.5)
         assert call.is_alive() and other.is_alive()
@@ -194,7 +218,7 @@ def test_a_member_that_is_away_is_waited_for_and_then_named(two):
     made, ref = network(x, "made"), member.ref(x)
     member.stop(signal.SIGKILL)
     call = Call(x.pool.sync_database)
-    until(lambda: made in open(master.root + STATE).read())
+    eventually(lambda: made in open(master.root + STATE).read(), "it is written")
     assert call.is_alive()
     call.join(PATIENCE)
     assert call.failure.details == ["CANNOT_CONTACT_HOST", ref]
@@ -207,6 +231,7 @@ def test_a_member_that_is_away_is_waited_for_and_then_named(two):
 
 class Reading(daemon.Master):
     """A xapi that is long at reading its database."""
+
     read = threading.Event()
 
     def prepare(self):
@@ -215,7 +240,8 @@ class Reading(daemon.Master):
 
 
 def test_a_xapi_answers_before_it_has_read_its_database(pool, monkeypatch):
-    """It knows no session then, and no host to log in at: who logs in again in the middle of a call must not take that for its answer."""
+    """It knows no session then, and no host to log in at: who logs in again in the middle of a call
+    must not take that for its answer."""
     host = pool.master
     monkeypatch.setenv("SXM_ROOT", host.root)
     session = sessions.local()
@@ -226,8 +252,10 @@ def test_a_xapi_answers_before_it_has_read_its_database(pool, monkeypatch):
     started = threading.Thread(target=xapi.start)
     started.start()
     try:
-        until(lambda: os.path.exists(host.root + "/var/lib/xcp/xapi"))
-        assert failure_of(UnixSession(host.root).login_with_password, "root", "", "1.0", "tests") == ["UUID_INVALID", "host", host.uuid]
+        eventually(lambda: os.path.exists(host.root + "/var/lib/xcp/xapi"), "it listens")
+        assert failure_of(
+            UnixSession(host.root).login_with_password, "root", "", "1.0", "tests"
+        ) == ["UUID_INVALID", "host", host.uuid]
         with pytest.raises(Unreachable):
             sessions.local()
         with pytest.raises(Unreachable):

@@ -1,4 +1,7 @@
-"""The storage layer of the lab's xapi: datapaths, what of SM they need, what outlives xapi, and what the API shows and does of it."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The storage layer of the lab's xapi: datapaths, what of SM they need, what outlives xapi, and
+what the API shows and does of it."""
+
 import contextlib
 import http.client
 import itertools
@@ -8,14 +11,10 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 import xml.parsers.expat
 import xmlrpc.client
 
 import pytest
-from test_xapi_database import PATIENCE, restarted, until
-from test_xapi_storage import ask_storage
-from xapi_fixture import LabPool, failure_of, make_sr, vdi_record
 
 from lab.pools import daemons
 from lab.xapi import automaton
@@ -23,12 +22,22 @@ from lab.xapi.automaton import ACTIVATE, DEACTIVATE, DETACH, DETACHED, RO, RW, S
 from lab.xapi.datapaths import STATE, Datapaths, NoVdi
 from lab.xapi.failures import Failure
 from storage_motion.xapi import datapaths
+from test_xapi_database import PATIENCE, restarted
+from test_xapi_storage import ask_storage
+from tests.eventually import eventually, never
+from xapi_fixture import LabPool, failure_of, make_sr, vdi_record
 
-ATTACHED_RO, ATTACHED_RW, ACTIVE_RO, ACTIVE_RW = State("attached", RO), State("attached", RW), State("activated", RO), State("activated", RW)
+ATTACHED_RO, ATTACHED_RW, ACTIVE_RO, ACTIVE_RW = (
+    State("attached", RO),
+    State("attached", RW),
+    State("activated", RO),
+    State("activated", RW),
+)
 STATES = (DETACHED, ATTACHED_RO, ATTACHED_RW, ACTIVE_RO, ACTIVE_RW)
 OPERATIONS = (attach(RO), attach(RW), ACTIVATE, DEACTIVATE, DETACH)
 BAD = None
-NEGATIVE = 2.0              # seconds for which it is looked whether something does not happen
+REPEATED = 300.0  # seconds for which xenopsd asks again: no test takes longer
+NEGATIVE = 2.0  # seconds for which it is looked whether something does not happen
 
 # vdi_automaton.ml, ( + ): the state after attach RO, attach RW, activate, deactivate, detach
 AFTER = {
@@ -38,12 +47,21 @@ AFTER = {
     ACTIVE_RO: (ACTIVE_RO, BAD, ACTIVE_RO, ATTACHED_RO, BAD),
     ACTIVE_RW: (ACTIVE_RW, ACTIVE_RW, ACTIVE_RW, ATTACHED_RW, BAD),
 }
-# vdi_automaton.ml, ( - ): what SM is asked for from one state to another; what is not here, SM cannot do
+# vdi_automaton.ml, ( - ): what SM is asked for from one state to another; what is not here, SM
+# cannot do
 PATHS = {
-    (ATTACHED_RO, DETACHED): "detach", (ATTACHED_RW, DETACHED): "detach", (ACTIVE_RO, ATTACHED_RO): "deactivate",
-    (ACTIVE_RW, ATTACHED_RW): "deactivate", (ACTIVE_RO, DETACHED): "deactivate detach", (ACTIVE_RW, DETACHED): "deactivate detach",
-    (DETACHED, ATTACHED_RO): "attach", (DETACHED, ATTACHED_RW): "attach", (DETACHED, ACTIVE_RO): "attach activate",
-    (DETACHED, ACTIVE_RW): "attach activate", (ATTACHED_RO, ACTIVE_RO): "activate", (ATTACHED_RW, ACTIVE_RW): "activate",
+    (ATTACHED_RO, DETACHED): "detach",
+    (ATTACHED_RW, DETACHED): "detach",
+    (ACTIVE_RO, ATTACHED_RO): "deactivate",
+    (ACTIVE_RW, ATTACHED_RW): "deactivate",
+    (ACTIVE_RO, DETACHED): "deactivate detach",
+    (ACTIVE_RW, DETACHED): "deactivate detach",
+    (DETACHED, ATTACHED_RO): "attach",
+    (DETACHED, ATTACHED_RW): "attach",
+    (DETACHED, ACTIVE_RO): "attach activate",
+    (DETACHED, ACTIVE_RW): "attach activate",
+    (ATTACHED_RO, ACTIVE_RO): "activate",
+    (ATTACHED_RW, ACTIVE_RW): "activate",
     **{(state, state): "" for state in STATES},
 }
 
@@ -61,7 +79,10 @@ def test_what_a_datapath_does(state):
 @pytest.mark.parametrize("before, wanted", list(itertools.product(STATES, STATES)), ids=str)
 def test_what_sm_is_asked_for(before, wanted):
     if (before, wanted) in PATHS:
-        assert " ".join(operation.name for operation in automaton.path(before, wanted)) == PATHS[before, wanted]
+        assert (
+            " ".join(operation.name for operation in automaton.path(before, wanted))
+            == PATHS[before, wanted]
+        )
     else:
         with pytest.raises(automaton.NoOperation):
             automaton.path(before, wanted)
@@ -71,11 +92,16 @@ def test_a_vdi_is_what_the_most_of_its_datapaths_make_of_it():
     assert automaton.superstate([]) == automaton.superstate([DETACHED]) == DETACHED
     assert automaton.superstate([ATTACHED_RO, ATTACHED_RW]) == ATTACHED_RW
     assert automaton.superstate([ATTACHED_RW, ACTIVE_RO]) == ACTIVE_RW
-    assert [str(state) for state in (DETACHED, ATTACHED_RW, ACTIVE_RO)] == ["detached", "attached  RW", "activated RO"]
+    assert [str(state) for state in (DETACHED, ATTACHED_RW, ACTIVE_RO)] == [
+        "detached",
+        "attached  RW",
+        "activated RO",
+    ]
 
 
 class Sm:
-    """What SM was asked for: `log`; an operation in `refuse` fails, and `gone`: xapi has no record of the VDI."""
+    """What SM was asked for: `log`; an operation in `refuse` fails, and `gone`: xapi has no record
+    of the VDI."""
 
     def __init__(self):
         self.log, self.refuse, self.gone, self.saved = [], set(), False, None
@@ -90,7 +116,11 @@ class Sm:
     def __call__(self, sr, vdi, operation, writable):
         if self.gone:
             raise NoVdi(vdi)
-        self.log.append("%s %s" % (operation, RW if writable else RO) if operation in ("attach", "activate") else operation)
+        self.log.append(
+            "%s %s" % (operation, RW if writable else RO)
+            if operation in ("attach", "activate")
+            else operation
+        )
         if operation in self.refuse:
             raise Failure("SR_BACKEND_FAILURE_46", "", "no %s" % operation, "")
         return {"params": "of %s" % vdi}
@@ -113,8 +143,13 @@ def plug(sm, datapath, writable=True):
 
 
 def test_the_first_datapath_asks_sm_and_the_last_one(sm):
-    assert plug(sm, "vbd/1/xvda") == {"params": "of disk"} and sm.asked() == ["attach RW", "activate RW"]
-    assert plug(sm, "vbd/2/xvda") == {"params": "of disk"} and sm.asked() == [], "two writers of one host are nothing to SM"
+    assert plug(sm, "vbd/1/xvda") == {"params": "of disk"} and sm.asked() == [
+        "attach RW",
+        "activate RW",
+    ]
+    assert plug(sm, "vbd/2/xvda") == {"params": "of disk"} and sm.asked() == [], (
+        "two writers of one host are nothing to SM"
+    )
     assert plug(sm, "vbd/3/xvda", writable=False) and sm.asked() == []
     sm.layer.destroy("vbd/1/xvda", False)
     assert sm.asked() == [] and sm.layer.state("sr", "disk") == ACTIVE_RW
@@ -128,13 +163,19 @@ def test_read_only_is_not_made_read_write_nor_back(sm):
     plug(sm, "reader", writable=False)
     with pytest.raises(Failure) as refused:
         sm.layer.attach("writer", "sr", "disk", True)
-    assert refused.value.description == ["INTERNAL_ERROR", "Storage_interface.Storage_error ([S(Illegal_transition);S(activated RO)S(activated RW)])"]
+    assert refused.value.description == [
+        "INTERNAL_ERROR",
+        "Storage_interface.Storage_error ([S(Illegal_transition);S(activated RO)S(activated RW)])",
+    ]
     sm.layer.destroy("reader", False)
     plug(sm, "writer")
     plug(sm, "reader", writable=False)
     with pytest.raises(Failure):
         sm.layer.destroy("writer", False)
-    assert "DP: writer: activated RW  ** LEAKED" in sm.layer.diagnostics() and "Illegal_transition" in sm.layer.diagnostics()
+    assert (
+        "DP: writer: activated RW  ** LEAKED" in sm.layer.diagnostics()
+        and "Illegal_transition" in sm.layer.diagnostics()
+    )
 
 
 def test_what_sm_did_behind_its_back_it_does_not_know(sm):
@@ -151,7 +192,11 @@ def test_a_leaked_datapath_is_tried_again_before_the_next_operation(sm):
     sm.asked()
     with pytest.raises(Failure) as refused:
         sm.layer.destroy("dead", False)
-    assert refused.value.code == "SR_BACKEND_FAILURE_46" and sm.asked() == ["deactivate"] and sm.layer.place("dead")
+    assert (
+        refused.value.code == "SR_BACKEND_FAILURE_46"
+        and sm.asked() == ["deactivate"]
+        and sm.layer.place("dead")
+    )
     with pytest.raises(Failure):
         sm.layer.attach("new", "sr", "disk", True)
     assert sm.asked() == ["deactivate"] and "LEAKED" in sm.layer.diagnostics()
@@ -201,11 +246,15 @@ def test_it_outlives_xapi_and_what_sm_was_at_does_not(sm):
     plug(sm, "dp", writable=False)
     former = sm.layer.diagnostics()
     sm.again()
-    assert sm.layer.diagnostics() == former and sm.layer.state("sr", "disk") == ACTIVE_RO and sm.layer.place("dp") == ("sr", "disk")
+    assert (
+        sm.layer.diagnostics() == former
+        and sm.layer.state("sr", "disk") == ACTIVE_RO
+        and sm.layer.place("dp") == ("sr", "disk")
+    )
     sm.layer.deactivate("dp", "sr", "disk")
     before_killed = sm.saved
     sm.layer.activate("dp", "sr", "disk")
-    sm.saved = before_killed                        # killed when SM had just done it, before that was written down
+    sm.saved = before_killed  # killed when SM had just done it, before that was written down
     sm.again()
     sm.asked()
     sm.layer.activate("dp", "sr", "disk")
@@ -225,6 +274,7 @@ def test_an_sr_that_is_detached_takes_its_datapaths_along(sm):
 
 # --- a whole xapi
 
+
 @pytest.fixture(scope="module")
 def pool():
     pool = LabPool(hosts=2)
@@ -242,7 +292,10 @@ class Disk:
         self.ref = self.x.VDI.create(vdi_record(self.sr))
         self.location = self.x.VDI.get_location(self.ref)
         self.where = {"sr": self.x.SR.get_uuid(self.sr), "vdi": self.location, "rw": True}
-        self.link = host.root + "/run/blktap-control/nbd/%s/%s" % (self.where["sr"], self.x.VDI.get_uuid(self.ref))
+        self.link = host.root + "/run/blktap-control/nbd/%s/%s" % (
+            self.where["sr"],
+            self.x.VDI.get_uuid(self.ref),
+        )
 
     def renew(self):
         self.x = self.host.pool.master.remote().xenapi
@@ -258,8 +311,17 @@ class Disk:
     def believed(self):
         """The lines of this VDI in the diagnostics."""
         lines = self.x.host.get_sm_diagnostics(self.host.ref(self.x)).splitlines()
-        begin = lines.index("        VDI " + self.location) if "        VDI " + self.location in lines else len(lines)
-        return [line.strip() for line in itertools.takewhile(lambda line: line.startswith(" " * 12), lines[begin + 1:])]
+        begin = (
+            lines.index("        VDI " + self.location)
+            if "        VDI " + self.location in lines
+            else len(lines)
+        )
+        return [
+            line.strip()
+            for line in itertools.takewhile(
+                lambda line: line.startswith(" " * 12), lines[begin + 1 :]
+            )
+        ]
 
     def destroy_datapath(self, datapath, allow_leak=False):
         return self.x.host.sm_dp_destroy(self.host.ref(self.x), datapath, allow_leak)
@@ -271,25 +333,36 @@ def test_the_diagnostics_and_sm_dp_destroy(pool, number):
     disk = Disk(host)
     assert disk.plug("vbd/1/xvda") == {"socket": host.root + "/run/blktap-control/nbd1.0"}
     state, datapath = disk.believed()
-    assert state.startswith("activated RW (device=Some {") and datapath == "DP: vbd/1/xvda: activated RW"
+    assert (
+        state.startswith("activated RW (device=Some {")
+        and datapath == "DP: vbd/1/xvda: activated RW"
+    )
     text = disk.x.host.get_sm_diagnostics(host.ref(disk.x))
     assert text.startswith("DataPath information:\nThe following SRs are attached:\n    SR ")
-    assert text.endswith("No diagnostics are available for SMAPIv1 plugins") and "Backend information:\nFor SR: " in text
+    assert (
+        text.endswith("No diagnostics are available for SMAPIv1 plugins")
+        and "Backend information:\nFor SR: " in text
+    )
     session, of = pool.master.remote(), (host.ref(disk.x), disk.where["sr"], disk.location)
     assert datapaths.of_vm_disks(session, *of) == ["vbd/1/xvda"], "as the product reads it"
     assert datapaths.active_and_writable(session, *of)
     assert disk.destroy_datapath("vbd/9/xvda") == "", "one that is not known is no error"
     datapaths.destroy(session, host.ref(disk.x), "vbd/1/xvda")
     assert not datapaths.active_and_writable(session, *of)
-    assert datapaths.of_vm_disks(session, *of) == [] and disk.believed() == [] and not os.path.lexists(disk.link)
+    assert (
+        datapaths.of_vm_disks(session, *of) == []
+        and disk.believed() == []
+        and not os.path.lexists(disk.link)
+    )
     assert len(host.driver_calls("vdi_deactivate")) == len(host.driver_calls("vdi_detach")) == 1
 
 
 def test_a_disk_deactivated_behind_xapis_back_is_still_believed_active(pool):
-    """As on a real host: the next one that activates it gets no tapdisk; sm_dp_destroy is the way."""
+    """As on a real host: the next one that activates it gets no tapdisk; sm_dp_destroy is the
+    way."""
     disk = Disk(pool.master)
     disk.plug("vbd/1/xvda")
-    os.unlink(disk.link)                                            # what a driver called directly does
+    os.unlink(disk.link)  # what a driver called directly does
     disk.plug("vbd/2/xvda")
     assert not os.path.lexists(disk.link) and len(disk.believed()) == 3
     disk.destroy_datapath("vbd/2/xvda")
@@ -302,7 +375,7 @@ def test_a_disk_deactivated_behind_xapis_back_is_still_believed_active(pool):
 def test_what_sm_refuses_leaks(pool):
     disk = Disk(pool.master)
     disk.plug("vbd/1/xvda")
-    os.unlink(disk.link)                                            # the driver of these tests fails then
+    os.unlink(disk.link)  # the driver of these tests fails then
     assert failure_of(disk.destroy_datapath, "vbd/1/xvda")[0] == "SR_BACKEND_FAILURE"
     assert disk.believed()[1] == "DP: vbd/1/xvda: activated RW  ** LEAKED"
     assert disk.ask("VDI.attach", "vbd/2/xvda")[0] == "SR_BACKEND_FAILURE"
@@ -334,7 +407,9 @@ def test_the_marks_of_a_host_are_made_anew_when_its_xapi_starts(pool):
     x.VDI.set_sm_config(other.ref, {"host_OpaqueRef:nobody": "RW", "activating": "true"})
     x.pool.sync_database()
     x = restarted(pool.master)
-    assert x.VDI.get_sm_config(disk.ref) == {own: "RW", member: "RW"} and x.VDI.get_sm_config(other.ref) == {"activating": "true"}
+    assert x.VDI.get_sm_config(disk.ref) == {own: "RW", member: "RW"} and x.VDI.get_sm_config(
+        other.ref
+    ) == {"activating": "true"}
     disk.renew()
     disk.destroy_datapath("vbd/1/xvda")
 
@@ -363,8 +438,11 @@ def test_a_pbd_is_plugged_if_the_host_has_its_sr_attached(pool):
     disk.x.pool.sync_database()
     disk.x.PBD.unplug(pbd)
     before = len(pool.master.driver_calls("sr_attach"))
-    x = restarted(pool.master)                                      # the database says that it is plugged, and it is not
-    assert x.PBD.get_currently_attached(pbd) and len(pool.master.driver_calls("sr_attach")) == before + 1
+    x = restarted(pool.master)  # the database says that it is plugged, and it is not
+    assert (
+        x.PBD.get_currently_attached(pbd)
+        and len(pool.master.driver_calls("sr_attach")) == before + 1
+    )
 
 
 class Activation(threading.Thread):
@@ -377,11 +455,18 @@ class Activation(threading.Thread):
         self.start()
 
     def run(self):
-        while self.answer is None:
-            try:
-                self.answer = self._disk.ask("VDI.activate", "vbd/1/xvda")
-            except (OSError, http.client.HTTPException, xmlrpc.client.Error, xml.parsers.expat.ExpatError):
-                time.sleep(0.1)
+        self.answer = eventually(self._ask, "a xapi answers", REPEATED, poll=0.1)
+
+    def _ask(self):
+        try:
+            return self._disk.ask("VDI.activate", "vbd/1/xvda")
+        except (
+            OSError,
+            http.client.HTTPException,
+            xmlrpc.client.Error,
+            xml.parsers.expat.ExpatError,
+        ):
+            return None
 
 
 def serves(host):
@@ -397,8 +482,9 @@ def activations(host):
 
 @contextlib.contextmanager
 def killed_in_an_activation(disk):
-    """The host's xapi is killed while SM activates the disk, to be written to, and started again; yields the Activation, whose gate is shut
-    until then. How often SM is to activate it is not waited for."""
+    """The host's xapi is killed while SM activates the disk, to be written to, and started again;
+    yields the Activation, whose gate is shut until then. How often SM is to activate it is not
+    waited for."""
     host = disk.host
     disk.ask("VDI.attach", "vbd/1/xvda")
     disk.x.pool.sync_database()
@@ -407,10 +493,10 @@ def killed_in_an_activation(disk):
     begun = len(activations(host))
     try:
         activation = Activation(disk)
-        until(lambda: activations(host)[begun:] == [True])
+        eventually(lambda: activations(host)[begun:] == [True], "SM is asked")
         host.stop(signal.SIGKILL)
         host.start()
-        until(lambda: len(activations(host)) == begun + 2)
+        eventually(lambda: len(activations(host)) == begun + 2, "SM is asked again")
         yield activation
     finally:
         os.unlink(gate)
@@ -422,14 +508,17 @@ def killed_in_an_activation(disk):
 
 @pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
 def test_what_sm_was_activating_for_a_xapi_that_was_killed_it_activates_again_to_read(pool, member):
-    """The next xapi does not know yet that it is to be written to, and xenopsd, which asks again behind that, is told that it is active as it wanted
-    (seen on a real xapi): the VM runs, and cannot write."""
+    """The next xapi does not know yet that it is to be written to, and xenopsd, which asks again
+    behind that, is told that it is active as it wanted (seen on a real xapi): the VM runs, and
+    cannot write."""
     disk = Disk(pool.hosts[member])
     with killed_in_an_activation(disk):
         pass
     assert activations(disk.host)[-2:] == [True, False]
     assert disk.believed()[1] == "DP: vbd/1/xvda: activated RW"
-    assert disk.x.VDI.get_sm_config(disk.ref)["host_" + disk.host.ref(disk.x)] == "RW", "the driver of these tests makes no mark"
+    assert disk.x.VDI.get_sm_config(disk.ref)["host_" + disk.host.ref(disk.x)] == "RW", (
+        "the driver of these tests makes no mark"
+    )
     disk.destroy_datapath("vbd/1/xvda")
 
 
@@ -437,20 +526,71 @@ def test_what_sm_was_activating_for_a_xapi_that_was_killed_it_activates_again_to
 def test_if_that_fails_xenopsd_has_it_activated_to_be_written_to(pool, member):
     disk = Disk(pool.hosts[member])
     with killed_in_an_activation(disk):
-        reader, = [pid for pid, command in daemons.of_root(disk.host.root).items() if "vdi_activate" in command and ">false<" in command]
+        (reader,) = [
+            pid
+            for pid, command in daemons.of_root(disk.host.root).items()
+            if "vdi_activate" in command and ">false<" in command
+        ]
         os.kill(reader, signal.SIGKILL)
     assert activations(disk.host)[-3:] == [True, False, True]
     assert disk.believed()[1] == "DP: vbd/1/xvda: activated RW"
     disk.destroy_datapath("vbd/1/xvda")
 
 
+def test_an_activation_on_a_member_ends_with_its_master(pool):
+    """SM's command has its session from the master; nobody does over again what it was at, for the
+    member's own xapi has not ended."""
+    disk = Disk(pool.hosts[1])
+    disk.ask("VDI.attach", "vbd/1/xvda")
+    disk.x.pool.sync_database()
+    gate = disk.host.root + "/gate-is-shut"
+    open(gate, "w").close()
+    begun = len(activations(disk.host))
+    activation = Activation(disk)
+    try:
+        eventually(lambda: activations(disk.host)[begun:] == [True], "SM is asked")
+        pool.master.stop(signal.SIGKILL)
+        activation.join(PATIENCE)
+        assert activation.answer[0] == "INTERNAL_ERROR" and "session" in activation.answer[1]
+        eventually(
+            lambda: (
+                not [
+                    command
+                    for command in daemons.of_root(disk.host.root).values()
+                    if "vdi_activate" in command
+                ]
+            ),
+            "the activation has ended",
+        )
+    finally:
+        os.unlink(gate)
+        pool.master.start()
+        pool.master.wait_ready()
+    disk.renew()
+    assert (
+        activations(disk.host)[begun:] == [True]
+        and disk.believed()[1] == "DP: vbd/1/xvda: attached  RW"
+    )
+    disk.destroy_datapath("vbd/1/xvda")
+
+
 @pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
 def test_an_activation_that_waits_for_its_gate_holds_the_start_of_its_xapi_up(pool, member):
-    """Over its unix socket a master's answers all that time, and over the network not at all (seen on a real one); a member's is served there before."""
+    """Over its unix socket a master's answers all that time, and over the network not at all (seen
+    on a real one); a member's is served there before."""
     disk = Disk(pool.hosts[member])
     with killed_in_an_activation(disk) as activation:
         assert disk.host.local().xenapi.SR.get_by_uuid(disk.where["sr"]) == disk.sr
-        time.sleep(NEGATIVE)
-        assert serves(disk.host) is member and not os.path.exists(disk.host.root + "/run/xapi.ready") and activation.is_alive()
+        eventually(lambda: serves(disk.host) is member, "who is served over the network")
+        never(
+            lambda: (
+                serves(disk.host) is not member
+                or os.path.exists(disk.host.root + "/run/xapi.ready")
+                or not activation.is_alive()
+            ),
+            "it does not wait",
+            NEGATIVE,
+            poll=0.1,
+        )
     assert serves(disk.host)
     disk.destroy_datapath("vbd/1/xvda")

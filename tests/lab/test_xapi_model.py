@@ -1,14 +1,26 @@
-"""The lab's xapi against the real one: its data model (docs/facts/xapi-datamodel.json), and what it answered (docs/facts/recorded)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The lab's xapi against the real one: its data model (docs/facts/xapi-datamodel.json), and what it
+answered (docs/facts/recorded)."""
+
 import json
 import time
 import urllib.request
 import xmlrpc.client
 
 import pytest
-import recorded
-from xapi_fixture import LabPool, TinyXenopsd, failure_of, make_sr, vbd_record, vdi_record, vif_record, vm_record
 
-from lab.xapi import api, calls, model, schema, tables  # noqa: F401 -- api registers the calls
+import recorded
+from lab.xapi import api, calls, model, schema, tables  # noqa: F401
+from xapi_fixture import (
+    LabPool,
+    TinyXenopsd,
+    failure_of,
+    make_sr,
+    vbd_record,
+    vdi_record,
+    vif_record,
+    vm_record,
+)
 
 # --- without a xapi: classes, fields, messages
 
@@ -19,8 +31,12 @@ def differences(registry, classes):
     wrong += ["%s is not answered" % name for name in model.names() if name not in registry]
     for name, call in registry.items():
         wanted = calls.modelled(name) or ()
-        given = [(parameter.name, parameter.type, parameter.optional) for parameter in call.parameters]
-        if wanted != () and given != [(parameter.name, parameter.type, parameter.optional) for parameter in wanted]:
+        given = [
+            (parameter.name, parameter.type, parameter.optional) for parameter in call.parameters
+        ]
+        if wanted != () and given != [
+            (parameter.name, parameter.type, parameter.optional) for parameter in wanted
+        ]:
             wrong.append("%s has other parameters" % name)
         if model.message(name) is not None and call.needs_session != model.needs_session(name):
             wrong.append("%s differs in its session" % name)
@@ -30,9 +46,15 @@ def differences(registry, classes):
         for name in set(fields) & set(described):
             type_text, qualifier, on_disk, default = described[name]
             field = fields[name]
-            same = (field.type == model.parse_type(type_text), field.access == {"RW": "RW", "RO/constructor": "ST", "RO/runtime": "DY"}[qualifier],
-                    field.required == (default == "REQ"), field.kept == (on_disk and model.MODEL[class_name]["persisted"] == "yes"),
-                    written(field.default, field.type.kind) in (default, "D:date") or default in ("REQ", "D:ref:") or _counted(field.default, default))
+            same = (
+                field.type == model.parse_type(type_text),
+                field.access == {"RW": "RW", "RO/constructor": "ST", "RO/runtime": "DY"}[qualifier],
+                field.required == (default == "REQ"),
+                field.kept == (on_disk and model.MODEL[class_name]["persisted"] == "yes"),
+                written(field.default, field.type.kind) in (default, "D:date")
+                or default in ("REQ", "D:ref:")
+                or _counted(field.default, default),
+            )
             wrong += ["%s.%s" % (class_name, name) for agrees in same if not agrees]
     return wrong
 
@@ -51,7 +73,8 @@ def written(default, kind):
 
 
 def _counted(default, text):
-    """The one default of which the lab has not the value: the role of a subject, an object that it has not."""
+    """The one default of which the lab has not the value: the role of a subject, an object that it
+    has not."""
     return text == "D:set1" and default == []
 
 
@@ -59,19 +82,40 @@ def test_it_is_the_real_model():
     assert len(model.MODEL) > 70 and len(calls.REGISTRY) > 2000
     assert differences(calls.REGISTRY, schema.CLASSES) == []
     assert not [name for name in tables.HIDDEN if model.message(name)]
-    assert {name for names in tables.SETTERS.values() for name in names} >= {"blocked_operations", "managed"}
+    assert {name for names in tables.SETTERS.values() for name in names} >= {
+        "blocked_operations",
+        "managed",
+    }
 
 
-@pytest.mark.parametrize("name, change, wrong", [
-    ("VBD.set_VDI", {}, "xapi has no VBD.set_VDI"),
-    ("VM.create", {"parameters": schema.signature("record:record(VM)")}, "VM.create has other parameters"),
-    ("SR.set_name_label", {"parameters": schema.signature("self:ref(SR) value:string")}, "SR.set_name_label has other parameters"),
-    ("VM.add_to_blocked_operations", {"parameters": schema.signature("self:ref(VM) key:string value:string")},
-     "VM.add_to_blocked_operations has other parameters"),
-    ("VDI.snapshot", {"parameters": schema.signature("vdi:ref(VDI) driver_params:map(string,string)")}, "VDI.snapshot has other parameters"),
-    ("session.logout", {"needs_session": False}, "session.logout differs in its session"),
-    ("host.migrate_receive", None, "host.migrate_receive is not answered"),
-])
+@pytest.mark.parametrize(
+    "name, change, wrong",
+    [
+        ("VBD.set_VDI", {}, "xapi has no VBD.set_VDI"),
+        (
+            "VM.create",
+            {"parameters": schema.signature("record:record(VM)")},
+            "VM.create has other parameters",
+        ),
+        (
+            "SR.set_name_label",
+            {"parameters": schema.signature("self:ref(SR) value:string")},
+            "SR.set_name_label has other parameters",
+        ),
+        (
+            "VM.add_to_blocked_operations",
+            {"parameters": schema.signature("self:ref(VM) key:string value:string")},
+            "VM.add_to_blocked_operations has other parameters",
+        ),
+        (
+            "VDI.snapshot",
+            {"parameters": schema.signature("vdi:ref(VDI) driver_params:map(string,string)")},
+            "VDI.snapshot has other parameters",
+        ),
+        ("session.logout", {"needs_session": False}, "session.logout differs in its session"),
+        ("host.migrate_receive", None, "host.migrate_receive is not answered"),
+    ],
+)
 def test_a_call_that_differs_is_seen(name, change, wrong):
     registry = dict(calls.REGISTRY)
     registry[name] = registry.get(name, registry["VM.destroy"])._replace(**change or {})
@@ -80,13 +124,23 @@ def test_a_call_that_differs_is_seen(name, change, wrong):
     assert differences(registry, {}) == [wrong]
 
 
-@pytest.mark.parametrize("name, change", [
-    ("VM.colour", {}), ("VIF.ipv4_configuration_mode", {"type": model.Type("enum", ("None", "Static"))}), ("VM.groups", None),
-    ("pool.blobs", {"type": model.parse_type("(string -> string) map")}), ("pool.ha_cluster_stack", {"default": "xhad"}),
-    ("PIF.currently_attached", {"default": False}), ("host.ssl_legacy", {"default": False}), ("VDI.name_label", {"required": True}),
-    ("VM.blocked_operations", {"access": "RW"}), ("VM.power_state", {"default": "Running"}), ("VDI.current_operations", {"kept": True}),
-    ("network.MTU", {"default": 0}),
-])
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("VM.colour", {}),
+        ("VIF.ipv4_configuration_mode", {"type": model.Type("enum", ("None", "Static"))}),
+        ("VM.groups", None),
+        ("pool.blobs", {"type": model.parse_type("(string -> string) map")}),
+        ("pool.ha_cluster_stack", {"default": "xhad"}),
+        ("PIF.currently_attached", {"default": False}),
+        ("host.ssl_legacy", {"default": False}),
+        ("VDI.name_label", {"required": True}),
+        ("VM.blocked_operations", {"access": "RW"}),
+        ("VM.power_state", {"default": "Running"}),
+        ("VDI.current_operations", {"kept": True}),
+        ("network.MTU", {"default": 0}),
+    ],
+)
 def test_a_field_that_differs_is_seen(name, change):
     class_name, field = name.split(".")
     fields = dict(schema.CLASSES[class_name])
@@ -97,6 +151,7 @@ def test_a_field_that_differs_is_seen(name, change):
 
 
 # --- a xapi that runs
+
 
 @pytest.fixture(scope="module")
 def pool():
@@ -121,7 +176,8 @@ def x(session):
 
 @pytest.fixture(scope="module")
 def web(pool, session):
-    """A VM that runs, with a disk, a VIF, a snapshot, a blocked operation, like the recorded one; and one that is halted."""
+    """A VM that runs, with a disk, a VIF, a snapshot, a blocked operation, like the recorded one;
+    and one that is halted."""
     x = session.xenapi
     sr = make_sr(x, pool.master.ref(x))
     network = x.network.create({"name_label": "n", "name_description": "", "other_config": {}})
@@ -138,21 +194,29 @@ def web(pool, session):
 
 
 def answer(pool, session, name, parameters):
-    """What the lab answers to a recorded request with these parameters instead: whole, as it came."""
+    """What the lab answers to a recorded request with these parameters instead: whole, as it
+    came."""
     method, recorded_parameters = recorded.request(name)
     assert len(parameters) == len(recorded_parameters)
-    (parsed,), _ = xmlrpc.client.loads(_post(pool, xmlrpc.client.dumps((session.handle,) + tuple(parameters), method)))
+    (parsed,), _ = xmlrpc.client.loads(
+        _post(pool, xmlrpc.client.dumps((session.handle,) + tuple(parameters), method))
+    )
     return parsed
 
 
 def _post(pool, body):
-    return urllib.request.urlopen(urllib.request.Request(pool.master.url, body.encode()), timeout=60).read()
+    return urllib.request.urlopen(
+        urllib.request.Request(pool.master.url, body.encode()), timeout=60
+    ).read()
 
 
 def of_xapi(name, *exchanged):
     """The recorded failure, with the refs of that day exchanged for the lab's."""
     pairs = dict(exchanged)
-    return {"Status": "Failure", "ErrorDescription": [pairs.get(part, part) for part in recorded.failure(name)]}
+    return {
+        "Status": "Failure",
+        "ErrorDescription": [pairs.get(part, part) for part in recorded.failure(name)],
+    }
 
 
 def test_errors_are_xapis(pool, session, web):
@@ -162,12 +226,20 @@ def test_errors_are_xapis(pool, session, web):
     host = session.xenapi.host.get_all()[0]
     session.xenapi.VDI.add_to_sm_config(vdi, "k", "v")
     for name, ours, position in (
-            ("xapi-VM.nosuch", [vm], 0), ("xapi-VM.get_record-too-many", [vm, "x"], 0),
-            ("xapi-VM.set_ha_always_run-wrong-type", [vm, "x"], 0), ("xapi-VM.destroy-blocked", [vm], 0),
-            ("xapi-VDI.add_to_sm_config-duplicate", [vdi, "k", "v"], 0), ("xapi-host.call_plugin-missing", [host, "nosuch.py", "f", {}], 0)):
-        assert answer(pool, session, name, ours) == of_xapi(name, (recorded.request(name)[1][position], ours[position])), name
+        ("xapi-VM.nosuch", [vm], 0),
+        ("xapi-VM.get_record-too-many", [vm, "x"], 0),
+        ("xapi-VM.set_ha_always_run-wrong-type", [vm, "x"], 0),
+        ("xapi-VM.destroy-blocked", [vm], 0),
+        ("xapi-VDI.add_to_sm_config-duplicate", [vdi, "k", "v"], 0),
+        ("xapi-host.call_plugin-missing", [host, "nosuch.py", "f", {}], 0),
+    ):
+        assert answer(pool, session, name, ours) == of_xapi(
+            name, (recorded.request(name)[1][position], ours[position])
+        ), name
     uuid = recorded.request("xapi-VM.get_by_uuid-unknown")[1][0]
-    assert answer(pool, session, "xapi-VM.get_by_uuid-unknown", [uuid]) == of_xapi("xapi-VM.get_by_uuid-unknown")
+    assert answer(pool, session, "xapi-VM.get_by_uuid-unknown", [uuid]) == of_xapi(
+        "xapi-VM.get_by_uuid-unknown"
+    )
     session.xenapi.VDI.remove_from_sm_config(vdi, "k")
     name = "xapi-VDI.remove_from_sm_config-absent"
     assert answer(pool, session, name, [vdi, "k"]) == recorded.response(name)
@@ -184,20 +256,33 @@ def test_a_plugin_gets_its_argument_as_from_xapi(pool, session, x):
     said = x.host.call_plugin(x.host.get_all()[0], "probe", "argv", {"a": "b", "c": "<&"})
     expected = recorded.read("plugin-argv.request").decode().strip()
     theirs = xmlrpc.client.loads(expected)[0][0]
-    assert said == expected.replace(theirs, session.handle).replace("<methodName>fn<", "<methodName>argv<")
+    assert said == expected.replace(theirs, session.handle).replace(
+        "<methodName>fn<", "<methodName>argv<"
+    )
 
 
 def test_records_have_xapis_shape(pool, x, web):
     (vbd,), (vif,) = x.VM.get_VBDs(web["running"]), x.VM.get_VIFs(web["running"])
-    for name, record in (("VM.get_record-running", x.VM.get_record(web["running"])), ("VM.get_record-halted", x.VM.get_record(web["halted"])),
-                         ("VBD.get_record", x.VBD.get_record(vbd)), ("VIF.get_record", x.VIF.get_record(vif)),
-                         ("VDI.get_record", x.VDI.get_record(x.VBD.get_VDI(vbd))), ("SR.get_record", x.SR.get_record(web["sr"])),
-                         ("host.get_record", x.host.get_record(x.host.get_all()[0]))):
+    for name, record in (
+        ("VM.get_record-running", x.VM.get_record(web["running"])),
+        ("VM.get_record-halted", x.VM.get_record(web["halted"])),
+        ("VBD.get_record", x.VBD.get_record(vbd)),
+        ("VIF.get_record", x.VIF.get_record(vif)),
+        ("VDI.get_record", x.VDI.get_record(x.VBD.get_VDI(vbd))),
+        ("SR.get_record", x.SR.get_record(web["sr"])),
+        ("host.get_record", x.host.get_record(x.host.get_all()[0])),
+    ):
         assert recorded.shape(record) == recorded.shape(recorded.value("xapi-" + name)), name
     for class_name in ("pool", "SM"):
-        ours, theirs = getattr(x, class_name).get_all_records(), recorded.value("xapi-%s.get_all_records" % class_name)
+        ours, theirs = (
+            getattr(x, class_name).get_all_records(),
+            recorded.value("xapi-%s.get_all_records" % class_name),
+        )
         assert recorded.shape(list(ours.values())[0]) == recorded.shape(list(theirs.values())[0])
-    ours, theirs = list(x.pool.get_all_records().values())[0], list(recorded.value("xapi-pool.get_all_records").values())[0]
+    ours, theirs = (
+        list(x.pool.get_all_records().values())[0],
+        list(recorded.value("xapi-pool.get_all_records").values())[0],
+    )
     assert ours["ha_cluster_stack"] == theirs["ha_cluster_stack"]
     ours, theirs = x.host.get_record(x.host.get_all()[0]), recorded.value("xapi-host.get_record")
     for field in ("ssl_legacy", "license_server", "virtual_hardware_platform_versions"):
@@ -221,15 +306,33 @@ def test_tasks_of_a_client_are_as_with_xapi(x, web):
     task = x.task.create("t", "d")
     x.task.add_to_other_config(task, "applies_to", web["running"])
     x.task.set_progress(task, 0.5)
-    determined = ("name_label", "name_description", "allowed_operations", "status", "progress", "type", "result", "error_info", "subtask_of",
-                  "subtasks", "backtrace", "finished")
+    determined = (
+        "name_label",
+        "name_description",
+        "allowed_operations",
+        "status",
+        "progress",
+        "type",
+        "result",
+        "error_info",
+        "subtask_of",
+        "subtasks",
+        "backtrace",
+        "finished",
+    )
 
     def compared(name):
         ours, theirs = x.task.get_record(task), recorded.value("xapi-task.get_record-" + name)
         assert recorded.shape(ours) == recorded.shape(theirs)
-        assert {field: ours[field] for field in determined} == {field: theirs[field] for field in determined}
-        assert list(ours["current_operations"].values()) == list(theirs["current_operations"].values())
-        assert [key.split("|")[::2] for key in ours["current_operations"]] == [key.split("|")[::2] for key in theirs["current_operations"]]
+        assert {field: ours[field] for field in determined} == {
+            field: theirs[field] for field in determined
+        }
+        assert list(ours["current_operations"].values()) == list(
+            theirs["current_operations"].values()
+        )
+        assert [key.split("|")[::2] for key in ours["current_operations"]] == [
+            key.split("|")[::2] for key in theirs["current_operations"]
+        ]
         assert list(ours["other_config"]) == list(theirs["other_config"])
 
     compared("pending")
@@ -255,9 +358,16 @@ def test_events_are_as_from_xapi(x, web):
     theirs = recorded.value("xapi-event.from")
     task = x.task.create("t", "d")
     ours = getattr(x.event, "from")(["vm", "task"], "", 5.0)
-    assert recorded.shape(ours) == recorded.shape(theirs) and len(ours["token"]) == len(theirs["token"])
-    assert set(theirs["valid_ref_counts"]) - set(ours["valid_ref_counts"]) == {"diagnostics"}       # a class of messages alone
-    assert recorded.shape(ours["valid_ref_counts"], 1)["vm"] == recorded.shape(theirs["valid_ref_counts"], 1)["vm"] == "int"
+    assert recorded.shape(ours) == recorded.shape(theirs) and len(ours["token"]) == len(
+        theirs["token"]
+    )
+    # a class of messages alone
+    assert set(theirs["valid_ref_counts"]) - set(ours["valid_ref_counts"]) == {"diagnostics"}
+    assert (
+        recorded.shape(ours["valid_ref_counts"], 1)["vm"]
+        == recorded.shape(theirs["valid_ref_counts"], 1)["vm"]
+        == "int"
+    )
     kinds = {event["class"]: event for event in theirs["events"]}
     assert {event["class"] for event in ours["events"]} == set(kinds)
     for event in ours["events"]:
@@ -268,7 +378,11 @@ def test_events_are_as_from_xapi(x, web):
     another = x.task.create("another", "")
     x.VM.set_name_description(web["halted"], "changed %s" % time.time())
     later = getattr(x.event, "from")(["vm", "task"], ours["token"], 5.0)
-    assert [(event["operation"], event["ref"]) for event in later["events"]] == [("add", another), ("mod", web["halted"]), ("del", task)]
+    assert [(event["operation"], event["ref"]) for event in later["events"]] == [
+        ("add", another),
+        ("mod", web["halted"]),
+        ("del", task),
+    ]
     assert "snapshot" not in later["events"][-1]
     x.task.set_status(another, "success")
     x.task.destroy(another)
@@ -276,8 +390,16 @@ def test_events_are_as_from_xapi(x, web):
 
 def test_an_event_can_be_asked_for(x, web):
     """What clients do that want to see their own connection at work, and everything up to now."""
-    assert failure_of(x.event.inject, "pool", "OpaqueRef:no") == ["HANDLE_INVALID", "pool", "OpaqueRef:no"]
-    assert failure_of(x.event.inject, "pool", web["running"]) == ["HANDLE_INVALID", "pool", web["running"]]
+    assert failure_of(x.event.inject, "pool", "OpaqueRef:no") == [
+        "HANDLE_INVALID",
+        "pool",
+        "OpaqueRef:no",
+    ]
+    assert failure_of(x.event.inject, "pool", web["running"]) == [
+        "HANDLE_INVALID",
+        "pool",
+        web["running"],
+    ]
     (pool_ref,) = x.pool.get_all()
     token = x.event.inject("pool", pool_ref)
     (event,) = getattr(x.event, "from")(["pool"], token, 5.0)["events"]
@@ -291,40 +413,76 @@ def test_migrate_receive_answers_as_xapi(pool, x):
     ours = x.host.migrate_receive(host, network, {})
     assert recorded.shape(ours) == recorded.shape(theirs) and ours["host"] == host
     for key in ("SM", "xenops", "master"):
-        there = theirs[key].replace("http://192.0.2.19", pool.master.url).replace(theirs["session_id"], ours["session_id"])
+        there = (
+            theirs[key]
+            .replace("http://192.0.2.19", pool.master.url)
+            .replace(theirs["session_id"], ours["session_id"])
+        )
         assert ours[key] == there
     assert x.host.migrate_receive(host, network, {})["session_id"] != ours["session_id"]
 
 
 def test_all_methods_are_listed(pool):
     methods = xmlrpc.client.ServerProxy(pool.master.url).system.listMethods()["Value"]
-    assert {"VM.get_all_records", "event.from", "event.inject", "session.login_with_password", "VM.pool_migrate_complete"} <= set(methods)
+    assert {
+        "VM.get_all_records",
+        "event.from",
+        "event.inject",
+        "session.login_with_password",
+        "VM.pool_migrate_complete",
+    } <= set(methods)
     assert set(methods) == set(calls.REGISTRY)
 
 
 # --- what the data model does not say
 
+
 def test_fields_of_a_record_that_may_be_missing(x, web):
     vm = vm_record()
     del vm["name_label"], vm["name_description"]
-    made = x.VM.create(dict(vm, blocked_operations={"start": "not kept"}, power_state="Running", actions_after_shutdown="DESTROY"))
+    made = x.VM.create(
+        dict(
+            vm,
+            blocked_operations={"start": "not kept"},
+            power_state="Running",
+            actions_after_shutdown="DESTROY",
+        )
+    )
     record = x.VM.get_record(made)
-    assert (record["name_label"], record["blocked_operations"], record["power_state"], record["domain_type"]) == ("", {}, "Halted", "hvm")
-    assert record["actions_after_shutdown"] == "destroy" and list(record["other_config"]) == ["mac_seed"]
+    assert (
+        record["name_label"],
+        record["blocked_operations"],
+        record["power_state"],
+        record["domain_type"],
+    ) == ("", {}, "Halted", "hvm")
+    assert record["actions_after_shutdown"] == "destroy" and list(record["other_config"]) == [
+        "mac_seed"
+    ]
     x.VM.destroy(made)
     vdi = vdi_record(web["sr"])
     del vdi["name_label"]
     assert x.VDI.get_name_label(x.VDI.create(vdi)) == ""
 
 
-@pytest.mark.parametrize("of_type, value, text", [
-    ("bool", "x", "Expected bool, got 'S(x)'"), ("bool", 1, "Expected bool, got 'I(1)'"), ("int", True, "Expected int64, got 'B(true)'"),
-    ("int", "1.5", "Int64.of_string"), ("float", "x", "float_of_string"), ("string", 5, "Expected string, got 'I(5)'"),
-    ("VM ref", [], "Expected string, got '[]'"), ("enum vm_operations", "fly", "Unknown tag/contents"),
-    ("string set", "x", "Expecting Rpc.Enum, but found 'S(x)'"), ("string set", [1], "Expected string, got 'I(1)'"),
-    ("(string -> string) map", "x", "Expecting Rpc.Dict, but found 'S(x)'"), ("(string -> string) map", {"a": {"b": "c"}}, "Expected string, got '{b:S(c)}'"),
-    ("(enum vm_operations -> string) map", {"fly": ""}, "Unknown tag/contents"), ("(enum vm_operations -> string) map", "x", "Unmarshalling error"),
-])
+@pytest.mark.parametrize(
+    "of_type, value, text",
+    [
+        ("bool", "x", "Expected bool, got 'S(x)'"),
+        ("bool", 1, "Expected bool, got 'I(1)'"),
+        ("int", True, "Expected int64, got 'B(true)'"),
+        ("int", "1.5", "Int64.of_string"),
+        ("float", "x", "float_of_string"),
+        ("string", 5, "Expected string, got 'I(5)'"),
+        ("VM ref", [], "Expected string, got '[]'"),
+        ("enum vm_operations", "fly", "Unknown tag/contents"),
+        ("string set", "x", "Expecting Rpc.Enum, but found 'S(x)'"),
+        ("string set", [1], "Expected string, got 'I(1)'"),
+        ("(string -> string) map", "x", "Expecting Rpc.Dict, but found 'S(x)'"),
+        ("(string -> string) map", {"a": {"b": "c"}}, "Expected string, got '{b:S(c)}'"),
+        ("(enum vm_operations -> string) map", {"fly": ""}, "Unknown tag/contents"),
+        ("(enum vm_operations -> string) map", "x", "Unmarshalling error"),
+    ],
+)
 def test_a_value_of_a_wrong_type(of_type, value, text):
     with pytest.raises(calls.Failure) as raised:
         schema.coerce(value, model.parse_type(of_type), "value")
@@ -334,17 +492,38 @@ def test_a_value_of_a_wrong_type(of_type, value, text):
 def test_what_comes_first(pool, session, x):
     """Unknown calls look at the session, known ones at their parameters before that."""
     proxy = xmlrpc.client.ServerProxy(pool.master.url)
-    assert proxy.VM.nosuch("OpaqueRef:gone")["ErrorDescription"] == ["SESSION_INVALID", "OpaqueRef:gone"]
+    assert proxy.VM.nosuch("OpaqueRef:gone")["ErrorDescription"] == [
+        "SESSION_INVALID",
+        "OpaqueRef:gone",
+    ]
     assert proxy.VM.nosuch()["ErrorDescription"] == ["MESSAGE_METHOD_UNKNOWN", "VM.nosuch"]
-    assert proxy.VM.destroy("OpaqueRef:gone")["ErrorDescription"] == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.destroy", "1", "0"]
-    assert proxy.VM.destroy()["ErrorDescription"] == ["MESSAGE_PARAMETER_COUNT_MISMATCH", "VM.destroy", "1", "-1"]
-    assert proxy.VM.destroy("OpaqueRef:gone", 5)["ErrorDescription"] == ["INTERNAL_ERROR", "Failure(\"Expected string, got 'I(5)'\")"]
+    assert proxy.VM.destroy("OpaqueRef:gone")["ErrorDescription"] == [
+        "MESSAGE_PARAMETER_COUNT_MISMATCH",
+        "VM.destroy",
+        "1",
+        "0",
+    ]
+    assert proxy.VM.destroy()["ErrorDescription"] == [
+        "MESSAGE_PARAMETER_COUNT_MISMATCH",
+        "VM.destroy",
+        "1",
+        "-1",
+    ]
+    assert proxy.VM.destroy("OpaqueRef:gone", 5)["ErrorDescription"] == [
+        "INTERNAL_ERROR",
+        "Failure(\"Expected string, got 'I(5)'\")",
+    ]
     # An argument too many is ignored where the last ones may be left out (gen_server.ml)
-    assert proxy.VDI.snapshot(session.handle, "OpaqueRef:no", {}, "more")["ErrorDescription"][0] == "HANDLE_INVALID"
+    assert (
+        proxy.VDI.snapshot(session.handle, "OpaqueRef:no", {}, "more")["ErrorDescription"][0]
+        == "HANDLE_INVALID"
+    )
     assert proxy.VM_get_all(session.handle)["Status"] == "Success"
 
 
-@pytest.mark.parametrize("bridge", ["xapi0", "xenbr9", "vif1.0", "tap0", "eth7", "0123456789abcdef"])
+@pytest.mark.parametrize(
+    "bridge", ["xapi0", "xenbr9", "vif1.0", "tap0", "eth7", "0123456789abcdef"]
+)
 def test_names_of_bridges_that_are_xapis_own(x, bridge):
     record = {"name_label": "n", "other_config": {}, "bridge": bridge}
     assert failure_of(x.network.create, record) == ["INVALID_VALUE", "bridge", bridge]
@@ -353,4 +532,7 @@ def test_names_of_bridges_that_are_xapis_own(x, bridge):
 def test_a_bridge_that_is_there_already(x):
     record = {"name_label": "n", "other_config": {}, "bridge": "guests0", "MTU": "0"}
     network = x.network.create(record)
-    assert x.network.get_MTU(network) == "1500" and failure_of(x.network.create, record) == ["BRIDGE_NAME_EXISTS", "guests0"]
+    assert x.network.get_MTU(network) == "1500" and failure_of(x.network.create, record) == [
+        "BRIDGE_NAME_EXISTS",
+        "guests0",
+    ]

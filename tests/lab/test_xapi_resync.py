@@ -1,14 +1,17 @@
-"""What the lab's xapi does with the VMs of its host when it starts, where its database and xenopsd do not agree (resync_resident_on)."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the lab's xapi does with the VMs of its host when it starts, where its database and xenopsd
+do not agree (resync_resident_on)."""
+
 import signal
-import time
 
 import pytest
-from test_xapi_database import restarted
-from xapi_fixture import LabPool, TinyXenopsd, vm_record
 
 from lab.xenopsd import wire
+from test_xapi_database import restarted
+from tests.eventually import eventually, never
+from xapi_fixture import LabPool, TinyXenopsd, vm_record
 
-PATIENCE = 20.0             # seconds
+PATIENCE = 20.0  # seconds
 NULL = "OpaqueRef:NULL"
 
 
@@ -38,7 +41,9 @@ class Scene:
         """Kill the master's xapi; what xenopsd was asked by the next one."""
         before = len(self.xenopsd.calls)
         self.renew(restarted(self.pool.master))
-        return lambda method: [members["id"] for name, members in self.xenopsd.calls[before:] if name == method]
+        return lambda method: [
+            members["id"] for name, members in self.xenopsd.calls[before:] if name == method
+        ]
 
     def stop(self):
         for xenopsd in self.xenopsds:
@@ -53,27 +58,24 @@ def scene():
     scene.stop()
 
 
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_vm_that_the_database_has_lost_is_shut_down(scene):
     _, uuid = scene.started(scene.here, synced_before=False)
     asked = scene.restart()
-    until(lambda: uuid not in scene.xenopsd.vms)
+    eventually(lambda: uuid not in scene.xenopsd.vms, "xenopsd has forgotten it")
     assert asked("VM.shutdown") == asked("VM.remove") == [uuid]
     assert uuid not in [record["uuid"] for record in scene.x.VM.get_all_records().values()]
 
 
 def test_one_that_does_not_run_is_only_forgotten(scene):
     scene.xenopsd.vms["11111111-2222-3333-4444-000000000001"] = {
-        "power_state": "Halted", "metadata": {"id": "11111111-2222-3333-4444-000000000001", "disks": [], "vifs": []}}
+        "power_state": "Halted",
+        "metadata": {"id": "11111111-2222-3333-4444-000000000001", "disks": [], "vifs": []},
+    }
     asked = scene.restart()
-    until(lambda: not scene.xenopsd.vms)
-    assert asked("VM.shutdown") == [] and asked("VM.remove") == ["11111111-2222-3333-4444-000000000001"]
+    eventually(lambda: not scene.xenopsd.vms, "xenopsd has forgotten it")
+    assert asked("VM.shutdown") == [] and asked("VM.remove") == [
+        "11111111-2222-3333-4444-000000000001"
+    ]
 
 
 def test_a_vm_that_is_known_on_another_host_is_shut_down(scene):
@@ -84,7 +86,7 @@ def test_a_vm_that_is_known_on_another_host_is_shut_down(scene):
     scene.x.VM.pool_migrate_complete(vm, scene.here)
     assert scene.x.VM.get_resident_on(vm) == scene.here
     asked = scene.restart()
-    until(lambda: uuid not in scene.xenopsd.vms)
+    eventually(lambda: uuid not in scene.xenopsd.vms, "xenopsd has forgotten it")
     assert asked("VM.shutdown") == asked("VM.remove") == [uuid]
     assert scene.x.VM.get_resident_on(vm) == scene.there
 
@@ -92,8 +94,12 @@ def test_a_vm_that_is_known_on_another_host_is_shut_down(scene):
 def test_a_vm_that_is_resident_nowhere_is_adopted(scene):
     vm, uuid = scene.started(scene.here)
     asked = scene.restart()
-    until(lambda: scene.x.VM.get_power_state(vm) == "Running")
-    assert scene.x.VM.get_resident_on(vm) == scene.here and uuid in scene.xenopsd.vms and asked("VM.shutdown") == []
+    eventually(lambda: scene.x.VM.get_power_state(vm) == "Running", "xapi has it running")
+    assert (
+        scene.x.VM.get_resident_on(vm) == scene.here
+        and uuid in scene.xenopsd.vms
+        and asked("VM.shutdown") == []
+    )
 
 
 def test_a_vm_that_xenopsd_does_not_have_is_halted(scene):
@@ -101,7 +107,7 @@ def test_a_vm_that_xenopsd_does_not_have_is_halted(scene):
     scene.x.pool.sync_database()
     del scene.xenopsd.vms[uuid]
     scene.restart()
-    until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
+    eventually(lambda: scene.x.VM.get_power_state(vm) == "Halted", "xapi has it halted")
     assert scene.x.VM.get_resident_on(vm) == NULL
 
 
@@ -114,7 +120,7 @@ def test_xenopsd_may_come_up_later_than_xapi(scene):
     assert scene.x.VM.get_power_state(vm) == "Running", "as the database has it"
     scene.xenopsd = scene.xenopsds[0] = TinyXenopsd(scene.pool.master.root)
     del vms[uuid]
-    until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
+    eventually(lambda: scene.x.VM.get_power_state(vm) == "Halted", "xapi has it halted")
 
 
 def test_no_host_keeps_room_any_more_for_a_vm_that_was_about_to_come(scene):
@@ -129,11 +135,12 @@ def test_no_host_keeps_room_any_more_for_a_vm_that_was_about_to_come(scene):
 # --- a xapi that hears nothing (on_xapi_restart)
 
 LEAVING = "11111111-2222-3333-4444-000000000000"
-NEGATIVE = 1.0              # seconds for which it is looked whether something does not happen
+NEGATIVE = 1.0  # seconds for which it is looked whether something does not happen
 
 
 class Moving(TinyXenopsd):
-    """It is at a move, and has given the VM's temporary id up itself when xapi's call to end that has its turn."""
+    """It is at a move, and has given the VM's temporary id up itself when xapi's call to end that
+    has its turn."""
 
     def VM_shutdown(self, members):
         self.vms.pop(members["id"])
@@ -143,7 +150,13 @@ class Moving(TinyXenopsd):
 def told(scene, uuid, state):
     """xenopsd tells how a VM is, and xapi answers."""
     scene.xenopsd.vms[uuid]["power_state"] = state
-    wire.call_unix(scene.pool.master.root + "/var/lib/xcp/xapi", "/services/xenops-event", "VM.changed", {"id": uuid}, PATIENCE)
+    wire.call_unix(
+        scene.pool.master.root + "/var/lib/xcp/xapi",
+        "/services/xenops-event",
+        "VM.changed",
+        {"id": uuid},
+        PATIENCE,
+    )
 
 
 @pytest.fixture
@@ -154,19 +167,24 @@ def deaf(scene):
     scene.xenopsd.stop()
     moving = Moving(scene.pool.master.root)
     moving.vms = dict(scene.xenopsd.vms)
-    moving.vms[LEAVING] = {"power_state": "Suspended", "metadata": {"id": LEAVING, "disks": [], "vifs": []}}
+    moving.vms[LEAVING] = {
+        "power_state": "Suspended",
+        "metadata": {"id": LEAVING, "disks": [], "vifs": []},
+    }
     scene.xenopsd = scene.xenopsds[0] = moving
     asked = scene.restart()
-    until(lambda: asked("VM.remove") == [LEAVING])
+    eventually(lambda: asked("VM.remove") == [LEAVING], "xapi has ended what was leaving")
     return found
 
 
-def test_a_xapi_that_fails_to_end_what_ends_by_itself_hears_nothing_until_it_is_started_again(scene, deaf):
+def test_a_xapi_that_fails_to_end_what_ends_by_itself_hears_nothing_until_it_is_started_again(
+    scene, deaf
+):
     vm, uuid = deaf
     told(scene, uuid, "Halted")
     assert scene.x.VM.get_power_state(vm) == "Running"
     scene.restart()
-    until(lambda: scene.x.VM.get_power_state(vm) == "Halted")
+    eventually(lambda: scene.x.VM.get_power_state(vm) == "Halted", "xapi has it halted")
 
 
 @pytest.mark.parametrize("call", ["hard_shutdown", "pool_migrate_complete"])
@@ -175,9 +193,15 @@ def test_what_waits_for_it_to_hear_waits_for_ever(scene, deaf, call):
     more = [scene.here] if call == "pool_migrate_complete" else []
     asked = len(scene.xenopsd.calls)
     task = getattr(scene.x.Async.VM, call)(vm, *more)
-    until(lambda: len(scene.xenopsd.calls) > asked)
-    time.sleep(NEGATIVE)
-    assert scene.x.task.get_status(task) == "pending" and scene.x.VM.get_power_state(vm) == "Running"
+    eventually(lambda: len(scene.xenopsd.calls) > asked, "xenopsd is asked")
+    never(
+        lambda: (
+            (scene.x.task.get_status(task), scene.x.VM.get_power_state(vm))
+            != ("pending", "Running")
+        ),
+        "it has heard",
+        NEGATIVE,
+    )
 
 
 def test_a_member_that_hears_nothing_does_so_though_the_master_is_started_again(scene):
@@ -187,13 +211,27 @@ def test_a_member_that_hears_nothing_does_so_though_the_master_is_started_again(
     scene.xenopsds[1].stop()
     moving = Moving(member.root)
     moving.vms = dict(scene.xenopsds[1].vms)
-    moving.vms[LEAVING] = {"power_state": "Suspended", "metadata": {"id": LEAVING, "disks": [], "vifs": []}}
+    moving.vms[LEAVING] = {
+        "power_state": "Suspended",
+        "metadata": {"id": LEAVING, "disks": [], "vifs": []},
+    }
     scene.xenopsds[1] = moving
     member.stop(signal.SIGKILL)
     member.start()
     member.wait_ready()
-    until(lambda: ("VM.remove", LEAVING) in [(name, members.get("id")) for name, members in moving.calls])
+    eventually(
+        lambda: (
+            ("VM.remove", LEAVING) in [(name, members.get("id")) for name, members in moving.calls]
+        ),
+        "xapi has ended what was leaving",
+    )
     scene.restart()
     moving.vms[uuid]["power_state"] = "Halted"
-    wire.call_unix(member.root + "/var/lib/xcp/xapi", "/services/xenops-event", "VM.changed", {"id": uuid}, PATIENCE)
+    wire.call_unix(
+        member.root + "/var/lib/xcp/xapi",
+        "/services/xenops-event",
+        "VM.changed",
+        {"id": uuid},
+        PATIENCE,
+    )
     assert scene.x.VM.get_power_state(vm) == "Running"

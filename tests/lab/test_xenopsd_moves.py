@@ -1,4 +1,7 @@
-"""xenopsd on two host roots, with a small stand-in for xapi: starts, moves, failures, and being killed."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""xenopsd on two host roots, with a small stand-in for xapi: starts, moves, failures, and being
+killed."""
+
 import glob
 import http.client
 import http.server
@@ -11,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import xmlrpc.client
 
 import pytest
 
 from lab.guest import control
+from lab.http_client import UnixConnection
 from lab.xenopsd import process, wire
+from tests.eventually import eventually
 
 VM = "11111111-2222-3333-4444-555555555555"
 SIZE = 4 << 20
@@ -33,12 +37,13 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 class Xapi:
-    """Of xapi only what xenopsd needs: /services/SM and xenops-event on the unix socket, /services/xenops by TCP."""
+    """Of xapi only what xenopsd needs: /services/SM and xenops-event on the unix socket,
+    /services/xenops by TCP."""
 
     def __init__(self, root, images, journal):
         self.root, self.images, self.journal = root, images, journal
         self.daemons, self.refuse, self.gate = {}, set(), threading.Event()
-        self.datapaths = {}         # dp: what of VDI.attach and VDI.activate stands
+        self.datapaths = {}  # dp: what of VDI.attach and VDI.activate stands
         self.refuse_times, self.held, self.heard = None, {"VDI.activate"}, []
         self.gate.set()
         xapi = self
@@ -48,9 +53,15 @@ class Xapi:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 (members,), method = xmlrpc.client.loads(body, use_builtin_types=True)
                 try:
-                    answer = xmlrpc.client.dumps((xapi.answer(self.path, method, members),), methodresponse=True, allow_none=True)
+                    answer = xmlrpc.client.dumps(
+                        (xapi.answer(self.path, method, members),),
+                        methodresponse=True,
+                        allow_none=True,
+                    )
                 except Exception as error:
-                    answer = xmlrpc.client.dumps(xmlrpc.client.Fault(46, str(error)), methodresponse=True)
+                    answer = xmlrpc.client.dumps(
+                        xmlrpc.client.Fault(46, str(error)), methodresponse=True
+                    )
                 self.reply(answer.encode())
 
             def reply(self, answer):
@@ -62,7 +73,7 @@ class Xapi:
         class Tcp(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                connection = wire._UnixConnection(root + "/run/xenopsd.sock", 60)
+                connection = UnixConnection(root + "/run/xenopsd.sock", 60)
                 connection.request("POST", "/", body, {"Content-Type": "text/xml"})
                 answer = connection.getresponse().read()
                 connection.close()
@@ -73,11 +84,15 @@ class Xapi:
 
         os.makedirs(root + "/var/lib/xcp")
         os.makedirs(root + "/nbd")
-        self.servers = [Server(root + "/var/lib/xcp/xapi", Unix),
-                        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tcp)]
+        self.servers = [
+            Server(root + "/var/lib/xcp/xapi", Unix),
+            http.server.ThreadingHTTPServer(("127.0.0.1", 0), Tcp),
+        ]
         for server in self.servers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.url = "http://127.0.0.1:%d/services/xenops?session_id=x" % self.servers[1].server_address[1]
+        self.url = (
+            "http://127.0.0.1:%d/services/xenops?session_id=x" % self.servers[1].server_address[1]
+        )
 
     def answer(self, path, method, members):
         if path == "/services/xenops-event":
@@ -102,12 +117,19 @@ class Xapi:
         if method == "VDI.activate":
             sock = self.root + "/nbd/" + members["vdi"]
             if os.path.exists(sock):
-                os.unlink(sock)     # of one that has ended
-            self.daemons[locator] = subprocess.Popen([
-                "qemu-storage-daemon", "--nbd-server", "addr.type=unix,addr.path=" + sock,
-                "--blockdev", "driver=file,node-name=f,filename=%s" % (self.images / members["vdi"]),
-                "--export", "nbd,id=e,node-name=f,name=tapdisk_client,writable=on"])
-            until(lambda: os.path.exists(sock))
+                os.unlink(sock)  # of one that has ended
+            self.daemons[locator] = subprocess.Popen(
+                [
+                    "qemu-storage-daemon",
+                    "--nbd-server",
+                    "addr.type=unix,addr.path=" + sock,
+                    "--blockdev",
+                    "driver=file,node-name=f,filename=%s" % (self.images / members["vdi"]),
+                    "--export",
+                    "nbd,id=e,node-name=f,name=tapdisk_client,writable=on",
+                ]
+            )
+            eventually(lambda: os.path.exists(sock), "the tapdisk listens")
         self.journal.append((os.path.basename(self.root), method, members["vdi"]))
         if method == "VDI.activate":
             return {"socket": sock}
@@ -140,7 +162,7 @@ class Host:
         if os.path.exists(sock):
             os.unlink(sock)
         self.process = subprocess.Popen([sys.executable, "-m", "lab.xenopsd", "--root", self.root])
-        until(lambda: os.path.exists(sock) and self.answers())
+        eventually(lambda: os.path.exists(sock) and self.answers(), "xenopsd answers")
 
     def answers(self):
         try:
@@ -149,11 +171,15 @@ class Host:
             return False
 
     def call(self, method, **members):
-        return wire.call_unix(self.root + "/run/xenopsd.sock", "/", method, dict(members, debug_info="test"), 60)
+        return wire.call_unix(
+            self.root + "/run/xenopsd.sock", "/", method, dict(members, debug_info="test"), 60
+        )
 
     def perform(self, method, **members):
         task = self.call(method, **members)
-        until(lambda: self.call("Task.stat", id=task)["state"][0] != "Pending")
+        eventually(
+            lambda: self.call("Task.stat", id=task)["state"][0] != "Pending", "the task's end"
+        )
         return self.call("Task.stat", id=task)["state"]
 
     def record(self, vm=VM):
@@ -180,13 +206,6 @@ class Host:
         self.xapi.close()
 
 
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def world(tmp_path):
     """Two hosts, a journal of what their SMs were asked, and a VM on the first with two disks."""
@@ -195,9 +214,18 @@ def world(tmp_path):
         for name in ("s0", "s1", "d0", "d1"):
             (images / name).write_bytes(bytes(SIZE))
         hosts = [Host("%s/%s" % (short, name), images, journal) for name in ("h1", "h2")]
-        disks = [{"device": "xvd" + "ab"[number], "vdi": "SR/s%d" % number, "rw": True} for number in (0, 1)]
-        hosts[0].metadata = {"id": VM, "name": "vm", "memory": 1 << 28, "disks": disks,
-                             "vifs": [{"device": "0", "mac": "", "bridge": "xenbr0"}], "guest": {"writes": "200", "fill": "0.2"}}
+        disks = [
+            {"device": "xvd" + "ab"[number], "vdi": "SR/s%d" % number, "rw": True}
+            for number in (0, 1)
+        ]
+        hosts[0].metadata = {
+            "id": VM,
+            "name": "vm",
+            "memory": 1 << 28,
+            "disks": disks,
+            "vifs": [{"device": "0", "mac": "", "bridge": "xenbr0"}],
+            "guest": {"writes": "200", "fill": "0.2"},
+        }
         hosts[0].call("VM.add", metadata=hosts[0].metadata)
         yield hosts[0], hosts[1], journal, images
         for host in hosts:
@@ -205,16 +233,32 @@ def world(tmp_path):
 
 
 def migrate(source, destination, **changes):
-    return source.perform("VM.migrate", **dict(dict(
-        id=VM, vdi_map=MAPPED, vif_map={"0": ["Local", "xenbr7"]}, pci_map={},
-        xenops_url=destination.xapi.url, compress=False, verify_dest=False, localhost_migration=source is destination), **changes))
+    return source.perform(
+        "VM.migrate",
+        **dict(
+            dict(
+                id=VM,
+                vdi_map=MAPPED,
+                vif_map={"0": ["Local", "xenbr7"]},
+                pci_map={},
+                xenops_url=destination.xapi.url,
+                compress=False,
+                verify_dest=False,
+                localhost_migration=source is destination,
+            ),
+            **changes,
+        ),
+    )
 
 
 def copy_images(host, images):
     """Stands in for the product: at the switch both sides hold the same bytes."""
     script = os.path.join(host.root, "etc/lab-at-switch")
     os.makedirs(os.path.dirname(script), exist_ok=True)
-    text = "#!/bin/sh\necho \"$1\"\nfor n in 0 1; do dd if=%s/s$n of=%s/d$n conv=notrunc status=none; done\n" % (images, images)
+    text = (
+        '#!/bin/sh\necho "$1"\nfor n in 0 1; do dd if=%s/s$n of=%s/d$n conv=notrunc status=none; done\n'  # noqa: E501
+        % (images, images)
+    )
     with open(script, "w") as stream:
         stream.write(text)
     os.chmod(script, 0o755)
@@ -229,25 +273,42 @@ def test_a_vm_starts_moves_with_its_memory_and_shuts_down(world, same_host):
     source, other, journal, images = world
     destination = source if same_host else other
     for host in (source, other):
-        for name in ("vm-pre-start", "vm-pre-migrate", "vm-post-migrate", "vm-pre-shutdown", "vm-post-destroy"):
-            host.hook(name, "echo %s %s $* >> %s/hooks" % (os.path.basename(host.root), name, images))
+        for name in (
+            "vm-pre-start",
+            "vm-pre-migrate",
+            "vm-post-migrate",
+            "vm-pre-shutdown",
+            "vm-post-destroy",
+        ):
+            host.hook(
+                name, "echo %s %s $* >> %s/hooks" % (os.path.basename(host.root), name, images)
+            )
     copy_images(destination, images)
     assert source.perform("VM.start", id=VM)[0] == "Completed"
-    until(lambda: guest(source)["writes_acknowledged"] > 100)
+    eventually(lambda: guest(source)["writes_acknowledged"] > 100, "100 writes")
     del journal[:]
     state = migrate(source, destination)
     assert state[0] == "Completed", state
     order = [(host, method) for host, method, _ in journal]
     here, there = "h1", os.path.basename(destination.root)
-    assert order == 2 * [(there, "VDI.attach")] + 2 * [(here, "VDI.deactivate")] + 2 * [(there, "VDI.activate")] + 2 * [(here, "VDI.detach")]
+    assert order == 2 * [(there, "VDI.attach")] + 2 * [(here, "VDI.deactivate")] + 2 * [
+        (there, "VDI.activate")
+    ] + 2 * [(here, "VDI.detach")]
     stat = destination.call("VM.stat", id=VM)
     assert stat["power_state"] == "Running"
-    assert [(disk["vdi"], disk["plugged"]) for disk in stat["disks"]] == [("SR/d0", True), ("SR/d1", True)]
+    assert [(disk["vdi"], disk["plugged"]) for disk in stat["disks"]] == [
+        ("SR/d0", True),
+        ("SR/d1", True),
+    ]
     assert stat["vifs"][0]["bridge"] == "xenbr7"
     assert stat["migration"]["at_switch"]["exit"] == 0
-    assert json.loads(stat["migration"]["at_switch"]["output"])["disks"][0] == {"device": "xvda", "source": "SR/s0", "destination": "SR/d0"}
+    assert json.loads(stat["migration"]["at_switch"]["output"])["disks"][0] == {
+        "device": "xvda",
+        "source": "SR/s0",
+        "destination": "SR/d0",
+    }
     assert 0 < stat["migration"]["downtime"] < 60
-    until(lambda: guest(destination)["pauses"])
+    eventually(lambda: guest(destination)["pauses"], "the guest goes on")
     assert control.ask(destination.record()["domain"]["control"], "check", 60)[0]["missing"] == 0
     if not same_host:
         with pytest.raises(wire.RpcFailure, match="Does_not_exist"):
@@ -257,9 +318,14 @@ def test_a_vm_starts_moves_with_its_memory_and_shuts_down(world, same_host):
     assert destination.record()["attached"] == {}
     lines = (images / "hooks").read_text().splitlines()
     assert [line.split()[:2] + [line.split()[5], "-vmdomid" in line] for line in lines] == [
-        [here, "vm-pre-start", "none", False], [here, "vm-pre-migrate", "source", True], [there, "vm-post-migrate", "destination", True],
-        [here, "vm-pre-shutdown", "suspend", True], [here, "vm-post-destroy", "suspend", False],
-        [there, "vm-pre-shutdown", "clean-shutdown", True], [there, "vm-post-destroy", "clean-shutdown", False]]
+        [here, "vm-pre-start", "none", False],
+        [here, "vm-pre-migrate", "source", True],
+        [there, "vm-post-migrate", "destination", True],
+        [here, "vm-pre-shutdown", "suspend", True],
+        [here, "vm-post-destroy", "suspend", False],
+        [there, "vm-pre-shutdown", "clean-shutdown", True],
+        [there, "vm-post-destroy", "clean-shutdown", False],
+    ]
     assert all(line.split()[2:4] == ["-vmuuid", VM] for line in lines), "never a temporary id"
 
 
@@ -276,22 +342,45 @@ def test_a_reboot_is_a_shutdown_and_a_start_to_the_hooks(world, hard):
     assert host.perform("VM.reboot", id=VM, **({} if hard else {"delay": 60.0}))[0] == "Completed"
     reason = "hard-reboot" if hard else "clean-reboot"
     assert (images / "hooks").read_text().splitlines() == [
-        "vm-pre-shutdown " + reason, "vm-post-destroy " + reason, "vm-pre-reboot none", "vm-pre-start none"]
+        "vm-pre-shutdown " + reason,
+        "vm-post-destroy " + reason,
+        "vm-pre-reboot none",
+        "vm-pre-start none",
+    ]
     host.hook("vm-pre-start", "echo not here; exit 3")
-    assert host.perform("VM.reboot", id=VM, **({} if hard else {"delay": 60.0})) == ["Failed", ["Hook_failed", ["vm-pre-start/50-test", "none", "not here\n", "3"]]]
+    assert host.perform("VM.reboot", id=VM, **({} if hard else {"delay": 60.0})) == [
+        "Failed",
+        ["Hook_failed", ["vm-pre-start/50-test", "none", "not here\n", "3"]],
+    ]
     assert host.call("VM.stat", id=VM)["power_state"] == "Halted" and not host.xapi.daemons
 
 
-@pytest.mark.parametrize("script, mode, state", [
-    ("echo no >&2; echo yes; exit 2", 0o755, ["Failed", ["Hook_failed", ["vm-pre-start/50-test", "none", "yes\n", "2"]]]),
-    ("exit 1", 0o755, None), ("exit 0", 0o644, "126"), ("kill -9 $$", 0o755, "WSIGNALED"),
-    ("[ \"$(env | grep -v -e PWD -e ^_ -e SHLVL)\" = PATH=/sbin:/usr/sbin:/bin:/usr/bin ] || exit 2", 0o755, None)])
+@pytest.mark.parametrize(
+    "script, mode, state",
+    [
+        (
+            "echo no >&2; echo yes; exit 2",
+            0o755,
+            ["Failed", ["Hook_failed", ["vm-pre-start/50-test", "none", "yes\n", "2"]]],
+        ),
+        ("exit 1", 0o755, None),
+        ("exit 0", 0o644, "126"),
+        ("kill -9 $$", 0o755, "WSIGNALED"),
+        (
+            '[ "$(env | grep -v -e PWD -e ^_ -e SHLVL)" = PATH=/sbin:/usr/sbin:/bin:/usr/bin ] || exit 2',  # noqa: E501
+            0o755,
+            None,
+        ),
+    ],
+)
 def test_hooks_run_as_forkexecd_runs_them(world, script, mode, state):
     host, _, _, _ = world
     host.hook("vm-pre-start", script)
     os.chmod(host.root + "/etc/xapi.d/vm-pre-start/50-test", mode)
     found = host.perform("VM.start", id=VM)
-    assert found[0] == "Completed" if state is None else found == state or state in str(found), found
+    assert found[0] == "Completed" if state is None else found == state or state in str(found), (
+        found
+    )
 
 
 def test_the_disks_of_a_vm_stand_in_files_as_the_real_one_has_them(world):
@@ -305,11 +394,18 @@ def test_the_disks_of_a_vm_stand_in_files_as_the_real_one_has_them(world):
             found[vbd["id"][1]] = vbd["backend"]
             assert path.endswith("/%s/vbd.%s" % tuple(vbd["id"]))
         return found
-    assert disks(source) == {"xvda": ["VDI", "SR/s0"], "xvdb": ["VDI", "SR/s1"]} and disks(destination) == {}
+
+    assert (
+        disks(source) == {"xvda": ["VDI", "SR/s0"], "xvdb": ["VDI", "SR/s1"]}
+        and disks(destination) == {}
+    )
     copy_images(destination, images)
     source.perform("VM.start", id=VM)
     assert migrate(source, destination)[0] == "Completed"
-    assert disks(destination) == {"xvda": ["VDI", "SR/d0"], "xvdb": ["VDI", "SR/d1"]} and disks(source) == {}
+    assert (
+        disks(destination) == {"xvda": ["VDI", "SR/d0"], "xvdb": ["VDI", "SR/d1"]}
+        and disks(source) == {}
+    )
 
 
 def ids(host):
@@ -321,32 +417,41 @@ def test_a_failed_activation_leaves_temporary_ids_on_both_sides_and_xapi_hears_o
     source.perform("VM.start", id=VM)
     exported = source.call("VM.export_metadata", id=VM)
     heard = source.xapi.heard
-    until(lambda: ("VM.changed", VM) in heard)
+    eventually(lambda: ("VM.changed", VM) in heard, "xapi is told")
     del heard[:]
     destination.xapi.refuse.add(("VDI.activate", "SR/d1"))
     state = migrate(source, destination)
-    assert state[0] == "Failed" and state[1][0] == "Internal_error" and "Synchronisation point 4" in state[1][1], state
+    assert (
+        state[0] == "Failed"
+        and state[1][0] == "Internal_error"
+        and "Synchronisation point 4" in state[1][1]
+    ), state
     assert ids(source) == {AT_SOURCE: "Suspended"} and ids(destination) == {VM: "Paused"}
     source.call("UPDATES.refresh_vm", id=VM)
-    assert not [event for event in heard if event[1] == VM], "xapi hears of no VM that xenopsd does not know"
+    assert not [event for event in heard if event[1] == VM], (
+        "xapi hears of no VM that xenopsd does not know"
+    )
     with pytest.raises(wire.RpcFailure, match="Does_not_exist.*/config"):
         source.call("VM.stat", id=VM)
 
-    # What frees it: the temporary ids shut down and removed, the VM's metadata brought back, and xapi told.
+    # What frees it: the temporary ids shut down and removed, the VM's metadata brought back, and
+    # xapi told.
     for host, identity in ((source, AT_SOURCE), (destination, VM)):
         assert host.perform("VM.shutdown", id=identity)[0] == "Completed"
         host.call("VM.remove", id=identity)
         assert ids(host) == {} and not host.xapi.daemons
     without = json.loads(exported)
     assert json.loads(without.pop("domains")) == {"power_state": "Running"}
-    assert source.call("VM.import_metadata", metadata=exported) == VM and ids(source) == {VM: "Running"}, "a domain that comes along is believed"
+    assert source.call("VM.import_metadata", metadata=exported) == VM and ids(source) == {
+        VM: "Running"
+    }, "a domain that comes along is believed"
     assert source.perform("VM.shutdown", id=VM)[0] == "Completed"
     source.call("VM.remove", id=VM)
     source.call("VM.import_metadata", metadata=json.dumps(without))
     assert ids(source) == {VM: "Halted"}
     del heard[:]
     source.call("UPDATES.refresh_vm", id=VM)
-    until(lambda: ("VM.changed", VM) in heard)
+    eventually(lambda: ("VM.changed", VM) in heard, "xapi is told")
     destination.xapi.refuse.clear()
     assert source.perform("VM.start", id=VM)[0] == "Completed"
     copy_images(destination, world[3])
@@ -376,8 +481,13 @@ def test_where_both_hosts_are_one_the_domain_ends_and_the_copy_stays_with_the_vm
     host.xapi.refuse.add(("VDI.activate", "SR/d1"))
     assert migrate(host, host)[0] == "Failed"
     assert ids(host) == {AT_SOURCE: "Suspended", VM: "Paused"}
-    assert not process.alive(domain["pid"], domain["started"]) and host.record(AT_SOURCE)["attached"] == {}
-    assert ("VBD.changed", VM) in host.xapi.heard, "xapi takes the new VDI of each disk that was activated"
+    assert (
+        not process.alive(domain["pid"], domain["started"])
+        and host.record(AT_SOURCE)["attached"] == {}
+    )
+    assert ("VBD.changed", VM) in host.xapi.heard, (
+        "xapi takes the new VDI of each disk that was activated"
+    )
 
 
 def test_a_disk_that_cannot_be_deactivated_shuts_the_vm_down_under_its_own_id(world):
@@ -387,7 +497,7 @@ def test_a_disk_that_cannot_be_deactivated_shuts_the_vm_down_under_its_own_id(wo
     source.xapi.refuse_times = 1
     assert migrate(source, destination)[0] == "Failed"
     assert ids(source) == {VM: "Halted"} and ids(destination) == {}
-    until(lambda: ("VM.changed", VM) in source.xapi.heard)
+    eventually(lambda: ("VM.changed", VM) in source.xapi.heard, "xapi is told")
 
 
 def test_before_the_suspend_a_failure_leaves_it_running(world):
@@ -395,17 +505,27 @@ def test_before_the_suspend_a_failure_leaves_it_running(world):
     source.perform("VM.start", id=VM)
     destination.xapi.refuse.add(("VDI.attach", "SR/d1"))
     assert migrate(source, destination)[1][0] == "Storage_backend_error"
-    assert ids(source) == {VM: "Running"} and ids(destination) == {AT_DESTINATION: "Paused"}, "nobody cleans up at the destination"
+    assert ids(source) == {VM: "Running"} and ids(destination) == {AT_DESTINATION: "Paused"}, (
+        "nobody cleans up at the destination"
+    )
     source.hook("vm-pre-migrate", "echo not now; exit 3")
-    assert migrate(source, destination) == ["Failed", ["Hook_failed", ["vm-pre-migrate/50-test", "source", "not now\n", "3"]]]
+    assert migrate(source, destination) == [
+        "Failed",
+        ["Hook_failed", ["vm-pre-migrate/50-test", "source", "not now\n", "3"]],
+    ]
     source.hook("vm-pre-migrate", "exit 1")
     assert migrate(source, destination)[1] == ["Already_exists", ["domain", AT_DESTINATION]]
     destination.perform("VM.shutdown", id=AT_DESTINATION)
     destination.call("VM.remove", id=AT_DESTINATION)
-    assert migrate(source, destination, xenops_url="http://127.0.0.1:9/services/xenops?session_id=x")[1][0] == "Failed_to_contact_remote_service"
+    assert (
+        migrate(source, destination, xenops_url="http://127.0.0.1:9/services/xenops?session_id=x")[
+            1
+        ][0]
+        == "Failed_to_contact_remote_service"
+    )
     assert ids(source) == {VM: "Running"}
     before = guest(source)["writes_acknowledged"]
-    until(lambda: guest(source)["writes_acknowledged"] > before)
+    eventually(lambda: guest(source)["writes_acknowledged"] > before, "a further write")
 
 
 def test_a_move_that_is_cancelled_before_its_suspend_leaves_nothing(world):
@@ -413,12 +533,24 @@ def test_a_move_that_is_cancelled_before_its_suspend_leaves_nothing(world):
     source.perform("VM.start", id=VM)
     destination.xapi.gate.clear()
     destination.xapi.held.add("VDI.attach")
-    task = source.call("VM.migrate", id=VM, vdi_map=MAPPED, vif_map={}, pci_map={}, xenops_url=destination.xapi.url, compress=False,
-                       verify_dest=False, localhost_migration=False)
-    until(lambda: AT_DESTINATION in ids(destination))
+    task = source.call(
+        "VM.migrate",
+        id=VM,
+        vdi_map=MAPPED,
+        vif_map={},
+        pci_map={},
+        xenops_url=destination.xapi.url,
+        compress=False,
+        verify_dest=False,
+        localhost_migration=False,
+    )
+    eventually(lambda: AT_DESTINATION in ids(destination), "it is on its way")
     source.call("Task.cancel", id=task)
     destination.xapi.gate.set()
-    until(lambda: source.call("Task.stat", id=task)["state"] == ["Failed", ["Cancelled", task]])
+    eventually(
+        lambda: source.call("Task.stat", id=task)["state"] == ["Failed", ["Cancelled", task]],
+        "it is cancelled",
+    )
     assert ids(source) == {VM: "Running"} and ids(destination) == {}
 
 
@@ -432,7 +564,9 @@ def test_a_guest_outlives_its_xenopsd_and_a_killed_guest_is_noticed(world):
     assert source.call("VM.stat", id=VM)["power_state"] == "Running"
     assert source.record()["domain"]["pid"] == pid
     os.kill(pid, signal.SIGKILL)
-    until(lambda: source.call("VM.stat", id=VM)["power_state"] == "Halted")
+    eventually(
+        lambda: source.call("VM.stat", id=VM)["power_state"] == "Halted", "its end is noticed"
+    )
     assert not source.xapi.daemons
 
 
@@ -443,42 +577,69 @@ def test_a_guest_that_a_killed_xenopsd_had_not_noted_is_ended(world):
     source.process.kill()
     source.process.wait()
     with open("%s/var/lib/xenopsd/%s.json" % (source.root, VM), "w") as record:
-        json.dump(dict(noted, domain=None, power_state="Halted", attached={}), record)   # as it stood before the domain was built
+        # as it stood before the domain was built
+        json.dump(dict(noted, domain=None, power_state="Halted", attached={}), record)
     for locator in list(source.xapi.daemons):
         source.xapi.stop(locator)
     source.start()
-    until(lambda: not process.alive(noted["domain"]["pid"], noted["domain"]["started"]))
-    assert not os.path.exists(noted["domain"]["config"]) and not os.path.exists(noted["domain"]["control"])
+    eventually(
+        lambda: not process.alive(noted["domain"]["pid"], noted["domain"]["started"]),
+        "the guest is ended",
+    )
+    assert not os.path.exists(noted["domain"]["config"]) and not os.path.exists(
+        noted["domain"]["control"]
+    )
 
 
 def test_the_destination_killed_while_it_waits_for_the_gate(world):
     source, destination, _, _ = world
     source.perform("VM.start", id=VM)
     destination.xapi.gate.clear()
-    task = source.call("VM.migrate", id=VM, vdi_map=MAPPED, vif_map={}, pci_map={},
-                       xenops_url=destination.xapi.url, compress=False, verify_dest=False, localhost_migration=False)
-    until(lambda: os.path.exists("%s/var/lib/xenopsd/%s.json" % (destination.root, VM)))
+    task = source.call(
+        "VM.migrate",
+        id=VM,
+        vdi_map=MAPPED,
+        vif_map={},
+        pci_map={},
+        xenops_url=destination.xapi.url,
+        compress=False,
+        verify_dest=False,
+        localhost_migration=False,
+    )
+    eventually(
+        lambda: os.path.exists("%s/var/lib/xenopsd/%s.json" % (destination.root, VM)),
+        "the destination has it",
+    )
     destination.process.kill()
     destination.process.wait()
     destination.xapi.gate.set()
     destination.start()
-    assert ids(destination) == {VM: "Paused"}, "a domain outlives its xenopsd, and nobody remembers what was to become of it"
-    until(lambda: source.call("Task.stat", id=task)["state"][0] == "Failed", 40)
+    assert ids(destination) == {VM: "Paused"}, (
+        "a domain outlives its xenopsd, and nobody remembers what was to become of it"
+    )
+    eventually(lambda: source.call("Task.stat", id=task)["state"][0] == "Failed", "the move fails")
     assert ids(source) == {AT_SOURCE: "Suspended"}
     domain = source.record(AT_SOURCE)["domain"]
     source.process.kill()
     source.process.wait()
     source.start()
-    assert ids(source) == {AT_SOURCE: "Suspended"} and not process.alive(domain["pid"], domain["started"])
+    assert ids(source) == {AT_SOURCE: "Suspended"} and not process.alive(
+        domain["pid"], domain["started"]
+    )
 
 
 def test_what_it_does_not_know_it_says_so(world):
     source, _, _, _ = world
-    with pytest.raises(http.client.HTTPException, match="VM.fly: HTTP 500 b'<html><body><h1>HTTP 500 internal server error</h1>"):
+    with pytest.raises(
+        http.client.HTTPException,
+        match="VM.fly: HTTP 500 b'<html><body><h1>HTTP 500 internal server error</h1>",
+    ):
         source.call("VM.fly")
     with pytest.raises(wire.RpcFailure, match="Expecting named argument"):
         source.call("VM.start")
-    with pytest.raises(wire.RpcFailure, match=re.escape("""['Internal_error', 'Idl.MarshalError("Unhandled")']""")):
-        migrate(source, source, vdi_map=[["SR/s0", "SR/d0"]])       # recorded: xenops-VM.migrate-arrays
+    with pytest.raises(
+        wire.RpcFailure, match=re.escape("""['Internal_error', 'Idl.MarshalError("Unhandled")']""")
+    ):
+        migrate(source, source, vdi_map=[["SR/s0", "SR/d0"]])  # recorded: xenops-VM.migrate-arrays
     state = migrate(source, source)
     assert state == ["Failed", ["Bad_power_state", ["Halted", "Running"]]]

@@ -1,4 +1,7 @@
-"""A pool of lab xapis for tests: roots, a tiny storage driver, a tiny xenopsd, and the stock XenAPI client."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A pool of lab xapis for tests: roots, a tiny storage driver, a tiny xenopsd, and the stock XenAPI
+client."""
+
 import json
 import os
 import secrets
@@ -9,16 +12,17 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 import uuid
 import xmlrpc.client
 
 import XenAPI
 
+from tests.eventually import eventually
+
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PASSWORD = "a password of the lab"
 
-DRIVER = '''
+DRIVER = """
 import json, os, sys, time, uuid, xmlrpc.client
 import XenAPI
 ROOT = os.environ["SXM_ROOT"]
@@ -57,6 +61,8 @@ def run(d, command):
         if d["args"][1] == "fail":
             sys.stderr.write("details\\n")
             raise Fault(46, "no room")
+        while os.path.exists(ROOT + "/disks-are-slow"):
+            time.sleep(0.05)
         return introduce(x, d, str(uuid.uuid4()), size=d["args"][0], sm_config=d["vdi_sm_config"])
     if command in ("vdi_snapshot", "vdi_clone"):
         size = x.xenapi.VDI.get_virtual_size(d["vdi_ref"])
@@ -76,6 +82,10 @@ def run(d, command):
         xapi = os.getppid()
         while os.path.exists(ROOT + "/gate-is-shut"):
             time.sleep(0.05)
+            try:
+                x.xenapi.VDI.get_sm_config(d["vdi_ref"])    # as SM does, once a second
+            except Exception as error:
+                raise Fault(401, str(error))
             if os.getppid() != xapi:
                 raise Fault(46, "its session is gone")
         os.makedirs(os.path.dirname(link), exist_ok=True)
@@ -91,9 +101,9 @@ try:
     print(xmlrpc.client.dumps((run(struct, command),), methodresponse=True, allow_none=True))
 except Fault as fault:
     print(xmlrpc.client.dumps(xmlrpc.client.Fault(*fault.args)))
-'''
+"""  # noqa: E501
 
-PLUGIN = '''
+PLUGIN = """
 import os, signal, subprocess, sys, xmlrpc.client
 (session, args), fn = xmlrpc.client.loads(sys.argv[1])
 def say(**answer):
@@ -119,14 +129,17 @@ elif fn == "fault":
 elif fn == "daemon":
     subprocess.Popen(["sleep", "20"])
     say(Status="Success", Value="left one behind")
-'''
+"""
 
 
 class UnixSession(XenAPI.Session):
     """The stock client's unix transport, on a host of the lab."""
 
     def __init__(self, root):
-        super().__init__("http://" + (root + "/var/lib/xcp/xapi").replace("/", "_"), transport=XenAPI.UDSTransport())
+        super().__init__(
+            "http://" + (root + "/var/lib/xcp/xapi").replace("/", "_"),
+            transport=XenAPI.UDSTransport(),
+        )
 
 
 def free_port(address):
@@ -161,13 +174,19 @@ class TinyXenopsd:
                     line = self.rfile.readline()
                 (members,), method = xmlrpc.client.loads(self.rfile.read(length))
                 body = outer.answer(method, members).encode()
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                self.wfile.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n"
+                    % len(body)
+                    + body
+                )
 
         if os.path.exists(root + "/run/xenopsd.sock"):
             os.unlink(root + "/run/xenopsd.sock")
         self._server = socketserver.ThreadingUnixStreamServer(root + "/run/xenopsd.sock", Handler)
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
 
     def answer(self, method, members):
         self.calls.append((method, members))
@@ -177,11 +196,17 @@ class TinyXenopsd:
         try:
             answer = {"Status": "Success", "Value": getattr(self, name)(members)}
         except KeyError as error:
-            answer = {"Status": "Failure", "ErrorDescription": ["Does_not_exist", ["VM", str(error)]]}
+            answer = {
+                "Status": "Failure",
+                "ErrorDescription": ["Does_not_exist", ["VM", str(error)]],
+            }
         return xmlrpc.client.dumps((answer,), methodresponse=True, allow_none=True)
 
     def VM_add(self, members):
-        self.vms[members["metadata"]["id"]] = {"power_state": "Halted", "metadata": members["metadata"]}
+        self.vms[members["metadata"]["id"]] = {
+            "power_state": "Halted",
+            "metadata": members["metadata"],
+        }
         return members["metadata"]["id"]
 
     def VM_start(self, members):
@@ -200,9 +225,13 @@ class TinyXenopsd:
 
     def VM_stat(self, members):
         vm = self.vms[members["id"]]
-        return {"power_state": vm["power_state"], "domid": 3, "guest": {"writes": 12},
-                "disks": [dict(disk, plugged=True) for disk in vm["metadata"]["disks"]],
-                "vifs": [dict(vif, plugged=True) for vif in vm["metadata"]["vifs"]]}
+        return {
+            "power_state": vm["power_state"],
+            "domid": 3,
+            "guest": {"writes": 12},
+            "disks": [dict(disk, plugged=True) for disk in vm["metadata"]["disks"]],
+            "vifs": [dict(vif, plugged=True) for vif in vm["metadata"]["vifs"]],
+        }
 
     def Task_stat(self, members):
         if members["id"] == "bad":
@@ -228,7 +257,9 @@ class Host:
         self.process = None
         os.makedirs(self.root + "/etc/xapi.d/plugins")
         with open(self.root + "/etc/xensource-inventory", "w") as file:
-            file.write("INSTALLATION_UUID='%s'\nCONTROL_DOMAIN_UUID='%s'\n" % (self.uuid, uuid.uuid4()))
+            file.write(
+                "INSTALLATION_UUID='%s'\nCONTROL_DOMAIN_UUID='%s'\n" % (self.uuid, uuid.uuid4())
+            )
         with open(self.root + "/etc/xapi.conf", "w") as file:
             file.write("sm-plugins = tiny broken # and no others\n")
         executable(self.root + "/opt/xensource/sm/TinySR", DRIVER)
@@ -237,26 +268,44 @@ class Host:
 
     def configure(self, master):
         with open(self.root + "/etc/lab-xapi.json", "w") as file:
-            json.dump({"host": {"uuid": self.uuid, "name": self.name, "address": self.address}, "http_port": self.http_port,
-                       "https_port": self.https_port, "role": "master" if self.is_master else "slave",
-                       "master": {"address": master.address, "http_port": master.http_port}, "pool_secret": self.pool.secret,
-                       "pool": {"uuid": self.pool.uuid, "name": "pool"}, "root_password": PASSWORD, **self.pool.settings}, file)
+            json.dump(
+                {
+                    "host": {"uuid": self.uuid, "name": self.name, "address": self.address},
+                    "http_port": self.http_port,
+                    "https_port": self.https_port,
+                    "role": "master" if self.is_master else "slave",
+                    "master": {"address": master.address, "http_port": master.http_port},
+                    "pool_secret": self.pool.secret,
+                    "pool": {"uuid": self.pool.uuid, "name": "pool"},
+                    "root_password": PASSWORD,
+                    **self.pool.settings,
+                },
+                file,
+            )
 
     def start(self):
-        self.process = subprocess.Popen([sys.executable, "-m", "lab.xapi", "--root", self.root], cwd=REPOSITORY,
-                                        stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lab.xapi", "--root", self.root],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def log(self):
+        """What its xapi has logged."""
+        with open(self.root + "/var/log/xensource.log") as log:
+            return log.read()
 
     def wait_ready(self, seconds=30):
-        deadline = time.monotonic() + seconds
-        while not os.path.exists(self.root + "/run/xapi.ready"):
-            assert self.process.poll() is None, open(self.root + "/var/log/xensource.log").read()
-            assert time.monotonic() < deadline, open(self.root + "/var/log/xensource.log").read()
-            time.sleep(0.05)
+        def ready():
+            assert self.process.poll() is None, self.log()
+            return os.path.exists(self.root + "/run/xapi.ready")
+
+        eventually(ready, "xapi is up", seconds, seen=self.log)
 
     def stop(self, how=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(how)
-            self.process.wait(20)
+            self.process.wait(90)
         if how == signal.SIGKILL and os.path.exists(self.root + "/run/xapi.ready"):
             os.unlink(self.root + "/run/xapi.ready")
 
@@ -303,7 +352,10 @@ class LabPool:
         self.uuid = str(uuid.uuid4())
         subnet = secrets.randbelow(250) + 2
         os.makedirs(self.directory)
-        self.hosts = [Host(self, "h%d" % (number + 1), "127.9.%d.%d" % (subnet, number + 1), number == 0) for number in range(hosts)]
+        self.hosts = [
+            Host(self, "h%d" % (number + 1), "127.9.%d.%d" % (subnet, number + 1), number == 0)
+            for number in range(hosts)
+        ]
         for host in self.hosts:
             host.configure(self.hosts[0])
             host.start()
@@ -322,30 +374,90 @@ class LabPool:
 
 # --- records
 
+
 def vdi_record(sr, **more):
-    return dict({"name_label": "disk", "name_description": "", "SR": sr, "virtual_size": str(1 << 20), "type": "user",
-                 "sharable": False, "read_only": False, "other_config": {}}, **more)
+    return dict(
+        {
+            "name_label": "disk",
+            "name_description": "",
+            "SR": sr,
+            "virtual_size": str(1 << 20),
+            "type": "user",
+            "sharable": False,
+            "read_only": False,
+            "other_config": {},
+        },
+        **more,
+    )
 
 
 def vm_record(**more):
-    return dict({
-        "name_label": "vm", "name_description": "", "user_version": "1", "is_a_template": False, "affinity": "OpaqueRef:NULL",
-        "memory_static_max": str(1 << 28), "memory_dynamic_max": str(1 << 28), "memory_dynamic_min": str(1 << 28),
-        "memory_static_min": str(1 << 27), "VCPUs_params": {}, "VCPUs_max": "1", "VCPUs_at_startup": "1",
-        "actions_after_shutdown": "destroy", "actions_after_reboot": "restart", "actions_after_crash": "restart",
-        "PV_bootloader": "", "PV_kernel": "", "PV_ramdisk": "", "PV_args": "", "PV_bootloader_args": "", "PV_legacy_args": "",
-        "HVM_boot_policy": "BIOS order", "HVM_boot_params": {}, "platform": {}, "PCI_bus": "", "other_config": {},
-        "recommendations": ""}, **more)
+    return dict(
+        {
+            "name_label": "vm",
+            "name_description": "",
+            "user_version": "1",
+            "is_a_template": False,
+            "affinity": "OpaqueRef:NULL",
+            "memory_static_max": str(1 << 28),
+            "memory_dynamic_max": str(1 << 28),
+            "memory_dynamic_min": str(1 << 28),
+            "memory_static_min": str(1 << 27),
+            "VCPUs_params": {},
+            "VCPUs_max": "1",
+            "VCPUs_at_startup": "1",
+            "actions_after_shutdown": "destroy",
+            "actions_after_reboot": "restart",
+            "actions_after_crash": "restart",
+            "PV_bootloader": "",
+            "PV_kernel": "",
+            "PV_ramdisk": "",
+            "PV_args": "",
+            "PV_bootloader_args": "",
+            "PV_legacy_args": "",
+            "HVM_boot_policy": "BIOS order",
+            "HVM_boot_params": {},
+            "platform": {},
+            "PCI_bus": "",
+            "other_config": {},
+            "recommendations": "",
+        },
+        **more,
+    )
 
 
 def vbd_record(vm, vdi, **more):
-    return dict({"VM": vm, "VDI": vdi, "userdevice": "autodetect", "bootable": False, "mode": "RW", "type": "Disk", "empty": False,
-                 "other_config": {}, "qos_algorithm_type": "", "qos_algorithm_params": {}}, **more)
+    return dict(
+        {
+            "VM": vm,
+            "VDI": vdi,
+            "userdevice": "autodetect",
+            "bootable": False,
+            "mode": "RW",
+            "type": "Disk",
+            "empty": False,
+            "other_config": {},
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        },
+        **more,
+    )
 
 
 def vif_record(vm, network, **more):
-    return dict({"VM": vm, "network": network, "device": "0", "MAC": "", "MTU": "1500", "other_config": {},
-                 "qos_algorithm_type": "", "qos_algorithm_params": {}}, **more)
+    return dict(
+        {
+            "VM": vm,
+            "network": network,
+            "device": "0",
+            "MAC": "",
+            "MTU": "1500",
+            "other_config": {},
+            "qos_algorithm_type": "",
+            "qos_algorithm_params": {},
+        },
+        **more,
+    )
 
 
 def make_sr(x, host, location="/sr", shared=False):

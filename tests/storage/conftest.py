@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The tests in here run in the storage guest only: `make test-storage`."""
+
 import os
 import socket
 
@@ -12,13 +14,15 @@ if not IN_GUEST:
 
 @pytest.fixture(scope="session")
 def five():
-    from five import PLAN, TYPES, Five
+    from five import PLAN, RELEASE, TYPES, Five
     from lab.dom0 import patience
     from lab.pools import at_switch
     from lab.pools.lab import Lab
     from lab.storage_guest import services
+
     services.start(TYPES)
-    with Lab(PLAN, python=os.path.join(os.path.dirname(services.__file__), "python")) as lab:
+    python = os.path.join(os.path.dirname(services.__file__), "python")
+    with Lab(PLAN, release=RELEASE, python=python) as lab:
         for host in lab.hosts:
             host.at_switch(at_switch.script(lab))
             patience.install(host.root)
@@ -29,9 +33,11 @@ def five():
 
 @pytest.fixture
 def link(five):
-    """The link that disks go over: slow, until `heal`, so that a test can do something in mid-copy on a machine of any pace."""
+    """The link that disks go over: slow, until `heal`, so that a test can do something in mid-copy
+    on a machine of any pace."""
     from five import RATE
     from lab.pools.link import Link
+
     with Link(five.lab.hosts) as link:
         link.limit(RATE)
         yield link

@@ -1,14 +1,17 @@
-"""Storage that fails in mid-copy: a path of a LUN with two, an NFS server that stops for a while, a destination that fills up."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Storage that fails in mid-copy: a path of a LUN with two, an NFS server that stops for a while, a
+destination that fills up."""
+
 import os
 import subprocess
-import time
 
 import pytest
 
-from five import MIB, ended, journal, logs, migrate, until, wait_for_writes
+from five import MIB, POLL, ended, journal, logs, migrate, until, wait_for_writes
 from lab.storage_guest import services
-from storage_motion.data import control_socket
 from storage_motion.errors import MotionError
+from storage_motion.wire import control_socket
+from tests.eventually import never
 
 pytestmark = pytest.mark.timeout(2400)
 
@@ -22,12 +25,17 @@ ACROSS = MIB
 
 
 def begin(five, vm, target, **more):
-    """Begin the move of a VM of one disk to that SR (a uuid) of pool B, and wait until some of the disk is across. Its id."""
+    """Begin the move of a VM of one disk to that SR (a uuid) of pool B, and wait until some of the
+    disk is across. Its id."""
     source = five.host("a")
     status, answer, said = migrate(source, dict(five.arguments(vm, [target]), wait="false", **more))
     assert status == 0, said
     migration = answer["migration"]
-    until(source, migration, lambda entry: entry["state"] != "running" or copied(source, migration) >= ACROSS)
+    until(
+        source,
+        migration,
+        lambda entry: entry["state"] != "running" or copied(source, migration) >= ACROSS,
+    )
     assert_copying(source, migration)
     return migration
 
@@ -35,7 +43,9 @@ def begin(five, vm, target, **more):
 def copied(host, migration):
     """The bytes of the only disk that are at the destination and verified."""
     try:
-        return control_socket.request("%s/run/sxm/%s/m0.ctl" % (host.root, migration), {"cmd": "status"}, ANSWER)["copy"]["verified"]
+        return control_socket.request(
+            "%s/run/sxm/%s/m0.ctl" % (host.root, migration), {"cmd": "status"}, ANSWER
+        )["copy"]["verified"]
     except MotionError:
         return 0  # the mover is not there yet
 
@@ -44,13 +54,21 @@ def assert_copying(host, migration):
     """The migration is in the middle of its copy."""
     entry = journal(host, migration)
     (disk,) = entry["disks"].values()
-    assert (entry["state"], disk["state"]) == ("running", "copying"), (entry["phase"], entry["error"], disk)
+    assert (entry["state"], disk["state"]) == ("running", "copying"), (
+        entry["phase"],
+        entry["error"],
+        disk,
+    )
 
 
 def has_moved(five, vm, migration):
     """Wait for the end of the move, which must be a good one, and look at the guest over there."""
     entry = ended(five.host("a"), migration)
-    assert entry["state"] == "succeeded", (entry["error"], logs(five.host("a")), logs(five.host("b")))
+    assert entry["state"] == "succeeded", (
+        entry["error"],
+        logs(five.host("a")),
+        logs(five.host("b")),
+    )
     guest = five.host("b").guest(vm)
     wait_for_writes(guest, 5)
     assert guest.check()["missing"] == 0 and guest.status()["errors"] == 0, guest.status()
@@ -67,8 +85,13 @@ def test_an_nfs_server_may_stop_for_a_while(five, link, source, target):
             services.stop_nfs()
             assert_copying(five.host("a"), migration)
             link.heal()
-            time.sleep(STOPPED)
-            assert_copying(five.host("a"), migration)    # now it is the server that it waits for
+            never(
+                lambda: journal(five.host("a"), migration)["state"] != "running",
+                "it has ended without the server",
+                STOPPED,
+                poll=POLL,
+            )
+            assert_copying(five.host("a"), migration)  # now it is the server that it waits for
         finally:
             services.start_nfs_threads()
         print(has_moved(five, vm, migration)["disks"])
@@ -79,7 +102,9 @@ def test_a_path_of_a_lun_may_fail(five, link):
     scsi_id = services.start_multipath()
     failing, other = services.paths(scsi_id)
     made = five.create_sr("lvm", "b", {"device": "/dev/mapper/" + scsi_id})
-    with five.disposable_sr("b", made) as sr, five.vm([five.sr("nfs", "a")], size=SIZE, guest=GUEST) as vm:
+    with five.disposable_sr("b", made) as sr, five.vm(
+        [five.sr("nfs", "a")], size=SIZE, guest=GUEST
+    ) as vm:
         migration = begin(five, vm, five.pool("b").xapi.SR.get_uuid(sr))
         try:
             services.run("multipathd", "fail", "path", failing)
@@ -87,7 +112,8 @@ def test_a_path_of_a_lun_may_fail(five, link):
             before = sectors_written(failing), sectors_written(other)
             assert_copying(five.host("a"), migration)
             link.heal()
-            has_moved(five, vm, migration)   # what is written is only sure to have left the kernel's memory by then
+            # what is written is only sure to have left the kernel's memory by then
+            has_moved(five, vm, migration)
             after = sectors_written(failing), sectors_written(other)
             assert services.path_states(scsi_id)[failing] != "active"
         finally:
@@ -114,7 +140,9 @@ def test_a_destination_that_fills_up_is_told_and_all_is_undone(five, link):
         finally:
             if os.path.exists(filler):
                 os.unlink(filler)
-        assert entry["state"] == "failed" and entry["error"][0] == "SXM_DESTINATION_FULL", entry["error"]
+        assert entry["state"] == "failed" and entry["error"][0] == "SXM_DESTINATION_FULL", entry[
+            "error"
+        ]
         xapi = five.pool("a").xapi
         assert xapi.VM.get_power_state(xapi.VM.get_by_uuid(vm)) == "Running"
         guest = source.guest(vm)
@@ -129,4 +157,8 @@ def fill(path):
     with open(path, "wb") as filler:
         free = os.statvfs(os.path.dirname(path))
         os.posix_fallocate(filler.fileno(), 0, free.f_bavail * free.f_frsize - MIB)
-    subprocess.run(["dd", "if=/dev/zero", "of=" + path, "bs=64k", "oflag=append", "conv=notrunc"], stderr=subprocess.DEVNULL, timeout=600)
+    subprocess.run(
+        ["dd", "if=/dev/zero", "of=" + path, "bs=64k", "oflag=append", "conv=notrunc"],
+        stderr=subprocess.DEVNULL,
+        timeout=600,
+    )

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """SRs on a real kernel's storage: plugged, unplugged, scanned and forgotten."""
+
 import glob
 import subprocess
 
@@ -9,12 +11,28 @@ from five import MIB, SIZE, TYPES
 from lab.pools import volumes
 from lab.storage_guest import services
 
+EMPTY = {
+    "virtual_size": str(SIZE),
+    "type": "user",
+    "name_label": "kept",
+    "name_description": "",
+    "sharable": False,
+    "read_only": False,
+    "other_config": {},
+    "tags": [],
+    "xenstore_data": {},
+    "sm_config": {},
+}
+"""A disk to be made, but for its SR."""
+
 pytestmark = pytest.mark.timeout(2400)
 
 
 def printed(*command):
     """What a program of the guest prints, whatever its exit status."""
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=120).stdout
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=120
+    ).stdout
 
 
 def traces(root, sr_uuid, sr_type, side):
@@ -22,20 +40,34 @@ def traces(root, sr_uuid, sr_type, side):
     found = [line.split()[1] for line in open("/proc/self/mounts") if sr_uuid in line]
     found += [path for path, _, active in volumes.of(sr_uuid).values() if active]
     if sr_type == "lvmoiscsi":
-        found += [line for line in printed("iscsiadm", "-m", "session").splitlines() if services.IQN % side in line.split()]
+        found += [
+            line
+            for line in printed("iscsiadm", "-m", "session").splitlines()
+            if services.IQN % side in line.split()
+        ]
     if sr_type == "ext":
         found += glob.glob("/dev/XSLocalEXT-%s/*" % sr_uuid)
     return found
 
 
+def test_on_lvm_no_format_may_be_asked_for(five):
+    """As XCP-ng's LVMSR has it, so that nobody relies on more than there is."""
+    for sr_type in ("lvm", "lvmoiscsi"):
+        record = dict(EMPTY, SR=five.sr(sr_type, "b"), sm_config={"image-format": "qcow2"})
+        with pytest.raises(XenAPI.Failure) as raised:
+            five.pool("b").xapi.VDI.create(record)
+        assert raised.value.details == ["SR_BACKEND_FAILURE_1200", "", "''", ""]
+    assert five.left() == []
+
+
 @pytest.mark.parametrize("sr_type", TYPES)
-def test_unplugged_and_forgotten_there_is_nothing_of_it_and_plugged_again_it_is_all_there(five, sr_type):
+def test_unplugged_and_forgotten_there_is_nothing_of_it_and_plugged_again_it_is_all_there(
+    five, sr_type
+):
     pool, sr = five.pool("b"), five.sr(sr_type, "b")
     uuid = pool.xapi.SR.get_uuid(sr)
     assert pool.xapi.SR.get_type(sr) == sr_type
-    kept = pool.xapi.VDI.get_uuid(pool.xapi.VDI.create({
-        "SR": sr, "virtual_size": str(SIZE), "type": "user", "name_label": "kept", "name_description": "", "sharable": False,
-        "read_only": False, "other_config": {}, "tags": [], "xenstore_data": {}, "sm_config": {}}))
+    kept = pool.xapi.VDI.get_uuid(pool.xapi.VDI.create(dict(EMPTY, SR=sr)))
     (pbd,) = pool.xapi.SR.get_PBDs(sr)
     pool.xapi.PBD.unplug(pbd)
     try:

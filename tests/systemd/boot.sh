@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-only
 # Becomes systemd, as PID 1 of namespaces that unshare has just made. It sees this machine's file system, and can write to none of it:
 # /etc is a copy in memory, /run, /tmp and the like are empty. Nor does it know of any unit of this machine: an ordinary service would have
 # systemd-tmpfiles clear /tmp, and more.

@@ -1,13 +1,16 @@
-"""What the product relies on in systemd, and what it must not forget: held against the lab's stand-in here, and by test_real.py against a
-systemd (SYSTEMD=real), so that the stand-in is as strict."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the product relies on in systemd, and what it must not forget: held against the lab's
+stand-in here, and by test_real.py against a systemd (SYSTEMD=real), so that the stand-in is as
+strict."""
+
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from lab.dom0 import systemd, units
+from tests.eventually import eventually
 
 REAL = os.environ.get("SYSTEMD") == "real"
 BOUND = 60.0
@@ -31,18 +34,31 @@ class Manager:
 
     def call(self, program, *arguments):
         """The CompletedProcess."""
-        return subprocess.run([self._bin + program] + list(arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BOUND,
-                              env={"PATH": "/usr/bin:/bin", "SXM_ROOT": self.root, "INHERITED": "yes"})
+        return subprocess.run(
+            [self._bin + program] + list(arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=BOUND,
+            env={"PATH": "/usr/bin:/bin", "SXM_ROOT": self.root, "INHERITED": "yes"},
+        )
 
     def run(self, *command, unit=UNIT, options=()):
         """Whether systemd-run takes it."""
-        done = self.call("systemd-run", "--quiet", "--slice=sxm.slice", "--unit=" + unit, *(list(options) + list(command)))
+        done = self.call(
+            "systemd-run",
+            "--quiet",
+            "--slice=sxm.slice",
+            "--unit=" + unit,
+            *(list(options) + list(command)),
+        )
         assert done.returncode == 0 or b"already loaded" in done.stdout, done.stdout
         return done.returncode == 0
 
     def show(self, unit=UNIT):
         """Its LoadState, ActiveState and MainPID."""
-        said = self.call("systemctl", "show", "-p", "LoadState,ActiveState,MainPID", unit + ".service").stdout.decode()
+        said = self.call(
+            "systemctl", "show", "-p", "LoadState,ActiveState,MainPID", unit + ".service"
+        ).stdout.decode()
         return dict(line.split("=", 1) for line in said.splitlines())
 
     def pid(self, unit=UNIT):
@@ -51,16 +67,13 @@ class Manager:
 
     def becomes(self, load, active, unit=UNIT):
         """Wait until it is so."""
-        self.until(lambda: (self.show(unit)["LoadState"], self.show(unit)["ActiveState"]) == (load, active))
+        self.until(
+            lambda: (self.show(unit)["LoadState"], self.show(unit)["ActiveState"]) == (load, active)
+        )
 
     def until(self, ask):
-        end = time.monotonic() + BOUND
-        while True:
-            answer = ask()
-            if answer:
-                return answer
-            assert time.monotonic() < end, self.show()
-            time.sleep(0.05)
+        """Wait until it is so; the answer."""
+        return eventually(ask, "what is asked of %s" % UNIT, BOUND, seen=self.show, poll=0.05)
 
     def install(self, name, text):
         """A unit file."""
@@ -126,7 +139,9 @@ time.sleep(600)
 def test_what_a_unit_has_begun_is_ended_with_it(manager, mode, lives):
     """A session of its own is no way out. With KillMode=process it stays, and the unit with it."""
     noted = manager.root + "/child"
-    assert manager.run(*script(BEGINS_ANOTHER % noted), options=["--property=KillMode=" + mode] if mode else [])
+    assert manager.run(
+        *script(BEGINS_ANOTHER % noted), options=["--property=KillMode=" + mode] if mode else []
+    )
     main = manager.pid()
     child = int(manager.until(lambda: os.path.exists(noted) and open(noted).read()))
     os.kill(main, 9)
@@ -153,7 +168,9 @@ def _gone(pid):
 
 def test_nothing_is_inherited(manager):
     noted = manager.root + "/environment"
-    assert manager.run("/bin/sh", "-c", 'env >"$0.new"; mv "$0.new" "$0"', noted, options=["--setenv=OURS=here"])
+    assert manager.run(
+        "/bin/sh", "-c", 'env >"$0.new"; mv "$0.new" "$0"', noted, options=["--setenv=OURS=here"]
+    )
     manager.until(lambda: os.path.exists(noted))
     with open(noted) as source:
         found = dict(line.rstrip("\n").partition("=")[::2] for line in source)
@@ -166,7 +183,11 @@ def test_the_end_of_what_is_not_there(manager):
     assert manager.call("systemctl", "reset-failed", "sxm-none.service").returncode != 0
     assert manager.call("systemctl", "reset-failed", "sxm-*none*").returncode == 0
     assert manager.call("systemctl", "start", "sxm-none.service").returncode == 5
-    assert manager.show("sxm-none") == {"LoadState": "not-found", "ActiveState": "inactive", "MainPID": "0"}
+    assert manager.show("sxm-none") == {
+        "LoadState": "not-found",
+        "ActiveState": "inactive",
+        "MainPID": "0",
+    }
 
 
 @pytest.mark.parametrize("signal, again", [(9, True), (6, True), (15, False)])
@@ -174,7 +195,7 @@ def test_a_worker_is_started_again_when_it_was_killed(manager, signal, again):
     """Its instance is told as it is written; one that was told to end does not come back."""
     noted, unit = manager.root + "/instances", "sxm-worker@11-22"
     manager.install("sxm-worker@.service", WORKER % noted)
-    for _ in range(2):      # of one that runs already a start is none
+    for _ in range(2):  # of one that runs already a start is none
         assert manager.call("systemctl", "start", unit + ".service").returncode == 0
     pid = manager.pid(unit)
     manager.until(lambda: os.path.exists(noted) and open(noted).read() == "11-22\n")
@@ -188,6 +209,9 @@ def test_a_worker_is_started_again_when_it_was_killed(manager, signal, again):
 
 
 def test_a_worker_that_ends_by_a_status_has_failed(manager):
-    manager.install("sxm-worker@.service", "[Service]\nRestart=on-abnormal\nRestartSec=1\nExecStart=/bin/false\n")
+    manager.install(
+        "sxm-worker@.service",
+        "[Service]\nRestart=on-abnormal\nRestartSec=1\nExecStart=/bin/false\n",
+    )
     manager.call("systemctl", "start", "sxm-worker@11-22.service")
     manager.until(lambda: manager.show("sxm-worker@11-22")["ActiveState"] == "failed")

@@ -1,4 +1,7 @@
-"""What systemd 219 does not know, which is in the dom0 of XCP-ng 8.3: the lab refuses it, since the systemd that is here does not."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What systemd 219 does not know, which is in the dom0 of XCP-ng 8.3: the lab refuses it, since the
+systemd that is here does not."""
+
 import os
 import subprocess
 
@@ -7,14 +10,29 @@ import pytest
 from lab.dom0 import systemd, units
 
 
-@pytest.mark.parametrize("option", ["--collect", "--property=Restart=on-abnormal", "--property=StandardOutput=append:/x", "--wait", "--pipe"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--collect",
+        "--property=Restart=on-abnormal",
+        "--property=StandardOutput=append:/x",
+        "--wait",
+        "--pipe",
+    ],
+)
 def test_what_219_does_not_know(tmp_path, option):
     systemd.install(str(tmp_path))
-    done = subprocess.run([str(tmp_path / "usr/bin/systemd-run"), "--quiet", "--unit=sxm-test", option, "/bin/true"], timeout=60)
+    done = subprocess.run(
+        [str(tmp_path / "usr/bin/systemd-run"), "--quiet", "--unit=sxm-test", option, "/bin/true"],
+        timeout=60,
+    )
     assert done.returncode != 0 and units.loaded(str(tmp_path)) == {}
 
 
 def test_a_host_that_is_not_booted_with_it(tmp_path):
     systemd.install(str(tmp_path))
     os.rmdir(str(tmp_path) + units.BOOTED)
-    assert subprocess.run([str(tmp_path / "usr/bin/systemctl"), "show", "x"], timeout=60).returncode != 0
+    assert (
+        subprocess.run([str(tmp_path / "usr/bin/systemctl"), "show", "x"], timeout=60).returncode
+        != 0
+    )

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What every driver of the storage manager stands on: errors, locks, processes."""

@@ -1,4 +1,7 @@
-"""Locks between the processes of one host: `Lock(name, namespace)`, a flock on /var/lock/sm/<namespace>/<name>."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Locks between the processes of one host: `Lock(name, namespace)`, a flock on
+/var/lock/sm/<namespace>/<name>."""
+
 import fcntl
 import os
 import shutil
@@ -12,7 +15,9 @@ class LockException(util.SMException):
 
 
 class Lock(object):
-    """A lock by name. One object for each name in a process; taken again by its holder it only counts."""
+    """A lock by name. One object for each name in a process; taken again by its holder it only
+    counts."""
+
     BASE_DIR = lab_dom0.path("/var/lock/sm")
     INSTANCES = {}
 
@@ -32,6 +37,7 @@ class Lock(object):
 
 class LockImplementation(object):
     """What `Lock(...)` returns."""
+
     cleanupAll = staticmethod(Lock.cleanupAll)
 
     def __init__(self, name, ns=None):

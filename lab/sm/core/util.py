@@ -1,4 +1,7 @@
-"""What the storage manager's modules share: its log, its exceptions, processes, this host, XML-RPC answers."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the storage manager's modules share: its log, its exceptions, processes, this host, XML-RPC
+answers."""
+
 import os
 import subprocess
 import sys
@@ -8,22 +11,27 @@ import uuid
 import xmlrpc.client
 
 import XenAPI
+
 import lab_dom0
 from sm.core import xs_errors
 
 
 class SMException(Exception):
-    """Base of the storage manager's own exceptions; a driver turns them into a XenError of the command's kind."""
+    """Base of the storage manager's own exceptions; a driver turns them into a XenError of the
+    command's kind."""
 
 
 class CommandException(SMException):
-    """A command that failed: `code` is its exit status (errno, for the storage programs) or minus a signal."""
+    """A command that failed: `code` is its exit status (errno, for the storage programs) or minus a
+    signal."""
 
     def __init__(self, code, cmd="", reason="exec failed"):
         self.code = code
         self.cmd = cmd
         self.reason = reason
-        super(CommandException, self).__init__("%s: %s" % (os.strerror(code) if code > 0 else code, reason))
+        super(CommandException, self).__init__(
+            "%s: %s" % (os.strerror(code) if code > 0 else code, reason)
+        )
 
 
 class SRBusyException(SMException):
@@ -49,8 +57,13 @@ def pread(cmdlist):
     """Run a program and return what it printed. Raises CommandException."""
     SMlog(cmdlist)
     try:
-        process = subprocess.Popen(cmdlist, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, universal_newlines=True)
+        process = subprocess.Popen(
+            cmdlist,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
     except OSError as error:
         raise CommandException(error.errno, str(cmdlist), error.strerror)
     out, err = process.communicate()
@@ -120,6 +133,12 @@ def get_localhost_ref(session):
 get_this_host_ref = get_localhost_ref
 
 
+def get_master_ref(session):
+    """The ref of the pool's master."""
+    (pool,) = session.xenapi.pool.get_all()
+    return session.xenapi.pool.get_master(pool)
+
+
 def is_master(session):
     """Whether this host is its pool's master."""
     pool = session.xenapi.pool.get_all()[0]
@@ -142,7 +161,10 @@ def list_VDI_records_in_sr(sr):
 
 def isInvalidVDI(failure):
     """Whether a XenAPI failure says that the VDI does not exist."""
-    return isinstance(failure, XenAPI.Failure) and failure.details[0] in ("HANDLE_INVALID", "UUID_INVALID")
+    return isinstance(failure, XenAPI.Failure) and failure.details[0] in (
+        "HANDLE_INVALID",
+        "UUID_INVALID",
+    )
 
 
 def set_dirty(session, sr_ref):
@@ -156,8 +178,13 @@ def set_dirty(session, sr_ref):
 
 def isLegalXMLString(text):
     """Whether XML can carry `text`."""
-    return all(char in "\t\n\r" or 0x20 <= ord(char) <= 0xD7FF or 0xE000 <= ord(char) <= 0xFFFD
-               or ord(char) >= 0x10000 for char in text)
+    return all(
+        char in "\t\n\r"
+        or 0x20 <= ord(char) <= 0xD7FF
+        or 0xE000 <= ord(char) <= 0xFFFD
+        or ord(char) >= 0x10000
+        for char in text
+    )
 
 
 _SECRETS = ("password", "cifspassword", "chappassword", "incoming_chappassword")
@@ -166,16 +193,29 @@ _SECRETS = ("password", "cifspassword", "chappassword", "incoming_chappassword")
 def hidePasswdInParams(params, section):
     """A copy of a driver's parameters whose `section` has its passwords hidden, for the log."""
     hidden = dict(params)
-    hidden[section] = {key: "******" if key in _SECRETS else value for key, value in params[section].items()}
+    hidden[section] = {
+        key: "******" if key in _SECRETS else value for key, value in params[section].items()
+    }
     return hidden
 
 
 def sr_get_driver_info(driver_info):
     """The XML-RPC answer to sr_get_driver_info."""
-    answer = {key: driver_info[key] for key in ("name", "description", "vendor", "copyright", "driver_version",
-                                                "required_api_version")}
+    answer = {
+        key: driver_info[key]
+        for key in (
+            "name",
+            "description",
+            "vendor",
+            "copyright",
+            "driver_version",
+            "required_api_version",
+        )
+    }
     answer["capabilities"] = list(driver_info["capabilities"])
-    answer["configuration"] = [{"key": key, "description": text} for key, text in driver_info["configuration"]]
+    answer["configuration"] = [
+        {"key": key, "description": text} for key, text in driver_info["configuration"]
+    ]
     return xmlrpc.client.dumps((answer,), "", True)
 
 

@@ -1,7 +1,10 @@
-"""The storage manager's errors by name, with the numbers that xapi shows as SR_BACKEND_FAILURE_<number>.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The storage manager's errors by name, with the numbers that xapi shows as
+SR_BACKEND_FAILURE_<number>.
 
 Numbers and texts are those of upstream's XE_SR_ERRORCODES.xml, as far as they are raised here.
 """
+
 import errno as _errno
 import xmlrpc.client
 
@@ -32,8 +35,12 @@ CODES = {
     "VDILoad": (65, "Failed to load VDI"),
     "VDIType": (66, "Invalid VDI type"),
     "ISCSIDevice": (67, "ISCSI device failed to appear"),
-    "ISCSILogin": (68, "ISCSI login failed - check access settings for the initiator on the storage, if CHAP is used verify "
-                       "CHAP credentials"),
+    "ISCSILogin": (
+        68,
+        "ISCSI login failed - check access settings for the initiator on the storage, if CHAP is "
+        "used verify "
+        "CHAP credentials",
+    ),
     "ISCSILogout": (69, "ISCSI logout failed"),
     "NFSMount": (73, "NFS mount error"),
     "NFSUnMount": (74, "NFS unmount error"),
@@ -48,7 +55,10 @@ CODES = {
     "ConfigDeviceMissing": (90, "The request is missing the device parameter"),
     "ConfigLocationMissing": (94, "The request is missing the location parameter"),
     "ConfigTargetMissing": (95, "The request is missing the target parameter"),
-    "ConfigTargetIQNMissing": (96, "The request is missing or has an incorrect target IQN parameter"),
+    "ConfigTargetIQNMissing": (
+        96,
+        "The request is missing or has an incorrect target IQN parameter",
+    ),
     "ConfigServerPathMissing": (101, "The request is missing the serverpath parameter"),
     "ConfigServerMissing": (102, "The request is missing the server parameter"),
     "ConfigSCSIid": (107, "The SCSIid parameter is missing or incorrect"),
@@ -60,8 +70,12 @@ CODES = {
     "VDIMissing": (144, "VDI could not be found"),
     "APILocalhost": (151, "Failed to query Local Control Domain"),
     "APIProtocolError": (154, "A protocol error was received when accessing the API"),
-    "LVMProvisionAttach": (180, "Volume Group out of space. The SR is over-provisioned, and out of space. Unable to grow the "
-                                "underlying volume to accommodate the virtual size of the disk."),
+    "LVMProvisionAttach": (
+        180,
+        "Volume Group out of space. The SR is over-provisioned, and out of space. Unable to grow "
+        "the "
+        "underlying volume to accommodate the virtual size of the disk.",
+    ),
     "EIO": (200, "General IO error"),
     "SMGeneral": (202, "General backend error"),
     "TapdiskAlreadyRunning": (445, "The tapdisk is already running"),
@@ -71,6 +85,7 @@ CODES = {
 
 class SRException(Exception):
     """An error that a driver answers to xapi as a fault."""
+
     errno = _errno.EINVAL
 
     def toxml(self):
@@ -88,7 +103,8 @@ class SROSError(SRException):
 
 
 class XenError(Exception):
-    """`XenError(key, opterr)` is the error called `key` in the table: an SROSError, not an instance of this class."""
+    """`XenError(key, opterr)` is the error called `key` in the table: an SROSError, not an instance
+    of this class."""
 
     def __new__(cls, key, opterr=None):
         if key not in CODES:

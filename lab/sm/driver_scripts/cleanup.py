@@ -1,5 +1,7 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: LGPL-2.1-only
 """The garbage collector, where sm is a package."""
+
 import sys
 
 from sm import cleanup

@@ -1,19 +1,20 @@
-"""SR type `ext`: a local device with a volume group XSLocalEXT-<SR>, in it one logical volume with an ext4 file system."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""SR type `ext`: a local device with a volume group XSLocalEXT-<SR>, in it one logical volume with
+an ext4 file system."""
+
 import os
 
-from sm import SR
-from sm import SRCommand
-from sm import lvutil
-from sm import mounts
-from sm import qcow2util
-from sm.core import util
-from sm.core import xs_errors
+from sm import SR, SRCommand, lvutil, mounts, qcow2util
+from sm.core import util, xs_errors
 from sm.core.lock import Lock
 from sm.drivers import FileSR
 
-DRIVER_INFO = dict(FileSR.DRIVER_INFO, name="Local EXT QCOW2",
-                   description="SR plugin which represents disks as QCOW2 files on a local ext4 file system, inside an LVM volume",
-                   configuration=[["device", "local device path (required) (e.g. /dev/sda3)"]])
+DRIVER_INFO = dict(
+    FileSR.DRIVER_INFO,
+    name="Local EXT QCOW2",
+    description="SR plugin which represents disks as QCOW2 files on a local ext4 file system, inside an LVM volume",  # noqa: E501
+    configuration=[["device", "local device path (required) (e.g. /dev/sda3)"]],
+)
 
 
 class EXTSR(FileSR.FileSR):

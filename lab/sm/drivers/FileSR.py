@@ -1,30 +1,39 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """SR type `file`: a directory of QCOW2 images, one chain for each VDI.
 
-A snapshot turns the leaf into a hidden base, `<new uuid>.qcow2`, with two children: the new leaf, under the
-VDI's own name, and the snapshot. Nothing is mounted, since the lab has no privileges for that:
-/run/sr-mount/<SR> is a symbolic link to the location.
+A snapshot turns the leaf into a hidden base, `<new uuid>.qcow2`, with two children: the new leaf,
+under the VDI's own name, and the snapshot. Nothing is mounted, since the lab has no privileges for
+that: /run/sr-mount/<SR> is a symbolic link to the location.
 """
+
 import os
 
-from sm import SR
-from sm import SRCommand
-from sm import VDI
-from sm import blktap2
-from sm import chains
-from sm import qcow2util
-from sm.core import util
-from sm.core import xs_errors
+from sm import SR, VDI, SRCommand, blktap2, chains, image_sr, qcow2util
+from sm.core import util, xs_errors
 from sm.core.lock import Lock
 from sm.journaler import RELINK, Journaler
 
 try:
     from sm import cowutil
-except ImportError:     # not XCP-ng's
+except ImportError:  # not XCP-ng's
     cowutil = None
 
-CAPABILITIES = ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_CLONE", "VDI_SNAPSHOT",
-                "VDI_RESIZE", "VDI_MIRROR", "VDI_UPDATE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE",
-                "THIN_PROVISIONING"]
+CAPABILITIES = [
+    "SR_UPDATE",
+    "VDI_CREATE",
+    "VDI_DELETE",
+    "VDI_ATTACH",
+    "VDI_DETACH",
+    "VDI_CLONE",
+    "VDI_SNAPSHOT",
+    "VDI_RESIZE",
+    "VDI_MIRROR",
+    "VDI_UPDATE",
+    "ATOMIC_PAUSE",
+    "VDI_ACTIVATE",
+    "VDI_DEACTIVATE",
+    "THIN_PROVISIONING",
+]
 
 DRIVER_INFO = {
     "name": "Local Path QCOW2",
@@ -37,11 +46,25 @@ DRIVER_INFO = {
     "configuration": [["location", "local directory path (required)"]],
 }
 
-OPS_EXCLUSIVE = ["sr_create", "sr_delete", "sr_probe", "sr_attach", "sr_detach", "sr_scan", "vdi_init", "vdi_create",
-                 "vdi_delete", "vdi_attach", "vdi_detach", "vdi_resize_online", "vdi_snapshot", "vdi_clone"]
+OPS_EXCLUSIVE = [
+    "sr_create",
+    "sr_delete",
+    "sr_probe",
+    "sr_attach",
+    "sr_detach",
+    "sr_scan",
+    "vdi_init",
+    "vdi_create",
+    "vdi_delete",
+    "vdi_attach",
+    "vdi_detach",
+    "vdi_resize_online",
+    "vdi_snapshot",
+    "vdi_clone",
+]
 
 
-class FileSR(SR.SR):
+class FileSR(image_sr.ImageSR):
     """A directory of images."""
 
     @staticmethod
@@ -84,19 +107,24 @@ class FileSR(SR.SR):
             raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
         self._unmount()
 
-    # How the directory comes to be at `path`: what differs between the types of SR that keep their images in one.
+    # How the directory comes to be at `path`: what differs between the types of SR that keep their
+    # images in one.
 
     def _attached(self):
         return os.path.islink(self.path) and os.readlink(self.path) == self.remotepath
 
     def _mount(self):
         if not os.path.isdir(self.remotepath):
-            raise xs_errors.XenError("SRUnavailable", opterr="no such directory %s" % self.remotepath)
+            raise xs_errors.XenError(
+                "SRUnavailable", opterr="no such directory %s" % self.remotepath
+            )
         os.makedirs(SR.MOUNT_BASE, exist_ok=True)
         try:
             os.symlink(self.remotepath, self.path)
         except OSError as error:
-            raise xs_errors.XenError("FileSRCreate", opterr="fail to create mount point: %s" % error)
+            raise xs_errors.XenError(
+                "FileSRCreate", opterr="fail to create mount point: %s" % error
+            )
 
     def _unmount(self):
         os.unlink(self.path)
@@ -106,19 +134,7 @@ class FileSR(SR.SR):
             raise xs_errors.XenError("SRUnavailable", opterr="no such directory %s" % self.path)
         self._kick_collector()
         self._loadvdis()
-        self.virtual_allocation = sum(vdi.size for vdi in self.vdis.values() if not vdi.hidden)
-        self._measure()
         super(FileSR, self).scan(sr_uuid)
-
-    def update(self, sr_uuid):
-        self._update(sr_uuid, 0)
-
-    def _update(self, sr_uuid, virt_alloc_delta):
-        """Bring xapi's record of the SR up to date, its virtual allocation by the difference in bytes."""
-        current = int(self.session.xenapi.SR.get_virtual_allocation(self.sr_ref))
-        self.virtual_allocation = current + virt_alloc_delta
-        self._measure()
-        self._db_update()
 
     def _measure(self):
         self.physical_size = util.get_fs_size(self.path)
@@ -128,30 +144,28 @@ class FileSR(SR.SR):
         return FileVDI(self, uuid)
 
     def _loadvdis(self):
-        images = qcow2util.getAll(self.path)
-        parents = {info.parent for info in images.values()}
-        for uuid, info in images.items():
-            if info.hidden and uuid not in parents:
-                continue  # a deleted base that is still open somewhere: no VDI
-            self.vdis[uuid] = self.vdi(uuid)
-            self.vdis[uuid].read_only = info.hidden
+        self._add_vdis(qcow2util.getAll(self.path), lambda uuid, _: self.vdi(uuid))
 
     def _kick_collector(self):
-        """Upstream starts its garbage collector in the background here. What that does besides removing images, merging them, is left
-        to the lab's own (cleanup.py), which runs when somebody says so: no test is to meet it by accident."""
+        """Upstream starts its garbage collector in the background here. What that does besides
+        removing images, merging them, is left to the lab's own (cleanup.py), which runs when
+        somebody says so: no test is to meet it by accident."""
         if self.session.xenapi.SR.get_other_config(self.sr_ref).get("gc") != "false":
             self._collect_garbage()
 
     def _collect_garbage(self):
-        """Remove hidden bases that nothing is based on any more, and has open. Called with the SR locked."""
+        """Remove hidden bases that nothing is based on any more, and has open. Called with the SR
+        locked."""
         open_here = {tapdisk.path for tapdisk in blktap2.Tapdisk.list()}
-        for image in chains.garbage(chains.read(self.path, force=True), Journaler(self.path).all(RELINK)):
+        for image in chains.garbage(
+            chains.read(self.path, force=True), Journaler(self.path).all(RELINK)
+        ):
             if image.path not in open_here:
                 util.SMlog("Removing unreferenced base %s" % image.uuid)
                 qcow2util.delete(image.path)
 
 
-class FileVDI(VDI.VDI):
+class FileVDI(image_sr.ImageVDI):
     """An image of the directory, `<uuid>.qcow2`."""
 
     def load(self, vdi_uuid):
@@ -168,7 +182,9 @@ class FileVDI(VDI.VDI):
         try:
             info = qcow2util.getInfo(self.path)
         except (OSError, util.CommandException) as error:
-            raise xs_errors.XenError("VDILoad", opterr="Failed load VDI information %s: %s" % (self.path, error))
+            raise xs_errors.XenError(
+                "VDILoad", opterr="Failed load VDI information %s: %s" % (self.path, error)
+            )
         self.size = info.size_virt
         self.utilisation = info.size_phys
         self.hidden = info.hidden
@@ -176,19 +192,9 @@ class FileVDI(VDI.VDI):
         self.parent = info.parent or ""
         self.sm_config_override = dict(self._format(), **{"vhd-parent": info.parent})
 
-    def _format(self):
-        """What XCP-ng's SM notes of each VDI in its sm_config."""
-        return {"image-format": self.vdi_type} if cowutil else {}
-
-    def _rounded(self, size):
-        if cowutil:
-            return cowutil.rounded(self.vdi_type, size)
-        return util.roundup(qcow2util.SIZE_UNIT, size)
-
     def update(self, sr_uuid, vdi_uuid):
         self.load(vdi_uuid)
-        self.sm_config = self.session.xenapi.VDI.get_sm_config(self.sr.srcmd.params["vdi_ref"])
-        self._db_update()
+        super(FileVDI, self).update(sr_uuid, vdi_uuid)
 
     def create(self, sr_uuid, vdi_uuid, size):
         asked = self.sr.srcmd.params.get("vdi_sm_config", {})
@@ -204,10 +210,6 @@ class FileVDI(VDI.VDI):
         self.sm_config = self._format()
         self._db_introduce()
         self.sr._update(sr_uuid, self.size)
-        return self.get_params()
-
-    def introduce(self, sr_uuid, vdi_uuid):
-        self._db_introduce()
         return self.get_params()
 
     def delete(self, sr_uuid, vdi_uuid, data_only=False):
@@ -228,20 +230,8 @@ class FileVDI(VDI.VDI):
     def detach(self, sr_uuid, vdi_uuid):
         self.attached = False
 
-    def resize(self, sr_uuid, vdi_uuid, size):
-        if self.hidden:
-            raise xs_errors.XenError("VDIUnavailable", opterr="hidden VDI")
-        if size < self.size:
-            raise xs_errors.XenError("VDISize", opterr="shrinking not allowed")
-        old = self.size
-        qcow2util.setSizeVirt(self.path, self._rounded(size))
-        self._query()
-        self._db_update()
-        self.sr._update(sr_uuid, self.size - old)
-        return self.get_params()
-
-    def clone(self, sr_uuid, vdi_uuid):
-        return self._do_snapshot(sr_uuid, vdi_uuid, VDI.SNAPSHOT_DOUBLE)
+    def _grow(self, size):
+        qcow2util.setSizeVirt(self.path, size)
 
     def compose(self, sr_uuid, vdi1, vdi2):
         parent = qcow2util.pathOf(self.sr.path, vdi1)
@@ -265,7 +255,8 @@ class FileVDI(VDI.VDI):
             blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, secondary)
 
     def _snapshot(self, snap_type):
-        """Fork the chain. Killed at any step this leaves the VDI as it was, and at most a base for the collector."""
+        """Fork the chain. Killed at any step this leaves the VDI as it was, and at most a base for
+        the collector."""
         snapshot = util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None
         extension = os.path.splitext(self.path)[1]
         if snapshot and self.parent and qcow2util.isEmpty(self.path):
@@ -285,24 +276,10 @@ class FileVDI(VDI.VDI):
         return self._introduce_fork(snap_type, snapshot, base)
 
     def _introduce_fork(self, snap_type, snapshot, base):
-        """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is no other."""
-        introduced = []
-        if snapshot:
-            vdi = self.sr.vdi(snapshot)
-            vdi.sm_config = dict(vdi._format(), **{"vhd-parent": vdi.parent})
-            introduced.append(vdi)
-        if base:
-            vdi = self.sr.vdi(base)
-            vdi.label = "base copy"
-            vdi.read_only = True
-            vdi.sm_config = vdi._format()
-            if vdi.parent:
-                vdi.sm_config["vhd-parent"] = vdi.parent
-            introduced.append(vdi)
-        for vdi in introduced:
-            ref = vdi._db_introduce()
-            if vdi.hidden:
-                self.session.xenapi.VDI.set_managed(ref, False)
+        """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is
+        no other."""
+        introduced = [self.sr.vdi(uuid) for uuid in (snapshot, base) if uuid]
+        image_sr.introduce_fork(introduced)
         self._query()
         ref = self.sr.srcmd.params["vdi_ref"]
         self.session.xenapi.VDI.remove_from_sm_config(ref, "vhd-parent")

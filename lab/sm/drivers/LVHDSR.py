@@ -1,33 +1,49 @@
-"""SR type `lvm`: a volume group VG_XenStorage-<SR> on a local device, a logical volume for each image.
+# SPDX-License-Identifier: LGPL-2.1-only
+"""SR type `lvm`: a volume group VG_XenStorage-<SR> on a local device, a logical volume for each
+image.
 
-Images are QCOW2 (`QCOW2-<uuid>`) or raw (`LV-<uuid>`, asked for by sm_config:type=raw). `allocation`, in sm_config or
-device_config: "thick" (the default) gives an image the space that it may ever need, "thin" only while it is attached to be
-written to. A snapshot turns the leaf's volume into a hidden base, shrunk to what is in it, with two children. The images of a
-chain are active exactly while a leaf of it is attached.
+Images are QCOW2 (`QCOW2-<uuid>`), VHDs (`VHD-<uuid>`, in XCP-ng's layout alone) or raw
+(`LV-<uuid>`, asked for by sm_config:type=raw). `allocation`, in sm_config or device_config: "thick"
+(the default) gives an image the space that it may ever need, "thin" only while it is attached to be
+written to. A snapshot turns the leaf's volume into a hidden base, shrunk to what is in it (XCP-ng's
+QCOW2 images are not), with two children. The images of a chain are active exactly while a leaf of
+it is attached.
 
-Where upstream has a metadata volume and a journal, here are the volumes' tags (lvutil, lvimage). Only the SR's master uses it: the lab
-shares no volume group between hosts.
+Where upstream has a metadata volume and a journal, here are the volumes' tags (lvutil, lvimage).
+Only the SR's master uses it: the lab shares no volume group between hosts.
 """
+
 import os
 
-from sm import SR
-from sm import SRCommand
-from sm import VDI
-from sm import blktap2
-from sm import lvimage
-from sm import lvutil
-from sm import qcow2util
-from sm import refcounter
-from sm.core import util
-from sm.core import xs_errors
+from sm import SR, VDI, SRCommand, blktap2, image_sr, lvimage, lvutil, qcow2util, refcounter
+from sm.core import util, xs_errors
 from sm.core.lock import Lock
 
-CAPABILITIES = ["SR_UPDATE", "VDI_CREATE", "VDI_DELETE", "VDI_ATTACH", "VDI_DETACH", "VDI_CLONE", "VDI_SNAPSHOT",
-                "VDI_RESIZE", "VDI_MIRROR", "VDI_UPDATE", "ATOMIC_PAUSE", "VDI_ACTIVATE", "VDI_DEACTIVATE"]
+try:
+    from sm import cowutil
+except ImportError:  # not XCP-ng's
+    cowutil = None
+
+CAPABILITIES = [
+    "SR_UPDATE",
+    "VDI_CREATE",
+    "VDI_DELETE",
+    "VDI_ATTACH",
+    "VDI_DETACH",
+    "VDI_CLONE",
+    "VDI_SNAPSHOT",
+    "VDI_RESIZE",
+    "VDI_MIRROR",
+    "VDI_UPDATE",
+    "ATOMIC_PAUSE",
+    "VDI_ACTIVATE",
+    "VDI_DEACTIVATE",
+]
 
 DRIVER_INFO = {
     "name": "Local QCOW2 on LVM",
-    "description": "SR plugin which represents disks as QCOW2 images on logical volumes within a locally-attached volume group",
+    "description": "SR plugin which represents disks as QCOW2 images on logical volumes within a "
+    "locally-attached volume group",
     "vendor": "Storage XenMotion's lab",
     "copyright": "",
     "driver_version": "1.0",
@@ -36,12 +52,23 @@ DRIVER_INFO = {
     "configuration": [["device", "local device path (required) (e.g. /dev/sda3)"]],
 }
 
-OPS_EXCLUSIVE = ["sr_create", "sr_delete", "sr_attach", "sr_detach", "sr_scan", "sr_update", "vdi_create", "vdi_delete",
-                 "vdi_resize", "vdi_snapshot", "vdi_clone"]
+OPS_EXCLUSIVE = [
+    "sr_create",
+    "sr_delete",
+    "sr_attach",
+    "sr_detach",
+    "sr_scan",
+    "sr_update",
+    "vdi_create",
+    "vdi_delete",
+    "vdi_resize",
+    "vdi_snapshot",
+    "vdi_clone",
+]
 PROVISIONING_TYPES = ("thin", "thick")
 
 
-class LVHDSR(SR.SR):
+class LVHDSR(image_sr.ImageSR):
     """A volume group of images."""
 
     @staticmethod
@@ -65,7 +92,10 @@ class LVHDSR(SR.SR):
             sm_config = self.session.xenapi.SR.get_sm_config(self.sr_ref)
         wanted = sm_config.get("allocation") or self.dconf.get("allocation") or "thick"
         if wanted not in PROVISIONING_TYPES:
-            raise xs_errors.XenError("InvalidArg", opterr="Allocation parameter must be one of %s" % (PROVISIONING_TYPES,))
+            raise xs_errors.XenError(
+                "InvalidArg",
+                opterr="Allocation parameter must be one of %s" % (PROVISIONING_TYPES,),
+            )
         return wanted
 
     def devices(self):
@@ -95,7 +125,9 @@ class LVHDSR(SR.SR):
 
     def attach(self, sr_uuid):
         if not lvutil.checkVG(self.vgname):
-            raise xs_errors.XenError("SRUnavailable", opterr="no such volume group: %s" % self.vgname)
+            raise xs_errors.XenError(
+                "SRUnavailable", opterr="no such volume group: %s" % self.vgname
+            )
         lvimage.recover(self.vgname)
 
     def detach(self, sr_uuid):
@@ -114,28 +146,12 @@ class LVHDSR(SR.SR):
 
     def scan(self, sr_uuid):
         if not lvutil.checkVG(self.vgname):
-            raise xs_errors.XenError("SRUnavailable", opterr="no such volume group: %s" % self.vgname)
+            raise xs_errors.XenError(
+                "SRUnavailable", opterr="no such volume group: %s" % self.vgname
+            )
         lvimage.recover(self.vgname)
-        images = self._collect_garbage()
-        parents = {image.parent for image in images.values()}
-        for uuid, image in images.items():
-            if image.hidden and uuid not in parents:
-                continue  # a deleted base that is still active: no VDI
-            self.vdis[uuid] = LVHDVDI(self, uuid, image)
-            self.vdis[uuid].read_only = image.hidden
-        self.virtual_allocation = sum(vdi.size for vdi in self.vdis.values() if not vdi.hidden)
-        self._measure()
+        self._add_vdis(self._collect_garbage(), lambda uuid, image: LVHDVDI(self, uuid, image))
         super(LVHDSR, self).scan(sr_uuid)
-
-    def update(self, sr_uuid):
-        self._update(sr_uuid, 0)
-
-    def _update(self, sr_uuid, virt_alloc_delta):
-        """Bring xapi's record of the SR up to date, its virtual allocation by the difference in bytes."""
-        current = int(self.session.xenapi.SR.get_virtual_allocation(self.sr_ref))
-        self.virtual_allocation = current + virt_alloc_delta
-        self._measure()
-        self._db_update()
 
     def _measure(self):
         self.physical_size, free = lvutil.getVGstats(self.vgname)
@@ -145,7 +161,8 @@ class LVHDSR(SR.SR):
         return LVHDVDI(self, uuid)
 
     def images(self):
-        """The images of the volume group: uuid -> lvimage.Image. A group that is not there has none."""
+        """The images of the volume group: uuid -> lvimage.Image. A group that is not there has
+        none."""
         return lvimage.getAll(self.vgname)
 
     def ensure_space(self, size):
@@ -155,11 +172,14 @@ class LVHDSR(SR.SR):
             raise xs_errors.XenError("SRNoSpace", opterr="%d bytes needed, %d free" % (size, free))
 
     def _collect_garbage(self):
-        """Remove the bases that nothing is based on any more, and has active. Returns the images that are left."""
-        return lvimage.collect_garbage(self.vgname, lambda image: refcounter.holders(self.uuid, image.uuid))
+        """Remove the bases that nothing is based on any more, and has active. Returns the images
+        that are left."""
+        return lvimage.collect_garbage(
+            self.vgname, lambda image: refcounter.holders(self.uuid, image.uuid)
+        )
 
 
-class LVHDVDI(VDI.VDI):
+class LVHDVDI(image_sr.ImageVDI):
     """An image on a logical volume."""
 
     def __init__(self, sr, uuid, image=None):
@@ -172,7 +192,16 @@ class LVHDVDI(VDI.VDI):
         if self.exists:
             self._take(image)
         elif self.sr.srcmd.cmd in ("vdi_create", "vdi_delete"):
-            self.vdi_type = self.sr.srcmd.params.get("vdi_sm_config", {}).get("type", qcow2util.VDI_TYPE)
+            asked = self.sr.srcmd.params.get("vdi_sm_config", {})
+            creating = self.sr.srcmd.cmd == "vdi_create"
+            if cowutil and creating and (asked.get("image-format") or asked.get("type")):
+                # XCP-ng's LVMSR.py, since 0147-feat-use-preferred-image-formats-as-a-list.patch:
+                # load() sets no type where one is asked for, and looks up a prefix for "".
+                raise KeyError("")
+            self.vdi_type = asked.get("type", qcow2util.VDI_TYPE)
+            if cowutil and self.vdi_type != lvimage.RAW:
+                size = int((self.sr.srcmd.params.get("args") or ["0"])[0])
+                self.vdi_type = cowutil.chosen(asked, self.sr.dconf, size)
             if self.vdi_type not in lvimage.PREFIXES:
                 raise xs_errors.XenError("VDIType", opterr="Invalid VDI type %s" % self.vdi_type)
             self.path = os.path.join(self.sr.path, lvimage.name(self.vdi_type, vdi_uuid))
@@ -188,35 +217,30 @@ class LVHDVDI(VDI.VDI):
         self.hidden = image.hidden
         self.managed = not image.hidden
         self.parent = image.parent or ""
-        self.sm_config_override = {"vhd-parent": image.parent}
+        self.sm_config_override = dict(self._format(), **{"vhd-parent": image.parent})
+
+    def _noted(self):
+        return dict(self._format(), vdi_type=self.vdi_type)
 
     def _query(self):
         self._take(self.sr.images()[self.uuid])
-
-    def update(self, sr_uuid, vdi_uuid):
-        self.sm_config = self.session.xenapi.VDI.get_sm_config(self.sr.srcmd.params["vdi_ref"])
-        self._db_update()
 
     def create(self, sr_uuid, vdi_uuid, size):
         if not self.sr.isMaster:
             raise xs_errors.XenError("LVMMaster")
         if self.exists:
             raise xs_errors.XenError("VDIExists")
-        size = util.roundup(qcow2util.SIZE_UNIT, size)
+        size = self._rounded(size)
         volume = lvimage.volume_size(self.vdi_type, size, self.sr.provision == "thin")
         self.sr.ensure_space(volume)
         lvimage.create(self.path, self.vdi_type, size, volume)
         lvutil.deactivate(self.path)
         self._query()
-        self.sm_config = {"vdi_type": self.vdi_type}
+        self.sm_config = self._noted()
         if self.vdi_type == lvimage.RAW:
             self.sm_config["type"] = self.vdi_type
         self._db_introduce()
         self.sr._update(sr_uuid, self.size)
-        return self.get_params()
-
-    def introduce(self, sr_uuid, vdi_uuid):
-        self._db_introduce()
         return self.get_params()
 
     def delete(self, sr_uuid, vdi_uuid, data_only=False):
@@ -247,7 +271,8 @@ class LVHDVDI(VDI.VDI):
         return super(LVHDVDI, self).attach(sr_uuid, vdi_uuid)
 
     def detach(self, sr_uuid, vdi_uuid):
-        """Deactivate what nobody else needs of the chain. Snapshots are always shrunk, on a thin SR every image is."""
+        """Deactivate what nobody else needs of the chain. Snapshots are always shrunk, on a thin SR
+        every image is."""
         self.sr.lock.acquire()
         try:
             self._query()
@@ -273,7 +298,7 @@ class LVHDVDI(VDI.VDI):
         self._sized(full)
 
     def _deflate(self):
-        if self.vdi_type == lvimage.RAW:
+        if not lvimage.is_deflated(self.vdi_type):
             return
         needed = lvimage.used_size(self.path)
         if needed < self.utilisation:
@@ -292,32 +317,23 @@ class LVHDVDI(VDI.VDI):
         lvutil.activate(*[image.path for image in chain])
 
     def _deactivate_chain(self):
-        idle = [uuid for uuid in refcounter.held(self.sr.uuid, self.uuid)
-                if not refcounter.put(self.sr.uuid, uuid, self.uuid)]
+        idle = [
+            uuid
+            for uuid in refcounter.held(self.sr.uuid, self.uuid)
+            if not refcounter.put(self.sr.uuid, uuid, self.uuid)
+        ]
         images = self.sr.images()
         paths = [images[uuid].path for uuid in idle if uuid in images and images[uuid].active]
         if paths:
             lvutil.deactivate(*paths)
 
-    def resize(self, sr_uuid, vdi_uuid, size):
-        if self.hidden:
-            raise xs_errors.XenError("VDIUnavailable", opterr="hidden VDI")
-        if size < self.size:
-            raise xs_errors.XenError("VDISize", opterr="shrinking not allowed")
-        old, size = self.size, util.roundup(qcow2util.SIZE_UNIT, size)
+    def _grow(self, size):
         if self.vdi_type == lvimage.RAW or self.sr.provision == "thick":
             volume = lvimage.volume_size(self.vdi_type, size, thin=False)
             self.sr.ensure_space(volume - self.utilisation)
             if volume > self.utilisation:
                 lvutil.resize(self.path, volume)
         lvimage.set_virtual_size(self._image, size)
-        self._query()
-        self._db_update()
-        self.sr._update(sr_uuid, self.size - old)
-        return self.get_params()
-
-    def clone(self, sr_uuid, vdi_uuid):
-        return self._do_snapshot(sr_uuid, vdi_uuid, VDI.SNAPSHOT_DOUBLE)
 
     def compose(self, sr_uuid, vdi1, vdi2):
         parent = self.sr.images()[vdi1]
@@ -346,7 +362,9 @@ class LVHDVDI(VDI.VDI):
             try:
                 blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, None)
             except Exception as error:
-                util.SMlog("WARNING: failed to clean up failed snapshot: %s (error ignored)" % error)
+                util.SMlog(
+                    "WARNING: failed to clean up failed snapshot: %s (error ignored)" % error
+                )
             raise
         self.disable_leaf_on_secondary(vdi_uuid, secondary=secondary)
         blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, secondary)
@@ -354,15 +372,28 @@ class LVHDVDI(VDI.VDI):
 
     def _snapshot(self, snap_type):
         """Fork the chain. Killed at any step, the next scan undoes it (lvimage.recover)."""
+        config = self.session.xenapi.VDI.get_sm_config(self.sr.srcmd.params["vdi_ref"])
+        if config.get("type") == lvimage.RAW:
+            raise xs_errors.XenError(
+                "Unimplemented", opterr="Raw VDI, snapshot or clone not permitted"
+            )
         in_use = bool(refcounter.holders(self.sr.uuid, self.uuid))
-        base, snapshot = util.gen_uuid(), util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None
-        smallest = lvimage.volume_size(qcow2util.VDI_TYPE, self.size, thin=True)
-        full = lvimage.volume_size(qcow2util.VDI_TYPE, self.size, thin=False)
+        base, snapshot = (
+            util.gen_uuid(),
+            util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None,
+        )
+        kind = self._snapshot_type()
+        smallest = lvimage.volume_size(kind, self.size, thin=True)
+        full = lvimage.volume_size(kind, self.size, thin=False)
         leaf_size = full if in_use or self.sr.provision == "thick" else smallest
         if not in_use:
             lvutil.activate(self.path)
-        needed = lvimage.used_size(self.path) if self.vdi_type != lvimage.RAW else self.utilisation
-        self.sr.ensure_space(leaf_size + (smallest if snapshot else 0) - (self.utilisation - needed))
+        needed = self.utilisation
+        if lvimage.is_deflated(self.vdi_type):
+            needed = lvimage.used_size(self.path)
+        self.sr.ensure_space(
+            leaf_size + (smallest if snapshot else 0) - (self.utilisation - needed)
+        )
         base_path = os.path.join(self.sr.path, lvimage.name(self.vdi_type, base))
         # hidden first: a base must never be seen as a VDI
         lvutil.change(self.path, add={lvimage.HIDDEN: "", lvimage.FORKED_FROM: self.uuid})
@@ -370,34 +401,30 @@ class LVHDVDI(VDI.VDI):
         if needed < self.utilisation:
             lvutil.resize(base_path, needed)
         if snapshot:
-            path = os.path.join(self.sr.path, lvimage.name(qcow2util.VDI_TYPE, snapshot))
+            path = os.path.join(self.sr.path, lvimage.name(kind, snapshot))
             lvimage.fork(path, base_path, self.vdi_type, self.size, smallest)
             lvutil.deactivate(path)
-        lvimage.fork(os.path.join(self.sr.path, lvimage.name(qcow2util.VDI_TYPE, self.uuid)), base_path, self.vdi_type, self.size,
-                     leaf_size)
+        leaf_path = os.path.join(self.sr.path, lvimage.name(kind, self.uuid))
+        lvimage.fork(leaf_path, base_path, self.vdi_type, self.size, leaf_size)
         lvutil.change(base_path, remove={lvimage.FORKED_FROM: self.uuid}, readonly=True)
         if in_use:
             refcounter.get(self.sr.uuid, base, self.uuid)
         else:
-            lvutil.deactivate(base_path, os.path.join(self.sr.path, lvimage.name(qcow2util.VDI_TYPE, self.uuid)))
+            lvutil.deactivate(base_path, leaf_path)
         return self._introduce_fork(snap_type, snapshot, base)
 
+    def _snapshot_type(self):
+        """What the images on top are: as the one below; on a raw one what the SR prefers."""
+        if self.vdi_type != lvimage.RAW:
+            return self.vdi_type
+        return cowutil.chosen({}, self.sr.dconf, self.size) if cowutil else qcow2util.VDI_TYPE
+
     def _introduce_fork(self, snap_type, snapshot, base):
-        """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is no other."""
+        """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is
+        no other."""
         images = self.sr.images()
-        introduced = []
-        for uuid in [snapshot, base] if snapshot else [base]:
-            vdi = LVHDVDI(self.sr, uuid, images[uuid])
-            vdi.sm_config = {"vdi_type": vdi.vdi_type}
-            if vdi.parent:
-                vdi.sm_config["vhd-parent"] = vdi.parent
-            if vdi.hidden:
-                vdi.label = "base copy"
-                vdi.read_only = True
-            ref = vdi._db_introduce()
-            if vdi.hidden:
-                self.session.xenapi.VDI.set_managed(ref, False)
-            introduced.append(vdi)
+        introduced = [LVHDVDI(self.sr, uuid, images[uuid]) for uuid in (snapshot, base) if uuid]
+        image_sr.introduce_fork(introduced)
         self._take(images[self.uuid])
         ref = self.sr.srcmd.params["vdi_ref"]
         for key, value in (("vhd-parent", self.parent), ("vdi_type", self.vdi_type)):

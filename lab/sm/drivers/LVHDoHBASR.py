@@ -1,19 +1,21 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """SR type `lvmohba`: as `lvm`, on a LUN that a host bus adapter (Fibre Channel) reaches."""
+
 import os
 
-from sm import SR
-from sm import SRCommand
-from sm import scsi
-from sm.core import util
-from sm.core import xs_errors
+from sm import SR, SRCommand, scsi
+from sm.core import util, xs_errors
 from sm.drivers import LVHDSR
 
 FC_HOSTS = "/sys/class/fc_host"
 APPEAR = 30.0  # seconds for a disk to appear after the rescan
 
-DRIVER_INFO = dict(LVHDSR.DRIVER_INFO, name="QCOW2 over FC",
-                   description="SR plugin which represents disks as logical volumes within a volume group on an HBA LUN",
-                   configuration=[["SCSIid", "The scsi_id of the destination LUN"]])
+DRIVER_INFO = dict(
+    LVHDSR.DRIVER_INFO,
+    name="QCOW2 over FC",
+    description="SR plugin which represents disks as logical volumes within a volume group on an HBA LUN",  # noqa: E501
+    configuration=[["SCSIid", "The scsi_id of the destination LUN"]],
+)
 
 
 def adapters():
@@ -48,7 +50,9 @@ class LVHDoHBASR(LVHDSR.LVHDSR):
         self.SCSIid = self.dconf.get("SCSIid")
         if not self.SCSIid:
             reached = [scsi_id for scsi_id in scsi.ids() if self._reached(scsi_id)]
-            raise xs_errors.XenError("ConfigSCSIid", opterr="reached by an adapter: %s" % ", ".join(reached))
+            raise xs_errors.XenError(
+                "ConfigSCSIid", opterr="reached by an adapter: %s" % ", ".join(reached)
+            )
         super(LVHDoHBASR, self).load(sr_uuid)
 
     @staticmethod
@@ -78,8 +82,11 @@ class LVHDoHBASR(LVHDSR.LVHDSR):
             rescan()
             scsi.wait_for(self.SCSIid, APPEAR)
         if not self._reached(self.SCSIid):
-            raise xs_errors.XenError("InvalidDev", opterr="no adapter of %s reaches %s"
-                                     % (", ".join(sorted(adapters())) or "none", self.SCSIid))
+            raise xs_errors.XenError(
+                "InvalidDev",
+                opterr="no adapter of %s reaches %s"
+                % (", ".join(sorted(adapters())) or "none", self.SCSIid),
+            )
         util.SMlog("%s is %s" % (self.SCSIid, scsi.device(self.SCSIid)))
 
 

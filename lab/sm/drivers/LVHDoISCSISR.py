@@ -1,21 +1,28 @@
-"""SR type `lvmoiscsi`: as `lvm`, on a LUN of an iSCSI target, which this host is logged in to while the SR is attached."""
-from sm import SR
-from sm import SRCommand
-from sm import iscsilib
-from sm import scsi
-from sm.core import util
-from sm.core import xs_errors
+# SPDX-License-Identifier: LGPL-2.1-only
+"""SR type `lvmoiscsi`: as `lvm`, on a LUN of an iSCSI target, which this host is logged in to while
+the SR is attached."""
+
+from sm import SR, SRCommand, iscsilib, scsi
+from sm.core import util, xs_errors
 from sm.drivers import LVHDSR
 
 DEFAULT_PORT = "3260"
 APPEAR = 30.0  # seconds for a disk to appear after the login
 
-DRIVER_INFO = dict(LVHDSR.DRIVER_INFO, name="QCOW2 over iSCSI",
-                   description="SR plugin which represents disks as logical volumes within a volume group on an iSCSI LUN",
-                   configuration=[["SCSIid", "The scsi_id of the destination LUN"],
-                                  ["target", "IP address or hostname of the iSCSI target; several, with commas, for multipath"],
-                                  ["targetIQN", "The IQN of the target LUN group to be attached"],
-                                  ["port", "The network port number on which to query the target (default: 3260)"]])
+DRIVER_INFO = dict(
+    LVHDSR.DRIVER_INFO,
+    name="QCOW2 over iSCSI",
+    description="SR plugin which represents disks as logical volumes within a volume group on an iSCSI LUN",  # noqa: E501
+    configuration=[
+        ["SCSIid", "The scsi_id of the destination LUN"],
+        [
+            "target",
+            "IP address or hostname of the iSCSI target; several, with commas, for multipath",
+        ],
+        ["targetIQN", "The IQN of the target LUN group to be attached"],
+        ["port", "The network port number on which to query the target (default: 3260)"],
+    ],
+)
 
 
 class LVHDoISCSISR(LVHDSR.LVHDSR):
@@ -26,8 +33,11 @@ class LVHDoISCSISR(LVHDSR.LVHDSR):
         return srtype == "lvmoiscsi"
 
     def load(self, sr_uuid):
-        for key, error in (("target", "ConfigTargetMissing"), ("targetIQN", "ConfigTargetIQNMissing"),
-                           ("SCSIid", "ConfigSCSIid")):
+        for key, error in (
+            ("target", "ConfigTargetMissing"),
+            ("targetIQN", "ConfigTargetIQNMissing"),
+            ("SCSIid", "ConfigSCSIid"),
+        ):
             if not self.dconf.get(key):
                 raise xs_errors.XenError(error)
         self.targetIQN = self.dconf["targetIQN"]
@@ -61,7 +71,8 @@ class LVHDoISCSISR(LVHDSR.LVHDSR):
         self._logout()
 
     def _login(self):
-        """Log in at every portal of the target, and wait for the disk. Raises ISCSITarget, ISCSILogin, ISCSIDevice."""
+        """Log in at every portal of the target, and wait for the disk. Raises ISCSITarget,
+        ISCSILogin, ISCSIDevice."""
         found = []
         for target in self.dconf["target"].split(","):
             try:
@@ -70,7 +81,9 @@ class LVHDoISCSISR(LVHDSR.LVHDSR):
                 util.SMlog("Discovery at %s: %s" % (target, error))
         portals = sorted({portal for portal, iqn in found if iqn == self.targetIQN})
         if not portals:
-            raise xs_errors.XenError("ISCSITarget", opterr="%s at %s" % (self.targetIQN, self.dconf["target"]))
+            raise xs_errors.XenError(
+                "ISCSITarget", opterr="%s at %s" % (self.targetIQN, self.dconf["target"])
+            )
         failed = []
         for portal in portals:
             try:
@@ -81,7 +94,9 @@ class LVHDoISCSISR(LVHDSR.LVHDSR):
             raise xs_errors.XenError("ISCSILogin", opterr="; ".join(failed))
         if scsi.wait_for(self.SCSIid, APPEAR) is None:
             self._logout()
-            raise xs_errors.XenError("ISCSIDevice", opterr="no disk %s at %s" % (self.SCSIid, self.targetIQN))
+            raise xs_errors.XenError(
+                "ISCSIDevice", opterr="no disk %s at %s" % (self.SCSIid, self.targetIQN)
+            )
 
     def _logout(self):
         try:

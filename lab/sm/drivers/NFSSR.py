@@ -1,21 +1,24 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """SR type `nfs`: the directory <serverpath>/<SR> of an NFS server."""
+
 import os
 
-from sm import SR
-from sm import SRCommand
-from sm import mounts
-from sm import qcow2util
-from sm.core import util
-from sm.core import xs_errors
+from sm import SR, SRCommand, mounts, qcow2util
+from sm.core import util, xs_errors
 from sm.core.lock import Lock
 from sm.drivers import FileSR
 
-DRIVER_INFO = dict(FileSR.DRIVER_INFO, name="NFS QCOW2",
-                   description="SR plugin which stores disks as QCOW2 files on a remote NFS filesystem",
-                   configuration=[["server", "hostname or IP address of NFS server (required)"],
-                                  ["serverpath", "path on remote server (required)"],
-                                  ["nfsversion", "for protocol version, 3, 4, 4.0, 4.1 (default: 3)"],
-                                  ["options", "options for mount, after sm's own"]])
+DRIVER_INFO = dict(
+    FileSR.DRIVER_INFO,
+    name="NFS QCOW2",
+    description="SR plugin which stores disks as QCOW2 files on a remote NFS filesystem",
+    configuration=[
+        ["server", "hostname or IP address of NFS server (required)"],
+        ["serverpath", "path on remote server (required)"],
+        ["nfsversion", "for protocol version, 3, 4, 4.0, 4.1 (default: 3)"],
+        ["options", "options for mount, after sm's own"],
+    ],
+)
 # Soft mounts, as upstream: an I/O error instead of a host that hangs. Its caching options, too.
 OPTIONS = "soft,proto=tcp,vers=%s,acdirmin=0,acdirmax=0,nolock"
 
@@ -28,7 +31,10 @@ class NFSSR(FileSR.FileSR):
         return srtype == "nfs"
 
     def load(self, sr_uuid):
-        for key, error in (("server", "ConfigServerMissing"), ("serverpath", "ConfigServerPathMissing")):
+        for key, error in (
+            ("server", "ConfigServerMissing"),
+            ("serverpath", "ConfigServerPathMissing"),
+        ):
             if not self.dconf.get(key):
                 raise xs_errors.XenError(error)
         self.ops_exclusive = FileSR.OPS_EXCLUSIVE
@@ -49,7 +55,8 @@ class NFSSR(FileSR.FileSR):
         self._at_the_top(os.rmdir)
 
     def _at_the_top(self, change):
-        """Mount the server's own directory for as long as `change` makes or removes the SR's directory in it."""
+        """Mount the server's own directory for as long as `change` makes or removes the SR's
+        directory in it."""
         if self._attached():
             raise xs_errors.XenError("NFSAttached")
         self._mount_path(self.dconf["serverpath"])

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """How many requests a tapdisk is given at a time."""
+
 import pytest
 
 from storage_motion.dom0 import blktap
@@ -35,8 +37,9 @@ def test_six_where_the_administrator_knows_this_very_version(host):
     assert blktap.most_requests("qcow2") == 1
 
 
-@pytest.mark.parametrize("script", [
-    "echo 'package blktap is not installed'; exit 1", "exit 0", None, "sleep 60"])
+@pytest.mark.parametrize(
+    "script", ["echo 'package blktap is not installed'; exit 1", "exit 0", None, "sleep 60"]
+)
 def test_a_version_that_cannot_be_told_is_not_safe(host, script, monkeypatch):
     monkeypatch.setattr(blktap, "RPM_TIMEOUT", 1.0)
     if script is not None:

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """The firewall is told of a port by whichever program this host has, and again when it is busy."""
+
 import os
 
 import pytest
@@ -70,7 +72,11 @@ def test_a_failure_names_the_command_and_the_reason(dom0):
     dom0.has(firewall.IPTABLES, "echo iptables is not here; exit 3")
     with pytest.raises(FirewallFailed) as raised:
         firewall.open_port(PORT)
-    assert raised.value.failure() == ["SXM_FIREWALL", "/etc/xapi.d/plugins/firewall-port open 40123 tcp", "iptables is not here"]
+    assert raised.value.failure() == [
+        "SXM_FIREWALL",
+        "/etc/xapi.d/plugins/firewall-port open 40123 tcp",
+        "iptables is not here",
+    ]
     assert len(dom0.calls()) == firewall.TRIES
 
 

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Extents of real images, made by qemu-img and written by qemu-io."""
+
 import os
 import subprocess
 
@@ -27,7 +29,9 @@ class Tree(object):
     def image(self, name, parent=None, *commands):
         """Make an image on `parent`, and run qemu-io commands on it."""
         backing = ["-u", "-F", "qcow2", "-b", parent + ".qcow2"] if parent else []
-        qemu("qemu-img", "create", "-q", "-f", "qcow2", *(backing + [self.path(name), str(16 * MIB)]))
+        qemu(
+            "qemu-img", "create", "-q", "-f", "qcow2", *(backing + [self.path(name), str(16 * MIB)])
+        )
         for command in commands:
             qemu("qemu-io", "-f", "qcow2", "-c", command, self.path(name))
         return self.path(name)
@@ -48,7 +52,9 @@ def test_the_whole_chain_is_one_disk(tree):
     tree.image("base", None, "write 0 64k", "write 4M 64k")
     path = tree.image("leaf", "base", "write 64k 64k", "write 15M 1M")
     assert images.extents("qcow2", path) == (
-        16 * MIB, [(0, 2 * CLUSTER), (4 * MIB, CLUSTER), (15 * MIB, MIB)])
+        16 * MIB,
+        [(0, 2 * CLUSTER), (4 * MIB, CLUSTER), (15 * MIB, MIB)],
+    )
     assert not images.is_blank("qcow2", path)
 
 
@@ -60,20 +66,27 @@ def test_zeros_count_only_where_they_cover_something(tree):
 
 
 def test_relative_to_a_sibling_both_sides_count(tree):
-    """The base of a snapshot is shared; a clone that was written to differs where either of them was."""
+    """The base of a snapshot is shared; a clone that was written to differs where either of them
+    was."""
     tree.image("base", None, "write 0 1M")
     tree.image("snapshot1", "base")
     tree.image("base2", "base", "write 2M 64k")
     tree.image("snapshot2", "base2")
     tree.image("clone", "base", "write 8M 64k")
-    assert images.extents("qcow2", tree.path("snapshot2"), tree.path("snapshot1")) == (16 * MIB, [(2 * MIB, CLUSTER)])
+    assert images.extents("qcow2", tree.path("snapshot2"), tree.path("snapshot1")) == (
+        16 * MIB,
+        [(2 * MIB, CLUSTER)],
+    )
     assert images.extents("qcow2", tree.path("snapshot2"), tree.path("clone")) == (
-        16 * MIB, [(2 * MIB, CLUSTER), (8 * MIB, CLUSTER)])
+        16 * MIB,
+        [(2 * MIB, CLUSTER), (8 * MIB, CLUSTER)],
+    )
     assert images.extents("qcow2", tree.path("snapshot1"), tree.path("snapshot1")) == (16 * MIB, [])
 
 
 def test_a_base_may_be_smaller(tree):
-    """What lies beyond the end of the smaller one reads as zeros, and is told: zeros may have to be written."""
+    """What lies beyond the end of the smaller one reads as zeros, and is told: zeros may have to be
+    written."""
     tree.image("base", None, "write 0 64k")
     path = tree.image("leaf", "base")
     qemu("qemu-img", "resize", "-q", "-f", "qcow2", path, str(18 * MIB))
@@ -89,7 +102,9 @@ def test_images_of_different_trees_have_no_difference_to_tell(tree):
 
 def test_the_lock_of_a_writer_is_no_obstacle(tree):
     path = tree.image("busy", None, "write 0 64k")
-    writer = subprocess.Popen(["qemu-io", "-f", "qcow2", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    writer = subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
         writer.stdin.write(b"read 0 512\n")
         writer.stdin.flush()

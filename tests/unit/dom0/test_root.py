@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """What is private is made so, and stays so."""
+
 import os
 import stat
 
@@ -18,4 +20,7 @@ def test_private(tmp_path, monkeypatch):
     assert mode(root.private_file("/var/log/sxm.log")) == oct(0o600)
     (tmp_path / "var/log/sxm.log").write_text("kept")
     (tmp_path / "var/log/sxm.log").chmod(0o644)
-    assert mode(root.private_file("/var/log/sxm.log")) == oct(0o600) and (tmp_path / "var/log/sxm.log").read_text() == "kept"
+    assert (
+        mode(root.private_file("/var/log/sxm.log")) == oct(0o600)
+        and (tmp_path / "var/log/sxm.log").read_text() == "kept"
+    )

@@ -1,4 +1,7 @@
-"""tapctl against a fake tap-ctl that answers from a script: what is printed, what is parsed, what fails."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""tapctl against a fake tap-ctl that answers from a script: what is printed, what is parsed, what
+fails."""
+
 import errno
 import os
 import time
@@ -7,19 +10,22 @@ import pytest
 
 from storage_motion.dom0 import tapctl
 from storage_motion.errors import TapCtlError
+from tests.eventually import never
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """fake(body): make a tap-ctl that logs its arguments and runs the shell script `body`. fake.calls(): what it was asked."""
+    """fake(body): make a tap-ctl that logs its arguments and runs the shell script `body`.
+    fake.calls(): what it was asked."""
     monkeypatch.setenv("SXM_ROOT", str(tmp_path))
     program = tmp_path / "usr" / "sbin" / "tap-ctl"
     program.parent.mkdir(parents=True)
     log = tmp_path / "calls"
 
     def make(body):
-        program.write_text("#!/bin/sh\necho \"$*\" >> %s\n%s\n" % (log, body))
+        program.write_text('#!/bin/sh\necho "$*" >> %s\n%s\n' % (log, body))
         os.chmod(str(program), 0o755)
+
     make.calls = lambda: log.read_text().splitlines() if log.exists() else []
     return make
 
@@ -37,9 +43,13 @@ pid=6 minor=2 state=0x2
 pid=7 minor=3 state=0x22a args=aio:/p/with space = and args=.raw
 END""")
     assert tapctl.list() == [
-        tapctl.Vbd(17405, 0, 0, "vhd:/p/a.vhd"), tapctl.Vbd(3077, None, None, None), tapctl.Vbd(None, 4, None, None),
-        tapctl.Vbd(5, 1, 0, None), tapctl.Vbd(6, 2, 2, None),
-        tapctl.Vbd(7, 3, 0x22a, "aio:/p/with space = and args=.raw")]
+        tapctl.Vbd(17405, 0, 0, "vhd:/p/a.vhd"),
+        tapctl.Vbd(3077, None, None, None),
+        tapctl.Vbd(None, 4, None, None),
+        tapctl.Vbd(5, 1, 0, None),
+        tapctl.Vbd(6, 2, 2, None),
+        tapctl.Vbd(7, 3, 0x22A, "aio:/p/with space = and args=.raw"),
+    ]
     assert fake.calls() == ["list"]
 
 
@@ -57,17 +67,25 @@ def test_list_of_an_unparsable_row_fails(fake):
 
 
 def test_find_compares_the_whole_path(fake):
-    fake("printf 'pid=1 minor=0 state=0 args=vhd:/p/a\\npid=2 minor=1 state=0 args=vhd:/p/ab\\npid=3 minor=2 state=0\\n'")
+    fake(
+        "printf 'pid=1 minor=0 state=0 args=vhd:/p/a\\npid=2 minor=1 state=0 "
+        "args=vhd:/p/ab\\npid=3 minor=2 state=0\\n'"
+    )
     assert [vbd.pid for vbd in tapctl.find("/p/a")] == [1]
 
 
 def test_stats(fake):
-    fake("""echo '{ "name": "vhd:/p/a.vhd", "secs": [ 0, 0 ], "images": [ ], "nbd_mirror_failed": 0 }'""")
+    fake(
+        """echo '{ "name": "vhd:/p/a.vhd", "secs": [ 0, 0 ], "images": [ ], "nbd_mirror_failed": 0 }'"""  # noqa: E501
+    )
     assert tapctl.stats(VBD)["images"] == []
     assert fake.calls() == ["stats -p 17405 -m 0"]
 
 
-@pytest.mark.parametrize("printed, number", [("true", errno.ENODEV), ("echo", errno.ENODEV), ("echo '{ \"a'", errno.EPROTO)])
+@pytest.mark.parametrize(
+    "printed, number",
+    [("true", errno.ENODEV), ("echo", errno.ENODEV), ("echo '{ \"a'", errno.EPROTO)],
+)
 def test_stats_without_an_answer_fails(fake, printed, number):
     fake(printed)
     with pytest.raises(TapCtlError) as caught:
@@ -80,7 +98,12 @@ def test_a_failure_carries_the_exit_code_and_what_was_said(fake):
     with pytest.raises(TapCtlError) as caught:
         tapctl.pause(VBD)
     assert caught.value.errno == errno.ECONNREFUSED
-    assert caught.value.failure() == ["SXM_TAP_CTL", "pause -p 17405 -m 0", "111", "Connection refused"]
+    assert caught.value.failure() == [
+        "SXM_TAP_CTL",
+        "pause -p 17405 -m 0",
+        "111",
+        "Connection refused",
+    ]
 
 
 def test_a_missing_program_is_a_failure(fake):
@@ -99,17 +122,24 @@ def test_a_call_that_does_not_end_is_ended(fake, tmp_path):
     assert not os.path.exists("/proc/%s" % (tmp_path / "pid").read_text().strip())
 
 
-@pytest.mark.parametrize("device", ["/run/blktap-control/tapdisk/tapdisk-12", "/dev/xen/blktap-2/tapdev12"])
+@pytest.mark.parametrize(
+    "device", ["/run/blktap-control/tapdisk/tapdisk-12", "/dev/xen/blktap-2/tapdev12"]
+)
 def test_create_finds_the_tapdisk_by_its_minor(fake, device):
-    fake("""case $1 in
+    fake(
+        """case $1 in
 create) echo %s;;
 list) echo pid=9 minor=12 state=0 args=vhd:/p/x;;
-esac""" % device)
+esac"""
+        % device
+    )
     assert tapctl.create("vhd:/p/x", readonly=True) == tapctl.Vbd(9, 12, 0, "vhd:/p/x")
     assert fake.calls() == ["create -a vhd:/p/x -R", "list -m 12"]
 
 
-@pytest.mark.parametrize("created, number", [("echo odd", errno.EPROTO), ("echo tapdisk-1", errno.ESRCH)])
+@pytest.mark.parametrize(
+    "created, number", [("echo odd", errno.EPROTO), ("echo tapdisk-1", errno.ESRCH)]
+)
 def test_create_without_a_tapdisk_fails(fake, created, number):
     fake("case $1 in create) %s;; list) echo minor=1;; esac" % created)
     with pytest.raises(TapCtlError) as caught:
@@ -122,8 +152,11 @@ def test_unpause_says_only_what_is_asked(fake):
     tapctl.unpause(VBD)
     tapctl.unpause(VBD, args="vhd:/leaf", secondary="nbd:/sock")
     tapctl.unpause(VBD, secondary="null")
-    assert fake.calls() == ["unpause -p 17405 -m 0", "unpause -p 17405 -m 0 -a vhd:/leaf -2 nbd:/sock",
-                            "unpause -p 17405 -m 0 -2 null"]
+    assert fake.calls() == [
+        "unpause -p 17405 -m 0",
+        "unpause -p 17405 -m 0 -a vhd:/leaf -2 nbd:/sock",
+        "unpause -p 17405 -m 0 -2 null",
+    ]
 
 
 def test_destroy(fake):
@@ -138,16 +171,17 @@ def test_nbd_socket(fake, tmp_path):
 
 def test_poked_pokes_until_a_pause_returns(fake, tmp_path):
     """A pause that waits for two pokes, and pokes that fail at first."""
-    fake("""case $1 in
+    fake(
+        """case $1 in
 pause) until [ -e {0}/second ]; do sleep 0.01; done;;
 list) [ -e {0}/first ] && touch {0}/second; touch {0}/first; exit 111;;
-esac""".format(tmp_path))
+esac""".format(tmp_path)
+    )
     with tapctl.poked(17405):
         tapctl.pause(VBD, timeout=20)
     count = len(fake.calls())
     assert "list -p 17405" in fake.calls()
-    time.sleep(0.1)
-    assert len(fake.calls()) == count, "it pokes on"
+    never(lambda: len(fake.calls()) != count, "it pokes on", 0.1)
 
 
 def test_poked_ends_when_the_body_fails(fake):

@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Syncing a pool's database: what counts as a proof, and what does not."""
+
 import json
 
 import pytest
@@ -9,7 +11,8 @@ from storage_motion.xapi import database
 
 
 class Pool:
-    """A xapi. `task`: what the call's task is at each look, the last one for good; `disk`: the same for the master's generation."""
+    """A xapi. `task`: what the call's task is at each look, the last one for good; `disk`: the same
+    for the master's generation."""
 
     def __init__(self, task, disk=(0,), now=10):
         self.task_states, self.disk, self.now, self.destroyed = list(task), list(disk), now, []
@@ -31,7 +34,10 @@ class Pool:
             return ["CANNOT_CONTACT_HOST", "OpaqueRef:member"]
         if name == "task.destroy":
             return self.destroyed.append(arguments[0])
-        assert (name, arguments[:3]) == ("host.call_plugin", ("OpaqueRef:master", "sxm.py", "database-generation"))
+        assert (name, arguments[:3]) == (
+            "host.call_plugin",
+            ("OpaqueRef:master", "sxm.py", "database-generation"),
+        )
         return json.dumps({"generation": _next(self.disk)})
 
 
@@ -83,7 +89,13 @@ def test_a_call_that_fails_for_a_member_has_written_the_masters_file():
     assert raised.value.details == ["CANNOT_CONTACT_HOST OpaqueRef:member"]
 
 
-@pytest.mark.parametrize("lost", [ConnectionRefusedError(111, "Connection refused"), XenAPI.Failure(["HANDLE_INVALID", "task", "x"])])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ConnectionRefusedError(111, "Connection refused"),
+        XenAPI.Failure(["HANDLE_INVALID", "task", "x"]),
+    ],
+)
 def test_a_xapi_that_is_restarted_is_asked_anew(lost):
     database.sync(Pool(["pending", lost, "success"]))
 

@@ -1,4 +1,7 @@
-"""The session that the plugin's functions get: xapi's own, over connections that threads may share."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The session that the plugin's functions get: xapi's own, over connections that threads may
+share."""
+
 import importlib.util
 import json
 import os
@@ -10,7 +13,8 @@ import pytest
 import XenAPI
 
 import storage_motion
-from storage_motion.control import arguments, functions, waiting
+from storage_motion import waiting
+from storage_motion.api import arguments, functions
 from storage_motion.xapi import session, transport
 from web_server import serving
 
@@ -20,11 +24,17 @@ PLUGIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../../plug
 @pytest.fixture
 def xapi(monkeypatch):
     """Answers every call with its first parameter, the session's handle."""
+
     def answer(_method, _path, _headers, body):
         (handle,), _ = xmlrpc.client.loads(body)
-        return 200, xmlrpc.client.dumps(({"Status": "Success", "Value": handle},), methodresponse=True).encode()
+        return 200, xmlrpc.client.dumps(
+            ({"Status": "Success", "Value": handle},), methodresponse=True
+        ).encode()
+
     with serving(answer) as url:
-        monkeypatch.setattr(transport, "local_connection", lambda timeout: transport.connection(url, timeout))
+        monkeypatch.setattr(
+            transport, "local_connection", lambda timeout: transport.connection(url, timeout)
+        )
         yield url
 
 
@@ -48,11 +58,21 @@ def test_threads_share_it(xapi):
 
 
 def test_a_function_of_the_plugin_gets_it(xapi, plugin, monkeypatch):
-    # XenAPIPlugin's own has one connection for all threads: an undo of two disks at once died of that (CannotSendRequest).
+    # XenAPIPlugin's own has one connection for all threads: an undo of two disks at once died of
+    # that (CannotSendRequest).
     handed = XenAPI.Session("http://127.0.0.1:1/")
     handed._session = "OpaqueRef:q"
     takes = arguments.Takes((arguments.Argument("vm", "a VM"),))
-    monkeypatch.setitem(functions.FUNCTIONS, "probe", functions.Function(
-        "probes", takes, lambda joined, given: {"asked": ask_in_threads(joined), "given": given}))
+    monkeypatch.setitem(
+        functions.FUNCTIONS,
+        "probe",
+        functions.Function(
+            "probes", takes, lambda joined, given: {"asked": ask_in_threads(joined), "given": given}
+        ),
+    )
     answer = json.loads(plugin.answering("probe")(handed, {"vm": "v"}))
-    assert answer == {"asked": ["OpaqueRef:q"] * 60, "given": {"vm": "v"}, "version": storage_motion.__version__}
+    assert answer == {
+        "asked": ["OpaqueRef:q"] * 60,
+        "given": {"vm": "v"},
+        "version": storage_motion.__version__,
+    }

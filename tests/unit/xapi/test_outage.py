@@ -1,4 +1,7 @@
-"""A xapi that is restarted: calls wait for it, with a bound; only what does no harm is asked twice; the log is told once."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A xapi that is restarted: calls wait for it, with a bound; only what does no harm is asked twice;
+the log is told once."""
+
 import contextlib
 import xmlrpc.client
 
@@ -10,7 +13,8 @@ from web_server import serving
 
 
 class Xapi:
-    """What it does with each call: "answer", "refused", "reset" (nothing is done), "lost" (done, but the answer is lost), ..."""
+    """What it does with each call: "answer", "refused", "reset" (nothing is done), "lost" (done,
+    but the answer is lost), ..."""
 
     def __init__(self, *plan):
         self.plan = list(plan)
@@ -47,11 +51,23 @@ class Xapi:
                 return {"Status": "Failure", "ErrorDescription": ["MAP_DUPLICATE_KEY"]}
             self.map[parameters[1]] = parameters[2]
         if method == "VDI.destroy" and "VDI.destroy" in self.done:
-            return {"Status": "Failure", "ErrorDescription": ["HANDLE_INVALID", "VDI", parameters[0]]}
+            return {
+                "Status": "Failure",
+                "ErrorDescription": ["HANDLE_INVALID", "VDI", parameters[0]],
+            }
         if method in ("VBD.eject", "VBD.insert") and method in self.done:
-            return {"Status": "Failure", "ErrorDescription": ["VBD_IS_EMPTY" if method == "VBD.eject" else "VBD_NOT_EMPTY", parameters[0]]}
+            return {
+                "Status": "Failure",
+                "ErrorDescription": [
+                    "VBD_IS_EMPTY" if method == "VBD.eject" else "VBD_NOT_EMPTY",
+                    parameters[0],
+                ],
+            }
         self.done.append(method)
-        return {"Status": "Success", "Value": self.map if method == "VDI.get_other_config" else "yes"}
+        return {
+            "Status": "Success",
+            "Value": self.map if method == "VDI.get_other_config" else "yes",
+        }
 
     def close(self):
         pass
@@ -74,11 +90,15 @@ def test_a_call_waits_for_a_restart_and_the_log_is_told_once(caplog):
     xapi = Xapi("refused", "refused", "HOST_STILL_BOOTING", "SESSION_INVALID", "answer")
     assert joined(xapi).xenapi.VDI.create({}) == "yes"
     assert xapi.done == ["VDI.create"] and xapi.sessions == 2
-    assert [record.getMessage().partition(",")[0].partition(":")[0] for record in caplog.records] == [
-        "xapi at there does not answer", "xapi at there answers again"]
+    assert [
+        record.getMessage().partition(",")[0].partition(":")[0] for record in caplog.records
+    ] == ["xapi at there does not answer", "xapi at there answers again"]
 
 
-@pytest.mark.parametrize("method", ["VDI.create", "VDI.snapshot", "VM.hard_shutdown", "VBD.create", "VM.power_state_reset"])
+@pytest.mark.parametrize(
+    "method",
+    ["VDI.create", "VDI.snapshot", "VM.hard_shutdown", "VBD.create", "VM.power_state_reset"],
+)
 def test_what_may_have_been_done_is_not_done_again(method):
     xapi = Xapi("lost")
     with pytest.raises(ConnectionResetError):
@@ -87,7 +107,13 @@ def test_what_may_have_been_done_is_not_done_again(method):
 
 
 def test_what_does_no_harm_is_asked_again():
-    for method in ("VDI.get_sm_config", "VDI.set_sm_config", "VDI.remove_from_sm_config", "pool.get_all", "VM.assert_can_migrate"):
+    for method in (
+        "VDI.get_sm_config",
+        "VDI.set_sm_config",
+        "VDI.remove_from_sm_config",
+        "pool.get_all",
+        "VM.assert_can_migrate",
+    ):
         xapi = Xapi("lost", "refused", "answer")
         assert joined(xapi).xenapi_request(method, ("r",)) == "yes"
         assert xapi.done == [method] * 2
@@ -128,7 +154,7 @@ def test_somebody_elses_key_stays_an_error():
         joined(xapi).xenapi.VDI.add_to_other_config("r", "key", "ours")
     assert raised.value.details == ["MAP_DUPLICATE_KEY"]
     xapi = Xapi()
-    xapi.map = {"key": "ours"}          # asked once: then it is an error even so
+    xapi.map = {"key": "ours"}  # asked once: then it is an error even so
     with pytest.raises(XenAPI.Failure):
         joined(xapi).xenapi.VDI.add_to_other_config("r", "key", "ours")
 
@@ -151,18 +177,38 @@ def test_there_is_a_bound_for_an_outage_and_not_for_each_call(monkeypatch):
 
 
 def test_who_does_not_want_to_wait():
-    for asked in (joined(Xapi("refused")).at_once.xenapi, joined(Xapi("refused"), patient=False).xenapi):
+    for asked in (
+        joined(Xapi("refused")).at_once.xenapi,
+        joined(Xapi("refused"), patient=False).xenapi,
+    ):
         with pytest.raises(ConnectionRefusedError):
             asked.pool.get_all()
         assert asked.pool.get_all() == "yes"
 
 
 def test_a_member_whose_master_is_away_is_waited_for():
-    answers = [(503, b""), (503, b""), (200, xmlrpc.client.dumps(({"Status": "Success", "Value": "r"},), methodresponse=True).encode())]
-    login = [(200, xmlrpc.client.dumps(({"Status": "Success", "Value": "s"},), methodresponse=True).encode())]
+    answers = [
+        (503, b""),
+        (503, b""),
+        (
+            200,
+            xmlrpc.client.dumps(
+                ({"Status": "Success", "Value": "r"},), methodresponse=True
+            ).encode(),
+        ),
+    ]
+    login = [
+        (
+            200,
+            xmlrpc.client.dumps(
+                ({"Status": "Success", "Value": "s"},), methodresponse=True
+            ).encode(),
+        )
+    ]
 
     def answer(_method, _path, _headers, body):
         return login[0] if b"login" in body else answers.pop(0)
+
     with serving(answer) as url:
         assert session.remote(url, "root", "x", 10).xenapi.pool.get_all() == "r"
 
@@ -172,8 +218,17 @@ def test_a_mistake_of_ours_is_not_an_outage():
         joined(Xapi()).xenapi.VDI.create(object())
 
 
-@pytest.mark.parametrize("method, bound", [("VDI.get_sm_config", 300.0), ("VDI.add_to_sm_config", 300.0), ("VDI.create", None), ("host.call_plugin", None),
-                                           ("VM.assert_can_migrate", None), ("Async.VM.pool_migrate_complete", None)])
+@pytest.mark.parametrize(
+    "method, bound",
+    [
+        ("VDI.get_sm_config", 300.0),
+        ("VDI.add_to_sm_config", 300.0),
+        ("VDI.create", None),
+        ("host.call_plugin", None),
+        ("VM.assert_can_migrate", None),
+        ("Async.VM.pool_migrate_complete", None),
+    ],
+)
 def test_a_xapi_that_hangs_has_so_long(method, bound):
     xapi = Xapi()
     asked = joined(xapi)

@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """Rewriting ova.xml, and what is refused before it is looked at."""
+
 import io
 import tarfile
 import xmlrpc.client
 
-from hypothesis import given, settings, strategies as st
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from storage_motion.errors import BadMetadata
 from storage_motion.xapi import metadata, ova
@@ -15,22 +17,41 @@ VDI, OTHER, VIF = "vdi-1", "vdi-2", "vif-1"
 def value(data):
     """An XML-RPC value as xapi writes it: a bare <value>."""
     text = xmlrpc.client.dumps((data,), allow_none=True)
-    return text[text.index("<value>"):text.rindex("</param>")].encode()
+    return text[text.index("<value>") : text.rindex("</param>")].encode()
 
 
 def exported(**changes):
-    data = {"version": {"hostname": "a1"}, "objects": [
-        {"class": "VM", "id": "Ref:0", "snapshot": {"uuid": "vm", "name_label": "caf\u00e9 & <b>", "other_config": {"sxm_migration": "m", "keep": "1"},
-                                                    "blocked_operations": {"destroy": "ours", "start": "the user's"}}},
-        {"class": "VDI", "id": "Ref:1", "snapshot": {"uuid": VDI, "other_config": {"maps_to": "OpaqueRef:old", "a": "b"}}},
-        {"class": "VDI", "id": "Ref:2", "snapshot": {"uuid": OTHER, "other_config": {}}},
-        {"class": "VIF", "id": "Ref:3", "snapshot": {"uuid": VIF, "other_config": {}}}]}
+    data = {
+        "version": {"hostname": "a1"},
+        "objects": [
+            {
+                "class": "VM",
+                "id": "Ref:0",
+                "snapshot": {
+                    "uuid": "vm",
+                    "name_label": "caf\u00e9 & <b>",
+                    "other_config": {"sxm_migration": "m", "keep": "1"},
+                    "blocked_operations": {"destroy": "ours", "start": "the user's"},
+                },
+            },
+            {
+                "class": "VDI",
+                "id": "Ref:1",
+                "snapshot": {"uuid": VDI, "other_config": {"maps_to": "OpaqueRef:old", "a": "b"}},
+            },
+            {"class": "VDI", "id": "Ref:2", "snapshot": {"uuid": OTHER, "other_config": {}}},
+            {"class": "VIF", "id": "Ref:3", "snapshot": {"uuid": VIF, "other_config": {}}},
+        ],
+    }
     data.update(changes)
     return b"<?xml version='1.0'?>" + value(data)
 
 
 def read(document):
-    (data,), _ = xmlrpc.client.loads(b"<methodResponse><params><param>%s</param></params></methodResponse>" % document.partition(b"?>")[2])
+    (data,), _ = xmlrpc.client.loads(
+        b"<methodResponse><params><param>%s</param></params></methodResponse>"
+        % document.partition(b"?>")[2]
+    )
     return {entry["snapshot"]["uuid"]: entry["snapshot"] for entry in data["objects"]}
 
 
@@ -47,9 +68,14 @@ def test_an_old_counterpart_goes():
 
 
 def test_our_marks_and_blocks_stay_behind():
-    drop = [("VM", "other_config", lambda key, text: key == "sxm_migration"), ("VM", "blocked_operations", lambda key, text: text == "ours")]
+    drop = [
+        ("VM", "other_config", lambda key, text: key == "sxm_migration"),
+        ("VM", "blocked_operations", lambda key, text: text == "ours"),
+    ]
     vm = read(ova.rewrite(exported(), {}, {}, drop))["vm"]
-    assert vm["other_config"] == {"keep": "1"} and vm["blocked_operations"] == {"start": "the user's"}
+    assert vm["other_config"] == {"keep": "1"} and vm["blocked_operations"] == {
+        "start": "the user's"
+    }
 
 
 def test_a_disk_that_is_not_there():
@@ -58,23 +84,36 @@ def test_a_disk_that_is_not_there():
     assert "vdi-9" in str(raised.value)
 
 
-@pytest.mark.parametrize("document", [
-    b"", b"<", b"hello", b"<value/>", b"<value><struct/></value>", exported(objects="none"), exported(objects=[{"class": "VDI"}]),
-    exported(objects=[{"class": "VDI", "id": "r", "snapshot": {"uuid": "u"}}]),
-    b'<!DOCTYPE value [<!ENTITY a "b">]><value>&a;</value>',
-    b'<!DOCTYPE value SYSTEM "file:///etc/passwd"><value/>',
-    b'<?xml version="1.0"?><!DOCTYPE v [<!ENTITY x SYSTEM "file:///etc/passwd">]><value><struct><member><name>objects</name><value>&x;</value></member></struct></value>',
-    '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE v [<!ENTITY a "b">]><value>&a;</value>'.encode("utf-16"),
-    b"<value>" + b"<struct>" * 200 + b"</struct>" * 200 + b"</value>",
-    b"<a>" * 100000,
-])
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"<",
+        b"hello",
+        b"<value/>",
+        b"<value><struct/></value>",
+        exported(objects="none"),
+        exported(objects=[{"class": "VDI"}]),
+        exported(objects=[{"class": "VDI", "id": "r", "snapshot": {"uuid": "u"}}]),
+        b'<!DOCTYPE value [<!ENTITY a "b">]><value>&a;</value>',
+        b'<!DOCTYPE value SYSTEM "file:///etc/passwd"><value/>',
+        b'<?xml version="1.0"?><!DOCTYPE v [<!ENTITY x SYSTEM "file:///etc/passwd">]><value><struct><member><name>objects</name><value>&x;</value></member></struct></value>',
+        '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE v [<!ENTITY a "b">]><value>&a;</value>'.encode(  # noqa: E501
+            "utf-16"
+        ),
+        b"<value>" + b"<struct>" * 200 + b"</struct>" * 200 + b"</value>",
+        b"<a>" * 100000,
+    ],
+)
 def test_hostile_documents(document):
     with pytest.raises(BadMetadata):
         ova.rewrite(document, {}, {})
 
 
 def test_a_billion_laughs():
-    entities = "".join('<!ENTITY a%d "%s">' % (number, "&a%d;" % (number - 1) * 10) for number in range(1, 10))
+    entities = "".join(
+        '<!ENTITY a%d "%s">' % (number, "&a%d;" % (number - 1) * 10) for number in range(1, 10)
+    )
     with pytest.raises(BadMetadata):
         ova.parse(('<!DOCTYPE v [<!ENTITY a0 "ha">%s]><value>&a9;</value>' % entities).encode())
 
@@ -86,9 +125,17 @@ def test_a_huge_document(monkeypatch):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(st.binary(max_size=300), st.integers(0, 1500).map(lambda cut: exported()[:cut]),
-                 st.tuples(st.integers(0, 1400), st.binary(min_size=1, max_size=8)).map(
-                     lambda change: exported()[:change[0]] + change[1] + exported()[change[0] + len(change[1]):])))
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.integers(0, 1500).map(lambda cut: exported()[:cut]),
+        st.tuples(st.integers(0, 1400), st.binary(min_size=1, max_size=8)).map(
+            lambda change: (
+                exported()[: change[0]] + change[1] + exported()[change[0] + len(change[1]) :]
+            )
+        ),
+    )
+)
 def test_whatever_comes_is_rewritten_or_refused(document):
     try:
         ova.rewrite(document, {}, {})
@@ -109,8 +156,16 @@ def archive(name="ova.xml", kind=tarfile.REGTYPE, body=b"x"):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 5000, archive("../ova.xml"), archive(kind=tarfile.SYMTYPE, body=b""),
-                                  archive(body=b"y" * 9000)[:4000]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x" * 5000,
+        archive("../ova.xml"),
+        archive(kind=tarfile.SYMTYPE, body=b""),
+        archive(body=b"y" * 9000)[:4000],
+    ],
+)
 def test_archives_that_are_none(data):
     with pytest.raises(BadMetadata):
         metadata.unpack(data)
@@ -123,7 +178,8 @@ def test_an_archive_that_is_huge(monkeypatch):
 
 
 def test_the_ends_of_lines_arrive_as_they_are():
-    """A description that was written on Windows. As such in a document, a carriage return is read as the end of a line."""
+    """A description that was written on Windows. As such in a document, a carriage return is read
+    as the end of a line."""
     document = b"<value>a&#13;\nb &amp; &lt;<!-- c -->d</value>"
     root = ova.parse(document)
     assert root.text == "a\r\nb & <d"

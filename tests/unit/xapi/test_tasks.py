@@ -1,4 +1,7 @@
-"""The Task that shows a migration: a cancel by the pool is seen, one that xapi has lost is made anew, an outage hinders nothing."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The Task that shows a migration: a cancel by the pool is seen, one that xapi has lost is made
+anew, an outage hinders nothing."""
+
 import pytest
 import XenAPI
 
@@ -43,6 +46,7 @@ class Pool:
             else:
                 record[name] = arguments[1]
             return None
+
         return call
 
 
@@ -54,13 +58,16 @@ def pool():
 def test_it_shows_in_xencenter(pool):
     task = tasks.ProgressTask(pool, SHOWN)
     assert pool.records[task.ref]["other"] == {
-        "sxm_migration": "id", "applies_to": "OpaqueRef:vm", "XenCenterMeddlingActionTitle": SHOWN.label}
+        "sxm_migration": "id",
+        "applies_to": "OpaqueRef:vm",
+        "XenCenterMeddlingActionTitle": SHOWN.label,
+    }
 
 
 def test_a_cancel_is_looked_for_once_in_an_interval(pool, monkeypatch):
     monkeypatch.setattr(tasks, "CANCEL_INTERVAL", 1000.0)
     task = tasks.ProgressTask(pool, SHOWN)
-    assert not any([task.cancel_asked() for _ in range(100)])
+    assert not any(task.cancel_asked() for _ in range(100))
     assert pool.calls.count("get_current_operations") == 1
     pool.records[task.ref]["ops"] = {"DummyRef:|x|task.cancel": "cancel"}
     monkeypatch.setattr(tasks, "CANCEL_INTERVAL", 0.0)
@@ -73,24 +80,40 @@ def test_a_mark_of_destroy_is_no_cancel(pool):
     assert not task.cancel_asked()
 
 
-@pytest.mark.parametrize("what", [lambda task: task.progress(0.5), lambda task: task.cancel_asked(), lambda task: task.finish("success")])
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda task: task.progress(0.5),
+        lambda task: task.cancel_asked(),
+        lambda task: task.finish("success"),
+    ],
+)
 def test_one_that_xapi_has_lost_is_made_anew(pool, what):
     task, noted = tasks.ProgressTask(pool, SHOWN), []
     task.noted = noted.append
-    pool.records.clear()                # xapi was restarted
+    pool.records.clear()  # xapi was restarted
     what(task)
     assert noted == ["uuid of r2"] and list(pool.records) == ["r2"]
     assert pool.records["r2"]["other"]["applies_to"] == "OpaqueRef:vm"
 
 
-@pytest.mark.parametrize("what", [lambda task: task.progress(0.5), lambda task: task.cancel_asked(), lambda task: task.finish("success")])
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda task: task.progress(0.5),
+        lambda task: task.cancel_asked(),
+        lambda task: task.finish("success"),
+    ],
+)
 def test_an_outage_hinders_nothing(pool, what):
     task = tasks.ProgressTask(pool, SHOWN)
     pool.away = True
     assert not what(task)
 
 
-@pytest.mark.parametrize("status, error", [("success", ()), ("failure", ("CODE", "detail")), ("cancelled", ())])
+@pytest.mark.parametrize(
+    "status, error", [("success", ()), ("failure", ("CODE", "detail")), ("cancelled", ())]
+)
 def test_it_ends_with_a_status(pool, status, error):
     task = tasks.ProgressTask(pool, SHOWN)
     task.finish(status, error)
@@ -105,15 +128,22 @@ def test_what_xapi_has_forgotten_is_begun_again(monkeypatch):
     class Restarted(Pool):
         def __getattr__(self, name):
             if name == "get_status":
-                return lambda task: next(statuses) if task == "kept" else Pool.__getattr__(self, name)(task)
+                return lambda task: (
+                    next(statuses) if task == "kept" else Pool.__getattr__(self, name)(task)
+                )
             return {"get_result": lambda task: "result of " + task}[name]
+
     assert tasks.run(Restarted(), lambda: next(begun), 5) == "result of kept"
 
 
 def test_what_fails_is_not_begun_again():
     class Failing(Pool):
         def __getattr__(self, name):
-            return {"get_status": lambda task: "failure", "get_error_info": lambda task: ["HANDLE_INVALID", "VM", "v"]}[name]
+            return {
+                "get_status": lambda task: "failure",
+                "get_error_info": lambda task: ["HANDLE_INVALID", "VM", "v"],
+            }[name]
+
     begun = iter(["r1"])
     with pytest.raises(tasks.TaskFailed) as raised:
         tasks.run(Failing(), lambda: next(begun), 5)

@@ -1,4 +1,7 @@
-"""A connection that the server has closed meanwhile is replaced, whatever way that shows, for what may be asked twice."""
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A connection that the server has closed meanwhile is replaced, whatever way that shows, for what
+may be asked twice."""
+
 import http.client
 import socket
 import ssl
@@ -15,6 +18,7 @@ ANSWER = xmlrpc.client.dumps(({"Status": "Success", "Value": 42},), methodrespon
 
 class Connection(http.client.HTTPConnection):
     """One that `error` comes out of when something is sent over it."""
+
     error = None
 
     def send(self, data):
@@ -25,14 +29,21 @@ class Connection(http.client.HTTPConnection):
 
 def proxy(made, url, broken_from_the_start=None):
     def make():
-        made.append(Connection(url[len("http://"):]))
+        made.append(Connection(url[len("http://") :]))
         made[-1].error = broken_from_the_start
         return made[-1]
-    return session.Session(url, transport._BoundTransport(make, 60.0), "there", patient=False).xenapi
+
+    return session.Session(
+        url, transport._BoundTransport(make, 60.0), "there", patient=False
+    ).xenapi
 
 
-GONE = [ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed"),
-        ConnectionResetError(104, "reset"), BrokenPipeError(32, "broken pipe")]
+GONE = [
+    ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+    ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed"),
+    ConnectionResetError(104, "reset"),
+    BrokenPipeError(32, "broken pipe"),
+]
 
 
 @pytest.mark.parametrize("error", GONE, ids=lambda error: error.__class__.__name__)
@@ -70,7 +81,9 @@ def test_only_once(error):
 def test_another_fault_of_tls_is_told_at_once():
     made = []
     with pytest.raises(ssl.SSLError):
-        proxy(made, "http://127.0.0.1:1", ssl.SSLError(1, "certificate verify failed")).pool.get_all()
+        proxy(
+            made, "http://127.0.0.1:1", ssl.SSLError(1, "certificate verify failed")
+        ).pool.get_all()
     assert len(made) == 1
 
 
@@ -81,6 +94,7 @@ def test_who_cannot_wait_does_not_wait_for_a_server_that_hangs():
         if hang:
             held.wait(60)
         return 200, ANSWER
+
     hang = []
     with serving(answer) as url:
         asked = session.Session(url, transport.remote_transport(url, 60.0), "there")

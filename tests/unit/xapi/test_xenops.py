@@ -1,4 +1,6 @@
+# SPDX-License-Identifier: LGPL-2.1-only
 """xenopsd's calls and answers, in the encoding of its interface."""
+
 import ssl
 import xmlrpc.client
 
@@ -11,7 +13,9 @@ from web_server import serving
 
 
 def envelope(value, status="Success", key="Value"):
-    return 200, xmlrpc.client.dumps(({"Status": status, key: value},), methodresponse=True, allow_none=True).encode()
+    return 200, xmlrpc.client.dumps(
+        ({"Status": status, key: value},), methodresponse=True, allow_none=True
+    ).encode()
 
 
 def ask(answer, call, seen=None):
@@ -19,36 +23,75 @@ def ask(answer, call, seen=None):
         if seen is not None:
             seen.append((path,) + xmlrpc.client.loads(body))
         return answer
+
     with serving(handler) as url:
         return call(xenops.Xenops.at(url + "/services/xenops?session_id=OpaqueRef%3As", "label"))
 
 
 def test_migrate():
     seen = []
-    task = ask(envelope("7"), lambda x: x.migrate("vm", {"s/a": "d/b"}, {"0": "xapi0"}, "https://b/services/xenops?session_id=x",
-                                                  False, True, False), seen)
-    (path, (parameters,), method), = seen
-    assert task == "7" and method == "VM.migrate" and path == "/services/xenops?session_id=OpaqueRef%3As"
-    assert parameters == {"debug_info": "label", "id": "vm", "vdi_map": {"s/a": "d/b"}, "vif_map": {"0": ["Local", "xapi0"]},
-                          "pci_map": {}, "xenops_url": "https://b/services/xenops?session_id=x", "compress": False,
-                          "verify_dest": True, "localhost_migration": False}
+    task = ask(
+        envelope("7"),
+        lambda x: x.migrate(
+            "vm",
+            {"s/a": "d/b"},
+            {"0": "xapi0"},
+            "https://b/services/xenops?session_id=x",
+            False,
+            True,
+            False,
+        ),
+        seen,
+    )
+    ((path, (parameters,), method),) = seen
+    assert (
+        task == "7"
+        and method == "VM.migrate"
+        and path == "/services/xenops?session_id=OpaqueRef%3As"
+    )
+    assert parameters == {
+        "debug_info": "label",
+        "id": "vm",
+        "vdi_map": {"s/a": "d/b"},
+        "vif_map": {"0": ["Local", "xapi0"]},
+        "pci_map": {},
+        "xenops_url": "https://b/services/xenops?session_id=x",
+        "compress": False,
+        "verify_dest": True,
+        "localhost_migration": False,
+    }
 
 
-@pytest.mark.parametrize("state, expected", [
-    (["Pending", 0.5], ("Pending", 0.5)),
-    (["Completed", {"duration": 1.0}], ("Completed", {"duration": 1.0})),
-    (["Failed", ["Internal_error", "boom"]], ("Failed", ["Internal_error", "boom"])),
-    (["Failed", "Unknown_error"], ("Failed", ["Unknown_error"])),
-    (["Failed", ["Storage_backend_error", ["SR_BACKEND", ["a", "b"]]]], ("Failed", ["Storage_backend_error", "SR_BACKEND", "a", "b"])),
-])
+@pytest.mark.parametrize(
+    "state, expected",
+    [
+        (["Pending", 0.5], ("Pending", 0.5)),
+        (["Completed", {"duration": 1.0}], ("Completed", {"duration": 1.0})),
+        (["Failed", ["Internal_error", "boom"]], ("Failed", ["Internal_error", "boom"])),
+        (["Failed", "Unknown_error"], ("Failed", ["Unknown_error"])),
+        (
+            ["Failed", ["Storage_backend_error", ["SR_BACKEND", ["a", "b"]]]],
+            ("Failed", ["Storage_backend_error", "SR_BACKEND", "a", "b"]),
+        ),
+    ],
+)
 def test_task(state, expected):
     assert ask(envelope({"id": "7", "state": state}), lambda x: x.task("7")) == expected
 
 
 def test_power_state():
-    assert ask(envelope([{"id": "vm"}, {"power_state": "Running"}]), lambda x: x.power_state("vm")) == "Running"
+    assert (
+        ask(envelope([{"id": "vm"}, {"power_state": "Running"}]), lambda x: x.power_state("vm"))
+        == "Running"
+    )
     assert ask(envelope({"power_state": "Paused"}), lambda x: x.power_state("vm")) == "Paused"
-    assert ask(envelope(["Does_not_exist", ["VM", "vm"]], "Failure", "ErrorDescription"), lambda x: x.power_state("vm")) is None
+    assert (
+        ask(
+            envelope(["Does_not_exist", ["VM", "vm"]], "Failure", "ErrorDescription"),
+            lambda x: x.power_state("vm"),
+        )
+        is None
+    )
 
 
 def test_forgetting_what_is_gone_or_runs():
@@ -58,9 +101,19 @@ def test_forgetting_what_is_gone_or_runs():
         ask(envelope("IO_error", "Failure", "ErrorDescription"), lambda x: x.forget("vm"))
 
 
-@pytest.mark.parametrize("answer, error", [
-    ((500, b""), Unreachable), ((404, b""), XenopsError), ((200, b"not XML"), Unreachable), ((200, b""), Unreachable),
-    ((200, xmlrpc.client.dumps(xmlrpc.client.Fault(1, "no such method")).encode()), XenopsError)])
+@pytest.mark.parametrize(
+    "answer, error",
+    [
+        ((500, b""), Unreachable),
+        ((404, b""), XenopsError),
+        ((200, b"not XML"), Unreachable),
+        ((200, b""), Unreachable),
+        (
+            (200, xmlrpc.client.dumps(xmlrpc.client.Fault(1, "no such method")).encode()),
+            XenopsError,
+        ),
+    ],
+)
 def test_what_is_no_answer(answer, error):
     with pytest.raises(error):
         ask(answer, lambda x: x.task("7"))
@@ -74,21 +127,30 @@ def test_nobody_there():
 
 
 def asked_with_sessions(known, renew):
-    """What a xapi that knows the sessions `known` answers, and the sessions that it was asked with."""
+    """What a xapi that knows the sessions `known` answers, and the sessions that it was asked
+    with."""
     seen = []
 
     def handler(method, path, headers, body):
         seen.append(path.partition("session_id=")[2])
-        return envelope({"power_state": "Running"}) if seen[-1] in known else (401, b"SESSION_INVALID")
+        return (
+            envelope({"power_state": "Running"}) if seen[-1] in known else (401, b"SESSION_INVALID")
+        )
+
     with serving(handler) as url:
         try:
-            return xenops.Xenops.at(url + "/services/xenops?session_id=old", "label", renew=renew).power_state("vm"), seen
+            return xenops.Xenops.at(
+                url + "/services/xenops?session_id=old", "label", renew=renew
+            ).power_state("vm"), seen
         except (Unreachable, XenopsError) as error:
             return error, seen
 
 
 def test_a_xapi_that_was_restarted_is_given_a_session_of_now():
-    assert asked_with_sessions({"new"}, lambda: "https://b/services/xenops?session_id=new") == ("Running", ["old", "new"])
+    assert asked_with_sessions({"new"}, lambda: "https://b/services/xenops?session_id=new") == (
+        "Running",
+        ["old", "new"],
+    )
 
 
 def test_only_once():
@@ -98,10 +160,17 @@ def test_only_once():
     assert isinstance(error, XenopsError) and seen == ["old"]
 
 
-@pytest.mark.parametrize("raised", [ConnectionRefusedError("no"), XenAPI.Failure(["SESSION_AUTHENTICATION_FAILED", "root", "secret"])])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ConnectionRefusedError("no"),
+        XenAPI.Failure(["SESSION_AUTHENTICATION_FAILED", "root", "secret"]),
+    ],
+)
 def test_no_new_session(raised):
     def renew():
         raise raised
+
     error, _ = asked_with_sessions(set(), renew)
     assert isinstance(error, Unreachable) and "secret" not in str(error)
 
@@ -118,12 +187,16 @@ def quick(monkeypatch):
     monkeypatch.setattr(outage, "BOUND", 30.0)
 
 
-REFUSALS = {"refused": ConnectionRefusedError(111, "refused"),
-            "cut": ssl.SSLEOFError(8, "EOF occurred in violation of protocol")}    # by a stunnel without a xapi
+REFUSALS = {
+    "refused": ConnectionRefusedError(111, "refused"),
+    # by a stunnel without a xapi
+    "cut": ssl.SSLEOFError(8, "EOF occurred in violation of protocol"),
+}
 
 
 def passed_on(plan, call, patient=True):
-    """`call` of an Xenops whose xapi does what `plan` says with each connection, then answers; and how many requests it got."""
+    """`call` of an Xenops whose xapi does what `plan` says with each connection, then answers; and
+    how many requests it got."""
     plan, seen = list(plan), []
 
     def handler(method, path, headers, body):
@@ -135,6 +208,7 @@ def passed_on(plan, call, patient=True):
         if plan and plan[0] in REFUSALS:
             raise REFUSALS[plan.pop(0)]
         return transport.connection(url, 5.0)
+
     with serving(handler) as url:
         away = outage.Outage("there") if patient else None
         try:
@@ -143,9 +217,14 @@ def passed_on(plan, call, patient=True):
             return error, len(seen)
 
 
-@pytest.mark.parametrize("plan", [["refused"], ["cut"], ["starting"], ["refused", "cut", "starting", "starting"]])
+@pytest.mark.parametrize(
+    "plan", [["refused"], ["cut"], ["starting"], ["refused", "cut", "starting", "starting"]]
+)
 def test_a_xapi_that_is_restarted_is_waited_for(quick, plan):
-    assert passed_on(plan, lambda x: x.call("VM.stat", id="vm")) == ("7", plan.count("starting") + 1)
+    assert passed_on(plan, lambda x: x.call("VM.stat", id="vm")) == (
+        "7",
+        plan.count("starting") + 1,
+    )
     error, _ = passed_on(plan, lambda x: x.call("VM.stat", id="vm"), patient=False)
     assert isinstance(error, Unreachable)
     error, _ = passed_on(plan, lambda x: x.at_once.call("VM.stat", id="vm"))
@@ -177,8 +256,11 @@ class Xenopsd:
         (parameters,), name = xmlrpc.client.loads(body)
         self.seen.append(name)
         if name == "VM.stat":
-            return envelope(["Does_not_exist", ["VM", "vm/config"]], "Failure", "ErrorDescription") if self.state is None \
+            return (
+                envelope(["Does_not_exist", ["VM", "vm/config"]], "Failure", "ErrorDescription")
+                if self.state is None
                 else envelope([{"id": "vm"}, {"power_state": self.state}])
+            )
         if name == "Task.stat":
             return envelope({"id": "7", "state": self.script.pop(0)})
         if name == "VM.remove":
@@ -197,7 +279,12 @@ def test_ending_a_vm(monkeypatch):
     done = ["Completed", {"duration": 0.1}]
     ended = ["VM.stat", "VM.shutdown", "Task.stat", "Task.stat", "Task.destroy", "VM.remove"]
     assert Xenopsd("Suspended", ["Pending", 0.1], done).end() == ended
-    assert Xenopsd("Paused", ["Pending", 0.1], ["Failed", ["Does_not_exist", ["VM", "vm/config"]]]).end() == ended, "somebody was faster"
+    assert (
+        Xenopsd(
+            "Paused", ["Pending", 0.1], ["Failed", ["Does_not_exist", ["VM", "vm/config"]]]
+        ).end()
+        == ended
+    ), "somebody was faster"
     with pytest.raises(XenopsError, match="IO_error"):
         Xenopsd("Paused", ["Failed", "IO_error"]).end()
     monkeypatch.setattr(xenops, "END_TIMEOUT", -1.0)
@@ -210,11 +297,26 @@ def test_whether_it_is_busy_with_ours():
         def answer(method, path, headers, body):
             (parameters,), name = xmlrpc.client.loads(body)
             if name == "Task.list":
-                return envelope([{"id": str(number), "dbg": dbg, "ctime": number} for number, (dbg, _) in enumerate(states)])
-            return envelope({"id": parameters["id"], "state": [states[int(parameters["id"])][1], 0.5]})
+                return envelope(
+                    [
+                        {"id": str(number), "dbg": dbg, "ctime": number}
+                        for number, (dbg, _) in enumerate(states)
+                    ]
+                )
+            return envelope(
+                {"id": parameters["id"], "state": [states[int(parameters["id"])][1], 0.5]}
+            )
+
         with serving(answer) as url:
-            return xenops.Xenops.at(url + "/services/xenops?session_id=x", "label", timeout=5).busy()
-    assert not busy() and not busy(("other", "Pending"), ("label", "Completed")) and busy(("label", "Completed"), ("label", "Pending"))
+            return xenops.Xenops.at(
+                url + "/services/xenops?session_id=x", "label", timeout=5
+            ).busy()
+
+    assert (
+        not busy()
+        and not busy(("other", "Pending"), ("label", "Completed"))
+        and busy(("label", "Completed"), ("label", "Pending"))
+    )
 
 
 def test_the_metadata_goes_as_the_recorded_calls_do():
@@ -223,5 +325,7 @@ def test_the_metadata_goes_as_the_recorded_calls_do():
     ask(envelope("vm"), lambda x: x.import_metadata("{}"), seen)
     ask(envelope(None), lambda x: x.refresh("vm"), seen)
     assert [(method, parameters) for _, (parameters,), method in seen] == [
-        ("VM.export_metadata", {"debug_info": "label", "id": "vm"}), ("VM.import_metadata", {"debug_info": "label", "metadata": "{}"}),
-        ("UPDATES.refresh_vm", {"debug_info": "label", "id": "vm"})]
+        ("VM.export_metadata", {"debug_info": "label", "id": "vm"}),
+        ("VM.import_metadata", {"debug_info": "label", "metadata": "{}"}),
+        ("UPDATES.refresh_vm", {"debug_info": "label", "id": "vm"}),
+    ]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""SR type `smb`: the directory <SR> at the top of a share of an SMB server.
+
+The real one mounts the share at /run/sr-mount/SMB/<server>/<share>/<SR>, and /run/sr-mount/<SR> is
+a link to the directory in it. In the lab the share is a directory of this machine, `location`, and
+the link goes there."""
+
+import os
+
+from sm import SR, SRCommand
+from sm.drivers import FileSR
+
+CAPABILITIES = [
+    "SR_PROBE",
+    "SR_UPDATE",
+    "VDI_CREATE",
+    "VDI_DELETE",
+    "VDI_ATTACH",
+    "VDI_DETACH",
+    "VDI_UPDATE",
+    "VDI_CLONE",
+    "VDI_SNAPSHOT",
+    "VDI_RESIZE",
+    "VDI_MIRROR",
+    "ATOMIC_PAUSE",
+    "VDI_ACTIVATE",
+    "VDI_DEACTIVATE",
+    "THIN_PROVISIONING",
+]
+
+DRIVER_INFO = dict(
+    FileSR.DRIVER_INFO,
+    name="SMB QCOW2",
+    capabilities=CAPABILITIES,
+    description="SR plugin which stores disks as QCOW2 files on a remote SMB share",
+)
+
+
+class SMBSR(FileSR.FileSR):
+    """A directory of images, on a share."""
+
+    @staticmethod
+    def handles(srtype):
+        return srtype == "smb"
+
+    def load(self, sr_uuid):
+        super(SMBSR, self).load(sr_uuid)
+        self.remotepath = os.path.join(self.remotepath, sr_uuid)
+
+
+if __name__ == "__main__":  # the flat layout: this file is the driver
+    SRCommand.run(SMBSR, DRIVER_INFO)
+else:
+    SR.registerSR(SMBSR)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the lab's drivers have in common whose VDIs are chains of images, in files or on volumes.
+
+Upstream has no such module: each driver there has all of it.
+"""
+
+from sm import SR, VDI, qcow2util
+from sm.core import util, xs_errors
+
+try:
+    from sm import cowutil
+except ImportError:  # not XCP-ng's
+    cowutil = None
+
+
+class ImageSR(SR.SR):
+    """A place of images. Its driver has `_measure()`, which sets the physical sizes."""
+
+    def update(self, sr_uuid):
+        self._update(sr_uuid, 0)
+
+    def _update(self, sr_uuid, virt_alloc_delta):
+        """Bring xapi's record of the SR up to date, its virtual allocation by the difference in
+        bytes."""
+        current = int(self.session.xenapi.SR.get_virtual_allocation(self.sr_ref))
+        self.virtual_allocation = current + virt_alloc_delta
+        self._measure()
+        self._db_update()
+
+    def _add_vdis(self, images, make):
+        """Have in `vdis` what `make(uuid, image)` answers for each image (uuid -> one that knows
+        its `parent`, and whether it is `hidden`)."""
+        parents = {image.parent for image in images.values()}
+        for uuid, image in images.items():
+            if image.hidden and uuid not in parents:
+                continue  # a deleted base that is still in use somewhere: no VDI
+            self.vdis[uuid] = make(uuid, image)
+            self.vdis[uuid].read_only = image.hidden
+
+    def scan(self, sr_uuid):
+        """Once `vdis` is what is there."""
+        self.virtual_allocation = sum(vdi.size for vdi in self.vdis.values() if not vdi.hidden)
+        self._measure()
+        super(ImageSR, self).scan(sr_uuid)
+
+
+class ImageVDI(VDI.VDI):
+    """An image. Its driver has `_query()`, which reads again what is known of it, and `_grow(size)`
+    in bytes."""
+
+    def _format(self):
+        """What XCP-ng's SM notes of each VDI in its sm_config."""
+        return {"image-format": self.vdi_type} if cowutil else {}
+
+    def _noted(self):
+        """What its SM notes in the sm_config of a new VDI, its parent aside."""
+        return self._format()
+
+    def _rounded(self, size):
+        if cowutil and self.vdi_type in cowutil.FORMATS:
+            return cowutil.rounded(self.vdi_type, size)
+        return util.roundup(qcow2util.SIZE_UNIT, size)
+
+    def update(self, sr_uuid, vdi_uuid):
+        self.sm_config = self.session.xenapi.VDI.get_sm_config(self.sr.srcmd.params["vdi_ref"])
+        self._db_update()
+
+    def introduce(self, sr_uuid, vdi_uuid):
+        self._db_introduce()
+        return self.get_params()
+
+    def resize(self, sr_uuid, vdi_uuid, size):
+        if self.hidden:
+            raise xs_errors.XenError("VDIUnavailable", opterr="hidden VDI")
+        if size < self.size:
+            raise xs_errors.XenError("VDISize", opterr="shrinking not allowed")
+        old = self.size
+        self._grow(self._rounded(size))
+        self._query()
+        self._db_update()
+        self.sr._update(sr_uuid, self.size - old)
+        return self.get_params()
+
+    def clone(self, sr_uuid, vdi_uuid):
+        return self._do_snapshot(sr_uuid, vdi_uuid, VDI.SNAPSHOT_DOUBLE)
+
+
+def introduce_fork(vdis):
+    """Tell xapi of the VDIs that a snapshot has made: the snapshot, the base, or both."""
+    for vdi in vdis:
+        vdi.sm_config = vdi._noted()
+        if vdi.parent:
+            vdi.sm_config["vhd-parent"] = vdi.parent
+        if vdi.hidden:
+            vdi.label = "base copy"
+            vdi.read_only = True
+        ref = vdi._db_introduce()
+        if vdi.hidden:
+            vdi.session.xenapi.VDI.set_managed(ref, False)

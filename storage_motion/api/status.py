@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the plugin tells of a migration: its journal, and for what moves fast, the worker's last
+report."""
+
+from typing import Any, Dict, List, Optional
+
+from storage_motion.dom0.launch import Process
+from storage_motion.journal import journal
+from storage_motion.migration import progress
+from storage_motion.migration.phases import table as phases
+from storage_motion.plan.plan import Disk, Plan
+
+# A disk's fields in the answer, and what they are before anything is known.
+DISK_FIELDS = (
+    ("to_copy", None),
+    ("copied", 0),
+    ("verified", 0),
+    ("skipped", 0),
+    ("same", 0),
+    ("saved", 0),
+    ("mirrored_bytes", 0),
+    ("mirrored_writes", 0),
+    ("longest_stall", 0.0),
+)
+
+
+def of(entry: Dict[str, Any]) -> Dict[str, Any]:
+    """The answer of `status` for a journal's content."""
+    plan = Plan.from_json(entry["plan"])
+    disks = _disks(entry)
+    moved, whole = progress.totals(plan, disks)
+    answer = brief(entry)
+    answer.update(
+        phases=[phase.name for phase in phases.of(plan)],
+        bytes_to_move=whole,
+        bytes_moved=moved,
+        downtime=entry["downtime"],
+        left=entry["left"],
+        committed=entry["committed"],
+        disks=[_disk(disk, disks[disk.key]) for disk in plan.disks],
+        broken=entry.get("broken"),
+        warnings=list(plan.warnings),
+        tries=entry.get("tries", 0),
+        saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks),
+    )
+    return answer
+
+
+def brief(entry: Dict[str, Any]) -> Dict[str, Any]:
+    """The answer of `list` for one migration."""
+    plan = entry["plan"]
+    return {
+        "migration": entry["migration"],
+        "vm": plan["vm"],
+        "vm_name": plan["vm_name"],
+        "kind": plan["kind"],
+        "source_host": plan["source_host_name"],
+        "destination_host": plan["destination_host_name"],
+        "state": entry["state"],
+        "phase": entry["phase"],
+        "doing": phases.title(entry["phase"]),
+        "error": entry["error"] or stopped(entry),
+        "task": entry["task"],
+        "started": entry["started"],
+        "updated": entry["updated"],
+        "alive": entry["state"] == journal.RUNNING and worker_alive(entry),
+    }
+
+
+def stopped(entry: Dict[str, Any]) -> Optional[List[str]]:
+    """Why a migration that has not ended is not gone on with, [code, detail, ...]: its journal
+    could not be written. Else None."""
+    return progress.stopped(entry["migration"]) if entry["state"] == journal.RUNNING else None
+
+
+def worker_alive(entry: Dict[str, Any]) -> bool:
+    """Whether the worker of a migration still runs. True as well before it has said who it is."""
+    process = Process.from_json(entry["worker"])
+    return process is None or process.alive()
+
+
+def _disks(entry: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
+    """{key: entry}: the worker's last report while it runs, as it is more recent; else the
+    journal."""
+    if entry["state"] == journal.RUNNING:
+        report = progress.read(entry["migration"])
+        if report and report["updated"] > entry["updated"]:
+            return report["disks"]
+    return entry["disks"]
+
+
+def _disk(disk: Disk, entry: Dict[str, Any]) -> Dict[str, Any]:
+    answer = {
+        "vdi": disk.key,
+        "device": disk.device,
+        "name": disk.name_label,
+        "destination_sr": disk.destination_sr,
+        "destination_vdi": entry.get("destination_vdi"),
+        "size": disk.size,
+        "state": entry["state"],
+    }
+    answer.update({field: entry.get(field, default) for field, default in DISK_FIELDS})
+    # What holds data in a disk is known when its copy begins; until then there is the pool's word.
+    answer["estimated"] = answer["to_copy"] is None
+    if answer["estimated"]:
+        answer["to_copy"] = disk.data
+    return answer

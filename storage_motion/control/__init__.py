@@ -1,1 +1,0 @@
-"""What decides: arguments, plan, phases, gate, journal."""

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The plugin at the destination: new disks behind their gates (received_vdis.py), the receiver for
+them (receivers.py), and their end.
+
+From before it is filled until the VM has it, or it is taken away, a disk is not managed by xapi
+(xapi/managed.py): nobody else copies, destroys, snapshots or attaches it.
+
+What comes in is another pool's word: it is checked before anything is made. Everything that is made
+can be found again, whatever is killed: VDIs carry the id of the migration in other_config from
+their creation on, and the journal names the SRs.
+
+A migration begins with one receiver. Disks whose mirror has broken get another one, and a new
+tapdisk: what the old ones were still told, by a mover that is dead or a link that hangs, cannot
+reach the disk any more. The disks that are well stay with theirs.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+import XenAPI
+
+from storage_motion import waiting
+from storage_motion.dom0 import gate_notes, inventory
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import (
+    BadArguments,
+    GateOpen,
+    ImageLeft,
+    JournalNotWritten,
+    MotionError,
+    NoSuchMigration,
+    ReceiverFailed,
+)
+from storage_motion.journal import arrival, journal, secret_files
+from storage_motion.journal.journal import RECEIVING, Journal
+from storage_motion.migration import received_vdis, receivers, wanted_disks
+from storage_motion.migration.phases import claim
+from storage_motion.sm import active, marks
+from storage_motion.sm.disks.record import Record
+from storage_motion.switch import gate, stale_activation
+from storage_motion.uuids import UUID
+from storage_motion.xapi.records import Records
+
+RECEIVE_TIMEOUT = 1800.0  # seconds that making and opening a hundred disks may take
+REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration is not to begin
+
+log = logging.getLogger("sxm")
+
+
+def receive(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Make the disks (or take those that are to be filled), shut their gates, start the receiver.
+    What it answers holds the token, and is for the source alone. On any failure everything is
+    undone.
+
+    `vm`: the UUID of the VM that the disks are for, by which its arrival is known. `again`: the
+    source has asked before, and does not know what has come of it: whatever that has made, or makes
+    yet, is taken away first."""
+    found = journal.check_id(given.get("migration", ""))
+    wanted = wanted_disks.read(given.get("disks", ""))
+    vm = _vm(given)
+    former = _known(given) if given.get("again") == "true" else None
+    former = former and _idle(former)
+    if former:
+        _take_away(session, former, False)
+    address = given.get("address") or _own_address(session)
+    entry = Journal.create(
+        found,
+        RECEIVING,
+        vm=vm,
+        disks={},
+        srs=sorted({disk["sr"] for disk in wanted}),
+        receivers=[],
+        busy=_myself(),
+    )
+    try:
+        made = {disk["key"]: received_vdis.make(session, entry, disk) for disk in wanted}
+        answer = receivers.start(entry, address, made)
+        entry.write(busy=None)
+        return answer
+    except BaseException:
+        try:
+            _undo(session, entry)
+        except (MotionError, XenAPI.Failure, OSError) as error:
+            # The source has it aborted once more, and tells what is left. Why it began is what the
+            # user has to read.
+            log.error("%s: not all is taken away yet: %s", found, error)
+        raise
+
+
+def receive_renew(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Open disks of a known migration anew, behind their gates, and start another receiver for
+    them. Answers as `receive` does.
+
+    `disks`: a JSON list of their keys. Idempotent: whatever it raises, nothing has been lost, and
+    it may be called again."""
+    entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
+    keys = wanted_disks.known_keys(entry, given.get("disks", ""))
+    address = given.get("address") or _own_address(session)
+    entry.write(busy=_myself())
+    try:
+        receivers.retire(entry, keys)
+        known = entry.entry["disks"]
+        opened = {key: received_vdis.renew(session, entry, known[key]) for key in keys}
+        answer = receivers.start(entry, address, opened)
+    except BaseException:
+        # it is not busy any more when this process has ended
+        with contextlib.suppress(JournalNotWritten):
+            entry.write(busy=None)
+        raise
+    entry.write(busy=None)
+    return answer
+
+
+def receive_stop(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """End the receivers, and what they have the storage manager do. After the answer no gate opens
+    any more that is shut now, and `receive-renew` alone makes the disks receive again. Idempotent.
+    Raises TimedOut if a command does not end.
+
+    `vm`: the UUID of the VM that the disks are for. What it has left behind active here, they are
+    let go of. Answers what this host has noted in files of its own: {"arrived": whether the VM ran
+    here on the disks, "opened": the keys of those whose gates have been opened, or were about to
+    be, whatever their sm_config says}."""
+    entry = _known(given)
+    vm = _vm(given)
+    if entry is None:
+        return {"arrived": False, "opened": []}
+    # else every gate has been opened: there is nothing to stop
+    if not arrival.read(entry.entry["migration"]):
+        receivers.retire(entry, list(entry.entry["disks"]))
+        for disk in entry.entry["disks"].values():
+            stale_activation.end_dead(session, disk["vdi"])
+            stale_activation.let_go_dead(session, disk["vdi"], vm)
+    return {
+        "arrived": arrival.read(entry.entry["migration"]) is not None,
+        "opened": sorted(
+            key
+            for key, disk in entry.entry["disks"].items()
+            if disk["vdi"] and gate_notes.noted(disk["vdi"])
+        ),
+    }
+
+
+def receive_status(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """{"state": of the receiver, "arrived": whether this host has noted that the VM ran here,
+    "disks": {key: {"vdi", "gate": "shut" or "open", "read_only": whether it is active here by a
+    tapdisk that cannot write}}}"""
+    entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
+    alive = [one for one in entry.entry["receivers"] if Process.from_json(one["process"]).alive()]
+    return {
+        "state": "running" if alive else "ended",
+        "arrived": arrival.read(entry.entry["migration"]) is not None,
+        "disks": {
+            key: {
+                "vdi": disk["vdi"],
+                "gate": "shut" if gate.is_shut(_config(session, disk["vdi"])) else "open",
+                "read_only": active.is_read_only(disk["sr"], disk["vdi"]),
+            }
+            for key, disk in entry.entry["disks"].items()
+            if disk["vdi"]
+        },
+    }
+
+
+def receive_abort(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and
+    always if a disk is active, or the VM has run on them; and ImageLeft, once, when all is done but
+    for what cannot be told from somebody else's."""
+    entry = _known(given)
+    if entry is None:
+        _refuse_from_now_on(given["migration"])
+        return {}
+    entry = _idle(entry)
+    if entry is not None:
+        _take_away(session, entry, given.get("force") == "true")
+    return {}
+
+
+def _take_away(session: "XenAPI.Session", entry: Journal, force: bool) -> None:
+    """All that was made. Raises as `receive_abort`."""
+    if arrival.read(entry.entry["migration"]):
+        raise GateOpen(entry.entry["migration"], "VM %s, which has arrived" % entry.entry.get("vm"))
+    if not force:
+        for disk in entry.entry["disks"].values():
+            there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
+            # One that was never opened here an older database has brought back so: nothing of the
+            # VM has used it.
+            if (
+                there
+                and not gate.is_shut(session.xenapi.VDI.get_sm_config(there))
+                and gate_notes.noted(disk["vdi"])
+            ):
+                raise GateOpen(entry.entry["migration"], disk["vdi"])
+    unproven = _undo(session, entry)
+    if unproven:
+        _remove_journal(entry)
+        raise ImageLeft(*unproven)
+
+
+def receive_give(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """The VM has the disks: xapi manages them again, as any others. Idempotent."""
+    entry = _known(given)
+    for disk in entry.entry["disks"].values() if entry else ():
+        received_vdis.manage(session, session.xenapi.VDI.get_by_uuid(disk["vdi"]))
+    return {}
+
+
+def receive_end(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """After the VM has arrived: the receiver goes, and the disks are disks like any other."""
+    entry = _known(given)
+    if entry is None:
+        arrival.forget(given["migration"])  # all that a call which was killed may have left
+        return {}
+    for disk in entry.entry["disks"].values():
+        if marks.SHUT in _config(session, disk["vdi"]).values():
+            raise ReceiverFailed(entry.entry["migration"], "the gate of %s is shut" % disk["vdi"])
+    secret_files.forget(entry.entry["migration"])
+    receivers.stop(entry, "exit")
+    receive_give(session, given)
+    for disk in entry.entry["disks"].values():
+        claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
+        Record("receive", disk["vdi"]).remove()  # of a `finish` that has not come to its end
+    secret_files.forget_all(entry.entry["migration"])
+    _remove_journal(entry)
+    return {}
+
+
+def _known(given: Dict[str, str]) -> Optional[Journal]:
+    """The journal of the migration that is meant; None if there is none, or none any more."""
+    found = journal.check_id(given.get("migration", ""))
+    try:
+        entry = Journal.load(found, RECEIVING)
+    except NoSuchMigration:
+        return None
+    return None if refused(entry) else entry
+
+
+def _vm(given: Dict[str, str]) -> str:
+    if not UUID.match(given.get("vm", "")):
+        raise BadArguments("vm: %r is not the UUID of a VM" % given.get("vm", ""))
+    return given["vm"]
+
+
+def refused(entry: Journal) -> bool:
+    """Whether a receiving journal only says that nothing of this migration is to begin here."""
+    return bool(entry.entry["state"] == journal.CANCELLED)
+
+
+def _refuse_from_now_on(migration: str) -> None:
+    """A `receive` of it may be on its way still, from a worker that was killed meanwhile: nobody
+    would want its disks."""
+    known = {other: Journal.load(other, RECEIVING) for other in journal.all_ids(RECEIVING)}
+    for entry in known.values():
+        if refused(entry) and time.time() - entry.entry["updated"] > REFUSED_FOR:
+            entry.remove()
+    if migration not in known:
+        Journal.create(
+            migration, RECEIVING, state=journal.CANCELLED, disks={}, srs=[], receivers=[]
+        )
+
+
+def _myself() -> Dict[str, Any]:
+    process = Process.of(os.getpid())
+    assert process is not None
+    return process.to_json()
+
+
+def _idle(entry: Journal) -> Optional[Journal]:
+    """Wait until a `receive` that is under way has answered, or failed: the journal then, or None.
+    Raises TimedOut."""
+    migration = entry.entry["migration"]
+
+    def settled() -> Optional[List[Optional[Journal]]]:
+        latest = _known({"migration": migration})
+        busy = latest and Process.from_json(latest.entry.get("busy"))
+        return None if busy and busy.alive() else [latest]
+
+    return waiting.until(settled, RECEIVE_TIMEOUT, "receive of %s" % migration)[0]
+
+
+def _own_address(session: "XenAPI.Session") -> str:
+    address: str = session.xenapi.host.get_address(
+        session.xenapi.host.get_by_uuid(inventory.host_uuid())
+    )
+    return address
+
+
+def _undo(session: "XenAPI.Session", entry: Journal) -> Tuple[str, ...]:
+    """Take away what there is: idempotent, and for a journal in any state. Raises GateOpen if a
+    disk is active.
+
+    What may be left, as details of ImageLeft: then the journal stays, for whoever has it aborted to
+    be told. Else ()."""
+    found = entry.entry["migration"]
+    # first: whatever comes of the rest, nobody has a use for them any more
+    secret_files.forget(found)
+    receivers.stop(entry, "abort")
+    secret_files.forget_all(found)
+    unproven = received_vdis.take_away(session, entry)
+    if not unproven:
+        _remove_journal(entry)
+    return unproven
+
+
+def _remove_journal(entry: Journal) -> None:
+    for disk in entry.entry["disks"].values():
+        if disk["vdi"]:
+            gate_notes.forget(disk["vdi"])
+    entry.remove()
+    # last: without it, and the gates shut, the disks could be taken for nobody's
+    arrival.forget(entry.entry["migration"])
+
+
+def _config(session: "XenAPI.Session", uuid: str) -> Dict[str, str]:
+    config: Dict[str, str] = session.xenapi.VDI.get_sm_config(session.xenapi.VDI.get_by_uuid(uuid))
+    return config

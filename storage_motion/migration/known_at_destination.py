@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the destination's xapi has to know of a VM before anything of it is deleted at the source,
+or is told to have succeeded."""
+
+from typing import TYPE_CHECKING, Callable, List
+
+from storage_motion.migration import durable
+from storage_motion.migration.phases import adopt, claim, receive, remap
+from storage_motion.sm import marks
+from storage_motion.switch import whereabouts
+from storage_motion.xapi.records import NULL, Records
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+
+
+def keep(m: "Migration", take: Callable[[], None]) -> None:
+    """`take()`, and have it on disk. Raises NotDurable."""
+    durable.keep(
+        (m.destination,), take, lambda: forgotten(m), "VM %s at the destination" % m.plan.vm
+    )
+
+
+def take_halted(m: "Migration") -> None:
+    """The VM, which is halted, has its new disks: again, if xapi has forgotten that."""
+    whereabouts.open_again(m)
+    remap.bring_again(m)
+    if m.plan.cross_pool:
+        receive.give(m)
+    else:
+        adopt.adopt(m)
+
+
+def forgotten(m: "Migration") -> List[str]:
+    """What xapi does not know of it: a list, in words."""
+    api = m.destination.xenapi
+    vm = Records(m.destination).ref("VM", m.plan.vm)
+    if not vm:
+        return ["the VM"]
+    found = [] if api.VM.get_resident_on(vm) in (m.host(), NULL) else ["where it runs"]
+    for disk in m.plan.disks:
+        uuid, vdi = m.disk(disk.key)["destination_vdi"], whereabouts.vdi_there(m, disk)
+        if not vdi:
+            found.append("VDI %s" % uuid)
+        elif marks.SHUT in api.VDI.get_sm_config(vdi).values():
+            found.append("that VDI %s is open" % uuid)
+        elif not api.VDI.get_managed(vdi):
+            found.append("that VDI %s is managed" % uuid)
+        elif vm not in [api.VBD.get_VM(vbd) for vbd in api.VDI.get_VBDs(vdi)]:
+            found.append("that VDI %s is the VM's" % uuid)
+    return found
+
+
+def marked(m: "Migration") -> List[str]:
+    """What marks of ours the VM has there still, or has again: a list, in words."""
+    api = m.destination.xenapi
+    vm = Records(m.destination).ref("VM", m.plan.vm)
+    found = (
+        ["its operations are blocked"]
+        if vm and claim.reason(m.id) in api.VM.get_blocked_operations(vm).values()
+        else []
+    )
+    for disk in m.plan.disks:
+        vdi = whereabouts.vdi_there(m, disk)
+        if vdi and marks.SHUT in api.VDI.get_sm_config(vdi).values():
+            found.append("VDI %s is shut" % m.disk(disk.key)["destination_vdi"])
+        if vdi and not api.VDI.get_managed(vdi):
+            found.append("VDI %s is not managed" % m.disk(disk.key)["destination_vdi"])
+    return found

@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Running a migration: through the table of phases, and back through it when something fails."""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import XenAPI
+
+from storage_motion.errors import (
+    ArrivedHalted,
+    Cancelled,
+    JournalNotWritten,
+    MotionError,
+    NotCleanedUp,
+    Undecided,
+)
+from storage_motion.journal import closing, journal, secret_files, xenopsd_export
+from storage_motion.journal.journal import Journal
+from storage_motion.migration import mover_handle, progress, resume
+from storage_motion.migration.phases import table as phases
+from storage_motion.migration.progress import Progress
+from storage_motion.plan.checks import CLAIM
+from storage_motion.xapi import outage, repeated
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import NOT_XAPI, at_once, reason
+from storage_motion.xapi.tasks import ProgressTask, Shown
+
+if TYPE_CHECKING:
+    from storage_motion.plan.plan import Disk, Plan
+
+CANCEL = "cancel"  # a file in /run/sxm/<id>/: somebody asks for a cancel
+KEEP_ALIVE = 60.0  # seconds between two signs of life to the destination's xapi
+FORWARD_TRIES = 3  # of a phase behind the point of no return
+FORWARD_WAIT = 2.0
+# neither forward nor back: it stays where it is, for a recovery
+STOPPING = (Undecided, JournalNotWritten)
+
+log = logging.getLogger("sxm")
+
+
+def initial(plan: "Plan", retry_limit: int = resume.LIMIT) -> Dict[str, Any]:
+    """The fields of a new journal of a migration with this plan, which may be taken up
+    `retry_limit` times."""
+    disks = {
+        disk.key: {"state": "waiting", "index": index} for index, disk in enumerate(plan.disks)
+    }
+    return {
+        "plan": plan.to_json(),
+        "disks": disks,
+        "phase": None,
+        "begun": [],
+        "error": None,
+        "left": [],
+        "worker": None,
+        "task": None,
+        "committed": False,
+        "downtime": None,
+        "retry_limit": retry_limit,
+        "tries": 0,
+        "broken": None,
+    }
+
+
+def ask_to_cancel(migration: str) -> None:
+    """Leave word for the worker."""
+    journal.replace(os.path.join(journal.run_directory(migration), CANCEL), "", sync=False)
+
+
+def task_of(
+    source: "XenAPI.Session",
+    entry: Dict[str, Any],
+    plan: "Plan",
+    description: str,
+    ref: Optional[str] = None,
+) -> ProgressTask:
+    """The Task that shows a migration (its journal's content) in the source pool, noted nowhere
+    yet; `ref`: it is there already."""
+    vm = Records(source).ref("VM", plan.vm) or ""
+    shown = Shown(
+        "Storage XenMotion of %s" % plan.vm_name, description, vm, {CLAIM: entry["migration"]}
+    )
+    return ProgressTask(source, shown, ref)
+
+
+class Migration:
+    """One migration, as the phases see it: what is planned, what is known, and how to get at both
+    pools."""
+
+    def __init__(
+        self,
+        entry_journal: Journal,
+        plan: "Plan",
+        source: "XenAPI.Session",
+        destination: "XenAPI.Session",
+        task: ProgressTask,
+        hidden: Sequence[str] = (),
+        lost: bool = False,
+    ) -> None:
+        """`source`, `destination`: sessions of the two pools (the same one within a pool);
+        `hidden`: secrets, which no error may show; `lost`: the destination will never come back,
+        and `destination` is a lost.LostPool."""
+        self.journal = entry_journal
+        self.plan = plan
+        self.source = source
+        self.destination = destination
+        self.task = task
+        task.noted = lambda uuid: self.note(task=uuid)
+        self.lost = lost
+        self.id: str = entry_journal.entry["migration"]
+        # what host.migrate_receive answered: in memory only, since there is a session in it
+        self.arrival: Optional[Dict[str, Any]] = None
+        self.outage_there = outage.Outage("the destination host")
+        self._hidden = hidden
+        self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
+        self._alive = time.monotonic()
+        self._noting = threading.RLock()  # disks may be seen to in threads of their own
+        self.progress = Progress(self.id, task, plan, entry_journal.entry["disks"])
+        progress.forget_stopped(self.id)  # somebody is at it again
+
+    # What the phases ask for.
+
+    @property
+    def entry(self) -> Dict[str, Any]:
+        """The journal's content."""
+        return self.journal.entry
+
+    def disk(self, key: str) -> Dict[str, Any]:
+        """The journal's entry of a disk."""
+        found: Dict[str, Any] = self.entry["disks"][key]
+        return found
+
+    def note(self, key: Optional[str] = None, **fields: Any) -> None:
+        """Write fields of a disk's entry (or, without `key`, of the migration) to the journal.
+        Raises JournalNotWritten: then nothing is noted, and what was to follow must not be done."""
+        with self._noting:
+            if key is None:
+                self.journal.write(**fields)
+            else:
+                self.journal.write_disks({key: fields})
+
+    def mover(self, key: str) -> mover_handle.Mover:
+        """The mover of a disk."""
+        entry = self.disk(key)
+        return mover_handle.Mover(self.id, key, entry["index"], entry.get("given_up", 0))
+
+    def source_vdi(self, disk: "Disk") -> str:
+        """The ref of a disk's VDI at the source."""
+        vdi: str = self.source.xenapi.VDI.get_by_uuid(disk.key)
+        return vdi
+
+    def destination_vdi(self, disk: "Disk") -> str:
+        """The ref of a disk's VDI at the destination."""
+        vdi: str = self.destination.xenapi.VDI.get_by_uuid(self.disk(disk.key)["destination_vdi"])
+        return vdi
+
+    def host(self) -> str:
+        """The ref of the destination host."""
+        host: str = self.destination.xenapi.host.get_by_uuid(self.plan.destination_host)
+        return host
+
+    def vm(self) -> str:
+        """The ref of the VM in the source pool."""
+        vm: str = self.source.xenapi.VM.get_by_uuid(self.plan.vm)
+        return vm
+
+    def plugin(self, function: str, **arguments: str) -> str:
+        """Call our plugin at the destination host. Where its xapi, as a member's, is being
+        restarted, it is waited for, if the call may be repeated, as a session waits for its own.
+        Raises XenAPI.Failure."""
+        tries = 0
+        while True:
+            try:
+                answer: str = self.destination.xenapi.host.call_plugin(
+                    self.host(), "sxm.py", function, dict(arguments, migration=self.id)
+                )
+            except XenAPI.Failure as failure:
+                if not repeated.is_away(failure) or function not in outage.REPEATABLE_OF_OURS:
+                    raise
+                self.outage_there.begins(failure.details[0])
+                if not self.outage_there.wait(tries):
+                    raise
+                tries += 1
+            else:
+                self.outage_there.ends()
+                return answer
+
+    def cancel_asked(self) -> bool:
+        """Whether somebody asks for a cancel."""
+        return os.path.exists(self._cancel)
+
+    def guest_closes(self) -> Optional[str]:
+        """Why the guest is about to close its disks by itself, as a hook has told
+        (journal/closing.py); None if it is not."""
+        return closing.noted(self.id)
+
+    def closed(self) -> None:
+        """The guest has closed them: what was told has been seen to."""
+        closing.forget(self.id)
+
+    def pulse(self, cancellable: bool = True) -> None:
+        """To be called in every wait: reports, keeps the other pool's session alive, raises
+        Cancelled when that is asked for."""
+        if not self.cancel_asked() and self.task.cancel_asked():
+            ask_to_cancel(self.id)  # xapi may be restarted, and forget it
+        if cancellable and self.cancel_asked():
+            raise Cancelled(self.id)
+        self.progress.report()
+        if self.plan.cross_pool and time.monotonic() - self._alive > KEEP_ALIVE:
+            self._alive = time.monotonic()
+            try:
+                at_once(self.destination).xenapi.pool.get_all()
+            except (XenAPI.Failure, OSError) + NOT_XAPI as error:
+                # It may be restarting, which the session tells. The data go on without it; whoever
+                # needs it will wait.
+                log.debug(
+                    "%s: no sign of life to the destination's xapi: %s", self.id, reason(error)
+                )
+
+    # The run.
+
+    def run(self, first: Optional[str] = None) -> str:
+        """Go through the phases, from the one that is named `first` (recovery takes a phase up
+        where it was left).
+
+        Returns the final state; the journal and the task tell it, and why. Raises
+        JournalNotWritten: it is where it was then, the guest goes on, and a recovery may go on with
+        it."""
+        return self._to_its_end(lambda: self._forward(first))
+
+    def take_back(self, error: Exception) -> str:
+        """Undo what was begun, since `error` has stopped it. Returns the final state, as `run`
+        does."""
+
+        def back() -> Dict[str, Any]:
+            phase = self.entry["phase"]
+            self._back()
+            self.note(phase=phase)
+            return self._ended_by(error)
+
+        return self._to_its_end(back)
+
+    def _to_its_end(self, go: Callable[[], Dict[str, Any]]) -> str:
+        """`go()` answers the fields of the end: "state", "error", and "left" where that changes."""
+        try:
+            try:
+                end = go()
+            except Undecided as undecided:
+                log.error("%s: %s", self.id, undecided)
+                end = {
+                    "state": journal.FAILED,
+                    "error": undecided.failure(),
+                    "left": self.entry["left"] + ["undecided"],
+                }
+            self.note(**end)
+        except JournalNotWritten as error:
+            log.error("%s: stays where it is: %s", self.id, error)
+            progress.tell_stopped(self.id, error.failure())
+            self.task.finish("failure", error.failure())
+            raise
+        state: str = end["state"]
+        self.task.finish(
+            {journal.SUCCEEDED: "success", journal.CANCELLED: "cancelled"}.get(state, "failure"),
+            end["error"] if state == journal.FAILED else (),
+        )
+        if not self.entry["left"]:
+            secret_files.forget_all(self.id)
+            xenopsd_export.forget(self.id)
+        return state
+
+    def _forward(self, first: Optional[str]) -> Dict[str, Any]:
+        problems: List[str] = []
+        for phase in phases.of(self.plan, first):
+            log.info("%s: %s", self.id, phase.name)
+            if phase.undo is None:
+                self.note(committed=True, phase=phase.name, begun=self._begun(phase))
+                problems.extend(self._insist(phase))
+                if problems and phase.essential:
+                    break
+                continue
+            try:
+                # A phase that is taken up looks itself whether it can still be cancelled: its undo
+                # may not be safe now.
+                self.pulse(cancellable=phase.name != first)
+                self.note(phase=phase.name, begun=self._begun(phase))
+                phase.do(self)
+                self.progress.report(force=True)
+            except STOPPING:
+                raise
+            except Exception as error:
+                log.error(
+                    "%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc())
+                )
+                final, again = self._take_up(phase, error)
+                if again:
+                    return self._forward(again)
+                assert final is not None
+                self._back()
+                self.note(phase=phase.name, broken=None)
+                return self._ended_by(final)
+        if problems:
+            return {
+                "state": journal.FAILED,
+                "error": NotCleanedUp(*problems).failure(),
+                "left": self.entry["left"] + problems,
+            }
+        if self.entry.get("arrived_halted"):
+            return {"state": journal.FAILED, "error": ArrivedHalted(self.plan.vm).failure()}
+        return {"state": journal.SUCCEEDED, "error": None}
+
+    def _take_up(
+        self, phase: phases.Phase, error: Exception
+    ) -> Tuple[Optional[Exception], Optional[str]]:
+        """After `error` in `phase`: (None, name of the phase to go on with), or (the error to end
+        with, None)."""
+        again = resume.begins(self, phase, error)
+        if again is None or not self._back(again.name):
+            return error, None
+        try:
+            resume.renew(self, again, error)
+        except STOPPING:
+            raise
+        except Exception as final:
+            return final, None
+        return None, again.name
+
+    def _ended_by(self, error: Exception) -> Dict[str, Any]:
+        return {
+            "state": journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED,
+            "error": self.describe(error),
+        }
+
+    def _begun(self, phase: phases.Phase) -> List[str]:
+        begun: List[str] = self.entry["begun"]
+        return begun + ([phase.name] if phase.name not in begun else [])
+
+    def _insist(self, phase: phases.Phase) -> List[str]:
+        """Do a phase behind the point of no return. Returns what went wrong even at the last try: a
+        list of strings."""
+        for left in reversed(range(FORWARD_TRIES)):
+            try:
+                phase.do(self)
+                return []
+            except STOPPING:
+                raise
+            except Exception as error:
+                log.error(
+                    "%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc())
+                )
+                if not left:
+                    return ["%s: %s" % (phase.name, " ".join(self.describe(error)))]
+                time.sleep(FORWARD_WAIT)
+        raise AssertionError("the last try answers or raises")
+
+    def _back(self, to: Optional[str] = None) -> bool:
+        """Undo what was begun, last first; with `to`, only what came after that phase. Whether all
+        of it could be undone.
+
+        What could not is told, and hinders the rest only if that needs it."""
+        whole = True
+        for phase in reversed(phases.of(self.plan, to)[1 if to else 0 :]):
+            if phase.name not in self.entry["begun"] or phase.undo is None:
+                continue
+            log.info("%s: undoing %s", self.id, phase.name)
+            self.note(phase=phases.UNDO + phase.name)
+            left = len(self.entry["left"])
+            with self.tolerated(phases.UNDO + phase.name):
+                phase.undo(self)
+            if len(self.entry["left"]) == left:
+                self.note(begun=[name for name in self.entry["begun"] if name != phase.name])
+            else:
+                whole = False
+        return whole
+
+    @contextlib.contextmanager
+    def tolerated(self, what: str) -> Iterator[None]:
+        """For one of several things to undo: an error is told and kept as something that is left;
+        the others follow.
+
+        Undecided passes, and so does a journal that cannot be written: nothing further may be
+        undone."""
+        try:
+            yield
+        except STOPPING:
+            raise
+        except Exception as error:
+            log.error("%s: %s failed\n%s", self.id, what, self._tell(traceback.format_exc()))
+            with self._noting:
+                self.note(
+                    left=self.entry["left"] + ["%s: %s" % (what, " ".join(self.describe(error)))]
+                )
+
+    def describe(self, error: Exception) -> List[str]:
+        """What the status and the log say of an error: [code, detail, ...], without secrets."""
+        return [self._tell(text) for text in failure_of(error)]
+
+    def _tell(self, text: str) -> str:
+        return secret_files.scrub(text, self._hidden)
+
+
+def failure_of(error: Exception) -> List[str]:
+    """The error description of any exception: [code, detail, ...]."""
+    if isinstance(error, MotionError):
+        return error.failure()
+    if isinstance(error, XenAPI.Failure):
+        return [str(detail) for detail in error.details]
+    return ["SXM_INTERNAL", error.__class__.__name__, str(error)]

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Behind the point of no return: what the VM has left at the source goes, and only what was
+verified at the destination."""
+
+import json
+from typing import TYPE_CHECKING, List, Optional
+
+from storage_motion import waiting
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import NotCleanedUp, TimedOut
+from storage_motion.journal import steps
+from storage_motion.migration import durable, known_at_destination, xenopsd_leftovers
+from storage_motion.migration.phases import claim, remap, sync
+from storage_motion.plan.checks import CLAIM
+from storage_motion.sm import marks
+from storage_motion.switch import pool_lock, whereabouts
+from storage_motion.xapi import datapaths, receiving_host
+from storage_motion.xapi.records import Records
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+    from storage_motion.plan.plan import Disk
+
+OWN_TIMEOUT = 150.0  # a guest that reboots just now has its disks closed for a while
+
+
+def clean_up(m: "Migration") -> None:
+    """End the movers, and destroy the old disks; in another pool, the VM's old records with
+    them."""
+    if m.plan.live:
+        _await_own_disks(m)
+    else:
+        known_at_destination.keep(m, lambda: known_at_destination.take_halted(m))
+    for disk in m.plan.disks:
+        m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
+    durable.keep(
+        (m.source,), lambda: _destroy(m), lambda: _left(m), "VM %s at the source" % m.plan.vm
+    )
+
+
+def _destroy(m: "Migration") -> None:
+    if m.plan.cross_pool:
+        _destroy_vbds(m)
+    for disk in m.plan.disks:
+        _destroy_disk(m, disk)
+    if m.plan.cross_pool:
+        _destroy_vm(m)
+
+
+def _left(m: "Migration") -> List[str]:
+    wanted = [("VDI", disk.key) for disk in m.plan.disks] + (
+        [("VM", m.plan.vm)] if m.plan.cross_pool else []
+    )
+    return ["%s %s is back" % pair for pair in wanted if Records(m.source).ref(*pair)]
+
+
+def _await_own_disks(m: "Migration") -> None:
+    """Wait until the new disks are the VM's own for SM, too. Raises NotCleanedUp: the source is the
+    only copy in use then.
+
+    Who waits at a gate need not be the VM: `xe vdi-copy` has won one read-only, and the VM "ran"
+    without its disk (docs/facts/xapi.md, the whole stack, 4)."""
+    try:
+        waiting.until(
+            lambda: not _others_disks(m), OWN_TIMEOUT, "VM %s to have its disks" % m.plan.vm
+        )
+    except TimedOut:
+        raise NotCleanedUp(
+            "these new disks are not active, read-write, for the VM on its host: %s"
+            % ", ".join(_others_disks(m))
+        )
+
+
+def _others_disks(m: "Migration") -> List[str]:
+    """The UUIDs of the new disks that are not active just as the VM needs them: on its host,
+    read-write; nowhere if it is halted."""
+    vm = m.destination.xenapi.VM.get_record(remap.destination_vm(m))
+    host = vm["resident_on"] if vm["power_state"] in whereabouts.LIVE else None
+    others = [disk for disk in m.plan.disks if not _is_own(m, disk, host)]
+    if host and not others:
+        found = json.loads(m.plugin("receive-status"))["disks"]
+        others = [disk for disk in m.plan.disks if found[disk.key]["read_only"]]
+    return [m.disk(disk.key)["destination_vdi"] for disk in others]
+
+
+def _is_own(m: "Migration", disk: "Disk", host: Optional[str]) -> bool:
+    """Whether a new disk is active, read-write, on `host` (a ref) and nowhere else; on no host if
+    that is None."""
+    vdi = m.destination_vdi(disk)
+    config = m.destination.xenapi.VDI.get_sm_config(vdi)
+    keys = {key: value for key, value in config.items() if key.startswith(marks.HOST)}
+    if host is None or keys:
+        return keys == ({marks.HOST + host: "RW"} if host else {})
+    # With an older database of its master's the keys of a member's host are gone, until that
+    # member's xapi is started again.
+    return datapaths.active_and_writable(
+        m.destination, host, disk.destination_sr, m.destination.xenapi.VDI.get_location(vdi)
+    )
+
+
+def end(m: "Migration") -> None:
+    """Have the destination forget that this was a migration, and let the VM be used as any
+    other."""
+    durable.keep(
+        (m.destination,),
+        lambda: _end(m),
+        lambda: known_at_destination.marked(m),
+        "the end of migration %s" % m.id,
+    )
+    if m.arrival:
+        receiving_host.depart(m.destination, m.arrival)
+        m.arrival = None
+
+
+def _end(m: "Migration") -> None:
+    whereabouts.open_again(m)  # a gate that an older database has shut would stay so for ever
+    m.plugin("receive-end")
+    m.note(receiving=False)
+    pool_lock.lift(m)
+    if not m.plan.cross_pool:
+        claim.release(m)
+        return
+    claim.loosen_arrived(m, remap.destination_vm(m))
+    claim.hand_on(m, remap.destination_vm(m))
+    claim.unblock_arrived(m, remap.destination_vm(m))
+
+
+def _destroy_vbds(m: "Migration") -> None:
+    """Those of the moved disks: xapi destroys a VDI only when no VBD has it."""
+    vm = _source_vm(m)
+    if vm is None:
+        return
+    if m.source.xenapi.VM.get_power_state(vm) != "Halted":
+        xenopsd_leftovers.note_halted(m)
+    moved = {disk.vbd for disk in m.plan.disks}
+    for ref in m.source.xenapi.VM.get_VBDs(vm):
+        if m.source.xenapi.VBD.get_uuid(ref) in moved:
+            m.source.xenapi.VBD.destroy(ref)
+
+
+def _destroy_disk(m: "Migration", disk: "Disk") -> None:
+    entry = m.disk(disk.key)
+    if entry.get("gate") != steps.OPEN:
+        # The gate opens only for what was verified (the mover's `finish`). Without that the source
+        # is the only true copy.
+        raise NotCleanedUp("VDI %s was not verified at the destination" % disk.key)
+    vdi = Records(m.source).ref("VDI", disk.key)
+    if vdi:
+        sync.drop_snapshots(m, disk)
+        m.source.xenapi.VDI.destroy(vdi)
+
+
+def _destroy_vm(m: "Migration") -> None:
+    vm = _source_vm(m)
+    if vm is not None:
+        claim.lift(m, vm, "destroy")
+        m.source.xenapi.VM.destroy(vm)
+
+
+def _source_vm(m: "Migration") -> Optional[str]:
+    """The ref of the VM in the source pool, if it is still there and ours."""
+    vm = Records(m.source).ref("VM", m.plan.vm)
+    if vm is None:
+        return None
+    # Without a claim it is ours by its UUID: xapi may have lost what it had not written to disk.
+    if m.source.xenapi.VM.get_other_config(vm).get(CLAIM, m.id) != m.id:
+        raise NotCleanedUp("VM %s at the source is not claimed by this migration" % m.plan.vm)
+    return vm

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The last undo: the VM at the source is one like any other again, and xapi cannot forget that."""
+
+from typing import TYPE_CHECKING, List
+
+from storage_motion.migration import durable
+from storage_motion.migration.phases import claim
+from storage_motion.plan.checks import CLAIM
+from storage_motion.switch import source_lock
+from storage_motion.xapi.records import Records
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+
+
+def release(m: "Migration") -> None:
+    """Take back what `claim` did, and the source's lock, if an older database has brought it
+    back since it was lifted. Raises NotDurable."""
+    durable.keep(
+        (m.source,), lambda: _release(m), lambda: _marked(m), "that VM %s is released" % m.plan.vm
+    )
+
+
+def _release(m: "Migration") -> None:
+    for disk in m.plan.disks:
+        if Records(m.source).ref("VDI", disk.key):
+            source_lock.lift(m, disk)
+    claim.release(m)
+
+
+def _marked(m: "Migration") -> List[str]:
+    found = [
+        "the lock (relinking) of source VDI %s is back" % disk.key
+        for disk in m.plan.disks
+        if Records(m.source).ref("VDI", disk.key) and source_lock.is_begun(m, disk)
+    ]
+    vm = m.source.xenapi.VM.get_record(m.vm())
+    if (
+        vm["other_config"].get(CLAIM) == m.id
+        or claim.reason(m.id) in vm["blocked_operations"].values()
+    ):
+        found.append("the VM is claimed again")
+    for uuid in m.entry.get("fastened", []):
+        vbd = Records(m.source).ref("VBD", uuid)
+        if vbd and not m.source.xenapi.VBD.get_unpluggable(vbd):
+            found.append("VBD %s cannot be unplugged again" % uuid)
+    return found

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Describing the VM to the destination pool: its metadata, with a counterpart for every disk and
+interface."""
+
+import logging
+from typing import TYPE_CHECKING, Dict, List, Optional
+
+from storage_motion.errors import Undecided
+from storage_motion.migration.phases import claim
+from storage_motion.plan import changes
+from storage_motion.plan.checks import CLAIM
+from storage_motion.xapi import metadata, ova, receiving_host, repeated
+from storage_motion.xapi.records import Records
+
+if TYPE_CHECKING:
+    import XenAPI
+
+    from storage_motion.migration.migration import Migration
+    from storage_motion.plan.plan import Plan
+
+log = logging.getLogger("sxm")
+
+
+def rehearse(source: "XenAPI.Session", destination: "XenAPI.Session", plan: "Plan") -> None:
+    """Ask the destination whether it would take the VM: xapi's own checks of memory, processors,
+    devices.
+
+    Changes nothing. Raises tasks.TaskFailed or XenAPI.Failure with xapi's own error."""
+    host = destination.xenapi.host.get_by_uuid(plan.destination_host)
+    arrival = receiving_host.arrive(
+        destination, host, destination.xenapi.network.get_by_uuid(plan.network)
+    )
+    try:
+        document = _document(source, destination, plan, {}, None)
+        metadata.bring(
+            destination, receiving_host.base_url(arrival), document, plan.check_cpu, dry_run=True
+        )
+    finally:
+        receiving_host.depart(destination, arrival)
+
+
+def bring_live(m: "Migration") -> None:
+    """Bring the running VM's metadata to the destination pool, and have its host keep room for
+    it."""
+    changes.require_none(m)
+    keep_live(m)
+
+
+def keep_live(m: "Migration") -> None:
+    """The same; of what is there already only what is lacking, as when a xapi that was restarted
+    has forgotten it. The VM does not run there."""
+    repeated.done(m, lambda: _keep_room(m, _bring(m)), "the import of VM %s" % m.plan.vm)
+
+
+def lacking(m: "Migration") -> List[str]:
+    """What of that is lacking: a list, in words."""
+    vm = Records(m.destination).ref("VM", m.plan.vm)
+    if not vm or not claim.has_blocked_arrived(m, vm):
+        return ["the VM at the destination"]
+    return [] if _has_room(m, vm) else ["the room for it there"]
+
+
+def _has_room(m: "Migration", vm: str) -> bool:
+    return bool(m.destination.xenapi.VM.get_scheduled_to_be_resident_on(vm) == m.host())
+
+
+def _keep_room(m: "Migration", vm: str) -> None:
+    # which goes with a restart, whatever is on disk (dbsync_master.ml, release_locks)
+    if not _has_room(m, vm):
+        m.destination.xenapi.host.allocate_resources_for_vm(m.host(), vm, True)
+        m.destination.xenapi.network.attach_for_vm(m.host(), vm)
+
+
+def bring(m: "Migration") -> str:
+    """Bring the VM's metadata to the destination pool. Returns its ref there: it keeps its UUID."""
+    return repeated.done(m, lambda: _bring(m), "the import of VM %s" % m.plan.vm)
+
+
+def _bring(m: "Migration") -> str:
+    """One try. What a former one has left of it is taken away first, unless it is whole."""
+    vm = Records(m.destination).ref("VM", m.plan.vm) if m.entry.get("imported") else None
+    if vm and claim.has_blocked_arrived(m, vm):
+        return vm
+    if vm:
+        log.warning("%s: VM %s is there in part, and is taken away", m.id, m.plan.vm)
+        _destroy(m, vm)
+    m.arrival = m.arrival or receiving_host.arrive(
+        m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
+    )
+    counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.disks}
+    document = _document(m.source, m.destination, m.plan, counterparts, m.id)
+    m.note(imported=True)
+    metadata.bring(m.destination, receiving_host.base_url(m.arrival), document, m.plan.check_cpu)
+    vm = destination_vm(m)
+    claim.block_arrived(m, vm)
+    return vm
+
+
+def bring_again(m: "Migration") -> None:
+    """Have the destination's xapi know the VM and its disks again, if it has forgotten them:
+    records that it had not written to disk are lost when it is killed; images and the source's
+    records are not. Raises XenAPI.Failure, UUID_INVALID, for a disk that no scan finds."""
+    for disk in m.plan.disks:
+        uuid = m.disk(disk.key)["destination_vdi"]
+        if not Records(m.destination).ref("VDI", uuid):
+            log.warning("%s: VDI %s is looked for by a scan", m.id, uuid)
+            m.destination.xenapi.SR.scan(m.destination.xenapi.SR.get_by_uuid(disk.destination_sr))
+            vdi = m.destination_vdi(disk)
+            m.destination.xenapi.VDI.set_name_label(vdi, disk.name_label)
+            m.destination.xenapi.VDI.set_name_description(vdi, disk.name_description)
+    if m.plan.cross_pool and not Records(m.destination).ref("VM", m.plan.vm):
+        log.warning("%s: VM %s is brought to the destination once more", m.id, m.plan.vm)
+        bring(m)
+
+
+def remove(m: "Migration") -> None:
+    """Take the VM's metadata out of the destination pool again. The VM does not run there
+    (shut_gates.py is sure of it)."""
+    if m.entry.get("imported"):
+        vm = Records(m.destination).ref("VM", m.plan.vm)
+        if vm:
+            if m.destination.xenapi.VM.get_power_state(vm) != "Halted":
+                if not m.plan.live:
+                    raise Undecided("VM %s has been started at the destination" % m.plan.vm)
+                m.destination.xenapi.VM.power_state_reset(vm)
+            _destroy(m, vm)
+        m.note(imported=False)
+    if m.arrival:
+        receiving_host.depart(m.destination, m.arrival)
+        m.arrival = None
+
+
+def _destroy(m: "Migration", vm: str) -> None:
+    claim.unblock_arrived(m, vm, ("destroy",))
+    m.destination.xenapi.VM.destroy(vm)
+
+
+def destination_vm(m: "Migration") -> str:
+    """The ref of the VM in the destination pool."""
+    vm: str = m.destination.xenapi.VM.get_by_uuid(m.plan.vm)
+    return vm
+
+
+def _document(
+    source: "XenAPI.Session",
+    destination: "XenAPI.Session",
+    plan: "Plan",
+    disks: Dict[str, str],
+    migration: Optional[str],
+) -> bytes:
+    """The rewritten metadata. Our marks and blocks stay behind; so do the counterparts of an
+    earlier migration."""
+    vifs = {vif.vif: destination.xenapi.network.get_by_uuid(vif.network) for vif in plan.vifs}
+    exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm))
+    ours = claim.reason(migration) if migration else None
+    drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
+    drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
+    return ova.rewrite(exported, disks, vifs, drop)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The phases of a migration, each with what takes it back: the one table that `migration.run` goes
+through.
+
+    running VM                      halted VM
+    claim    <-> release            claim    <-> release
+    eject    <-> insert             -
+    receive  <-> abort receiving    receive  <-> abort receiving
+    sync     <-> stop mirrors       sync     <-> stop copies
+    remap    <-> remove the remap   -
+    move     <-> shut the gates     hand-over <-> shut the gates
+    -                               adopt    <-> give back
+    ---------------------- the point of no return ----------------------
+    complete
+    clean-up                        clean-up
+    end                             end
+
+What breaks under sync or behind it is taken up again: back to sync, by the undos, then renew the
+mirrors, and sync again.
+
+Every action takes the Migration and is idempotent: it may find part of its work done, or none, and
+an undo also finds its phase half done. An undo never touches what it is not sure of: it raises
+Undecided, and nothing further is undone.
+"""
+
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional
+
+from storage_motion.migration.phases import (
+    adopt,
+    claim,
+    cleanup,
+    complete,
+    move,
+    receive,
+    release,
+    remap,
+    shut_gates,
+    sync,
+)
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+    from storage_motion.plan.plan import Plan
+
+
+def _always(plan: "Plan") -> bool:
+    return True
+
+
+def _live(plan: "Plan") -> bool:
+    return plan.live
+
+
+def _live_cross_pool(plan: "Plan") -> bool:
+    return plan.live and plan.cross_pool
+
+
+def _halted(plan: "Plan") -> bool:
+    return not plan.live
+
+
+class Phase(NamedTuple):
+    """`applies(plan)`, `do(migration)`, `undo(migration)`; an `undo` of None: past the point of no
+    return.
+
+    `renew(migration)`: makes ready for another `do`, when something of what it did has broken, in
+    this phase or a later one."""
+
+    name: str
+    title: str
+    applies: Callable[["Plan"], bool]
+    do: Callable[["Migration"], None]
+    undo: Optional[Callable[["Migration"], None]]
+    renew: Optional[Callable[["Migration"], None]] = None
+    # behind the point of no return: what follows would make it impossible, so it waits for a
+    # recovery
+    essential: bool = False
+
+
+# fmt: off
+PHASES = (
+    # name, what the user reads, for, do, undo
+    Phase("claim", "claiming the VM", _always, claim.claim, release.release),
+    Phase("eject", "ejecting CDs", _live, claim.eject, claim.insert),
+    Phase("receive", "preparing the destination", _always, receive.begin, receive.abort),
+    Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.renew),  # noqa: E501
+    Phase("remap", "describing the VM to the pool", _live_cross_pool, remap.bring_live, remap.remove),  # noqa: E501
+    Phase("move", "moving the VM", _live, move.move, shut_gates.shut_gates),
+    Phase("hand-over", "handing the disks over", _halted, move.hand_over, shut_gates.shut_gates),
+    Phase("adopt", "giving the VM its disks", _halted, adopt.adopt, adopt.give_back),
+    # ------------------------ the point of no return ------------------------
+    Phase("complete", "completing the move", _live, complete.complete, None, essential=True),
+    Phase("clean-up", "cleaning up behind the VM", _always, cleanup.clean_up, None),
+    Phase("end", "ending", _always, cleanup.end, None),
+)
+# fmt: on
+NAMES = tuple(phase.name for phase in PHASES)
+UNDO = "undo "  # before the name of a phase that is being taken back
+_TITLES = {phase.name: phase.title for phase in PHASES}
+
+
+def of(plan: "Plan", first: Optional[str] = None) -> List[Phase]:
+    """The phases that a plan goes through, in order; those from `first` on, if that is named."""
+    applying = [phase for phase in PHASES if phase.applies(plan)]
+    names = [phase.name for phase in applying]
+    return applying[names.index(first) if first else 0 :]
+
+
+def title(name: Optional[str]) -> str:
+    """What the user reads of a journal's phase: of None, of a phase's name, or of one that is being
+    taken back."""
+    if name is None:
+        return "starting"
+    undoing = name.startswith(UNDO)
+    forward = name[len(UNDO) :] if undoing else name
+    return ("taking back: " if undoing else "") + _TITLES.get(forward, forward)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What was plugged into the VM, or taken from it, while its disks were being copied: xapi lets
+nobody forbid all of that.
+
+A device that is not in the plan has no counterpart at the destination, where xenopsd would fail to
+plug it after the guest has been suspended. So it is looked for as late as can be, and the migration
+ends before the VM has begun to move.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from storage_motion.errors import VmChanged
+from storage_motion.xapi.records import NULL
+
+if TYPE_CHECKING:
+    from storage_motion.plan.protocols import Migration
+
+
+def require_none(m: "Migration") -> None:
+    """Raises VmChanged unless the VM has just the disks and interfaces that were planned with."""
+    api, planned = m.source.xenapi, m.plan
+    found = [api.VBD.get_record(ref) for ref in api.VM.get_VBDs(m.vm())]
+    disks = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] != "CD"}
+    cds = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] == "CD"}
+    vifs = {api.VIF.get_uuid(ref) for ref in api.VM.get_VIFs(m.vm())}
+    moving = {disk.key for disk in planned.disks}
+    problems = [
+        "disk %s was added" % uuid for uuid in sorted(disks - moving - set(planned.staying))
+    ]
+    problems += ["disk %s is no longer its own" % uuid for uuid in sorted(moving - disks)]
+    problems += [
+        "CD %s was inserted" % uuid for uuid in sorted(cds - {cd.vdi for cd in planned.cds})
+    ]
+    problems += [
+        "interface %s was added" % uuid for uuid in sorted(vifs - {vif.vif for vif in planned.vifs})
+    ]
+    if problems:
+        raise VmChanged(planned.vm, *problems)
+
+
+def _uuid(api: Any, vdi: str) -> str:
+    return api.VDI.get_uuid(vdi) if vdi != NULL else ""

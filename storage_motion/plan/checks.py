@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What must hold before a VM and its disks can move, as tables of conditions on the pools' records.
+
+Sources of the refusals: docs/facts/xapi.md ("refuses on_boot=reset, CBT, encryption"), and what
+this product cannot do yet.
+"""
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Union
+
+from storage_motion.plan import formats, volumes
+from storage_motion.sm.stock_sm import DRIVERS_OF_TYPES
+from storage_motion.xapi.records import NULL, Records
+
+if TYPE_CHECKING:
+    from storage_motion.plan.protocols import Problems
+
+MAX_DISKS = 255  # VBDs that a VM of xapi can have
+GIB = 1024.0**3
+SR_TYPES = ", ".join(sorted(DRIVERS_OF_TYPES))
+# key in other_config of VM, VDI and task: the id of the migration that it belongs to
+CLAIM = "sxm_migration"
+
+# (does it hold?, what is wrong, what would be right)
+Condition = Tuple[Callable[..., bool], Union[str, Callable[..., str]], str]
+
+# For the VM's record.
+VM_CHECKS: Tuple[Condition, ...] = (
+    (lambda vm: not vm["is_a_template"], "is a template", "a VM"),
+    (lambda vm: not vm["is_a_snapshot"], "is a snapshot", "the VM itself"),
+    (lambda vm: not vm["is_control_domain"], "is a control domain", "a VM"),
+    (
+        lambda vm: (
+            vm["is_a_template"] or vm["is_a_snapshot"] or vm["power_state"] in ("Running", "Halted")
+        ),
+        lambda vm: "is %s" % vm["power_state"],
+        "a VM that is Running or Halted",
+    ),
+    (lambda vm: not vm.get("VGPUs"), "has a virtual GPU", "a VM without"),
+    (lambda vm: not vm.get("VTPMs"), "has a virtual TPM", "a VM without"),
+    (
+        lambda vm: not vm.get("snapshots"),
+        "has snapshots, which cannot be moved yet",
+        "delete them first",
+    ),
+    (
+        lambda vm: not vm.get("ha_always_run"),
+        "is restarted by high availability",
+        "take it out of HA first",
+    ),
+    (
+        lambda vm: CLAIM not in vm["other_config"],
+        lambda vm: "is being moved already by migration %s" % vm["other_config"][CLAIM],
+        "wait for it or cancel it",
+    ),
+    (
+        lambda vm: not {"migrate_send", "pool_migrate"} & set(vm["current_operations"].values()),
+        "is being migrated already",
+        "wait for that",
+    ),
+)
+
+# The same for a disk: its VDI's record and its VBD's.
+DISK_CHECKS: Tuple[Condition, ...] = (
+    (
+        lambda vdi, vbd: not vdi["cbt_enabled"],
+        "has changed block tracking enabled",
+        "disable it: VDI.disable_cbt",
+    ),
+    (lambda vdi, vbd: "key_hash" not in vdi["sm_config"], "is encrypted", "a disk that is not"),
+    (lambda vdi, vbd: vdi["on_boot"] != "reset", "is reset on boot", "set on-boot=persist"),
+    (
+        lambda vdi, vbd: vbd["mode"] == "RW",
+        "is attached read-only, which cannot be moved yet",
+        "attach it read-write",
+    ),
+    (lambda vdi, vbd: not vdi["sharable"], "is shared with other VMs", "a disk of this VM alone"),
+    (
+        lambda vdi, vbd: len([ref for ref in vdi["VBDs"] if ref != NULL]) <= 1,
+        "is attached to another VM as well",
+        "a disk of this VM alone",
+    ),
+    (lambda vdi, vbd: not vdi["missing"], "is missing", "scan its SR"),
+    (
+        lambda vdi, vbd: "paused" not in vdi["sm_config"],
+        "is paused (sm_config), so another operation holds it",
+        "wait for that",
+    ),
+    (
+        lambda vdi, vbd: CLAIM not in vdi["other_config"],
+        "belongs to another migration",
+        "wait for it or cancel it",
+    ),
+)
+
+# More for one of a running VM.
+LIVE_DISK_CHECKS: Tuple[Condition, ...] = (
+    (
+        lambda vdi, vbd: vbd["currently_attached"],
+        "is not plugged, which cannot be moved with a running VM yet",
+        "plug it, or take it from the VM",
+    ),
+)
+
+
+def check(
+    table: Iterable[Condition],
+    problems: "Problems",
+    argument: str,
+    subject: str,
+    *records: Dict[str, Any],
+) -> None:
+    """Look at `records` by a table of conditions. `subject`: how the problem begins, "VM x"."""
+    for holds, wrong, right in table:
+        if not holds(*records):
+            problems.add(
+                argument, "%s %s" % (subject, wrong(*records) if callable(wrong) else wrong), right
+            )
+
+
+def blocked(problems: "Problems", argument: str, vm: Dict[str, Any]) -> None:
+    """Somebody has forbidden to migrate this VM: respect that."""
+    for operation in ("migrate_send", "pool_migrate"):
+        if operation in vm["blocked_operations"]:
+            problems.add(
+                argument,
+                "%s is blocked: %s" % (operation, vm["blocked_operations"][operation]),
+                "unblock it first",
+            )
+
+
+def plugged(records: Records, sr: Dict[str, Any], host: str) -> bool:
+    """Whether `host` (ref) sees the SR (its record): a PBD of it is plugged there."""
+    pbds = [records.of("PBD", ref) for ref in sr["PBDs"]]
+    return any(pbd and pbd["host"] == host and pbd["currently_attached"] for pbd in pbds)
+
+
+def source_sr(
+    problems: "Problems", argument: str, sr: Dict[str, Any], vdi: Dict[str, Any], live: bool
+) -> None:
+    """Whether a disk (its VDI's record) in an SR (its record) can be mirrored to another one:
+    whether MirrorSR drives SRs of that type, and SM takes snapshots of it."""
+    name = "is in SR %s (%s) of type %s" % (sr["uuid"], sr["name_label"], sr["type"])
+    if sr["type"] not in DRIVERS_OF_TYPES:
+        problems.add(
+            argument,
+            name + ", from which nothing can be mirrored",
+            "a disk in an SR of type %s" % SR_TYPES,
+        )
+    elif live and sr["type"] in volumes.TYPES and vdi["sm_config"].get("type") == formats.RAW:
+        # LVHDSR.py and LVMSR.py, _snapshot: "Raw VDI, snapshot or clone not permitted"
+        problems.add(
+            argument,
+            name + ", and raw, of which SM takes no snapshot there",
+            "shut the VM down, and move it halted",
+        )
+
+
+def destination_sr(
+    records: Records,
+    problems: "Problems",
+    argument: str,
+    sr: Dict[str, Any],
+    host_ref: Optional[str],
+    host: Optional[Dict[str, Any]],
+    disks: Iterable[Tuple[str, int, str]],
+) -> None:
+    """Whether disks can be made in an SR (its record) from `host`. `disks`: [(key, size in bytes,
+    format that is asked for or "")]."""
+    name = "SR %s (%s)" % (sr["uuid"], sr["name_label"])
+    if sr["content_type"] == "iso" or sr["type"] in ("iso", "udev"):
+        problems.add(argument, "%s is not for disks of VMs" % name, "an SR for disks")
+        return
+    if host_ref and host and not plugged(records, sr, host_ref):
+        problems.add(
+            argument,
+            "%s is not seen by host %s" % (name, host["name_label"]),
+            "an SR with a plugged PBD on that host, or another host",
+        )
+    if sr["type"] not in DRIVERS_OF_TYPES:
+        problems.add(
+            argument,
+            "%s is of type %s, to which nothing can be mirrored" % (name, sr["type"]),
+            "an SR of type %s" % SR_TYPES,
+        )
+        return
+    for key, size, asked in disks:
+        _format(records, problems, argument, sr, host_ref, key, size, asked)
+
+
+def _format(
+    records: Records,
+    problems: "Problems",
+    argument: str,
+    sr: Dict[str, Any],
+    host_ref: Optional[str],
+    key: str,
+    size: int,
+    asked: str,
+) -> None:
+    """Whether a disk of `size` bytes can be made there, in the format that is asked for, as xapi
+    looks at that (assert_vdi_format_is_supported)."""
+    known = formats.supported(records, sr)
+    if asked and known and asked not in known:
+        problems.add(
+            "image-format:" + key,
+            "SR %s (%s) makes no %s" % (sr["uuid"], sr["name_label"], asked),
+            "one of %s" % ", ".join(known),
+        )
+        return
+    own = formats.will_be(records, sr, host_ref, size, "")
+    if asked and own and asked != own and not formats.may_be_asked(sr["type"]):
+        problems.add(
+            "image-format:" + key,
+            "SM makes the disks of SR %s (%s), which is on LVM, in the format that the SR prefers, "
+            "%s, and in no other that it is asked for" % (sr["uuid"], sr["name_label"], own),
+            "leave it out; or have the SR prefer %s (device_config:%s of its PBDs)"
+            % (asked, formats.PREFERRED),
+        )
+        return
+    kinds = (asked,) if asked else formats.made(records, sr, host_ref)
+    if formats.fits(size, kinds):
+        return
+    right = "another SR"
+    qcow2 = formats.QCOW2 in (known or formats.ASKED) and formats.fits(size, (formats.QCOW2,))
+    if qcow2 and not asked:
+        right = "image-format:%s=qcow2, where that host's SM has QCOW2, or another SR" % key
+    most = max(formats.LARGEST[kind] for kind in kinds)
+    problems.add(
+        "image-format:" + key if asked else argument,
+        "disk %s has %.1f GiB, and SR %s (%s) makes a disk of %s of %.1f GiB at most"
+        % (key, size / GIB, sr["uuid"], sr["name_label"], " or ".join(kinds), most / GIB),
+        right,
+    )
+
+
+def target_vdi(problems: "Problems", argument: str, vdi: Dict[str, Any], size: int) -> None:
+    """Whether an existing VDI of the destination can be filled."""
+    name = "VDI %s (%s)" % (vdi["uuid"], vdi["name_label"])
+    if not formats.is_as_large(int(vdi["virtual_size"]), size):
+        problems.add(
+            argument,
+            "%s has %d bytes, and the disk %d" % (name, int(vdi["virtual_size"]), size),
+            "a VDI of the same size, or of as much more as SM rounds up, or an SR",
+        )
+    if [ref for ref in vdi["VBDs"] if ref != NULL] or any(
+        key.startswith("host_") for key in vdi["sm_config"]
+    ):
+        problems.add(argument, "%s is in use" % name, "a VDI that no VM has")
+    for wrong, text in (
+        (vdi["read_only"], "is read-only"),
+        (vdi["is_a_snapshot"], "is a snapshot"),
+        (not vdi["managed"], "is not managed by xapi"),
+        (vdi["cbt_enabled"], "has CBT enabled"),
+        ("key_hash" in vdi["sm_config"], "is encrypted"),
+        (
+            "paused" in vdi["sm_config"] or CLAIM in vdi["other_config"],
+            "is held by another operation",
+        ),
+    ):
+        if wrong:
+            problems.add(argument, "%s %s" % (name, text), "an ordinary VDI, or an SR")

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a migration is going to do, as data: written to the journal before anything is done, and
+never changed."""
+
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+CROSS_POOL, IN_POOL = "cross-pool", "in-pool"
+
+
+class Disk(NamedTuple):
+    """A disk that moves. `key`: the UUID of its VDI at the source. Sizes in bytes."""
+
+    key: str
+    vbd: str
+    device: str  # as the guest names it, "xvda"; userdevice for a halted VM
+    name_label: str
+    name_description: str
+    size: int
+    data: int  # bytes that hold data, as far as the pool's records tell: an estimate
+    location: str
+    source_sr: str
+    source_sr_name: str
+    destination_sr: str
+    destination_sr_name: str
+    target: str  # an existing VDI of the destination to fill, or ""
+    type: str
+    sharable: bool
+    other_config: Dict[str, str]
+    xenstore_data: Dict[str, str]
+    image_format: str = ""  # that it shall have: one of formats.ASKED; "": SM there decides
+
+
+class Cd(NamedTuple):
+    """A CD in a drive. `eject`: the destination does not see its SR."""
+
+    vbd: str
+    vdi: str
+    device: str
+    eject: bool
+
+
+class Vif(NamedTuple):
+    """An interface and its network at the destination."""
+
+    vif: str
+    device: str
+    network: str
+
+
+class Plan(NamedTuple):
+    """The whole of it. UUIDs throughout; `disks` smallest first."""
+
+    kind: str  # CROSS_POOL or IN_POOL
+    live: bool  # the VM runs; else it is halted, and its disks are only copied
+    vm: str
+    vm_name: str
+    source_host: str
+    source_host_name: str
+    destination_host: str
+    destination_host_name: str
+    master: str  # URL of the destination pool's master; "" within the pool
+    network: str  # of the destination: which the bytes take
+    address: str  # of the destination host on it
+    disks: List[Disk]
+    staying: List[str]  # VDIs that are where they shall be
+    cds: List[Cd]
+    vifs: List[Vif]
+    check_cpu: bool
+    compress: bool
+    warnings: Tuple[str, ...] = ()  # for whoever asked for it
+
+    @property
+    def cross_pool(self) -> bool:
+        """Whether the VM changes its pool."""
+        return self.kind == CROSS_POOL
+
+    @property
+    def same_host(self) -> bool:
+        """Whether the VM stays on its host, and only its disks move."""
+        return not self.cross_pool and self.source_host == self.destination_host
+
+    def to_json(self) -> Dict[str, Any]:
+        """As JSON values."""
+        value = dict(self._asdict())
+        value["warnings"] = list(self.warnings)
+        for field in ("disks", "cds", "vifs"):
+            value[field] = [dict(entry._asdict()) for entry in value[field]]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Dict[str, Any]) -> "Plan":
+        """What `to_json` gave. Raises TypeError, KeyError or AttributeError for anything else."""
+        fields = dict(value, warnings=tuple(value.get("warnings", ())))
+        for field, kind in (("disks", Disk), ("cds", Cd), ("vifs", Vif)):
+            fields[field] = [kind(**entry) for entry in fields[field]]
+        return cls(**fields)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Whether the SRs have room for a migration: at the destination for the new disks, at the source
+for the snapshots, all of which stay until the VM has moved, and for one more, if a mirror breaks.
+
+What the storage manager itself wants is in volumes.py. On LVM a disk that is written to has its
+whole size, however the SR allocates; so has the new leaf that a snapshot makes of it, while the
+base shrinks to what is in it, if it is a VHD (LVHDSR.py and LVMSR.py, `_snapshot`). Sizes in bytes.
+"""
+
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from storage_motion.plan import formats, volumes
+from storage_motion.plan.plan import Disk, Plan
+from storage_motion.sm import repeated_commands
+from storage_motion.xapi.records import Records
+
+if TYPE_CHECKING:
+    import XenAPI
+
+    from storage_motion.plan.protocols import Problems, Request
+
+GIB = 1024.0**3
+# key in a VDI's sm_config: the UUID of the VDI whose image its own is based on
+PARENT = "vhd-parent"
+SM_TIMEOUT = 60.0
+DISKS, SNAPSHOTS, RETRY = "disks", "snapshots", "retry"
+WORDS = {
+    DISKS: "%.2f GiB for the disks that go there (%d)",
+    SNAPSHOTS: "%.2f GiB for the snapshots of disks (%d), which stay until the VM has moved",
+    RETRY: "%.2f GiB for one more, should a mirror have to be taken up again",
+}
+
+
+class Need(NamedTuple):
+    """What takes room. `argument`: the one that it comes of; `what`: one of WORDS."""
+
+    argument: str
+    what: str
+    size: int
+
+
+# An SR may be both, within a pool: {(which Records, SR's ref): (its record, Needs)}
+Found = Dict[Tuple[int, str], Tuple[Dict[str, Any], List[Need]]]
+
+
+def require(
+    session: "XenAPI.Session",
+    source: Records,
+    destination: Records,
+    plan: Plan,
+    request: "Request",
+    problems: "Problems",
+) -> None:
+    """Look at all SRs of a plan; what is wrong goes to `problems`. `session`: of this host's pool;
+    `source`, `destination`: Records, the same object for a move within a pool. Raises SmFault."""
+    found: Found = {}
+    ends = {disk.key: data_end(session, source, plan, disk) for disk in plan.disks}
+    there = destination.ref("host", plan.destination_host)
+    for disk in plan.disks:
+        ref, sr = destination.by_uuid("SR", disk.destination_sr)
+        assert ref is not None
+        _, vdi = source.by_uuid("VDI", disk.key)
+        data = data_of(source, vdi, ends[disk.key])
+        argument = "vdi:" + disk.key if disk.key in request.vdis else "destination-sr-uuid"
+        needed = _of_disk(destination, sr, there, disk, data)
+        _needs(found, destination, ref, sr).append(Need(argument, DISKS, needed))
+    if plan.live:
+        for _, needs, sizes in _snapshots(found, source, plan, ends):
+            needs.extend(Need("vm", SNAPSHOTS, size) for size in sizes)
+            if request.retry_limit:
+                needs.append(Need("vm", RETRY, max(sizes)))
+    for sr, needs in found.values():
+        _judge(sr, needs, problems)
+
+
+def data_end(session: "XenAPI.Session", source: Records, plan: Plan, disk: Disk) -> Optional[int]:
+    """Where the data of a running VM's disk ends in its VHD on LVM, to which SM shrinks it when it
+    becomes the base of a snapshot. None if it is not known, or the image does not shrink."""
+    sr = source.by_uuid("SR", disk.source_sr)[1]
+    if not plan.live or sr["type"] not in volumes.TYPES:
+        return None
+    answer = repeated_commands.ask(
+        session, disk.source_sr, "vdi_data_end", disk.key, timeout=SM_TIMEOUT
+    )
+    return int(answer) if answer else None
+
+
+def data_of(records: Records, vdi: Dict[str, Any], leaf: Optional[int] = None) -> int:
+    """Bytes that a VDI holds, by the pool's records: its image and those beneath it, at most its
+    size. `leaf`: those in its own image, if they are known better."""
+    size, total = int(vdi["virtual_size"]), leaf or 0
+    seen: Set[str] = set()
+    one: Optional[Dict[str, Any]] = vdi
+    while one and one["uuid"] not in seen:
+        if seen or not leaf:
+            total += max(0, int(one["physical_utilisation"]))
+        seen.add(one["uuid"])
+        parent = one["sm_config"].get(PARENT)
+        one = records.by_uuid("VDI", parent)[1] if parent else None
+    return min(total, size)
+
+
+def _needs(found: Found, records: Records, ref: str, sr: Dict[str, Any]) -> List[Need]:
+    return found.setdefault((id(records), ref), (sr, []))[1]
+
+
+def _of_disk(
+    destination: Records, sr: Dict[str, Any], host: Optional[str], disk: Disk, data: int
+) -> int:
+    """What a disk takes of the destination's SR."""
+    on_lvm = sr["type"] in volumes.TYPES
+    if disk.target:
+        _, vdi = destination.by_uuid("VDI", disk.target)
+        has, size = int(vdi["physical_utilisation"]), int(vdi["virtual_size"])
+        if not on_lvm:
+            return max(0, min(data, size - has))
+        return max(0, volumes.full(_kind(vdi), size) - has)
+    kind = formats.will_be(destination, sr, host, disk.size, disk.image_format)
+    return volumes.full(kind, disk.size) if on_lvm else data + volumes.file(kind, disk.size)
+
+
+def _kind(vdi: Dict[str, Any]) -> str:
+    if vdi["sm_config"].get("type") == formats.RAW:
+        return formats.RAW
+    return formats.of(vdi) or formats.VHD
+
+
+def _snapshots(
+    found: Found, source: Records, plan: Plan, ends: Dict[str, Optional[int]]
+) -> Iterator[Tuple[Dict[str, Any], List[Need], List[int]]]:
+    """(SR's record, its Needs, [what each snapshot there takes]) of each SR of the source."""
+    sizes: Dict[str, Tuple[Dict[str, Any], List[int]]] = {}
+    for disk in plan.disks:
+        ref, sr = source.by_uuid("SR", disk.source_sr)
+        assert ref is not None
+        _, vdi = source.by_uuid("VDI", disk.key)
+        sizes.setdefault(ref, (sr, []))[1].append(_of_snapshot(sr, vdi, ends[disk.key]))
+    for ref, (sr, each) in sorted(sizes.items()):
+        yield sr, _needs(found, source, ref, sr), each
+
+
+def _of_snapshot(sr: Dict[str, Any], vdi: Dict[str, Any], end: Optional[int]) -> int:
+    kind, size = formats.of(vdi) or formats.VHD, int(vdi["virtual_size"])
+    if sr["type"] not in volumes.TYPES:
+        return 2 * volumes.file(kind, size)
+    leaf = volumes.full(kind, size)
+    shrunk = leaf if end is None else min(leaf, volumes.roundup(end, volumes.EXTENT))
+    return shrunk + volumes.smallest(kind, size)
+
+
+def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> None:
+    """Whether an SR (its record) has room for all of that at once."""
+    sizes = {what: [need.size for need in needs if need.what == what] for what in WORDS}
+    journals = 2 * volumes.JOURNAL if sr["type"] in volumes.TYPES else 0
+    needed = sum(need.size for need in needs) + journals
+    free = int(sr["physical_size"]) - int(sr["physical_utilisation"])
+    if needed <= free:
+        return
+    parts = [
+        WORDS[what] % ((sum(sizes[what]) / GIB, len(sizes[what]))[: WORDS[what].count("%")])
+        for what in (DISKS, SNAPSHOTS, RETRY)
+        if sizes[what]
+    ]
+    without = "make room there, or say retry-limit=0"
+    right = (
+        without
+        if needed - sum(sizes[RETRY]) <= free
+        else "make room there"
+        if sizes[SNAPSHOTS]
+        else "an SR with room"
+    )
+    problems.add(
+        ", ".join(sorted({need.argument for need in needs})),
+        "SR %s (%s) has %.2f GiB free, and needs %.2f GiB: %s"
+        % (sr["uuid"], sr["name_label"], free / GIB, needed / GIB, ", ".join(parts)),
+        right,
+    )

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A frozen disk, to be read: a snapshot, or the disk of a VM that does not run.
+
+Frozen is what it reads as. The images below it sm's collector may merge, QCOW2 images by whichever
+tapdisk has them open, as long as that is one alone (qcow2util.py of XCP-ng 3.2.12-21, _getTapdisk;
+blktap's block-qcow2.c): beside the guest's ours keeps them from it; ours alone is asked itself.
+"""
+
+import contextlib
+import time
+from typing import Any, Dict, Iterator
+
+from storage_motion.dom0 import blktap, images, tapctl
+from storage_motion.errors import DiskInUse, DiskPaused, MotionError
+from storage_motion.sm import marks, stock_sm
+from storage_motion.sm.disks.disk import Disk, listed, wait
+from storage_motion.sm.disks.record import Record
+
+blktap2 = stock_sm.module("blktap2")
+util = stock_sm.module("core.util")
+
+QCOW2 = "qcow2"
+NULL = "OpaqueRef:NULL"
+PAUSED_BOUND = 60.0  # seconds for sm's pause of the disk to end
+RESUME_BOUND = 60.0  # seconds for our tapdisk to go on
+LOCKED_BOUND = 30.0  # seconds for a tapdisk that merges below the disk to let go of the images
+POLL = 1.0
+
+
+class CopiedDisk(Disk):
+    """A VDI that nothing writes to."""
+
+    def open(self) -> Dict[str, Any]:
+        """Activate it read-only, as sm does: {"socket": NBD unix socket, "depth": requests in
+        flight that it bears}. Raises DiskInUse if it is active here already."""
+        record = Record("copy", self.uuid)
+        with self.locked():
+            if record.read() is None:
+                if self.host_key in self.sm_config():
+                    raise DiskInUse(self.uuid, "active on this host already")
+                record.write({})
+            elif self.running() is not None:
+                return self._opened()
+            else:  # of a call that was killed, or whose tapdisk was
+                self.tapped.deactivate(self.sr.uuid, self.uuid, {})
+                self.api.remove_from_sm_config(self.ref, marks.ACTIVATING)
+        self.tapped.attach(self.sr.uuid, self.uuid, False)
+        self._activate()
+        return self._opened()
+
+    def _activate(self) -> None:
+        """sm has a merge below the disk given up first. One that ends just then it does not see,
+        and QEMU's lock of the images keeps the tapdisk from opening them for a moment."""
+        end = time.monotonic() + LOCKED_BOUND
+        while True:
+            try:
+                self.tapped.activate(self.sr.uuid, self.uuid, False, {})
+                return
+            except blktap2.TapdiskFailed:
+                if time.monotonic() > end:
+                    raise
+                util.logException("vdi_copy_open")
+                time.sleep(POLL)
+
+    def _opened(self) -> Dict[str, Any]:
+        return {"socket": self.link(), "depth": blktap.most_requests(self.tapped.get_tap_type())}
+
+    def close(self) -> None:
+        """Undo open; nothing to do if this host did not open it."""
+        record = Record("copy", self.uuid)
+        if record.read() is None:
+            return
+        self.let_go()
+        record.remove()
+
+    def extents(self, base_uuid: str) -> Dict[str, Any]:
+        """{"size": bytes, "extents": [[offset, length], ...]}: where the data is; with a base, what
+        may differ.
+
+        The images have to be accessible: on LVM that is between open and close. Raises DiskPaused,
+        DiskStuck.
+        """
+        base = self.sr.vdi(base_uuid).path if base_uuid else None
+        with self._still():
+            size, found = images.extents(self.tapped.get_tap_type(), self.path, base)
+        return {"size": size, "extents": found}
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
+        """Nothing is merged below the disk meanwhile that could not be seen whole.
+
+        sm pauses and refreshes no disk whose lock it does not get. What our tapdisk merges itself
+        is, at the end, for a moment in its memory only, while the image above names its new parent
+        on the disk already. A paused one has its images closed, and is asked for nothing. Killed
+        in here, this leaves it paused; the next call, and `close`, go on from there.
+        """
+        end = time.monotonic() + PAUSED_BOUND
+        while True:
+            with self.locked():
+                if marks.PAUSED not in self.sm_config():
+                    with self._closed():
+                        yield
+                    return
+            if time.monotonic() > end:
+                raise DiskPaused(self.uuid, "for %d s" % PAUSED_BOUND)
+            time.sleep(POLL)
+
+    @contextlib.contextmanager
+    def _closed(self) -> Iterator[None]:
+        vbd = self.running()
+        if vbd is None or self.tapped.get_tap_type() != QCOW2 or self._is_beside_the_guest():
+            yield
+            return
+        with tapctl.poked(vbd.pid):
+            if not vbd.state & tapctl.PAUSED:
+                tapctl.pause(vbd)
+        try:
+            yield
+        finally:
+            wait(
+                lambda: self._goes_on(vbd),
+                RESUME_BOUND,
+                "tapdisk %d of VDI %s could not open its images again" % (vbd.pid, self.uuid),
+            )
+
+    def _is_beside_the_guest(self) -> bool:
+        """Whether the guest's tapdisk has the images below the disk open, too."""
+        of = self.api.get_snapshot_of(self.ref)
+        return of != NULL and Disk(self.sr, self.api.get_uuid(of)).running() is not None
+
+    @staticmethod
+    def _goes_on(vbd: tapctl.Vbd) -> bool:
+        try:
+            tapctl.unpause(vbd)
+        except MotionError:
+            util.logException("unpause")
+        now = listed(vbd.pid, vbd.minor)
+        return now is None or not now.state & tapctl.PAUSED

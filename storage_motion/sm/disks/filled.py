@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A disk that receives: behind the gate, with a tapdisk of ours beside sm's activation.
+
+The gate is a key in sm_config that keeps sm from activating the VDI, on every host, and a second
+one that sm does not clear when a master plugs the SR again. Exactly while it is shut may our
+tapdisk have the image open.
+"""
+
+from typing import Any, Dict
+
+import XenAPI
+
+from storage_motion.dom0 import blktap, gate_notes, images, tapctl
+from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
+from storage_motion.sm import marks, smapi
+from storage_motion.sm.disks import guard
+from storage_motion.sm.disks.disk import Disk, tags, wait
+from storage_motion.sm.disks.record import Record
+
+BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its tags away
+
+
+class FilledDisk(Disk):
+    """A VDI that nobody else uses."""
+
+    def __init__(self, sr: Any, vdi_uuid: str) -> None:
+        super(FilledDisk, self).__init__(sr, vdi_uuid)
+        self._record = Record("receive", vdi_uuid)
+
+    def start(self) -> Dict[str, Any]:
+        """Shut the gate and open the disk: {"socket": NBD unix socket, "depth": requests in flight
+        that it bears, "blank": bool}.
+
+        "blank" tells of the image as it was when it was first opened. Raises DiskInUse, DiskPaused.
+        """
+        with self.locked():
+            self._shut_gate()
+            gate_notes.forget(self.uuid)
+            vbd = next(iter(tapctl.find(self.path)), None)
+            if vbd is None:
+                self.tapped.target.attach(self.sr.uuid, self.uuid)
+                self.tapped.target.activate(self.sr.uuid, self.uuid)
+                kind = self.tapped.get_tap_type()
+                # Looked at now: once the tapdisk has written to it, its metadata on disk may lag
+                # behind.
+                self._record.write({"blank": images.is_blank(kind, self.path)})
+                vbd = tapctl.create("%s:%s" % (kind, self.path))
+            remembered = self._record.read() or {"blank": False}
+        return {
+            "socket": tapctl.nbd_socket(vbd),
+            "blank": remembered["blank"],
+            "depth": blktap.most_requests(self.tapped.get_tap_type()),
+        }
+
+    def finish(self) -> None:
+        """Close the disk, then open the gate. Raises DiskPaused if the gate is not ours."""
+        with self.locked():
+            # In this order: what is noted has no tapdisk of ours any more, and what is not noted is
+            # shut, whatever xapi forgets.
+            if not gate_notes.noted(self.uuid):
+                self._close()
+            gate_notes.note(self.uuid)
+            self._open_gate()
+            self._record.remove()
+
+    def open_again(self) -> bool:
+        """Open a gate that this host has noted as opened, and that xapi, with an older database,
+        has shut again; no other, and only if somebody waits there who will have the disk
+        read-write. Whether it was opened.
+
+        An `activating` of a command of SM's that has died goes, too: with the VDI's lock held
+        nobody is at it, and the next one would fail by it."""
+        with self.locked():
+            if not gate_notes.noted(self.uuid):
+                return False
+            if marks.ACTIVATING in self.sm_config():
+                self.api.remove_from_sm_config(self.ref, marks.ACTIVATING)
+            waits = any(
+                guard.would_write(command, args)
+                for _, _, command, args in smapi.commands([self.uuid])
+            )
+            if waits:
+                self._open_gate()
+            # last: who looks for them holds the lock again before the next one is there
+            guard.end_readers(self.uuid)
+            return waits
+
+    def abort(self) -> None:
+        """Close the disk and leave the gate shut. Raises DiskPaused if the gate is not ours."""
+        with self.locked():
+            self._close()
+            self._record.remove()
+
+    def _open_gate(self) -> None:
+        guard.end_readers(self.uuid)
+        for key in (marks.RELINKING, marks.PAUSED):
+            if self.sm_config().get(key) == marks.SHUT:
+                self.api.remove_from_sm_config(self.ref, key)
+
+    def _shut_gate(self) -> None:
+        """sm tags the VDI, then looks for `paused` and backs out; this does it the other way round,
+        so that one of the two sees the other. An activation that waits for the gate has no tag."""
+        config = self.sm_config()
+        if tags(config):
+            raise DiskInUse(self.uuid, ", ".join(tags(config)))
+        if config.get(marks.PAUSED) != marks.SHUT:
+            self._mark(marks.PAUSED)
+            try:
+                wait(
+                    lambda: not tags(self.sm_config()),
+                    BACK_OUT_BOUND,
+                    "VDI %s has been activated" % self.uuid,
+                )
+            except DiskStuck:
+                self.api.remove_from_sm_config(self.ref, marks.PAUSED)
+                raise
+        if config.get(marks.RELINKING) != marks.SHUT:
+            self._mark(marks.RELINKING)
+
+    def _mark(self, key: str) -> None:
+        try:
+            self.api.add_to_sm_config(self.ref, key, marks.SHUT)
+        except XenAPI.Failure as failure:
+            if failure.details[0] != "MAP_DUPLICATE_KEY":
+                raise
+            raise DiskPaused(self.uuid, "by another operation")
+
+    def _close(self) -> None:
+        """End our tapdisk, if there is one.
+
+        With the VDI's lock held, a tapdisk on this host is sm's exactly if sm's tag of this host is
+        there: once the gate was open the guest may run on it, and a repeated call must not touch
+        it.
+        """
+        config = self.sm_config()
+        if config.get(marks.PAUSED) not in (None, marks.SHUT):
+            raise DiskPaused(self.uuid, "by another operation")
+        ours = (
+            marks.SHUT in (config.get(marks.PAUSED), config.get(marks.RELINKING))
+            or self._record.read() is not None
+        )
+        if ours and self.host_key not in config:
+            self.close_tapdisks()
+            self.tapped.target.deactivate(self.sr.uuid, self.uuid)
+            self.tapped.target.detach(self.sr.uuid, self.uuid)

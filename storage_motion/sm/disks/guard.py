@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Keeps from a VM's disk, whose gate is open, a command of SM that would activate it only to be
+read.
+
+A xapi that was restarted has forgotten which disks are to be written to until it has looked at all,
+and does once more before that what it was having SM activate (storage_smapiv1.ml, vdi_read_write).
+The VM could not write then. Its start waits for that, too. What fails is the answer to a xapi that
+is dead; xenopsd's own request comes again afterwards, and has the disk activated to be written to.
+"""
+
+import logging
+from typing import Any, Dict, Mapping, Optional
+
+from storage_motion.sm import active, smapi, stock_sm
+
+ACTIVATE = "vdi_activate"
+
+log = logging.getLogger(__name__)
+
+
+class Guard(object):
+    """It holds SM's lock of a VDI for as long as that is not active and no command of SM's, but one
+    that would read, is there for it. So such a one comes too late, however fast it is."""
+
+    def __init__(self) -> None:
+        self._held: Dict[str, Any] = {}  # a VDI's UUID -> SM's lock
+
+    def look(self, places: Mapping[str, str]) -> None:
+        """`places`: {a VDI's UUID: its SR's}, those whose gates have been opened. To be called
+        again and again, at least every tenth of a second. Waits for nobody. Raises LaunchFailed."""
+        commands = smapi.commands(places)
+        for vdi_uuid, sr_uuid in places.items():
+            found = [
+                would_read(command, args) for one, _, command, args in commands if one == vdi_uuid
+            ]
+            keep = all(found) and not active.is_served(sr_uuid, vdi_uuid)
+            if (keep or any(found)) and self._take(vdi_uuid):
+                end_readers(vdi_uuid)
+            if not keep:
+                self._let_go(vdi_uuid)
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        for vdi_uuid in list(self._held):
+            self._let_go(vdi_uuid)
+
+    def _take(self, vdi_uuid: str) -> bool:
+        if vdi_uuid not in self._held:
+            lock = stock_sm.module("core.lock").Lock("vdi", vdi_uuid)
+            if not lock.acquireNoblock():
+                return False
+            self._held[vdi_uuid] = lock
+        return True
+
+    def _let_go(self, vdi_uuid: str) -> None:
+        lock = self._held.pop(vdi_uuid, None)
+        if lock is not None:
+            lock.release()
+
+
+def would_read(command: Optional[str], args: Any) -> bool:
+    """Whether a command of SM's would activate a VDI only to be read."""
+    return command == ACTIVATE and args != ["true"]
+
+
+def would_write(command: Optional[str], args: Any) -> bool:
+    """Whether it would activate it to be written to."""
+    return command == ACTIVATE and args == ["true"]
+
+
+def end_readers(vdi_uuid: str) -> None:
+    """End the commands that would only read a VDI, for who holds SM's lock of it: none of them is
+    at its tags, each sleeps, or waits for the lock. Raises LaunchFailed."""
+    for _, process, command, args in smapi.commands([vdi_uuid]):
+        if would_read(command, args):
+            process.kill()
+            log.warning(
+                "VDI %s: process %d, which would have it only to read, is ended",
+                vdi_uuid,
+                process.pid,
+            )

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The gates of the disks that a receiver fills: SM's driver opens them, and is asked over this
+host's xapi.
+
+A xapi that is restarted costs them a wait, and comes back with an older database, in which a gate
+that has been opened is shut. Nobody but this host can open that one again: until SM has the disk,
+which waits for the gate, xapi serves nobody over the network (dbsync_slave.ml, at its start).
+"""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Set
+
+from storage_motion.errors import SmFault
+from storage_motion.sm import marks, smapi
+from storage_motion.sm.disks.guard import Guard
+from storage_motion.xapi import session as sessions
+
+if TYPE_CHECKING:
+    import XenAPI
+
+# seconds from the begin after which no opening is tried anew; the mover gives up after 300
+PATIENCE = 120.0
+
+log = logging.getLogger(__name__)
+
+
+class Gates(object):
+    """Those of this host."""
+
+    def __init__(self) -> None:
+        self._session: "Optional[XenAPI.Session]" = None  # of the thread that holds gates open
+        self._activating: Set[str] = set()  # the VDIs that SM was at when that thread looked last
+        self._guard = Guard()  # of the thread that keeps readers out
+
+    def open(self, sr_uuid: str, vdi_uuid: str) -> None:
+        """Close the tapdisk of that VDI and take its marks away. Once more if xapi was restarted
+        meanwhile: SM's driver asks it by our session, which ends with it. Raises MotionError,
+        XenAPI.Failure, OSError."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            session = sessions.patiently(sessions.local)
+            try:
+                _have_sm(session, "vdi_receive_finish", sr_uuid, vdi_uuid)
+                return
+            except SmFault as fault:
+                if time.monotonic() > end or not _is_another(session):
+                    raise
+                log.warning(
+                    "VDI %s: its gate is opened once more, as xapi was restarted meanwhile: %s",
+                    vdi_uuid,
+                    fault,
+                )
+            finally:
+                sessions.logout(session)
+
+    def hold_open(self, sr_uuid: str, vdi_uuid: str) -> None:
+        """Open the gate of that VDI, which has been opened before, if xapi has it shut again and SM
+        waits there to activate it; and have an activation forgotten that has died. Waits for
+        nobody. Raises as `open`."""
+        try:
+            if self._session is None:
+                self._session = sessions.local()
+            api = sessions.at_once(self._session).xenapi
+            config = api.VDI.get_sm_config(api.VDI.get_by_uuid(vdi_uuid))
+        except Exception:
+            self._activating.add(vdi_uuid)  # what is under way dies with its xapi
+            raise
+        stuck = marks.ACTIVATING in config and vdi_uuid in self._activating
+        (self._activating.add if marks.ACTIVATING in config else self._activating.discard)(vdi_uuid)
+        if stuck or marks.SHUT in config.values():
+            if _have_sm(self._session, "vdi_receive_open_again", sr_uuid, vdi_uuid) == "opened":
+                log.warning("VDI %s: its gate was shut again, and is opened", vdi_uuid)
+
+    def keep_writable(self, places: Mapping[str, str]) -> None:
+        """Keep commands of SM out that would activate one of these VDIs, whose gates have been
+        opened, only to be read: {VDI's UUID: SR's}. Asks no xapi; nothing else holds such a command
+        up at an open gate. Raises LaunchFailed."""
+        self._guard.look(places)
+
+    def end_guard(self) -> None:
+        """No VDI is kept from anybody any more."""
+        self._guard.close()
+
+    def close(self) -> None:
+        """No gate is held open any more."""
+        if self._session is not None:
+            sessions.logout(sessions.at_once(self._session))
+
+
+def _have_sm(session: "XenAPI.Session", command: str, sr_uuid: str, vdi_uuid: str) -> Any:
+    return smapi.call(
+        session,
+        session.xenapi.SR.get_by_uuid(sr_uuid),
+        command,
+        session.xenapi.VDI.get_by_uuid(vdi_uuid),
+    )
+
+
+def _is_another(session: "XenAPI.Session") -> bool:
+    """Whether the session has ended: then a xapi that was restarted is asked by now by a new one,
+    which XenAPI.Session begins."""
+    former: str = session._session
+    session.xenapi.pool.get_all()
+    now: str = session._session
+    return now != former

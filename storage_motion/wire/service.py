@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What mover and receiver have in common as processes: a spec in a private file, a log in another,
+an end that is asked for."""
+
+import json
+import logging
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, Iterable
+
+from storage_motion.errors import DataPathError
+
+ORPHAN_BOUND = 600.0  # seconds without a word from anybody after which a process gives up
+
+
+def load_spec(path: str, required: Iterable[str]) -> Dict[str, Any]:
+    """The dict in the JSON file `path`, which holds secrets, and so has to be this user's alone.
+
+    Raises DataPathError if it is open to others, no JSON object, or lacks one of the `required`
+    keys.
+    """
+    try:
+        with open(path) as source:
+            if os.fstat(source.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise DataPathError("%s is open to others" % path)
+            spec: Dict[str, Any] = json.load(source)
+    except (OSError, ValueError) as error:
+        raise DataPathError("%s: %s" % (path, error))
+    missing = [key for key in required if not isinstance(spec, dict) or key not in spec]
+    if missing:
+        raise DataPathError("%s lacks %s" % (path, ", ".join(missing)))
+    return spec
+
+
+def write_private(path: str, message: Dict[str, Any]) -> None:
+    """Write the dict `message` as JSON to `path`, whole or not at all, for this user only."""
+    temporary = "%s.%d" % (path, os.getpid())
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as target:
+        json.dump(message, target)
+    os.rename(temporary, path)
+
+
+def start_log(path: str, name: str) -> None:
+    """Log plain lines to the file `path`, or to stderr where `path` is empty. `name` goes into each
+    line."""
+    handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s " + name + "[%(process)d] %(levelname)s %(message)s")
+    )
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+class Life(object):
+    """How long the process lives: until `end`, a signal, or `bound` seconds without `heard`."""
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
+        self._heard = time.monotonic()
+        self._ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._ended.set())
+
+    def heard(self) -> None:
+        """Somebody still cares."""
+        self._heard = time.monotonic()
+
+    def end(self) -> None:
+        """It is over."""
+        self._ended.set()
+
+    def lasts(self, seconds: float) -> bool:
+        """Wait so long, unless the end is asked for before. Whether it is not."""
+        return not self._ended.wait(seconds)
+
+    def wait(self) -> bool:
+        """Until the end: True if it was asked for, False for an orphan."""
+        self.heard()  # how long it took to come up does not count
+        while True:
+            remaining = self._heard + self._bound - time.monotonic()
+            if remaining <= 0:
+                return False
+            if self._ended.wait(remaining):
+                return True
+
+
+def main(run: Callable[[str], int], name: str) -> int:
+    """Run the process whose spec's path is the only argument; the exit code. `run(path)`."""
+    if len(sys.argv) != 2:
+        sys.stderr.write("usage: %s SPEC\n" % name)
+        return 2
+    os.umask(0o077)
+    try:
+        return run(sys.argv[1])
+    except DataPathError as error:
+        logging.getLogger(__name__).error("%s", error)
+        sys.stderr.write("%s: %s\n" % (name, error))
+        return 1

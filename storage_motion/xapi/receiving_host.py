@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Where the destination host receives a VM: what `host.migrate_receive` answers, and the session in
+it."""
+
+import urllib.parse
+from typing import TYPE_CHECKING, Any, Dict, Optional
+
+from storage_motion.xapi.session import end
+
+if TYPE_CHECKING:
+    import XenAPI
+    from typing_extensions import Protocol
+
+    class _Migration(Protocol):
+        destination: XenAPI.Session
+        arrival: Optional[Dict[str, Any]]
+        plan: Any
+
+        def host(self) -> str: ...
+
+
+def arrive(session: "XenAPI.Session", host: str, network: str) -> Dict[str, Any]:
+    """What `host.migrate_receive` answers: where the destination host receives a VM. There is a
+    session in it.
+
+    `session`: of the destination pool; refs of its host and network. The URL of xenopsd becomes
+    https where xapi gave no port of its own, as the source of a migration is to do
+    (docs/facts/xapi.md, Moving a VM)."""
+    arrival = dict(session.xenapi.host.migrate_receive(host, network, {}))
+    arrival["xenops"] = _https(arrival["xenops"])
+    return arrival
+
+
+def arrive_again(m: "_Migration") -> Dict[str, Any]:
+    """Have what leads to the destination's host, `m.arrival`, be of now. Returns it."""
+    if m.arrival:
+        depart(m.destination, m.arrival)
+    m.arrival = None
+    m.arrival = arrive(
+        m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
+    )
+    return m.arrival
+
+
+def base_url(arrival: Dict[str, Any]) -> str:
+    """The URL of the xapi of the host that receives."""
+    parts = urllib.parse.urlsplit(arrival["xenops"])
+    return "%s://%s" % (parts.scheme, parts.netloc)
+
+
+def depart(session: "XenAPI.Session", arrival: Dict[str, Any]) -> None:
+    """End the session that `arrive` began."""
+    end(session, arrival["session_id"])
+
+
+def _https(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    if parts.port is not None:
+        return url
+    return urllib.parse.urlunsplit(("https",) + tuple(parts[1:]))

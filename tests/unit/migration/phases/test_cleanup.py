@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Nothing of the source goes before the VM has its new disks for itself."""
+
+import json
+import types
+
+import pytest
+
+from fake_pool import NULL, add_vdi, add_vm, by_name, make_pool, uuid_of
+from storage_motion.errors import NotCleanedUp
+from storage_motion.migration.phases import cleanup
+
+
+class Arrived:
+    """A VM that has come to pool B, and its Migration as far as the look at its disks is
+    concerned."""
+
+    def __init__(self, cross_pool=True):
+        self.pool = make_pool("B", ["b1", "b2"])
+        self.host, self.other = by_name(self.pool, "host", "b1"), by_name(self.pool, "host", "b2")
+        sr = by_name(self.pool, "SR", "b1-sr")
+        self.vdis = [
+            add_vdi(self.pool, sr, sm_config={"host_" + self.host: "RW", "image": "x"})
+            for _ in range(2)
+        ]
+        self.vm = add_vm(self.pool, self.host, self.vdis, by_name(self.pool, "network", "guests"))
+        uuids = [uuid_of(self.pool, "VDI", vdi) for vdi in self.vdis]
+        disks = [types.SimpleNamespace(key=str(number), destination_sr="s") for number in range(2)]
+        self.read_only = {"0": False, "1": False}
+        self.m = types.SimpleNamespace(
+            destination=self.pool,
+            plugin=self.plugin,
+            disk=lambda key: {"destination_vdi": uuids[int(key)]},
+            destination_vdi=lambda disk: self.vdis[int(disk.key)],
+            plan=types.SimpleNamespace(
+                vm=uuid_of(self.pool, "VM", self.vm), live=True, cross_pool=cross_pool, disks=disks
+            ),
+        )
+
+    def plugin(self, function):
+        assert function == "receive-status"
+        return json.dumps(
+            {"disks": {key: {"read_only": read_only} for key, read_only in self.read_only.items()}}
+        )
+
+    def halt(self):
+        self.pool.tables["VM"][self.vm].update(power_state="Halted", resident_on=NULL)
+
+    def active(self, number, **keys):
+        """What SM says of a disk."""
+        self.pool.tables["VDI"][self.vdis[number]]["sm_config"] = keys
+
+
+@pytest.fixture
+def arrived(monkeypatch):
+    monkeypatch.setattr(cleanup, "OWN_TIMEOUT", 0.0)
+    return Arrived()
+
+
+def test_disks_that_are_active_on_its_host_and_read_write_are_its_own(arrived):
+    cleanup._await_own_disks(arrived.m)
+
+
+def test_one_that_only_xapi_believes_to_be_read_write_keeps_the_source(arrived):
+    arrived.read_only["1"] = True
+    with pytest.raises(NotCleanedUp) as refused:
+        cleanup._await_own_disks(arrived.m)
+    assert uuid_of(arrived.pool, "VDI", arrived.vdis[1]) in str(refused.value)
+    assert uuid_of(arrived.pool, "VDI", arrived.vdis[0]) not in str(refused.value)
+
+
+def test_so_are_those_of_a_vm_that_has_halted_since_and_are_nobodys(arrived):
+    arrived.halt()
+    for number in range(2):
+        arrived.active(number)
+    cleanup._await_own_disks(arrived.m)
+
+
+DIAGNOSTICS = """DataPath information:
+    SR s
+        VDI %s
+            activated RW (device=None)
+                DP: vbd/%d/xvda: %s
+"""
+
+
+@pytest.mark.parametrize(
+    "domain, state, own",
+    [
+        (9, "activated RW", True),
+        (9, "attached RW", False),
+        (9, "activated RO", False),
+        (0, "activated RW", False),
+    ],
+)
+def test_a_disk_whose_key_an_older_database_has_lost_is_its_own_by_the_datapaths_of_its_host(
+    arrived, domain, state, own
+):
+    asked = []
+    location = arrived.pool.tables["VDI"][arrived.vdis[1]]["location"]
+    arrived.pool.handlers["host.get_sm_diagnostics"] = lambda host: (
+        asked.append(host) or DIAGNOSTICS % (location, domain, state)
+    )
+    arrived.active(1)
+    if own:
+        cleanup._await_own_disks(arrived.m)
+    else:
+        with pytest.raises(NotCleanedUp):
+            cleanup._await_own_disks(arrived.m)
+    assert set(asked) == {arrived.host}
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"host_b1": "RO"}, {"host_b2": "RW"}, {"host_b1": "RW", "host_b2": "RO"}]
+)
+def test_a_disk_that_somebody_else_has_won_keeps_the_source(arrived, keys):
+    arrived.pool.handlers["host.get_sm_diagnostics"] = lambda host: "DataPath information:\n"
+    refs = {"host_b1": "host_" + arrived.host, "host_b2": "host_" + arrived.other}
+    arrived.active(1, **{refs[key]: value for key, value in keys.items()})
+    with pytest.raises(NotCleanedUp) as refused:
+        cleanup._await_own_disks(arrived.m)
+    assert uuid_of(arrived.pool, "VDI", arrived.vdis[1]) in str(refused.value)
+    assert uuid_of(arrived.pool, "VDI", arrived.vdis[0]) not in str(refused.value)
+
+
+def test_a_disk_that_is_active_although_the_vm_has_halted_keeps_it_too(arrived):
+    arrived.halt()
+    with pytest.raises(NotCleanedUp):
+        cleanup._await_own_disks(arrived.m)
+
+
+def test_the_clean_up_begins_with_it(arrived):
+    arrived.active(0, **{"host_" + arrived.host: "RO"})
+    arrived.m.mover = None  # the next thing that it would ask for
+    with pytest.raises(NotCleanedUp):
+        cleanup.clean_up(arrived.m)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""In the pool that it comes to, nobody starts the VM before the migration has ended."""
+
+import pytest
+
+from fake_pool import FakePool, add_vdi
+from storage_motion.errors import Undecided
+from storage_motion.migration import durable
+from storage_motion.migration.phases import claim, cleanup, remap
+from test_migration import make_plan
+
+
+class World:
+    id = "m"
+
+    def __init__(self, live=True, power_state="Suspended"):
+        self.plan = make_plan(live=live)
+        self.destination, self.arrival, self.plugins = FakePool("B"), None, []
+        self.entry = {
+            "imported": True,
+            "receiving": True,
+            "disks": {"k": {"gate": "open", "destination_vdi": "d"}},
+        }
+        self.vm = self.destination.add(
+            "VM", uuid="v", power_state=power_state, blocked_operations={"snapshot": "the user's"}
+        )
+        self.destination.handlers["VM.power_state_reset"] = lambda ref: self.record.update(
+            power_state="Halted"
+        )
+        self.destination.handlers["VM.destroy"] = self._destroy
+
+    def _destroy(self, ref):
+        assert (
+            "destroy" not in self.record["blocked_operations"]
+            and "start" in self.record["blocked_operations"]
+        )
+        del self.destination.tables["VM"][ref]
+
+    @property
+    def record(self):
+        return self.destination.tables["VM"][self.vm]
+
+    def disk(self, key):
+        return self.entry["disks"][key]
+
+    def destination_vdi(self, disk):
+        return self.destination.xenapi.VDI.get_by_uuid("d")
+
+    def note(self, **fields):
+        self.entry.update(fields)
+
+    def plugin(self, function):
+        assert "start" in self.record["blocked_operations"], "this comes before"
+        self.plugins.append(function)
+
+
+def test_it_is_blocked_until_the_very_end_which_is_on_disk(monkeypatch):
+    monkeypatch.setattr(durable.database, "sync", FakePool.sync)
+    world = World()
+    vdi = add_vdi(
+        world.destination,
+        "OpaqueRef:sr",
+        uuid="d",
+        sm_config={"paused": "storage-motion", "relinking": "storage-motion"},
+    )
+    for _ in range(2):
+        claim.block_arrived(world, world.vm)
+    assert (
+        set(world.record["blocked_operations"]) == set(claim.DISTURBING)
+        and world.record["blocked_operations"]["snapshot"] == "the user's"
+    )
+    cleanup.end(world)
+    assert world.plugins == ["receive-end"] and world.record["blocked_operations"] == {
+        "snapshot": "the user's"
+    }
+    world.destination.goes_back()
+    assert world.record["blocked_operations"] == {"snapshot": "the user's"}
+    assert world.destination.tables["VDI"][vdi]["sm_config"] == {}, (
+        "an older database had shut its gate"
+    )
+
+
+def test_what_the_user_had_blocked_at_the_source_is_blocked_here_in_the_end():
+    world = World()
+    world.record["blocked_operations"] = {}
+    claim.block_arrived(world, world.vm)
+    world.entry.update(blocked_by_user={"destroy": "precious", "send_trigger": "hands off"})
+    for _ in range(2):
+        claim.hand_on(world, world.vm)
+        claim.unblock_arrived(world, world.vm)
+    assert world.record["blocked_operations"] == {
+        "destroy": "precious",
+        "send_trigger": "hands off",
+    }
+
+
+def test_taking_it_away_lifts_no_more_than_it_needs():
+    world = World()
+    claim.block_arrived(world, world.vm)
+    for _ in range(2):
+        remap.remove(world)
+    assert not world.destination.tables["VM"] and world.entry["imported"] is False
+
+
+def test_a_vm_that_was_halted_and_has_been_started_is_not_taken_away():
+    world = World(live=False, power_state="Running")
+    claim.block_arrived(world, world.vm)
+    with pytest.raises(Undecided):
+        remap.remove(world)
+    assert world.record["power_state"] == "Running"

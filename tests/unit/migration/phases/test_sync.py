@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Synchronising: a cancel is noticed between any two commands, and the way back begins at both ends
+at once."""
+
+import contextlib
+import errno
+import json
+import threading
+import types
+
+import pytest
+
+from storage_motion.errors import (
+    Cancelled,
+    CopyFailed,
+    DestinationFull,
+    MirrorBroken,
+    MotionError,
+    SmFault,
+)
+from storage_motion.migration import resume
+from storage_motion.migration.phases import receive, sync, table as phases
+from storage_motion.sm import smapi
+from test_migration import make_plan
+
+
+class Process:
+    def to_json(self):
+        return {"pid": 1, "started": 1}
+
+
+class World:
+    """A migration of `keys`; cancelled at the look number `cancelled_at`."""
+
+    id, lost, closes = "m", False, None
+
+    def __init__(self, monkeypatch, keys=("k",), cancelled_at=None):
+        one = make_plan().disks[0]
+        self.plan = make_plan()._replace(disks=tuple(one._replace(key=key) for key in keys))
+        self.entry = {
+            "disks": {key: {"state": "waiting", "blank": True} for key in keys},
+            "left": [],
+        }
+        self.log, self.looks, self.cancelled_at = [], 0, cancelled_at
+        monkeypatch.setattr(
+            sync,
+            "_sm",
+            lambda m, disk, command, vdi, args=(), timeout=None: (
+                self.log.append(command),
+                '{"size": 1}',
+            )[1],
+        )
+        self.source = None
+        monkeypatch.setattr(
+            sync.durable, "keep", lambda pools, make, lacking, what: self.log.append("database")
+        )
+        monkeypatch.setattr(sync, "_close", lambda m, disk: self.log.append("close"))
+        monkeypatch.setattr(
+            sync, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys}
+        )
+
+    def disk(self, key):
+        return self.entry["disks"][key]
+
+    def guest_closes(self):
+        return self.closes
+
+    def closed(self):
+        self.closes = None
+
+    def note(self, key=None, **fields):
+        (self.entry if key is None else self.disk(key)).update(fields)
+
+    def mover(self, key):
+        return self
+
+    secondary = "/run/m0.nbd"
+
+    def start(self, size):
+        self.log.append("mover")
+        return Process()
+
+    def copy(self, source, extents, blank, compare):
+        self.log.append("copy")
+
+    def pulse(self):
+        self.looks += 1
+        if self.looks == self.cancelled_at:
+            raise Cancelled(self.id)
+
+    def describe(self, error):
+        return [str(error)]
+
+    @contextlib.contextmanager
+    def tolerated(self, what):
+        try:
+            yield
+        except Exception as error:
+            self.entry["left"].append("%s: %s" % (what, error))
+
+
+@pytest.mark.parametrize(
+    "status, error",
+    [
+        (
+            {
+                "state": "mirroring",
+                "copy": {"state": "failed", "error": "full", "errno": errno.ENOSPC},
+            },
+            DestinationFull,
+        ),
+        (
+            {"state": "mirroring", "copy": {"state": "failed", "error": "bad", "errno": errno.EIO}},
+            CopyFailed,
+        ),
+        (
+            {"state": "mirroring", "copy": {"state": "failed", "error": "gone", "errno": None}},
+            CopyFailed,
+        ),
+        (
+            {
+                "state": "broken",
+                "error": "full",
+                "errno": errno.ENOSPC,
+                "copy": {"state": "failed", "error": "x"},
+            },
+            DestinationFull,
+        ),
+        ({"state": "broken", "error": "cut", "copy": {"state": "running"}}, MirrorBroken),
+    ],
+)
+def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypatch, status, error):
+    real = sync.watch
+    world = World(monkeypatch)
+    monkeypatch.setattr(sync, "watch", real)
+    world.progress = world
+    world.take = lambda key, status: None
+    world.status = lambda: status
+    world.disk("k").update(state="copying", mover={"pid": 1, "started": 1})
+    with pytest.raises(error) as raised:
+        sync.synchronise(world)
+    taken_up = resume.begins(
+        type("M", (), {"plan": world.plan, "entry": world.entry}), phases.PHASES[3], raised.value
+    )
+    assert (taken_up is None) == (error is DestinationFull)
+
+
+class Clock:
+    """The time of a test, which passes only while the tested code sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def time(self):
+        return self.now
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    "waits, looks",
+    [
+        ([0.0], 1),
+        ([2.0, 3.0, 0.2], 3),
+        ([0.4, 0.4], 1),  # a write that waits is waited for, ...
+        ([2.0] * 1000, None),  # ... but not for ever: slow is not silent
+        ([2.0, 4.0, "broken"], 3),
+    ],
+)
+def test_what_has_fallen_silent_is_found_out_before_the_guest_is_suspended(
+    monkeypatch, waits, looks
+):
+    seen, clock = [], Clock()
+
+    def watch(m):
+        wait = waits[len(seen)]
+        seen.append(wait)
+        if wait == "broken":
+            raise MirrorBroken("k", "silence")
+        return {"k": {"oldest_wait": wait}, "l": {"oldest_wait": 0.0}}
+
+    monkeypatch.setattr(sync, "watch", watch)
+    monkeypatch.setattr(sync, "time", clock)
+    with pytest.raises(MirrorBroken) if "broken" in waits else contextlib.ExitStack():
+        sync.await_answers(types.SimpleNamespace(pulse=lambda: None))
+    assert (
+        len(seen) == looks
+        or looks is None
+        and clock.now == pytest.approx(2 * sync.STALL_BOUND, abs=sync.POLL)
+    )
+
+
+@pytest.mark.parametrize(
+    "power_state, fault, faults, tries, error",
+    [
+        ("Running", sync.NOT_ACTIVE, 3, 4, None),
+        ("Running", sync.NOT_ACTIVE, 1000, 121, MirrorBroken),
+        ("Halted", sync.NOT_ACTIVE, 1000, 1, MirrorBroken),
+        ("Running", sync.PAUSED, 1000, 1, MirrorBroken),
+        ("Running", smapi.AWAY, 1000, 1, MirrorBroken),
+        ("Running", 1200, 1000, 1, SmFault),
+    ],
+)
+def test_a_disk_that_is_closed_while_the_guest_reboots_is_waited_for(
+    monkeypatch, power_state, fault, faults, tries, error
+):
+    world, clock = World(monkeypatch), Clock()
+    monkeypatch.setattr(sync, "time", clock)
+    world.source = types.SimpleNamespace(
+        xenapi=types.SimpleNamespace(
+            VM=types.SimpleNamespace(get_power_state=lambda ref: power_state)
+        )
+    )
+    world.vm = lambda: "ref"
+
+    def refused(m, disk, command, vdi, args=(), timeout=None):
+        world.log.append(command)
+        if len(world.log) <= faults:
+            raise SmFault(command, fault, "no")
+        return "snapshot"
+
+    monkeypatch.setattr(sync, "_sm", refused)
+    with pytest.raises(error) if error else contextlib.ExitStack():
+        assert sync._mirror(world, world.plan.disks[0], world) == "snapshot"
+    assert [step for step in world.log if step != "database"] == ["vdi_mirror_start"] * tries
+
+
+def test_a_guest_that_is_about_to_reboot_ends_the_try_before_its_disk_is_closed(monkeypatch):
+    real = sync.watch
+    world = World(monkeypatch)
+    monkeypatch.setattr(sync, "watch", real)
+    world.disk("k").update(state="copying", mover={"pid": 1, "started": 1})
+    world.status, world.closes = (
+        (lambda: {"state": "mirroring", "copy": {"state": "running"}}),
+        "hard-reboot",
+    )
+    with pytest.raises(MirrorBroken) as raised:
+        sync.synchronise(world)
+    assert "hard-reboot" in str(raised.value)
+
+
+@pytest.mark.parametrize("closed_after, waited", [(3, 0.3), (None, 60.0)])
+def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after, waited):
+    """It is renewed once the disk is closed; after a while it is not believed any more."""
+    world, clock, looks = World(monkeypatch), Clock(), []
+    monkeypatch.setattr(sync.waiting, "time", clock)
+    monkeypatch.setattr(
+        receive, "renew", lambda m, disks: world.log.append([disk.key for disk in disks])
+    )
+    monkeypatch.setattr(sync, "_END", ())
+    world.source = types.SimpleNamespace(
+        xenapi=types.SimpleNamespace(
+            VM=types.SimpleNamespace(get_power_state=lambda ref: "Running")
+        )
+    )
+    world.vm = lambda: "ref"
+    world.disk("k").update(state="copying", mover={"pid": 1, "started": 1})
+
+    def status():
+        looks.append(1)
+        ended = closed_after and len(looks) > closed_after
+        return {
+            "state": "ended" if ended else "mirroring",
+            "clean": True,
+            "copy": {"state": "running"},
+        }
+
+    world.status, world.closes = status, "hard-reboot"
+    sync.renew(world)
+    assert world.closes is None and clock.now == pytest.approx(waited, abs=0.2)
+    assert world.log == ([["k"]] if closed_after else [])
+
+
+STEPS = ["mover", "vdi_mirror_start", "database", "vdi_copy_open", "vdi_extents", "copy", "close"]
+
+
+def test_a_cancel_is_noticed_between_any_two_commands(monkeypatch):
+    world = World(monkeypatch)
+    sync.synchronise(world)
+    assert world.log == STEPS and world.disk("k")["state"] == "in-sync"
+    longest = 0
+    for look in range(1, world.looks + 1):
+        stopped = World(monkeypatch, cancelled_at=look)
+        with pytest.raises(Cancelled):
+            sync.synchronise(stopped)
+        longest = max(longest, len(stopped.log))
+        assert stopped.log == STEPS[: len(stopped.log)] and look <= len(stopped.log) + 1
+    assert longest == len(STEPS)
+
+
+def stopping(monkeypatch, abort, keys=("k", "l")):
+    """The world after the undo, whose part at the destination is `abort(world)`."""
+    world = World(monkeypatch, keys)
+    monkeypatch.setattr(
+        sync,
+        "_STOP",
+        tuple(
+            (name, lambda m, disk, name=name: m.log.append((name, disk.key)))
+            for name, _ in sync._STOP
+        ),
+    )
+    monkeypatch.setattr(receive, "abort", abort)
+    sync.stop(world)
+    return world
+
+
+def test_the_destination_is_cleared_while_the_source_is_and_after_the_movers(monkeypatch):
+    meet = threading.Barrier(2, timeout=60)
+
+    def abort(m):
+        assert {step for step in m.log if step[0] == "mover"} == {("mover", "k"), ("mover", "l")}
+        meet.wait()
+        m.log.append("cleared")
+
+    real = World.tolerated
+
+    @contextlib.contextmanager
+    def tolerated(self, what):
+        if what == "mirror of k":
+            meet.wait()  # both are under way at once, or neither comes past this
+        with real(self, what):
+            yield
+
+    monkeypatch.setattr(World, "tolerated", tolerated)
+    world = stopping(monkeypatch, abort)
+    assert "cleared" in world.log and world.entry["left"] == []
+    assert [step for step in world.log if step[1] == "k"] == [
+        (name, "k") for name in ("mover", "mirror", "copy", "snapshots")
+    ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MotionError("gone"), SmFault("x", 1, "y"), ConnectionRefusedError("no"), ValueError(json)],
+)
+def test_what_fails_at_the_destination_is_left_to_its_own_undo(monkeypatch, error):
+    def abort(m):
+        raise error
+
+    world = stopping(monkeypatch, abort)
+    assert len(world.log) == 2 * len(sync._STOP) and world.entry["left"] == []

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A VM that has changed while its disks were copied is not moved."""
+
+import pytest
+
+from fake_pool import add_vdi, by_name
+from storage_motion.errors import VmChanged
+from storage_motion.plan import changes
+from storage_motion.plan.plan import Cd, Vif
+from test_claim import FakeMigration
+
+
+@pytest.fixture
+def m():
+    m = FakeMigration()
+    vif = m.source.tables["VIF"][m.record["VIFs"][0]]["uuid"]
+    m.plan = m.plan._replace(vifs=[Vif(vif=vif, device="0", network="n")])
+    return m
+
+
+def add(m, kind, empty=False):
+    vdi = add_vdi(m.source, by_name(m.source, "SR", "a1-sr"))
+    m.record["VBDs"] = m.record["VBDs"] + [
+        m.source.add("VBD", VM=m.ref, VDI=vdi, type=kind, empty=empty)
+    ]
+    return m.source.tables["VDI"][vdi]["uuid"]
+
+
+def what(m):
+    with pytest.raises(VmChanged) as raised:
+        changes.require_none(m)
+    return raised.value.details[1:]
+
+
+def test_as_it_was(m):
+    add(m, "CD", empty=True)
+    m.plan = m.plan._replace(
+        cds=[Cd(vbd="c", vdi=add(m, "CD"), device="xvdd", eject=False)], staying=[add(m, "Disk")]
+    )
+    changes.require_none(m)
+
+
+def test_a_disk_or_cd_or_interface_more(m):
+    uuid = add(m, "Disk")
+    assert what(m) == ["disk %s was added" % uuid]
+    cd = add(m, "CD")
+    vif = m.source.add("VIF", VM=m.ref)
+    m.record["VIFs"] = m.record["VIFs"] + [vif]
+    assert what(m)[1:] == [
+        "CD %s was inserted" % cd,
+        "interface %s was added" % m.source.tables["VIF"][vif]["uuid"],
+    ]
+
+
+def test_a_disk_less(m):
+    m.record["VBDs"] = []
+    assert what(m) == ["disk %s is no longer its own" % m.vdi["uuid"]]

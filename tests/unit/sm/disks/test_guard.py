@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Keeping the commands of SM away that would have a VM's disk only to read."""
+
+import subprocess
+import sys
+import xmlrpc.client
+
+import pytest
+
+from storage_motion.dom0.launch import Process
+from storage_motion.sm.disks import guard
+
+VDI, OTHER, SR = ["11111111-0000-4000-8000-00000000000%d" % number for number in (1, 2, 3)]
+
+
+class Locks(object):
+    """SM's. `taken`: the VDIs whose lock somebody else has; `held`: those whose lock the guard
+    has."""
+
+    def __init__(self):
+        self.taken, self.held = set(), set()
+
+    def Lock(self, name, vdi):
+        assert name == "vdi"
+        return Lock(self, vdi)
+
+
+class Lock(object):
+    def __init__(self, locks, vdi):
+        self._locks, self._vdi = locks, vdi
+
+    def acquireNoblock(self):
+        if self._vdi in self._locks.taken:
+            return False
+        self._locks.held.add(self._vdi)
+        return True
+
+    def release(self):
+        self._locks.held.remove(self._vdi)
+
+
+@pytest.fixture
+def locks(monkeypatch, tmp_path):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    one = Locks()
+    monkeypatch.setattr(guard.stock_sm, "module", {"core.lock": one}.__getitem__)
+    return one
+
+
+@pytest.fixture
+def commands():
+    """`commands(command, vdi, *args)`: a command of SM's that runs, as xapi begins it; its
+    Process."""
+    begun = []
+
+    def begin(command, vdi, *args):
+        argument = xmlrpc.client.dumps(({"vdi_uuid": vdi, "args": list(args)},), command)
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, "-c", "import sys; sys.stdin.read()", argument],
+                stdin=subprocess.PIPE,
+            )
+        )
+        return Process.of(begun[-1].pid)
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def test_who_would_read_is_ended_and_nobody_else(locks, commands):
+    one = guard.Guard()
+    reader = commands("vdi_activate", VDI, "false")
+    others = [commands("vdi_activate", OTHER, "false"), commands("vdi_attach", OTHER, "false")]
+    one.look({VDI: SR})
+    assert not reader.alive() and all(process.alive() for process in others)
+    assert locks.held == {VDI}, "nobody is at it, and it is not active"
+
+
+@pytest.mark.parametrize(
+    "command", [("vdi_activate", "true"), ("vdi_deactivate",), ("vdi_receive_open_again",)]
+)
+def test_any_other_command_gets_the_lock(locks, commands, command):
+    one = guard.Guard()
+    one.look({VDI: SR})
+    assert locks.held == {VDI}
+    other = commands(command[0], VDI, *command[1:])
+    one.look({VDI: SR})
+    assert locks.held == set()
+    reader = commands("vdi_activate", VDI, "false")
+    one.look({VDI: SR})
+    assert not reader.alive() and other.alive() and locks.held == set()
+
+
+def test_who_may_be_at_the_tags_is_left_alone(locks, commands):
+    one = guard.Guard()
+    locks.taken.add(VDI)
+    reader = commands("vdi_activate", VDI, "false")
+    one.look({VDI: SR})
+    assert reader.alive() and locks.held == set()
+
+
+def test_a_disk_that_is_active_is_not_held(locks, tmp_path):
+    one = guard.Guard()
+    one.look({VDI: SR, OTHER: SR})
+    assert locks.held == {VDI, OTHER}
+    link = tmp_path / ("run/blktap-control/nbd/%s/%s" % (SR, VDI))
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "nbd1.0")
+    one.look({VDI: SR, OTHER: SR})
+    assert locks.held == {VDI, OTHER}, "a tapdisk that has died"
+    (tmp_path / "nbd1.0").touch()
+    one.look({VDI: SR, OTHER: SR})
+    assert locks.held == {OTHER}
+    one.close()
+    assert locks.held == set()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Opening gates over a xapi that may be restarted, and holding them open."""
+
+import mock
+import pytest
+
+from storage_motion.errors import SmFault, Unreachable
+from storage_motion.sm import marks
+from storage_motion.switch import destination_gates
+
+SHUT = {marks.PAUSED: marks.SHUT, marks.RELINKING: marks.SHUT}
+GONE = SmFault("vdi_receive_finish", 1200, "[Errno 111] Connection refused")
+
+
+class Host(object):
+    """A xapi that is restarted when SM's driver is at one of the calls `restarts`, and its VDI's
+    sm_config; `calls`: the driver's."""
+
+    def __init__(self, monkeypatch, restarts=()):
+        self.restarts = restarts
+        self.sessions = self.ended = 0
+        self.calls = []
+        self.sm_config = {}
+        self.away = False
+        monkeypatch.setattr(destination_gates.sessions, "local", self.log_in)
+        monkeypatch.setattr(destination_gates.sessions, "logout", self.log_out)
+        monkeypatch.setattr(destination_gates.smapi, "call", self.call)
+
+    def log_in(self):
+        if self.away:
+            raise Unreachable("/var/lib/xcp/xapi", "Connection refused")
+        self.sessions += 1
+        return Session(self)
+
+    def log_out(self, _):
+        self.ended += 1
+
+    def call(self, session, sr, command, vdi):
+        assert (sr, vdi) == ("SR of sr", "VDI of vdi")
+        self.calls.append(command)
+        if len(self.calls) in self.restarts:
+            self.sm_config = dict(SHUT)  # as it was on disk
+            session.ended = True
+            raise GONE
+        self.sm_config = {}
+        return "opened" if command == "vdi_receive_open_again" else None
+
+
+class Session(object):
+    """It is another one after the first call to a xapi that was restarted: what XenAPI.Session
+    does."""
+
+    def __init__(self, host):
+        self._session, self._host, self.ended = "first", host, False
+        self.xenapi = self.SR = self.VDI = self.pool = self
+
+    def get_by_uuid(self, uuid):
+        return {"sr": "SR of sr", "vdi": "VDI of vdi"}[uuid]
+
+    def get_sm_config(self, vdi):
+        assert vdi == "VDI of vdi"
+        return self._host.sm_config
+
+    def get_all(self):
+        if self.ended:
+            self._session = "second"
+        return ["the pool"]
+
+
+def test_a_gate_is_opened_once_more_where_xapi_was_restarted_meanwhile(monkeypatch):
+    host = Host(monkeypatch, restarts=(1, 2))
+    destination_gates.Gates().open("sr", "vdi")
+    assert host.calls == ["vdi_receive_finish"] * 3 and host.sm_config == {}
+    assert host.sessions == host.ended == 3
+
+
+def test_what_sm_refuses_is_not_asked_for_again(monkeypatch):
+    host = Host(monkeypatch)
+    refused = SmFault("vdi_receive_finish", 484, "SXM_DISK_PAUSED")
+
+    def call(*_):
+        host.calls.append("once")
+        raise refused
+
+    monkeypatch.setattr(destination_gates.smapi, "call", call)
+    with pytest.raises(SmFault):
+        destination_gates.Gates().open("sr", "vdi")
+    assert host.calls == ["once"] and host.ended == 1
+
+
+def test_a_xapi_that_is_restarted_again_and_again_is_given_up(monkeypatch):
+    host = Host(monkeypatch, restarts=range(1, 100))
+    monkeypatch.setattr(destination_gates, "PATIENCE", -1.0)
+    with pytest.raises(SmFault):
+        destination_gates.Gates().open("sr", "vdi")
+    assert len(host.calls) == 1
+
+
+def test_only_a_gate_that_is_shut_is_opened_again(monkeypatch):
+    host, one = Host(monkeypatch), destination_gates.Gates()
+    one.hold_open("sr", "vdi")
+    assert host.calls == []
+    for key in SHUT:
+        host.sm_config = {key: marks.SHUT}
+        one.hold_open("sr", "vdi")
+        one.hold_open("sr", "vdi")
+    host.sm_config = {marks.PAUSED: "true"}  # SM's own
+    one.hold_open("sr", "vdi")
+    assert host.calls == ["vdi_receive_open_again"] * 2
+    one.close()
+    assert host.sessions == host.ended == 1
+
+
+def test_a_xapi_that_is_away_is_not_waited_for(monkeypatch):
+    host, one = Host(monkeypatch), destination_gates.Gates()
+    host.away, host.sm_config = True, dict(SHUT)
+    with pytest.raises(Unreachable):
+        one.hold_open("sr", "vdi")
+    host.away = False
+    one.hold_open("sr", "vdi")
+    assert host.calls == ["vdi_receive_open_again"]
+
+
+ACTIVATING = {"activating": "True"}
+
+
+def test_an_activation_that_stays_under_way_has_died(monkeypatch):
+    host, one = Host(monkeypatch), destination_gates.Gates()
+    monkeypatch.setattr(
+        destination_gates.smapi,
+        "call",
+        lambda session, sr, command, vdi: host.calls.append(command),
+    )
+    for config, calls in ((ACTIVATING, 0), ({}, 0), (ACTIVATING, 0), (ACTIVATING, 1), ({}, 1)):
+        host.sm_config = config
+        one.hold_open("sr", "vdi")
+        assert host.calls == ["vdi_receive_open_again"] * calls
+
+
+def test_one_whose_xapi_was_away_has_died_at_once(monkeypatch):
+    host, one = Host(monkeypatch), destination_gates.Gates()
+    host.sm_config = ACTIVATING
+    host.away = True
+    with pytest.raises(Unreachable):
+        one.hold_open("sr", "vdi")
+    host.away = False
+    one.hold_open("sr", "vdi")
+    assert host.calls == ["vdi_receive_open_again"]
+
+
+def test_commands_that_would_only_read_are_kept_out_until_no_disk_is_guarded(monkeypatch):
+    """Without a session: no xapi can be asked when it matters."""
+    host, one = Host(monkeypatch), destination_gates.Gates()
+    guard = mock.Mock()
+    monkeypatch.setattr(one, "_guard", guard)
+    host.away = True
+    one.keep_writable({"vdi": "sr"})
+    one.end_guard()
+    assert guard.mock_calls == [mock.call.look({"vdi": "sr"}), mock.call.close()]
+    assert host.sessions == 0
+
+
+def test_one_that_has_held_no_gate_open_has_no_session_to_end(monkeypatch):
+    host = Host(monkeypatch)
+    destination_gates.Gates().close()
+    assert host.sessions == host.ended == 0
