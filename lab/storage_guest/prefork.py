@@ -96,13 +96,23 @@ def preload(root):
     gc.freeze()
 
 
+class Call:
+    """One client and the fork that works for it."""
+
+    def __init__(self, client, watched, fork):
+        self.client = client
+        self.watched = watched
+        """pidfd of the client; None when it is gone. Its number may be another one's then."""
+        self.fork = fork
+
+
 class Server:
     """Forks for each request; one fork for each client, and both are watched."""
 
     def __init__(self, directory):
         self._directory = directory
-        self._forks = {}  # pidfd of a fork -> (its pid, the client's pid, the client's pidfd)
-        self._clients = {}  # pidfd of a client -> pid of its fork
+        self._forks = {}  # pidfd of a fork -> its call
+        self._clients = {}  # pidfd of a client that is there -> its call
         self._poll = select.poll()
         os.mkfifo(directory + "/requests.new")
         os.rename(directory + "/requests.new", directory + "/requests")
@@ -113,14 +123,26 @@ class Server:
     def serve(self):
         """Until the directory is gone."""
         while os.path.isdir(self._directory):
-            for ready, _ in self._poll.poll(LOOK):
-                if ready == self._requests:
-                    for line in os.read(self._requests, 4096).split():
-                        self._begin(int(line))
-                elif ready in self._forks:
-                    self._ended(ready)
-                elif ready in self._clients:
-                    self._orphaned(ready)
+            self.turn(LOOK)
+
+    def turn(self, milliseconds):
+        """Do what has become ready within so long."""
+        for ready, _ in self._poll.poll(milliseconds):
+            if ready == self._requests:
+                for line in os.read(self._requests, 4096).split():
+                    self._begin(int(line))
+            elif ready in self._forks:
+                self._ended(ready)
+            elif ready in self._clients:
+                self._orphaned(ready)
+
+    def watch(self, client, watched, fork):
+        """Watch `client`, of the pidfd `watched`, and the child `fork`, which works for it."""
+        call = Call(client, watched, fork)
+        watch = os.pidfd_open(fork)
+        self._forks[watch] = self._clients[watched] = call
+        self._poll.register(watch, select.POLLIN)
+        self._poll.register(watched, select.POLLIN)
 
     def _begin(self, client):
         try:
@@ -136,35 +158,32 @@ class Server:
                 traceback.print_exc()
                 finish(UNABLE, reply)
             finish(str(run(arguments)), reply)
-        watch = os.pidfd_open(fork)
-        self._forks[watch], self._clients[watched] = (fork, client, watched), fork
-        self._poll.register(watch, select.POLLIN)
-        self._poll.register(watched, select.POLLIN)
+        self.watch(client, watched, fork)
 
     def _ended(self, watch):
-        fork, client, watched = self._forks.pop(watch)
-        _, status = os.waitpid(fork, 0)
-        if watched in self._clients:
+        call = self._forks.pop(watch)
+        _, status = os.waitpid(call.fork, 0)
+        if call.watched is not None:
             if os.WIFSIGNALED(status):  # so is its client, then
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(client, os.WTERMSIG(status))
-            self._forget(watched)
+                    os.kill(call.client, os.WTERMSIG(status))
+            self._forget(call)
         self._poll.unregister(watch)
         os.close(watch)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink("%s/%d" % (self._directory, client))
+            os.unlink("%s/%d" % (self._directory, call.client))
 
     def _orphaned(self, watched):
-        """A client is gone. Its fork may just be ending, too."""
-        fork = self._clients[watched]
-        self._forget(watched)
-        if any(pid == fork for pid, _, _ in self._forks.values()):
-            os.kill(fork, signal.SIGKILL)
+        """A client is gone. Its fork may just be ending, too: it is no other's before _ended."""
+        call = self._clients[watched]
+        self._forget(call)
+        os.kill(call.fork, signal.SIGKILL)
 
-    def _forget(self, watched):
-        del self._clients[watched]
-        self._poll.unregister(watched)
-        os.close(watched)
+    def _forget(self, call):
+        del self._clients[call.watched]
+        self._poll.unregister(call.watched)
+        os.close(call.watched)
+        call.watched = None
 
 
 def become(client):

@@ -2,6 +2,7 @@
 """dom0's Python in the storage guest: short programs are run by forks of a process that has done
 their imports, and notice nothing."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import subprocess
 import pytest
 
 from lab.dom0 import scripts
-from lab.storage_guest import image
+from lab.storage_guest import image, prefork
 from tests.eventually import eventually
 
 PYTHON = os.path.join(image.HERE, "python")
@@ -105,6 +106,31 @@ def test_a_program_ends_with_its_client(program, tmp_path):
     client.wait(BOUND)
     eventually(lambda: not os.path.exists("/proc/%d" % pid), "the fork is gone")
     assert call(program, "0")[1].startswith("fork ")
+
+
+def test_a_client_that_goes_before_its_fork_costs_the_next_one_nothing(tmp_path):
+    """The pidfd of the next client has the number that the one before has left."""
+    server = prefork.Server(str(tmp_path))
+    with contextlib.ExitStack() as ended:
+        clients, forks, pidfds = [], [], []
+        for which in (0, 1):
+            for processes in (clients, forks):
+                processes.append(subprocess.Popen(["sleep", "600"]))
+                ended.callback(processes[-1].wait, BOUND)
+                ended.callback(processes[-1].kill)
+            pidfds.append(os.pidfd_open(clients[which].pid))
+            server.watch(clients[which].pid, pidfds[which], forks[which].pid)
+            if which == 0:
+                clients[0].kill()
+                clients[0].wait(BOUND)
+                server.turn(1000 * BOUND)
+        assert pidfds[0] == pidfds[1]
+        server.turn(1000 * BOUND)
+        assert not os.path.exists("/proc/%d" % forks[0].pid), "the first fork is ended"
+        clients[1].kill()
+        server.turn(1000 * BOUND)
+        server.turn(1000 * BOUND)
+        assert not os.path.exists("/proc/%d" % forks[1].pid), "the second fork is ended"
 
 
 def test_what_cannot_be_begun_in_a_fork_is_run_alone(program):
