@@ -6,12 +6,12 @@ import collections
 import itertools
 import logging
 import socket
-import ssl
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NoReturn, Tuple
 
 from storage_motion.errors import DataPathError, PeerRefused
 from storage_motion.wire import channel, stream
+from storage_motion.wire.buffered_tls import BufferedTls
 from storage_motion.wire.json_lines import JsonLines
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Listener(object):
         except DataPathError as error:
             log.warning("%s: %s", peer[0], error)
 
-    def _serve(self, tls: ssl.SSLSocket, role: str, key: str) -> None:
+    def _serve(self, tls: BufferedTls, role: str, key: str) -> None:
         """Give `role` of disk `key` to the peer, and serve it. Raises DataPathError, with `tls`
         closed, if it cannot have it."""
         self._heard()
@@ -115,7 +115,7 @@ class Listener(object):
             assert client is not None
             disk.forward(role, tls, client)
 
-    def _turn_away(self, tls: ssl.SSLSocket, reason: DataPathError) -> NoReturn:
+    def _turn_away(self, tls: BufferedTls, reason: DataPathError) -> NoReturn:
         try:
             channel.refuse(tls, str(reason))
         finally:

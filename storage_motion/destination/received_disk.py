@@ -3,13 +3,14 @@
 gate may be opened."""
 
 import logging
-import ssl
 import threading
 from typing import Any, Callable, Dict, Optional
 
-from storage_motion.destination.forwarder import Forwarder
+from storage_motion.destination.copy_role import CopyRole
+from storage_motion.destination.mirror_role import MirrorRole
 from storage_motion.errors import DataPathError, NotFinished, PeerRefused, ProtocolError
 from storage_motion.wire import digest, nbd, nbd_client
+from storage_motion.wire.buffered_tls import BufferedTls
 from storage_motion.wire.control_socket import Handler
 from storage_motion.wire.json_lines import JsonLines
 
@@ -98,19 +99,27 @@ class ReceivedDisk(object):
                 raise DataPathError("the destination's tapdisk loses the zeros at %d" % offset)
         client.size = self.size
 
-    def forward(self, role: str, tls: ssl.SSLSocket, client: nbd_client.Client) -> None:
+    def forward(self, role: str, tls: BufferedTls, client: nbd_client.Client) -> None:
         """Serve `mirror` or `copy` on `tls` to its end, with `client` of our tapdisk; closes
         both."""
         ended = "broken"
+        reading: Optional[nbd_client.Client] = None
         try:
             if role == "copy":
                 self._clear_beyond(client)
-            Forwarder(role, tls, client).run()
+                reading = self.connect()
+                CopyRole(tls, client, reading).run()
+            else:
+                MirrorRole(tls, client).run()
             ended = "ended"
         except DataPathError as error:
             log.warning("disk %s: %s is broken: %s", self.key, role, error)
+        except Exception:  # a bug of ours: the mover must not wait for it
+            log.exception("disk %s: %s failed", self.key, role)
         finally:
             client.close()
+            if reading is not None:
+                reading.close()
             # In this order: the mover takes the closing for the confirmation, and asks for the
             # finish then.
             self.end_role(role, ended)

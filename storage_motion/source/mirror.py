@@ -47,11 +47,11 @@ log = logging.getLogger(__name__)
 class _Write(object):
     """A mirrored write on its way. `arrival`: time.monotonic()."""
 
-    __slots__ = ("request", "handle", "length", "arrival")
+    __slots__ = ("held", "handle", "length", "arrival")
 
     def __init__(self, request: nbd_server.Request, arrival: float) -> None:
-        # None as soon as it is on its way out, to free its data
-        self.request: Optional[nbd_server.Request] = request
+        # its message, while it waits for the merge
+        self.held: Optional[bytes] = None
         self.handle = request.handle  # tapdisk's
         self.length = request.length
         self.arrival = arrival
@@ -101,6 +101,7 @@ class Mirror(object):
         self._retiring = False
         self._partial_since: Optional[float] = None
         self._replies = bytearray()
+        self._reply_buffer = bytearray(4096)
         self._requests: Optional[nbd_server.RequestReader] = None
         self._tap: Optional[socket.socket] = None
         self._waker = Waker()
@@ -159,8 +160,10 @@ class Mirror(object):
         """The claim's sectors are copied and verified: the guest's writes that waited for them go
         on."""
         with self._lock:
-            self._admitted.extend(self._merge.release(claim))
-        self._waker.wake()
+            admitted = self._merge.release(claim)
+            self._admitted.extend(admitted)
+        if admitted:
+            self._waker.wake()
 
     def abandon(self) -> None:
         """The copy has failed: the guest's writes go on, but this disk can never be handed over."""
@@ -309,46 +312,61 @@ class Mirror(object):
             self._require_in_time()
 
     def _take_requests(self) -> bool:
-        """Everything that tapdisk has sent by now; True if that ended with a clean goodbye."""
+        """What tapdisk has sent by now; True if that ended with a clean goodbye."""
         assert self._requests is not None and self._to_tap is not None
-        while True:
-            request = self._requests.next()
-            if request is None:
-                break
-            if request.flags:
-                raise ProtocolError("tapdisk never sends flags, but here are %#x" % request.flags)
-            if request.command == nbd.CMD_WRITE:
-                self._take_write(request)
-            elif request.command == nbd.CMD_READ:
-                self._to_tap.push(nbd_server.simple_reply(request.handle, errno.EINVAL))
-            elif request.command == nbd.CMD_DISC:
+        requests = self._requests.read()
+        if requests:
+            disconnects = requests[-1].command == nbd.CMD_DISC
+            writes = []
+            for request in requests[: len(requests) - disconnects]:
+                if request.flags:
+                    raise ProtocolError(
+                        "tapdisk never sends flags, but here are %#x" % request.flags
+                    )
+                if request.command == nbd.CMD_WRITE:
+                    writes.append(request)
+                elif request.command == nbd.CMD_READ:
+                    self._to_tap.push(nbd_server.simple_reply(request.handle, errno.EINVAL))
+                else:
+                    raise ProtocolError("unknown command %d" % request.command)
+            self._take_writes(writes)
+            if disconnects:
                 if self._writes:
                     raise ProtocolError(
                         "tapdisk disconnected with %d writes outstanding" % len(self._writes)
                     )
                 log.info("tapdisk has disconnected cleanly")
                 return True
-            else:
-                raise ProtocolError("unknown command %d" % request.command)
+            if self._to_receiver.flush():
+                self._requests.give_back(requests[0].buffer)
         self._partial_since = (
             (self._partial_since or time.monotonic()) if self._requests.partial else None
         )
         return False
 
-    def _take_write(self, request: nbd_server.Request) -> None:
-        fault = nbd.request_fault(request.offset, request.length, self._size)
-        if fault:
-            raise ProtocolError(
-                "a write of %d bytes at %d: %s"
-                % (request.length, request.offset, nbd.describe_errno(fault))
-            )
-        handle = self._next_handle
-        self._next_handle += 1
-        start, end = request.offset // nbd.SECTOR, (request.offset + request.length) // nbd.SECTOR
+    def _take_writes(self, requests: List[nbd_server.Request]) -> None:
+        """Send on what may go, in one run where it is one; what has to wait is kept."""
+        going = []
+        arrival = time.monotonic()
         with self._lock:
-            self._writes[handle] = _Write(request, time.monotonic())
-            self._outstanding_bytes += request.length
-            go = self._merge.arrive(handle, start, end)
+            for request in requests:
+                fault = nbd.request_fault(request.offset, request.length, self._size)
+                if fault:
+                    raise ProtocolError(
+                        "a write of %d bytes at %d: %s"
+                        % (request.length, request.offset, nbd.describe_errno(fault))
+                    )
+                write = _Write(request, arrival)
+                handle = self._next_handle
+                self._next_handle += 1
+                self._writes[handle] = write
+                self._outstanding_bytes += request.length
+                request.rename(handle)
+                start, stop = request.offset, request.offset + request.length
+                if self._merge.arrive(handle, start // nbd.SECTOR, stop // nbd.SECTOR):
+                    going.append(request)
+                else:
+                    write.held = bytes(request.message)
         if (
             len(self._writes) > self._max_outstanding
             or self._outstanding_bytes > MAX_OUTSTANDING_BYTES
@@ -356,56 +374,62 @@ class Mirror(object):
             raise MirrorBroken(
                 "%d writes, %d bytes outstanding" % (len(self._writes), self._outstanding_bytes)
             )
-        if go:
-            self._send(handle)
+        for run in nbd_server.runs(going):
+            self._to_receiver.push(run)
 
-    def _send(self, handle: int) -> None:
+    def _send_held(self, handle: int) -> None:
         write = self._writes[handle]
-        assert write.request is not None
-        self._to_receiver.push(write.request.message_for(handle))
-        write.request = None
+        assert write.held is not None
+        self._to_receiver.push(write.held)
+        write.held = None
 
     def _send_admitted(self) -> None:
+        if not self._admitted:
+            return
         with self._lock:
             handles = list(self._admitted)
             self._admitted.clear()
         for handle in handles:
-            self._send(handle)
+            self._send_held(handle)
 
     def _take_replies(self) -> None:
-        """Everything that the receiver has answered by now, passed on to tapdisk."""
-        buffer = bytearray(4096)
+        """What the receiver has answered by now, passed on to tapdisk."""
         while True:
-            count = stream.receive_some(self._tls, buffer, "the receiver")
+            count = stream.receive_some(self._tls, self._reply_buffer, "the receiver")
             if count is None:
                 return
-            self._replies += buffer[:count]
+            self._replies += self._reply_buffer[:count]
             whole = len(self._replies) // nbd.SIMPLE_REPLY.size * nbd.SIMPLE_REPLY.size
-            for magic, error, handle in nbd.SIMPLE_REPLY.iter_unpack(bytes(self._replies[:whole])):
-                self._take_reply(magic, error, handle)
+            answers = self._take_run_of_replies(bytes(self._replies[:whole]))
+            if answers:
+                assert self._to_tap is not None
+                self._to_tap.push(b"".join(answers))
             del self._replies[:whole]
             if not stream.has_pending(self._tls):
                 return  # what is in the kernel still, the poll will tell
 
-    def _take_reply(self, magic: int, error: int, handle: int) -> None:
-        write = self._writes.get(handle)
-        if magic != nbd.SIMPLE_REPLY_MAGIC or write is None or write.request is not None:
-            raise ProtocolError("the receiver answered a write that it was not sent")
-        if error:
-            with self._lock:
-                self._errno = nbd.reply_errno(error)
-            raise MirrorBroken(
-                "the destination failed a write: %s" % nbd.describe_errno(self._errno)
-            )
+    def _take_run_of_replies(self, replies: bytes) -> List[bytes]:
+        """What is to be said to tapdisk upon `replies`, whole ones."""
+        now = time.monotonic()
+        answers = []
         with self._lock:
-            del self._writes[handle]
-            self._outstanding_bytes -= write.length
-            self._mirrored_bytes += write.length
-            self._mirrored_writes += 1
-            self._longest_stall = max(self._longest_stall, time.monotonic() - write.arrival)
-            self._admitted.extend(self._merge.answered(handle))
-        assert self._to_tap is not None
-        self._to_tap.push(nbd_server.simple_reply(write.handle))
+            for magic, error, handle in nbd.SIMPLE_REPLY.iter_unpack(replies):
+                write = self._writes.get(handle)
+                if magic != nbd.SIMPLE_REPLY_MAGIC or write is None or write.held is not None:
+                    raise ProtocolError("the receiver answered a write that it was not sent")
+                if error:
+                    self._errno = nbd.reply_errno(error)
+                    raise MirrorBroken(
+                        "the destination failed a write: %s" % nbd.describe_errno(self._errno)
+                    )
+                del self._writes[handle]
+                self._outstanding_bytes -= write.length
+                self._mirrored_bytes += write.length
+                self._mirrored_writes += 1
+                self._longest_stall = max(self._longest_stall, now - write.arrival)
+                self._admitted.extend(self._merge.answered(handle))
+                answers.append(nbd_server.simple_reply(write.handle))
+        return answers
 
     def _oldest_age(self) -> float:
         """Seconds since the arrival of the oldest write that is not answered; 0 where there is

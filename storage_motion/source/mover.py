@@ -26,6 +26,7 @@ from storage_motion.errors import DataPathError, NotFinished
 from storage_motion.source import copier
 from storage_motion.source.merge import Merge
 from storage_motion.source.mirror import Mirror
+from storage_motion.source.windows import read_extents
 from storage_motion.wire import channel, nbd, nbd_client, service
 from storage_motion.wire.control_link import ControlLink
 from storage_motion.wire.control_socket import ControlSocket, Handler
@@ -161,7 +162,7 @@ class Mover(object):
             if self._copier is not None:
                 raise NotFinished("this disk has been copied, or is being copied")
             assert self._link is not None
-            data = copier.read_extents(message["extents"], self._spec["size"])
+            data = read_extents(message["extents"], self._spec["size"])
             source = nbd_client.connect(message["socket"], depth=message["depth"])
             if source.size != self._spec["size"]:
                 source.close()

@@ -21,7 +21,7 @@ import socket
 import ssl
 import subprocess
 import time
-from typing import Any, NoReturn, Tuple
+from typing import Any, Callable, NoReturn, Tuple, TypeVar, Union
 
 from storage_motion.errors import (
     CertificateMismatch,
@@ -30,10 +30,13 @@ from storage_motion.errors import (
     PeerRefused,
     ProtocolError,
 )
+from storage_motion.wire.buffered_tls import BufferedTls
 from storage_motion.wire.json_lines import JsonLines, reason_of
 from storage_motion.wire.tls import server_context, unverified_context
 
-VERSION = 1
+Tls = TypeVar("Tls", ssl.SSLSocket, BufferedTls)
+
+VERSION = 2  # of hello and roles: 2 since a copied block's answer says that it was read back
 ROLES = ("mirror", "copy", "control")
 MAX_HELLO = 4096  # bytes
 HELLO_BOUND = 10.0  # seconds from the connection to the complete hello
@@ -130,7 +133,7 @@ def connect(
         sock = socket.create_connection((address, port), timeout)
     except OSError as error:
         raise ConnectionLost("%s port %s: %s" % (address, port, error))
-    tls = _secure(sock, unverified_context(), False, deadline)
+    tls = _negotiated(sock, _connecting, deadline)
     try:
         der = tls.getpeercert(binary_form=True)
         assert der is not None
@@ -160,7 +163,7 @@ def greet(tls: ssl.SSLSocket, token: str, role: str, disk: str, deadline: float)
 
 def accept(
     sock: socket.socket, certificate: Certificate, token: str, timeout: float = HELLO_BOUND
-) -> Tuple[ssl.SSLSocket, str, str]:
+) -> Tuple[BufferedTls, str, str]:
     """The other end of `connect`: (TLS socket, role, disk) of a peer that knows `token`; the caller
     answers it.
 
@@ -168,7 +171,7 @@ def accept(
     connection is closed then.
     """
     deadline = time.monotonic() + timeout
-    tls = _secure(sock, certificate.context, True, deadline)
+    tls = _negotiated(sock, lambda plain: BufferedTls(plain, certificate.context), deadline)
     try:
         lines = JsonLines(tls, MAX_HELLO)
         hello = lines.receive(max(0.0, deadline - time.monotonic()))
@@ -186,12 +189,12 @@ def accept(
         raise
 
 
-def welcome(tls: ssl.SSLSocket, size: int) -> None:
+def welcome(tls: BufferedTls, size: int) -> None:
     """Answer a hello that was accepted: the disk has `size` bytes."""
     JsonLines(tls).send({"ok": True, "size": size}, HELLO_BOUND)
 
 
-def refuse(tls: ssl.SSLSocket, reason: str) -> NoReturn:
+def refuse(tls: BufferedTls, reason: str) -> NoReturn:
     """Answer a hello with `reason`, and raise PeerRefused with the same."""
     JsonLines(tls).send({"ok": False, "error": reason}, HELLO_BOUND)
     raise PeerRefused(reason)
@@ -203,42 +206,39 @@ def _same_token(given: Any, token: str) -> bool:
     )
 
 
-def _secure(
-    sock: socket.socket, context: ssl.SSLContext, server_side: bool, deadline: float
-) -> ssl.SSLSocket:
-    """`sock` with TLS on it, negotiated by `deadline`: a timeout of the socket would begin anew
+def _connecting(sock: socket.socket) -> ssl.SSLSocket:
+    return unverified_context().wrap_socket(sock, do_handshake_on_connect=False)
+
+
+def _negotiated(sock: socket.socket, wrap: Callable[[socket.socket], Tls], deadline: float) -> Tls:
+    """`wrap(sock)`, with TLS negotiated by `deadline`: a timeout of the socket would begin anew
     with every byte of the peer.
 
     Raises ConnectionLost, and closes it then.
     """
+    tls: Union[Tls, socket.socket] = sock
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
-        # From here on `sock` is the TLS socket: wrapping has taken the descriptor away from the
-        # plain one.
-        sock = context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
-        _negotiate(sock, deadline)
-        return sock
+        # From here on `sock` may have no descriptor any more: SSLSocket has taken it.
+        tls = secured = wrap(sock)
+        while True:
+            try:
+                secured.do_handshake()
+                return secured
+            except ssl.SSLWantReadError:
+                _wait(secured, select.POLLIN, deadline)
+            except ssl.SSLWantWriteError:
+                _wait(secured, select.POLLOUT, deadline)
     except (OSError, ValueError) as error:
-        sock.close()
+        tls.close()
         raise ConnectionLost("no TLS with the peer: %s" % error)
     except ConnectionLost:
-        sock.close()
+        tls.close()
         raise
 
 
-def _negotiate(tls: ssl.SSLSocket, deadline: float) -> None:
-    while True:
-        try:
-            tls.do_handshake()
-            return
-        except ssl.SSLWantReadError:
-            _wait(tls, select.POLLIN, deadline)
-        except ssl.SSLWantWriteError:
-            _wait(tls, select.POLLOUT, deadline)
-
-
-def _wait(sock: socket.socket, event: int, deadline: float) -> None:
+def _wait(sock: Union[ssl.SSLSocket, BufferedTls], event: int, deadline: float) -> None:
     poll = select.poll()
     poll.register(sock, event)
     remaining = deadline - time.monotonic()

@@ -36,6 +36,11 @@ class Pending(object):
         self._answer, self._error = answer, error
         self._arrived.set()
 
+    @property
+    def arrived(self) -> bool:
+        """Whether `wait` will not."""
+        return self._arrived.is_set()
+
     def wait(self) -> Dict[str, Any]:
         """The answer (a dict with "ok" true). Raises PeerRefused with the receiver's reason,
         ConnectionLost."""

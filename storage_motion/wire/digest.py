@@ -81,7 +81,7 @@ def of_disk(name: object, client: nbd_client.Client, ranges: Iterable[Sequence[i
             client.start_read(*wanted[asked], tag=asked)
             asked += 1
         index, data = client.reap()
-        assert data is not None
+        assert isinstance(data, bytearray)
         arrived[index] = data
         while hashed in arrived:
             state.update(arrived.pop(hashed))

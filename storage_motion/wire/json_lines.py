@@ -71,7 +71,7 @@ class LineBuffer(object):
 class JsonLines(object):
     """Both directions on one blocking socket. For one thread."""
 
-    def __init__(self, sock: socket.socket, limit: int = MAX_LINE) -> None:
+    def __init__(self, sock: stream.Socket, limit: int = MAX_LINE) -> None:
         self._sock = sock
         self._lines = LineBuffer(limit)
 

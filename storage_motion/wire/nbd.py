@@ -71,13 +71,18 @@ CMD_READ = 0
 CMD_WRITE = 1
 CMD_DISC = 2
 CMD_WRITE_ZEROES = 6
+# ours, of the copy role alone: the range reads as zeros, or it is an error
+CMD_REQUIRE_ZEROES = 0x5A00
 
 COMMAND_NAMES = {
     CMD_READ: "read",
     CMD_WRITE: "write",
     CMD_DISC: "disconnect",
     CMD_WRITE_ZEROES: "write zeroes",
+    CMD_REQUIRE_ZEROES: "require zeroes",
 }
+
+NOT_AS_WRITTEN = 0x5A01  # an error of ours, and no errno: what the disk reads is not what it got
 
 
 def reply_errno(error: int) -> int:

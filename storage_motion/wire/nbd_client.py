@@ -10,7 +10,7 @@ can be, and only one handshake at a time.
 import socket
 import threading
 import time
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
 from storage_motion.dom0 import blktap
 from storage_motion.errors import ConnectionLost, ProtocolError, RequestFailed
@@ -119,7 +119,7 @@ class Client(object):
     """
 
     def __init__(
-        self, sock: socket.socket, size: int, depth: int = DEPTH, timeout: float = TIMEOUT
+        self, sock: stream.Socket, size: int, depth: int = DEPTH, timeout: float = TIMEOUT
     ) -> None:
         self.sock = sock
         self.size = size  # bytes
@@ -148,14 +148,24 @@ class Client(object):
         """Send `data` (bytes-like, a multiple of 512 long) for `offset`."""
         self._start(nbd.CMD_WRITE, offset, len(data), data, tag)
 
-    def start_zero(self, offset: int, length: int, tag: Any = None) -> None:
-        """Ask for `length` zero bytes at `offset`. A receiver's copy role knows this command;
-        tapdisk does not."""
-        self._start(nbd.CMD_WRITE_ZEROES, offset, length, None, tag)
+    def start_message(
+        self, message: memoryview, command: int, offset: int, length: int, tag: Any = None
+    ) -> None:
+        """Send `message`, which has the data behind room for the header, nbd.REQUEST.size bytes,
+        or no data for a `command` that has none: so both go out at once."""
+        handle = self._note(command, offset, length, tag)
+        nbd.REQUEST.pack_into(message, 0, nbd.REQUEST_MAGIC, 0, command, handle, offset, length)
+        stream.send_message(self.sock, message, None, self._timeout)
 
     def _start(
         self, command: int, offset: int, length: int, payload: Optional[stream.Buffer], tag: Any
     ) -> None:
+        handle = self._note(command, offset, length, tag)
+        header = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, command, handle, offset, length)
+        stream.send_message(self.sock, header, payload, self._timeout)
+
+    def _note(self, command: int, offset: int, length: int, tag: Any) -> int:
+        """Put a request in flight: its handle."""
         fault = nbd.request_fault(offset, length, self.size)
         if fault:
             raise RequestFailed(
@@ -168,11 +178,13 @@ class Client(object):
         handle = self._next_handle
         self._next_handle += 1
         self._in_flight[handle] = (tag, command, offset, length)
-        header = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, command, handle, offset, length)
-        stream.send_message(self.sock, header, payload, self._timeout)
+        return handle
 
-    def reap(self) -> Tuple[Any, Optional[bytearray]]:
-        """Wait for one answer: (tag, data), where data is a bytearray for a read and else None.
+    def reap(
+        self, into: Optional[memoryview] = None
+    ) -> Tuple[Any, Union[None, bytearray, memoryview]]:
+        """Wait for one answer: (tag, data), where data is, for a read, a bytearray, or the part of
+        the view `into` that it fills, and else None.
 
         Raises RequestFailed if the disk answered with an error (the connection stays good),
         ConnectionLost, ProtocolError.
@@ -192,14 +204,17 @@ class Client(object):
             )
         if command != nbd.CMD_READ:
             return tag, None
-        return tag, stream.receive_steadily(self.sock, length)
+        if into is None:
+            return tag, stream.receive_steadily(self.sock, length)
+        stream.receive_steadily_into(self.sock, into[:length])
+        return tag, into[:length]
 
     def read(self, offset: int, length: int) -> bytearray:
         """`length` bytes at `offset`, with nothing else in flight."""
         self._require_idle()
         self.start_read(offset, length)
         _, data = self.reap()
-        assert data is not None
+        assert isinstance(data, bytearray)
         return data
 
     def write(self, offset: int, data: stream.Buffer) -> None:

@@ -3,7 +3,8 @@
 requests of any role."""
 
 import socket
-from typing import Optional
+import struct
+from typing import Iterable, Iterator, List, Optional
 
 from storage_motion.errors import ConnectionLost, ProtocolError
 from storage_motion.wire import nbd, stream
@@ -11,6 +12,9 @@ from storage_motion.wire import nbd, stream
 MAX_OPTIONS = 32  # a client that asks for more is playing
 MAX_OPTION_DATA = 4096  # the longest name of the protocol, "String values"
 PREFERRED_BLOCK = 4096
+PORTION = 256 << 10  # bytes of requests that are read at a time
+HANDLE = struct.Struct(">Q")
+HANDLE_AT = 8  # where it is in nbd.REQUEST
 HANDSHAKE_TIMEOUT = 5.0  # seconds; tapdisk itself gives up after one
 
 
@@ -84,87 +88,131 @@ def _send(sock: socket.socket, data: bytes) -> None:
 
 
 class Request(object):
-    """One whole request. `message`: header and payload as they came, one bytearray, so that it can
-    be passed on uncopied."""
+    """One whole request, in a buffer that it may share with others."""
 
-    __slots__ = ("command", "flags", "handle", "offset", "length", "message")
+    __slots__ = ("command", "flags", "handle", "offset", "length", "buffer", "start", "stop")
 
     def __init__(
-        self, command: int, flags: int, handle: int, offset: int, length: int, message: bytearray
+        self,
+        command: int,
+        flags: int,
+        handle: int,
+        offset: int,
+        length: int,
+        buffer: bytearray,
+        start: int,
+        stop: int,
     ) -> None:
         self.command = command
         self.flags = flags
         self.handle = handle
         self.offset = offset  # bytes
         self.length = length  # bytes
-        self.message = message
+        self.buffer = buffer
+        # header and payload as they came are buffer[start:stop]
+        self.start = start
+        self.stop = stop
+
+    @property
+    def message(self) -> memoryview:
+        """Header and payload, as a view, so that they can be passed on uncopied."""
+        return memoryview(self.buffer)[self.start : self.stop]
 
     @property
     def payload(self) -> memoryview:
         """The data of a write, as a view."""
-        return memoryview(self.message)[nbd.REQUEST.size :]
+        return memoryview(self.buffer)[self.start + nbd.REQUEST.size : self.stop]
 
-    def message_for(self, handle: int) -> bytearray:
-        """The request as it goes on to the next server, which knows it by `handle`: the same bytes,
-        the handle changed in place."""
-        nbd.REQUEST.pack_into(
-            self.message,
-            0,
-            nbd.REQUEST_MAGIC,
-            self.flags,
-            self.command,
-            handle,
-            self.offset,
-            self.length,
-        )
-        return self.message
+    def rename(self, handle: int) -> None:
+        """Change the handle, in the message as well: by it the next server is to know the
+        request."""
+        self.handle = handle
+        HANDLE.pack_into(self.buffer, self.start + HANDLE_AT, handle)
+
+
+def runs(requests: Iterable[Request]) -> Iterator[memoryview]:
+    """The messages of `requests`, as few views as they make: what lies behind one another in one
+    buffer is sent at once."""
+    buffer: Optional[bytearray] = None
+    start = stop = 0
+    for request in requests:
+        if request.buffer is buffer and request.start == stop:
+            stop = request.stop
+            continue
+        if buffer is not None:
+            yield memoryview(buffer)[start:stop]
+        buffer, start, stop = request.buffer, request.start, request.stop
+    if buffer is not None:
+        yield memoryview(buffer)[start:stop]
 
 
 class RequestReader(object):
     """Whole requests from a non-blocking socket in NBD's transmission phase. Half a request is
     never handed out."""
 
-    def __init__(self, sock: socket.socket, peer: str = "the peer") -> None:
+    def __init__(self, sock: stream.Socket, peer: str = "the peer", portion: int = PORTION) -> None:
+        """`portion`: bytes that are read at a time."""
         self._sock = sock
         self._peer = peer
-        self._header = bytearray(nbd.REQUEST.size)
-        # what is being filled: the header alone, then header and payload
-        self._message = self._header
-        self._filled = 0  # bytes of it
-        self._request: Optional[Request] = None
+        self._portion = portion
+        self._buffer = bytearray(portion)
+        self._spare: Optional[bytearray] = None
+        self._filled = 0  # bytes of the buffer
+        self._wanted = 0  # bytes that the first request takes, as soon as they are known
 
     @property
     def partial(self) -> bool:
         """Whether a request has begun to arrive and is not complete."""
         return self._filled > 0
 
-    def next(self) -> Optional[Request]:
-        """The next Request, or None where it has not arrived completely. Raises ProtocolError,
-        ConnectionLost."""
-        while True:
-            view = memoryview(self._message)
-            while self._filled < len(view):
-                count = stream.receive_some(self._sock, view[self._filled :], self._peer)
-                if count is None:
-                    return None
-                self._filled += count
-            if self._request is None:
-                self._request = self._parse()
-                if self._request.command == nbd.CMD_WRITE and self._request.length:
-                    continue
-            request, self._request = self._request, None
-            self._message, self._filled = self._header, 0
-            return request
+    def read(self) -> Optional[List[Request]]:
+        """Read once: the requests that are complete by that; None where there was nothing to read.
+        Their buffer is theirs. Raises ProtocolError, ConnectionLost."""
+        # a long one alone, so that nothing behind it has to be moved to another buffer
+        stop = self._wanted if 2 * self._wanted > self._portion else len(self._buffer)
+        count = stream.receive_some(
+            self._sock, memoryview(self._buffer)[self._filled : stop], self._peer
+        )
+        if count is None:
+            return None
+        self._filled += count
+        return self._parse() if self._filled >= max(self._wanted, nbd.REQUEST.size) else []
 
-    def _parse(self) -> Request:
-        magic, flags, command, handle, offset, length = nbd.REQUEST.unpack(self._header)
-        if magic != nbd.REQUEST_MAGIC:
-            raise ProtocolError("a request that is none")
-        if command == nbd.CMD_WRITE and length > nbd.MAX_REQUEST:
-            raise ProtocolError("a write of %d bytes" % length)
-        self._message = bytearray(len(self._header) + (length if command == nbd.CMD_WRITE else 0))
-        self._message[: len(self._header)] = self._header
-        return Request(command, flags, handle, offset, length, self._message)
+    def give_back(self, buffer: bytearray) -> None:
+        """Nobody needs `buffer` (Request.buffer) any more: so no new one has to be made."""
+        if len(buffer) == self._portion:
+            self._spare = buffer
+
+    def _parse(self) -> List[Request]:
+        buffer, filled, at = self._buffer, self._filled, 0
+        requests: List[Request] = []
+        self._wanted = 0
+        while filled - at >= nbd.REQUEST.size:
+            magic, flags, command, handle, offset, length = nbd.REQUEST.unpack_from(buffer, at)
+            if magic != nbd.REQUEST_MAGIC:
+                raise ProtocolError("a request that is none")
+            stop = at + nbd.REQUEST.size
+            if command == nbd.CMD_WRITE:
+                if length > nbd.MAX_REQUEST:
+                    raise ProtocolError("a write of %d bytes" % length)
+                stop += length
+            if stop > filled:
+                self._wanted = stop - at
+                break
+            requests.append(Request(command, flags, handle, offset, length, buffer, at, stop))
+            at = stop
+        if requests or self._wanted > len(buffer):
+            self._begin_buffer(memoryview(buffer)[at:filled])
+        return requests
+
+    def _begin_buffer(self, rest: memoryview) -> None:
+        """Go on in another buffer, with `rest`, the beginning of a request."""
+        if self._wanted > self._portion:
+            self._buffer = bytearray(self._wanted)
+        else:
+            self._buffer, self._spare = self._spare or bytearray(self._portion), None
+        self._filled = len(rest)
+        self._buffer[: self._filled] = rest
 
 
 def simple_reply(handle: int, error: int = 0) -> bytes:

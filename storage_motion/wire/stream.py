@@ -13,7 +13,9 @@ import time
 from typing import Optional, Union
 
 from storage_motion.errors import ConnectionLost
+from storage_motion.wire.buffered_tls import BufferedTls
 
+Socket = Union[socket.socket, BufferedTls]
 Buffer = Union[bytes, bytearray, memoryview]
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -21,7 +23,7 @@ WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 JOINED_PAYLOAD = 16 << 10
 
 
-def receive_exactly(sock: socket.socket, length: int, deadline: float) -> bytearray:
+def receive_exactly(sock: Socket, length: int, deadline: float) -> bytearray:
     """`length` bytes from `sock`, as a bytearray, by `deadline` (time.monotonic()).
 
     Raises ConnectionLost if the peer closes before, fails, or is late.
@@ -31,7 +33,7 @@ def receive_exactly(sock: socket.socket, length: int, deadline: float) -> bytear
     return data
 
 
-def receive_into(sock: socket.socket, view: memoryview, deadline: float) -> None:
+def receive_into(sock: Socket, view: memoryview, deadline: float) -> None:
     """Fill `view` from `sock` by `deadline`, however slowly the bytes come. Raises ConnectionLost
     as `receive_exactly` does."""
     received = 0
@@ -43,21 +45,25 @@ def receive_into(sock: socket.socket, view: memoryview, deadline: float) -> None
         received += _receive(sock, view[received:])
 
 
-def receive_steadily(sock: socket.socket, length: int) -> bytearray:
+def receive_steadily(sock: Socket, length: int) -> bytearray:
     """`length` bytes from `sock`, as a bytearray, each portion within the timeout that `sock` has:
     fewer system calls.
 
     Raises ConnectionLost as `receive_exactly` does.
     """
     data = bytearray(length)
-    view = memoryview(data)
-    received = 0
-    while received < length:
-        received += _receive(sock, view[received:])
+    receive_steadily_into(sock, memoryview(data))
     return data
 
 
-def _receive(sock: socket.socket, view: memoryview) -> int:
+def receive_steadily_into(sock: Socket, view: memoryview) -> None:
+    """Fill `view`, as `receive_steadily`."""
+    received = 0
+    while received < len(view):
+        received += _receive(sock, view[received:])
+
+
+def _receive(sock: Socket, view: memoryview) -> int:
     try:
         count = sock.recv_into(view)
     except socket.timeout:
@@ -69,9 +75,7 @@ def _receive(sock: socket.socket, view: memoryview) -> int:
     return count
 
 
-def send_message(
-    sock: socket.socket, header: Buffer, payload: Optional[Buffer], timeout: float
-) -> None:
+def send_message(sock: Socket, header: Buffer, payload: Optional[Buffer], timeout: float) -> None:
     """Send `header`, then `payload` (bytes-like or None). Raises ConnectionLost if the peer takes
     none of it for `timeout` s."""
     try:
@@ -81,7 +85,7 @@ def send_message(
             sock.sendall(header)
         elif len(payload) <= JOINED_PAYLOAD:
             sock.sendall(b"".join((header, payload)))
-        elif isinstance(sock, ssl.SSLSocket):
+        elif isinstance(sock, (ssl.SSLSocket, BufferedTls)):
             sock.sendall(header)
             sock.sendall(payload)
         else:
@@ -96,7 +100,7 @@ def send_message(
         raise ConnectionLost("sending failed: %s" % error)
 
 
-def await_close(sock: socket.socket, deadline: float) -> None:
+def await_close(sock: Socket, deadline: float) -> None:
     """Until the peer has closed its side. Raises ConnectionLost if it says anything instead, or is
     late."""
     try:
@@ -110,7 +114,7 @@ def await_close(sock: socket.socket, deadline: float) -> None:
 
 
 def receive_some(
-    sock: socket.socket, view: Union[bytearray, memoryview], peer: str = "the peer"
+    sock: Socket, view: Union[bytearray, memoryview], peer: str = "the peer"
 ) -> Optional[int]:
     """What a non-blocking `sock` has now, into `view`: the count of bytes, or None where there is
     nothing yet.
@@ -128,19 +132,19 @@ def receive_some(
     return count
 
 
-def has_pending(sock: socket.socket) -> bool:
+def has_pending(sock: Socket) -> bool:
     """Whether `sock` has received data that a poll of its descriptor does not show: the rest of a
     TLS record.
 
     Asking is much cheaper than a read which finds nothing: that one raises.
     """
-    return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+    return isinstance(sock, (ssl.SSLSocket, BufferedTls)) and sock.pending() > 0
 
 
 class Outgoing(object):
     """What waits to go out on a non-blocking socket, in order."""
 
-    def __init__(self, sock: socket.socket, peer: str = "the peer") -> None:
+    def __init__(self, sock: Socket, peer: str = "the peer") -> None:
         self._sock = sock
         self._peer = peer
         self._buffers: "collections.deque[memoryview]" = collections.deque()
@@ -165,17 +169,22 @@ class Outgoing(object):
                 self._buffers.popleft()
             else:
                 self._buffers[0] = head[sent:]
-        return True
+        try:
+            # encrypted, and not gone yet
+            return not isinstance(self._sock, BufferedTls) or self._sock.flush()
+        except OSError as error:
+            raise ConnectionLost("sending to %s failed: %s" % (self._peer, error))
 
     def __bool__(self) -> bool:
         return bool(self._buffers)
 
 
-def interrupt(sock: socket.socket) -> None:
+def interrupt(sock: Socket) -> None:
     """End both directions of `sock`, so that the thread which owns it wakes up and closes it."""
     try:
         # Not SSLSocket's own shutdown: that takes the TLS state away under the feet of the thread
         # which is using it.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        plain = sock.plain if isinstance(sock, BufferedTls) else sock
+        socket.socket.shutdown(plain, socket.SHUT_RDWR)
     except OSError:
         pass  # not connected any more, which is what was wanted

@@ -34,7 +34,7 @@ PARTS = {
     "migration ids": 10,
     "disks to receive": 80,
     "NBD server": 180,
-    "forwarder": 40,
+    "roles": 40,
     "NBD client": 160,
     "mirror": 1,
     "JSON lines": 90,

@@ -134,12 +134,12 @@ def in_the_clear():
     """The channel without its TLS, which would take a thousand times as long as what is meant
     here."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(channel, "_secure", lambda sock, *_: sock)
+    patch.setattr(channel, "_negotiated", lambda sock, *_: sock)
     yield
     patch.undo()
 
 
-HELLO = {"version": 1, "token": TOKEN, "role": "mirror", "disk": "key"}
+HELLO = {"version": channel.VERSION, "token": TOKEN, "role": "mirror", "disk": "key"}
 
 
 @fuzz_bounds.inputs("hello", 1, EACH)

@@ -13,7 +13,8 @@ from hypothesis import given, strategies as st
 
 import fuzz_bounds
 from fuzz_bounds import EACH
-from storage_motion.destination.forwarder import Forwarder
+from storage_motion.destination.copy_role import CopyRole
+from storage_motion.destination.mirror_role import MirrorRole
 from storage_motion.errors import ConnectionLost, DataPathError, RequestFailed
 from storage_motion.source import merge
 from storage_motion.source.mirror import Mirror
@@ -90,7 +91,7 @@ OPTIONS = st.tuples(
 REQUESTS = st.tuples(
     mostly(nbd.REQUEST_MAGIC, U32),
     mostly(0, U16),
-    st.one_of(st.sampled_from([nbd.CMD_WRITE, nbd.CMD_WRITE_ZEROES]), U16),
+    st.one_of(st.sampled_from([nbd.CMD_WRITE, nbd.CMD_WRITE_ZEROES, nbd.CMD_REQUIRE_ZEROES]), U16),
     U64,
     U64,
     mostly(512, U32),
@@ -154,8 +155,8 @@ def take_requests(data):
     try:
         with fuzz_bounds.bounded("NBD server", WRITE_MEMORY):
             try:
-                for request in iter(reader.next, None):
-                    taken += bytes(request.message)
+                for requests in iter(reader.read, None):
+                    taken += b"".join(request.message for request in requests)
             except DataPathError:
                 pass
         assert data.startswith(taken)
@@ -165,12 +166,13 @@ def take_requests(data):
 
 
 class Tapdisk(threading.Thread):
-    """The destination's: takes whole, lawful writes, and answers them. `wrong`: what it got that
-    would harm a real one."""
+    """The destination's: takes whole, lawful requests of `kind`, and answers them; what it reads
+    are zeros. `wrong`: what it got that would harm a real one."""
 
-    def __init__(self, sock):
+    def __init__(self, sock, kind):
         super().__init__(daemon=True)
         self.sock = sock
+        self.kind = kind
         self.wrong = []
         self.start()
 
@@ -182,12 +184,13 @@ class Tapdisk(threading.Thread):
                 if (magic, flags, command) != (
                     nbd.REQUEST_MAGIC,
                     0,
-                    nbd.CMD_WRITE,
+                    self.kind,
                 ) or nbd.request_fault(offset, length, SIZE):
                     self.wrong.append((magic, flags, command, offset, length))
                     return
-                stream.receive_steadily(self.sock, length)
-                self.sock.sendall(nbd_server.simple_reply(handle))
+                reads = command == nbd.CMD_READ
+                stream.receive_steadily(self.sock, 0 if reads else length)
+                self.sock.sendall(nbd_server.simple_reply(handle) + bytes(length) * reads)
         except (ConnectionLost, OSError) as error:
             if "in time" in str(error):  # half a request, and no end: any other end is one
                 self.wrong.append(error)
@@ -195,37 +198,43 @@ class Tapdisk(threading.Thread):
             self.sock.close()
 
 
-@fuzz_bounds.inputs("forwarder", 1, EACH)
+@fuzz_bounds.inputs("roles", 1, EACH)
 @given(
     st.sampled_from(["mirror", "copy"]),
     st.one_of(joined(REQUESTS, 10), st.binary(max_size=100)),
     st.booleans(),
 )
-def test_forwarder(role, example, goodbye):
+def test_roles(role, example, goodbye):
     for data in fuzz_bounds.variants(example):
-        forward(
+        serve_role(
             role, data + nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_DISC, 0, 0, 0) * goodbye
         )
 
 
-def forward(role, data):
+def serve_role(role, data):
     ours, mover = said(data)
-    near, far = socket.socketpair()
-    far.settimeout(BOUND)
-    tapdisk = Tapdisk(far)
-    client = nbd_client.Client(near, SIZE, timeout=BOUND)
+    clients, tapdisks = [], []
+    for kind in (nbd.CMD_WRITE, nbd.CMD_READ):
+        near, far = socket.socketpair()
+        far.settimeout(BOUND)
+        tapdisks.append(Tapdisk(far, kind))
+        clients.append(nbd_client.Client(near, SIZE, timeout=BOUND))
     try:
-        with fuzz_bounds.bounded("forwarder", WRITE_MEMORY):
+        with fuzz_bounds.bounded("roles", WRITE_MEMORY):
             try:
-                Forwarder(role, ours, client).run()
+                if role == "mirror":
+                    MirrorRole(ours, clients[0]).run()
+                else:
+                    CopyRole(ours, *clients).run()
             except DataPathError:
                 pass
     finally:
-        client.close()
-        ours.close()
-        mover.close()
-        tapdisk.join(BOUND)
-    assert not tapdisk.wrong and not tapdisk.is_alive()
+        for sock in clients + [ours, mover]:
+            sock.close()
+        for tapdisk in tapdisks:
+            tapdisk.join(BOUND)
+    for tapdisk in tapdisks:
+        assert not tapdisk.wrong and not tapdisk.is_alive()
 
 
 GREETING = packed(

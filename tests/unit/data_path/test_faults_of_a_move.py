@@ -26,7 +26,7 @@ from data_harness import (
     same_bytes,
 )
 from storage_motion.errors import CertificateMismatch, ConnectionLost, DataPathError, PeerRefused
-from storage_motion.source import copier
+from storage_motion.source import windows
 from storage_motion.wire import channel, nbd, nbd_client
 from storage_motion.wire.tls import unverified_context
 from tests.eventually import eventually, never
@@ -607,7 +607,7 @@ def test_a_snapshot_without_data_is_copied_at_once(site):
 )
 def test_extents_of_another_disk_are_refused(site, answer):
     with pytest.raises(DataPathError):
-        copier.read_extents(site.write_spec("extents.json", answer), SIZE)
+        windows.read_extents(site.write_spec("extents.json", answer), SIZE)
 
 
 def test_a_receiver_ends_well_although_its_files_have_gone_before(site):

@@ -301,10 +301,10 @@ def test_qemu_can_be_the_client(site):
         sock.setblocking(False)
         reader = nbd_server.RequestReader(sock)
         while not requests or requests[-1].command != nbd.CMD_DISC:
-            request = eventually(reader.next, "a request")
-            requests.append(request)
-            if request.command != nbd.CMD_DISC:
-                sock.sendall(nbd_server.simple_reply(request.handle))
+            for request in eventually(reader.read, "a request"):
+                requests.append(request)
+                if request.command != nbd.CMD_DISC:
+                    sock.sendall(nbd_server.simple_reply(request.handle))
         sock.close()
 
     thread = in_thread(serve)
@@ -331,28 +331,73 @@ def test_qemu_can_be_the_client(site):
     assert bytes(requests[0].payload) == b"\7" * 1536
 
 
+WRITE = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, 5, 512, 1024) + b"d" * 1024
+
+
 def test_requests_arrive_whole_however_they_are_cut(pair):
     ours, theirs = pair
     theirs.setblocking(False)
     reader = nbd_server.RequestReader(theirs)
-    message = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, 5, 512, 1024) + b"d" * 1024
-    for position in range(len(message) - 1):
-        assert reader.next() is None and reader.partial == (position > 0)
-        ours.sendall(message[position : position + 1])
-    ours.sendall(
-        message[-1:] + nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_READ, 6, 0, 512) + message[:3]
-    )
-    first, second = reader.next(), reader.next()
+    assert reader.read() is None and not reader.partial
+    for position in range(len(WRITE) - 1):
+        ours.sendall(WRITE[position : position + 1])
+        assert reader.read() == [] and reader.partial
+    ours.sendall(WRITE[-1:] + nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_READ, 6, 0, 512))
+    ours.sendall(WRITE[:3])
+    first, second = reader.read()
     assert (first.handle, bytes(first.payload)) == (5, b"d" * 1024)
-    assert (
-        first.message_for(99)
+    first.rename(99)
+    assert first.handle == 99 and (
+        bytes(first.message)
         == nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, 99, 512, 1024) + b"d" * 1024
     )
     assert (second.command, second.handle) == (nbd.CMD_READ, 6)
-    assert reader.next() is None and reader.partial
+    assert reader.read() is None and reader.partial
     ours.close()
     with pytest.raises(ConnectionLost):
-        reader.next()
+        reader.read()
+
+
+def test_what_is_longer_than_a_buffer_arrives_and_what_follows_it_too(pair):
+    ours, theirs = pair
+    theirs.setblocking(False)
+    reader = nbd_server.RequestReader(theirs, portion=1100)
+    long = nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, 7, 0, 4096) + b"l" * 4096
+    sent = WRITE + long + WRITE + WRITE
+    ours.sendall(sent)
+    taken = []
+    while sum(len(request.message) for request in taken) < len(sent):
+        taken += reader.read()
+    assert b"".join(request.message for request in taken) == sent
+    assert [request.handle for request in taken] == [5, 7, 5, 5] and not reader.partial
+
+
+def test_a_buffer_that_was_given_back_is_used_again_and_none_that_was_not(pair):
+    ours, theirs = pair
+    theirs.setblocking(False)
+    reader = nbd_server.RequestReader(theirs)
+    buffers = []
+    for given_back in (False, False, True, True):
+        ours.sendall(WRITE)
+        (request,) = reader.read()
+        buffers.append(request.buffer)
+        if given_back:
+            reader.give_back(request.buffer)
+    ours.sendall(WRITE)
+    (request,) = reader.read()
+    assert len({id(buffer) for buffer in buffers}) == 4 and request.buffer is buffers[2]
+
+
+def test_what_lies_behind_one_another_goes_as_one_run(pair):
+    ours, theirs = pair
+    theirs.setblocking(False)
+    reader = nbd_server.RequestReader(theirs)
+    ours.sendall(WRITE * 5)
+    requests = reader.read()
+    assert [len(run) for run in nbd_server.runs(requests)] == [5 * len(WRITE)]
+    del requests[2]
+    assert [len(run) for run in nbd_server.runs(requests)] == [2 * len(WRITE)] * 2
+    assert list(nbd_server.runs([])) == []
 
 
 @pytest.mark.parametrize(
@@ -367,7 +412,7 @@ def test_requests_that_are_none(pair, header):
     pair[1].setblocking(False)
     pair[0].sendall(header)
     with pytest.raises(ProtocolError):
-        nbd_server.RequestReader(pair[1]).next()
+        nbd_server.RequestReader(pair[1]).read()
 
 
 def test_the_one_error_that_has_no_number(pair):

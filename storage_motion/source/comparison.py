@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What of a window the destination has already, by digests: for a copy that is taken up again.
+
+The receiver is asked for the digest of what is there before the window has been read, and nothing
+is claimed while it is asked, so no write of the guest waits for it. A window that differs is asked
+for once more, in parts: guests write little here and little there.
+"""
+
+from typing import TYPE_CHECKING, List, Optional, Tuple
+
+from storage_motion.source.ranges import Range, total
+from storage_motion.source.windows import windows
+from storage_motion.wire import digest, nbd
+
+if TYPE_CHECKING:
+    from storage_motion.source.mirror import Mirror
+    from storage_motion.wire.control_link import ControlLink, Pending
+
+GRAIN = 128  # sectors: 64 KiB, in which a window that differs is compared once more
+DIGEST_BOUND = 60.0  # seconds for the receiver to read one window
+
+
+class Question(object):
+    """Whether the destination has `ranges` of a window already."""
+
+    def __init__(
+        self, ranges: List[Range], free: List[Range], pending: Optional["Pending"]
+    ) -> None:
+        """`free`: those of `ranges` that nobody has written when it was asked. `pending`: the
+        digest of these at the destination, to come; None where there are none."""
+        self.ranges = ranges
+        self.free = free
+        self.pending = pending
+
+    @property
+    def answered(self) -> bool:
+        """Whether nobody has to wait for it."""
+        return self.pending is None or self.pending.arrived
+
+
+class Comparison(object):
+    """Asks the receiver, for one copy."""
+
+    def __init__(self, link: "ControlLink", mirror: "Mirror") -> None:
+        self._link = link
+        self._mirror = mirror
+        self._algorithm = digest.fastest()
+
+    def ask(self, ranges: List[Range]) -> Question:
+        """A Question on `ranges`, in sectors, of one window."""
+        free = self._mirror.free(ranges)
+        pairs = [[start * nbd.SECTOR, (end - start) * nbd.SECTOR] for start, end in free]
+        message = {"cmd": "digest", "algorithm": self._algorithm, "ranges": pairs}
+        return Question(ranges, free, self._link.submit(message, DIGEST_BOUND) if free else None)
+
+    def answer(
+        self, question: Question, data: Optional[memoryview]
+    ) -> Tuple[List[Range], List[Range]]:
+        """(what the destination has, what has to be sent) of the ranges that the question was
+        about. What the guest has written meanwhile is in neither. `data`: the snapshot's, from the
+        first of the ranges on; None: zeros.
+
+        Raises DataPathError.
+        """
+        first = question.ranges[0][0]
+        found = self._found(question, first, data)
+        if found is not None:
+            return found, []
+        same: List[Range] = []
+        differing: List[Range] = []
+        for part in [self.ask(grain) for grain in windows(question.ranges, GRAIN)]:
+            found = self._found(part, first, data)
+            if found is None:
+                differing += part.ranges
+            else:
+                same += found
+        return same, differing
+
+    def _found(
+        self, question: Question, first: int, data: Optional[memoryview]
+    ) -> Optional[List[Range]]:
+        """Those of the question's ranges that are the copy's still, if all of them are at the
+        destination; else None.
+
+        A sector that is free now was so all the time, and nobody has written it meanwhile (merge,
+        invariant 3): what the digest says of it is still true.
+        """
+        if question.pending is not None:
+            expected = self._digest(question.free, first, data)
+            if question.pending.wait().get("digest") != expected:
+                return None
+        claim = self._mirror.claim(question.ranges)
+        if claim is None:
+            return []
+        self._mirror.release(claim)
+        return claim.ranges
+
+    def _digest(self, ranges: List[Range], first: int, data: Optional[memoryview]) -> str:
+        if data is None:
+            return digest.of_zeros(self._algorithm, total(ranges) * nbd.SECTOR)
+        return digest.of_buffers(
+            self._algorithm,
+            (
+                data[(start - first) * nbd.SECTOR : (end - first) * nbd.SECTOR]
+                for start, end in ranges
+            ),
+        )
