@@ -80,11 +80,11 @@ class CertificateMismatch(DataPathError):
     code = "SXM_CERTIFICATE_MISMATCH"
 
 
-class DigestMismatch(DataPathError):
+class CopyDiffers(DataPathError):
     """What the destination reads back is not what the source has. Details: offset, length in
     bytes."""
 
-    code = "SXM_DIGEST_MISMATCH"
+    code = "SXM_COPY_DIFFERS"
 
 
 class MirrorBroken(DataPathError):

@@ -66,6 +66,7 @@ def run(path: str, gates: Any) -> int:
     (switch/destination_gates.py, Gates). Raises DataPathError."""
     spec = service.load_spec(path, ("address", "token", "control", "ready", "disks"))
     service.start_log(spec.get("log", ""), "receiver")
+    service.switch_threads_often()
     bound = spec.get("orphan_bound", service.ORPHAN_BOUND)
     life = service.Life(bound)
     disks = {key: ReceivedDisk(key, disk, gates) for key, disk in spec["disks"].items()}

@@ -4,11 +4,11 @@
 
 A tapdisk works on 8 for a connection. One of a QCOW2 image stalls for good when it has 8, and now
 and then with 7; and over all its connections it has 32 slots, beyond which a request waits for a
-second (block-qcow2.c, QCOW2_REQS): we have three with one tapdisk at most, for mirror, copy and
-digests. In builds without a mutex around a connection's slots, which two threads share there
-(tapdisk-nbdserver.c), several at a time kill it. Which build a host has is not to be seen in
-tapdisk, and not known of any package that was released: so a blktap is safe for QCOW2 only if its
-administrator says so, in SAFE, having looked at its source.
+second (block-qcow2.c, QCOW2_REQS): we have four with one tapdisk at most, for the mirror, for what
+is copied and for reading it back, and for digests. In builds without a mutex around a connection's
+slots, which two threads share there (tapdisk-nbdserver.c), several at a time kill it. Which build a
+host has is not to be seen in tapdisk, and not known of any package that was released: so a blktap
+is safe for QCOW2 only if its administrator says so, in SAFE, having looked at its source.
 """
 
 from typing import Optional
@@ -21,14 +21,17 @@ SAFE = "/etc/sxm/qcow2-blktap"  # what that prints of the safe ones, one a line
 RPM_TIMEOUT = 30.0  # seconds
 QCOW2 = "qcow2"
 
-MOST = 6  # on one connection, also with other images
+MOST = 8  # on one connection: what its NBD server works on (tapdisk-nbdserver.c, MAX_REQUESTS)
+MOST_QCOW2 = 6
 ALONE = 1
 
 
 def most_requests(image_type: str) -> int:
     """Requests in flight on one connection with a tapdisk of this host that has an image of this
     type ("qcow2", "vhd", "aio") open."""
-    return ALONE if image_type == QCOW2 and not is_safe_for_qcow2() else MOST
+    if image_type != QCOW2:
+        return MOST
+    return MOST_QCOW2 if is_safe_for_qcow2() else ALONE
 
 
 def is_safe_for_qcow2() -> bool:

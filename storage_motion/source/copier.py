@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from storage_motion.errors import (
     ConnectionLost,
+    CopyDiffers,
     DataPathError,
-    DigestMismatch,
     MotionError,
     RequestFailed,
 )
@@ -245,7 +245,7 @@ class Copier(object):
                 raise
             claim, start = error.tag
             length = next(end - first for first, end in claim.ranges if first == start)
-            raise DigestMismatch(
+            raise CopyDiffers(
                 "offset %d" % (start * nbd.SECTOR), "length %d" % (length * nbd.SECTOR)
             )
         self._unanswered[claim] -= 1

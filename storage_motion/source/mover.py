@@ -32,8 +32,6 @@ from storage_motion.wire.control_link import ControlLink
 from storage_motion.wire.control_socket import ControlSocket, Handler
 
 FINISH_BOUND = 300.0  # seconds for the receiver's SM to close its tapdisk and open the gate
-# More often than the default of 5 ms: a guest's write must not wait for the copier's bytecode.
-SWITCH_INTERVAL = 0.0005
 
 NOTHING_MIRRORED: Dict[str, Any] = {
     "state": "broken",
@@ -206,7 +204,7 @@ def run(path: str) -> int:
     required = ("key", "size", "receiver", "secondary", "control", "log")
     spec = service.load_spec(path, required + ("stall_bound", "max_outstanding"))
     service.start_log(spec["log"], "mover")
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    service.switch_threads_often()
     life = service.Life(spec.get("orphan_bound", service.ORPHAN_BOUND))
     mover = Mover(spec, life)
     mover.connect()

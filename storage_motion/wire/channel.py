@@ -7,7 +7,7 @@ session, so no authority has to vouch for the certificate: the mover takes exact
 says nothing before it has seen it. The token is good once per role and disk. Hello, in one line
 each way:
 
-    {"version": 1, "token": ..., "role": "mirror"|"copy"|"control", "disk": key}  ->  {"ok": true, "size": bytes} or {"ok": false, "error": ...}
+    {"version": 2, "token": ..., "role": "mirror"|"copy"|"control", "disk": key}  ->  {"ok": true, "size": bytes} or {"ok": false, "error": ...}
 
 After it `mirror` and `copy` speak NBD's transmission phase with simple replies, `control` JSON
 lines.

@@ -7,8 +7,11 @@ alignment, few requests in flight (dom0/blktap.py), negative errnos, every reply
 can be, and only one handshake at a time.
 """
 
+import contextlib
+import errno
+import hashlib
+import os
 import socket
-import threading
 import time
 from typing import Any, Dict, Iterator, Optional, Tuple, Union
 
@@ -21,8 +24,7 @@ PIECE = 1 << 20  # the length of request that serves tapdisk best; its own unit 
 TIMEOUT = 30.0  # seconds for which a peer may take or say nothing at all
 EXPORT_NAME = "tapdisk_client"
 
-# Two clients in handshake at once freeze a tapdisk for good: connect one at a time, process-wide.
-_one_handshake = threading.Lock()
+TURN_POLL = 0.005  # seconds between two tries to have one's turn
 
 
 def connect(
@@ -33,7 +35,7 @@ def connect(
     Raises ConnectionLost if it cannot be reached or is silent for `timeout` seconds, ProtocolError
     if it does not speak NBD.
     """
-    with _one_handshake:
+    with _turn(path, time.monotonic() + timeout):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
@@ -46,6 +48,31 @@ def connect(
         except (ConnectionLost, ProtocolError):
             sock.close()
             raise
+
+
+@contextlib.contextmanager
+def _turn(path: str, deadline: float) -> Iterator[None]:
+    """While no other process or thread of this host is in a handshake with the server at `path`:
+    two at once freeze a tapdisk for good. Raises ConnectionLost at the `deadline`.
+
+    Who has the turn has a name in Linux' abstract namespace, which nobody has to clear away: it
+    goes with the process.
+    """
+    name = (
+        "\0storage-motion-handshake-" + hashlib.sha256(os.path.abspath(path).encode()).hexdigest()
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as turn:
+        while True:
+            try:
+                turn.bind(name)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise ConnectionLost("%s: %s" % (path, error))
+            if time.monotonic() > deadline:
+                raise ConnectionLost("%s: others have been in a handshake all the time" % path)
+            time.sleep(TURN_POLL)
+        yield
 
 
 def handshake(sock: socket.socket, export: str, deadline: float) -> int:

@@ -165,9 +165,11 @@ def meet(hello, more):
                 _, role, disk = channel.accept(ours, channel.Certificate(None, ""), TOKEN, BOUND)
                 line, _, rest = (hello + more).partition(b"\n")
                 message = json.loads(line.decode())
-                assert (message["token"], message["version"], rest) == (TOKEN, 1, b"") and len(
-                    line
-                ) <= channel.MAX_HELLO
+                assert (message["token"], message["version"], rest) == (
+                    TOKEN,
+                    channel.VERSION,
+                    b"",
+                ) and len(line) <= channel.MAX_HELLO
                 assert role in channel.ROLES and isinstance(disk, str)
             except DataPathError:
                 pass

@@ -43,7 +43,7 @@ def connect(vbd, depth, timeout=60.0):
 
 
 def test_six_in_flight_are_served_and_read_back(vbd):
-    client = connect(vbd, blktap.MOST)
+    client = connect(vbd, blktap.MOST_QCOW2)
     write(client, 500)
     for number in range(0, 500, 7):
         assert bytes(client.read(number * 512, 512)) == b"%512d" % number

@@ -326,7 +326,7 @@ def test_a_copy_that_reads_back_differently_is_not_handed_over(site):
     snapshot = site.image("snapshot", bytes(SIZE))
     assert os.path.getsize(snapshot) == SIZE
     copy = move.copy()
-    assert copy["state"] == "failed" and "SXM_DIGEST_MISMATCH" in copy["error"]
+    assert copy["state"] == "failed" and "SXM_COPY_DIFFERS" in copy["error"]
     guest = move.guest()
     guest.write([(0, b"a" * 512)])
     assert guest.mirror is not None  # the guest goes on undisturbed

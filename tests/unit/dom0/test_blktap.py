@@ -23,9 +23,9 @@ def known(host, *versions):
     (host / "etc/sxm/qcow2-blktap").write_text("".join("%s\n" % version for version in versions))
 
 
-def test_as_released_one_for_qcow2_and_six_for_others(host):
+def test_as_released_one_for_qcow2_and_eight_for_others(host):
     rpm(host, "printf 3.55.5-6.7.xcpng8.3")
-    assert [blktap.most_requests(kind) for kind in ("qcow2", "vhd", "aio")] == [1, 6, 6]
+    assert [blktap.most_requests(kind) for kind in ("qcow2", "vhd", "aio")] == [1, 8, 8]
     assert blktap.version() == "3.55.5-6.7.xcpng8.3"
 
 
@@ -48,5 +48,5 @@ def test_a_version_that_cannot_be_told_is_not_safe(host, script, monkeypatch):
     assert blktap.version() is None and blktap.most_requests("qcow2") == 1
 
 
-def test_three_connections_stay_below_the_slots_of_an_image():
-    assert 3 * blktap.MOST <= 30
+def test_four_connections_stay_below_the_slots_of_an_image():
+    assert 4 * blktap.MOST_QCOW2 <= 30

@@ -3,14 +3,16 @@
 tapdisk does, or badly."""
 
 import errno
+import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from data_harness import MIB, Site, connectable, pattern
+from data_harness import MIB, PYTHON_LIBS, REPOSITORY, Site, connectable, pattern
 from storage_motion.errors import ConnectionLost, DataPathError, ProtocolError, RequestFailed
 from storage_motion.wire import digest, nbd, nbd_client, nbd_server
 from tests.eventually import eventually
@@ -82,7 +84,7 @@ def test_reading_and_writing(site, server):
     client.write(512, b"z" * 1024)
     for number in range(client.depth):
         client.start_read(number * 512, 512, tag=number)
-    assert client.full and client.in_flight == nbd_client.DEPTH == 6
+    assert client.full and client.in_flight == nbd_client.DEPTH == 8
     with pytest.raises(ValueError):
         client.start_read(0, 512)
     answers = dict(client.reap() for _ in range(client.depth))
@@ -216,6 +218,38 @@ def test_the_digests_differ_and_only_known_ones_are_made():
 def test_nobody_there(site):
     with pytest.raises(ConnectionLost):
         nbd_client.connect(site.path("nothing"))
+
+
+HOLDER = """
+import sys, threading
+from storage_motion.wire import nbd_client
+with nbd_client._turn(sys.argv[1], 0):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_handshake_at_a_time_with_one_server_on_the_whole_host(site):
+    _, server = site.serve(site.image("image", bytes(SIZE)))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, server],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=REPOSITORY + os.pathsep + PYTHON_LIBS),
+    )
+    try:
+        assert holder.stdout.readline() == b"mine\n"
+        with pytest.raises(ConnectionLost, match="in a handshake"):
+            nbd_client.connect(server, timeout=0.1)
+        with pytest.raises(ConnectionLost, match="No such file"):
+            nbd_client.connect(site.path("another"), timeout=0.1)
+        holder.kill()  # whoever is gone has no turn
+        nbd_client.connect(server).close()
+    finally:
+        holder.kill()
+        holder.wait(60)
+        holder.stdin.close()
+        holder.stdout.close()
 
 
 # The server.
