@@ -26,6 +26,7 @@ from storage_motion.errors import (
     RequestFailed,
 )
 from storage_motion.source.comparison import Comparison, Question
+from storage_motion.source.pace import Pace
 from storage_motion.source.ranges import Range, RangeSet, intersection, total
 from storage_motion.source.windows import WINDOW, windows
 from storage_motion.wire import nbd, nbd_client, stream
@@ -40,6 +41,7 @@ QUESTIONS = 4  # about windows without data
 WRITES = 4  # windows claimed, and not answered yet
 # requests under way to the receiver, which keeps as many (destination/copy_role.py, MAX_REQUESTS)
 COPY_DEPTH = 8
+LIMIT_NOTICED = 0.5  # seconds until a new bandwidth is kept to, at most
 ROOM = nbd.REQUEST.size  # bytes before the data, for the header of the request that takes it on
 ZEROS = bytes(WINDOW * nbd.SECTOR)
 
@@ -58,6 +60,7 @@ class Copier(object):
         data: RangeSet,
         blank: bool,
         compare: bool = False,
+        bandwidth: float = 0.0,
     ) -> None:
         """Begins at once, in a thread of its own.
 
@@ -66,6 +69,7 @@ class Copier(object):
         mirror.Mirror. `data`: RangeSet of the sectors in which the snapshot may hold other than
         zeros. `blank`: the destination reads as zeros; if not, all other sectors are made zero too.
         `compare`: the destination may have some of it, so only what differs is written.
+        `bandwidth`: see `limit`.
         """
         self._source = source
         self._destination = destination
@@ -90,6 +94,8 @@ class Copier(object):
         self._poll = select.poll()
         for client in (source, destination):
             self._poll.register(client.sock, select.POLLIN)
+        self._pace = Pace()
+        self._pace.bandwidth = bandwidth
         mirror.confine(self._to_copy)
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         self._thread.start()
@@ -107,6 +113,11 @@ class Copier(object):
             "same": self._same * nbd.SECTOR,
             "saved": self._saved * nbd.SECTOR,
         }
+
+    def limit(self, bandwidth: float) -> None:
+        """Let mirror and copy together send no more than so many bytes per second from now on; 0:
+        as much as goes."""
+        self._pace.bandwidth = bandwidth
 
     def stop(self, reason: str) -> None:
         """End the copy as failed, unless it has ended."""
@@ -215,6 +226,8 @@ class Copier(object):
 
     def _send(self, ranges: List[Range], first: int, data: Optional[memoryview]) -> None:
         """Send what is the copy's still of `ranges`. `data` begins with sector `first`."""
+        if data is not None:
+            self._await_turn()
         while self._is_receiver_busy():
             self._take_answer()
         claim = self._mirror.claim(ranges)
@@ -235,6 +248,23 @@ class Copier(object):
                 # the header goes over what lies before it: sent already, or not to be sent
                 message, command = self._buffer[at : at + ROOM + length], nbd.CMD_WRITE
             self._destination.start_message(message, command, offset, length, tag=(claim, start))
+        if data is not None:
+            self._pace.sent(claimed * nbd.SECTOR)
+
+    def _await_turn(self) -> None:
+        """Until the bandwidth lets the copy go on. Answers are taken meanwhile, so no write of the
+        guest waits for that."""
+        answers = select.poll()
+        answers.register(self._destination.sock, select.POLLIN)
+        while True:
+            pause = self._pace.pause(self._mirror.mirrored_bytes)
+            if not pause:
+                return
+            # a change is noticed soon
+            if stream.has_pending(self._destination.sock) or answers.poll(
+                min(pause, LIMIT_NOTICED) * 1000 + 1
+            ):
+                self._take_answer()
 
     def _take_answer(self) -> None:
         claim: "Claim"

@@ -136,7 +136,12 @@ class Mirror(object):
                 "longest_stall": round(max(self._longest_stall, age), 6),
             }
 
-    # For the copier, from its threads.
+    # For the copier, from its thread.
+
+    @property
+    def mirrored_bytes(self) -> int:
+        """How much of the guest's writes the receiver has."""
+        return self._mirrored_bytes
 
     def confine(self, ranges: Iterable["Range"]) -> None:
         """Only `ranges`, in sectors, will be claimed. Once, before the first claim."""

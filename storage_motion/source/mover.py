@@ -9,7 +9,7 @@ SPEC is a JSON file, 0600:
     {"migration", "key": source VDI uuid, "size": bytes, "receiver": {"address", "port", "fingerprint", "token"},
      "secondary": unix path on which to listen for tapdisk, "control": unix path, "log": path,
      "stall_bound": seconds a mirrored write may wait for its answer, "max_outstanding": mirrored writes,
-     optional: "orphan_bound": 600.0 s}
+     optional: "orphan_bound": 600.0 s, "bandwidth": bytes per second of mirror and copy, 0.0}
 
 When the control socket exists, the mover is ready, or says in its status why it never will be. It
 serves the guest without a control client; after `orphan_bound` seconds without one it gives up, and
@@ -69,12 +69,14 @@ class Mover(object):
         self._link: Optional[ControlLink] = None
         self._copier: Optional[copier.Copier] = None
         self._error: Optional[str] = None
+        self._bandwidth: float = spec.get("bandwidth", 0.0)
         self._finished = False
         self.handlers = {
             name: self._heard(handler)
             for name, handler in (
                 ("status", self._status),
                 ("copy", self._copy),
+                ("limit", self._limit),
                 ("finish", self._finish),
                 ("abort", self._abort),
                 ("exit", self._abort),
@@ -176,7 +178,18 @@ class Mover(object):
                 data,
                 bool(message["blank"]),
                 message.get("compare") is True,
+                self._bandwidth,
             )
+        return {"ok": True}
+
+    def _limit(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        bandwidth = message.get("bandwidth")
+        if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)) or bandwidth < 0:
+            raise NotFinished("a bandwidth of %r" % (bandwidth,))
+        with self._lock:
+            self._bandwidth = float(bandwidth)
+            if self._copier is not None:
+                self._copier.limit(self._bandwidth)
         return {"ok": True}
 
     def _finish(self, message: Dict[str, Any]) -> Dict[str, Any]:

@@ -6,6 +6,7 @@ import random
 import shutil
 import socket
 import threading
+import time
 
 import pytest
 
@@ -339,3 +340,26 @@ def test_qemu_storage_daemon_as_the_tapdisk(site):
     eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
     assert mover.ask("finish") == {"ok": True}
     assert same_bytes(leaf, destination)
+
+
+def test_a_bandwidth_is_kept_to_and_lifted_while_the_copy_goes(site):
+    size = 16 * MIB
+    source = site.image("source", pattern(21, size))
+    destination = site.image("destination", bytes(size))
+    receiver = Receiver(site, {"d": (site.serve(destination)[1], size)})
+    mover = Mover(site, "d", size, receiver.address(), bandwidth=4 * MIB)
+    began = time.monotonic()
+    mover.copy(site.serve(source)[1], [[0, size]], size)
+    copied = eventually(lambda: mover.ask("status")["copy"]["copied"] // MIB, "a window")
+    while copied < 6:
+        # what goes at once is four windows and a tenth of a second's worth, and each is asked late
+        assert copied <= 5 + 4 * (time.monotonic() - began)
+        copied = mover.ask("status")["copy"]["copied"] // MIB
+    assert time.monotonic() - began >= 0.25
+    assert mover.ask("limit", bandwidth=1)["ok"]
+    at = mover.ask("status")["copy"]["copied"]
+    assert at < size
+    assert mover.ask("limit", bandwidth=0)["ok"]
+    assert mover.await_copy()["state"] == "done"
+    assert not mover.ask("limit", bandwidth=-1)["ok"]
+    assert same_bytes(source, destination)
