@@ -134,6 +134,12 @@ def plugged(records: Records, sr: Dict[str, Any], host: str) -> bool:
     return any(pbd and pbd["host"] == host and pbd["currently_attached"] for pbd in pbds)
 
 
+def usable(records: Records, host: Dict[str, Any]) -> bool:
+    """Whether a host (its record) is enabled and alive."""
+    metrics = records.of("host_metrics", host.get("metrics", NULL))
+    return host["enabled"] and (metrics is None or metrics.get("live", True))
+
+
 def source_sr(
     problems: "Problems", argument: str, sr: Dict[str, Any], vdi: Dict[str, Any], live: bool
 ) -> None:
