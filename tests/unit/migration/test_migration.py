@@ -13,7 +13,7 @@ from storage_motion.api import status
 from storage_motion.errors import JournalNotWritten, MirrorBroken, Undecided
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, progress, recovery
+from storage_motion.migration import migration, progress, recovery_decision, recovery_source
 from storage_motion.migration.phases import table as phases
 from storage_motion.plan.plan import Disk, Plan
 
@@ -118,8 +118,8 @@ class Run:
         """As recovery does it, in another process."""
         self.task = FakeTask()
         entry = Journal.load(ID)
-        direction = recovery.direction_of(entry.entry)
-        recovery._to_its_end(
+        direction = recovery_decision.direction_of(entry.entry)
+        recovery_source._to_its_end(
             migration.Migration(entry, self.plan, None, None, self.task, (PASSWORD,)), direction, 1
         )
         self.entry = Journal.load(ID).entry
