@@ -3,7 +3,7 @@
 says.
 
 Nothing is decided that could leave two copies of the VM running: what needs the other pool waits
-for it, and Undecided (migration.run) leaves everything as it is."""
+for it, and Undecided (run.py) leaves everything as it is."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from storage_motion.errors import (
 )
 from storage_motion.journal import journal, secret_files, xenopsd_export
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import lost_destination, recovery_decision
+from storage_motion.migration import lost_destination, recovery_decision, run
 from storage_motion.migration.migration import Migration, task_of
 from storage_motion.migration.phases import claim, shut_gates
 from storage_motion.plan.plan import Plan
@@ -236,9 +236,9 @@ def _to_its_end(m: Migration, direction: recovery_decision.Direction, tries: int
     error = DestinationLost(m.plan.vm) if m.lost else _why_it_ended(m)
     m.note(state=journal.RUNNING, left=[])
     if direction.first:
-        m.run(direction.first)
+        run.forward(m, direction.first)
     else:
-        m.take_back(error)
+        run.take_back(m, error)
     while (
         m.entry["left"]
         and not m.entry["committed"]
@@ -249,7 +249,7 @@ def _to_its_end(m: Migration, direction: recovery_decision.Direction, tries: int
         time.sleep(PAUSE)
         error = _earlier(m.entry["error"])
         m.note(state=journal.RUNNING, left=[])
-        m.take_back(error)
+        run.take_back(m, error)
 
 
 def _earlier(description: Sequence[str]) -> MotionError:

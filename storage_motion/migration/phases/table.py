@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The phases of a migration, each with what takes it back: the one table that `migration.run` goes
+"""The phases of a migration, each with what takes it back: the one table that run.py goes
 through.
 
     running VM                      halted VM

@@ -8,14 +8,14 @@ import time
 import types
 
 import move_world
+from fake_migration import ID, make_plan
 from fake_pool import NULL, add_vdi, failure
 from storage_motion.dom0.launch import Process
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, recovery, recovery_source
+from storage_motion.migration import migration, recovery, recovery_source, run
 from storage_motion.migration.phases import claim, complete, table
 from storage_motion.sm import marks
-from test_migration import ID, make_plan
 
 DEAD = {"pid": 1, "started": -1}
 ANOTHER = Process.of(os.getppid()).to_json()
@@ -60,7 +60,7 @@ class Interrupted:
         clock = types.SimpleNamespace(sleep=self.pauses.append, time=time.time)
         for module in (recovery, recovery_source):
             monkeypatch.setattr(module, "time", clock)
-        monkeypatch.setattr(migration, "FORWARD_WAIT", 0)
+        monkeypatch.setattr(run, "FORWARD_WAIT", 0)
         monkeypatch.setattr(migration.Migration, "mover", lambda m, key: FakeMover(world))
         monkeypatch.setattr(complete, "COMPLETE_TIMEOUT", 0.3)
         world.kept = '{"vm": {"id": "v"}}'

@@ -5,13 +5,13 @@ a mover."""
 import json
 
 import storage_motion
+from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
 from storage_motion.errors import JournalNotWritten
 from storage_motion.migration import durable, move_watch, xenopsd_leftovers
 from storage_motion.migration.phases import claim, move, shut_gates
 from storage_motion.switch import disk_switch, gate, source_lock, whereabouts
 from storage_motion.xapi import receiving_host
-from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
 SHUT = {"paused": "storage-motion", "relinking": "storage-motion"}

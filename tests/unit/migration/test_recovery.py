@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from fake_migration import ID
 from fake_pool import FakePool
 from full_disk import FullDisk
 from interrupted_world import ANOTHER, Interrupted, entry
@@ -15,7 +16,6 @@ from storage_motion.errors import JournalError, NoSuchMigration, Unreachable
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import recovery, recovery_decision
-from test_migration import ID
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from fake_migration import ID, FakeTask
 from fake_pool import failure
 from interrupted_world import ANOTHER, DEAD, LIVE, LOCKED, PASSWORD, Interrupted, entry
 from move_world import HOST
@@ -18,7 +19,6 @@ from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, recovery, recovery_decision, recovery_source
 from storage_motion.migration.phases import claim
 from storage_motion.xapi.session import BadCredentials, HostIsSlave
-from test_migration import ID, FakeTask
 
 OTHER = ID[:-1] + "6"
 GONE = Unreachable("https://x", "No route to host")

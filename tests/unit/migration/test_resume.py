@@ -6,6 +6,7 @@ import os
 import pytest
 import XenAPI
 
+from fake_migration import ID, FakeTask, make_plan
 from storage_motion.errors import (
     Cancelled,
     CopyFailed,
@@ -16,10 +17,10 @@ from storage_motion.errors import (
 )
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, resume
+from storage_motion.migration import migration, resume, run as phase_run
 from storage_motion.migration.phases import table as phases
 from storage_motion.migration.phases.table import Phase
-from test_migration import BACK, ID, FakeTask, make_plan
+from test_run import BACK
 
 CUT = MirrorBroken("k", "cut")
 SYNC = BACK.index("sync")
@@ -70,7 +71,9 @@ class Run:
         monkeypatch.setattr(phases, "PHASES", recorded)
         plan = plan or make_plan()
         self.journal = Journal.create(ID, **migration.initial(plan, limit))
-        self.state = migration.Migration(self.journal, plan, None, None, FakeTask()).run()
+        self.state = phase_run.forward(
+            migration.Migration(self.journal, plan, None, None, FakeTask())
+        )
         self.entry = Journal.load(ID).entry
 
     def _recorder(self, name):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from fake_migration import ID, FakeTask, make_plan
 from full_disk import FullDisk
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalNotWritten
@@ -20,7 +21,6 @@ from storage_motion.migration import (
     recovery_source,
     worker,
 )
-from test_migration import ID, FakeTask, make_plan
 
 PATIENCE = 20.0
 

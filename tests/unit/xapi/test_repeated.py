@@ -5,12 +5,12 @@ of it goes first."""
 import pytest
 import XenAPI
 
+from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
 from storage_motion.errors import MotionError, Unreachable
 from storage_motion.migration.phases import claim, remap
 from storage_motion.xapi import repeated
 from storage_motion.xapi.metadata import NotAsked
-from test_migration import make_plan
 
 FORGOTTEN = [
     XenAPI.Failure(["HANDLE_INVALID", "task", "OpaqueRef:t"]),

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
+from fake_migration import make_plan
 from fake_pool import NULL
 from move_world import HOST, PENDING, SHUT, World, world_of
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.migration import durable
 from storage_motion.migration.phases import complete, remap
-from test_migration import make_plan
 
 
 def completing(monkeypatch, **options):

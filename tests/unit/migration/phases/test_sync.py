@@ -10,6 +10,7 @@ import types
 
 import pytest
 
+from fake_migration import make_plan
 from storage_motion.errors import (
     Cancelled,
     CopyFailed,
@@ -21,7 +22,6 @@ from storage_motion.errors import (
 from storage_motion.migration import resume
 from storage_motion.migration.phases import receive, sync, table as phases
 from storage_motion.sm import smapi
-from test_migration import make_plan
 
 
 class Process:
