@@ -10,9 +10,9 @@ import XenAPI
 from storage_motion import waiting
 from storage_motion.errors import JournalNotWritten, MoveCutShort, MoveFailed, Unreachable
 from storage_motion.journal import steps
-from storage_motion.migration import durable, xapi_verdict, xenopsd_leftovers
+from storage_motion.migration import durable, mirror_health, xapi_verdict, xenopsd_leftovers
 from storage_motion.migration.move_watch import MoveWatch
-from storage_motion.migration.phases import claim, remap, sync
+from storage_motion.migration.phases import claim, remap
 from storage_motion.plan import changes, installed
 from storage_motion.switch import disk_switch, gate, pool_lock, source_lock, whereabouts
 from storage_motion.xapi import receiving_host, repeated, xenops
@@ -89,7 +89,7 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     # with a session of now: a xapi that was restarted knows no other
     receiving_host.arrive_again(m)
     # and a mirror that has ended by now lacks what the guest has written since
-    sync.await_answers(m)
+    mirror_health.await_answers(m)
     m.note(xenops_task=STARTING)
     task = _ask(m, here, maps)
     try:
