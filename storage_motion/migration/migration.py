@@ -134,10 +134,10 @@ class Migration:
             else:
                 self.journal.write_disks({key: fields})
 
-    def mover(self, key: str) -> mover_handle.Mover:
+    def mover(self, key: str) -> mover_handle.MoverHandle:
         """The mover of a disk."""
         entry = self.disk(key)
-        return mover_handle.Mover(self.id, key, entry["index"], entry.get("given_up", 0))
+        return mover_handle.MoverHandle(self.id, key, entry["index"], entry.get("given_up", 0))
 
     def source_vdi(self, disk: "Disk") -> str:
         """The ref of a disk's VDI at the source."""

@@ -132,7 +132,7 @@ def _take_up(
     if again is None or not _back(m, again.name):
         return error, None
     try:
-        resume.renew(m, again, error)
+        resume.make_ready(m, again, error)
     except STOPPING:
         raise
     except Exception as final:

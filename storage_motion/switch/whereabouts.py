@@ -230,6 +230,6 @@ def xenopsd_there(m: "Migration") -> xenops.Xenops:
     return xenops.Xenops.at(
         arrival["xenops"],
         "sxm " + m.id,
-        renew=lambda: receiving_host.arrive_again(m)["xenops"],
+        new_url=lambda: receiving_host.arrive_again(m)["xenops"],
         outage=m.outage_there,
     )

@@ -2,8 +2,8 @@
 """Bringing the disks into sync, one after another, smallest first; those that are in sync stay
 mirrored meanwhile.
 
-A mirror that breaks is not mended but made anew, by `renew` and then `synchronise` again: a new
-mover, a new snapshot, and at the destination a new tapdisk. Nothing that the dead ones knew is
+A mirror that breaks is not mended but made anew, by `clear_broken` and then `synchronise` again: a
+new mover, a new snapshot, and at the destination a new tapdisk. Nothing that the dead ones knew is
 needed: the copier compares all of the disk, and sends what differs.
 
 Every snapshot stays until the VM has moved, or the migration is taken back (snapshots.py).
@@ -26,7 +26,7 @@ from storage_motion.errors import (
     VmNotRunning,
 )
 from storage_motion.migration import durable, mirror_health, snapshots
-from storage_motion.migration.mover_handle import Mover
+from storage_motion.migration.mover_handle import MoverHandle
 from storage_motion.migration.phases import receive
 from storage_motion.sm import repeated_commands, smapi
 from storage_motion.wire.mover_status import fault_of
@@ -115,7 +115,7 @@ def _clear_destination(m: "Migration") -> None:
         log.warning("%s: the destination is not cleared yet: %s", m.id, m.describe(error))
 
 
-def renew(m: "Migration") -> None:
+def clear_broken(m: "Migration") -> None:
     """Take away what is broken, at both ends, so that `synchronise` may begin it anew. What is
     sound goes on, a copy included.
 
@@ -139,7 +139,7 @@ def renew(m: "Migration") -> None:
             given_up=entry.get("given_up", 0) + 1,
         )
     if broken:
-        receive.renew(m, broken)
+        receive.reopen(m, broken)
 
 
 def _await_closed(m: "Migration") -> None:
@@ -169,7 +169,7 @@ def _detach(m: "Migration", disk: "Disk") -> None:
         m.note(disk.key, mirror=False)
 
 
-def _mirror(m: "Migration", disk: "Disk", mover: Mover) -> str:
+def _mirror(m: "Migration", disk: "Disk", mover: MoverHandle) -> str:
     """Snapshot the disk and mirror it, in one step. Returns the UUID of the snapshot."""
     # Noted before: whatever is killed now, the undo looks for a mirror and a snapshot.
     since, others = (
@@ -216,7 +216,7 @@ def _mirror(m: "Migration", disk: "Disk", mover: Mover) -> str:
     return snapshot
 
 
-def _copy(m: "Migration", disk: "Disk", mover: Mover, copied_from: str) -> None:
+def _copy(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) -> None:
     """Begin to copy what the VDI `copied_from` (a UUID) holds."""
     entry = m.disk(disk.key)
     m.note(disk.key, copy_open=copied_from)

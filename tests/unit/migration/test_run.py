@@ -33,7 +33,7 @@ class Run:
             phase._replace(
                 do=self._recorder(phase.name),
                 undo=phase.undo and self._recorder("undo " + phase.name),
-                renew=None,
+                clear_broken=None,
             )
             for phase in phases.PHASES
         )
@@ -277,14 +277,14 @@ def test_the_same_on_the_way_back(monkeypatch, root, left):
     )
 
 
-@pytest.mark.parametrize("what", ["phases.do", "undo", "renew"])
+@pytest.mark.parametrize("what", ["phases.do", "undo", "forward only"])
 def test_it_passes_whatever_else_takes_errors(monkeypatch, what):
     """What `tolerated`, `_insist` and `resume` keep from ending the migration is not this."""
     full = JournalNotWritten("/x", "No space left on device")
     fails = {
         "phases.do": {"sync": full},
         "undo": {"move": MirrorBroken("k", "cut"), "undo sync": full},
-        "renew": {"clean-up": full},
+        "forward only": {"clean-up": full},
     }[what]
     run = Run(monkeypatch, fails=fails, always=True)
     assert (

@@ -92,7 +92,7 @@ def test_each_try_has_a_secondary_of_its_own(monkeypatch, tmp_path):
     assert (
         len(
             {
-                mover_handle.Mover(ID, "k", index, tries).secondary
+                mover_handle.MoverHandle(ID, "k", index, tries).secondary
                 for index in (0, 1, 10)
                 for tries in (0, 1, 10)
             }
@@ -101,7 +101,7 @@ def test_each_try_has_a_secondary_of_its_own(monkeypatch, tmp_path):
     )
 
 
-def test_a_renewed_disk_keeps_its_snapshots(source, monkeypatch):
+def test_a_disk_that_is_made_anew_keeps_its_snapshots(source, monkeypatch):
     entry = source.entry
     entry.update(state="broken", mover={"pid": 1, "started": 1}, saved=5)
     ours = source.snapshot(**{MIRROR_MARK: TARGET % ID})
@@ -112,15 +112,15 @@ def test_a_renewed_disk_keeps_its_snapshots(source, monkeypatch):
         tuple((name, lambda m, disk, name=name: ended.append(name)) for name, _ in sync._END),
     )
     monkeypatch.setattr(
-        sync.receive, "renew", lambda m, broken: ended.append("renewed at the destination")
+        sync.receive, "reopen", lambda m, broken: ended.append("opened again at the destination")
     )
     source.m.plan.disks = [source.disk]
     source.m.vm = lambda: source.pool.add("VM", power_state="Running")
-    sync.renew(source.m)
-    sync.renew(source.m)
+    sync.clear_broken(source.m)
+    sync.clear_broken(source.m)
     assert source.other_config(ours) is not None
     assert (
-        ended == ["mover", "mirror", "copy", "renewed at the destination"] * 2
+        ended == ["mover", "mirror", "copy", "opened again at the destination"] * 2
         and entry["given_up"] == 2
         and entry["saved_before"] == 5
     )

@@ -197,11 +197,11 @@ def test_a_guest_that_is_about_to_reboot_ends_the_try_before_its_disk_is_closed(
 
 @pytest.mark.parametrize("closed_after, waited", [(3, 0.3), (None, 60.0)])
 def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after, waited):
-    """It is renewed once the disk is closed; after a while it is not believed any more."""
+    """It is made anew once the disk is closed; after a while it is not believed any more."""
     world, clock, looks = World(monkeypatch), Clock(), []
     monkeypatch.setattr(sync.waiting, "time", clock)
     monkeypatch.setattr(
-        receive, "renew", lambda m, disks: world.log.append([disk.key for disk in disks])
+        receive, "reopen", lambda m, disks: world.log.append([disk.key for disk in disks])
     )
     monkeypatch.setattr(sync, "_END", ())
     world.source = types.SimpleNamespace(
@@ -222,7 +222,7 @@ def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after
         }
 
     world.status, world.closes = status, "hard-reboot"
-    sync.renew(world)
+    sync.clear_broken(world)
     assert world.closes is None and clock.now == pytest.approx(waited, abs=0.2)
     assert world.log == ([["k"]] if closed_after else [])
 
