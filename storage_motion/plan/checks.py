@@ -8,7 +8,7 @@ this product cannot do yet.
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Union
 
 from storage_motion.plan import formats, volumes
-from storage_motion.sm.stock_sm import DRIVERS_OF_TYPES
+from storage_motion.sm.sr_types import DRIVERS_OF_TYPES
 from storage_motion.xapi.records import NULL, Records
 
 if TYPE_CHECKING:
