@@ -104,7 +104,7 @@ class Migration:
         self.lost = lost
         self.id: str = entry_journal.entry["migration"]
         # what host.migrate_receive answered: in memory only, since there is a session in it
-        self.arrival: Optional[Dict[str, Any]] = None
+        self.receiving_host: Optional[Dict[str, Any]] = None
         self.outage_there = outage.Outage("the destination host")
         self._hidden = hidden
         self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         source: XenAPI.Session
         destination: XenAPI.Session
         lost: bool
-        arrival: Optional[Dict[str, Any]]
+        receiving_host: Optional[Dict[str, Any]]
         outage_there: Outage
 
         @property

@@ -107,9 +107,9 @@ def end(m: "Migration") -> None:
         lambda: known_at_destination.marked(m),
         "the end of migration %s" % m.id,
     )
-    if m.arrival:
-        receiving_host.depart(m.destination, m.arrival)
-        m.arrival = None
+    if m.receiving_host:
+        receiving_host.leave(m.destination, m.receiving_host)
+        m.receiving_host = None
 
 
 def _end(m: "Migration") -> None:

@@ -50,17 +50,20 @@ class World:
         self._here = add_vdi(self.source, "OpaqueRef:sr", sm_config={HOST: "RW"})
         self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT), managed=False)
         self.plan = make_plan(**({"kind": "in-pool", "destination_host": "h"} if same_host else {}))
-        self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
+        self.receiving_host = {
+            "xenops": "https://b/services/xenops?session_id=x",
+            "session_id": "x",
+        }
         self.destination.add("network", uuid=self.plan.network)
         monkeypatch.setattr(
             receiving_host,
-            "arrive",
+            "ask",
             lambda session, host, network: {
                 "xenops": "https://b/services/xenops?session_id=y",
                 "session_id": "y",
             },
         )
-        monkeypatch.setattr(receiving_host, "depart", lambda session, arrival: None)
+        monkeypatch.setattr(receiving_host, "leave", lambda session, answer: None)
         self.entry = {
             "disks": {"k": {"index": 0, "destination_vdi": "d"}},
             "blocked": ["hard_shutdown"],

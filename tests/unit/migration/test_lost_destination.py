@@ -48,7 +48,7 @@ def world(monkeypatch):
     away."""
     world = World(monkeypatch, [])
     # as recovery begins
-    world.lost, world.destination, world.arrival = True, lost_destination.LostPool(), None
+    world.lost, world.destination, world.receiving_host = True, lost_destination.LostPool(), None
     world.entry["disks"]["k"]["gate"] = steps.OPENING
     world.entry.update(xenops_task="7", imported=True, receiving=True, committed=False)
     world.here.clear()

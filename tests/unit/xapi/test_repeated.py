@@ -40,7 +40,7 @@ class World:
 
     def __init__(self, monkeypatch, *script):
         self.plan, self.source, self.destination = make_plan(), FakePool("A"), FakePool("B")
-        self.arrival, self.entry, self.script, self.calls = (
+        self.receiving_host, self.entry, self.script, self.calls = (
             {"xenops": "https://b/x"},
             {"disks": {}},
             list(script),

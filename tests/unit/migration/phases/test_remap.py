@@ -15,7 +15,7 @@ class World:
 
     def __init__(self, live=True, power_state="Suspended"):
         self.plan = make_plan(live=live)
-        self.destination, self.arrival, self.plugins = FakePool("B"), None, []
+        self.destination, self.receiving_host, self.plugins = FakePool("B"), None, []
         self.entry = {
             "imported": True,
             "receiving": True,
