@@ -33,7 +33,8 @@ test-unit: .venv/ready
 # What decides about a user's data is covered, each of these to this much of its lines and branches, by the unit tests of these folders. Not
 # in test-unit, which is to fail fast: measuring makes some of the tests three times as long.
 FLOOR := 95
-COVERED := switch/* journal/* source/merge.py migration/recovery.py
+COVERED := switch/* journal/* source/merge.py \
+    $(addprefix migration/recovery,.py _decision.py _source.py _destination.py)
 COVERING := $(addprefix tests/unit/,switch journal source migration api)
 test-coverage: .venv/ready
 	$(PYTHON) $(PYTEST) $(BESIDE) --cov --cov-report= -m 'not no_cover' $(COVERING)

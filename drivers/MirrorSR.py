@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Dict
 
 from storage_motion.dom0 import root
-from storage_motion.sm import stock_sm
+from storage_motion.sm import sr_types, stock_sm
 
 _HERE = root.path(stock_sm.DRIVERS)
 if _HERE not in sys.path:  # sm also loads this file by its path, from other programs
@@ -54,7 +54,7 @@ DRIVER_INFO = {
     "configuration": [
         [
             TYPE_KEY,
-            "type of the SR (required): one of " + ", ".join(sorted(stock_sm.DRIVERS_OF_TYPES)),
+            "type of the SR (required): one of " + ", ".join(sorted(sr_types.DRIVERS_OF_TYPES)),
         ],
         ["*", "whatever that needs"],
     ],
@@ -64,7 +64,7 @@ DRIVER_INFO = {
 def base_module(base_type: str) -> ModuleType:
     """The module of a stock driver. Raises SRUnknownType, which names the types that would be
     right."""
-    known = stock_sm.DRIVERS_OF_TYPES
+    known = sr_types.DRIVERS_OF_TYPES
     if base_type not in known:
         raise xs_errors.XenError(
             "SRUnknownType",

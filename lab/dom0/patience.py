@@ -13,8 +13,9 @@ import importlib
 PLACE = "/etc/lab-patience"
 WORKER = "storage_motion.migration.worker"
 STRETCHED = (
-    # first: sync imports the bound by its name
+    # first: mirror_health imports the bound by its name
     ("storage_motion.migration.mover_handle", ("STALL_BOUND", "READY_TIMEOUT", "ANSWER_TIMEOUT")),
+    ("storage_motion.migration.mirror_health", ("POLL",)),
     ("storage_motion.migration.phases.sync", ("POLL", "SNAPSHOT_TIMEOUT", "SM_TIMEOUT")),
     ("storage_motion.migration.move_watch", ("POLL",)),
     ("storage_motion.migration.phases.complete", ("COMPLETE_TIMEOUT",)),

@@ -27,7 +27,7 @@ from storage_motion.errors import (
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, recovery, resume, xapi_verdict
-from storage_motion.plan import cautions, installed, planner, relinking, room, up_to_date
+from storage_motion.plan import cautions, checks, installed, planner, relinking, room, up_to_date
 from storage_motion.plan.plan import Plan
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
@@ -372,7 +372,7 @@ def _others(session: "XenAPI.Session") -> List[str]:
     view = Records(session)
     mine = inventory.host_uuid()
     hosts = sorted(view.all("host").items())
-    return [ref for ref, host in hosts if host["uuid"] != mine and planner.usable(view, host)]
+    return [ref for ref, host in hosts if host["uuid"] != mine and checks.usable(view, host)]
 
 
 def _call(

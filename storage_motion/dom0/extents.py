@@ -8,7 +8,7 @@ MAX_EXTENTS = 1 << 18  # of one disk: some 40 MB of memory, and 10 MB of JSON
 FIRST_GAP = 4096  # bytes: the least that is given away once there are too many extents
 
 
-def merge(
+def to_extents(
     ranges: Iterable[Tuple[int, int]], size: int, max_extents: int = MAX_EXTENTS
 ) -> List[Tuple[int, int]]:
     """(start, end) in bytes, ascending by start, as extents [(offset, length), ...] of whole
@@ -18,24 +18,24 @@ def merge(
     over the smallest gaps: whoever copies them copies a little that need not have been, and nothing
     wrong.
     """
-    merged: List[List[int]] = []
+    joined: List[List[int]] = []
     gap = 0
     for start, end in ranges:
         start -= start % SECTOR
         end = min(end + -end % SECTOR, size)
         if start >= end:
             continue
-        _append(merged, start, end, gap)
-        while len(merged) > max_extents:
+        _append(joined, start, end, gap)
+        while len(joined) > max_extents:
             gap = max(gap * 2, FIRST_GAP)
-            scattered, merged = merged, []
+            scattered, joined = joined, []
             for extent in scattered:
-                _append(merged, extent[0], extent[1], gap)
-    return [(start, end - start) for start, end in merged]
+                _append(joined, extent[0], extent[1], gap)
+    return [(start, end - start) for start, end in joined]
 
 
-def _append(merged: List[List[int]], start: int, end: int, gap: int) -> None:
-    if merged and start <= merged[-1][1] + gap:
-        merged[-1][1] = max(end, merged[-1][1])
+def _append(joined: List[List[int]], start: int, end: int, gap: int) -> None:
+    if joined and start <= joined[-1][1] + gap:
+        joined[-1][1] = max(end, joined[-1][1])
     else:
-        merged.append([start, end])
+        joined.append([start, end])

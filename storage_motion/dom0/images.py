@@ -13,7 +13,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 
 from storage_motion import strict_json
 from storage_motion.dom0 import vhd
-from storage_motion.dom0.extents import merge
+from storage_motion.dom0.extents import to_extents
 from storage_motion.errors import ImagesUnrelated, ImageToolFailed, UnknownImageType
 
 QEMU_IMG = "qemu-img"
@@ -37,7 +37,7 @@ def extents(
     one. Raises UnknownImageType, ImagesUnrelated, ImageToolFailed, BadImage.
     """
     with _reader(image_type)(path, base) as (size, ranges):
-        return size, merge(ranges, size)
+        return size, to_extents(ranges, size)
 
 
 def is_blank(image_type: str, path: str) -> bool:

@@ -10,6 +10,9 @@ where the child is seen.
 Images are frozen while they are read, and never written. Nothing in them is believed unchecked:
 what does not add up raises BadImage. Memory: 4 bytes for each block (2 MiB) of each image of a
 chain.
+
+One file, though long: it is the reader of one format, whose structures and checks only make sense
+together.
 """
 
 import array

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Running a migration: through the table of phases, and back through it when something fails."""
+"""A migration as its phases see it: what is planned, what is known, and how to get at both pools.
+run.py takes it through them."""
 
 import contextlib
 import logging
@@ -7,22 +8,14 @@ import os
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
 import XenAPI
 
-from storage_motion.errors import (
-    ArrivedHalted,
-    Cancelled,
-    JournalNotWritten,
-    MotionError,
-    NotCleanedUp,
-    Undecided,
-)
-from storage_motion.journal import closing, journal, secret_files, xenopsd_export
+from storage_motion.errors import Cancelled, JournalNotWritten, MotionError, Undecided
+from storage_motion.journal import closing, journal, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import mover_handle, progress, resume
-from storage_motion.migration.phases import table as phases
 from storage_motion.migration.progress import Progress
 from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi import outage, repeated
@@ -35,9 +28,7 @@ if TYPE_CHECKING:
 
 CANCEL = "cancel"  # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0  # seconds between two signs of life to the destination's xapi
-FORWARD_TRIES = 3  # of a phase behind the point of no return
-FORWARD_WAIT = 2.0
-# neither forward nor back: it stays where it is, for a recovery
+# What these stop goes neither forward nor back: it stays where it is, for a recovery
 STOPPING = (Undecided, JournalNotWritten)
 
 log = logging.getLogger("sxm")
@@ -113,7 +104,7 @@ class Migration:
         self.lost = lost
         self.id: str = entry_journal.entry["migration"]
         # what host.migrate_receive answered: in memory only, since there is a session in it
-        self.arrival: Optional[Dict[str, Any]] = None
+        self.receiving_host: Optional[Dict[str, Any]] = None
         self.outage_there = outage.Outage("the destination host")
         self._hidden = hidden
         self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
@@ -143,10 +134,10 @@ class Migration:
             else:
                 self.journal.write_disks({key: fields})
 
-    def mover(self, key: str) -> mover_handle.Mover:
+    def mover(self, key: str) -> mover_handle.MoverHandle:
         """The mover of a disk."""
         entry = self.disk(key)
-        return mover_handle.Mover(self.id, key, entry["index"], entry.get("given_up", 0))
+        return mover_handle.MoverHandle(self.id, key, entry["index"], entry.get("given_up", 0))
 
     def source_vdi(self, disk: "Disk") -> str:
         """The ref of a disk's VDI at the source."""
@@ -221,161 +212,6 @@ class Migration:
                     "%s: no sign of life to the destination's xapi: %s", self.id, reason(error)
                 )
 
-    # The run.
-
-    def run(self, first: Optional[str] = None) -> str:
-        """Go through the phases, from the one that is named `first` (recovery takes a phase up
-        where it was left).
-
-        Returns the final state; the journal and the task tell it, and why. Raises
-        JournalNotWritten: it is where it was then, the guest goes on, and a recovery may go on with
-        it."""
-        return self._to_its_end(lambda: self._forward(first))
-
-    def take_back(self, error: Exception) -> str:
-        """Undo what was begun, since `error` has stopped it. Returns the final state, as `run`
-        does."""
-
-        def back() -> Dict[str, Any]:
-            phase = self.entry["phase"]
-            self._back()
-            self.note(phase=phase)
-            return self._ended_by(error)
-
-        return self._to_its_end(back)
-
-    def _to_its_end(self, go: Callable[[], Dict[str, Any]]) -> str:
-        """`go()` answers the fields of the end: "state", "error", and "left" where that changes."""
-        try:
-            try:
-                end = go()
-            except Undecided as undecided:
-                log.error("%s: %s", self.id, undecided)
-                end = {
-                    "state": journal.FAILED,
-                    "error": undecided.failure(),
-                    "left": self.entry["left"] + ["undecided"],
-                }
-            self.note(**end)
-        except JournalNotWritten as error:
-            log.error("%s: stays where it is: %s", self.id, error)
-            progress.tell_stopped(self.id, error.failure())
-            self.task.finish("failure", error.failure())
-            raise
-        state: str = end["state"]
-        self.task.finish(
-            {journal.SUCCEEDED: "success", journal.CANCELLED: "cancelled"}.get(state, "failure"),
-            end["error"] if state == journal.FAILED else (),
-        )
-        if not self.entry["left"]:
-            secret_files.forget_all(self.id)
-            xenopsd_export.forget(self.id)
-        return state
-
-    def _forward(self, first: Optional[str]) -> Dict[str, Any]:
-        problems: List[str] = []
-        for phase in phases.of(self.plan, first):
-            log.info("%s: %s", self.id, phase.name)
-            if phase.undo is None:
-                self.note(committed=True, phase=phase.name, begun=self._begun(phase))
-                problems.extend(self._insist(phase))
-                if problems and phase.essential:
-                    break
-                continue
-            try:
-                # A phase that is taken up looks itself whether it can still be cancelled: its undo
-                # may not be safe now.
-                self.pulse(cancellable=phase.name != first)
-                self.note(phase=phase.name, begun=self._begun(phase))
-                phase.do(self)
-                self.progress.report(force=True)
-            except STOPPING:
-                raise
-            except Exception as error:
-                log.error(
-                    "%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc())
-                )
-                final, again = self._take_up(phase, error)
-                if again:
-                    return self._forward(again)
-                assert final is not None
-                self._back()
-                self.note(phase=phase.name, broken=None)
-                return self._ended_by(final)
-        if problems:
-            return {
-                "state": journal.FAILED,
-                "error": NotCleanedUp(*problems).failure(),
-                "left": self.entry["left"] + problems,
-            }
-        if self.entry.get("arrived_halted"):
-            return {"state": journal.FAILED, "error": ArrivedHalted(self.plan.vm).failure()}
-        return {"state": journal.SUCCEEDED, "error": None}
-
-    def _take_up(
-        self, phase: phases.Phase, error: Exception
-    ) -> Tuple[Optional[Exception], Optional[str]]:
-        """After `error` in `phase`: (None, name of the phase to go on with), or (the error to end
-        with, None)."""
-        again = resume.begins(self, phase, error)
-        if again is None or not self._back(again.name):
-            return error, None
-        try:
-            resume.renew(self, again, error)
-        except STOPPING:
-            raise
-        except Exception as final:
-            return final, None
-        return None, again.name
-
-    def _ended_by(self, error: Exception) -> Dict[str, Any]:
-        return {
-            "state": journal.CANCELLED if isinstance(error, Cancelled) else journal.FAILED,
-            "error": self.describe(error),
-        }
-
-    def _begun(self, phase: phases.Phase) -> List[str]:
-        begun: List[str] = self.entry["begun"]
-        return begun + ([phase.name] if phase.name not in begun else [])
-
-    def _insist(self, phase: phases.Phase) -> List[str]:
-        """Do a phase behind the point of no return. Returns what went wrong even at the last try: a
-        list of strings."""
-        for left in reversed(range(FORWARD_TRIES)):
-            try:
-                phase.do(self)
-                return []
-            except STOPPING:
-                raise
-            except Exception as error:
-                log.error(
-                    "%s: %s failed\n%s", self.id, phase.name, self._tell(traceback.format_exc())
-                )
-                if not left:
-                    return ["%s: %s" % (phase.name, " ".join(self.describe(error)))]
-                time.sleep(FORWARD_WAIT)
-        raise AssertionError("the last try answers or raises")
-
-    def _back(self, to: Optional[str] = None) -> bool:
-        """Undo what was begun, last first; with `to`, only what came after that phase. Whether all
-        of it could be undone.
-
-        What could not is told, and hinders the rest only if that needs it."""
-        whole = True
-        for phase in reversed(phases.of(self.plan, to)[1 if to else 0 :]):
-            if phase.name not in self.entry["begun"] or phase.undo is None:
-                continue
-            log.info("%s: undoing %s", self.id, phase.name)
-            self.note(phase=phases.UNDO + phase.name)
-            left = len(self.entry["left"])
-            with self.tolerated(phases.UNDO + phase.name):
-                phase.undo(self)
-            if len(self.entry["left"]) == left:
-                self.note(begun=[name for name in self.entry["begun"] if name != phase.name])
-            else:
-                whole = False
-        return whole
-
     @contextlib.contextmanager
     def tolerated(self, what: str) -> Iterator[None]:
         """For one of several things to undo: an error is told and kept as something that is left;
@@ -388,7 +224,9 @@ class Migration:
         except STOPPING:
             raise
         except Exception as error:
-            log.error("%s: %s failed\n%s", self.id, what, self._tell(traceback.format_exc()))
+            log.error(
+                "%s: %s failed\n%s", self.id, what, self.without_secrets(traceback.format_exc())
+            )
             with self._noting:
                 self.note(
                     left=self.entry["left"] + ["%s: %s" % (what, " ".join(self.describe(error)))]
@@ -396,9 +234,10 @@ class Migration:
 
     def describe(self, error: Exception) -> List[str]:
         """What the status and the log say of an error: [code, detail, ...], without secrets."""
-        return [self._tell(text) for text in failure_of(error)]
+        return [self.without_secrets(text) for text in failure_of(error)]
 
-    def _tell(self, text: str) -> str:
+    def without_secrets(self, text: str) -> str:
+        """A text for the log, the journal or a task, with `***` in place of each secret."""
         return secret_files.scrub(text, self._hidden)
 
 

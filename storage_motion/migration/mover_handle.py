@@ -23,7 +23,7 @@ STALL_BOUND = 5.0  # seconds: what a guest's disk may pause unnoticed (docs/desi
 MAX_OUTSTANDING = 300
 
 
-class Mover:
+class MoverHandle:
     """The mover of one disk."""
 
     def __init__(self, migration: str, key: str, index: int, given_up: int = 0) -> None:

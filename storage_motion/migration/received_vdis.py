@@ -138,7 +138,7 @@ def manage(session: "XenAPI.Session", vdi: str) -> None:
         managed.set_managed(session.xenapi.VDI.get_SR(vdi), vdi, True)
 
 
-def renew(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dict[str, Any]:
+def reopen(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dict[str, Any]:
     """Close the tapdisk of a disk and open another one. Its record for the receiver. Raises
     GateOpen if it is not shut."""
     migration = entry.entry["migration"]

@@ -56,15 +56,16 @@ def begins(m: "Migration", phase: phases.Phase, error: Exception) -> Optional[ph
         return None
     before = phases.of(m.plan)
     before = before[: [one.name for one in before].index(phase.name) + 1]
-    return next((one for one in reversed(before) if one.renew is not None), None)
+    return next((one for one in reversed(before) if one.clear_broken is not None), None)
 
 
-def renew(m: "Migration", phase: phases.Phase, error: Exception) -> None:
-    """Wait, and then renew what `phase` needs, as often as it takes; `error`: what has broken it.
+def make_ready(m: "Migration", phase: phases.Phase, error: Exception) -> None:
+    """Wait, and then have what is broken cleared away, as often as it takes. `phase`: the one to
+    begin again with; `error`: what has broken it.
 
     Returns when it is ready to be done again. Raises Cancelled, or the last error when all tries
     are used up."""
-    assert phase.renew is not None
+    assert phase.clear_broken is not None
     if time.time() - m.entry.get("broken_at", 0) > STEADY:
         m.note(tries=0)
     m.note(broken_at=time.time(), phase=phase.name)
@@ -72,7 +73,7 @@ def renew(m: "Migration", phase: phases.Phase, error: Exception) -> None:
     while True:
         _await_try(m, error)
         try:
-            phase.renew(m)
+            phase.clear_broken(m)
         except VmNotRunning as latest:
             # It has been shut down, or halted by a move that failed: until it is given back nobody
             # can start it.

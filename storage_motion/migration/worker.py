@@ -18,7 +18,7 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalNotWritten, NoSuchMigration
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, progress, recovery
+from storage_motion.migration import migration, progress, recovery, run
 from storage_motion.plan import plan
 from storage_motion.xapi import session
 
@@ -98,7 +98,8 @@ def _migrate(entry: Journal) -> str:
             entry.write(task=task.uuid)
             destination, hidden = _destination(entry, planned, source)
             try:
-                return migration.Migration(entry, planned, source, destination, task, hidden).run()
+                m = migration.Migration(entry, planned, source, destination, task, hidden)
+                return run.forward(m)
             finally:
                 if destination is not source:
                     session.logout(destination)

@@ -104,9 +104,9 @@ def ask(source: "XenAPI.Session", destination: "XenAPI.Session", plan: "Plan") -
 def ask_again(m: "Migration") -> None:
     """Within a pool, before xenopsd is asked: copying may have taken hours, in which others have
     taken the memory. Raises Refused."""
-    assert m.arrival is not None
+    assert m.receiving_host is not None
     vm = m.source.xenapi.VM.get_by_uuid(m.plan.vm)
-    _can_migrate(m.source, m.destination, m.plan, vm, m.arrival, {})
+    _can_migrate(m.source, m.destination, m.plan, vm, m.receiving_host, {})
 
 
 def _require_memory(

@@ -8,7 +8,7 @@ this product cannot do yet.
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Union
 
 from storage_motion.plan import formats, volumes
-from storage_motion.sm.stock_sm import DRIVERS_OF_TYPES
+from storage_motion.sm.sr_types import DRIVERS_OF_TYPES
 from storage_motion.xapi.records import NULL, Records
 
 if TYPE_CHECKING:
@@ -132,6 +132,12 @@ def plugged(records: Records, sr: Dict[str, Any], host: str) -> bool:
     """Whether `host` (ref) sees the SR (its record): a PBD of it is plugged there."""
     pbds = [records.of("PBD", ref) for ref in sr["PBDs"]]
     return any(pbd and pbd["host"] == host and pbd["currently_attached"] for pbd in pbds)
+
+
+def usable(records: Records, host: Dict[str, Any]) -> bool:
+    """Whether a host (its record) is enabled and alive."""
+    metrics = records.of("host_metrics", host.get("metrics", NULL))
+    return host["enabled"] and (metrics is None or metrics.get("live", True))
 
 
 def source_sr(

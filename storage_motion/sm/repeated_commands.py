@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import XenAPI
 
 # Begun anew with another target, and not repeated: else the snapshot of the first one would have to
-# go, and SM's collector come (migration/phases/sync.py).
+# go, and SM's collector come (migration/snapshots.py).
 NOT_REPEATED = ("vdi_mirror_start",)
 
 log = logging.getLogger("sxm")

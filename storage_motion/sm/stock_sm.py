@@ -14,21 +14,6 @@ from storage_motion.dom0 import root
 
 DRIVERS = "/opt/xensource/sm"
 
-# Type of an SR whose disks can be mirrored -> its stock driver: the module, and the class in it,
-# which has the same name. The first that is there: XCP-ng has renamed those on LVM since May 2026
-# (docs/facts/xcp-ng-8.3.md).
-DRIVERS_OF_TYPES = {
-    "ext": ("EXTSR",),
-    "file": ("FileSR",),
-    "lvm": ("LVMSR", "LVHDSR"),
-    "lvmohba": ("LVMoHBASR", "LVHDoHBASR"),
-    "lvmoiscsi": ("LVMoISCSISR", "LVHDoISCSISR"),
-    "nfs": ("NFSSR",),
-    "smb": ("SMBSR",),
-    "xfs": ("XFSSR",),
-    "zfs": ("ZFSSR",),
-}
-
 
 def is_package() -> bool:
     """Whether sm is a package here. Raises ImportError if there is no sm at all."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import XenAPI
 
     from storage_motion.plan.plan import Disk
-    from storage_motion.switch.protocols import Migration, Mover
+    from storage_motion.switch.protocols import Migration, MoverHandle
 
 log = logging.getLogger("sxm")
 
@@ -29,15 +29,15 @@ log = logging.getLogger("sxm")
 class DiskSwitch:
     """One disk's way through the switch.
 
-    `source`: session of the source pool; `vdi`: the ref there; `mover`: its Mover; `mirrored`:
-    whether a mirror has to end first; `mark`: what to write as `paused`, so that it is known as
-    ours; `note(step)`: writes how far it is to the journal."""
+    `source`: session of the source pool; `vdi`: the ref there; `mover`: its MoverHandle;
+    `mirrored`: whether a mirror has to end first; `mark`: what to write as `paused`, so that it is
+    known as ours; `note(step)`: writes how far it is to the journal."""
 
     def __init__(
         self,
         source: "XenAPI.Session",
         vdi: str,
-        mover: "Mover",
+        mover: "MoverHandle",
         mirrored: bool,
         mark: str,
         note: Callable[[str], None],
@@ -163,7 +163,7 @@ class _Finish(threading.Thread):
     """The mover's `finish`, which takes as long as the destination's SM needs to close a tapdisk.
     `opened`: whether it has said that the gate is open; `error`: else, why not."""
 
-    def __init__(self, mover: "Mover", mirrored: bool) -> None:
+    def __init__(self, mover: "MoverHandle", mirrored: bool) -> None:
         super(_Finish, self).__init__(name="finish", daemon=True)
         self._mover = mover
         self._mirrored = mirrored

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from storage_motion.plan.plan import Disk, Plan
     from storage_motion.xapi.outage import Outage
 
-    class Mover(Protocol):
+    class MoverHandle(Protocol):
         key: str
 
         def status(self) -> Dict[str, Any]: ...
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         source: XenAPI.Session
         destination: XenAPI.Session
         lost: bool
-        arrival: Optional[Dict[str, Any]]
+        receiving_host: Optional[Dict[str, Any]]
         outage_there: Outage
 
         @property
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
         def note(self, key: Optional[str] = ..., **fields: Any) -> None: ...
 
-        def mover(self, key: str) -> Mover: ...
+        def mover(self, key: str) -> MoverHandle: ...
 
         def source_vdi(self, disk: Disk) -> str: ...
 

@@ -226,10 +226,10 @@ def xenopsd_there(m: "Migration") -> xenops.Xenops:
     """The Xenops of the destination host."""
     if m.plan.same_host:
         return xenops.Xenops.local(m.source, "sxm " + m.id)
-    arrival = m.arrival or receiving_host.arrive_again(m)
+    answer = m.receiving_host or receiving_host.ask_again(m)
     return xenops.Xenops.at(
-        arrival["xenops"],
+        answer["xenops"],
         "sxm " + m.id,
-        renew=lambda: receiving_host.arrive_again(m)["xenops"],
+        new_url=lambda: receiving_host.ask_again(m)["xenops"],
         outage=m.outage_there,
     )

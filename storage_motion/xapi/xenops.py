@@ -63,7 +63,7 @@ class _XapiAway(Unreachable):
 
 class Xenops:
     """The xenopsd of one host. `connect()` gives a connection to that host's xapi; `query`:
-    "session_id=..."; `renew()`, if there is one, gives a new query in place of one whose session
+    "session_id=..."; `new_query()`, if there is one, gives one in place of that whose session
     has ended, as all do when their xapi is restarted. `outage`, if there is one: calls wait for
     that xapi as those of a session do (xapi/outage.py)."""
 
@@ -72,13 +72,13 @@ class Xenops:
         connect: Callable[[], http.client.HTTPConnection],
         query: str,
         label: str,
-        renew: Optional[Callable[[], str]] = None,
+        new_query: Optional[Callable[[], str]] = None,
         outage: Optional[outages.Outage] = None,
     ) -> None:
         self._connect = connect
         self._path = SERVICE + "?" + query
         self._label = label
-        self._renew = renew
+        self._new_query = new_query
         self._outage = outage
 
     @property
@@ -95,7 +95,7 @@ class Xenops:
         def query() -> str:
             return urllib.parse.urlencode({"session_id": session.handle})
 
-        def renew() -> str:
+        def new_query() -> str:
             # XenAPI.Session logs in again when it is told that its session has ended
             session.xenapi.pool.get_all()
             return query()
@@ -104,7 +104,7 @@ class Xenops:
             lambda: transport.local_connection(timeout),
             query(),
             label,
-            renew,
+            new_query,
             getattr(session, "outage", None),
         )
 
@@ -114,11 +114,11 @@ class Xenops:
         xenops_url: str,
         label: str,
         timeout: float = 60.0,
-        renew: Optional[Callable[[], str]] = None,
+        new_url: Optional[Callable[[], str]] = None,
         outage: Optional[outages.Outage] = None,
     ) -> "Xenops":
         """That which `xenops_url` names (of `host.migrate_receive`, with its session_id).
-        `renew()`: such a URL, of another session."""
+        `new_url()`: such a URL, of another session."""
 
         def query(url: str) -> str:
             return urllib.parse.urlsplit(url).query
@@ -127,7 +127,7 @@ class Xenops:
             lambda: transport.connection(xenops_url, timeout),
             query(xenops_url),
             label,
-            renew and (lambda: query(renew())),
+            new_url and (lambda: query(new_url())),
             outage,
         )
 
@@ -153,10 +153,10 @@ class Xenops:
         try:
             return self._ask(method, parameters)
         except _SessionEnded:
-            if self._renew is None:
+            if self._new_query is None:
                 raise
         try:
-            self._path = SERVICE + "?" + self._renew()
+            self._path = SERVICE + "?" + self._new_query()
         except XenAPI.Failure as failure:
             raise Unreachable("xenopsd", "no new session: %s" % failure.details[0])
         except (OSError,) + NOT_XAPI as error:

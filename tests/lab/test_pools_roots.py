@@ -74,7 +74,7 @@ def test_dom0s_programs_run_in_it(root):
 def test_mirrorsr_finds_each_stock_driver(root):
     code = (
         "import sys; sys.path.append(%r); import MirrorSR\n"
-        "for base in sorted(MirrorSR.stock_sm.DRIVERS_OF_TYPES): print(base, "
+        "for base in sorted(MirrorSR.sr_types.DRIVERS_OF_TYPES): print(base, "
         "MirrorSR.base_class(MirrorSR.base_module(base)).handles(base))"
     )
     done = run(root, root + "/usr/bin/python3", "-c", code % (root + "/opt/xensource/sm"))

@@ -287,7 +287,7 @@ class Disk:
 
     def __init__(self, host):
         self.host = host
-        self.renew()
+        self.log_in_again()
         self.sr = make_sr(self.x, host.ref(self.x), "/datapaths")
         self.ref = self.x.VDI.create(vdi_record(self.sr))
         self.location = self.x.VDI.get_location(self.ref)
@@ -297,7 +297,7 @@ class Disk:
             self.x.VDI.get_uuid(self.ref),
         )
 
-    def renew(self):
+    def log_in_again(self):
         self.x = self.host.pool.master.remote().xenapi
 
     def ask(self, method, datapath, **more):
@@ -410,7 +410,7 @@ def test_the_marks_of_a_host_are_made_anew_when_its_xapi_starts(pool):
     assert x.VDI.get_sm_config(disk.ref) == {own: "RW", member: "RW"} and x.VDI.get_sm_config(
         other.ref
     ) == {"activating": "true"}
-    disk.renew()
+    disk.log_in_again()
     disk.destroy_datapath("vbd/1/xvda")
 
 
@@ -424,7 +424,7 @@ def test_a_loss_of_power_takes_the_datapaths_and_the_marks(pool):
     subprocess.run(["rm", "-rf", pool.master.root + "/run"], check=True)
     pool.master.start()
     pool.master.wait_ready()
-    disk.renew()
+    disk.log_in_again()
     assert disk.believed() == [] and disk.x.VDI.get_sm_config(disk.ref) == {"paused": "true"}
     (pbd,) = disk.x.SR.get_PBDs(disk.sr)
     assert disk.x.PBD.get_currently_attached(pbd), "it was plugged again"
@@ -503,7 +503,7 @@ def killed_in_an_activation(disk):
     host.wait_ready()
     activation.join(PATIENCE)
     assert activation.answer == {"socket": host.root + "/run/blktap-control/nbd1.0"}
-    disk.renew()
+    disk.log_in_again()
 
 
 @pytest.mark.parametrize("member", [False, True], ids=["master", "member"])
@@ -566,7 +566,7 @@ def test_an_activation_on_a_member_ends_with_its_master(pool):
         os.unlink(gate)
         pool.master.start()
         pool.master.wait_ready()
-    disk.renew()
+    disk.log_in_again()
     assert (
         activations(disk.host)[begun:] == [True]
         and disk.believed()[1] == "DP: vbd/1/xvda: attached  RW"

@@ -22,10 +22,10 @@ class Scene:
         self.pool = LabPool(hosts=2)
         self.xenopsds = [TinyXenopsd(host.root) for host in self.pool.hosts]
         self.xenopsd = self.xenopsds[0]
-        self.renew(self.pool.master.remote().xenapi)
+        self.look_by(self.pool.master.remote().xenapi)
         self.x.pool.sync_database()
 
-    def renew(self, x):
+    def look_by(self, x):
         self.x = x
         self.here, self.there = [host.ref(x) for host in self.pool.hosts]
 
@@ -40,7 +40,7 @@ class Scene:
     def restart(self):
         """Kill the master's xapi; what xenopsd was asked by the next one."""
         before = len(self.xenopsd.calls)
-        self.renew(restarted(self.pool.master))
+        self.look_by(restarted(self.pool.master))
         return lambda method: [
             members["id"] for name, members in self.xenopsd.calls[before:] if name == method
         ]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A lab whose hosts' systemctl and systemd-run are this machine's, run by test_real.py below a
-systemd: moves, a mover that is killed, a worker that is killed, with nobody who calls for a
+"""A lab whose hosts' systemctl and systemd-run are this machine's, run by test_real_systemd.py
+below a systemd: moves, a mover that is killed, a worker that is killed, with nobody who calls for a
 recovery. On dom0's Python 3.6 where there is one."""
 
 import os

@@ -9,8 +9,8 @@ from storage_motion import waiting
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.journal import steps
-from storage_motion.migration import durable, known_at_destination, xenopsd_leftovers
-from storage_motion.migration.phases import claim, remap, sync
+from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
+from storage_motion.migration.phases import claim, remap
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks
 from storage_motion.switch import pool_lock, whereabouts
@@ -107,9 +107,9 @@ def end(m: "Migration") -> None:
         lambda: known_at_destination.marked(m),
         "the end of migration %s" % m.id,
     )
-    if m.arrival:
-        receiving_host.depart(m.destination, m.arrival)
-        m.arrival = None
+    if m.receiving_host:
+        receiving_host.leave(m.destination, m.receiving_host)
+        m.receiving_host = None
 
 
 def _end(m: "Migration") -> None:
@@ -146,7 +146,7 @@ def _destroy_disk(m: "Migration", disk: "Disk") -> None:
         raise NotCleanedUp("VDI %s was not verified at the destination" % disk.key)
     vdi = Records(m.source).ref("VDI", disk.key)
     if vdi:
-        sync.drop_snapshots(m, disk)
+        snapshots.drop(m, disk)
         m.source.xenapi.VDI.destroy(vdi)
 
 

@@ -34,9 +34,9 @@ def complete(m: "Migration") -> None:
         xenopsd_leftovers.note_halted(m)
     if not m.plan.same_host:
         _detach_networks(m)
-    if m.arrival:
-        receiving_host.depart(m.destination, m.arrival)
-        m.arrival = None
+    if m.receiving_host:
+        receiving_host.leave(m.destination, m.receiving_host)
+        m.receiving_host = None
     for disk in m.plan.disks:
         m.note(disk.key, state="moved")
 

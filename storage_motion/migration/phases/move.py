@@ -10,9 +10,9 @@ import XenAPI
 from storage_motion import waiting
 from storage_motion.errors import JournalNotWritten, MoveCutShort, MoveFailed, Unreachable
 from storage_motion.journal import steps
-from storage_motion.migration import durable, xapi_verdict, xenopsd_leftovers
+from storage_motion.migration import durable, mirror_health, xapi_verdict, xenopsd_leftovers
 from storage_motion.migration.move_watch import MoveWatch
-from storage_motion.migration.phases import claim, remap, sync
+from storage_motion.migration.phases import claim, remap
 from storage_motion.plan import changes, installed
 from storage_motion.switch import disk_switch, gate, pool_lock, source_lock, whereabouts
 from storage_motion.xapi import receiving_host, repeated, xenops
@@ -33,7 +33,7 @@ def move(m: "Migration") -> None:
     switches = [disk_switch.of_disk(m, disk, m.plan.live) for disk in m.plan.disks]
     here = xenops.Xenops.local(m.source, "sxm " + m.id)
     task, unwritten = _task(m, here)
-    arrival = m.arrival
+    before = m.receiving_host
     watch = MoveWatch(m, here, task, switches)
     if unwritten:
         watch.stop(unwritten)
@@ -49,18 +49,18 @@ def move(m: "Migration") -> None:
     if (
         isinstance(watch.error, MoveFailed)
         and all(one.step == steps.ATTACHED for one in switches)
-        and _has_ended(m, arrival)
+        and _has_ended(m, before)
     ):
         raise MoveCutShort(*watch.error.details)
     raise watch.error
 
 
-def _has_ended(m: "Migration", arrival: Optional[Dict[str, Any]]) -> bool:
-    """Whether the destination's xapi has been restarted since `arrival`: it forgets its sessions
-    then. Not, if that is not known."""
+def _has_ended(m: "Migration", answer: Optional[Dict[str, Any]]) -> bool:
+    """Whether the destination's xapi has been restarted since it gave that `answer`: it forgets its
+    sessions then. Not, if that is not known."""
     try:
-        return arrival is not None and not m.destination.xenapi.session.get_uuid(
-            arrival["session_id"]
+        return answer is not None and not m.destination.xenapi.session.get_uuid(
+            answer["session_id"]
         )
     except XenAPI.Failure as failure:
         return failure.details[0] in UNKNOWN
@@ -74,8 +74,8 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
         return next(iter(here.tasks_of_label()), STARTING), None
     if known:
         return known, None
-    if m.arrival is None:
-        receiving_host.arrive_again(m)
+    if m.receiving_host is None:
+        receiving_host.ask_again(m)
     changes.require_none(m)
     installed.require_again(m)
     if not m.plan.cross_pool and not m.plan.same_host:
@@ -87,9 +87,9 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     _protect(m, lambda disk: source_lock.begin(m, disk))
     maps = _maps(m)
     # with a session of now: a xapi that was restarted knows no other
-    receiving_host.arrive_again(m)
+    receiving_host.ask_again(m)
     # and a mirror that has ended by now lacks what the guest has written since
-    sync.await_answers(m)
+    mirror_health.await_answers(m)
     m.note(xenops_task=STARTING)
     task = _ask(m, here, maps)
     try:
@@ -102,14 +102,14 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
 def _ask(m: "Migration", here: xenops.Xenops, maps: Tuple[Dict[str, str], Dict[str, str]]) -> str:
     """Have xenopsd move the VM: its task. Where the answer was lost with this host's xapi it is
     looked whether there is one; else it is asked again."""
-    assert m.arrival is not None
+    assert m.receiving_host is not None
     before = here.tasks_of_label()
     for left in reversed(range(repeated.TRIES)):
         try:
             return here.migrate(
                 m.plan.vm,
                 *maps,
-                xenops_url=m.arrival["xenops"],
+                xenops_url=m.receiving_host["xenops"],
                 compress=m.plan.compress,
                 verify_dest=_verify(m),
                 same_host=m.plan.same_host,

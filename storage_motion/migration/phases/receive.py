@@ -80,7 +80,7 @@ def _asked(m: "Migration", **arguments: str) -> str:
     raise AssertionError("the last try answers or raises")
 
 
-def renew(m: "Migration", disks: Sequence["Disk"]) -> None:
+def reopen(m: "Migration", disks: Sequence["Disk"]) -> None:
     """Have the destination open `disks` of the plan anew: another tapdisk for each, and a receiver,
     with a token, for them all."""
     _take(

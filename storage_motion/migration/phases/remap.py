@@ -27,16 +27,16 @@ def rehearse(source: "XenAPI.Session", destination: "XenAPI.Session", plan: "Pla
 
     Changes nothing. Raises tasks.TaskFailed or XenAPI.Failure with xapi's own error."""
     host = destination.xenapi.host.get_by_uuid(plan.destination_host)
-    arrival = receiving_host.arrive(
+    answer = receiving_host.ask(
         destination, host, destination.xenapi.network.get_by_uuid(plan.network)
     )
     try:
         document = _document(source, destination, plan, {}, None)
         metadata.bring(
-            destination, receiving_host.base_url(arrival), document, plan.check_cpu, dry_run=True
+            destination, receiving_host.base_url(answer), document, plan.check_cpu, dry_run=True
         )
     finally:
-        receiving_host.depart(destination, arrival)
+        receiving_host.leave(destination, answer)
 
 
 def bring_live(m: "Migration") -> None:
@@ -84,13 +84,15 @@ def _bring(m: "Migration") -> str:
     if vm:
         log.warning("%s: VM %s is there in part, and is taken away", m.id, m.plan.vm)
         _destroy(m, vm)
-    m.arrival = m.arrival or receiving_host.arrive(
+    m.receiving_host = m.receiving_host or receiving_host.ask(
         m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
     )
     counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.disks}
     document = _document(m.source, m.destination, m.plan, counterparts, m.id)
     m.note(imported=True)
-    metadata.bring(m.destination, receiving_host.base_url(m.arrival), document, m.plan.check_cpu)
+    metadata.bring(
+        m.destination, receiving_host.base_url(m.receiving_host), document, m.plan.check_cpu
+    )
     vm = destination_vm(m)
     claim.block_arrived(m, vm)
     return vm
@@ -125,9 +127,9 @@ def remove(m: "Migration") -> None:
                 m.destination.xenapi.VM.power_state_reset(vm)
             _destroy(m, vm)
         m.note(imported=False)
-    if m.arrival:
-        receiving_host.depart(m.destination, m.arrival)
-        m.arrival = None
+    if m.receiving_host:
+        receiving_host.leave(m.destination, m.receiving_host)
+        m.receiving_host = None
 
 
 def _destroy(m: "Migration", vm: str) -> None:

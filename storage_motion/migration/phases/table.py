@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The phases of a migration, each with what takes it back: the one table that `migration.run` goes
+"""The phases of a migration, each with what takes it back: the one table that run.py goes
 through.
 
     running VM                      halted VM
@@ -15,8 +15,8 @@ through.
     clean-up                        clean-up
     end                             end
 
-What breaks under sync or behind it is taken up again: back to sync, by the undos, then renew the
-mirrors, and sync again.
+What breaks under sync or behind it is taken up again: back to sync, by the undos; then what is
+broken is cleared away, and sync done again.
 
 Every action takes the Migration and is idempotent: it may find part of its work done, or none, and
 an undo also finds its phase half done. An undo never touches what it is not sure of: it raises
@@ -63,15 +63,15 @@ class Phase(NamedTuple):
     """`applies(plan)`, `do(migration)`, `undo(migration)`; an `undo` of None: past the point of no
     return.
 
-    `renew(migration)`: makes ready for another `do`, when something of what it did has broken, in
-    this phase or a later one."""
+    `clear_broken(migration)`: makes ready for another `do`, when something of what it did has
+    broken, in this phase or a later one."""
 
     name: str
     title: str
     applies: Callable[["Plan"], bool]
     do: Callable[["Migration"], None]
     undo: Optional[Callable[["Migration"], None]]
-    renew: Optional[Callable[["Migration"], None]] = None
+    clear_broken: Optional[Callable[["Migration"], None]] = None
     # behind the point of no return: what follows would make it impossible, so it waits for a
     # recovery
     essential: bool = False
@@ -83,7 +83,7 @@ PHASES = (
     Phase("claim", "claiming the VM", _always, claim.claim, release.release),
     Phase("eject", "ejecting CDs", _live, claim.eject, claim.insert),
     Phase("receive", "preparing the destination", _always, receive.begin, receive.abort),
-    Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.renew),  # noqa: E501
+    Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.clear_broken),  # noqa: E501
     Phase("remap", "describing the VM to the pool", _live_cross_pool, remap.bring_live, remap.remove),  # noqa: E501
     Phase("move", "moving the VM", _live, move.move, shut_gates.shut_gates),
     Phase("hand-over", "handing the disks over", _halted, move.hand_over, shut_gates.shut_gates),

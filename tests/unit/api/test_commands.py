@@ -8,8 +8,10 @@ import threading
 
 import pytest
 
+from fake_migration import ID, make_plan
 from fake_pool import GIB, by_name, failure, make_pool, uuid_of
 from full_disk import FullDisk
+from plan_world import World
 from storage_motion.api import commands, dead_worker, status
 from storage_motion.dom0 import launch
 from storage_motion.errors import (
@@ -23,8 +25,6 @@ from storage_motion.errors import (
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, progress, resume
-from test_migration import ID, make_plan
-from test_planner import World
 from tests.eventually import eventually
 
 

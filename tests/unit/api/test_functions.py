@@ -9,13 +9,13 @@ import re
 import pytest
 
 import storage_motion
+from fake_migration import ID, make_plan
 from fake_pool import by_name, make_pool, uuid_of
 from storage_motion.api import arguments, commands, functions, status
 from storage_motion.api.arguments import Problems
 from storage_motion.errors import BadArguments, NoSuchMigration
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import at_destination, migration, recovery
-from test_migration import ID, make_plan
 
 REPOSITORY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../..")
 OLDER = "99999999-2222-3333-4444-555555555555"

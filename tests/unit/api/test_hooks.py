@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
+from fake_migration import make_plan
 from storage_motion.api import hooks
 from storage_motion.journal import arrival, closing
 from storage_motion.journal.journal import RECEIVING, Journal
 from storage_motion.migration import migration, resume
-from test_migration import make_plan
 
 REPOSITORY = os.path.dirname(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -3,20 +3,20 @@
 
 from hypothesis import given, strategies as st
 
-from storage_motion.dom0.extents import merge
+from storage_motion.dom0.extents import to_extents
 
 SIZE = 1 << 30
 
 
 def test_odd_ranges_become_sectors_and_end_with_the_disk():
-    assert merge([(100, 600), (700, 900), (1500, 1600), (4000, 9000)], 8192) == [
+    assert to_extents([(100, 600), (700, 900), (1500, 1600), (4000, 9000)], 8192) == [
         (0, 2048),
         (3584, 4608),
     ]
 
 
 def test_what_begins_beyond_the_end_is_nothing():
-    assert merge([(0, 512), (8192, 9000)], 8192) == [(0, 512)]
+    assert to_extents([(0, 512), (8192, 9000)], 8192) == [(0, 512)]
 
 
 @given(
@@ -24,8 +24,8 @@ def test_what_begins_beyond_the_end_is_nothing():
 )
 def test_too_many_extents_reach_over_gaps_and_lose_nothing(ranges, most):
     ranges = sorted((start * 512, (start + length) * 512) for start, length in ranges)
-    exact = merge(ranges, SIZE)
-    found = merge(ranges, SIZE, most)
+    exact = to_extents(ranges, SIZE)
+    found = to_extents(ranges, SIZE, most)
     assert len(found) <= most
     assert found == exact or len(exact) > most
     assert all(

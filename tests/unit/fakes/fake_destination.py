@@ -138,7 +138,7 @@ def nothing_left(destination, tmp_path):
     )
 
 
-def renew(destination, keys, **more):
+def receive_renew(destination, keys, **more):
     return at_destination.receive_renew(
         destination.pool,
         dict({"migration": ID, "address": "10.0.0.1", "disks": json.dumps(keys)}, **more),

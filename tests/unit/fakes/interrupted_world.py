@@ -3,22 +3,36 @@
 the phases and their undos are the real ones, what they ask is faked."""
 
 import json
+import os
 import time
 import types
 
 import move_world
+from fake_migration import ID, make_plan
 from fake_pool import NULL, add_vdi, failure
-from storage_motion.journal import secret_files
+from storage_motion.dom0.launch import Process
+from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, recovery
+from storage_motion.migration import migration, recovery, recovery_source, run
 from storage_motion.migration.phases import claim, complete, table
 from storage_motion.sm import marks
-from test_migration import ID, make_plan
 
 DEAD = {"pid": 1, "started": -1}
+ANOTHER = Process.of(os.getppid()).to_json()
 PASSWORD = "correct horse"
 LOCKED = {"paused": marks.of_source(ID), "relinking": marks.of_source(ID)}
 LIVE = [phase.name for phase in table.of(make_plan())]
+
+
+def entry(live=True, **fields):
+    """What the journal of an interrupted migration says."""
+    begun = dict(
+        migration.initial(make_plan(live=live)),
+        state=journal.RUNNING,
+        started=time.time(),
+        worker=DEAD,
+    )
+    return dict(begun, **fields)
 
 
 class FakeMover(move_world.FakeMover):
@@ -43,10 +57,10 @@ class Interrupted:
         monkeypatch.setattr(recovery.sessions, "local", self._local)
         monkeypatch.setattr(recovery.sessions, "remote", self._remote)
         monkeypatch.setattr(recovery.sessions, "logout", lambda one: self.sessions.remove(one.name))
-        monkeypatch.setattr(
-            recovery, "time", types.SimpleNamespace(sleep=self.pauses.append, time=time.time)
-        )
-        monkeypatch.setattr(migration, "FORWARD_WAIT", 0)
+        clock = types.SimpleNamespace(sleep=self.pauses.append, time=time.time)
+        for module in (recovery, recovery_source):
+            monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(run, "FORWARD_WAIT", 0)
         monkeypatch.setattr(migration.Migration, "mover", lambda m, key: FakeMover(world))
         monkeypatch.setattr(complete, "COMPLETE_TIMEOUT", 0.3)
         world.kept = '{"vm": {"id": "v"}}'

@@ -5,13 +5,13 @@ a mover."""
 import json
 
 import storage_motion
+from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
 from storage_motion.errors import JournalNotWritten
 from storage_motion.migration import durable, move_watch, xenopsd_leftovers
 from storage_motion.migration.phases import claim, move, shut_gates
 from storage_motion.switch import disk_switch, gate, source_lock, whereabouts
 from storage_motion.xapi import receiving_host
-from test_migration import make_plan
 
 HOST = "host_OpaqueRef:1"
 SHUT = {"paused": "storage-motion", "relinking": "storage-motion"}
@@ -50,17 +50,20 @@ class World:
         self._here = add_vdi(self.source, "OpaqueRef:sr", sm_config={HOST: "RW"})
         self._there = add_vdi(self.destination, "OpaqueRef:sr", sm_config=dict(SHUT), managed=False)
         self.plan = make_plan(**({"kind": "in-pool", "destination_host": "h"} if same_host else {}))
-        self.arrival = {"xenops": "https://b/services/xenops?session_id=x", "session_id": "x"}
+        self.receiving_host = {
+            "xenops": "https://b/services/xenops?session_id=x",
+            "session_id": "x",
+        }
         self.destination.add("network", uuid=self.plan.network)
         monkeypatch.setattr(
             receiving_host,
-            "arrive",
+            "ask",
             lambda session, host, network: {
                 "xenops": "https://b/services/xenops?session_id=y",
                 "session_id": "y",
             },
         )
-        monkeypatch.setattr(receiving_host, "depart", lambda session, arrival: None)
+        monkeypatch.setattr(receiving_host, "leave", lambda session, answer: None)
         self.entry = {
             "disks": {"k": {"index": 0, "destination_vdi": "d"}},
             "blocked": ["hard_shutdown"],

@@ -22,10 +22,11 @@ from storage_motion.errors import (
     NoSuchMigration,
     ReceiverFailed,
     SmFault,
+    Waits,
 )
 from storage_motion.journal import arrival, journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import at_destination, received_vdis, recovery
+from storage_motion.migration import at_destination, received_vdis, recovery_destination
 from storage_motion.sm import smapi
 from storage_motion.sm.disks.record import Record
 from storage_motion.xapi import managed
@@ -121,8 +122,8 @@ def test_disks_on_which_a_vm_has_run_are_never_taken_away(destination, tmp_path)
     for given in ({}, {"force": "true"}):
         with pytest.raises(GateOpen):
             at_destination.receive_abort(destination.pool, dict(given, migration=ID))
-    with pytest.raises(recovery.Waits):
-        recovery._recover_receiving(destination.pool, ID, {"migration": ID})
+    with pytest.raises(Waits):
+        recovery_destination.recover(destination.pool, ID, {"migration": ID})
     assert (
         len(destination.vdis()) == 2
         and at_destination.receive_stop(destination.pool, {"migration": ID, "vm": VM})["arrived"]

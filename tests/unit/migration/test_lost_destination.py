@@ -6,9 +6,9 @@ import pytest
 
 from fake_pool import FakePool
 from move_world import LOCKED, World
-from storage_motion.errors import BadArguments, Undecided, Unreachable
+from storage_motion.errors import BadArguments, Undecided, Unreachable, Waits
 from storage_motion.journal import steps
-from storage_motion.migration import lost_destination, recovery
+from storage_motion.migration import lost_destination, recovery, recovery_source
 from storage_motion.migration.phases import receive, remap, shut_gates
 from storage_motion.switch import whereabouts
 
@@ -48,7 +48,7 @@ def world(monkeypatch):
     away."""
     world = World(monkeypatch, [])
     # as recovery begins
-    world.lost, world.destination, world.arrival = True, lost_destination.LostPool(), None
+    world.lost, world.destination, world.receiving_host = True, lost_destination.LostPool(), None
     world.entry["disks"]["k"]["gate"] = steps.OPENING
     world.entry.update(xenops_task="7", imported=True, receiving=True, committed=False)
     world.here.clear()
@@ -62,7 +62,7 @@ def world(monkeypatch):
 
 
 def test_without_the_word_it_is_undecided(world):
-    world.lost, world.destination = False, recovery.Unreached(Unreachable("B", "gone"))
+    world.lost, world.destination = False, recovery_source.Unreached(Unreachable("B", "gone"))
     with pytest.raises(Undecided, match="whether a gate is being opened"):
         shut_gates.shut_gates(world)
     assert world.here == LOCKED
@@ -123,9 +123,9 @@ def test_what_is_gone_at_the_source_is_named(world, taken):
     "destination, gap, why",
     [
         (FakePool("B"), None, "the destination answers"),
-        (recovery.Unreached(recovery.Waits("no password")), "no password", "has to be tried"),
+        (recovery_source.Unreached(Waits("no password")), "no password", "has to be tried"),
     ],
 )
 def test_only_what_does_not_answer_can_be_lost(world, destination, gap, why):
-    with pytest.raises(recovery.Waits, match=why):
-        recovery._require_lost(world.source, world.plan, destination, gap)
+    with pytest.raises(Waits, match=why):
+        recovery_source._require_lost(world.source, world.plan, destination, gap)

@@ -24,4 +24,4 @@ def test_a_mirror_that_the_guest_has_ended_has_not_ended_cleanly(
         return {"state": state, "clean": True}
 
     monkeypatch.setattr(mover_handle.control_socket, "request", request)
-    assert mover_handle.Mover(ID, "k", 0).status() == {"state": state, "clean": clean}
+    assert mover_handle.MoverHandle(ID, "k", 0).status() == {"state": state, "clean": clean}

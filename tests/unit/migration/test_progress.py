@@ -3,8 +3,8 @@
 
 import pytest
 
+from fake_migration import make_plan
 from storage_motion.migration import progress
-from test_migration import make_plan
 
 ID = "11111111-2222-3333-4444-555555555555"
 

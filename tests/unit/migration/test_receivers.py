@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fake_destination import ID, KEYS, VM, nothing_left, open_gate, renew
+from fake_destination import ID, KEYS, VM, nothing_left, open_gate, receive_renew
 from full_disk import FullDisk
 from storage_motion.dom0 import launch
 from storage_motion.errors import (
@@ -28,7 +28,7 @@ from storage_motion.sm import marks, smapi
 def test_disks_are_opened_anew_for_another_receiver(destination, tmp_path):
     first = destination.receive()
     destination.sm_calls = []
-    answer = renew(destination, KEYS[:1])
+    answer = receive_renew(destination, KEYS[:1])
     assert answer["disks"][KEYS[0]]["vdi"] == first["disks"][KEYS[0]]["vdi"] and set(
         answer["disks"]
     ) == {KEYS[0]}
@@ -40,7 +40,7 @@ def test_disks_are_opened_anew_for_another_receiver(destination, tmp_path):
     assert [one["keys"] for one in receivers] == [[KEYS[1]], [KEYS[0]]] and receivers[0][
         "number"
     ] != receivers[1]["number"]
-    renew(destination, KEYS)
+    receive_renew(destination, KEYS)
     assert [one["keys"] for one in Journal.load(ID, journal.RECEIVING).entry["receivers"]] == [
         [],
         [],
@@ -55,12 +55,12 @@ def test_a_renewal_that_fails_may_be_repeated(destination, tmp_path, fails):
     destination.receive()
     destination.fails = fails
     with pytest.raises(MotionError):
-        renew(destination, KEYS[:1])
+        receive_renew(destination, KEYS[:1])
     assert len(destination.vdis()) == 2 and all(
         vdi["sm_config"]["paused"] == marks.SHUT for vdi in destination.vdis().values()
     )
     destination.fails = None
-    assert renew(destination, KEYS)["port"] == 4711
+    assert receive_renew(destination, KEYS)["port"] == 4711
 
 
 def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path, monkeypatch):
@@ -85,8 +85,8 @@ def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path
         with pytest.raises(TimedOut):
             at_destination.receive_stop(destination.pool, {"migration": ID, "vm": VM})
         with pytest.raises(TimedOut):
-            renew(destination, KEYS)
-        renew(destination, KEYS[:1])
+            receive_renew(destination, KEYS)
+        receive_renew(destination, KEYS[:1])
     finally:
         command.kill()
         command.wait()
@@ -100,7 +100,7 @@ def test_stopping_waits_for_what_the_storage_manager_is_at(destination, tmp_path
         others.kill()
         others.wait()
     assert all(not one["keys"] for one in Journal.load(ID, journal.RECEIVING).entry["receivers"])
-    assert renew(destination, KEYS)["port"] == 4711
+    assert receive_renew(destination, KEYS)["port"] == 4711
 
 
 def test_stopping_ends_the_receivers_and_what_they_had_become(destination, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_disk_whose_gate_is_open_is_not_renewed(destination):
     destination.sm_calls = []
     open_gate(destination)
     with pytest.raises(GateOpen):
-        renew(destination, KEYS[:1])
+        receive_renew(destination, KEYS[:1])
     assert destination.sm_calls == []
 
 
@@ -162,7 +162,7 @@ def test_a_journal_that_cannot_be_written_while_disks_are_renewed(
     disk = FullDisk(monkeypatch)
     disk.left = left
     try:
-        renew(destination, KEYS)
+        receive_renew(destination, KEYS)
         assert left == 6
     except JournalNotWritten:
         assert left < 6
@@ -171,6 +171,6 @@ def test_a_journal_that_cannot_be_written_while_disks_are_renewed(
         and len(destination.vdis()) == 2
     )
     disk.left = None
-    assert renew(destination, KEYS)["port"] == 4711
+    assert receive_renew(destination, KEYS)["port"] == 4711
     at_destination.receive_abort(destination.pool, {"migration": ID})
     assert nothing_left(destination, tmp_path)

@@ -1,26 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What recovery decides by a journal alone, and how it goes on by itself; the ways are walked in
-test_recovery_source.py, test_recovery_receiving.py and tests/e2e/test_recover.py."""
+"""Recovery of all that was interrupted on a host, and how it goes on by itself."""
 
+import logging
 import os
 import runpy
 import time
 
 import pytest
 
+from fake_migration import ID
 from fake_pool import FakePool
 from full_disk import FullDisk
-from interrupted_world import Interrupted
-from storage_motion.dom0.launch import Process
-from storage_motion.dom0.root import path as root_path
+from interrupted_world import ANOTHER, Interrupted, entry
 from storage_motion.errors import JournalError, NoSuchMigration, Unreachable
-from storage_motion.journal import journal, secret_files, xenopsd_export
+from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, recovery
-from test_migration import ID, FakeTask, make_plan
-
-DEAD = {"pid": 1, "started": -1}
-ANOTHER = Process.of(os.getppid()).to_json()
+from storage_motion.migration import recovery, recovery_decision
 
 
 @pytest.fixture(autouse=True)
@@ -29,148 +24,19 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def entry(live=True, **fields):
-    begun = dict(
-        migration.initial(make_plan(live=live)),
-        state=journal.RUNNING,
-        started=time.time(),
-        worker=DEAD,
-    )
-    return dict(begun, **fields)
-
-
-@pytest.mark.parametrize(
-    "fields, first",
-    [
-        ({"phase": "claim", "begun": ["claim"]}, None),
-        ({"phase": "sync", "begun": ["claim", "receive", "sync"]}, None),
-        ({"phase": "move", "begun": ["move"]}, None),
-        ({"phase": "move", "begun": ["move"], "xenops_task": "starting"}, "move"),
-        ({"phase": "move", "begun": ["move"], "xenops_task": "7"}, "move"),
-        ({"phase": "undo move", "begun": ["move"], "xenops_task": "7"}, "move"),
-        ({"phase": "undo sync", "begun": ["sync"], "xenops_task": None}, None),
-        ({"phase": "complete", "committed": True}, "complete"),
-        ({"phase": "clean-up", "committed": True}, "clean-up"),
-        ({"phase": "end", "committed": True}, "end"),
-        (
-            {
-                "phase": "end",
-                "committed": True,
-                "state": journal.FAILED,
-                "left": ["clean-up: SR_FULL"],
-            },
-            "clean-up",
-        ),
-        (
-            {
-                "phase": "end",
-                "committed": True,
-                "state": journal.FAILED,
-                "left": ["the worker gave up"],
-            },
-            "complete",
-        ),
-        ({"phase": "hand-over", "begun": ["hand-over"], "live": False}, None),
-        ({"phase": "adopt", "begun": ["hand-over", "adopt"], "live": False}, None),
-    ],
-)
-def test_decide(fields, first):
-    direction = recovery.direction_of(entry(**fields))
-    assert direction.first == first and direction.why
-
-
-@pytest.mark.parametrize(
-    "fields, interrupted",
-    [
-        ({}, True),
-        ({"worker": None}, False),  # it has just been started
-        ({"worker": None, "started": 0.0}, True),
-        ({"worker": ANOTHER}, False),
-        ({"worker": ANOTHER, "waits": True}, True),  # it looks again later
-        ({"worker": Process.of(os.getpid()).to_json()}, True),  # of a try before
-        ({"state": journal.SUCCEEDED}, False),
-        ({"state": journal.FAILED}, False),
-        ({"state": journal.FAILED, "left": ["undecided"]}, True),
-        ({"state": journal.CANCELLED, "left": ["undo receive: LOST"]}, True),
-    ],
-)
-def test_interrupted(fields, interrupted):
-    assert recovery.interrupted(entry(**fields)) is interrupted
-
-
-def test_only_one_takes_it_over(monkeypatch):
-    Journal.create(ID, **entry())
-    taken, before = recovery._take_over(ID)
-    assert before is None and taken.entry["worker"]["pid"] == os.getpid()
-    monkeypatch.setattr(recovery.os, "getpid", os.getppid)
-    assert recovery._take_over(ID)[1]["outcome"] == recovery.RUNNING
-
-
-@pytest.mark.parametrize("worker, left", [(DEAD, False), (ANOTHER, True)])
-def test_what_a_worker_has_left_that_was_killed_behind_its_last_note(worker, left):
-    Journal.create(ID, **entry(state=journal.SUCCEEDED, worker=worker))
-    secret_files.keep(ID, "remote", {"username": "root", "password": "xenroot"})
-    xenopsd_export.keep(ID, "{}")
-    assert recovery._take_over(ID)[1]["outcome"] == recovery.ENDED
-    assert (
-        os.path.exists(xenopsd_export._path(ID)),
-        os.path.exists(root_path("/run/sxm/" + ID)),
-    ) == (left, left)
-
-
-@pytest.mark.parametrize(
-    "begun, certain",
-    [
-        ([], True),
-        (["sync"], True),
-        (["sync", "remap"], True),
-        (["move"], False),
-        (["hand-over"], False),
-        (["adopt"], False),
-    ],
-)
-def test_without_the_other_pool(begun, certain):
-    assert (
-        recovery._stays_at_the_source(entry(begun=begun), recovery.Direction(None, "")) is certain
-    )
-    assert not recovery._stays_at_the_source(entry(begun=begun), recovery.Direction("move", ""))
-
-
 def test_a_torn_journal_hinders_no_other(root):
     (root / "var/log").mkdir(parents=True)
     directory = root / "var/lib/sxm"
     directory.mkdir(parents=True)
     (directory / (ID + ".json")).write_text("{")
     (answer,) = recovery.recover(None, {})["migrations"]
-    assert answer["outcome"] == recovery.WAITING and "cannot be trusted" in answer["why"]
+    assert answer["outcome"] == recovery_decision.WAITING and "cannot be trusted" in answer["why"]
 
 
 def test_an_unknown_one(root):
     (root / "var/log").mkdir(parents=True)
     with pytest.raises(NoSuchMigration):
         recovery.recover(None, {"migration": ID})
-
-
-def test_what_keeps_the_vm_from_being_started_is_put_back_before_anything_is_waited_for(
-    monkeypatch,
-):
-    """xapi may have lost it: the source's locks, blocks, the claim."""
-    Journal.create(ID, **entry(phase="move", begun=["claim", "move"], xenops_task="7"))
-    order = []
-    monkeypatch.setattr(recovery.smapi, "await_commands", lambda *_: None)
-    monkeypatch.setattr(recovery.sessions, "local", lambda timeout: None)
-    monkeypatch.setattr(recovery.sessions, "logout", lambda session: None)
-    monkeypatch.setattr(recovery, "_task", lambda *_: FakeTask())
-    monkeypatch.setattr(recovery.claim, "put_back", lambda m: order.append("claim"))
-    monkeypatch.setattr(recovery.shut_gates, "lock_again", lambda m: order.append("locks"))
-    monkeypatch.setattr(
-        recovery,
-        "_destination",
-        lambda *_: order.append("destination") or (recovery.Unreached(None), (), "it is away"),
-    )
-    with pytest.raises(recovery.Waits):
-        recovery._recover_source(None, ID, {})
-    assert order == ["claim", "locks", "destination"]
 
 
 class ByItself:
@@ -211,18 +77,18 @@ def test_by_itself_it_waits_for_xapi_and_for_what_recovery_waits_for(
         monkeypatch,
         Unreachable("xapi", "away"),
         Unreachable("xapi", "away"),
-        recovery.WAITING,
-        recovery.WAITING,
-        recovery.TAKEN_BACK,
+        recovery_decision.WAITING,
+        recovery_decision.WAITING,
+        recovery_decision.TAKEN_BACK,
     )
     assert recovery.until_ended(migration) == 0
-    assert found.pauses == [4, 8, 16, 32] and found.meets == [recovery.TAKEN_BACK]
+    assert found.pauses == [4, 8, 16, 32] and found.meets == [recovery_decision.TAKEN_BACK]
     assert len(capsys.readouterr().out.splitlines()) == 2, "each of the two is told once"
 
 
 def test_by_itself_it_does_not_go_on_for_ever(monkeypatch, capsys):
     Journal.create(ID, **entry())
-    found = ByItself(monkeypatch, recovery.UNDECIDED)
+    found = ByItself(monkeypatch, recovery_decision.UNDECIDED)
     assert recovery.until_ended(ID) == 1
     assert (
         3 * 3600 < sum(found.pauses) < 5 * 3600
@@ -236,7 +102,7 @@ def test_a_worker_sees_to_it_that_whoever_recovers_its_migration_comes_to_an_end
     monkeypatch, migration, looks
 ):
     Journal.create(ID, **entry(worker=ANOTHER))
-    found = ByItself(monkeypatch, recovery.RUNNING, recovery.TAKEN_BACK)
+    found = ByItself(monkeypatch, recovery_decision.RUNNING, recovery_decision.TAKEN_BACK)
     assert recovery.until_ended(migration) == 0
     assert len(found.pauses) == looks
 
@@ -272,10 +138,12 @@ def test_by_itself_it_is_the_one_who_goes_on_when_the_other_pool_is_back(
 def test_meanwhile_an_administrator_may_recover_it(waiting, monkeypatch, phase, task):
     """With a password, or the word that the destination is lost."""
     waiting.begin(phase, task=task)
-    assert waiting.recover()["outcome"] == recovery.WAITING
+    assert waiting.recover()["outcome"] == recovery_decision.WAITING
     waiting.away = None
-    monkeypatch.setattr(recovery.os, "getpid", os.getppid)
-    assert waiting.recover()["outcome"] == recovery.TAKEN_BACK and waiting.may_run == ["source"]
+    monkeypatch.setattr(os, "getpid", os.getppid)
+    assert waiting.recover()["outcome"] == recovery_decision.TAKEN_BACK and waiting.may_run == [
+        "source"
+    ]
 
 
 def test_by_itself_it_goes_on_when_the_journal_can_be_written_again(waiting, monkeypatch):
@@ -298,7 +166,10 @@ def test_by_itself_it_goes_on_when_the_journal_can_be_written_again(waiting, mon
 def test_where_it_can_write_no_log_it_waits_as_well(monkeypatch, capsys):
     Journal.create(ID, **entry())
     found = ByItself(
-        monkeypatch, OSError(28, "No space left on device"), recovery.WAITING, recovery.TAKEN_BACK
+        monkeypatch,
+        OSError(28, "No space left on device"),
+        recovery_decision.WAITING,
+        recovery_decision.TAKEN_BACK,
     )
     assert recovery.until_ended() == 0 and found.pauses == [4, 8]
     assert "No space left" in capsys.readouterr().out.splitlines()[0]
@@ -316,12 +187,14 @@ def test_by_itself_it_says_of_a_torn_journal_that_it_waits(root, monkeypatch, ca
     assert capsys.readouterr().out == ID + " (source): waiting\n" and path.read_text() == "{"
 
 
-@pytest.mark.parametrize("outcome, status", [(recovery.TAKEN_BACK, 0), (recovery.WAITING, 1)])
+@pytest.mark.parametrize(
+    "outcome, status", [(recovery_decision.TAKEN_BACK, 0), (recovery_decision.WAITING, 1)]
+)
 def test_the_boots_recovery_ends_with_whether_nothing_waits_any_more(monkeypatch, outcome, status):
     """It is run as sxm-recover.service runs it. Here with a bound of one look."""
     monkeypatch.setattr(recovery.sessions, "local", lambda: FakePool("A"))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    if outcome == recovery.WAITING:
+    if outcome == recovery_decision.WAITING:
         monkeypatch.setattr(journal, "all_ids", lambda side="": [] if side else [ID])
         monkeypatch.setattr(
             Journal, "load", lambda *_: (_ for _ in ()).throw(JournalError("x", "torn"))
@@ -338,7 +211,7 @@ def test_what_it_did_is_in_the_log_once_and_no_password(monkeypatch, root):
     waiting.away = Unreachable("https://x", "No route to host")
     monkeypatch.setattr(recovery.log, "propagate", False)
     monkeypatch.setattr(recovery.log, "handlers", [])
-    monkeypatch.setattr(recovery.log, "level", recovery.logging.NOTSET)
+    monkeypatch.setattr(recovery.log, "level", logging.NOTSET)
     given = {"remote-username": "admin", "remote-password": "hush"}
     for _ in range(2):
         waiting.recover(**given)

@@ -7,17 +7,18 @@ import os
 
 import pytest
 
+from fake_migration import ID, FakeTask
 from fake_pool import failure
-from interrupted_world import LIVE, LOCKED, PASSWORD, Interrupted
+from interrupted_world import ANOTHER, DEAD, LIVE, LOCKED, PASSWORD, Interrupted, entry
 from move_world import HOST
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import TimedOut, Unreachable
-from storage_motion.journal import journal, secret_files
+from storage_motion.dom0.root import path as root_path
+from storage_motion.errors import NoSuchMigration, TimedOut, Unreachable, Waits
+from storage_motion.journal import journal, secret_files, xenopsd_export
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, recovery
+from storage_motion.migration import migration, recovery, recovery_decision, recovery_source
 from storage_motion.migration.phases import claim
 from storage_motion.xapi.session import BadCredentials, HostIsSlave
-from test_migration import ID
 
 OTHER = ID[:-1] + "6"
 GONE = Unreachable("https://x", "No route to host")
@@ -50,6 +51,50 @@ def is_untouched(scene):
     return True
 
 
+def test_only_one_takes_it_over(monkeypatch):
+    Journal.create(ID, **entry())
+    taken, before = recovery_source._take_over(ID)
+    assert before is None and taken.entry["worker"]["pid"] == os.getpid()
+    monkeypatch.setattr(os, "getpid", os.getppid)
+    assert recovery_source._take_over(ID)[1]["outcome"] == recovery_decision.RUNNING
+
+
+@pytest.mark.parametrize("worker, left", [(DEAD, False), (ANOTHER, True)])
+def test_what_a_worker_has_left_that_was_killed_behind_its_last_note(worker, left):
+    Journal.create(ID, **entry(state=journal.SUCCEEDED, worker=worker))
+    secret_files.keep(ID, "remote", {"username": "root", "password": "xenroot"})
+    xenopsd_export.keep(ID, "{}")
+    assert recovery_source._take_over(ID)[1]["outcome"] == recovery_decision.ENDED
+    assert (
+        os.path.exists(xenopsd_export._path(ID)),
+        os.path.exists(root_path("/run/sxm/" + ID)),
+    ) == (left, left)
+
+
+def test_what_keeps_the_vm_from_being_started_is_put_back_before_anything_is_waited_for(
+    monkeypatch,
+):
+    """xapi may have lost it: the source's locks, blocks, the claim."""
+    Journal.create(ID, **entry(phase="move", begun=["claim", "move"], xenops_task="7"))
+    order = []
+    monkeypatch.setattr(recovery_source.smapi, "await_commands", lambda *_: None)
+    monkeypatch.setattr(recovery.sessions, "local", lambda timeout: None)
+    monkeypatch.setattr(recovery.sessions, "logout", lambda session: None)
+    monkeypatch.setattr(recovery_source, "_task", lambda *_: FakeTask())
+    monkeypatch.setattr(recovery_source.claim, "put_back", lambda m: order.append("claim"))
+    monkeypatch.setattr(recovery_source.shut_gates, "lock_again", lambda m: order.append("locks"))
+    monkeypatch.setattr(
+        recovery_source,
+        "_destination",
+        lambda *_: (
+            order.append("destination") or (recovery_source.Unreached(None), (), "it is away")
+        ),
+    )
+    with pytest.raises(Waits):
+        recovery_source.recover(None, ID, {})
+    assert order == ["claim", "locks", "destination"]
+
+
 @pytest.mark.parametrize(
     "phase, in_pool",
     [(phase, False) for phase in (None, "claim", "receive", "sync", "remap")]
@@ -61,7 +106,7 @@ def test_before_the_move_it_is_taken_back(monkeypatch, phase, in_pool):
     scene.begin(phase)
     answer = scene.recover()
     assert (answer["outcome"], answer["side"], answer["vm"], answer["left"]) == (
-        recovery.TAKEN_BACK,
+        recovery_decision.TAKEN_BACK,
         "source",
         "v",
         [],
@@ -73,15 +118,15 @@ def test_before_the_move_it_is_taken_back(monkeypatch, phase, in_pool):
     assert len(scene.logins) == (0 if in_pool else 2)
 
 
-@pytest.mark.parametrize("tries", [1, 2, recovery.TRIES + 1])
+@pytest.mark.parametrize("tries", [1, 2, recovery_source.TRIES + 1])
 def test_what_somebody_had_cancelled_is_cancelled_at_whatever_try(monkeypatch, tries):
     scene = Interrupted(monkeypatch)
     scene.begin("receive")
     scene.fails["receive-abort"] = tries - 1
     migration.ask_to_cancel(ID)
-    if tries > recovery.TRIES:
-        assert scene.recover()["outcome"] == recovery.UNFINISHED
-    assert scene.recover()["outcome"] == recovery.TAKEN_BACK
+    if tries > recovery_source.TRIES:
+        assert scene.recover()["outcome"] == recovery_decision.UNFINISHED
+    assert scene.recover()["outcome"] == recovery_decision.TAKEN_BACK
     assert is_as_it_was(scene) and scene.entry["state"] == journal.CANCELLED
     assert scene.entry["error"] == ["SXM_CANCELLED", ID] and scene.task == ("cancelled", [])
 
@@ -125,7 +170,9 @@ def is_at_the_destination(scene):
 def test_while_xenopsd_is_at_it_its_gates_are_led_on(monkeypatch):
     scene = moved(monkeypatch, ["suspend", "arrive"])
     answer = scene.recover()
-    assert answer["outcome"] == recovery.MOVED and answer["why"].endswith("is at the destination")
+    assert answer["outcome"] == recovery_decision.MOVED and answer["why"].endswith(
+        "is at the destination"
+    )
     assert is_at_the_destination(scene)["power_state"] == "Running"
     assert (scene.entry["state"], scene.entry["error"]) == (journal.SUCCEEDED, None)
     assert scene.task == ("success", [])
@@ -139,7 +186,9 @@ def test_a_vm_that_ended_there_meanwhile_is_moved_and_halted(monkeypatch):
     scene.world.state_here = None
     scene.world.here.clear()
     answer = scene.recover()
-    assert answer["outcome"] == recovery.MOVED and answer["why"].endswith("destination, halted")
+    assert answer["outcome"] == recovery_decision.MOVED and answer["why"].endswith(
+        "destination, halted"
+    )
     assert is_at_the_destination(scene)["power_state"] == "Halted"
     assert scene.entry["error"] == ["SXM_ARRIVED_HALTED", "v"] == answer["error"]
 
@@ -156,7 +205,9 @@ def suspended(monkeypatch, gate="locked"):
 def test_where_a_gate_is_shut_the_vm_is_at_the_source(monkeypatch):
     scene = suspended(monkeypatch)
     answer = scene.recover()
-    assert answer["outcome"] == recovery.TAKEN_BACK and answer["why"].endswith("is at the source")
+    assert answer["outcome"] == recovery_decision.TAKEN_BACK and answer["why"].endswith(
+        "is at the source"
+    )
     assert is_as_it_was(scene) and scene.vm["power_state"] == "Halted"
     assert scene.entry["error"] == ["SXM_MOVE_FAILED", "v", "Internal_error", "boom"]
 
@@ -165,11 +216,13 @@ def test_while_it_is_not_known_whether_a_gate_opens_nothing_is_decided(monkeypat
     scene = suspended(monkeypatch, gate="opening")
     scene.fails["receive-stop"] = 99
     answer = scene.recover()
-    assert answer["outcome"] == recovery.UNDECIDED and answer["why"].endswith("recover it again")
+    assert answer["outcome"] == recovery_decision.UNDECIDED and answer["why"].endswith(
+        "recover it again"
+    )
     assert answer["left"] == ["undecided"] and answer["error"][0] == "SXM_UNDECIDED"
     assert is_untouched(scene) and scene.pauses == []
     del scene.fails["receive-stop"]
-    assert scene.recover()["outcome"] == recovery.TAKEN_BACK
+    assert scene.recover()["outcome"] == recovery_decision.TAKEN_BACK
     assert is_as_it_was(scene) and scene.vm["power_state"] == "Halted"
 
 
@@ -177,7 +230,7 @@ def test_one_that_the_destination_says_to_have_opened_is_not_taken_back(monkeypa
     scene = suspended(monkeypatch, gate="opening")
     scene.world.open()
     scene.world.there[HOST], scene.world.state_there, scene.world.leaving = "RW", "Running", None
-    assert scene.recover()["outcome"] == recovery.MOVED
+    assert scene.recover()["outcome"] == recovery_decision.MOVED
     assert is_at_the_destination(scene)["power_state"] == "Running"
 
 
@@ -204,7 +257,7 @@ def test_what_the_vms_whereabouts_decide_waits_for_it_untouched(monkeypatch, err
     away(scene, error)
     answer = scene.recover()
     assert (
-        answer["outcome"] == recovery.WAITING
+        answer["outcome"] == recovery_decision.WAITING
         and "whether the VM is there decides" in (answer["why"])
     )
     assert "the pool at https://x cannot be used: " in answer["why"] and why in answer["why"]
@@ -212,7 +265,7 @@ def test_what_the_vms_whereabouts_decide_waits_for_it_untouched(monkeypatch, err
     assert is_untouched(scene) and scene.entry["state"] == journal.RUNNING
     assert scene.entry["begun"] == LIVE[: LIVE.index("move") + 1]
     scene.away = None
-    assert scene.recover()["outcome"] == recovery.TAKEN_BACK and is_as_it_was(scene)
+    assert scene.recover()["outcome"] == recovery_decision.TAKEN_BACK and is_as_it_was(scene)
 
 
 @pytest.mark.parametrize("error, why", AWAY)
@@ -221,7 +274,7 @@ def test_before_the_move_the_guest_goes_on_without_it_and_the_rest_waits(monkeyp
     scene.begin("sync")
     away(scene, error)
     answer = scene.recover()
-    assert answer["outcome"] == recovery.WAITING and why in answer["why"]
+    assert answer["outcome"] == recovery_decision.WAITING and why in answer["why"]
     assert answer["why"].endswith("what was made there stays until then") and scene.pauses == []
     assert scene.may_run == ["source"] and scene.vm["blocked_operations"] == {}
     assert scene.has(scene.destination, "VDI", "d") and scene.entry["begun"] == ["receive"]
@@ -230,7 +283,7 @@ def test_before_the_move_the_guest_goes_on_without_it_and_the_rest_waits(monkeyp
     scene.away = None
     assert (
         scene.recover(**{"remote-username": "root", "remote-password": "new"})["outcome"]
-        == recovery.TAKEN_BACK
+        == recovery_decision.TAKEN_BACK
     )
     assert is_as_it_was(scene)
     assert scene.entry["error"] == ["SXM_WORKER_DIED", ID, "sync"], (
@@ -244,11 +297,13 @@ def test_a_password_that_is_given_is_used_and_kept_nowhere(monkeypatch, root, ca
     secret_files.forget(ID)
     scene.fails["receive-abort"] = 99
     monkeypatch.setattr(
-        recovery.Migration, "plugin", lambda m, *_, **__: (_ for _ in ()).throw(OSError("hush"))
+        recovery_source.Migration,
+        "plugin",
+        lambda m, *_, **__: (_ for _ in ()).throw(OSError("hush")),
     )
     answer = scene.recover(**{"remote-username": "admin", "remote-password": "hush"})
     assert scene.logins == [("https://x", "admin", "hush")] * 2
-    assert answer["outcome"] == recovery.UNFINISHED and "***" in answer["left"][0]
+    assert answer["outcome"] == recovery_decision.UNFINISHED and "***" in answer["left"][0]
     told = caplog.text + repr(answer) + repr(scene.entry) + repr(scene.source.tables["task"])
     assert "hush" not in told and not scene.secrets_are_kept()
 
@@ -259,9 +314,11 @@ def test_a_password_that_is_given_is_used_and_kept_nowhere(monkeypatch, root, ca
 def test_the_way_back_is_tried_again_for_what_was_busy(monkeypatch):
     scene = Interrupted(monkeypatch)
     scene.begin("receive")
-    scene.fails["receive-abort"] = recovery.TRIES - 1
-    assert scene.recover()["outcome"] == recovery.TAKEN_BACK
-    assert is_as_it_was(scene) and scene.pauses == [recovery.PAUSE] * (recovery.TRIES - 1)
+    scene.fails["receive-abort"] = recovery_source.TRIES - 1
+    assert scene.recover()["outcome"] == recovery_decision.TAKEN_BACK
+    assert is_as_it_was(scene) and scene.pauses == [recovery_source.PAUSE] * (
+        recovery_source.TRIES - 1
+    )
     assert scene.entry["error"] == ["SXM_WORKER_DIED", ID, "receive"]
 
 
@@ -271,12 +328,14 @@ def test_what_stays_is_told_and_the_vm_is_free_all_the_same(monkeypatch):
     scene.fails["receive-abort"] = 99
     answer = scene.recover()
     left = "undo receive: SXM_DISK_IN_USE d"
-    assert answer["outcome"] == recovery.UNFINISHED and answer["left"] == [left]
-    assert answer["why"].endswith("; left: " + left) and len(scene.pauses) == recovery.TRIES - 1
+    assert answer["outcome"] == recovery_decision.UNFINISHED and answer["left"] == [left]
+    assert (
+        answer["why"].endswith("; left: " + left) and len(scene.pauses) == recovery_source.TRIES - 1
+    )
     assert scene.may_run == ["source"] and scene.entry["begun"] == ["receive"]
     assert scene.secrets_are_kept(), "whoever goes on with it needs them"
     del scene.fails["receive-abort"]
-    assert scene.recover()["outcome"] == recovery.TAKEN_BACK and is_as_it_was(scene)
+    assert scene.recover()["outcome"] == recovery_decision.TAKEN_BACK and is_as_it_was(scene)
 
 
 def test_nothing_is_deleted_at_the_source_that_was_not_verified(monkeypatch):
@@ -291,7 +350,7 @@ def test_nothing_is_deleted_at_the_source_that_was_not_verified(monkeypatch):
     vdi.update(managed=True)
     scene.vm.update(power_state="Halted")
     answer = scene.recover()
-    assert answer["outcome"] == recovery.UNFINISHED
+    assert answer["outcome"] == recovery_decision.UNFINISHED
     assert answer["error"][0] == "SXM_NOT_CLEANED_UP" and "not verified" in answer["left"][0]
     assert scene.has(scene.source, "VDI", "k") and "start" in scene.vm["blocked_operations"]
     assert scene.may_run == ["there"] and scene.pauses == []
@@ -303,7 +362,7 @@ def test_behind_the_point_of_no_return_no_lock_is_put_back(monkeypatch):
     scene.begin("complete", task="7", gate="open")
     scene.away = GONE
     scene.world.here.clear()
-    assert scene.recover()["outcome"] == recovery.WAITING
+    assert scene.recover()["outcome"] == recovery_decision.WAITING
     assert scene.world.here == {} and "start" in scene.vm["blocked_operations"]
     assert scene.may_run == [] and scene.entry["committed"]
 
@@ -318,7 +377,7 @@ def lost(scene):
 def test_a_destination_that_answers_is_not_lost(monkeypatch):
     scene = suspended(monkeypatch)
     answer = lost(scene)
-    assert answer["outcome"] == recovery.WAITING and answer["why"].endswith("answers")
+    assert answer["outcome"] == recovery_decision.WAITING and answer["why"].endswith("answers")
     assert is_untouched(scene)
 
 
@@ -330,7 +389,7 @@ def test_one_that_is_said_to_be_lost_and_has_all_that_is_left_of_the_vm_is_waite
     (vdi,) = [ref for ref, vdi in scene.source.tables["VDI"].items() if vdi["uuid"] == "k"]
     del scene.source.tables["VDI"][vdi]
     answer = lost(scene)
-    assert answer["outcome"] == recovery.WAITING and "VDI k, VBD b" in answer["why"]
+    assert answer["outcome"] == recovery_decision.WAITING and "VDI k, VBD b" in answer["why"]
     assert scene.entry["committed"] and scene.may_run == []
 
 
@@ -342,9 +401,9 @@ def test_without_it_the_vm_is_the_sources_halted_with_the_disks_that_it_left(
     Journal.load(ID).remove()
     scene.begin(phase, task="7", gate=gate)
     scene.away = GONE
-    assert scene.recover()["outcome"] == recovery.WAITING, "without that word"
+    assert scene.recover()["outcome"] == recovery_decision.WAITING, "without that word"
     answer = lost(scene)
-    assert answer["outcome"] == recovery.TAKEN_BACK and "as you say" in answer["why"]
+    assert answer["outcome"] == recovery_decision.TAKEN_BACK and "as you say" in answer["why"]
     assert answer["error"] == ["SXM_DESTINATION_LOST", "v"] == scene.entry["error"]
     assert scene.may_run[0] == "source" and scene.vm["power_state"] == "Halted"
     assert scene.world.here == {} and scene.vm["blocked_operations"] == {}
@@ -391,7 +450,10 @@ def test_one_that_cannot_be_recovered_hinders_no_other(monkeypatch, error):
 
     monkeypatch.setattr(recovery.sessions, "local", local)
     found = recovery.recover(None, {})["migrations"]
-    assert [one["outcome"] for one in found] == [recovery.WAITING, recovery.TAKEN_BACK]
+    assert [one["outcome"] for one in found] == [
+        recovery_decision.WAITING,
+        recovery_decision.TAKEN_BACK,
+    ]
     assert str(error) in found[0]["why"] and scene.sessions == []
 
 
@@ -401,17 +463,17 @@ def test_commands_of_the_dead_worker_are_waited_for_before_anything_is_undone(mo
 
     scene = Interrupted(monkeypatch)
     scene.begin("sync")
-    monkeypatch.setattr(recovery.smapi, "await_commands", busy)
+    monkeypatch.setattr(recovery_source.smapi, "await_commands", busy)
     answer = scene.recover()
-    assert answer["outcome"] == recovery.WAITING and "process 7" in answer["why"]
+    assert answer["outcome"] == recovery_decision.WAITING and "process 7" in answer["why"]
     assert scene.world.log == [] and scene.has(scene.destination, "VDI", "d")
 
 
 def test_a_journal_that_is_gone_meanwhile_is_nobodys(monkeypatch):
     """Its migration has ended, and it was one of the oldest."""
-    monkeypatch.setattr(recovery.journal, "all_ids", lambda side="": [] if side else [ID])
+    monkeypatch.setattr(journal, "all_ids", lambda side="": [] if side else [ID])
     assert recovery.recover(None, {}) == {"migrations": []}
-    with pytest.raises(recovery.NoSuchMigration):
+    with pytest.raises(NoSuchMigration):
         recovery.recover(None, {"migration": ID})
 
 
@@ -421,5 +483,7 @@ def test_another_migration_of_the_vm_keeps_what_it_has_claimed(monkeypatch):
     scene.vm["other_config"] = {"sxm_migration": OTHER}
     scene.vm["blocked_operations"] = {"start": claim.reason(OTHER)}
     answer = scene.recover()
-    assert answer["outcome"] == recovery.WAITING and "SXM_ALREADY_MIGRATING" in answer["why"]
+    assert (
+        answer["outcome"] == recovery_decision.WAITING and "SXM_ALREADY_MIGRATING" in answer["why"]
+    )
     assert scene.vm["other_config"] == {"sxm_migration": OTHER} and scene.may_run == []

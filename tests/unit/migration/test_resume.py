@@ -6,6 +6,7 @@ import os
 import pytest
 import XenAPI
 
+from fake_migration import ID, FakeTask, make_plan
 from storage_motion.errors import (
     Cancelled,
     CopyFailed,
@@ -16,10 +17,10 @@ from storage_motion.errors import (
 )
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, resume
+from storage_motion.migration import migration, resume, run as phase_run
 from storage_motion.migration.phases import table as phases
 from storage_motion.migration.phases.table import Phase
-from test_migration import BACK, ID, FakeTask, make_plan
+from test_run import BACK
 
 CUT = MirrorBroken("k", "cut")
 SYNC = BACK.index("sync")
@@ -63,14 +64,16 @@ class Run:
                 phase.applies,
                 self._recorder(phase.name),
                 phase.undo and self._recorder("undo " + phase.name),
-                phase.renew and self._recorder("renew " + phase.name),
+                phase.clear_broken and self._recorder("clear " + phase.name),
             )
             for phase in phases.PHASES
         )
         monkeypatch.setattr(phases, "PHASES", recorded)
         plan = plan or make_plan()
         self.journal = Journal.create(ID, **migration.initial(plan, limit))
-        self.state = migration.Migration(self.journal, plan, None, None, FakeTask()).run()
+        self.state = phase_run.forward(
+            migration.Migration(self.journal, plan, None, None, FakeTask())
+        )
         self.entry = Journal.load(ID).entry
 
     def _recorder(self, name):
@@ -103,7 +106,7 @@ def test_it_goes_back_to_sync_and_forward_again(monkeypatch, failing, error):
     run = Run(monkeypatch, {failing: [error]})
     begun = BACK[: BACK.index(failing) + 1]
     undone = ["undo " + name for name in reversed(begun[SYNC + 1 :])]
-    assert run.log == begun + undone + ["renew sync"] + BACK[SYNC:] + [
+    assert run.log == begun + undone + ["clear sync"] + BACK[SYNC:] + [
         "complete",
         "clean-up",
         "end",
@@ -119,7 +122,7 @@ def test_it_goes_back_to_sync_and_forward_again(monkeypatch, failing, error):
 def test_a_halted_vm_as_well(monkeypatch):
     run = Run(monkeypatch, {"hand-over": [MoverFailed("k", "dead")]}, plan=make_plan(live=False))
     assert (
-        run.log[3:8] == ["hand-over", "undo hand-over", "renew sync", "sync", "hand-over"]
+        run.log[3:8] == ["hand-over", "undo hand-over", "clear sync", "sync", "hand-over"]
         and run.state == "succeeded"
     )
 
@@ -127,7 +130,7 @@ def test_a_halted_vm_as_well(monkeypatch):
 @pytest.mark.parametrize("failing", BACK[:SYNC])
 def test_before_sync_there_is_nothing_to_take_up(monkeypatch, failing):
     run = Run(monkeypatch, {failing: [CUT]})
-    assert run.state == "failed" and "renew sync" not in run.log
+    assert run.state == "failed" and "clear sync" not in run.log
 
 
 @pytest.mark.parametrize("error", [XenAPI.Failure(["SR_FULL"]), Cancelled(ID), ValueError("a bug")])
@@ -135,7 +138,7 @@ def test_other_errors_are_final(monkeypatch, error):
     run = Run(monkeypatch, {"sync": [error]})
     assert (
         run.state in ("failed", "cancelled")
-        and "renew sync" not in run.log
+        and "clear sync" not in run.log
         and "undo claim" in run.log
     )
 
@@ -147,7 +150,7 @@ def test_no_tries(monkeypatch):
 
 def test_the_intervals_grow_and_then_it_holds_out_for_a_word(monkeypatch):
     run = Run(monkeypatch, {"sync": [CUT] * 99}, limit=6)
-    tried = [when for name, when in zip(run.log, run.waited) if name == "renew sync"]
+    tried = [when for name, when in zip(run.log, run.waited) if name == "clear sync"]
     assert tried == [2, 6, 14, 30, 62, 122]
     assert run.waited[-1] == 122 + resume.HOLD
     assert (run.state, run.entry["error"], run.entry["broken"]) == (
@@ -161,10 +164,10 @@ def test_the_intervals_grow_and_then_it_holds_out_for_a_word(monkeypatch):
 def test_a_renewal_that_fails_is_a_try(monkeypatch):
     run = Run(
         monkeypatch,
-        {"sync": [CUT], "renew sync": [OSError("no route"), XenAPI.Failure(["HOST_OFFLINE"])]},
+        {"sync": [CUT], "clear sync": [OSError("no route"), XenAPI.Failure(["HOST_OFFLINE"])]},
     )
     assert (
-        run.log.count("renew sync") == 3
+        run.log.count("clear sync") == 3
         and run.log.count("sync") == 2
         and run.entry["tries"] == 3
         and run.state == "succeeded"
@@ -174,7 +177,7 @@ def test_a_renewal_that_fails_is_a_try(monkeypatch):
 def test_resume_starts_a_try_at_once(monkeypatch):
     run = Run(monkeypatch, {"sync": [CUT]}, at={1: say_resume})
     assert (
-        run.waited[run.log.index("renew sync")] == 1
+        run.waited[run.log.index("clear sync")] == 1
         and run.state == "succeeded"
         and run.entry["tries"] == 1
     )
@@ -183,7 +186,7 @@ def test_resume_starts_a_try_at_once(monkeypatch):
 
 def test_resume_begins_the_tries_anew_when_all_are_used_up(monkeypatch):
     run = Run(monkeypatch, {"sync": [CUT] * 3}, limit=2, at={100: say_resume})
-    assert [when for name, when in zip(run.log, run.waited) if name == "renew sync"] == [2, 6, 100]
+    assert [when for name, when in zip(run.log, run.waited) if name == "clear sync"] == [2, 6, 100]
     assert run.state == "succeeded" and run.entry["tries"] == 1
 
 
@@ -225,15 +228,15 @@ def test_what_the_status_says_meanwhile(monkeypatch):
 
 def test_tries_are_counted_anew_after_a_steady_while(monkeypatch):
     run = Run(monkeypatch, {"sync": [CUT] * 4}, limit=2, steady=1.5)
-    assert run.state == "succeeded" and run.log.count("renew sync") == 4
+    assert run.state == "succeeded" and run.log.count("clear sync") == 4
 
 
 def test_a_vm_that_does_not_run_is_not_waited_for(monkeypatch):
     run = Run(
-        monkeypatch, {"sync": [CUT], "renew sync": [VmNotRunning("v", "Halted")] * 99}, limit=2
+        monkeypatch, {"sync": [CUT], "clear sync": [VmNotRunning("v", "Halted")] * 99}, limit=2
     )
     assert (
-        run.log.count("renew sync") == 2
+        run.log.count("clear sync") == 2
         and run.waited[-1] == 6
         and run.entry["error"] == ["SXM_VM_NOT_RUNNING", "v", "Halted"]
     )
@@ -241,15 +244,15 @@ def test_a_vm_that_does_not_run_is_not_waited_for(monkeypatch):
 
 def test_a_vm_that_has_halted_is_given_back_soon(monkeypatch):
     run = Run(
-        monkeypatch, {"sync": [CUT], "renew sync": [VmNotRunning("v", "Halted")] * 99}, limit=9
+        monkeypatch, {"sync": [CUT], "clear sync": [VmNotRunning("v", "Halted")] * 99}, limit=9
     )
-    assert run.log.count("renew sync") == resume.REBOOT and run.waited[-1] == 14
+    assert run.log.count("clear sync") == resume.REBOOT and run.waited[-1] == 14
     assert run.entry["error"] == ["SXM_VM_NOT_RUNNING", "v", "Halted"] and run.state == "failed"
 
 
 def test_it_is_not_taken_up_over_what_could_not_be_undone(monkeypatch):
     run = Run(monkeypatch, {"move": [CUT], "undo remap": [OSError("gone")]})
-    assert "renew sync" not in run.log and run.state == "failed" and run.entry["left"]
+    assert "clear sync" not in run.log and run.state == "failed" and run.entry["left"]
 
 
 def test_nor_when_it_is_not_known_where_the_vm_is(monkeypatch):

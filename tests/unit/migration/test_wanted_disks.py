@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fake_destination import KEYS, nothing_left, renew
+from fake_destination import KEYS, nothing_left, receive_renew
 from storage_motion.errors import BadArguments
 from storage_motion.migration import wanted_disks
 
@@ -15,7 +15,7 @@ from storage_motion.migration import wanted_disks
 def test_only_disks_of_the_migration_are_renewed(destination, keys):
     destination.receive()
     with pytest.raises(BadArguments):
-        renew(destination, keys)
+        receive_renew(destination, keys)
 
 
 @pytest.mark.parametrize(

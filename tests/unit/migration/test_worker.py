@@ -7,13 +7,20 @@ import threading
 
 import pytest
 
+from fake_migration import ID, FakeTask, make_plan
 from full_disk import FullDisk
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalNotWritten
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, progress, recovery, worker
-from test_migration import ID, FakeTask, make_plan
+from storage_motion.migration import (
+    migration,
+    progress,
+    recovery,
+    recovery_decision,
+    recovery_source,
+    worker,
+)
 
 PATIENCE = 20.0
 
@@ -94,7 +101,7 @@ def test_a_recovery_that_is_faster(driven, monkeypatch):
         monkeypatch.setattr(journal, "one_at_a_time", lock)
         late.start()
         assert at_lock.wait(PATIENCE)
-        # What recovery._take_over does under its lock.
+        # What recovery_source._take_over does under its lock.
         Journal.load(ID).write(worker=Process.of(os.getpid()).to_json())
     late.join(PATIENCE)
     assert ended == [0] and driven == []
@@ -106,11 +113,11 @@ def test_a_worker_that_is_faster(driven, monkeypatch):
 
     def migrate(entry):
         with monkeypatch.context() as another:
-            another.setattr(recovery.os, "getpid", os.getppid)
-            answers.append(recovery._take_over(ID)[1]["outcome"])
+            another.setattr(os, "getpid", os.getppid)
+            answers.append(recovery_source._take_over(ID)[1]["outcome"])
 
     monkeypatch.setattr(worker, "_migrate", migrate)
-    assert worker.main(ID) == 0 and answers == [recovery.RUNNING]
+    assert worker.main(ID) == 0 and answers == [recovery_decision.RUNNING]
 
 
 def test_one_that_cannot_note_that_it_is_there(driven, monkeypatch):
@@ -218,6 +225,6 @@ def test_the_password_that_a_recovery_is_given_is_not_kept(tmp_path, monkeypatch
 
     monkeypatch.setattr(recovery.sessions, "remote", login)
     monkeypatch.setattr(recovery.sessions, "logout", lambda session: None)
-    found = recovery._destination(Journal.load(ID), make_plan(), None, given)
+    found = recovery_source._destination(Journal.load(ID), make_plan(), None, given)
     assert found == ("session", ("hush",), None) and kept(tmp_path) == []
     assert asked == [("https://x", "root", "hush")] * 2

@@ -163,7 +163,7 @@ def test_memory_is_that_of_the_host_and_not_of_its_master(world):
 
 def test_within_a_pool_it_is_asked_again_before_the_move(world):
     plan = world.plan(cross_pool=False)
-    m = types.SimpleNamespace(source=world.a, destination=world.a, plan=plan, arrival=TOKEN)
+    m = types.SimpleNamespace(source=world.a, destination=world.a, plan=plan, receiving_host=TOKEN)
     xapi_verdict.ask_again(m)
     assert [name for name, *_ in world.asked] == ["assert_can_migrate"] and world.asked[0][
         2

@@ -4,9 +4,9 @@
 import pytest
 
 from fake_pool import GIB, add_vdi, by_name, uuid_of
+from plan_world import NOBODY, World
 from storage_motion.api.arguments import MIGRATE, Problems, check_names
 from storage_motion.plan import formats
-from test_planner import NOBODY, World
 
 QCOW2_MAX = 17589500641280
 

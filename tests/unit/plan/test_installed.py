@@ -9,13 +9,13 @@ import pytest
 import XenAPI
 
 import storage_motion
+from fake_migration import make_plan
 from fake_pool import by_name, make_pool, uuid_of
 from storage_motion.api import functions
 from storage_motion.api.arguments import Problems
 from storage_motion.errors import Refused
 from storage_motion.plan import installed
 from storage_motion.xapi.records import Records
-from test_migration import make_plan
 
 VERSION = storage_motion.__version__
 WHOLE = {"driver": True, "driver_version": VERSION, "version": VERSION}

@@ -5,10 +5,10 @@ work."""
 import pytest
 
 from fake_pool import uuid_of
+from plan_world import World
 from storage_motion.api.arguments import Problems
 from storage_motion.plan import relinking
 from storage_motion.xapi.records import Records
-from test_planner import World
 
 
 class Clock:

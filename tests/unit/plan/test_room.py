@@ -8,11 +8,11 @@ import subprocess
 import pytest
 
 from fake_pool import GIB, add_vdi, by_name, uuid_of
+from plan_world import World
 from storage_motion.api.arguments import Problems
 from storage_motion.plan import room, volumes
 from storage_motion.xapi.records import Records
 from test_formats import pbd_of
-from test_planner import World
 
 MIB = 1 << 20
 KIB = 1 << 10

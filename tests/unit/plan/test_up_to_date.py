@@ -5,11 +5,11 @@ waited for."""
 import pytest
 
 from fake_pool import by_name, failure, uuid_of
+from plan_world import World
 from storage_motion.api.arguments import Problems
 from storage_motion.plan import up_to_date
 from storage_motion.xapi import tasks
 from storage_motion.xapi.records import Records
-from test_planner import World
 
 
 class Scans(World):

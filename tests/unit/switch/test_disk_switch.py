@@ -244,7 +244,7 @@ def test_only_a_clear_answer_means_open(error):
 def test_what_of_a_mover_is_a_clear_answer(tmp_path, monkeypatch, answer, opened):
     monkeypatch.setenv("SXM_ROOT", str(tmp_path))
     monkeypatch.setattr(mover_handle.control_socket, "request", lambda *_: answer)
-    mover = mover_handle.Mover("11111111-2222-3333-4444-555555555555", "k", 0)
+    mover = mover_handle.MoverHandle("11111111-2222-3333-4444-555555555555", "k", 0)
     try:
         mover.finish(True)
     except MoverFailed:

@@ -8,6 +8,7 @@ import os
 import mock
 import pytest
 
+from fake_migration import make_plan
 from fake_pool import by_name, failure, make_pool, uuid_of
 from storage_motion.api import functions, hooks
 from storage_motion.errors import BadArguments, JournalError, NoSuchMigration, NotNoted, Unreachable
@@ -15,7 +16,6 @@ from storage_motion.journal import arrival
 from storage_motion.migration import recovery
 from storage_motion.switch import pool_lock
 from test_hooks import ID, OTHER, STRANGER, VM, moving, plugged, run
-from test_migration import make_plan
 
 HOST = "55555555-2222-3333-4444-555555555555"
 NOTE = {

@@ -5,12 +5,12 @@ of it goes first."""
 import pytest
 import XenAPI
 
+from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
 from storage_motion.errors import MotionError, Unreachable
 from storage_motion.migration.phases import claim, remap
 from storage_motion.xapi import repeated
 from storage_motion.xapi.metadata import NotAsked
-from test_migration import make_plan
 
 FORGOTTEN = [
     XenAPI.Failure(["HANDLE_INVALID", "task", "OpaqueRef:t"]),
@@ -40,7 +40,7 @@ class World:
 
     def __init__(self, monkeypatch, *script):
         self.plan, self.source, self.destination = make_plan(), FakePool("A"), FakePool("B")
-        self.arrival, self.entry, self.script, self.calls = (
+        self.receiving_host, self.entry, self.script, self.calls = (
             {"xenops": "https://b/x"},
             {"disks": {}},
             list(script),

@@ -126,7 +126,7 @@ def test_nobody_there():
         xenops.Xenops.at(url + "/services/xenops?session_id=x", "label", timeout=5).task("7")
 
 
-def asked_with_sessions(known, renew):
+def asked_with_sessions(known, new_url):
     """What a xapi that knows the sessions `known` answers, and the sessions that it was asked
     with."""
     seen = []
@@ -140,7 +140,7 @@ def asked_with_sessions(known, renew):
     with serving(handler) as url:
         try:
             return xenops.Xenops.at(
-                url + "/services/xenops?session_id=old", "label", renew=renew
+                url + "/services/xenops?session_id=old", "label", new_url=new_url
             ).power_state("vm"), seen
         except (Unreachable, XenopsError) as error:
             return error, seen
@@ -168,10 +168,10 @@ def test_only_once():
     ],
 )
 def test_no_new_session(raised):
-    def renew():
+    def new_url():
         raise raised
 
-    error, _ = asked_with_sessions(set(), renew)
+    error, _ = asked_with_sessions(set(), new_url)
     assert isinstance(error, Unreachable) and "secret" not in str(error)
 
 

@@ -7,10 +7,10 @@ import os
 import pytest
 import XenAPI
 
+from fake_migration import make_plan
 from fake_pool import add_vdi, add_vm, by_name, make_pool
 from storage_motion.errors import AlreadyMigrating
 from storage_motion.migration.phases import claim
-from test_migration import make_plan
 
 REPOSITORY = os.path.abspath(__file__ + "/../../../../..")
 

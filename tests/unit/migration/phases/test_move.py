@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from fake_migration import make_plan
 from fake_pool import NULL, FakePool, failure
 from move_world import (
     ENDED,
@@ -38,7 +39,6 @@ from storage_motion.migration import durable, move_watch, resume
 from storage_motion.migration.phases import claim, move, remap, shut_gates, table as phases
 from storage_motion.switch import source_lock
 from storage_motion.xapi import receiving_host
-from test_migration import make_plan
 
 
 def test_it_moves(monkeypatch):

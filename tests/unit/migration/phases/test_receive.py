@@ -8,11 +8,11 @@ import socket
 import pytest
 import XenAPI
 
+from fake_migration import make_plan
 from fake_pool import FakePool, add_vdi
 from storage_motion.errors import NotDurable
 from storage_motion.migration import durable
 from storage_motion.migration.phases import receive
-from test_migration import make_plan
 
 ANSWER = json.dumps(
     {

@@ -10,6 +10,8 @@ import types
 
 import pytest
 
+from fake_clock import Clock
+from fake_migration import make_plan
 from storage_motion.errors import (
     Cancelled,
     CopyFailed,
@@ -18,10 +20,9 @@ from storage_motion.errors import (
     MotionError,
     SmFault,
 )
-from storage_motion.migration import resume
+from storage_motion.migration import mirror_health, resume
 from storage_motion.migration.phases import receive, sync, table as phases
 from storage_motion.sm import smapi
-from test_migration import make_plan
 
 
 class Process:
@@ -56,7 +57,7 @@ class World:
         )
         monkeypatch.setattr(sync, "_close", lambda m, disk: self.log.append("close"))
         monkeypatch.setattr(
-            sync, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys}
+            mirror_health, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys}
         )
 
     def disk(self, key):
@@ -130,9 +131,9 @@ class World:
     ],
 )
 def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypatch, status, error):
-    real = sync.watch
+    real = mirror_health.watch
     world = World(monkeypatch)
-    monkeypatch.setattr(sync, "watch", real)
+    monkeypatch.setattr(mirror_health, "watch", real)
     world.progress = world
     world.take = lambda key, status: None
     world.status = lambda: status
@@ -143,55 +144,6 @@ def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypat
         type("M", (), {"plan": world.plan, "entry": world.entry}), phases.PHASES[3], raised.value
     )
     assert (taken_up is None) == (error is DestinationFull)
-
-
-class Clock:
-    """The time of a test, which passes only while the tested code sleeps."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def time(self):
-        return self.now
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-
-
-@pytest.mark.parametrize(
-    "waits, looks",
-    [
-        ([0.0], 1),
-        ([2.0, 3.0, 0.2], 3),
-        ([0.4, 0.4], 1),  # a write that waits is waited for, ...
-        ([2.0] * 1000, None),  # ... but not for ever: slow is not silent
-        ([2.0, 4.0, "broken"], 3),
-    ],
-)
-def test_what_has_fallen_silent_is_found_out_before_the_guest_is_suspended(
-    monkeypatch, waits, looks
-):
-    seen, clock = [], Clock()
-
-    def watch(m):
-        wait = waits[len(seen)]
-        seen.append(wait)
-        if wait == "broken":
-            raise MirrorBroken("k", "silence")
-        return {"k": {"oldest_wait": wait}, "l": {"oldest_wait": 0.0}}
-
-    monkeypatch.setattr(sync, "watch", watch)
-    monkeypatch.setattr(sync, "time", clock)
-    with pytest.raises(MirrorBroken) if "broken" in waits else contextlib.ExitStack():
-        sync.await_answers(types.SimpleNamespace(pulse=lambda: None))
-    assert (
-        len(seen) == looks
-        or looks is None
-        and clock.now == pytest.approx(2 * sync.STALL_BOUND, abs=sync.POLL)
-    )
 
 
 @pytest.mark.parametrize(
@@ -230,9 +182,9 @@ def test_a_disk_that_is_closed_while_the_guest_reboots_is_waited_for(
 
 
 def test_a_guest_that_is_about_to_reboot_ends_the_try_before_its_disk_is_closed(monkeypatch):
-    real = sync.watch
+    real = mirror_health.watch
     world = World(monkeypatch)
-    monkeypatch.setattr(sync, "watch", real)
+    monkeypatch.setattr(mirror_health, "watch", real)
     world.disk("k").update(state="copying", mover={"pid": 1, "started": 1})
     world.status, world.closes = (
         (lambda: {"state": "mirroring", "copy": {"state": "running"}}),
@@ -245,11 +197,11 @@ def test_a_guest_that_is_about_to_reboot_ends_the_try_before_its_disk_is_closed(
 
 @pytest.mark.parametrize("closed_after, waited", [(3, 0.3), (None, 60.0)])
 def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after, waited):
-    """It is renewed once the disk is closed; after a while it is not believed any more."""
+    """It is made anew once the disk is closed; after a while it is not believed any more."""
     world, clock, looks = World(monkeypatch), Clock(), []
     monkeypatch.setattr(sync.waiting, "time", clock)
     monkeypatch.setattr(
-        receive, "renew", lambda m, disks: world.log.append([disk.key for disk in disks])
+        receive, "reopen", lambda m, disks: world.log.append([disk.key for disk in disks])
     )
     monkeypatch.setattr(sync, "_END", ())
     world.source = types.SimpleNamespace(
@@ -270,7 +222,7 @@ def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after
         }
 
     world.status, world.closes = status, "hard-reboot"
-    sync.renew(world)
+    sync.clear_broken(world)
     assert world.closes is None and clock.now == pytest.approx(waited, abs=0.2)
     assert world.log == ([["k"]] if closed_after else [])
 

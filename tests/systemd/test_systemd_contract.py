@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What the product relies on in systemd, and what it must not forget: held against the lab's
-stand-in here, and by test_real.py against a systemd (SYSTEMD=real), so that the stand-in is as
-strict."""
+stand-in here, and by test_real_systemd.py against a systemd (SYSTEMD=real), so that the stand-in is
+as strict."""
 
 import os
 import subprocess

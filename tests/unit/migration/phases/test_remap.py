@@ -3,11 +3,11 @@
 
 import pytest
 
+from fake_migration import make_plan
 from fake_pool import FakePool, add_vdi
 from storage_motion.errors import Undecided
 from storage_motion.migration import durable
 from storage_motion.migration.phases import claim, cleanup, remap
-from test_migration import make_plan
 
 
 class World:
@@ -15,7 +15,7 @@ class World:
 
     def __init__(self, live=True, power_state="Suspended"):
         self.plan = make_plan(live=live)
-        self.destination, self.arrival, self.plugins = FakePool("B"), None, []
+        self.destination, self.receiving_host, self.plugins = FakePool("B"), None, []
         self.entry = {
             "imported": True,
             "receiving": True,

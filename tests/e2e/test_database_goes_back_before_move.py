@@ -13,7 +13,7 @@ import pytest
 from lab.dom0 import breakpoint
 from tests.e2e import moments
 from tests.e2e.scene import MOVE
-from tests.e2e.test_forgetting import PLAN, forget, is_whole, lab, scene  # noqa: F401
+from tests.e2e.test_database_goes_back import PLAN, forget, is_whole, lab, scene  # noqa: F401
 
 MOMENTS = {
     # moment: (the write of the journal, whose xapi is killed)
@@ -30,7 +30,7 @@ MOMENTS = {
     "about to lock, source": (("migration", "locked", [[]], True), "a1"),
 }
 FEW = ("received", "snapshotted", "imported", "about to be asked")
-NAMES = [name for name in MOMENTS if os.environ.get("FORGETTING_ALL") or name in FEW]
+NAMES = [name for name in MOMENTS if os.environ.get("DATABASE_ALL") or name in FEW]
 
 
 def moved_all_the_same(lab, scene, when, killed, begin):

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
+from fake_migration import make_plan
 from fake_pool import NULL
 from move_world import HOST, PENDING, SHUT, World, world_of
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.migration import durable
 from storage_motion.migration.phases import complete, remap
-from test_migration import make_plan
 
 
 def completing(monkeypatch, **options):
@@ -21,7 +21,7 @@ def completing(monkeypatch, **options):
     monkeypatch.setattr(complete, "_take_running", lambda m: done.append("running"))
     monkeypatch.setattr(complete, "_detach_networks", lambda m: done.append("networks"))
     monkeypatch.setattr(
-        complete.receiving_host, "depart", lambda session, arrival: done.append("departed")
+        complete.receiving_host, "leave", lambda session, answer: done.append("departed")
     )
     monkeypatch.setattr(complete.adopt, "adopt", lambda m: done.append("adopted"))
     world.state_here, world.kept = None, json.dumps({"vm": {"id": "v"}})
@@ -50,7 +50,7 @@ def test_a_vm_that_runs_is_taken_as_running(monkeypatch):
         and at_the_source(world) == "Halted"
         and world.log == ["receive-give", "given back"]
     )
-    world.arrival = {"xenops": "https://b", "session_id": "x"}
+    world.receiving_host = {"xenops": "https://b", "session_id": "x"}
     complete.complete(world)
     assert world.log == ["receive-give", "given back", "receive-give"], (
         "to give it back once is enough"
@@ -107,7 +107,7 @@ def test_a_vm_that_has_ended_is_taken_as_halted(monkeypatch):
     ]
     assert world.entry["arrived_halted"] is True and at_the_source(world) == "Halted"
     done.clear()
-    world.state_here, world.arrival = None, {"xenops": "https://b", "session_id": "x"}
+    world.state_here, world.receiving_host = None, {"xenops": "https://b", "session_id": "x"}
     complete.complete(world)
     assert "reset at B" not in done, "once is enough"
 

@@ -12,7 +12,12 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import TimedOut
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import at_destination, recovery
+from storage_motion.migration import (
+    at_destination,
+    recovery,
+    recovery_decision,
+    recovery_destination,
+)
 from storage_motion.sm import marks
 
 DEAD = {"pid": 1, "started": -1}
@@ -37,14 +42,17 @@ def recover(destination, **given):
 
 def waits(destination, why):
     (answer,) = recover(destination, migration=ID)
-    assert answer["outcome"] == recovery.WAITING and why in answer["why"]
+    assert answer["outcome"] == recovery_decision.WAITING and why in answer["why"]
     assert len(destination.vdis()) == 2 and "vdi_receive_abort" not in destination.sm_calls
     return True
 
 
 def test_named_it_is_taken_away_at_once(left_alone, tmp_path):
     (answer,) = recover(left_alone, migration=ID)
-    assert answer["outcome"] == recovery.TAKEN_BACK and "the VM cannot be here" in answer["why"]
+    assert (
+        answer["outcome"] == recovery_decision.TAKEN_BACK
+        and "the VM cannot be here" in answer["why"]
+    )
     assert nothing_left(left_alone, tmp_path)
 
 
@@ -54,7 +62,7 @@ def test_while_a_process_of_it_runs_it_is_the_sources(left_alone, where):
     receivers = [dict(one, process=ALIVE) for one in entry.entry["receivers"]]
     entry.write(**({"receivers": receivers} if where == "receiver" else {"busy": ALIVE}))
     (answer,) = recover(left_alone, migration=ID)
-    assert answer["outcome"] == recovery.RUNNING and "600 s" in answer["why"]
+    assert answer["outcome"] == recovery_decision.RUNNING and "600 s" in answer["why"]
     assert len(left_alone.vdis()) == 2
 
 
@@ -65,11 +73,15 @@ def updated_long_ago():
 
 def test_by_itself_it_waits_for_the_source_first(left_alone, tmp_path, monkeypatch):
     (answer,) = recover(left_alone)
-    assert answer["outcome"] == recovery.WAITING and answer["why"].startswith("the source, for ")
+    assert answer["outcome"] == recovery_decision.WAITING and answer["why"].startswith(
+        "the source, for "
+    )
     updated_long_ago()
-    monkeypatch.setattr(recovery, "_uptime", lambda: recovery.ORPHAN_BOUND + 1)
+    monkeypatch.setattr(
+        recovery_destination, "_uptime", lambda: recovery_destination.ORPHAN_BOUND + 1
+    )
     (answer,) = recover(left_alone)
-    assert answer["outcome"] == recovery.TAKEN_BACK and nothing_left(left_alone, tmp_path)
+    assert answer["outcome"] == recovery_decision.TAKEN_BACK and nothing_left(left_alone, tmp_path)
 
 
 def test_a_host_that_was_off_for_long_gives_the_source_that_time_anew(left_alone, monkeypatch):
@@ -77,9 +89,9 @@ def test_a_host_that_was_off_for_long_gives_the_source_that_time_anew(left_alone
     updated_long_ago()
     with open("/proc/uptime") as stream:
         up = float(stream.read().split()[0])
-    monkeypatch.setattr(recovery, "ORPHAN_BOUND", up + 1000.0)
+    monkeypatch.setattr(recovery_destination, "ORPHAN_BOUND", up + 1000.0)
     (answer,) = recover(left_alone)
-    assert answer["outcome"] == recovery.WAITING
+    assert answer["outcome"] == recovery_decision.WAITING
     seconds = int(answer["why"][len("the source, for ") :].split()[0])
     assert 900 < seconds <= 1000 and len(left_alone.vdis()) == 2
 
@@ -110,7 +122,7 @@ def test_half_a_gate_is_made_whole_before_anything_else(left_alone, monkeypatch)
     """SM clears `paused` when an SR's master plugs it."""
     for vdi in left_alone.vdis().values():
         del vdi["sm_config"][marks.PAUSED]
-    monkeypatch.setattr(recovery, "_shut", lambda session, uuid: False)
+    monkeypatch.setattr(recovery_destination, "_shut", lambda session, uuid: False)
     assert waits(left_alone, "the gate of ")
     assert [vdi["sm_config"][marks.PAUSED] for vdi in left_alone.vdis().values()] == [
         marks.SHUT
@@ -122,7 +134,7 @@ def test_what_the_storage_manager_is_at_is_waited_for(left_alone, monkeypatch):
         assert sorted(vdis) == sorted(vdi["uuid"] for vdi in left_alone.vdis().values())
         raise TimedOut("process 7, a command of the storage manager, to end", "600")
 
-    monkeypatch.setattr(recovery.smapi, "await_commands", busy)
+    monkeypatch.setattr(recovery_destination.smapi, "await_commands", busy)
     assert waits(left_alone, "process 7")
 
 
@@ -133,7 +145,7 @@ def test_a_disk_whose_record_is_gone_or_that_was_never_made_has_no_gate(left_alo
     entry.entry["disks"][KEYS[1]].update(vdi=None, shut=False)
     entry.write()
     (answer,) = recover(left_alone, migration=ID)
-    assert answer["outcome"] == recovery.TAKEN_BACK and nothing_left(left_alone, tmp_path)
+    assert answer["outcome"] == recovery_decision.TAKEN_BACK and nothing_left(left_alone, tmp_path)
 
 
 def test_one_that_is_not_to_begin_here_is_nobodys(destination):
@@ -147,5 +159,5 @@ def test_within_a_pool_the_sources_journal_decides(left_alone, monkeypatch):
     with open(path, "w") as stream:
         stream.write("torn")
     (answer,) = recovery.recover(left_alone.pool, {})["migrations"]
-    assert (answer["side"], answer["outcome"]) == ("source", recovery.WAITING)
+    assert (answer["side"], answer["outcome"]) == ("source", recovery_decision.WAITING)
     assert len(left_alone.vdis()) == 2

@@ -21,7 +21,7 @@ from lab.pools.topology import PoolPlan
 from tests.e2e import gate_patience
 from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import Scene, assert_nothing_older, assert_settles
-from tests.e2e.test_lost import Memory
+from tests.e2e.test_destination_lost import Memory
 from tests.eventually import eventually
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
@@ -29,7 +29,7 @@ NEVER = 3600.0  # seconds until a xapi writes by itself
 PATIENCE = 240.0  # seconds
 GATE_PATIENCE = 20
 FEW = ("copying", "locked", "open", "complete")
-NAMES = [name for name in MOMENTS if os.environ.get("FORGETTING_ALL") or name in FEW]
+NAMES = [name for name in MOMENTS if os.environ.get("DATABASE_ALL") or name in FEW]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from fake_pool import add_sr, add_vdi, make_pool, uuid_of
 from storage_motion.errors import NotDurable
 from storage_motion.journal import steps
-from storage_motion.migration import mover_handle
+from storage_motion.migration import mover_handle, snapshots
 from storage_motion.migration.phases import claim, cleanup, sync
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm.smapi import MIRROR_MARK
@@ -63,7 +63,7 @@ def source():
 def test_ours_go_by_what_the_journal_knows_and_by_the_mirror_they_were_taken_for(source):
     known, unnoted = source.snapshot(), source.snapshot(**{MIRROR_MARK: TARGET % ID})
     source.entry["snapshot"] = uuid_of(source.pool, "VDI", known)
-    sync.drop_snapshots(source.m, source.disk)
+    snapshots.drop(source.m, source.disk)
     assert source.other_config(known) is None and source.other_config(unnoted) is None
     assert source.entry["snapshot"] is None
 
@@ -71,7 +71,7 @@ def test_ours_go_by_what_the_journal_knows_and_by_the_mirror_they_were_taken_for
 @pytest.mark.parametrize("more", [{}, {MIRROR_MARK: TARGET % OTHER}, {MIRROR_MARK: ""}])
 def test_anybody_elses_stay_and_lose_our_mark(source, more):
     theirs = source.snapshot(**more)
-    sync.drop_snapshots(source.m, source.disk)
+    snapshots.drop(source.m, source.disk)
     assert source.other_config(theirs) == dict({"mine": "1"}, **more)
 
 
@@ -92,7 +92,7 @@ def test_each_try_has_a_secondary_of_its_own(monkeypatch, tmp_path):
     assert (
         len(
             {
-                mover_handle.Mover(ID, "k", index, tries).secondary
+                mover_handle.MoverHandle(ID, "k", index, tries).secondary
                 for index in (0, 1, 10)
                 for tries in (0, 1, 10)
             }
@@ -101,7 +101,7 @@ def test_each_try_has_a_secondary_of_its_own(monkeypatch, tmp_path):
     )
 
 
-def test_a_renewed_disk_keeps_its_snapshots(source, monkeypatch):
+def test_a_disk_that_is_made_anew_keeps_its_snapshots(source, monkeypatch):
     entry = source.entry
     entry.update(state="broken", mover={"pid": 1, "started": 1}, saved=5)
     ours = source.snapshot(**{MIRROR_MARK: TARGET % ID})
@@ -112,15 +112,15 @@ def test_a_renewed_disk_keeps_its_snapshots(source, monkeypatch):
         tuple((name, lambda m, disk, name=name: ended.append(name)) for name, _ in sync._END),
     )
     monkeypatch.setattr(
-        sync.receive, "renew", lambda m, broken: ended.append("renewed at the destination")
+        sync.receive, "reopen", lambda m, broken: ended.append("opened again at the destination")
     )
     source.m.plan.disks = [source.disk]
     source.m.vm = lambda: source.pool.add("VM", power_state="Running")
-    sync.renew(source.m)
-    sync.renew(source.m)
+    sync.clear_broken(source.m)
+    sync.clear_broken(source.m)
     assert source.other_config(ours) is not None
     assert (
-        ended == ["mover", "mirror", "copy", "renewed at the destination"] * 2
+        ended == ["mover", "mirror", "copy", "opened again at the destination"] * 2
         and entry["given_up"] == 2
         and entry["saved_before"] == 5
     )
@@ -145,7 +145,7 @@ def test_one_whose_record_xapi_has_lost_is_found_by_a_scan(source):
         source.pool.tables["VDI"][known] = dict(record, other_config={}, is_a_snapshot=False)
 
     source.pool.handlers["SR.scan"] = scan
-    sync.drop_snapshots(source.m, source.disk)
+    snapshots.drop(source.m, source.disk)
     assert (
         scanned == [source.sr]
         and known not in source.pool.tables["VDI"]
@@ -208,16 +208,16 @@ def test_those_that_xapi_has_not_noted_as_such_are_noted_here(
     asked = []
     source.disk.source_sr = "sr"
     monkeypatch.setattr(
-        sync.sr_master,
+        snapshots.sr_master,
         "lost_snapshots",
         lambda *given: (asked.append(given[1:]), {"nameless": nameless, "unfinished": unfinished})[
             1
         ],
     )
-    sync._note_lost(source.m, source.disk)
+    snapshots._note_lost(source.m, source.disk)
     assert asked == [] and "lost" not in source.entry, "nothing was begun"
     source.entry.update(snapshot_since=1000.25, given_up=tries, snapshot="known")
-    sync._note_lost(source.m, source.disk)
+    snapshots._note_lost(source.m, source.disk)
     assert asked == [("sr", source.disk.key, 1000.25)]
     assert source.entry["lost"] == lost and source.entry["snapshot_since"] is None
 
@@ -228,7 +228,7 @@ def test_they_go_together(source):
         snapshot=uuid_of(source.pool, "VDI", noted),
         lost=[uuid_of(source.pool, "VDI", ref) for ref in lost],
     )
-    sync.drop_snapshots(source.m, source.disk)
+    snapshots.drop(source.m, source.disk)
     assert not {noted, *lost} & set(source.pool.tables["VDI"])
     assert source.entry["snapshot"] is None and source.entry["lost"] == []
 

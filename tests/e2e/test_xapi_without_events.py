@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The source's xapi is killed in mid-move. At its start it finds the VM's temporary id in xenopsd,
-and fails to end what xenopsd ends by itself: it hears nothing any more, until it is started again
-(lab/xapi/startup.py). The VM arrives all the same. Its record goes at once where the host is its
-pool's master; else when the toolstack is restarted, as the user is told."""
+"""A xapi that hears no event of its xenopsd. The source's is killed in mid-move; at its start it
+finds the VM's temporary id in xenopsd, and fails to end what xenopsd ends by itself: it hears
+nothing any more, until it is started again (lab/xapi/startup.py). The VM arrives all the same. Its
+record goes at once where the host is its pool's master; else when the toolstack is restarted, as
+the user is told."""
 
 import pytest
 

@@ -50,7 +50,7 @@ def passes(booted, name):
 
 def test_it_is_as_the_labs(booted):
     assert shutil.which("systemd-run")
-    passes(booted, "test_contract.py")
+    passes(booted, "test_systemd_contract.py")
 
 
 def test_moves(booted):

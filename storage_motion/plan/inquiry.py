@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the parts of the planner go by: what was asked for, the VM, both pools as they were looked
+at, and where what is wrong is named."""
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+from storage_motion.xapi.records import Records
+
+if TYPE_CHECKING:
+    from storage_motion.plan.protocols import Problems, Request
+
+# A disk of the VM: its VBD's ref, its VBD, its VDI
+Attached = Tuple[str, Dict[str, Any], Dict[str, Any]]
+
+
+def disks_of(records: Records, vm: Dict[str, Any]) -> List[Attached]:
+    """(VBD ref, VBD, VDI) of each disk of a VM that is there, in the order of its devices."""
+    vbds = [(ref, records.of("VBD", ref)) for ref in vm["VBDs"]]
+    found = [
+        (ref, vbd, records.of("VDI", vbd["VDI"]))
+        for ref, vbd in vbds
+        if vbd and vbd["type"] != "CD" and not vbd["empty"]
+    ]
+    return sorted((entry for entry in found if entry[2]), key=lambda entry: entry[1]["userdevice"])
+
+
+class Inquiry:
+    """`vm`: its record; `here`: the ref of its host; `live`: whether it runs."""
+
+    def __init__(
+        self,
+        request: "Request",
+        source: Records,
+        destination: Optional[Records],
+        vm: Dict[str, Any],
+        here: str,
+        problems: "Problems",
+    ) -> None:
+        """`source`, `destination`: of the two pools, the same object for a move within one;
+        `destination` is None if there is no session with it."""
+        self.request = request
+        self.here = here
+        self.source = source
+        self._destination = destination
+        self.vm = vm
+        self.problems = problems
+        self.cross_pool = request.remote is not None
+
+    @property
+    def reaches_destination(self) -> bool:
+        """Whether there is a session with the destination; without one it cannot be looked at."""
+        return self._destination is not None
+
+    @property
+    def destination(self) -> Records:
+        """The destination pool, which has to be reached."""
+        assert self._destination is not None
+        return self._destination
+
+    @property
+    def live(self) -> bool:
+        """Whether the VM runs."""
+        running: bool = self.vm["power_state"] == "Running"
+        return running

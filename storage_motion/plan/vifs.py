@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The network of each VIF at the destination: the one that `vif:` gives between pools, its own
+within one."""
+
+from typing import Any, Dict, List, Optional
+
+from storage_motion.plan.inquiry import Inquiry
+from storage_motion.plan.plan import Vif
+
+
+def find_networks(
+    inquiry: Inquiry, host_ref: Optional[str], host: Optional[Dict[str, Any]]
+) -> List[Vif]:
+    """The VIFs that get a network, with it; `host_ref`, `host`: the destination host, which has to
+    have it."""
+    records = [inquiry.source.of("VIF", ref) for ref in inquiry.vm["VIFs"]]
+    find = _network_there if inquiry.cross_pool else _network_here
+    found = [(vif, find(inquiry, vif)) for vif in sorted(records, key=lambda vif: vif["device"])]
+    for vif, network in found:
+        if network and host_ref and host:
+            _reachable(inquiry, vif, network, host_ref, host)
+    return [
+        Vif(vif=vif["uuid"], device=vif["device"], network=network["uuid"])
+        for vif, network in found
+        if network
+    ]
+
+
+def _network_there(inquiry: Inquiry, vif: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    argument, given = "vif:" + vif["uuid"], inquiry.request.vifs.get(vif["uuid"])
+    if not given:
+        inquiry.problems.add(
+            argument,
+            "interface %s (%s) has no network to go to" % (vif["device"], vif["MAC"]),
+            "give vif:%s=<network>" % vif["uuid"],
+        )
+        return None
+    network = inquiry.destination.by_uuid("network", given)[1]
+    if network:
+        return network
+    other = inquiry.destination.by_uuid("VIF", given)[1]
+    if other:
+        return inquiry.destination.of("network", other["network"])
+    inquiry.problems.add(
+        argument,
+        "neither a network nor a VIF of the destination is %s" % given,
+        "the UUID of a network there, or of a VIF whose network is meant",
+    )
+    return None
+
+
+def _network_here(inquiry: Inquiry, vif: Dict[str, Any]) -> Dict[str, Any]:
+    network = inquiry.source.of("network", vif["network"])
+    given = inquiry.request.vifs.get(vif["uuid"])
+    if given and given not in (network["uuid"], vif["uuid"]):
+        inquiry.problems.add(
+            "vif:" + vif["uuid"],
+            "interfaces keep their networks in a move within the pool",
+            "leave it out",
+        )
+    return network
+
+
+def _reachable(
+    inquiry: Inquiry,
+    vif: Dict[str, Any],
+    network: Dict[str, Any],
+    host_ref: str,
+    host: Dict[str, Any],
+) -> None:
+    """A network with PIFs must have one on the destination host; one without is the pool's own,
+    and is everywhere."""
+    pifs = [inquiry.destination.of("PIF", ref) for ref in network["PIFs"]]
+    if pifs and not any(pif and pif["host"] == host_ref for pif in pifs):
+        inquiry.problems.add(
+            "vif:" + vif["uuid"],
+            "network %s (%s) is not on host %s"
+            % (network["uuid"], network["name_label"], host["name_label"]),
+            "a network of that host",
+        )

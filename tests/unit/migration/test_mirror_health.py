@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a look at the movers finds out before the VM is moved; the rest with phase sync, in
+phases/test_sync.py."""
+
+import contextlib
+import types
+
+import pytest
+
+from fake_clock import Clock
+from storage_motion.errors import MirrorBroken
+from storage_motion.migration import mirror_health
+
+
+@pytest.mark.parametrize(
+    "waits, looks",
+    [
+        ([0.0], 1),
+        ([2.0, 3.0, 0.2], 3),
+        ([0.4, 0.4], 1),  # a write that waits is waited for, ...
+        ([2.0] * 1000, None),  # ... but not for ever: slow is not silent
+        ([2.0, 4.0, "broken"], 3),
+    ],
+)
+def test_what_has_fallen_silent_is_found_out_before_the_guest_is_suspended(
+    monkeypatch, waits, looks
+):
+    seen, clock = [], Clock()
+
+    def watch(m):
+        wait = waits[len(seen)]
+        seen.append(wait)
+        if wait == "broken":
+            raise MirrorBroken("k", "silence")
+        return {"k": {"oldest_wait": wait}, "l": {"oldest_wait": 0.0}}
+
+    monkeypatch.setattr(mirror_health, "watch", watch)
+    monkeypatch.setattr(mirror_health, "time", clock)
+    with pytest.raises(MirrorBroken) if "broken" in waits else contextlib.ExitStack():
+        mirror_health.await_answers(types.SimpleNamespace(pulse=lambda: None))
+    assert (
+        len(seen) == looks
+        or looks is None
+        and clock.now == pytest.approx(2 * mirror_health.STALL_BOUND, abs=mirror_health.POLL)
+    )

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What recovery decides by a journal alone; the ways are walked in test_recovery_source.py,
+test_recovery_destination.py and tests/e2e/test_recover.py."""
+
+import os
+
+import pytest
+
+from interrupted_world import ANOTHER, entry
+from storage_motion.dom0.launch import Process
+from storage_motion.journal import journal
+from storage_motion.migration import recovery_decision
+
+
+@pytest.mark.parametrize(
+    "fields, first",
+    [
+        ({"phase": "claim", "begun": ["claim"]}, None),
+        ({"phase": "sync", "begun": ["claim", "receive", "sync"]}, None),
+        ({"phase": "move", "begun": ["move"]}, None),
+        ({"phase": "move", "begun": ["move"], "xenops_task": "starting"}, "move"),
+        ({"phase": "move", "begun": ["move"], "xenops_task": "7"}, "move"),
+        ({"phase": "undo move", "begun": ["move"], "xenops_task": "7"}, "move"),
+        ({"phase": "undo sync", "begun": ["sync"], "xenops_task": None}, None),
+        ({"phase": "complete", "committed": True}, "complete"),
+        ({"phase": "clean-up", "committed": True}, "clean-up"),
+        ({"phase": "end", "committed": True}, "end"),
+        (
+            {
+                "phase": "end",
+                "committed": True,
+                "state": journal.FAILED,
+                "left": ["clean-up: SR_FULL"],
+            },
+            "clean-up",
+        ),
+        (
+            {
+                "phase": "end",
+                "committed": True,
+                "state": journal.FAILED,
+                "left": ["the worker gave up"],
+            },
+            "complete",
+        ),
+        ({"phase": "hand-over", "begun": ["hand-over"], "live": False}, None),
+        ({"phase": "adopt", "begun": ["hand-over", "adopt"], "live": False}, None),
+    ],
+)
+def test_decide(fields, first):
+    direction = recovery_decision.direction_of(entry(**fields))
+    assert direction.first == first and direction.why
+
+
+@pytest.mark.parametrize(
+    "fields, interrupted",
+    [
+        ({}, True),
+        ({"worker": None}, False),  # it has just been started
+        ({"worker": None, "started": 0.0}, True),
+        ({"worker": ANOTHER}, False),
+        ({"worker": ANOTHER, "waits": True}, True),  # it looks again later
+        ({"worker": Process.of(os.getpid()).to_json()}, True),  # of a try before
+        ({"state": journal.SUCCEEDED}, False),
+        ({"state": journal.FAILED}, False),
+        ({"state": journal.FAILED, "left": ["undecided"]}, True),
+        ({"state": journal.CANCELLED, "left": ["undo receive: LOST"]}, True),
+    ],
+)
+def test_interrupted(fields, interrupted):
+    assert recovery_decision.interrupted(entry(**fields)) is interrupted
+
+
+@pytest.mark.parametrize(
+    "begun, certain",
+    [
+        ([], True),
+        (["sync"], True),
+        (["sync", "remap"], True),
+        (["move"], False),
+        (["hand-over"], False),
+        (["adopt"], False),
+    ],
+)
+def test_without_the_other_pool(begun, certain):
+    assert (
+        recovery_decision.stays_at_the_source(
+            entry(begun=begun), recovery_decision.Direction(None, "")
+        )
+        is certain
+    )
+    assert not recovery_decision.stays_at_the_source(
+        entry(begun=begun), recovery_decision.Direction("move", "")
+    )

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a VM, its disks and the SRs must be like: each condition, by a plan that is refused."""
+
+import pytest
+
+from fake_pool import GIB, add_vdi, by_name, uuid_of
+from plan_world import World, is_refused
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def vm_field(name, value):
+    return lambda world: world.vm.__setitem__(name, value)
+
+
+def disk_field(name, value):
+    return lambda world: world.disk.__setitem__(name, value)
+
+
+@pytest.mark.parametrize(
+    "prepare, part",
+    [
+        (vm_field("power_state", "Suspended"), "is Suspended"),
+        (vm_field("is_a_template", True), "template"),
+        (vm_field("is_control_domain", True), "control domain"),
+        (vm_field("snapshots", ["OpaqueRef:1"]), "snapshots"),
+        (vm_field("VGPUs", ["OpaqueRef:1"]), "GPU"),
+        (vm_field("ha_always_run", True), "high availability"),
+        (vm_field("other_config", {"sxm_migration": "m"}), "being moved already by migration m"),
+        (vm_field("current_operations", {"OpaqueRef:t": "pool_migrate"}), "being migrated already"),
+        (vm_field("blocked_operations", {"migrate_send": "not today"}), "not today"),
+        (vm_field("VBDs", []), "no disks"),
+        (disk_field("cbt_enabled", True), "changed block tracking"),
+        (disk_field("sm_config", {"key_hash": "x"}), "encrypted"),
+        (disk_field("sm_config", {"paused": "true"}), "paused"),
+        (disk_field("on_boot", "reset"), "reset on boot"),
+        (disk_field("sharable", True), "shared with other VMs"),
+        (disk_field("VBDs", ["OpaqueRef:1", "OpaqueRef:2"]), "another VM"),
+        (disk_field("missing", True), "missing"),
+        (lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO"), "read-only"),
+        (
+            lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(
+                currently_attached=False
+            ),
+            "not plugged",
+        ),
+    ],
+)
+def test_what_cannot_be_moved_is_refused(world, prepare, part):
+    prepare(world)
+    plan, problems = world.cross()
+    assert plan is None and any(part in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    "changes, prepare, argument, part",
+    [
+        (
+            {},
+            lambda world: world.b.tables["SR"][by_name(world.b, "SR", "b1-sr")].update(
+                content_type="iso"
+            ),
+            "destination-sr-uuid",
+            "not for disks",
+        ),
+        (
+            {},
+            lambda world: world.b.tables["SR"][by_name(world.b, "SR", "b1-sr")].update(
+                type="linstor"
+            ),
+            "destination-sr-uuid",
+            "is of type linstor, to which nothing can be mirrored",
+        ),
+        (
+            {},
+            lambda world: world.a.tables["SR"][world.sr].update(type="iscsi"),
+            "vdi:",
+            "of type iscsi, from which nothing can be mirrored; a disk in an SR of type ext, file, "
+            "lvm",
+        ),
+    ],
+)
+def test_an_sr_that_cannot_be_used_names_its_argument(world, changes, prepare, argument, part):
+    if prepare:
+        prepare(world)
+    assert is_refused(world.cross(**changes), argument, part)
+
+
+WORKING = "ext, file, lvm, lvmohba, lvmoiscsi, nfs, smb, xfs, zfs"
+
+
+@pytest.mark.parametrize(
+    "sr_type",
+    [
+        "cephfs",
+        "glusterfs",
+        "moosefs",
+        "largeblock",
+        "lvmofcoe",
+        "linstor",
+        "iscsi",
+        "hba",
+        "rawhba",
+        "shm",
+        "dummy",
+    ],
+)
+def test_a_type_of_sr_that_is_not_supported_is_named_with_those_that_are(world, sr_type):
+    """As source and as destination."""
+    world.a.tables["SR"][world.sr].update(type=sr_type)
+    _, problems = world.cross()
+    assert len(problems) == 2
+    for problem in problems:
+        assert "of type %s, from which nothing can be mirrored" % sr_type in problem
+        assert problem.endswith("a disk in an SR of type " + WORKING)
+    world.a.tables["SR"][world.sr].update(type="zfs")
+    world.b.tables["SR"][by_name(world.b, "SR", "b1-sr")].update(type=sr_type)
+    (problem,) = world.cross()[1]
+    assert "is of type %s, to which nothing can be mirrored" % sr_type in problem
+    assert problem.endswith("an SR of type " + WORKING)
+
+
+@pytest.mark.parametrize(
+    "sr_type, state, refused",
+    [
+        ("lvm", "Running", True),
+        ("lvmohba", "Running", True),
+        ("lvm", "Halted", False),
+        ("ext", "Running", False),
+    ],
+)
+def test_a_raw_volume_of_which_sm_takes_no_snapshot(world, sr_type, state, refused):
+    world.a.tables["SR"][world.sr].update(type=sr_type)
+    world.disk["sm_config"] = {"type": "raw"}
+    world.vm["power_state"] = state
+    plan, problems = world.cross()
+    assert (plan is None) == refused and len(problems) == refused
+    if refused:
+        assert "and raw, of which SM takes no snapshot there; shut the VM down" in problems[0]
+
+
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"virtual_size": str(GIB)}, "bytes"),
+        ({"VBDs": ["OpaqueRef:1"]}, "in use"),
+        ({"read_only": True}, "read-only"),
+        ({"sm_config": {"host_OpaqueRef:1": "RW"}}, "in use"),
+        ({"is_a_snapshot": True}, "snapshot"),
+    ],
+)
+def test_a_target_that_cannot_be_filled(world, changes, part):
+    ref = add_vdi(world.b, by_name(world.b, "SR", "b1-sr"), 2 * GIB)
+    world.b.tables["VDI"][ref].update(changes)
+    _, problems = world.cross(**{"vdi:" + world.vdi(0): uuid_of(world.b, "VDI", ref)})
+    assert any(
+        problem.startswith("vdi:" + world.vdi(0)) and part in problem for problem in problems
+    ), problems
