@@ -140,6 +140,12 @@ class NothingToResume(MotionError):
     code = "SXM_NOTHING_TO_RESUME"
 
 
+class NotRunning(MotionError):
+    """[migration, its state]: it has ended, so there is nothing to change."""
+
+    code = "SXM_NOT_RUNNING"
+
+
 class TooLate(MotionError):
     """[migration, phase]: past the point of no return, so nothing can be taken back."""
 

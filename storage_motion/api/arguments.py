@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The plugin's arguments: what may be given, and for `migrate` what it means: those of `xe
-vm-migrate` by the same names (docs/design.md, 5), and `wait`, `dry-run` and `retry-limit`.
+vm-migrate` by the same names (docs/design.md, 5), and `wait`, `dry-run`,
+`retry-limit` and `bandwidth`.
 
 Everything wrong is collected, and raised once: one detail per problem, "argument: what is wrong;
 what would be right".
@@ -19,6 +20,12 @@ from storage_motion.xapi import session
 MAX_LENGTH = 1024  # characters of one value
 MAX_ARGUMENTS = 1024
 MAX_RETRIES = 1000
+UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+LEAST_BANDWIDTH = 1 << 20  # bytes per second: a disk of some size would never be across with less
+BANDWIDTH_MEANS = (
+    "how much the disks may send, copied and mirrored together: bytes per second, or as 100MiB; "
+    "0: as much as goes"
+)
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
@@ -84,6 +91,7 @@ MIGRATE = Takes(
         Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
         Argument("force", "true: do not compare the processors"),
         Argument("retry-limit", "how often a broken mirror is taken up again (%d)" % resume.LIMIT),
+        Argument("bandwidth", BANDWIDTH_MEANS),
         Argument("wait", "false: answer at once, with the migration's id"),
         Argument("dry-run", "true: check everything, change nothing, and show the plan"),
     ),
@@ -123,6 +131,7 @@ class Request(NamedTuple):
     wait: bool
     dry_run: bool
     retry_limit: int
+    bandwidth: int
 
 
 class Problems:
@@ -196,7 +205,23 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         wait=reader.boolean("wait", True),
         dry_run=reader.boolean("dry-run", False),
         retry_limit=reader.number("retry-limit", resume.LIMIT, MAX_RETRIES),
+        bandwidth=bandwidth(reader.text("bandwidth"), problems),
     )
+
+
+def bandwidth(text: str, problems: Problems) -> int:
+    """The bytes per second that the argument `bandwidth` says; 0: as much as goes. What is wrong
+    goes to `problems`."""
+    found = re.match(r"([0-9]{1,12})(|[kMG]i?B?)\Z", text) if text else None
+    value = int(found.group(1)) * UNITS[found.group(2)[:1]] if found else 0
+    if text and (found is None or 0 < value < LEAST_BANDWIDTH):
+        problems.add(
+            "bandwidth",
+            "is %r" % text[:64],
+            "bytes per second, as 104857600 or 100MiB, at least 1MiB, or 0 for as much as goes",
+        )
+        return 0
+    return value
 
 
 class _Reader:

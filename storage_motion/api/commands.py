@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What the plugin does for the administrator: migrate, status, list, cancel, resume, recover. Each
-takes (session, {name: string})."""
+"""What the plugin does for the administrator: migrate, status, list, cancel, resume, limit,
+recover. Each takes (session, {name: string})."""
 
 import json
 import time
@@ -20,13 +20,14 @@ from storage_motion.errors import (
     MotionError,
     NoSuchMigration,
     NothingToResume,
+    NotRunning,
     TooLate,
     Unreachable,
     WorkerDied,
 )
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, recovery, resume, xapi_verdict
+from storage_motion.migration import bandwidth, migration, recovery, resume, xapi_verdict
 from storage_motion.plan import cautions, checks, installed, planner, relinking, room, up_to_date
 from storage_motion.plan.plan import Plan
 from storage_motion.xapi import session as sessions
@@ -135,6 +136,22 @@ def resume_now(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, An
     """Have a migration that is broken, and waits for its next try or has used up all of them, try
     at once. Raises NothingToResume."""
     return _where_known(session, given, "resume", _resume)
+
+
+def limit(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Change the bandwidth of a migration that runs. Raises BadArguments, NotRunning."""
+    problems = Problems()
+    bytes_per_second = arguments.bandwidth(given.get("bandwidth", ""), problems)
+    problems.raise_any()
+
+    def change(entry: Journal) -> Dict[str, Any]:
+        found = entry.entry["migration"]
+        if entry.entry["state"] != journal.RUNNING:
+            raise NotRunning(found, entry.entry["state"])
+        bandwidth.change(found, bytes_per_second)
+        return {"migration": found, "bandwidth": bytes_per_second}
+
+    return _where_known(session, given, "limit", change, bandwidth=given["bandwidth"])
 
 
 def recover(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
@@ -291,7 +308,9 @@ def _start(request: Request, plan: Plan) -> Dict[str, Any]:
             {"username": request.remote.username, "password": request.remote.password},
         )
     try:
-        entry = Journal.create(found, **migration.initial(plan, request.retry_limit))
+        entry = Journal.create(
+            found, **migration.initial(plan, request.retry_limit, request.bandwidth)
+        )
     except MotionError:
         secret_files.forget_all(found)
         raise
@@ -322,8 +341,10 @@ def _where_known(
     given: Dict[str, str],
     function: str,
     answer: Callable[[Journal], Dict[str, Any]],
+    **more: str,
 ) -> Dict[str, Any]:
-    """`answer(journal)` on the host that has the journal of the migration that is meant."""
+    """`answer(journal)` on the host that has the journal of the migration that is meant. `more`:
+    what the function takes besides."""
     found = _meant(session, given)
     try:
         return answer(Journal.load(found))
@@ -332,7 +353,7 @@ def _where_known(
             raise
     for host in _others(session):
         try:
-            return _call(session, host, function, {"migration": found, "local": "true"})
+            return _call(session, host, function, dict(more, migration=found, local="true"))
         except RemoteFailure as failure:
             if failure.code not in (NoSuchMigration.code, "XENAPI_MISSING_PLUGIN"):
                 raise

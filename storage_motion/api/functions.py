@@ -94,6 +94,14 @@ FUNCTIONS: Dict[str, Function] = {
     ),
     "cancel": Function("stops a migration, and takes it back", ONE, commands.cancel),
     "resume": Function("has a broken migration try again at once", ONE, commands.resume_now),
+    "limit": Function(
+        "changes how much a migration that runs may send",
+        Takes(
+            ONE.arguments + (Argument("bandwidth", arguments.BANDWIDTH_MEANS),),
+            ONE.required + (("bandwidth",),),
+        ),
+        commands.limit,
+    ),
     "recover": Function(
         "brings interrupted migrations of this host to an end: all of them, unless one is named",
         Takes(

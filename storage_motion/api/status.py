@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional
 
 from storage_motion.dom0.launch import Process
 from storage_motion.journal import journal
-from storage_motion.migration import progress
+from storage_motion.migration import bandwidth, progress
 from storage_motion.migration.phases import table as phases
 from storage_motion.plan.plan import Disk, Plan
 
@@ -39,6 +39,7 @@ def of(entry: Dict[str, Any]) -> Dict[str, Any]:
         committed=entry["committed"],
         disks=[_disk(disk, disks[disk.key]) for disk in plan.disks],
         broken=entry.get("broken"),
+        bandwidth=bandwidth.of(entry),
         warnings=list(plan.warnings),
         tries=entry.get("tries", 0),
         saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks),

@@ -34,9 +34,9 @@ STOPPING = (Undecided, JournalNotWritten)
 log = logging.getLogger("sxm")
 
 
-def initial(plan: "Plan", retry_limit: int = resume.LIMIT) -> Dict[str, Any]:
+def initial(plan: "Plan", retry_limit: int = resume.LIMIT, bandwidth: int = 0) -> Dict[str, Any]:
     """The fields of a new journal of a migration with this plan, which may be taken up
-    `retry_limit` times."""
+    `retry_limit` times, and use `bandwidth` bytes per second (0: as much as goes)."""
     disks = {
         disk.key: {"state": "waiting", "index": index} for index, disk in enumerate(plan.disks)
     }
@@ -52,6 +52,7 @@ def initial(plan: "Plan", retry_limit: int = resume.LIMIT) -> Dict[str, Any]:
         "committed": False,
         "downtime": None,
         "retry_limit": retry_limit,
+        "bandwidth": bandwidth,
         "tries": 0,
         "broken": None,
     }

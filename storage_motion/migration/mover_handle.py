@@ -104,6 +104,11 @@ class MoverHandle:
             ANSWER_TIMEOUT,
         )
 
+    def limit(self, bandwidth: float) -> None:
+        """Have it send at most so many bytes per second, mirror and copy together; 0: as much as
+        goes. Raises MoverFailed."""
+        self._order({"cmd": "limit", "bandwidth": bandwidth}, ANSWER_TIMEOUT)
+
     def finish(self, mirrored: bool) -> None:
         """Have the destination closed and its gate opened. Raises MoverFailed if it will not."""
         self._order(

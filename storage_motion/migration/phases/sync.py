@@ -25,7 +25,7 @@ from storage_motion.errors import (
     TimedOut,
     VmNotRunning,
 )
-from storage_motion.migration import durable, mirror_health, snapshots
+from storage_motion.migration import bandwidth, durable, mirror_health, snapshots
 from storage_motion.migration.mover_handle import MoverHandle
 from storage_motion.migration.phases import receive
 from storage_motion.sm import repeated_commands, smapi
@@ -231,9 +231,13 @@ def _copy(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) ->
 def _await_copy(m: "Migration", disk: "Disk") -> None:
     """Wait until all of it is there and verified."""
 
+    share = bandwidth.Share(m, disk.key)
+
     def done() -> bool:
         m.pulse()
-        status = mirror_health.watch(m)[disk.key]
+        statuses = mirror_health.watch(m)
+        share.keep(statuses)
+        status = statuses[disk.key]
         copy = status["copy"]
         if copy["state"] == "failed":
             fault = fault_of(disk.key, status, str(copy.get("error")))

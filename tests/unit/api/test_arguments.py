@@ -168,3 +168,24 @@ def test_whatever_comes_is_read_or_named(given_arguments):
     assert isinstance(request.vm, str) and all(
         isinstance(problem, str) for problem in problems.details
     )
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("0", 0),
+        ("1048576", 1 << 20),
+        ("100MiB", 100 << 20),
+        ("2G", 2 << 30),
+        ("1048575", None),
+        ("10%", None),
+        ("-1", None),
+        ("fast", None),
+        ("1e9", None),
+    ],
+)
+def test_a_bandwidth_is_bytes_per_second(text, value):
+    request, problems = read(vm=VM, bandwidth=text)
+    assert request.bandwidth == (value or 0) and bool(problems) == (value is None)
+    if value is None:
+        assert problems[0].startswith("bandwidth: ") and "100MiB" in problems[0]

@@ -19,6 +19,7 @@ from storage_motion.errors import (
     JournalNotWritten,
     NoSuchMigration,
     NothingToResume,
+    NotRunning,
     TooLate,
     WorkerDied,
 )
@@ -186,7 +187,7 @@ def test_a_worker_that_is_killed_before_it_has_said_who_it_is_is_waited_for(pool
     task = {"worker": launch.Process.of(os.getpid()).to_json(), "task": "t"}
     Time(monkeypatch, {20: lambda: Journal.load(journal.all_ids()[0]).write(**task)})
     monkeypatch.setattr(commands.launch, "start_unit", lambda *_: launch.Process(os.getpid(), -1))
-    request = type("Request", (), {"remote": None, "retry_limit": 5})
+    request = type("Request", (), {"remote": None, "retry_limit": 5, "bandwidth": 0})
     assert commands._start(request, make_plan(kind="in-pool"))["task"] == "t"
     Time(monkeypatch, {})
     with pytest.raises(WorkerDied) as raised:
@@ -263,6 +264,19 @@ def test_resume_reaches_a_worker_that_waits(pool, tmp_path):
     entry.write(state="failed", broken=None)
     with pytest.raises(NothingToResume):
         commands.resume_now(pool, {"migration": ID})
+
+
+def test_a_bandwidth_is_changed_while_it_runs_and_only_then(pool):
+    entry = begin()
+    given = {"migration": ID, "bandwidth": "3MiB"}
+    assert commands.limit(pool, given) == {"migration": ID, "bandwidth": 3 << 20}
+    assert commands.status_of(pool, {"migration": ID})["bandwidth"] == 3 << 20
+    with pytest.raises(BadArguments):
+        commands.limit(pool, {"migration": ID, "bandwidth": "3"})
+    assert commands.status_of(pool, {"migration": ID})["bandwidth"] == 3 << 20
+    entry.write(state="failed")
+    with pytest.raises(NotRunning):
+        commands.limit(pool, given)
 
 
 def test_resume_tells_of_a_worker_that_died(pool):
@@ -375,7 +389,9 @@ def test_a_journal_that_cannot_be_begun_leaves_no_secret(pool, tmp_path, monkeyp
     disk.left = 0
     remote = type("Remote", (), {"username": "root", "password": "correct horse"})
     with pytest.raises(JournalNotWritten):
-        commands._start(type("Request", (), {"remote": remote, "retry_limit": 5}), make_plan())
+        commands._start(
+            type("Request", (), {"remote": remote, "retry_limit": 5, "bandwidth": 0}), make_plan()
+        )
     assert journal.all_ids() == [] and os.listdir(str(tmp_path / "run/sxm")) == []
 
 
@@ -387,7 +403,9 @@ def test_a_worker_that_could_not_note_that_it_is_there(pool, monkeypatch):
     monkeypatch.setattr(commands.launch, "start_unit", start)
     plan = make_plan(kind="in-pool")
     with pytest.raises(commands.RemoteFailure) as raised:
-        commands._start(type("Request", (), {"remote": None, "retry_limit": 5}), plan)
+        commands._start(
+            type("Request", (), {"remote": None, "retry_limit": 5, "bandwidth": 0}), plan
+        )
     assert raised.value.code == "SXM_JOURNAL_NOT_WRITTEN"
 
 
