@@ -62,6 +62,8 @@ class Share:
             status["mirrored_bytes"] for key, status in statuses.items() if key != self._key
         )
         bandwidth = of(self._m.entry)
+        if bandwidth != self._m.entry.get("bandwidth", 0):
+            self._m.note(bandwidth=bandwidth)  # the file goes with the host
         mirrored, self._others = max(0, others - self._others), others
         elapsed, self._looked = now - self._looked, now
         share = max(LEAST * bandwidth, bandwidth - mirrored / elapsed)

@@ -23,6 +23,9 @@ class Migration(object):
         self.entry = {"migration": ID, "bandwidth": value}
         self.copying = Mover()
 
+    def note(self, **fields):
+        self.entry.update(fields)
+
     def mover(self, key):
         assert key == "copying"
         return self.copying
@@ -76,4 +79,5 @@ def test_without_one_nobody_is_told_anything_and_when_it_is_lifted_the_mover_is(
         assert bandwidth.of(m.entry) == value
         clock.now += 1
         share.keep(statuses(0))
+        assert m.entry["bandwidth"] == value
     assert m.copying.told == [50 * MIB, 0]
