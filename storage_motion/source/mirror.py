@@ -11,7 +11,6 @@ One thread owns both connections, and never blocks on either; the copier reaches
 `claim` and `release`.
 """
 
-import collections
 import errno
 import logging
 import os
@@ -29,6 +28,7 @@ from storage_motion.errors import (
     NotFinished,
     ProtocolError,
 )
+from storage_motion.source.mirrored_writes import MirroredWrites
 from storage_motion.wire import nbd, nbd_server, stream
 from storage_motion.wire.control_socket import listen
 from storage_motion.wire.mover_status import BROKEN, ENDED, MIRRORING, READY
@@ -38,23 +38,9 @@ if TYPE_CHECKING:
     from storage_motion.source.merge import Claim, Merge
     from storage_motion.source.ranges import Range
 
-MAX_OUTSTANDING_BYTES = 256 << 20  # memory that held and unsent writes may take
 GOODBYE_BOUND = 10.0  # seconds for the receiver to confirm the end, which it does by closing
 
 log = logging.getLogger(__name__)
-
-
-class _Write(object):
-    """A mirrored write on its way. `arrival`: time.monotonic()."""
-
-    __slots__ = ("held", "handle", "length", "arrival")
-
-    def __init__(self, request: nbd_server.Request, arrival: float) -> None:
-        # its message, while it waits for the merge
-        self.held: Optional[bytes] = None
-        self.handle = request.handle  # tapdisk's
-        self.length = request.length
-        self.arrival = arrival
 
 
 class Mirror(object):
@@ -78,24 +64,13 @@ class Mirror(object):
         self._secondary = secondary
         self._tls = tls
         self._size = size
-        self._merge = merge
+        self._writes = MirroredWrites(merge, size, max_outstanding)
         self._stall_bound = stall_bound
-        self._max_outstanding = max_outstanding
 
-        self._lock = threading.Lock()  # over the merge, `_admitted` and all that `status` tells
+        self._lock = threading.Lock()  # over these three
         self._state = READY
         self._error: Optional[str] = None
-        self._errno: Optional[int] = None  # of a write that the destination has failed
         self._attachments = 0
-        self._mirrored_bytes = 0
-        self._mirrored_writes = 0
-        self._longest_stall = 0.0
-        # writes that the copier's releases have set free
-        self._admitted: "collections.deque[int]" = collections.deque()
-        # our handle -> _Write, oldest first
-        self._writes: "collections.OrderedDict[int, _Write]" = collections.OrderedDict()
-        self._outstanding_bytes = 0
-        self._next_handle = 1
 
         self._closing = False
         self._retiring = False
@@ -121,59 +96,45 @@ class Mirror(object):
     def status(self) -> Dict[str, Any]:
         """The mirror's part of the mover's status."""
         with self._lock:
-            age = self._oldest_age()
-            return {
+            own = {
                 "state": self._state,
                 "clean": self._state == ENDED,
                 "error": self._error,
-                "errno": self._errno,
                 "attachments": self._attachments,
-                "oldest_wait": round(age, 6),
-                "mirrored_bytes": self._mirrored_bytes,
-                "mirrored_writes": self._mirrored_writes,
-                "outstanding": self._merge.outstanding,
-                "held": self._merge.held,
-                "longest_stall": round(max(self._longest_stall, age), 6),
             }
+        return dict(self._writes.status(), **own)
 
     # For the copier, from its thread.
 
     @property
     def mirrored_bytes(self) -> int:
         """How much of the guest's writes the receiver has."""
-        return self._mirrored_bytes
+        return self._writes.mirrored_bytes
 
     def confine(self, ranges: Iterable["Range"]) -> None:
-        """Only `ranges`, in sectors, will be claimed. Once, before the first claim."""
-        with self._lock:
-            self._merge.confine(ranges)
+        """See MirroredWrites."""
+        self._writes.confine(ranges)
 
     def free(self, ranges: Iterable["Range"]) -> List["Range"]:
-        """Those of `ranges`, in sectors, that are still the copy's to write."""
-        with self._lock:
-            return self._merge.free(ranges)
+        """See MirroredWrites."""
+        return self._writes.free(ranges)
 
     def claim(self, ranges: Iterable["Range"]) -> Optional["Claim"]:
-        """A merge.Claim on what of `ranges` may be copied, or None. Raises MirrorBroken: a copy
-        beside a broken mirror is waste."""
+        """See MirroredWrites. Raises MirrorBroken: a copy beside a broken mirror is waste."""
         with self._lock:
             if self._state == BROKEN:
                 raise MirrorBroken(self._error)
-            return self._merge.claim(ranges)
+        return self._writes.claim(ranges)
 
     def release(self, claim: "Claim") -> None:
         """The claim's sectors are copied and verified: the guest's writes that waited for them go
         on."""
-        with self._lock:
-            admitted = self._merge.release(claim)
-            self._admitted.extend(admitted)
-        if admitted:
+        if self._writes.release(claim):
             self._waker.wake()
 
     def abandon(self) -> None:
         """The copy has failed: the guest's writes go on, but this disk can never be handed over."""
-        with self._lock:
-            self._admitted.extend(self._merge.abandon())
+        self._writes.abandon()
         self._waker.wake()
 
     # For the mover's commands.
@@ -190,7 +151,7 @@ class Mirror(object):
             raise NotFinished("the mirror is %s" % status["state"], status["error"] or "")
         if status["attachments"] != (0 if unmirrored else 1):
             raise NotFinished("tapdisk was attached %d times" % status["attachments"])
-        if not self._merge.intact:
+        if not self._writes.intact:
             raise NotFinished("the copy has failed")
 
     def break_off(self, reason: str) -> None:
@@ -229,7 +190,7 @@ class Mirror(object):
         with self._lock:
             self._state = BROKEN
             self._error = self._error or reason
-            self._longest_stall = max(self._longest_stall, self._oldest_age())
+        self._writes.stop_counting()
         log.warning("the mirror is broken: %s", self._error)
 
     def _close_all(self) -> None:
@@ -334,7 +295,8 @@ class Mirror(object):
                     self._to_tap.push(nbd_server.simple_reply(request.handle, errno.EINVAL))
                 else:
                     raise ProtocolError("unknown command %d" % request.command)
-            self._take_writes(writes)
+            for run in nbd_server.runs(self._writes.take(writes)):
+                self._to_receiver.push(run)
             if disconnects:
                 if self._writes:
                     raise ProtocolError(
@@ -349,53 +311,9 @@ class Mirror(object):
         )
         return False
 
-    def _take_writes(self, requests: List[nbd_server.Request]) -> None:
-        """Send on what may go, in one run where it is one; what has to wait is kept."""
-        going = []
-        arrival = time.monotonic()
-        with self._lock:
-            for request in requests:
-                fault = nbd.request_fault(request.offset, request.length, self._size)
-                if fault:
-                    raise ProtocolError(
-                        "a write of %d bytes at %d: %s"
-                        % (request.length, request.offset, nbd.describe_errno(fault))
-                    )
-                write = _Write(request, arrival)
-                handle = self._next_handle
-                self._next_handle += 1
-                self._writes[handle] = write
-                self._outstanding_bytes += request.length
-                request.rename(handle)
-                start, stop = request.offset, request.offset + request.length
-                if self._merge.arrive(handle, start // nbd.SECTOR, stop // nbd.SECTOR):
-                    going.append(request)
-                else:
-                    write.held = bytes(request.message)
-        if (
-            len(self._writes) > self._max_outstanding
-            or self._outstanding_bytes > MAX_OUTSTANDING_BYTES
-        ):
-            raise MirrorBroken(
-                "%d writes, %d bytes outstanding" % (len(self._writes), self._outstanding_bytes)
-            )
-        for run in nbd_server.runs(going):
-            self._to_receiver.push(run)
-
-    def _send_held(self, handle: int) -> None:
-        write = self._writes[handle]
-        assert write.held is not None
-        self._to_receiver.push(write.held)
-        write.held = None
-
     def _send_admitted(self) -> None:
-        if not self._admitted:
-            return
-        with self._lock:
-            handles = list(self._admitted)
-            self._admitted.clear()
-        for handle in handles:
-            self._send_held(handle)
+        for message in self._writes.take_admitted():
+            self._to_receiver.push(message)
 
     def _take_replies(self) -> None:
         """What the receiver has answered by now, passed on to tapdisk."""
@@ -405,7 +323,7 @@ class Mirror(object):
                 return
             self._replies += self._reply_buffer[:count]
             whole = len(self._replies) // nbd.SIMPLE_REPLY.size * nbd.SIMPLE_REPLY.size
-            answers = self._take_run_of_replies(bytes(self._replies[:whole]))
+            answers = self._writes.answer(bytes(self._replies[:whole]))
             if answers:
                 assert self._to_tap is not None
                 self._to_tap.push(b"".join(answers))
@@ -413,39 +331,9 @@ class Mirror(object):
             if not stream.has_pending(self._tls):
                 return  # what is in the kernel still, the poll will tell
 
-    def _take_run_of_replies(self, replies: bytes) -> List[bytes]:
-        """What is to be said to tapdisk upon `replies`, whole ones."""
-        now = time.monotonic()
-        answers = []
-        with self._lock:
-            for magic, error, handle in nbd.SIMPLE_REPLY.iter_unpack(replies):
-                write = self._writes.get(handle)
-                if magic != nbd.SIMPLE_REPLY_MAGIC or write is None or write.held is not None:
-                    raise ProtocolError("the receiver answered a write that it was not sent")
-                if error:
-                    self._errno = nbd.reply_errno(error)
-                    raise MirrorBroken(
-                        "the destination failed a write: %s" % nbd.describe_errno(self._errno)
-                    )
-                del self._writes[handle]
-                self._outstanding_bytes -= write.length
-                self._mirrored_bytes += write.length
-                self._mirrored_writes += 1
-                self._longest_stall = max(self._longest_stall, now - write.arrival)
-                self._admitted.extend(self._merge.answered(handle))
-                answers.append(nbd_server.simple_reply(write.handle))
-        return answers
-
-    def _oldest_age(self) -> float:
-        """Seconds since the arrival of the oldest write that is not answered; 0 where there is
-        none."""
-        for write in self._writes.values():
-            return time.monotonic() - write.arrival
-        return 0.0
-
     def _patience(self) -> Optional[float]:
         """Seconds until the stall bound strikes; None where nothing is outstanding."""
-        age = self._oldest_age()
+        age = self._writes.oldest_age()
         if self._partial_since is not None:
             age = max(age, time.monotonic() - self._partial_since)
         elif not self._writes:
@@ -453,7 +341,7 @@ class Mirror(object):
         return max(0.0, self._stall_bound - age)
 
     def _require_in_time(self) -> None:
-        if self._oldest_age() >= self._stall_bound:
+        if self._writes.oldest_age() >= self._stall_bound:
             raise MirrorBroken("a write was not answered for %.1f s" % self._stall_bound)
         if (
             self._partial_since is not None
