@@ -96,8 +96,8 @@ def preload(root):
                 except BaseException:  # it will say so itself
                     traceback.print_exc()
     gc.collect()
-    if hasattr(gc, "freeze"):  # a fork that went through all this would copy each page of it
-        gc.freeze()
+    # a fork that went through all this would copy each page of it; Python 3.6 has no freeze
+    getattr(gc, "freeze", gc.collect)()
 
 
 def imported(root):
