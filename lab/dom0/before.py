@@ -40,3 +40,12 @@ def remove(root, path, place=None):
             os.unlink(root + place)
             return setting
     return None
+
+
+def modules(root):
+    """The names of those that run before the Python processes of the host at `root`."""
+    try:
+        found = os.listdir(root + SITE_PACKAGES + "/lab_before")
+    except FileNotFoundError:
+        return []
+    return [name for name in found if name.endswith(".py")]

@@ -8,7 +8,8 @@ import shutil
 HERE = os.path.dirname(os.path.abspath(__file__))
 PYTHON_LIBS = os.path.join(os.path.dirname(HERE), "python_libs")
 SITE_PACKAGES = "/usr/lib/python3/site-packages"
-_PYTHON, _SHELL = "#!/usr/bin/python3", "#!/bin/sh"
+PYTHON = "/usr/bin/python3"
+_PYTHON, _SHELL = "#!" + PYTHON, "#!/bin/sh"
 
 
 def install_script(text, root, absolute):
@@ -19,7 +20,7 @@ def install_script(text, root, absolute):
     """
     first, _, rest = text.partition("\n")
     if first == _PYTHON:
-        first = "#!%s/usr/bin/python3" % root
+        first = "#!%s%s" % (root, PYTHON)
     elif first == _SHELL:
         first = "%s\nSXM_ROOT=%s" % (_SHELL, root)
     else:
@@ -58,9 +59,18 @@ def install_modules(root):
 def write_interpreter(root, python):
     """Write the /usr/bin/python3 of the host at `root`: `python` (a path), with the host's modules
     and root."""
-    wrapper = (
-        "#!/bin/sh\n"
-        "export SXM_ROOT=%(root)s PYTHONPATH=%(root)s%(site)s:%(root)s/opt/xensource/sm\n"
-        'exec %(python)s "$@"\n' % {"root": root, "site": SITE_PACKAGES, "python": python}
+    os.chmod(install_text(interpreter(root, python), root, PYTHON), 0o755)
+
+
+def interpreter(root, python):
+    """What stands in it."""
+    return '#!/bin/sh\nexport SXM_ROOT=%s PYTHONPATH=%s\nexec %s "$@"\n' % (
+        root,
+        module_path(root),
+        python,
     )
-    os.chmod(install_text(wrapper, root, "/usr/bin/python3"), 0o755)
+
+
+def module_path(root):
+    """PYTHONPATH on the host at `root`."""
+    return "%(root)s%(site)s:%(root)s/opt/xensource/sm" % {"root": root, "site": SITE_PACKAGES}

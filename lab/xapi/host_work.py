@@ -15,6 +15,7 @@ import tempfile
 import threading
 import xmlrpc.client
 
+from lab.dom0 import forks
 from lab.http_client import UnixConnection, exchange
 from lab.xapi import wire, xapi_conf
 from lab.xapi.failures import Failure
@@ -35,6 +36,17 @@ class HostWork:
 
     def __init__(self, root):
         self.root = root
+        self._environment = {
+            "SXM_ROOT": root,
+            "PATH": ":".join(
+                [
+                    root + "/usr/sbin",
+                    root + "/usr/bin",
+                    os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+                ]
+            ),
+        }
+        self._forks = forks.Forks(root, self._environment)
         self.listening = threading.Event()
         """Whether this host's xapi takes what xenopsd tells: not before it has found its VMs again
         (startup.py), and never if it fails in that."""
@@ -128,24 +140,14 @@ class HostWork:
     def _run(self, program, argument, timeout):
         """Run it in dom0's environment, which is PATH (`default_path_env_pair`, forkhelpers.ml).
         Output goes to files, so that a process which it leaves behind holds nothing up."""
-        environment = {
-            "SXM_ROOT": self.root,
-            "PATH": ":".join(
-                [
-                    self.path("/usr/sbin"),
-                    self.path("/usr/bin"),
-                    os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-                ]
-            ),
-        }
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             try:
-                process = subprocess.Popen(
+                process = self._forks.start(program, argument, stdout, stderr) or subprocess.Popen(
                     [program, argument],
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,
-                    env=environment,
+                    env=self._environment,
                     cwd="/",
                     start_new_session=True,
                 )

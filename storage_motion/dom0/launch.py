@@ -136,17 +136,26 @@ def running(
     With `mentioning`, only those with one of these strings somewhere in an argument; with `below`,
     only those with an argument that begins with one of these. What a process that died had begun,
     and nobody has noted: paths of ours are in no other command line."""
+
+    def wanted(argv: List[str]) -> bool:
+        return (
+            all(word in argv for word in words)
+            and (not below or any(argument.startswith(tuple(below)) for argument in argv))
+            and (
+                not mentioning or any(text in argument for argument in argv for text in mentioning)
+            )
+        )
+
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
-        process = Process.of(int(name))
-        argv = arguments(int(name))
-        if process is None or not all(word in argv for word in words):
+        # One look at most of them, which are others or the kernel's: a receiver looks often.
+        line = _command_line(int(name))
+        if not (wanted(_words(line)) if line else _begins(int(name))):
             continue
-        if below and not any(argument.startswith(tuple(below)) for argument in argv):
-            continue
-        if not mentioning or any(text in argument for argument in argv for text in mentioning):
+        process = Process.of(int(name))  # and only then, again, what it runs: its pid is its own
+        if process is not None and wanted(arguments(int(name))):
             found.append(process)
     return found
 
@@ -162,11 +171,20 @@ def arguments(pid: int) -> List[str]:
     while True:
         line = _command_line(pid)
         if line:
-            return line.decode("utf-8", "replace").split("\0")
-        stat = _stat(pid)
-        if stat is None or int(stat[6]) & KERNEL_THREAD or time.monotonic() > end:
+            return _words(line)
+        if not _begins(pid) or time.monotonic() > end:
             return []
         time.sleep(POLL)
+
+
+def _begins(pid: int) -> bool:
+    """Whether a process without a command line is about to have one."""
+    stat = _stat(pid)
+    return stat is not None and not int(stat[6]) & KERNEL_THREAD
+
+
+def _words(line: bytes) -> List[str]:
+    return line.decode("utf-8", "replace").split("\0")
 
 
 def _command_line(pid: int) -> bytes:

@@ -74,13 +74,19 @@ def test_xapi_is_restarted_in_mid_copy(lab, scene, side, end):
     assert entry["state"] == "succeeded", entry["error"]
     assert entry["tries"] == before["tries"], "no mirror was broken by it"
     assert len(log.lines(SILENT)) == len(log.lines(BACK)) == 1, log.lines("xapi at")
-    shown = [
-        task
-        for task in api.task.get_all_records().values()
-        if task["other_config"].get("sxm_migration") == migration
-    ]
-    assert [task["status"] for task in shown] == ["success"], shown
-    assert shown[0]["uuid"] == entry["task"]
+
+    def shown():
+        return [
+            task
+            for task in api.task.get_all_records().values()
+            if task["other_config"].get("sxm_migration") == migration
+        ]
+
+    # the journal has it before the task
+    eventually(lambda: shown()[0]["status"] != "pending", "its task ends", PATIENCE, seen=shown)
+    (task,) = shown()
+    assert task["status"] == "success", task
+    assert task["uuid"] == entry["task"]
     assert (entry["task"] != before["task"]) == (side == "source"), (
         "tasks do not outlive their xapi"
     )
