@@ -63,8 +63,8 @@ def once(engine, sources, peer):
 
 
 def run(engine, scenarios, rounds, tell):
-    """The samples of all `rounds`; `tell`: called with a line for people. A peer that does not end
-    in its time is not asked again."""
+    """The samples of all `rounds`; `tell`: called with a line for people. A peer that fails, or
+    does not end in its time, has an "error" in its sample, and is not asked again."""
     samples = []
     contestants = [
         peer for peer in peers.PEERS if engine.name in peer.engines and peers.installed(peer)
@@ -91,7 +91,11 @@ def run(engine, scenarios, rounds, tell):
                 try:
                     sample.update(once(engine, sources, peer))
                 except (TimeoutError, subprocess.TimeoutExpired):
+                    sample.update(seconds=None, usage={}, error="over %d s" % peers.BOUND)
+                except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as fault:
+                    sample.update(seconds=None, usage={}, error="failed: %r" % fault)
+                if "error" in sample:
                     given_up.add(peer.name)
-                    sample.update(seconds=None, usage={})
+                    tell("    " + sample["error"])
                 samples.append(sample)
     return samples

@@ -11,15 +11,16 @@ An engine has
     source(image)              how qemu-img and qemu-nbd name an image: (file or NBD URL, format)
     guest(site, image)         a Guest
     same(raw, image)           whether the image has the content of the raw file
+    alike(one, other)          whether two images have the same content
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 
-from data_harness import Monitor, connectable
-
 from bench import images
+from data_harness import Monitor, connectable
 from tests.eventually import eventually
 
 EXPORT = "tapdisk_client"
@@ -55,6 +56,12 @@ class StorageDaemon(object):
         self.pid = self.process.pid
         eventually(lambda: connectable(self.socket), "qemu-storage-daemon listens")
         self._qmp = Monitor(monitor)
+
+    def open(self):
+        """Open the disk, without a mirror: it is."""
+
+    def close(self):
+        """Close the disk: it is at the end of the stage."""
 
     def mirror(self, target, sync="none", mode="write-blocking", tls=None):
         """Begin to mirror to `target`, the path of a unix socket or a port of this machine.
@@ -136,6 +143,8 @@ class Lab(object):
     def same(self, raw, image):
         return images.same(raw, image)
 
+    alike = same
+
     def close(self):
         pass
 
@@ -144,12 +153,10 @@ class TapdiskGuest(object):
     """A guest's disk in a real tapdisk."""
 
     def __init__(self, engine, site, image):
-        self._engine, self._image, self._minor = engine, image, None
-        self._site = site
+        self._engine, self._image = engine, image
         self._process, self._minor = engine.spawn(site)
         self.pid = self._process.pid
         self.socket = engine.socket(self.pid, self._minor)
-        self._opened = False
 
     def open(self, target=None):
         """Open the disk, mirrored to the NBD socket `target` unless that is None."""
@@ -164,9 +171,11 @@ class TapdiskGuest(object):
         """The disk, mirrored to the NBD socket `target`."""
         self.open(target)
 
-    def end_mirror(self, timeout=60.0):
+    def close(self, timeout=60.0):
         """Close the disk, and so the mirror."""
         self._engine.end(self._process, self._minor, timeout)
+
+    end_mirror = close
 
 
 class Tapdisk(object):
@@ -264,10 +273,18 @@ class Tapdisk(object):
         return TapdiskGuest(self, site, image)
 
     def same(self, raw, image):
-        command = ["qemu-img", "compare", "-U", "-f", "raw", "-F", "vpc", raw, image]
+        return self._compare(raw, "raw", image)
+
+    def alike(self, one, other):
+        return self._compare(one, "vpc", other)
+
+    def _compare(self, one, form, image):
+        command = ["qemu-img", "compare", "-U", "-f", form, "-F", "vpc", one, image]
         return subprocess.call(command, stdout=subprocess.DEVNULL) == 0
 
     def close(self):
         """End what is left; free its minors."""
         for process, minor in list(self._processes):
             self.end(process, minor)
+        with contextlib.suppress(OSError):  # its metrics, unless another tapdisk has some
+            os.rmdir("/dev/shm/metrics")

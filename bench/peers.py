@@ -11,13 +11,12 @@ import json
 import os
 import time
 
-from data_harness import Mover, Receiver
-
 from bench import VENV, images
 from bench.engines import EXPORT, url
 from bench.stage import free_port
+from data_harness import Mover, Receiver
 
-BOUND = 180.0  # seconds of one copy
+BOUND = 90.0  # seconds of one copy
 
 Disk = collections.namedtuple("Disk", "key size raw source served destination")
 Disk.__doc__ = """A disk of `size` bytes. `raw`: a raw file with the source's content, which may be
@@ -50,7 +49,7 @@ def ours(stage, disks):
         for mover, disk in zip(movers, disks):
             mover.copy(disk.served, images.data_of(disk.raw), disk.size, blank=True)
         deadline = time.monotonic() + BOUND
-        for mover, disk in zip(movers, disks):
+        for mover in movers:
             while mover.ask("status")["copy"]["state"] == "running":
                 if time.monotonic() > deadline:
                     raise TimeoutError("%s in %d s" % (mover.ask("status")["copy"], BOUND))

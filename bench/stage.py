@@ -6,9 +6,8 @@ import os
 import socket
 import subprocess
 
-from data_harness import Site
-
 from bench.usage import Meter
+from data_harness import Site
 from tests.eventually import eventually
 
 ANSWER = (  # what a server's certificate says

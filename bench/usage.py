@@ -51,18 +51,26 @@ class Meter(object):
     def run(self, role, commands, bound, **options):
         """Run `commands` side by side; raises CalledProcessError, or TimeoutExpired behind `bound`
         seconds. `options`: those of Popen, and `codes`, the exit codes that are well."""
-        codes = options.pop("codes", (0,))
+        self.start(role, commands, **options)(bound)
+
+    def start(self, role, commands, codes=(0,), **options):
+        """Start `commands` side by side, as `run` does; the function that waits for them, whose
+        argument is the bound."""
         quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         running = {}
-        try:
-            for command in commands:
-                process = subprocess.Popen(command, **dict(quiet, **options))
-                running[process.pid] = (process, command)
-            self._await(role, running, codes, bound)
-        finally:
-            for process, _ in running.values():
-                process.kill()
-                process.wait()
+        for command in commands:
+            process = subprocess.Popen(command, **dict(quiet, **options))
+            running[process.pid] = (process, command)
+
+        def wait(bound):
+            try:
+                self._await(role, running, codes, bound)
+            finally:
+                for process, _ in running.values():
+                    process.kill()
+                    process.wait()
+
+        return wait
 
     def _await(self, role, running, codes, bound):
         deadline = time.monotonic() + bound
