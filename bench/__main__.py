@@ -20,7 +20,7 @@ import time
 from bench import BUILD, copying, document, downtime, engines, machine, mirroring, sanity, tables
 
 FULL = (  # name, module, its effort, rounds
-    ("copy", copying, copying.FULL, 5),
+    ("copy", copying, copying.FULL, 3),
     ("mirror", mirroring, mirroring.FULL, 3),
     ("downtime", downtime, downtime.FULL, 3),
 )

@@ -17,16 +17,14 @@ from tests.eventually import eventually
 
 MIB = images.MIB
 OURS, NONE, BASE = "this system", "no mirror", "tapdisk-like, stunnel"
-BOUND = 15.0  # seconds in which a copy beside the guest has to end
-
 SMALL = (Load("4k, depth 1", "4k", 1), Load("4k, depth 8", "4k", 8), Load("4k, depth 32", "4k", 32))
 LARGE = (Load("64k, depth 8", "64k", 8), Load("1M, depth 4", "1M", 4))
 
-Effort = collections.namedtuple("Effort", "alone beside size copied seconds")
+Effort = collections.namedtuple("Effort", "alone beside size copied seconds bound")
 Effort.__doc__ = """Loads `alone` for so many `seconds` each on a disk of `size` bytes, and loads
-`beside` a copy of a disk of `copied` bytes."""
-FULL = Effort(SMALL + LARGE, SMALL, 256 * MIB, 1024 * MIB, 3)
-QUICK = Effort((SMALL[0], LARGE[0]), (SMALL[0],), 32 * MIB, 128 * MIB, 1)
+`beside` a copy of a disk of `copied` bytes, which has `bound` seconds to end."""
+FULL = Effort(SMALL + LARGE, SMALL, 256 * MIB, 1024 * MIB, 3, 15.0)
+QUICK = Effort((SMALL[0], LARGE[0]), (SMALL[0],), 32 * MIB, 128 * MIB, 1, 5.0)
 
 
 class NoMirror(object):
@@ -60,8 +58,8 @@ class Ours(object):
     def begin_copy(self):
         self._mover.copy(self._snapshot, [[0, self._disk.size]], self._disk.size, blank=True)
 
-    def await_copy(self):
-        status = eventually(self._copied, "the copy ends", BOUND, poll=0.01)
+    def await_copy(self, bound):
+        status = eventually(self._copied, "the copy ends", bound, poll=0.01)
         assert status["state"] == "done", status
 
     def _copied(self):
@@ -112,8 +110,8 @@ class Stunnel(object):
             stderr=None if lab else subprocess.DEVNULL,
         )
 
-    def await_copy(self):
-        self._copying(BOUND)
+    def await_copy(self, bound):
+        self._copying(bound)
 
     def end(self):
         self._guest.end_mirror()
@@ -135,8 +133,8 @@ class Qemu(object):
     def begin_copy(self):
         self._mirror("full")
 
-    def await_copy(self):
-        self._guest.await_sync(BOUND)
+    def await_copy(self, bound):
+        self._guest.await_sync(bound)
 
     def _mirror(self, sync):
         self._guest.mirror(self._port, sync=sync, mode=self.mode, tls=self._tls)
@@ -168,7 +166,7 @@ Disk = collections.namedtuple("Disk", "size leaf snapshot destination")
 Disk.__doc__ = "Images; `snapshot`: what the leaf held at the begin, None where nothing is copied."
 
 
-def once(engine, base, variant, load, seconds, beside):
+def once(engine, base, variant, load, effort, beside):
     """One load under one mirror: what fio says, with "usage" and, beside a copy, "copy_seconds"
     (None: it did not end while the guest wrote). Raises AssertionError if the sides differ.
 
@@ -190,13 +188,15 @@ def once(engine, base, variant, load, seconds, beside):
         if beside:
             guest = Guest(stage, front.socket, load, size)
             guest.await_writes(leaf)
-            copied = _beside(mirror, guest)
+            copied = _beside(mirror, guest, effort.bound)
             guest.end()
             result = dict(guest.result(30.0), copy_seconds=copied)
             if copied is not None:
                 result["iops"] = result["writes"] / copied
         else:
-            result = Guest(stage, front.socket, load, size, seconds).result(seconds + 30.0)
+            result = Guest(stage, front.socket, load, size, effort.seconds).result(
+                effort.seconds + 30.0
+            )
         result["usage"] = stage.meter.end()
         mirror.end()
         if variant.kind is not NoMirror:
@@ -206,7 +206,7 @@ def once(engine, base, variant, load, seconds, beside):
     return result
 
 
-def _beside(mirror, guest):
+def _beside(mirror, guest, bound):
     """Seconds that the copy took; None if it did not end in its time.
 
     The guest is held until the copy has begun: what it writes before that costs less."""
@@ -215,9 +215,9 @@ def _beside(mirror, guest):
     mirror.begin_copy()
     guest.resume()
     try:
-        mirror.await_copy()
+        mirror.await_copy(bound)
     except (AssertionError, subprocess.TimeoutExpired):
-        if time.monotonic() - began < BOUND:
+        if time.monotonic() - began < bound:
             raise
         return None
     return time.monotonic() - began
@@ -241,7 +241,7 @@ def run(engine, effort, rounds, tell):
                     sample = {"round": number, "scenario": load.name, "beside": beside}
                     sample.update(contestant=variant.name, mib=size / MIB)
                     try:
-                        sample.update(once(engine, base, variant, load, effort.seconds, beside))
+                        sample.update(once(engine, base, variant, load, effort, beside))
                     except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as e:
                         sample.update(error="failed: %r" % e, usage={})
                         tell("    " + sample["error"])

@@ -24,6 +24,8 @@ def ranged(found):
     """A Spread: its median, and behind it the least and the greatest."""
     if found is None:
         return DASH
+    if found.least == found.greatest:
+        return "**%s**" % number(found.median)
     return "**%s** (%s–%s)" % tuple(map(number, found))
 
 
@@ -38,14 +40,18 @@ def seconds(sample):
 
 
 def copies(result, base=peers.BASE):
-    """Time of a copy / time of the base's: contestants by scenarios."""
+    """Time of a copy / time of the base's: contestants by scenarios. Seconds, where the base did
+    not come to its end."""
     samples = result["copy"]
     scenarios, rows = names(samples, "scenario"), []
     for name in names(samples, "contestant"):
         cells = []
         for scenario in scenarios:
             here = of(samples, scenario=scenario)
-            cells.append(one_of(of(here, contestant=name), ratios(here, base, seconds).get(name)))
+            mine = of(here, contestant=name)
+            found = ratios(here, base, seconds).get(name)
+            absolute = spread(map(seconds, mine))
+            cells.append(one_of(mine, found) if found or not absolute else ranged(absolute) + " s")
         rows.append([name, *cells])
     return table(["time / time of %s" % base, *scenarios], rows)
 
