@@ -98,15 +98,16 @@ class Dirty(object):
     """QEMU's background mirror, by its own TLS."""
 
     def __init__(self, stage, front, effort, snapshot, destination):
-        self._front, self._pki = front, stage.pki()
-        self._port = _link(stage, stage.serve_tls(destination, "destination"), effort.link)
+        self._front = front
+        served = stage.serve_tls(destination, "destination")
+        front.connect(_link(stage, served, effort.link), stage.pki())
         self._little = effort.link * STOPPED_FOR
 
     def before(self):
         pass
 
     def begin(self):
-        self._front.mirror(self._port, sync="full", mode="background", tls=self._pki)
+        self._front.begin_mirror("full", "background")
 
     def may_stop(self):
         return self._front.job()[1] <= self._little
@@ -145,9 +146,10 @@ def once(engine, effort, case, kind, snapshot):
             if not in_time:
                 break
             time.sleep(0.01)
-        if guest:
-            guest.suspend()
         stopped = time.monotonic()
+        if guest:
+            guest.end()
+            guest.await_close()
         ended = None
         if in_time or kind.stops_anyway:
             system.finish()
@@ -155,7 +157,6 @@ def once(engine, effort, case, kind, snapshot):
             assert engine.alike(leaf, destination), "%s: not the same" % kind.__name__
         written = None
         if guest:
-            guest.end()
             guest.result(30.0)
             written = guest.rate_within(began - started, stopped - started)
     return {

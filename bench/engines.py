@@ -63,11 +63,9 @@ class StorageDaemon(object):
     def close(self):
         """Close the disk: it is at the end of the stage."""
 
-    def mirror(self, target, sync="none", mode="write-blocking", tls=None):
-        """Begin to mirror to `target`, the path of a unix socket or a port of this machine.
-
-        `sync`: "full" copies what is there as well. `mode`: "background" only notes what was
-        written and copies that later. `tls`: the directory with the certificate to trust."""
+    def connect(self, target, tls=None):
+        """Connect to `target`, the path of a unix socket or a port of this machine. `tls`: the
+        directory with the certificate to trust."""
         node = {"node-name": "target", "driver": "nbd", "export": EXPORT}
         node["server"] = (
             {"type": "unix", "path": target}
@@ -80,6 +78,15 @@ class StorageDaemon(object):
             )
             node["tls-creds"] = "tls"
         self._qmp.execute("blockdev-add", **node)
+
+    def mirror(self, target):
+        """Mirror each write to the unix socket `target`, before it is answered."""
+        self.connect(target)
+        self.begin_mirror()
+
+    def begin_mirror(self, sync="none", mode="write-blocking"):
+        """Begin to mirror to where it is connected. `sync`: "full" copies what is there as well.
+        `mode`: "background" only notes what was written, and copies that later."""
         self._qmp.execute(
             "blockdev-mirror",
             device=NODE,
@@ -167,7 +174,7 @@ class TapdiskGuest(object):
         assert (b'"nbd"' in stats) == (target is not None), stats
         eventually(lambda: os.path.exists(self.socket), "tapdisk listens")
 
-    def mirror(self, target, **_):
+    def mirror(self, target):
         """The disk, mirrored to the NBD socket `target`."""
         self.open(target)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 
 from bench.engines import url
+from bench.stage import established
 from tests.eventually import eventually
 
 Load = collections.namedtuple("Load", "name block depth")
@@ -22,6 +23,7 @@ class Guest(object):
     def __init__(self, stage, socket, load, region, seconds=FOR_EVER, rate=None):
         """`region`: bytes from the disk's begin in which it writes; `rate`: bytes a second that it
         wants to write, None for all it can."""
+        self._socket = socket
         self._output = stage.path("fio.json")
         self._bandwidth = stage.path("guest")
         arguments = [
@@ -55,19 +57,17 @@ class Guest(object):
         )
         assert self._process.poll() is None, "fio ended"
 
-    def suspend(self):
-        """Stop it as a VM is suspended: what it has under way is answered to nobody."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self):
-        """Let it go on."""
-        self._process.send_signal(signal.SIGCONT)
-
     def end(self):
-        """End it, suspended or not."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.send_signal(signal.SIGCONT)
+        """Have it stop writing, and end.
+
+        Not SIGSTOP: half a request that it has sent would hold the engine up."""
+        self._process.send_signal(signal.SIGINT)
+
+    def await_close(self, timeout=30.0):
+        """Wait until all its writes are answered, and its disk is closed."""
+        eventually(
+            lambda: not established(self._socket), "the guest closes its disk", timeout, poll=0.001
+        )
 
     def result(self, timeout):
         """Wait until it has ended: {"iops", "p50", "p99" (microseconds), "writes"}"""

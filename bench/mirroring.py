@@ -124,20 +124,17 @@ class Qemu(object):
 
     def __init__(self, stage, guest, disk):
         self._guest, self._full = guest, disk.snapshot is not None
-        self._port, self._tls = stage.serve_tls(disk.destination, "destination"), stage.pki()
+        guest.connect(stage.serve_tls(disk.destination, "destination"), stage.pki())
 
     def start(self):
         if not self._full:
-            self._mirror("none")
+            self._guest.begin_mirror("none", self.mode)
 
     def begin_copy(self):
-        self._mirror("full")
+        self._guest.begin_mirror("full", self.mode)
 
     def await_copy(self, bound):
         self._guest.await_sync(bound)
-
-    def _mirror(self, sync):
-        self._guest.mirror(self._port, sync=sync, mode=self.mode, tls=self._tls)
 
     def end(self):
         self._guest.end_mirror()
@@ -188,7 +185,7 @@ def once(engine, base, variant, load, effort, beside):
         if beside:
             guest = Guest(stage, front.socket, load, size)
             guest.await_writes(leaf)
-            copied = _beside(mirror, guest, effort.bound)
+            copied = _beside(mirror, effort.bound)
             guest.end()
             result = dict(guest.result(30.0), copy_seconds=copied)
             if copied is not None:
@@ -206,14 +203,10 @@ def once(engine, base, variant, load, effort, beside):
     return result
 
 
-def _beside(mirror, guest, bound):
-    """Seconds that the copy took; None if it did not end in its time.
-
-    The guest is held until the copy has begun: what it writes before that costs less."""
-    guest.suspend()
+def _beside(mirror, bound):
+    """Seconds that the copy took; None if it did not end in its time."""
     began = time.monotonic()
     mirror.begin_copy()
-    guest.resume()
     try:
         mirror.await_copy(bound)
     except (AssertionError, subprocess.TimeoutExpired):

@@ -31,9 +31,19 @@ def listens(port=None, path=None):
         with open("/proc/net/tcp") as source:
             rows = [line.split() for line in source]
         return any(row[3] == "0A" and row[1].endswith(":%04X" % port) for row in rows[1:])
+    return any(flags == "00010000" for flags, _ in _unix(path))
+
+
+def established(path):
+    """Whether somebody is connected to the unix socket `path`."""
+    return any(state == "03" for _, state in _unix(path))
+
+
+def _unix(path):
+    """(flags, state) of the kernel's sockets with that path."""
     with open("/proc/net/unix") as source:
         rows = [line.split() for line in source]
-    return any(row[-1] == path and row[3] == "00010000" for row in rows[1:])
+    return [(row[3], row[5]) for row in rows[1:] if row[-1] == path]
 
 
 class Stage(Site):
