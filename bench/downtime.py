@@ -8,8 +8,9 @@ that the link carries it in `STOPPED_FOR`; then it stops the guest and copies th
 background mirror with its dirty bitmap. If it has not come to that within `PATIENCE` times what a
 disk at rest takes, it stops the guest all the same.
 
-The pause is that of the data only: from the guest's stop to both sides being the same, and here
-also the gate being open. Starting the VM at the other side comes to it, in both systems alike.
+The pause is that of the data only: from the guest's being told to stop to both sides being the
+same, and here also the gate being open. Starting the VM at the other side comes to it, in both
+systems alike.
 """
 
 import collections

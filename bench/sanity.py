@@ -4,7 +4,7 @@ they are."""
 
 import math
 
-from bench import downtime, mirroring, peers
+from bench import mirroring, peers
 from bench.rounds import names, of, ratios
 
 MAY_TAKE_TOO_LONG = "over "  # a disk of 2 TiB by a million questions: no fault of the bench
@@ -22,9 +22,6 @@ def faults(result):
     wrong += _ratios(result.get("copy", ()), peers.BASE, "seconds")
     alone = of(result.get("mirror", ()), beside=False)
     wrong += _ratios(alone, mirroring.BASE, "p50") + _ratios(alone, mirroring.BASE, "iops")
-    for sample in of(result.get("downtime", ()), contestant=downtime.OURS):
-        if sample.get("stopped") != "in time":
-            wrong.append("downtime at %g: not ended by itself" % sample["rate"])
     return wrong
 
 
