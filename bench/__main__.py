@@ -50,6 +50,8 @@ def measure(engine, options):
         "machine": machine.describe(),
         "rounds": {},
     }
+    if engine.name == "tapdisk":  # which does not say
+        result["machine"]["blktap"] = os.environ.get("TAPDISK_VERSION", "of an unnamed version")
     os.makedirs(BUILD, exist_ok=True)
     for name, module, effort, rounds in QUICK if options.quick else FULL:
         if name not in options.only or NEEDS.get(name, engine.name) != engine.name:
