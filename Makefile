@@ -11,7 +11,7 @@ DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 # What the unit tests import runs on dom0's Pythons as well.
 UNIT_TESTS := tests/unit tests/eventually.py lab/pools/daemons.py lab/xenopsd/process.py
 
-.PHONY: demo lint test test-code test-hosts test-unit test-coverage test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax rpm bench clean packages
+.PHONY: demo lint test test-code test-hosts test-unit test-coverage test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax rpm bench bench-quick bench-docs clean packages
 
 demo: .venv/ready
 	@$(PYTHON) -m lab.demo
@@ -88,10 +88,16 @@ test-storage: .venv/ready
 rpm: packages
 	@rpm/build.sh
 
-bench: .venv/ready
-	@tools/packages.sh bench
-	$(PYTHON) bench/copy_peer.py
-	$(PYTHON) bench/mirror_latency.py
+# Speed beside the peers, half an hour: on an idle machine. TAPDISK=<path of a built one>: over the real tapdisk. docs/performance.md tells
+# how it is measured; bench-docs puts the figures of the last run there. bench-quick: small, for its sanity and not for its figures.
+bench: build/bench/venv/ready
+	$(PYTHON) -m bench $(BENCH)
+
+bench-quick: build/bench/venv/ready
+	$(PYTHON) -m bench --quick $(BENCH)
+
+bench-docs: build/bench/venv/ready
+	@$(PYTHON) -m bench render
 
 packages:
 	@tools/packages.sh
@@ -108,6 +114,15 @@ build/npm/ready: tests/npm/package.json tests/npm/package-lock.json
 	@echo 'Making a virtual environment in .venv'
 	@rm -rf .venv && $$(tools/python3.sh) -m venv .venv
 	@.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# What does not install there, the benches do without, and say so.
+build/bench/venv/ready: bench/requirements.txt .venv/ready
+	@tools/packages.sh bench
+	@echo 'Making a virtual environment in build/bench/venv'
+	@rm -rf build/bench/venv && $(PYTHON) -m venv build/bench/venv
+	@grep -v '^#' bench/requirements.txt | while read -r wanted; do \
+	    build/bench/venv/bin/pip install -qq --disable-pip-version-check "$$wanted" || echo "*** $$wanted could not be installed. ***"; done
 	@touch $@
 
 .venv36/ready: requirements-python36.txt

@@ -23,9 +23,14 @@ case "${1:-}" in
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     ;;
 bench)
-    needed="nbdcopy fio"
+    needed="nbdcopy fio stunnel qemu-img qemu-storage-daemon nbdkit openssl"
     need nbdcopy libnbd-bin
     need fio fio
+    need stunnel stunnel4
+    need qemu-img qemu-utils
+    need qemu-storage-daemon qemu-system-common
+    need nbdkit nbdkit
+    need openssl openssl
     ;;
 storage)
     needed="qemu-system-x86_64 mmdebstrap mkfs.ext4 cpio setpriv"

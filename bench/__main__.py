@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The benches.
+
+    python -m bench [--quick] [--rounds N] [--only copy,mirror,downtime]
+    python -m bench render
+
+The first runs them, prints their tables, and writes build/bench/lab.json (or quick-lab.json). The
+engine is the lab's; with TAPDISK=, the path of a built tapdisk, that one (tapdisk.json). Exit code
+1 if anything failed, or was not copied right. `render` puts the tables of lab.json and tapdisk.json
+into docs/performance.md, and the plot beside it.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+
+from bench import BUILD, copying, document, downtime, engines, machine, mirroring, sanity, tables
+
+FULL = (  # name, module, its effort, rounds
+    ("copy", copying, copying.FULL, 3),
+    ("mirror", mirroring, mirroring.FULL, 3),
+    ("downtime", downtime, downtime.FULL, 3),
+)
+QUICK = (
+    ("copy", copying, copying.QUICK, 1),
+    ("mirror", mirroring, mirroring.QUICK, 1),
+    ("downtime", downtime, downtime.QUICK, 1),
+)
+NEEDS = {"downtime": "lab"}  # the other engine has no background mirror
+
+
+def engine_of(environment):
+    """The engine that the environment names."""
+    tapdisk = environment.get("TAPDISK")
+    return engines.Tapdisk(tapdisk) if tapdisk else engines.Lab()
+
+
+def measure(engine, options):
+    """Run what is asked for; the result, which is written after each part."""
+    began = time.monotonic()
+    path = os.path.join(BUILD, "%s%s.json" % ("quick-" if options.quick else "", engine.name))
+    result = {
+        "when": time.strftime("%Y-%m-%d"),
+        "engine": engine.what,
+        "engine_name": engine.name,
+        "effort": "quick" if options.quick else "full",
+        "machine": machine.describe(),
+        "rounds": {},
+    }
+    if engine.name == "tapdisk":  # which does not say
+        result["machine"]["blktap"] = os.environ.get("TAPDISK_VERSION", "of an unnamed version")
+    os.makedirs(BUILD, exist_ok=True)
+    for name, module, effort, rounds in QUICK if options.quick else FULL:
+        if name not in options.only or NEEDS.get(name, engine.name) != engine.name:
+            continue
+        rounds = options.rounds or rounds
+        result["rounds"][name] = rounds
+        result[name] = module.run(engine, effort, rounds, tell)
+        result["minutes"] = (time.monotonic() - began) / 60
+        with open(path, "w") as target:
+            json.dump(result, target, indent=1)
+    print("\nWritten to %s" % path)
+    return result
+
+
+def tell(line):
+    """Say how far it is."""
+    print("%s  %s" % (time.strftime("%H:%M:%S"), line), file=sys.stderr, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("command", nargs="?", choices=("run", "render"), default="run")
+    parser.add_argument("--quick", action="store_true", help="small, one round: for its sanity")
+    parser.add_argument("--rounds", type=int, help="of each part")
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=["copy", "mirror", "downtime"]
+    )
+    options = parser.parse_args()
+    # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if options.command == "render":
+        document.render()
+        return 0
+    result = measure(engine_of(os.environ), options)
+    for text in tables.render(result).values():
+        print("\n" + text)
+    wrong = sanity.faults(result)
+    for fault in wrong:
+        print("*** %s" % fault)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
