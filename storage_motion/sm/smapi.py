@@ -77,7 +77,9 @@ def await_commands(vdis: Sequence[str] = (), timeout: Optional[float] = None) ->
 def commands(vdi_uuids: Collection[str]) -> List[Tuple[str, launch.Process, Optional[str], Any]]:
     """The commands of SM's drivers, stock ones and ours, that run for one of these VDIs on this
     host just now: [(the VDI's UUID, Process, command, its args)]."""
-    found = []
+    found: List[Tuple[str, launch.Process, Optional[str], Any]] = []
+    if not vdi_uuids:
+        return found  # a receiver asks ten times a second, for hours before any gate is open
     for process in launch.running(mentioning=tuple(vdi_uuids)):
         for argument in launch.arguments(process.pid):
             try:

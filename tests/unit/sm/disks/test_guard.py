@@ -7,6 +7,7 @@ import xmlrpc.client
 
 import pytest
 
+from storage_motion.dom0 import launch
 from storage_motion.dom0.launch import Process
 from storage_motion.sm.disks import guard
 
@@ -115,3 +116,10 @@ def test_a_disk_that_is_active_is_not_held(locks, tmp_path):
     assert locks.held == {OTHER}
     one.close()
     assert locks.held == set()
+
+
+def test_no_process_is_looked_at_while_no_gate_is_open(monkeypatch):
+    monkeypatch.setattr(launch, "running", lambda *_, **__: pytest.fail("it looked"))
+    watching = guard.Guard()
+    watching.look({})
+    watching.close()
