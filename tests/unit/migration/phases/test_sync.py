@@ -39,6 +39,7 @@ class World:
         one = make_plan().disks[0]
         self.plan = make_plan()._replace(disks=tuple(one._replace(key=key) for key in keys))
         self.entry = {
+            "migration": "m",
             "disks": {key: {"state": "waiting", "blank": True} for key in keys},
             "left": [],
         }
