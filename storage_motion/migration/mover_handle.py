@@ -10,6 +10,7 @@ from storage_motion import waiting
 from storage_motion.dom0 import launch, root
 from storage_motion.errors import ConnectionLost, MotionError, MoverFailed
 from storage_motion.journal import closing, journal, secret_files
+from storage_motion.source import windows
 from storage_motion.wire import control_socket
 from storage_motion.wire.mover_status import BROKEN, ENDED
 
@@ -91,7 +92,7 @@ class MoverHandle:
         """Have it copy `extents` ({"size", "extents"}) from `source`, what vdi_copy_open has
         answered. `blank`: the destination reads as zeros;
         `compare`: it may have some of it already."""
-        journal.replace(self._extents, json.dumps(extents), sync=False)
+        journal.replace(self._extents, windows.listed(extents), sync=False)
         self._order(
             {
                 "cmd": "copy",

@@ -77,8 +77,8 @@ class Copier(object):
         self._data = data
         # a command for zeros, which carries none
         self._zeros = nbd.CMD_REQUIRE_ZEROES if blank else nbd.CMD_WRITE_ZEROES
-        everything = [(0, source.size // nbd.SECTOR)]
-        self._to_copy = list(data) if blank else everything
+        everything = RangeSet([(0, source.size // nbd.SECTOR)])
+        self._to_copy = data if blank else everything
         self._state = "running"
         self._error: Optional[str] = None
         self._errno: Optional[int] = None  # of a request that a disk has failed
@@ -96,7 +96,7 @@ class Copier(object):
             self._poll.register(client.sock, select.POLLIN)
         self._pace = Pace()
         self._pace.bandwidth = bandwidth
-        mirror.confine(self._to_copy)
+        mirror.confine(self._to_copy.copy())
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         self._thread.start()
 
@@ -106,7 +106,7 @@ class Copier(object):
             "state": self._state,
             "error": self._error,
             "errno": self._errno,
-            "to_copy": total(self._to_copy) * nbd.SECTOR,
+            "to_copy": self._to_copy.total * nbd.SECTOR,
             "copied": self._copied * nbd.SECTOR,
             "skipped": self._skipped * nbd.SECTOR,
             "verified": self._verified * nbd.SECTOR,
@@ -129,7 +129,7 @@ class Copier(object):
     def _run(self) -> None:
         try:
             self._copy()
-            if self._verified + self._same + self._skipped != total(self._to_copy):
+            if self._verified + self._same + self._skipped != self._to_copy.total:
                 raise DataPathError(
                     "verified %d, found %d and skipped %d sectors, which is not what there is"
                     % (self._verified, self._same, self._skipped)

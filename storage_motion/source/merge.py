@@ -52,6 +52,7 @@ class Merge(object):
 
     def __init__(self, sectors: int) -> None:
         """`sectors`: the size of the disk."""
+        self._sectors = sectors
         self.left = RangeSet([(0, sectors)])  # what the copy may still claim (invariant 3)
         self.intact = True  # whether all that was claimed has been released, verified
         self._in_flight: Dict[int, Range] = {}  # write -> (start, end)
@@ -69,10 +70,13 @@ class Merge(object):
         """Mirrored writes that wait for a claim or for an earlier write."""
         return len(self._waiting)
 
-    def confine(self, ranges: Iterable[Range]) -> None:
-        """Only `ranges` (a list of (start, end)) are to be copied. Once, before the first claim."""
-        kept = RangeSet(intersection(ranges, self.left))
-        self.left = kept
+    def confine(self, data: RangeSet) -> None:
+        """Only `data`, this object's from now on, is to be copied. Once, before the first claim.
+
+        It takes as long as there were writes before, and not as there is data: the guest waits."""
+        for start, end in self.left.missing(0, self._sectors):
+            data.subtract(start, end)
+        self.left = data
 
     def arrive(self, write: int, start: int, end: int) -> bool:
         """A mirrored write of [start, end), named by any hashable `write`: True if it may be sent

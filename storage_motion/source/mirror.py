@@ -36,7 +36,7 @@ from storage_motion.wire.waker import Waker
 
 if TYPE_CHECKING:
     from storage_motion.source.merge import Claim, Merge
-    from storage_motion.source.ranges import Range
+    from storage_motion.source.ranges import Range, RangeSet
 
 GOODBYE_BOUND = 10.0  # seconds for the receiver to confirm the end, which it does by closing
 
@@ -111,9 +111,9 @@ class Mirror(object):
         """How much of the guest's writes the receiver has."""
         return self._writes.mirrored_bytes
 
-    def confine(self, ranges: Iterable["Range"]) -> None:
+    def confine(self, data: "RangeSet") -> None:
         """See MirroredWrites."""
-        self._writes.confine(ranges)
+        self._writes.confine(data)
 
     def free(self, ranges: Iterable["Range"]) -> List["Range"]:
         """See MirroredWrites."""

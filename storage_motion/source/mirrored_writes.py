@@ -16,7 +16,7 @@ from storage_motion.wire import nbd, nbd_server
 
 if TYPE_CHECKING:
     from storage_motion.source.merge import Claim, Merge
-    from storage_motion.source.ranges import Range
+    from storage_motion.source.ranges import Range, RangeSet
 
 MAX_OUTSTANDING_BYTES = 256 << 20  # memory that held and unsent writes may take
 
@@ -164,10 +164,11 @@ class MirroredWrites(object):
 
     # For the copier.
 
-    def confine(self, ranges: Iterable["Range"]) -> None:
-        """Only `ranges`, in sectors, will be claimed. Once, before the first claim."""
+    def confine(self, data: "RangeSet") -> None:
+        """Only `data`, of sectors, will be claimed; it is the merge's from now on. Once, before the
+        first claim."""
         with self._lock:
-            self._merge.confine(ranges)
+            self._merge.confine(data)
 
     def free(self, ranges: Iterable["Range"]) -> List["Range"]:
         """Those of `ranges`, in sectors, that are still the copy's to write."""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """A set of integers kept as sorted, disjoint, half-open ranges: here, sectors of a disk.
 
-Two parallel lists and bisection: a change moves only machine words, which stays cheap with hundreds
-of thousands of ranges (measured: 20 to 60 µs each at 200,000).
+Two parallel arrays and bisection: a change moves only machine words, which stays cheap with
+hundreds of thousands of ranges (measured: 20 to 60 µs each at 200,000), and they take 16 bytes
+each.
 """
 
+import array
 import bisect
 from typing import Iterable, Iterator, List, Tuple
 
@@ -16,8 +18,8 @@ class RangeSet(object):
 
     def __init__(self, ranges: Iterable[Range] = ()) -> None:
         """`ranges`: any (start, end) pairs, in any order."""
-        self._starts: List[int] = []
-        self._ends: List[int] = []
+        self._starts = array.array("q")
+        self._ends = array.array("q")
         self._total = 0
         for start, end in ranges:
             self.add(start, end)
@@ -44,6 +46,12 @@ class RangeSet(object):
 
     def __repr__(self) -> str:
         return "RangeSet(%r)" % list(self)
+
+    def copy(self) -> "RangeSet":
+        """Another one with the same in it."""
+        other = RangeSet()
+        other._starts, other._ends, other._total = self._starts[:], self._ends[:], self._total
+        return other
 
     def add(self, start: int, end: int) -> None:
         """Put [start, end) in."""
@@ -104,8 +112,8 @@ class RangeSet(object):
     def _replace(self, first: int, last: int, starts: List[int], ends: List[int]) -> None:
         self._total += sum(ends) - sum(starts)
         self._total -= sum(self._ends[first:last]) - sum(self._starts[first:last])
-        self._starts[first:last] = starts
-        self._ends[first:last] = ends
+        self._starts[first:last] = array.array("q", starts)
+        self._ends[first:last] = array.array("q", ends)
 
 
 def intersection(ranges: Iterable[Range], others: RangeSet) -> List[Range]:

@@ -2,13 +2,14 @@
 """What mover and receiver have in common as processes: a spec in a private file, a log in another,
 an end that is asked for."""
 
+import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import stat
 import sys
-import threading
 import time
 from typing import Any, Callable, Dict, Iterable
 
@@ -70,9 +71,12 @@ class Life(object):
     def __init__(self, bound: float) -> None:
         self._bound = bound
         self._heard = time.monotonic()
-        self._ended = threading.Event()
+        # Readable from the end on. Not an Event: a signal that comes while the main thread has the
+        # Event's lock would wait for that for ever.
+        self._end, self._say_end = os.pipe()
+        os.set_blocking(self._say_end, False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._ended.set())
+            signal.signal(number, lambda *_: self.end())
 
     def heard(self) -> None:
         """Somebody still cares."""
@@ -80,11 +84,14 @@ class Life(object):
 
     def end(self) -> None:
         """It is over."""
-        self._ended.set()
+        with contextlib.suppress(BlockingIOError):  # it has been said often enough
+            os.write(self._say_end, b"e")
 
     def lasts(self, seconds: float) -> bool:
         """Wait so long, unless the end is asked for before. Whether it is not."""
-        return not self._ended.wait(seconds)
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        return not poll.poll(seconds * 1000)
 
     def wait(self) -> bool:
         """Until the end: True if it was asked for, False for an orphan."""
@@ -93,7 +100,7 @@ class Life(object):
             remaining = self._heard + self._bound - time.monotonic()
             if remaining <= 0:
                 return False
-            if self._ended.wait(remaining):
+            if not self.lasts(remaining):
                 return True
 
 

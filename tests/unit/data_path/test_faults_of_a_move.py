@@ -595,19 +595,37 @@ def test_a_snapshot_without_data_is_copied_at_once(site):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "size, extents",
     [
-        {"size": SIZE + 512, "extents": []},
-        {"size": SIZE, "extents": [[0, 100]]},
-        {"size": SIZE, "extents": [[512, SIZE]]},
-        {"size": SIZE, "extents": [[0, -512]]},
-        {"size": SIZE},
-        [],
+        (SIZE + 512, []),
+        (SIZE, [[0, 100]]),
+        (SIZE, [[512, SIZE]]),
+        (SIZE, [[0, -512]]),
+        (SIZE, [[0, 512], [0]]),
+        (SIZE, [[0, 512], 7]),
+        (SIZE, [["0", 512]]),
     ],
 )
-def test_extents_of_another_disk_are_refused(site, answer):
+def test_extents_of_another_disk_are_refused(site, size, extents):
+    path = site.image("extents", windows.listed({"size": size, "extents": extents}).encode())
     with pytest.raises(DataPathError):
-        windows.read_extents(site.write_spec("extents.json", answer), SIZE)
+        windows.read_extents(path, SIZE)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}\n", b'{"size": 8388608}\n[0', b"\xff"])
+def test_what_lists_no_extents_is_refused(site, text):
+    with pytest.raises(DataPathError):
+        windows.read_extents(site.image("extents", text), SIZE)
+
+
+def test_extents_are_read_as_they_were_listed(site):
+    extents = [[0, 512], [4096, 8192], [SIZE - 512, 512]]
+    path = site.image("extents", windows.listed({"size": SIZE, "extents": extents}).encode())
+    assert list(windows.read_extents(path, SIZE)) == [
+        (0, 1),
+        (8, 24),
+        (SIZE // 512 - 1, SIZE // 512),
+    ]
 
 
 def test_a_receiver_ends_well_although_its_files_have_gone_before(site):

@@ -18,6 +18,7 @@ import tempfile
 import time
 
 from storage_motion.errors import ConnectionLost
+from storage_motion.source import windows
 from storage_motion.wire import control_socket, nbd, nbd_client, stream
 from tests.eventually import eventually
 
@@ -230,7 +231,9 @@ class Mover(object):
 
     def copy(self, source, extents, size, blank=True, **more):
         """Start the copy from the NBD socket `source`; `extents`: (offset, length) in bytes."""
-        path = self.site.write_spec("extents.json", {"size": size, "extents": extents})
+        path = self.site.path("extents.json")
+        with open(path, "w") as target:
+            target.write(windows.listed({"size": size, "extents": extents}))
         answer = self.ask(
             "copy", socket=source, depth=nbd_client.DEPTH, extents=path, blank=blank, **more
         )

@@ -71,7 +71,7 @@ class Model(object):
             self.snapshot[sector] = self.source[sector] = NOTHING
             if not stale:
                 self.uncopied.discard(sector)
-        self.merge.confine(data)
+        self.merge.confine(RangeSet(data))
         self.data = data
 
     # What the guest, the copier and the destination do.
@@ -465,3 +465,12 @@ def test_an_abandoned_copy_frees_the_guest_and_spoils_the_disk():
     assert (merge.outstanding, merge.held, merge.intact) == (1, 1, True)
     assert merge.abandon() == ["w"]
     assert merge.intact is False
+
+
+def test_what_was_written_before_it_was_known_what_to_copy_is_not_copied():
+    merge = Merge(100)
+    assert merge.arrive(1, 10, 20) and merge.arrive(2, 95, 100)
+    merge.answered(1)
+    merge.confine(RangeSet([(0, 15), (18, 30), (90, 100)]))
+    assert list(merge.left) == [(0, 10), (20, 30), (90, 95)]
+    assert merge.claim([(5, 25)]).ranges == [(5, 10), (20, 25)]

@@ -45,3 +45,11 @@ def test_many_ranges():
     assert len(ranges) == 200000 - 149951 + 1
     ranges.subtract(0, 400000)
     assert (len(ranges), ranges.total) == (0, 0)
+
+
+def test_a_copy_is_another_set():
+    one = RangeSet([(0, 10), (20, 30)])
+    other = one.copy()
+    other.subtract(5, 25)
+    assert list(one) == [(0, 10), (20, 30)] and one.total == 20
+    assert list(other) == [(0, 5), (25, 30)] and other.total == 10
