@@ -10,7 +10,7 @@ import pytest
 from lab.pools import topology
 from lab.pools.lab import Lab
 from sm_host import SmHost, io
-from storage_motion.dom0 import tapctl
+from storage_motion.dom0 import blktap, tapctl
 from storage_motion.wire import nbd_client
 
 PLAN = (topology.PoolPlan("A", ("a1",), False),)
@@ -92,7 +92,7 @@ def test_a_chain_in_the_stats_and_what_the_driver_sees_of_it(host, kind, images)
     assert stats["tap"]["minor"] == tapdisk.minor
     assert host.xapi.VDI.get_sm_config(snapshot)["image-format"] == kind
     opened = json.loads(host.call(snapshot, "vdi_copy_open"))
-    assert opened["depth"] == {"vhd": 6, "qcow2": 1}[kind]
+    assert opened["depth"] == {"vhd": blktap.MOST, "qcow2": blktap.ALONE}[kind]
     io(opened["socket"], "read -P 0xaa 1M 64k", readonly=True)
     extents = {"size": 8 * MIB, "extents": [[MIB, 65536]]}
     assert json.loads(host.call(snapshot, "vdi_extents")) == extents
