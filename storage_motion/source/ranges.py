@@ -57,6 +57,11 @@ class RangeSet(object):
         """Put [start, end) in."""
         if start >= end:
             return
+        if not self._ends or start > self._ends[-1]:  # as most are: they come in order
+            self._starts.append(start)
+            self._ends.append(end)
+            self._total += end - start
+            return
         # Everything from `first` up to `last` overlaps or touches the new range and becomes one
         # with it.
         first = bisect.bisect_left(self._ends, start)
