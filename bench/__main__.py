@@ -22,7 +22,7 @@ from bench import BUILD, copying, document, downtime, engines, machine, mirrorin
 FULL = (  # name, module, its effort, rounds
     ("copy", copying, copying.FULL, 3),
     ("mirror", mirroring, mirroring.FULL, 3),
-    ("downtime", downtime, downtime.FULL, 3),
+    ("downtime", downtime, downtime.FULL, 2),
 )
 QUICK = (
     ("copy", copying, copying.QUICK, 1),
