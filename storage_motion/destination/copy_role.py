@@ -19,6 +19,8 @@ MAX_LENGTH = 1 << 20  # bytes of one request: a window of the copier
 # requests that are taken from the mover and not answered: as many as it sends, so that it waits
 # for the network alone. They keep their data.
 MAX_REQUESTS = 8
+# with tapdisk at a time on a connection: it works on what came first, and a guest's write waits
+AT_TAPDISK = 1
 ZEROS = bytes(MAX_LENGTH)
 
 
@@ -58,7 +60,7 @@ class CopyRole(Role):
 
     def _go_on(self) -> None:
         """Give tapdisk as much as it may have."""
-        while self._to_write and self._writes.room > 0:
+        while self._to_write and self._writes.in_flight < AT_TAPDISK:
             request = self._to_write.popleft()
             if request.command == nbd.CMD_WRITE:
                 messages = [request.message]
@@ -73,7 +75,7 @@ class CopyRole(Role):
                 )
                 messages = [memoryview(header), memoryview(ZEROS)[: request.length]]
             self._writes.start(messages, [request.handle])
-        while self._to_read and self._reads.room > 0:
+        while self._to_read and self._reads.in_flight < AT_TAPDISK:
             request = self._to_read.popleft()
             found = self._spare.pop() if self._spare else bytearray(MAX_LENGTH)
             self._found[request.handle] = found
