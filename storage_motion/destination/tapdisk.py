@@ -21,7 +21,6 @@ class _Connection(object):
         """`client`: with nothing in flight; its socket is this object's from now on."""
         client.sock.setblocking(False)
         self.sock = client.sock
-        self._depth = client.depth
         self._outgoing = stream.Outgoing(client.sock, NAME)
 
     def flush(self) -> bool:
@@ -34,6 +33,7 @@ class Writes(_Connection):
 
     def __init__(self, client: nbd_client.Client) -> None:
         _Connection.__init__(self, client)
+        self._depth = client.depth
         self._handles: "set[int]" = set()  # of the writes in flight
         self._replies = bytearray(4096)
         self._filled = 0  # bytes of it
@@ -87,11 +87,6 @@ class Reads(_Connection):
     def in_flight(self) -> int:
         """The count of reads that are not answered."""
         return len(self._targets)
-
-    @property
-    def room(self) -> int:
-        """How many more reads tapdisk may be given now."""
-        return self._depth - len(self._targets)
 
     def start(self, handle: int, offset: int, target: memoryview) -> None:
         """Have `target` filled with what is at `offset`."""
