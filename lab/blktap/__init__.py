@@ -7,7 +7,9 @@ What the real programs do was measured in docs/facts/tapdisk-and-sm.md and docs/
 the sequences used here are the ones that were proven there. Images are qcow2 chains (`qcow2:PATH`)
 and raw files or devices (`aio:PATH`).
 
-    tap_ctl.py   command lines, answers, exit codes
+    tap_ctl.py   the commands: answers, usage, exit codes
+    options.py   their options, read by getopt(3) and atoi(3)
+    listing.py   what `tap-ctl list` prints
     records.py   what a tapdisk and its vbd are at, kept in files; all that `tap-ctl list` needs
     engine.py    starts and ends a qemu-storage-daemon
     qmp.py       speaks with it

@@ -1,21 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The command line of `tap-ctl`: options, answers, usage and exit codes of the real one (exit code
-= errno)."""
+"""The commands of `tap-ctl`: answers, usage and exit codes of the real one (exit code = errno)."""
 
 import errno
 import os
 import sys
 
-from . import records
-
-
-class Usage(Exception):
-    """Wrong options: the usage goes to stderr, the exit code is EINVAL."""
-
-
-class Help(Exception):
-    """-h was given: the usage goes to stdout, the exit code is 0."""
-
+from . import options, records
+from .options import number
 
 _OPEN_OPTIONS = (
     "[-R readonly] [-e <minor> stack on existing tapdisk for the parent chain] "
@@ -27,106 +18,11 @@ _OPEN_OPTIONS = (
 )
 
 
-def options(text, arguments):
-    """Read `arguments` as getopt(3) does with the letters in `text` (a colon follows one that takes
-    a value)."""
-    given = {}
-    waiting = list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        if argument == "--":
-            break
-        if not argument.startswith("-") or argument == "-":
-            continue
-        letters = argument[1:]
-        while letters:
-            letter, letters = letters[0], letters[1:]
-            position = text.find(letter)
-            if letter == ":" or position < 0:
-                sys.stderr.write("list: invalid option -- '%s'\n" % letter)
-                raise Usage()
-            if letter == "h":
-                raise Help()
-            if text[position + 1 : position + 2] != ":":
-                given[letter] = True
-                continue
-            if not letters and not waiting:
-                sys.stderr.write("list: option requires an argument -- '%s'\n" % letter)
-                raise Usage()
-            given[letter] = letters or waiting.pop(0)
-            letters = ""
-    return given
-
-
-def number(text):
-    """As atoi(3)."""
-    digits = ""
-    for character in text.strip():
-        if not (character.isdigit() or character in "+-" and not digits):
-            break
-        digits += character
-    return int(digits) if digits.strip("+-") else 0
-
-
 def list_(layout, given):
-    from . import reply
+    from . import listing
 
-    rows = []
-    if "p" in given:
-        record = records.load(layout, number(given["p"]))
-        found = [record] if record is not None and record.alive() else []
-        orphans = []
-    else:
-        found = records.living(layout)
-        taken = {record.minor for record in found}
-        orphans = [minor for minor in records.minors(layout) if minor not in taken]
-    for record in found:
-        reply.poke(layout, record.pid)
-        rows.append((record.pid, record.minor, record.state, record.args))
-    rows += [(None, minor, None, None) for minor in orphans]
-    write = _row_for_people if sys.stdout.isatty() else _row
-    for row in rows:
-        if _wanted(row, given):
-            sys.stdout.write(write(*row))
+    listing.write(layout, given)
     return 0
-
-
-def _wanted(row, given):
-    _, minor, _, args = row
-    kind, _, path = (args or "").partition(":")
-    return (
-        ("m" not in given or minor == number(given["m"]))
-        and ("t" not in given or kind == given["t"])
-        and ("f" not in given or path == given["f"])
-    )
-
-
-def _row(pid, minor, state, args):
-    fields = []
-    if pid is not None:
-        fields.append("pid=%d" % pid)
-    if minor is not None:
-        fields.append("minor=%d" % minor)
-    if state is not None:
-        fields.append("state=" + _hex(state))
-    if args is not None:
-        fields.append("args=" + args)
-    return " ".join(fields) + "\n"
-
-
-def _row_for_people(pid, minor, state, args):
-    kind, _, path = (args or "-:-").partition(":")
-    return "%8s %4s %4s %10s %s\n" % (
-        "-" if pid is None else pid,
-        "-" if minor is None else minor,
-        "-" if state is None else _hex(state),
-        kind,
-        path,
-    )
-
-
-def _hex(state):
-    return "%#x" % state if state else "0"  # as printf(3) writes %#x
 
 
 def allocate(layout, given):
@@ -250,7 +146,7 @@ def pause(layout, given):
     from . import reply, vbd
 
     if "t" in given:
-        raise Usage()  # the real one lacks a `break` here, so that -t never works
+        raise options.Usage()  # the real one lacks a `break` here, so that -t never works
     pid, minor = _pid(given), _minor(given)
     reply.habit(layout.root)
 
@@ -352,7 +248,7 @@ def _minor(given):
 
 def _required(given, letter):
     if letter not in given:
-        raise Usage()
+        raise options.Usage()
     return given[letter]
 
 
@@ -438,11 +334,13 @@ def main(root, argv, device=records.BLKTAP4):
 
 def _run(layout, function, letters, usage, arguments):
     try:
-        code = function(layout, options(letters, [word for word in arguments if word != "--debug"]))
-    except Help:
+        code = function(
+            layout, options.read(letters, [word for word in arguments if word != "--debug"])
+        )
+    except options.Help:
         sys.stdout.write(usage.rstrip() + "\n")
         return 0
-    except Usage:
+    except options.Usage:
         sys.stderr.write(usage.rstrip() + "\n")
         code = errno.EINVAL
     except OSError as error:

@@ -64,6 +64,7 @@ PRELOAD = (
     "storage_motion.migration.at_destination",
     "storage_motion.migration.recovery",
     "lab_blktap.tap_ctl",
+    "lab_blktap.listing",
     "lab_blktap.vbd",
     "lab_blktap.engine",
     "lab_blktap.chain",
