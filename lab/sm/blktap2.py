@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Activation: a VDI's tapdisk, who may run it, and how it is paused wherever it runs."""
+"""Activation: a VDI's tapdisk, and who may run it."""
 
 import functools
-import os
-import re
 import time
 import xmlrpc.client
 
 import XenAPI
 
-import lab_dom0
 from sm import VDI as sm, resetvdis
 from sm.core import util, xs_errors
 from sm.core.lock import Lock
+from sm.links import NBDLink, PhyLink
+from sm.pausing import Pausing
 from sm.tapdisk import (
     TapCtl,
     Tapdisk,
@@ -27,8 +26,6 @@ try:
     from sm import online
 except ImportError:  # not XCP-ng's
     online = None
-
-PLUGIN_TAP_PAUSE = "tapdisk-pause"
 
 
 def locking(excType):
@@ -52,45 +49,7 @@ def locking(excType):
     return decorate
 
 
-class Link(object):
-    """A symbolic link under a name that follows from the VDI, to what is only known once it is
-    attached."""
-
-    BASEDIR = None
-
-    def __init__(self, path):
-        self._path = path
-
-    @classmethod
-    def from_uuid(cls, sr_uuid, vdi_uuid):
-        """The link of a VDI."""
-        return cls(os.path.join(cls.BASEDIR, sr_uuid, vdi_uuid))
-
-    def path(self):
-        """Where the link is."""
-        return self._path
-
-    def readlink(self):
-        """Where it leads. Raises OSError if it is not there."""
-        return os.readlink(self._path)
-
-    def mklink(self, target):
-        """Make the link. It may be there already, but must not lead elsewhere."""
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        try:
-            os.symlink(target, self._path)
-        except FileExistsError:
-            assert self.readlink() == target, "%s does not lead to %s" % (self._path, target)
-
-    def unlink(self):
-        """Remove the link, if it is there."""
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
-
-
-class VDI(object):
+class VDI(Pausing):
     """A driver's VDI with a tapdisk on top: what xapi's attach, activate, deactivate and detach
     run."""
 
@@ -108,22 +67,8 @@ class VDI(object):
         "file": "aio",
     }
 
-    class PhyLink(Link):
-        """To the image of an attached VDI."""
-
-        BASEDIR = lab_dom0.path("/dev/sm/phy")
-
-    class NBDLink(Link):
-        """To the NBD socket of an active VDI's tapdisk."""
-
-        BASEDIR = lab_dom0.path("/run/blktap-control/nbd")
-
-        def read_minor_from_path(self):
-            """The minor of the tapdisk whose socket it leads to."""
-            match = re.search(r"/nbd\d+\.(\d+)$", os.path.realpath(self._path))
-            if not match:
-                raise Exception("Failed to parse minor from %s" % self._path)
-            return int(match.group(1))
+    PhyLink = PhyLink
+    NBDLink = NBDLink
 
     class TargetDriver(object):
         """The driver's VDI; its optional calls only if the driver says that it has them."""
@@ -183,81 +128,6 @@ class VDI(object):
     def tap_wanted(self):
         """Whether this VDI runs by a tapdisk: here all do."""
         return True
-
-    # Pausing, wherever the VDI runs. `paused` in its sm_config keeps every host from activating it
-    # meanwhile.
-
-    @classmethod
-    def _hosts(cls, session, vdi_uuid):
-        sm_config = session.xenapi.VDI.get_sm_config(session.xenapi.VDI.get_by_uuid(vdi_uuid))
-        return [key[len("host_") :] for key in sm_config if key.startswith("host_")]
-
-    @classmethod
-    def tap_pause(cls, session, sr_uuid, vdi_uuid, failfast=False):
-        """Pause the VDI's tapdisks. Returns False, with nothing changed, if one could not be
-        paused."""
-        vdi_ref = session.xenapi.VDI.get_by_uuid(vdi_uuid)
-        session.xenapi.VDI.add_to_sm_config(vdi_ref, "paused", "true")
-        for host_ref in cls._hosts(session, vdi_uuid):
-            if not cls.call_pluginhandler(
-                session, host_ref, sr_uuid, vdi_uuid, "pause", failfast=failfast
-            ):
-                session.xenapi.VDI.remove_from_sm_config(vdi_ref, "paused")
-                return False
-        return True
-
-    @classmethod
-    def tap_unpause(cls, session, sr_uuid, vdi_uuid, secondary=None, activate_parents=False):
-        """Let the VDI's tapdisks go on, with `secondary` as their mirror. Returns False if one
-        would not."""
-        for host_ref in cls._hosts(session, vdi_uuid):
-            if not cls.call_pluginhandler(
-                session, host_ref, sr_uuid, vdi_uuid, "unpause", secondary, activate_parents
-            ):
-                return False
-        session.xenapi.VDI.remove_from_sm_config(session.xenapi.VDI.get_by_uuid(vdi_uuid), "paused")
-        return True
-
-    @classmethod
-    def tap_refresh(cls, session, sr_uuid, vdi_uuid, activate_parents=False):
-        """Make the VDI's tapdisks open their images anew. Returns False if one would not."""
-        return all(
-            cls.call_pluginhandler(
-                session, host_ref, sr_uuid, vdi_uuid, "refresh", None, activate_parents
-            )
-            for host_ref in cls._hosts(session, vdi_uuid)
-        )
-
-    @classmethod
-    def tap_status(cls, session, vdi_uuid):
-        """Whether the VDI is active anywhere."""
-        return bool(cls._hosts(session, vdi_uuid))
-
-    @classmethod
-    def call_pluginhandler(
-        cls,
-        session,
-        host_ref,
-        sr_uuid,
-        vdi_uuid,
-        action,
-        secondary=None,
-        activate_parents=False,
-        failfast=False,
-    ):
-        """Run tapdisk-pause on a host. Returns whether it did what was asked."""
-        args = {"sr_uuid": sr_uuid, "vdi_uuid": vdi_uuid, "failfast": str(failfast)}
-        if secondary:
-            args["secondary"] = secondary
-        if activate_parents:
-            args["activate_parents"] = "true"
-        try:
-            return (
-                session.xenapi.host.call_plugin(host_ref, PLUGIN_TAP_PAUSE, action, args) == "True"
-            )
-        except Exception:
-            util.logException("BLKTAP2:call_pluginhandler")
-            return False
 
     # The tags in sm_config: `activating` while a host is about to, host_<ref> while it has it
     # active.
