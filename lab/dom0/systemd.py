@@ -2,13 +2,14 @@
 """Puts the lab's systemd-run and systemctl on a host, and the product's units as its package
 installs them.
 
-What they do is in `units.py`, which runs them; here is what a test says about them.
+What they do is in `units`, which runs them; here is what a test says about them.
 """
 
 import os
 import sys
 
-from lab.dom0 import scripts, units
+from lab.dom0 import scripts
+from lab.dom0.units import keeper, programs, states
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PLACE = "/usr/lib/systemd/system"
@@ -17,15 +18,15 @@ HELD = "/etc/systemd/system/%s.d/held.conf" % WORKER
 _PROGRAM = """#!%s -SE
 import sys
 sys.path.insert(0, %r)
-import units
-sys.exit(units.main(%r, sys.argv))
+from units import programs
+sys.exit(programs.main(%r, sys.argv))
 """
 
 
 def install(root):
     """Make ROOT/usr/bin/systemd-run and systemctl, and have the host booted with systemd."""
-    os.makedirs(root + units.BOOTED, exist_ok=True)
-    for name in units.PROGRAMS:
+    os.makedirs(root + keeper.BOOTED, exist_ok=True)
+    for name in programs.PROGRAMS:
         path = scripts.install_text(
             _PROGRAM % (sys.executable, HERE, root), root, "/usr/bin/" + name
         )
@@ -60,6 +61,6 @@ def failed(root):
     """The units of this host that systemd keeps as failed: sentences."""
     return sorted(
         "%s has failed" % name
-        for name, state in units.loaded(root).items()
+        for name, state in states.loaded(root).items()
         if state["ActiveState"] == "failed"
     )

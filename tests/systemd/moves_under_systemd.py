@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from lab.dom0 import systemd, units
+from lab.dom0 import systemd
+from lab.dom0.units import programs
 from lab.pools import roots
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
@@ -58,7 +59,7 @@ def cgroup(pid):
 def scene():
     with Lab(plan=PLAN) as lab:
         for host in lab.hosts:
-            for name in units.PROGRAMS:
+            for name in programs.PROGRAMS:
                 path = host.root + "/usr/bin/" + name
                 os.unlink(path)
                 os.symlink("/usr/bin/" + name, path)

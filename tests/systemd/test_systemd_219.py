@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from lab.dom0 import systemd, units
+from lab.dom0 import systemd
+from lab.dom0.units import keeper, states
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,12 @@ def test_what_219_does_not_know(tmp_path, option):
         [str(tmp_path / "usr/bin/systemd-run"), "--quiet", "--unit=sxm-test", option, "/bin/true"],
         timeout=60,
     )
-    assert done.returncode != 0 and units.loaded(str(tmp_path)) == {}
+    assert done.returncode != 0 and states.loaded(str(tmp_path)) == {}
 
 
 def test_a_host_that_is_not_booted_with_it(tmp_path):
     systemd.install(str(tmp_path))
-    os.rmdir(str(tmp_path) + units.BOOTED)
+    os.rmdir(str(tmp_path) + keeper.BOOTED)
     assert (
         subprocess.run([str(tmp_path / "usr/bin/systemctl"), "show", "x"], timeout=60).returncode
         != 0

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from lab.dom0 import systemd, units
+from lab.dom0 import systemd
+from lab.dom0.units import states
 from tests.eventually import eventually
 
 REAL = os.environ.get("SYSTEMD") == "real"
@@ -89,7 +90,7 @@ def manager(tmp_path):
     manager = Manager(str(tmp_path))
     yield manager
     manager.call("systemctl", "stop", "sxm-worker@11-22.service")
-    for name in units.loaded(manager.root):
+    for name in states.loaded(manager.root):
         manager.call("systemctl", "stop", name)
     manager.call("systemctl", "stop", UNIT)
     manager.call("systemctl", "reset-failed", "sxm-*")
