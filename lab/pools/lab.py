@@ -9,7 +9,6 @@ with Lab() as lab:
 """
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import secrets
@@ -18,225 +17,17 @@ import sys
 import tempfile
 import uuid
 
-import XenAPI
-
 from lab.blktap import install as blktap
-from lab.guest import control, record
-from lab.pools import roots, topology, vms
+from lab.pools import roots, topology
 from lab.pools.daemons import Daemons, end_all_of, of_root
+from lab.pools.host import Host
+from lab.pools.pool import Pool
 from lab.pools.releases import DEFAULT, RELEASES
-from lab.xapi import startup
 from lab.xapi.config import FLUSH_SECONDS
-from lab.xenopsd import process, wire
+from lab.xenopsd import process
 
-CHECK = 300.0
-"""Seconds that a full check of a guest may take."""
-ANSWER = 30.0
-SR_SIZE = 10 << 30
-GUEST_NETWORK = "guests"
 QCOW2_FIRST = {"preferred-image-formats": "qcow2,vhd"}
 """Of the lab's SRs on XCP-ng, where VHD is first if nothing is said."""
-
-
-class Guest:
-    """The guest of a running VM, by its control socket."""
-
-    def __init__(self, path):
-        self._path = path
-
-    def status(self, reset=False):
-        """Its counters; with `reset` the longest write is measured anew."""
-        return control.ask(self._path, "status", ANSWER, reset=reset)[0]
-
-    def records(self):
-        """What was acknowledged so far: {device: lab.guest.record.Record.pack()}. It outlives the
-        guest, unlike its memory."""
-        return record.load(control.ask(self._path, "records", ANSWER)[1])
-
-    def check(self):
-        """Have it read everything that was ever acknowledged; {"missing", "seconds", "disks"}."""
-        return control.ask(self._path, "check", CHECK)[0]
-
-
-class Host:
-    """One host: its root directory, its daemons."""
-
-    def __init__(self, state, daemons):
-        self._daemons = daemons
-        self.name, self.root, self.uuid = (
-            state["name"],
-            state["root"],
-            state["config"]["host"]["uuid"],
-        )
-        self.address, self.http_port, self.https_port = (
-            state["config"]["host"]["address"],
-            state["config"]["http_port"],
-            state["config"]["https_port"],
-        )
-        self.role = state["config"]["role"]
-
-    def start_xapi(self):
-        """Start xapi and wait until it serves."""
-        self._daemons.start(
-            self.name + "/xapi", "lab.xapi", self.root, self.root + "/run/xapi.ready"
-        )
-
-    def start_xenopsd(self):
-        """Start xenopsd and wait until it serves."""
-        self._daemons.start(
-            self.name + "/xenopsd", "lab.xenopsd", self.root, self.root + "/run/xenopsd.sock"
-        )
-
-    def stop_xapi(self):
-        """End xapi as systemd does: it writes its database first."""
-        self._daemons.end(self.name + "/xapi")
-
-    @property
-    def is_deaf(self):
-        """Whether its xapi hears nothing of its xenopsd any more, until it is started again
-        (lab/xapi/startup.py)."""
-        try:
-            with open(self.root + startup.EVENTS) as stream:
-                return stream.read() == startup.DEAF
-        except FileNotFoundError:
-            return False  # it has not been started since the host had no power
-
-    def kill(self, daemon):
-        """kill -9 its "xapi" or "xenopsd"."""
-        self._daemons.kill("%s/%s" % (self.name, daemon))
-
-    def xenopsd(self, method, **members):
-        """Call this host's xenopsd."""
-        return wire.call_unix(
-            self.root + "/run/xenopsd.sock", "/", method, dict(members, debug_info="lab"), ANSWER
-        )
-
-    def domain(self, vm):
-        """The domain of the VM with this uuid, as its xenopsd wrote it down, or None."""
-        try:
-            with open("%s/var/lib/xenopsd/%s.json" % (self.root, vm)) as stream:
-                return json.load(stream)["domain"]
-        except FileNotFoundError:
-            return None
-
-    def guest(self, vm):
-        """The Guest of the VM with this uuid, which runs here."""
-        return Guest(self.domain(vm)["control"])
-
-    def open_ports(self):
-        """What its firewall admits for migrations: ["tcp/PORT", ...]."""
-        try:
-            with open(self.root + "/etc/sysconfig/lab-firewall.json") as stream:
-                return json.load(stream)
-        except FileNotFoundError:
-            return []
-
-    def at_switch(self, script):
-        """Install `script` (text) as this host's etc/lab-at-switch; None removes it."""
-        path = self.root + "/etc/lab-at-switch"
-        if script is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            return
-        with open(path, "w") as stream:
-            stream.write(script)
-        os.chmod(path, 0o755)
-
-
-class Pool:
-    """One pool: its hosts, and a XenAPI session with its master."""
-
-    def __init__(self, name, hosts, state):
-        self.name, self.hosts, self._state = name, hosts, state
-        self.master = hosts[0]
-        self.password = state["password"]
-        self._session = None
-
-    @property
-    def url(self):
-        """Where its master's XenAPI is."""
-        return "https://%s:%d" % (self.master.address, self.master.https_port)
-
-    def session(self):
-        """A new XenAPI session, logged in as root with the password."""
-        session = XenAPI.Session(
-            "http://%s:%d" % (self.master.address, self.master.http_port), ignore_ssl=True
-        )
-        session.xenapi.login_with_password("root", self.password, "1.0", "lab")
-        return session
-
-    @property
-    def xapi(self):
-        """XenAPI, logged in."""
-        self._session = self._session or self.session()
-        return self._session.xenapi
-
-    def forget_session(self):
-        """After its master's xapi was killed: log in anew at the next use."""
-        self._session = None
-
-    def host(self, name):
-        """The host of this name."""
-        return next(host for host in self.hosts if host.name == name)
-
-    def host_ref(self, name):
-        """Its ref."""
-        return self.xapi.host.get_by_uuid(self.host(name).uuid)
-
-    def sr(self, *names):
-        """The ref of an SR: `sr("a1", "fast")`, or `sr("shared")`."""
-        return self.xapi.SR.get_by_name_label("-".join(names))[0]
-
-    def network(self, name=GUEST_NETWORK):
-        """The ref of a network, by its name."""
-        return self.xapi.network.get_by_name_label(name)[0]
-
-    def create_vm(self, name, disks, guest=None):
-        """A halted VM: see vms.create_vm; its ref."""
-        return vms.create_vm(self.xapi, name, disks, self.network(), guest)
-
-    def start_vm(self, vm, host):
-        """Start the VM (a ref) on the host of this name; the uuid of the VM."""
-        self.xapi.VM.start_on(vm, self.host_ref(host), False, False)
-        return self.xapi.VM.get_uuid(vm)
-
-    def furnish(self, plan):
-        """Create what the pool shall have: local SRs, a shared one, a network for guests."""
-        for host in self.hosts:
-            for name in plan.local:
-                self._create_sr(
-                    host, "%s-%s" % (host.name, name), os.path.join(host.root, "srs", name), False
-                )
-        if plan.shared:
-            self._create_sr(
-                self.master, "shared", os.path.join(self._state["directory"], "shared"), True
-            )
-        self.xapi.network.create(
-            {
-                "name_label": GUEST_NETWORK,
-                "name_description": "Of the lab's guests",
-                "MTU": "1500",
-                "other_config": {},
-                "tags": [],
-                "managed": True,
-            }
-        )
-        self.xapi.pool.sync_database()
-
-    def _create_sr(self, host, label, location, shared):
-        os.makedirs(location)
-        device_config = dict(self._state["device_config"], location=location)
-        self.xapi.SR.create(
-            self.host_ref(host.name),
-            device_config,
-            str(SR_SIZE),
-            label,
-            "",
-            "file",
-            "user",
-            shared,
-            {},
-        )
 
 
 class Lab:

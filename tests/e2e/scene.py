@@ -68,7 +68,7 @@ def task_ended(host, task, timeout=MOVE):
 
 
 class Scene:
-    """One VM, on the SR `sr` of pool A (see lab.pools.lab, Pool.sr; by default the first one of
+    """One VM, on the SR `sr` of pool A (see lab.pools.pool, Pool.sr; by default the first one of
     `home`). `lab`: with the pools A (a1, a2) and B (b1); the VM goes to and fro between `home`, in
     A, and b1."""
 

@@ -14,7 +14,8 @@ import os
 import pytest
 
 from lab.dom0 import held_snapshot
-from lab.pools.lab import Host, Lab
+from lab.pools.host import Host
+from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process
 from tests.e2e.scene import KILLED, MIB, Scene

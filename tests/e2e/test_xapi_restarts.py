@@ -11,7 +11,7 @@ import signal
 
 import pytest
 
-from lab.pools.lab import Host
+from lab.pools.host import Host
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
 from storage_motion.dom0.launch import Process

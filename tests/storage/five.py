@@ -11,7 +11,7 @@ from lab.dom0 import breakpoint
 from lab.guest import content
 from lab.guest.record import Record
 from lab.pools import leftovers, topology, volumes
-from lab.pools.lab import SR_SIZE
+from lab.pools.pool import SR_SIZE
 from lab.storage_guest import services
 from tests import by_xe, under_way
 from tests.eventually import eventually
