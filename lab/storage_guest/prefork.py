@@ -61,6 +61,7 @@ PRELOAD = (
     "LVMoHBASR",
     "mirror_lib",
     "storage_motion.api.commands",
+    "storage_motion.api.migrate",
     "storage_motion.migration.at_destination",
     "storage_motion.migration.recovery",
     "lab_blktap.tap_ctl",

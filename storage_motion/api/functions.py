@@ -10,7 +10,7 @@ import difflib
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple
 
 import storage_motion
-from storage_motion.api import arguments, commands
+from storage_motion.api import arguments, commands, lookup, migrate
 from storage_motion.api.arguments import Argument, Problems, Takes
 from storage_motion.dom0 import state_db
 from storage_motion.errors import BadArguments
@@ -86,11 +86,11 @@ def _explained(function: Function) -> Dict[str, Any]:
 FUNCTIONS: Dict[str, Function] = {
     "help": Function("tells this", Takes((Argument("function", "only this one"),)), explain),
     "migrate": Function(
-        "moves a VM with its disks", arguments.MIGRATE, commands.migrate, itself=True
+        "moves a VM with its disks", arguments.MIGRATE, migrate.migrate, itself=True
     ),
     "status": Function("tells how far a migration is, or how it ended", ONE, commands.status_of),
     "list": Function(
-        "lists the migrations of the pool, the newest first", Takes((LOCAL,)), commands.list_all
+        "lists the migrations of the pool, the newest first", Takes((LOCAL,)), lookup.list_all
     ),
     "cancel": Function("stops a migration, and takes it back", ONE, commands.cancel),
     "resume": Function("has a broken migration try again at once", ONE, commands.resume_now),

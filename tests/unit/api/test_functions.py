@@ -11,7 +11,7 @@ import pytest
 import storage_motion
 from fake_migration import ID, make_plan
 from fake_pool import by_name, make_pool, uuid_of
-from storage_motion.api import arguments, commands, functions, status
+from storage_motion.api import arguments, functions, other_hosts, status
 from storage_motion.api.arguments import Problems
 from storage_motion.errors import BadArguments, NoSuchMigration
 from storage_motion.journal.journal import Journal
@@ -162,7 +162,7 @@ def test_a_journal_that_cannot_be_read_may_be_the_one_that_is_meant(pool):
     begin(OLDER, state="failed")
     with open(Journal.load(OLDER).path.replace(OLDER, ID), "w") as out:
         out.write("{")
-    with pytest.raises(commands.RemoteFailure) as raised:
+    with pytest.raises(other_hosts.RemoteFailure) as raised:
         functions.call("cancel", pool, {"vm": VM})
     assert raised.value.failure()[0] == "SXM_JOURNAL"
     Journal.load(OLDER).write(state="running")
@@ -193,8 +193,8 @@ def test_a_vms_migration_is_found_on_another_host(pool, monkeypatch):
             else {"migration": ID, "state": "running"}
         )
 
-    monkeypatch.setattr(commands, "_others", lambda session: ["h"])
-    monkeypatch.setattr(commands, "_call", call)
+    monkeypatch.setattr(other_hosts, "alive", lambda session: ["h"])
+    monkeypatch.setattr(other_hosts, "call", call)
     assert functions.call("resume", pool, {"vm": VM})["migration"] == ID
     assert asked == [("list", {"local": "true"}), ("resume", {"migration": ID, "local": "true"})]
 
