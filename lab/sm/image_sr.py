@@ -12,6 +12,31 @@ try:
 except ImportError:  # not XCP-ng's
     cowutil = None
 
+CAPABILITIES = [
+    "SR_UPDATE",
+    "VDI_CREATE",
+    "VDI_DELETE",
+    "VDI_ATTACH",
+    "VDI_DETACH",
+    "VDI_CLONE",
+    "VDI_SNAPSHOT",
+    "VDI_RESIZE",
+    "VDI_MIRROR",
+    "VDI_UPDATE",
+    "ATOMIC_PAUSE",
+    "VDI_ACTIVATE",
+    "VDI_DEACTIVATE",
+]
+
+DRIVER_INFO = {
+    "vendor": "Storage XenMotion's lab",
+    "copyright": "",
+    "driver_version": "1.0",
+    "required_api_version": "1.0",
+}
+"""What each driver says of itself, besides its name, description, capabilities and
+configuration."""
+
 
 class ImageSR(SR.SR):
     """A place of images. Its driver has `_measure()`, which sets the physical sizes."""

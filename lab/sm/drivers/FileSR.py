@@ -18,33 +18,15 @@ try:
 except ImportError:  # not XCP-ng's
     cowutil = None
 
-CAPABILITIES = [
-    "SR_UPDATE",
-    "VDI_CREATE",
-    "VDI_DELETE",
-    "VDI_ATTACH",
-    "VDI_DETACH",
-    "VDI_CLONE",
-    "VDI_SNAPSHOT",
-    "VDI_RESIZE",
-    "VDI_MIRROR",
-    "VDI_UPDATE",
-    "ATOMIC_PAUSE",
-    "VDI_ACTIVATE",
-    "VDI_DEACTIVATE",
-    "THIN_PROVISIONING",
-]
+CAPABILITIES = image_sr.CAPABILITIES + ["THIN_PROVISIONING"]
 
-DRIVER_INFO = {
-    "name": "Local Path QCOW2",
-    "description": "SR plugin which represents disks as QCOW2 files stored on a local path",
-    "vendor": "Storage XenMotion's lab",
-    "copyright": "",
-    "driver_version": "1.0",
-    "required_api_version": "1.0",
-    "capabilities": CAPABILITIES,
-    "configuration": [["location", "local directory path (required)"]],
-}
+DRIVER_INFO = dict(
+    image_sr.DRIVER_INFO,
+    name="Local Path QCOW2",
+    description="SR plugin which represents disks as QCOW2 files stored on a local path",
+    capabilities=CAPABILITIES,
+    configuration=[["location", "local directory path (required)"]],
+)
 
 OPS_EXCLUSIVE = [
     "sr_create",

@@ -24,33 +24,14 @@ try:
 except ImportError:  # not XCP-ng's
     cowutil = None
 
-CAPABILITIES = [
-    "SR_UPDATE",
-    "VDI_CREATE",
-    "VDI_DELETE",
-    "VDI_ATTACH",
-    "VDI_DETACH",
-    "VDI_CLONE",
-    "VDI_SNAPSHOT",
-    "VDI_RESIZE",
-    "VDI_MIRROR",
-    "VDI_UPDATE",
-    "ATOMIC_PAUSE",
-    "VDI_ACTIVATE",
-    "VDI_DEACTIVATE",
-]
-
-DRIVER_INFO = {
-    "name": "Local QCOW2 on LVM",
-    "description": "SR plugin which represents disks as QCOW2 images on logical volumes within a "
+DRIVER_INFO = dict(
+    image_sr.DRIVER_INFO,
+    name="Local QCOW2 on LVM",
+    description="SR plugin which represents disks as QCOW2 images on logical volumes within a "
     "locally-attached volume group",
-    "vendor": "Storage XenMotion's lab",
-    "copyright": "",
-    "driver_version": "1.0",
-    "required_api_version": "1.0",
-    "capabilities": CAPABILITIES,
-    "configuration": [["device", "local device path (required) (e.g. /dev/sda3)"]],
-}
+    capabilities=image_sr.CAPABILITIES,
+    configuration=[["device", "local device path (required) (e.g. /dev/sda3)"]],
+)
 
 OPS_EXCLUSIVE = [
     "sr_create",

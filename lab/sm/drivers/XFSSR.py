@@ -8,28 +8,10 @@ make everywhere."""
 from sm import SR, SRCommand
 from sm.drivers import FileSR
 
-CAPABILITIES = [
-    "SR_PROBE",
-    "SR_UPDATE",
-    "VDI_CREATE",
-    "VDI_DELETE",
-    "VDI_ATTACH",
-    "VDI_DETACH",
-    "VDI_UPDATE",
-    "VDI_CLONE",
-    "VDI_SNAPSHOT",
-    "VDI_RESIZE",
-    "VDI_MIRROR",
-    "ATOMIC_PAUSE",
-    "VDI_ACTIVATE",
-    "VDI_DEACTIVATE",
-    "THIN_PROVISIONING",
-]
-
 DRIVER_INFO = dict(
     FileSR.DRIVER_INFO,
     name="Local XFS QCOW2",
-    capabilities=CAPABILITIES,
+    capabilities=FileSR.CAPABILITIES + ["SR_PROBE"],
     description="SR plugin which represents disks as QCOW2 files on a local XFS",
 )
 

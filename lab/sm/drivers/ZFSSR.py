@@ -7,26 +7,10 @@ has none."""
 from sm import SR, SRCommand
 from sm.drivers import FileSR
 
-CAPABILITIES = [
-    "SR_UPDATE",
-    "VDI_CREATE",
-    "VDI_DELETE",
-    "VDI_ATTACH",
-    "VDI_DETACH",
-    "VDI_CLONE",
-    "VDI_SNAPSHOT",
-    "VDI_RESIZE",
-    "VDI_MIRROR",
-    "ATOMIC_PAUSE",
-    "VDI_ACTIVATE",
-    "VDI_DEACTIVATE",
-    "THIN_PROVISIONING",
-]
-
 DRIVER_INFO = dict(
     FileSR.DRIVER_INFO,
     name="Local ZFS QCOW2",
-    capabilities=CAPABILITIES,
+    capabilities=[name for name in FileSR.CAPABILITIES if name != "VDI_UPDATE"],
     description="SR plugin which represents disks as QCOW2 files stored on a ZFS disk",
 )
 
