@@ -86,42 +86,19 @@ def create(path, size):
 def snapshot(child, parent, size, parent_type=VDI_TYPE):
     """Make an empty image `child` of `size` bytes on top of `parent`, in the same directory.
 
-    Without opening the parent (-u): it may be locked by whoever has it open.
+    Without opening the parent: it may be locked by whoever has it open.
     """
-    util.pread(
-        [
-            QEMU_IMG,
-            "create",
-            "-q",
-            "-u",
-            "-f",
-            "qcow2",
-            "-F",
-            parent_type,
-            "-b",
-            os.path.basename(parent),
-            child,
-            str(size),
-        ]
-    )
+    util.pread([QEMU_IMG, "create", "-q"] + _on(parent, parent_type) + [child, str(size)])
 
 
 def setParent(path, parent, parent_type=VDI_TYPE):
     """Base the image at `path` on `parent` instead, as it is: no data is moved."""
-    util.pread(
-        [
-            QEMU_IMG,
-            "rebase",
-            "-u",
-            "-f",
-            "qcow2",
-            "-F",
-            parent_type,
-            "-b",
-            os.path.basename(parent),
-            path,
-        ]
-    )
+    util.pread([QEMU_IMG, "rebase"] + _on(parent, parent_type) + [path])
+
+
+def _on(parent, parent_type):
+    """The options of qemu-img for an image on top of `parent`, which it does not open (-u)."""
+    return ["-u", "-f", "qcow2", "-F", parent_type, "-b", os.path.basename(parent)]
 
 
 # Tapdisk locks no image, and upstream's programs for VHDs mind no lock: neither does what follows,

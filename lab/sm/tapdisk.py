@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import subprocess
 import time
 
 import lab_dom0
@@ -43,22 +42,14 @@ class TapCtl(object):
     @classmethod
     def _run(cls, *args):
         command = [cls.PATH] + [str(arg) for arg in args]
-        util.SMlog(command)
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                universal_newlines=True,
-            )
+            status, out, err = util.doexec(command)
         except OSError as error:
             raise cls.CommandFailure(command, errno=error.errno)
-        out, err = process.communicate()
-        if process.returncode < 0:
-            raise cls.CommandFailure(command, signal=-process.returncode, errmsg=err.strip())
-        if process.returncode > 0:
-            raise cls.CommandFailure(command, status=process.returncode, errmsg=err.strip())
+        if status < 0:
+            raise cls.CommandFailure(command, signal=-status, errmsg=err.strip())
+        if status > 0:
+            raise cls.CommandFailure(command, status=status, errmsg=err.strip())
         return out
 
     @classmethod

@@ -53,22 +53,29 @@ def logException(tag):
     SMlog("***** %s: EXCEPTION %s" % (tag, "".join(traceback.format_exception(*sys.exc_info()))))
 
 
+def doexec(cmdlist):
+    """Run a program: its exit status (minus a signal), what it printed and what it complained of.
+    Raises OSError if it cannot be begun."""
+    SMlog(cmdlist)
+    process = subprocess.Popen(
+        cmdlist,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
 def pread(cmdlist):
     """Run a program and return what it printed. Raises CommandException."""
-    SMlog(cmdlist)
     try:
-        process = subprocess.Popen(
-            cmdlist,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
-        )
+        status, out, err = doexec(cmdlist)
     except OSError as error:
         raise CommandException(error.errno, str(cmdlist), error.strerror)
-    out, err = process.communicate()
-    if process.returncode != 0:
-        raise CommandException(process.returncode, str(cmdlist), err.strip())
+    if status != 0:
+        raise CommandException(status, str(cmdlist), err.strip())
     return out
 
 
