@@ -2,6 +2,7 @@
 """What the storage manager's modules share: its log, its exceptions, processes, this host, XML-RPC
 answers."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -80,6 +81,15 @@ def pread(cmdlist):
 
 
 pread2 = pread
+
+
+@contextlib.contextmanager
+def failing_as(code):
+    """A program that fails meanwhile is the error `code` of xs_errors."""
+    try:
+        yield
+    except CommandException as error:
+        raise xs_errors.XenError(code, opterr=str(error))
 
 
 def gen_uuid():

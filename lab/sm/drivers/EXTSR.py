@@ -38,41 +38,31 @@ class EXTSR(FileSR.FileSR):
     def create(self, sr_uuid, size):
         if self._attached():
             raise xs_errors.XenError("SRExists")
-        try:
+        with util.failing_as("LVMCreate"):
             lvutil.createVG(self.devices, self.vgname)
             _, free = lvutil.getVGstats(self.vgname)
             lvutil.create(self.remotepath, free)
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMCreate", opterr=str(error))
-        try:
+        with util.failing_as("LVMFilesystem"):
             util.pread(["mkfs.ext4", "-q", "-F", self.remotepath])
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMFilesystem", opterr=str(error))
 
     def delete(self, sr_uuid):
         super(EXTSR, self).delete(sr_uuid)
-        try:
+        with util.failing_as("LVMDelete"):
             lvutil.remove(self.remotepath)
             lvutil.removeVG(self.vgname)
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMDelete", opterr=str(error))
 
     def _attached(self):
         return mounts.mounted(self.path)
 
     def _mount(self):
-        try:
+        with util.failing_as("LVMMount"):
             lvutil.activate(self.remotepath)
             mounts.mount(self.remotepath, self.path, "ext4", "noatime")
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMMount", opterr=str(error))
 
     def _unmount(self):
-        try:
+        with util.failing_as("LVMUnMount"):
             mounts.unmount(self.path)
             lvutil.deactivate(self.remotepath)
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMUnMount", opterr=str(error))
 
 
 if __name__ == "__main__":  # the flat layout: this file is the driver

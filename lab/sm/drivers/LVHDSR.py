@@ -90,19 +90,15 @@ class LVHDSR(image_sr.ImageSR):
         missing = [device for device in devices if not os.path.exists(device)]
         if missing:
             raise xs_errors.XenError("InvalidDev", opterr=", ".join(missing))
-        try:
+        with util.failing_as("LVMGroupCreate"):
             lvutil.createVG(devices, self.vgname)
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMGroupCreate", opterr=str(error))
 
     def delete(self, sr_uuid):
         self._collect_garbage()
         if self.images():
             raise xs_errors.XenError("SRNotEmpty", opterr="VDIs still exist in SR")
-        try:
+        with util.failing_as("LVMDelete"):
             lvutil.removeVG(self.vgname)
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMDelete", opterr=str(error))
 
     def attach(self, sr_uuid):
         if not lvutil.checkVG(self.vgname):
@@ -119,10 +115,8 @@ class LVHDSR(image_sr.ImageSR):
         if any(tapdisk.path.startswith(inside) for tapdisk in blktap2.Tapdisk.list()):
             raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
         if active:
-            try:
+            with util.failing_as("SRInUse"):
                 lvutil.deactivate(*active)
-            except util.CommandException as error:
-                raise xs_errors.XenError("SRInUse", opterr=str(error))
         refcounter.reset(self.uuid)
 
     def scan(self, sr_uuid):
@@ -271,11 +265,9 @@ class LVHDVDI(image_sr.ImageVDI):
         full = lvimage.volume_size(self.vdi_type, self.size, thin=False)
         if self.utilisation >= full:
             return
-        try:
+        with util.failing_as("LVMProvisionAttach"):
             self.sr.ensure_space(full - self.utilisation)
             lvutil.resize(self.path, full)
-        except util.CommandException as error:
-            raise xs_errors.XenError("LVMProvisionAttach", opterr=str(error))
         self._sized(full)
 
     def _deflate(self):

@@ -99,10 +99,8 @@ class LVHDoISCSISR(LVHDSR.LVHDSR):
             )
 
     def _logout(self):
-        try:
+        with util.failing_as("ISCSILogout"):
             iscsilib.logout(self.targetIQN)
-        except util.CommandException as error:
-            raise xs_errors.XenError("ISCSILogout", opterr=str(error))
 
 
 if __name__ == "__main__":  # the flat layout: this file is the driver

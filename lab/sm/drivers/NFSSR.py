@@ -74,16 +74,12 @@ class NFSSR(FileSR.FileSR):
         self._mount_path(self.remotepath)
 
     def _mount_path(self, remote):
-        try:
+        with util.failing_as("NFSMount"):
             mounts.mount("%s:%s" % (self.dconf["server"], remote), self.path, "nfs", self.options)
-        except util.CommandException as error:
-            raise xs_errors.XenError("NFSMount", opterr=str(error))
 
     def _unmount(self):
-        try:
+        with util.failing_as("NFSUnMount"):
             mounts.unmount(self.path)
-        except util.CommandException as error:
-            raise xs_errors.XenError("NFSUnMount", opterr=str(error))
 
 
 if __name__ == "__main__":  # the flat layout: this file is the driver
