@@ -4,8 +4,11 @@
 Upstream has no such module: each driver there has all of it.
 """
 
-from sm import SR, VDI, qcow2util
+import os
+
+from sm import SR, VDI, blktap2, qcow2util
 from sm.core import util, xs_errors
+from sm.core.lock import Lock
 
 try:
     from sm import cowutil
@@ -39,7 +42,28 @@ configuration."""
 
 
 class ImageSR(SR.SR):
-    """A place of images. Its driver has `_measure()`, which sets the physical sizes."""
+    """A place of images. Its driver has `_measure()`, which sets the physical sizes, and
+    `_collect_garbage()`, which removes the bases that nobody needs."""
+
+    REQUIRED = ()
+    """The keys that device_config must have, each with the error if it has not."""
+
+    def load(self, sr_uuid):
+        for key, error in self.REQUIRED:
+            if not self.dconf.get(key):
+                raise xs_errors.XenError(error)
+        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
+        self.sr_vditype = qcow2util.VDI_TYPE
+
+    def _require_closed(self):
+        """Raises SRInUse if a tapdisk of this host has an image open."""
+        inside = os.path.join(self.path, "")
+        if any(tapdisk.path.startswith(inside) for tapdisk in blktap2.Tapdisk.list()):
+            raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
+
+    def _kick_collector(self):
+        """What follows a deletion."""
+        self._collect_garbage()
 
     def update(self, sr_uuid):
         self._update(sr_uuid, 0)
@@ -70,8 +94,17 @@ class ImageSR(SR.SR):
 
 
 class ImageVDI(VDI.VDI):
-    """An image. Its driver has `_query()`, which reads again what is known of it, and `_grow(size)`
-    in bytes."""
+    """An image. Its driver has `_query()`, which reads again what is known of it, `_grow(size)` in
+    bytes, `_remove()`, `_put_on(uuid)`, which bases it on another and hides that, `_depth()` of its
+    chain, and `_snapshot(type)`."""
+
+    def _found(self, image):
+        """Take what the image says of itself: whether it is `hidden`, and its `parent`, a uuid or
+        None."""
+        self.hidden = image.hidden
+        self.managed = not image.hidden
+        self.parent = image.parent or ""
+        self.sm_config_override = dict(self._format(), **{"vhd-parent": image.parent})
 
     def _format(self):
         """What XCP-ng's SM notes of each VDI in its sm_config."""
@@ -94,6 +127,14 @@ class ImageVDI(VDI.VDI):
         self._db_introduce()
         return self.get_params()
 
+    def delete(self, sr_uuid, vdi_uuid, data_only=False):
+        self._remove()
+        if not data_only:
+            self._db_forget()
+        self.sr._update(sr_uuid, -self.size)
+        self.sr.lock.cleanupAll(vdi_uuid)
+        self.sr._kick_collector()
+
     def resize(self, sr_uuid, vdi_uuid, size):
         if self.hidden:
             raise xs_errors.XenError("VDIUnavailable", opterr="hidden VDI")
@@ -108,6 +149,39 @@ class ImageVDI(VDI.VDI):
 
     def clone(self, sr_uuid, vdi_uuid):
         return self._do_snapshot(sr_uuid, vdi_uuid, VDI.SNAPSHOT_DOUBLE)
+
+    def compose(self, sr_uuid, vdi1, vdi2):
+        self._put_on(vdi1)
+        self.session.xenapi.VDI.set_managed(self.sr.srcmd.params["args"][0], False)
+        if not blktap2.VDI.tap_refresh(self.session, sr_uuid, vdi2):
+            raise util.SMException("failed to refresh VDI %s" % self.uuid)
+
+    def _pause_to_snapshot(self):
+        """Pause its tapdisk, wherever it runs, unless no snapshot can be taken. Raises VDIClone,
+        SnapshotChainTooLong, SMException."""
+        if self.hidden:
+            raise xs_errors.XenError("VDIClone", opterr="hidden VDI")
+        if self._depth() >= qcow2util.MAX_CHAIN_SIZE:
+            raise xs_errors.XenError("SnapshotChainTooLong")
+        if not blktap2.VDI.tap_pause(self.session, self.sr.uuid, self.uuid):
+            raise util.SMException("failed to pause VDI %s" % self.uuid)
+
+    def _end_fork(self, snap_type, introduced):
+        """Tell xapi what it is based on since a snapshot was taken. Returns the answer: the first
+        of the VDIs that were introduced, the snapshot if there is one."""
+        self._note_base()
+        if snap_type != VDI.SNAPSHOT_INTERNAL:
+            self.sr._update(self.sr.uuid, self.size)
+        return introduced[0].get_params()
+
+    def _note_base(self):
+        self._write_sm_config("vhd-parent", self.parent)
+
+    def _write_sm_config(self, key, value):
+        """Write a key of the sm_config in xapi's record, whatever was there."""
+        ref = self.sr.srcmd.params["vdi_ref"]
+        self.session.xenapi.VDI.remove_from_sm_config(ref, key)
+        self.session.xenapi.VDI.add_to_sm_config(ref, key, value)
 
 
 def introduce_fork(vdis):

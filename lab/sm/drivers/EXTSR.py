@@ -4,9 +4,8 @@ an ext4 file system."""
 
 import os
 
-from sm import SR, SRCommand, lvutil, mounts, qcow2util
+from sm import SR, SRCommand, lvutil, mounts
 from sm.core import util, xs_errors
-from sm.core.lock import Lock
 from sm.drivers import FileSR
 
 DRIVER_INFO = dict(
@@ -20,20 +19,16 @@ DRIVER_INFO = dict(
 class EXTSR(FileSR.FileSR):
     """A directory of images, on an ext4 file system of its own."""
 
+    REQUIRED = (("device", "ConfigDeviceMissing"),)
+
     @staticmethod
     def handles(srtype):
         return srtype == "ext"
 
     def load(self, sr_uuid):
-        if not self.dconf.get("device"):
-            raise xs_errors.XenError("ConfigDeviceMissing")
-        self.ops_exclusive = FileSR.OPS_EXCLUSIVE
-        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
-        self.sr_vditype = qcow2util.VDI_TYPE
-        self.devices = self.dconf["device"].split(",")
-        self.path = os.path.join(SR.MOUNT_BASE, sr_uuid)
         self.vgname = lvutil.EXT_PREFIX + sr_uuid
-        self.remotepath = os.path.join(lvutil.VG_LOCATION, self.vgname, sr_uuid)
+        super(EXTSR, self).load(sr_uuid)
+        self.devices = self.dconf["device"].split(",")
 
     def create(self, sr_uuid, size):
         if self._attached():
@@ -50,6 +45,9 @@ class EXTSR(FileSR.FileSR):
         with util.failing_as("LVMDelete"):
             lvutil.remove(self.remotepath)
             lvutil.removeVG(self.vgname)
+
+    def _remote_path(self):
+        return os.path.join(lvutil.VG_LOCATION, self.vgname, self.uuid)
 
     def _attached(self):
         return mounts.mounted(self.path)

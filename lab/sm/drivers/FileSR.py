@@ -10,7 +10,6 @@ import os
 
 from sm import SR, VDI, SRCommand, blktap2, chains, image_sr, qcow2util
 from sm.core import util, xs_errors
-from sm.core.lock import Lock
 from sm.journaler import RELINK, Journaler
 
 try:
@@ -49,17 +48,16 @@ OPS_EXCLUSIVE = [
 class FileSR(image_sr.ImageSR):
     """A directory of images."""
 
+    REQUIRED = (("location", "ConfigLocationMissing"),)
+
     @staticmethod
     def handles(srtype):
         return srtype == "file"
 
     def load(self, sr_uuid):
-        if not self.dconf.get("location"):
-            raise xs_errors.XenError("ConfigLocationMissing")
+        super(FileSR, self).load(sr_uuid)
         self.ops_exclusive = OPS_EXCLUSIVE
-        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
-        self.sr_vditype = qcow2util.VDI_TYPE
-        self.remotepath = self.dconf["location"]
+        self.remotepath = self._remote_path()
         self.path = os.path.join(SR.MOUNT_BASE, sr_uuid)
 
     def create(self, sr_uuid, size):
@@ -84,13 +82,15 @@ class FileSR(image_sr.ImageSR):
     def detach(self, sr_uuid):
         if not self._attached():
             return
-        inside = os.path.join(self.path, "")
-        if any(tapdisk.path.startswith(inside) for tapdisk in blktap2.Tapdisk.list()):
-            raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
+        self._require_closed()
         self._unmount()
 
     # How the directory comes to be at `path`: what differs between the types of SR that keep their
     # images in one.
+
+    def _remote_path(self):
+        """What is mounted at `path`."""
+        return self.dconf["location"]
 
     def _attached(self):
         return os.path.islink(self.path) and os.readlink(self.path) == self.remotepath
@@ -169,10 +169,7 @@ class FileVDI(image_sr.ImageVDI):
             )
         self.size = info.size_virt
         self.utilisation = info.size_phys
-        self.hidden = info.hidden
-        self.managed = not info.hidden
-        self.parent = info.parent or ""
-        self.sm_config_override = dict(self._format(), **{"vhd-parent": info.parent})
+        self._found(info)
 
     def update(self, sr_uuid, vdi_uuid):
         self.load(vdi_uuid)
@@ -194,15 +191,10 @@ class FileVDI(image_sr.ImageVDI):
         self.sr._update(sr_uuid, self.size)
         return self.get_params()
 
-    def delete(self, sr_uuid, vdi_uuid, data_only=False):
+    def _remove(self):
         if self.exists and blktap2.Tapdisk.find_by_path(self.path):
             raise xs_errors.XenError("VDIInUse")
         qcow2util.delete(self.path)
-        if not data_only:
-            self._db_forget()
-        self.sr._update(sr_uuid, -self.size)
-        self.sr.lock.cleanupAll(vdi_uuid)
-        self.sr._kick_collector()
 
     def attach(self, sr_uuid, vdi_uuid):
         self.attached = True
@@ -215,21 +207,16 @@ class FileVDI(image_sr.ImageVDI):
     def _grow(self, size):
         qcow2util.setSizeVirt(self.path, size)
 
-    def compose(self, sr_uuid, vdi1, vdi2):
-        parent = qcow2util.pathOf(self.sr.path, vdi1)
+    def _put_on(self, uuid):
+        parent = qcow2util.pathOf(self.sr.path, uuid)
         qcow2util.setParent(self.path, parent)
         qcow2util.setHidden(parent)
-        self.session.xenapi.VDI.set_managed(self.sr.srcmd.params["args"][0], False)
-        if not blktap2.VDI.tap_refresh(self.session, sr_uuid, vdi2):
-            raise util.SMException("failed to refresh VDI %s" % self.uuid)
+
+    def _depth(self):
+        return qcow2util.getDepth(self.path)
 
     def _do_snapshot(self, sr_uuid, vdi_uuid, snapType, cloneOp=False, secondary=None, cbtlog=None):
-        if self.hidden:
-            raise xs_errors.XenError("VDIClone", opterr="hidden VDI")
-        if qcow2util.getDepth(self.path) >= qcow2util.MAX_CHAIN_SIZE:
-            raise xs_errors.XenError("SnapshotChainTooLong")
-        if not blktap2.VDI.tap_pause(self.session, sr_uuid, vdi_uuid):
-            raise util.SMException("failed to pause VDI %s" % vdi_uuid)
+        self._pause_to_snapshot()
         try:
             return self._snapshot(snapType)
         finally:
@@ -263,12 +250,7 @@ class FileVDI(image_sr.ImageVDI):
         introduced = [self.sr.vdi(uuid) for uuid in (snapshot, base) if uuid]
         image_sr.introduce_fork(introduced)
         self._query()
-        ref = self.sr.srcmd.params["vdi_ref"]
-        self.session.xenapi.VDI.remove_from_sm_config(ref, "vhd-parent")
-        self.session.xenapi.VDI.add_to_sm_config(ref, "vhd-parent", self.parent)
-        if snap_type != VDI.SNAPSHOT_INTERNAL:
-            self.sr._update(self.sr.uuid, self.size)
-        return introduced[0].get_params()
+        return self._end_fork(snap_type, introduced)
 
 
 if __name__ == "__main__":  # the flat layout: this file is the driver

@@ -17,7 +17,6 @@ import os
 
 from sm import SR, VDI, SRCommand, blktap2, image_sr, lvimage, lvutil, qcow2util, refcounter
 from sm.core import util, xs_errors
-from sm.core.lock import Lock
 
 try:
     from sm import cowutil
@@ -57,9 +56,8 @@ class LVHDSR(image_sr.ImageSR):
         return srtype == "lvm"
 
     def load(self, sr_uuid):
+        super(LVHDSR, self).load(sr_uuid)
         self.ops_exclusive = OPS_EXCLUSIVE
-        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
-        self.sr_vditype = qcow2util.VDI_TYPE
         self.isMaster = self.dconf.get("SRmaster") == "true"
         self.journaler = lvimage.Journaler(lvutil.VG_PREFIX + sr_uuid)
         self.vgname = lvutil.VG_PREFIX + sr_uuid
@@ -101,6 +99,10 @@ class LVHDSR(image_sr.ImageSR):
             lvutil.removeVG(self.vgname)
 
     def attach(self, sr_uuid):
+        self._recover()
+
+    def _recover(self):
+        """Undo the snapshots that were killed. Raises SRUnavailable."""
         if not lvutil.checkVG(self.vgname):
             raise xs_errors.XenError(
                 "SRUnavailable", opterr="no such volume group: %s" % self.vgname
@@ -111,20 +113,14 @@ class LVHDSR(image_sr.ImageSR):
         if not lvutil.checkVG(self.vgname):
             return
         active = [image.path for image in self.images().values() if image.active]
-        inside = os.path.join(self.path, "")
-        if any(tapdisk.path.startswith(inside) for tapdisk in blktap2.Tapdisk.list()):
-            raise xs_errors.XenError("SRInUse", opterr="a tapdisk has an image of it open")
+        self._require_closed()
         if active:
             with util.failing_as("SRInUse"):
                 lvutil.deactivate(*active)
         refcounter.reset(self.uuid)
 
     def scan(self, sr_uuid):
-        if not lvutil.checkVG(self.vgname):
-            raise xs_errors.XenError(
-                "SRUnavailable", opterr="no such volume group: %s" % self.vgname
-            )
-        lvimage.recover(self.vgname)
+        self._recover()
         self._add_vdis(self._collect_garbage(), lambda uuid, image: LVHDVDI(self, uuid, image))
         super(LVHDSR, self).scan(sr_uuid)
 
@@ -189,10 +185,7 @@ class LVHDVDI(image_sr.ImageVDI):
         self.vdi_type = image.kind
         self.size = image.virtual_size
         self.utilisation = image.size
-        self.hidden = image.hidden
-        self.managed = not image.hidden
-        self.parent = image.parent or ""
-        self.sm_config_override = dict(self._format(), **{"vhd-parent": image.parent})
+        self._found(image)
 
     def _noted(self):
         return dict(self._format(), vdi_type=self.vdi_type)
@@ -218,18 +211,13 @@ class LVHDVDI(image_sr.ImageVDI):
         self.sr._update(sr_uuid, self.size)
         return self.get_params()
 
-    def delete(self, sr_uuid, vdi_uuid, data_only=False):
+    def _remove(self):
         if self.exists:
             if not self.session.xenapi.VDI.get_managed(self.sr.srcmd.params["vdi_ref"]):
                 raise xs_errors.XenError("VDIDelete", opterr="Deleting non-leaf node not permitted")
-            if refcounter.holders(sr_uuid, vdi_uuid):
+            if refcounter.holders(self.sr.uuid, self.uuid):
                 raise xs_errors.XenError("VDIInUse")
             lvutil.remove(self.path)
-        if not data_only:
-            self._db_forget()
-        self.sr._update(sr_uuid, -self.size)
-        self.sr.lock.cleanupAll(vdi_uuid)
-        self.sr._collect_garbage()
 
     def attach(self, sr_uuid, vdi_uuid):
         """Activate the chain, a writable leaf at its full size."""
@@ -308,27 +296,22 @@ class LVHDVDI(image_sr.ImageVDI):
                 lvutil.resize(self.path, volume)
         lvimage.set_virtual_size(self._image, size)
 
-    def compose(self, sr_uuid, vdi1, vdi2):
-        parent = self.sr.images()[vdi1]
+    def _put_on(self, uuid):
+        parent = self.sr.images()[uuid]
         self.sr.lock.acquire()
         try:
             lvimage.set_parent(self._image, parent)
             lvutil.change(parent.path, add={lvimage.HIDDEN: ""})
         finally:
             self.sr.lock.release()
-        self.session.xenapi.VDI.set_managed(self.sr.srcmd.params["args"][0], False)
-        if not blktap2.VDI.tap_refresh(self.session, sr_uuid, vdi2):
-            raise util.SMException("failed to refresh VDI %s" % self.uuid)
+
+    def _depth(self):
+        return len(lvimage.chain(self.sr.images(), self.uuid))
 
     def _do_snapshot(self, sr_uuid, vdi_uuid, snapType, cloneOp=False, secondary=None, cbtlog=None):
         if not self.sr.isMaster:
             raise xs_errors.XenError("LVMMaster")
-        if self.hidden:
-            raise xs_errors.XenError("VDIClone", opterr="hidden VDI")
-        if len(lvimage.chain(self.sr.images(), vdi_uuid)) >= qcow2util.MAX_CHAIN_SIZE:
-            raise xs_errors.XenError("SnapshotChainTooLong")
-        if not blktap2.VDI.tap_pause(self.session, sr_uuid, vdi_uuid):
-            raise util.SMException("failed to pause VDI %s" % vdi_uuid)
+        self._pause_to_snapshot()
         try:
             answer = self._snapshot(snapType)
         except Exception:
@@ -399,14 +382,12 @@ class LVHDVDI(image_sr.ImageVDI):
         introduced = [LVHDVDI(self.sr, uuid, images[uuid]) for uuid in (snapshot, base) if uuid]
         image_sr.introduce_fork(introduced)
         self._take(images[self.uuid])
-        ref = self.sr.srcmd.params["vdi_ref"]
-        for key, value in (("vhd-parent", self.parent), ("vdi_type", self.vdi_type)):
-            self.session.xenapi.VDI.remove_from_sm_config(ref, key)
-            self.session.xenapi.VDI.add_to_sm_config(ref, key, value)
+        return self._end_fork(snap_type, introduced)
+
+    def _note_base(self):
+        super(LVHDVDI, self)._note_base()
+        self._write_sm_config("vdi_type", self.vdi_type)
         self._sized(self.utilisation)
-        if snap_type != VDI.SNAPSHOT_INTERNAL:
-            self.sr._update(self.sr.uuid, self.size)
-        return introduced[0].get_params()
 
 
 if __name__ == "__main__":  # the flat layout: this file is the driver

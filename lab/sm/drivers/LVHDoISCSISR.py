@@ -28,21 +28,20 @@ DRIVER_INFO = dict(
 class LVHDoISCSISR(LVHDSR.LVHDSR):
     """A volume group on an iSCSI LUN."""
 
+    REQUIRED = (
+        ("target", "ConfigTargetMissing"),
+        ("targetIQN", "ConfigTargetIQNMissing"),
+        ("SCSIid", "ConfigSCSIid"),
+    )
+
     @staticmethod
     def handles(srtype):
         return srtype == "lvmoiscsi"
 
     def load(self, sr_uuid):
-        for key, error in (
-            ("target", "ConfigTargetMissing"),
-            ("targetIQN", "ConfigTargetIQNMissing"),
-            ("SCSIid", "ConfigSCSIid"),
-        ):
-            if not self.dconf.get(key):
-                raise xs_errors.XenError(error)
+        super(LVHDoISCSISR, self).load(sr_uuid)
         self.targetIQN = self.dconf["targetIQN"]
         self.SCSIid = self.dconf["SCSIid"]
-        super(LVHDoISCSISR, self).load(sr_uuid)
 
     def devices(self):
         return [scsi.device(self.SCSIid)]

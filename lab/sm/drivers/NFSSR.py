@@ -3,9 +3,8 @@
 
 import os
 
-from sm import SR, SRCommand, mounts, qcow2util
+from sm import SR, SRCommand, mounts
 from sm.core import util, xs_errors
-from sm.core.lock import Lock
 from sm.drivers import FileSR
 
 DRIVER_INFO = dict(
@@ -26,22 +25,14 @@ OPTIONS = "soft,proto=tcp,vers=%s,acdirmin=0,acdirmax=0,nolock"
 class NFSSR(FileSR.FileSR):
     """A directory of images, on an NFS server."""
 
+    REQUIRED = (("server", "ConfigServerMissing"), ("serverpath", "ConfigServerPathMissing"))
+
     @staticmethod
     def handles(srtype):
         return srtype == "nfs"
 
     def load(self, sr_uuid):
-        for key, error in (
-            ("server", "ConfigServerMissing"),
-            ("serverpath", "ConfigServerPathMissing"),
-        ):
-            if not self.dconf.get(key):
-                raise xs_errors.XenError(error)
-        self.ops_exclusive = FileSR.OPS_EXCLUSIVE
-        self.lock = Lock(qcow2util.LOCK_TYPE_SR, self.uuid)
-        self.sr_vditype = qcow2util.VDI_TYPE
-        self.path = os.path.join(SR.MOUNT_BASE, sr_uuid)
-        self.remotepath = os.path.join(self.dconf["serverpath"], sr_uuid)
+        super(NFSSR, self).load(sr_uuid)
         self.options = OPTIONS % self.dconf.get("nfsversion", "3")
         if self.dconf.get("options"):
             self.options += "," + self.dconf["options"]
@@ -66,6 +57,9 @@ class NFSSR(FileSR.FileSR):
             raise xs_errors.XenError("NFSCreate", opterr=str(error))
         finally:
             self._unmount()
+
+    def _remote_path(self):
+        return os.path.join(self.dconf["serverpath"], self.uuid)
 
     def _attached(self):
         return mounts.mounted(self.path)

@@ -25,9 +25,8 @@ class SMBSR(FileSR.FileSR):
     def handles(srtype):
         return srtype == "smb"
 
-    def load(self, sr_uuid):
-        super(SMBSR, self).load(sr_uuid)
-        self.remotepath = os.path.join(self.remotepath, sr_uuid)
+    def _remote_path(self):
+        return os.path.join(self.dconf["location"], self.uuid)
 
 
 if __name__ == "__main__":  # the flat layout: this file is the driver
