@@ -125,7 +125,7 @@ def create(path, kind, size, volume):
         raise
 
 
-def fork(path, parent, parent_kind, size, volume):
+def create_on(path, parent, parent_kind, size, volume):
     """Make an empty image on a new volume, on top of the one at `parent`, which need not be active.
 
     Until it is whole it is hidden: garbage, if we are killed.
@@ -163,36 +163,6 @@ def set_virtual_size(image, size):
     lvutil.change(
         image.path, add={VIRTUAL_SIZE: str(size)}, remove={VIRTUAL_SIZE: str(image.virtual_size)}
     )
-
-
-def recover(vg):
-    """Undo a snapshot that was killed between hiding the leaf, which becomes the base, and basing a
-    new leaf on it."""
-    images = getAll(vg)
-    for image in images.values():
-        leaf = image.forked_from
-        if leaf and leaf != image.uuid and leaf in images and images[leaf].parent == image.uuid:
-            lvutil.change(image.path, remove={FORKED_FROM: leaf})
-        elif leaf:
-            util.SMlog("Undoing the snapshot of %s" % leaf)
-            for other in images.values():  # nothing was ever written to them
-                if other.parent == image.uuid or other.uuid == leaf != image.uuid:
-                    lvutil.remove(other.path)
-            lvutil.change(image.path, remove={FORKED_FROM: leaf, HIDDEN: ""})
-            if leaf != image.uuid:
-                lvutil.rename(image.path, name(image.kind, leaf))
-
-
-class Journaler(object):
-    """What a volume group's tags say of snapshots that were interrupted, asked for as upstream's
-    journal."""
-
-    def __init__(self, vg):
-        self._vg = vg
-
-    def hasJournals(self, uuid):
-        """Whether one of a VDI was."""
-        return any(image.forked_from == uuid for image in getAll(self._vg).values())
 
 
 def collect_garbage(vg, needed):

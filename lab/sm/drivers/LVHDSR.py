@@ -9,13 +9,13 @@ written to. A snapshot turns the leaf's volume into a hidden base, shrunk to wha
 QCOW2 images are not), with two children. The images of a chain are active exactly while a leaf of
 it is attached.
 
-Where upstream has a metadata volume and a journal, here are the volumes' tags (lvutil, lvimage).
-Only the SR's master uses it: the lab shares no volume group between hosts.
+Where upstream has a metadata volume and a journal, here are the volumes' tags (lvutil, lvimage,
+lvfork). Only the SR's master uses it: the lab shares no volume group between hosts.
 """
 
 import os
 
-from sm import SR, VDI, SRCommand, blktap2, image_sr, lvimage, lvutil, qcow2util, refcounter
+from sm import SR, VDI, SRCommand, blktap2, image_sr, lvfork, lvimage, lvutil, qcow2util, refcounter
 from sm.core import util, xs_errors
 
 try:
@@ -59,7 +59,7 @@ class LVHDSR(image_sr.ImageSR):
         super(LVHDSR, self).load(sr_uuid)
         self.ops_exclusive = OPS_EXCLUSIVE
         self.isMaster = self.dconf.get("SRmaster") == "true"
-        self.journaler = lvimage.Journaler(lvutil.VG_PREFIX + sr_uuid)
+        self.journaler = lvfork.Journaler(lvutil.VG_PREFIX + sr_uuid)
         self.vgname = lvutil.VG_PREFIX + sr_uuid
         self.path = os.path.join(lvutil.VG_LOCATION, self.vgname)
         self.provision = self._provisioning()
@@ -107,7 +107,7 @@ class LVHDSR(image_sr.ImageSR):
             raise xs_errors.XenError(
                 "SRUnavailable", opterr="no such volume group: %s" % self.vgname
             )
-        lvimage.recover(self.vgname)
+        lvfork.recover(self.vgname)
 
     def detach(self, sr_uuid):
         if not lvutil.checkVG(self.vgname):
@@ -327,53 +327,16 @@ class LVHDVDI(image_sr.ImageVDI):
         return answer
 
     def _snapshot(self, snap_type):
-        """Fork the chain. Killed at any step, the next scan undoes it (lvimage.recover)."""
+        """Fork the chain. Killed at any step, the next scan undoes it (lvfork.recover)."""
         config = self.session.xenapi.VDI.get_sm_config(self.sr.srcmd.params["vdi_ref"])
         if config.get("type") == lvimage.RAW:
             raise xs_errors.XenError(
                 "Unimplemented", opterr="Raw VDI, snapshot or clone not permitted"
             )
-        in_use = bool(refcounter.holders(self.sr.uuid, self.uuid))
-        base, snapshot = (
-            util.gen_uuid(),
-            util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None,
-        )
-        kind = self._snapshot_type()
-        smallest = lvimage.volume_size(kind, self.size, thin=True)
-        full = lvimage.volume_size(kind, self.size, thin=False)
-        leaf_size = full if in_use or self.sr.provision == "thick" else smallest
-        if not in_use:
-            lvutil.activate(self.path)
-        needed = self.utilisation
-        if lvimage.is_deflated(self.vdi_type):
-            needed = lvimage.used_size(self.path)
-        self.sr.ensure_space(
-            leaf_size + (smallest if snapshot else 0) - (self.utilisation - needed)
-        )
-        base_path = os.path.join(self.sr.path, lvimage.name(self.vdi_type, base))
-        # hidden first: a base must never be seen as a VDI
-        lvutil.change(self.path, add={lvimage.HIDDEN: "", lvimage.FORKED_FROM: self.uuid})
-        lvutil.rename(self.path, os.path.basename(base_path))
-        if needed < self.utilisation:
-            lvutil.resize(base_path, needed)
-        if snapshot:
-            path = os.path.join(self.sr.path, lvimage.name(kind, snapshot))
-            lvimage.fork(path, base_path, self.vdi_type, self.size, smallest)
-            lvutil.deactivate(path)
-        leaf_path = os.path.join(self.sr.path, lvimage.name(kind, self.uuid))
-        lvimage.fork(leaf_path, base_path, self.vdi_type, self.size, leaf_size)
-        lvutil.change(base_path, remove={lvimage.FORKED_FROM: self.uuid}, readonly=True)
-        if in_use:
-            refcounter.get(self.sr.uuid, base, self.uuid)
-        else:
-            lvutil.deactivate(base_path, leaf_path)
+        base = util.gen_uuid()
+        snapshot = util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None
+        lvfork.fork(self, base, snapshot)
         return self._introduce_fork(snap_type, snapshot, base)
-
-    def _snapshot_type(self):
-        """What the images on top are: as the one below; on a raw one what the SR prefers."""
-        if self.vdi_type != lvimage.RAW:
-            return self.vdi_type
-        return cowutil.chosen({}, self.sr.dconf, self.size) if cowutil else qcow2util.VDI_TYPE
 
     def _introduce_fork(self, snap_type, snapshot, base):
         """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is
