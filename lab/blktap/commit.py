@@ -201,8 +201,7 @@ def _merge(layout, record, images, above):
         time.sleep(POLL)
     if command.returncode:
         raise subprocess.CalledProcessError(command.returncode, QEMU_IMG)
-    with records.Locked(layout.lock(record.pid)):
-        now = records.require(layout, record.pid)
+    with records.LockedTapdisk(layout, record.pid) as now:
         if _noted(layout, record.pid)[3] != os.getpid():
             os._exit(0)  # it was ended in the last moment
         if word != UNFLUSHED:

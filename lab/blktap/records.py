@@ -293,6 +293,24 @@ class Locked(object):
         os.close(self._fd)
 
 
+class LockedTapdisk(Locked):
+    """The same over a tapdisk; gives its record. OSError, and no lock file is left, if there is no
+    such tapdisk (any more)."""
+
+    def __init__(self, layout, pid):
+        super(LockedTapdisk, self).__init__(layout.lock(pid))
+        self._layout, self._pid = layout, pid
+
+    def __enter__(self):
+        super(LockedTapdisk, self).__enter__()
+        try:
+            return require(self._layout, self._pid)
+        except OSError:
+            unlink_if_there(self._path)
+            self.__exit__()
+            raise
+
+
 def allocate(layout):
     """Mark the lowest free minor as taken and return it."""
     layout.prepare()

@@ -187,8 +187,7 @@ def query(layout, given):
     from . import commit as merging, reply
 
     pid, minor = _pid(given), _minor(given)
-    with records.Locked(layout.lock(pid)):
-        record = records.require(layout, pid)
+    with records.LockedTapdisk(layout, pid) as record:
         _require_minor(record, minor, errno.ENODEV)
         said = merging.query(layout, record)
     reply.poke(layout, pid)

@@ -43,8 +43,8 @@ def _work(layout, pid, command, answer):
         os.setsid()
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         detach.keep_only(answer)
-        with records.Locked(layout.lock(pid)):
-            pokes = command(records.require(layout, pid))
+        with records.LockedTapdisk(layout, pid) as record:
+            pokes = command(record)
         if pokes:
             reply.withhold(layout, pid, pokes, answer)
     except OSError as error:

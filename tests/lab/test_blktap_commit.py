@@ -9,7 +9,7 @@ import pytest
 import blktap_lab as lab
 import chain_of_images
 from blktap_lab import xcpng_root as root  # noqa: F401
-from lab.blktap import commit, nbd_server
+from lab.blktap import commit, nbd_server, records
 from storage_motion.dom0 import tapctl
 from tests.eventually import eventually
 
@@ -151,3 +151,11 @@ def test_a_tapdisk_that_is_killed_takes_it_along(root, vbd):
 def test_before_qcow2_there_was_no_such_command(root):
     nbd_server.choose(root, None)
     assert "commit" not in lab.tap_ctl(root, "commit", "-p", 1, "-m", 1, "-a", "x")[1]
+
+
+@pytest.mark.parametrize("command", ["query", "pause"])
+def test_asking_a_tapdisk_that_has_ended_leaves_nothing(root, vbd, command):
+    tapctl.destroy(vbd)
+    code, _, error = tap_ctl(root, vbd, command)
+    assert code == 2 and "No such file" in error  # ENOENT: connecting to its control socket
+    assert os.listdir(records.Layout(root).lab) == []
