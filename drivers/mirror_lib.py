@@ -15,6 +15,8 @@ another:
     vdi_receive_start               the gate shut; maybe a tapdisk         vdi_receive_start (same answer), or _abort
     vdi_receive_finish              the tapdisk closed, the gate shut      vdi_receive_finish. Once the gate is open a
                                     or open                                tapdisk here is sm's, and is left alone
+      while it stands by, or waits  the same, the gate shut                the same
+      for the word to open
     vdi_receive_open_again          the gate shut or open                  vdi_receive_open_again
     vdi_receive_abort               the gate shut                          vdi_receive_abort
     vdi_let_go                      sm's tag of this host                  vdi_let_go
@@ -45,7 +47,7 @@ import XenAPI
 
 from storage_motion import errors
 from storage_motion.dom0 import images, vhd
-from storage_motion.sm import smapi, stock_sm
+from storage_motion.sm import smapi, standby, stock_sm
 from storage_motion.sm.disks import pauses, relinking, unnamed
 from storage_motion.sm.disks.copied import CopiedDisk
 from storage_motion.sm.disks.disk import Disk
@@ -122,9 +124,13 @@ class MirrorOperations(object):
         "depth", "blank": bool}"""
         return json.dumps(FilledDisk(self, vdi_uuid).start())
 
-    def receive_finish(self, vdi_uuid: str) -> None:
-        """Close it and open the gate."""
-        FilledDisk(self, vdi_uuid).finish()
+    def receive_finish(self, vdi_uuid: str, when: str = "") -> None:
+        """Close it and open the gate; with standby.WHEN_TOLD it waits for a word before each."""
+        disk = FilledDisk(self, vdi_uuid)
+        if when != standby.WHEN_TOLD:
+            disk.finish()
+        elif standby.told_to_close():
+            disk.finish(standby.told_to_open)
 
     def receive_open_again(self, vdi_uuid: str) -> Optional[str]:
         """Open a gate again that an older database of xapi's has shut, for who waits there to
@@ -185,7 +191,7 @@ COMMANDS: Dict[str, Tuple[str, Tuple[int, ...]]] = {
     "vdi_copy_close": ("copy_close", (0,)),
     "vdi_extents": ("extents", (0, 1)),
     "vdi_receive_start": ("receive_start", (0,)),
-    "vdi_receive_finish": ("receive_finish", (0,)),
+    "vdi_receive_finish": ("receive_finish", (0, 1)),
     "vdi_receive_open_again": ("receive_open_again", (0,)),
     "vdi_receive_abort": ("receive_abort", (0,)),
     "vdi_let_go": ("let_go", (0,)),
@@ -285,6 +291,11 @@ def tell_outages() -> None:
 def run(driver: Callable[[MirrorCommand, str], Any], driver_info: Dict[str, Any]) -> None:
     """The main program, like sm's SRCommand.run, which runs no commands but its own. Exits with 0,
     as that does."""
+    if sys.argv[1:2] == [smapi.STANDS_BY]:
+        argument = standby.argument_of_call()
+        if argument is None:
+            sys.exit(0)
+        sys.argv[1:] = [argument]
     command = MirrorCommand(driver_info)
     try:
         command.parse()

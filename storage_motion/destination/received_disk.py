@@ -35,7 +35,8 @@ class ReceivedDisk(object):
 
         `gates.open(sr uuid, vdi uuid)` closes that tapdisk and takes the marks off the VDI, and
         `gates.hold_open` of the same takes them off once more, if they have come back; a
-        MotionError if it cannot.
+        MotionError if it cannot. `gates.stand_by`, `close_disk` and `stand_down` make that quick:
+        see destination_gates.py.
         """
         self.key = key
         self.size: int = spec["size"]
@@ -123,7 +124,14 @@ class ReceivedDisk(object):
             # In this order: the mover takes the closing for the confirmation, and asks for the
             # finish then.
             self.end_role(role, ended)
+            if self._is_filled():
+                self._gates.close_disk(self.vdi)
             tls.close()
+
+    def _is_filled(self) -> bool:
+        """Whether everything has come that will come."""
+        with self._lock:
+            return self.roles["mirror"] == self.roles["copy"] == "ended"
 
     def end_role(self, role: str, ended: str) -> None:
         """`role` is over: "ended" or "broken"."""
@@ -137,6 +145,7 @@ class ReceivedDisk(object):
         commands: Dict[str, Handler] = {
             "digest": self._digest,
             "finish": self._finish,
+            "stand-by": self._stand_by,
             "heartbeat": lambda _: {"ok": True},
         }
         try:
@@ -154,6 +163,7 @@ class ReceivedDisk(object):
             log.info("disk %s: control has ended: %s", self.key, error)
         finally:
             self._stop_reading()
+            self._gates.stand_down(self.vdi)
             self.end_role("control", "ended" if self.gate == "open" else "broken")
 
     def _answered(self, command: Handler, message: Dict[str, Any]) -> Dict[str, Any]:
@@ -193,6 +203,11 @@ class ReceivedDisk(object):
             covered += pair[1]
         if covered > MAX_DIGEST:
             raise ProtocolError("a digest of %d bytes" % covered)
+
+    def _stand_by(self, _: Dict[str, Any]) -> Dict[str, Any]:
+        """The guest will be suspended soon, and the gate opened then."""
+        self._gates.stand_by(self.sr, self.vdi)
+        return {"ok": True}
 
     def _finish(self, message: Dict[str, Any]) -> Dict[str, Any]:
         """Open the gate, if everything that the mover was given has ended cleanly. Idempotent."""

@@ -18,6 +18,8 @@ MODULE = "storage_motion.source.mover"
 LOG = "/var/log/sxm.log"
 READY_TIMEOUT = 30.0
 ANSWER_TIMEOUT = 15.0
+STAND_BY_TIMEOUT = 70.0
+AWAIT_TIMEOUT = 25.0  # the mover answers within 10 s
 FINISH_TIMEOUT = 310.0  # the receiver closes a tapdisk meanwhile; the mover's own bound is 300 s
 STALL_BOUND = 5.0  # seconds: what a guest's disk may pause unnoticed (docs/design.md, 1)
 # mirrored writes; at 353 the real tapdisk loses them (docs/facts/tapdisk-and-sm.md section 4)
@@ -109,6 +111,16 @@ class MoverHandle:
         """Have it send at most so many bytes per second, mirror and copy together; 0: as much as
         goes. Raises MoverFailed."""
         self._order({"cmd": "limit", "bandwidth": bandwidth}, ANSWER_TIMEOUT)
+
+    def stand_by(self) -> None:
+        """Have the destination prepared for `finish`, which is quicker then. Raises MoverFailed."""
+        self._order({"cmd": "stand-by"}, STAND_BY_TIMEOUT)
+
+    def await_end(self) -> bool:
+        """Wait for some seconds for the mirror to be ended or broken. Whether it is. Raises
+        MoverFailed."""
+        answer = self._ask({"cmd": "await-end"}, AWAIT_TIMEOUT)
+        return answer.get("over") is True
 
     def finish(self, mirrored: bool) -> None:
         """Have the destination closed and its gate opened. Raises MoverFailed if it will not."""

@@ -26,6 +26,7 @@ DEFAULT_TIMEOUT = 600.0
 # taken.
 COMMANDS_TIMEOUT = 300.0
 
+STANDS_BY = "--stand-by"  # an argument of a command of MirrorSR (sm/standby.py)
 AWAY = 488  # the fault of a command of MirrorSR whose xapi has ended under it, or is not there yet
 
 # In other_config of a VDI while its mirror is being set up: the target, a socket in /run/sxm/<id>.
@@ -50,12 +51,23 @@ def call(
     `args`: strings. `driver_params`: {string: string}. Raises SmFault: what the driver answered, or
     why there was no answer (its `code` is None then).
     """
-    argument = xmlrpc.client.dumps(
-        (_parameters(session, sr_ref, command, vdi_ref, args, driver_params),), command
-    )
-    return _answer(
-        command, _run("%s/%s" % (root.path(DRIVERS), driver), command, argument, timeout)
-    )
+    given = argument(session, sr_ref, command, vdi_ref, args, driver_params)
+    process = begin(command, [given], driver)
+    return answer(command, outputs(command, process, timeout))
+
+
+def argument(
+    session: "XenAPI.Session",
+    sr_ref: str,
+    command: str,
+    vdi_ref: Optional[str] = None,
+    args: Sequence[str] = (),
+    driver_params: Optional[Mapping[str, str]] = None,
+) -> str:
+    """What a driver is given for one command, as `call` has it: an XML-RPC call. Raises SmFault,
+    XenAPI.Failure."""
+    struct = _parameters(session, sr_ref, command, vdi_ref, args, driver_params)
+    return xmlrpc.client.dumps((struct,), command)
 
 
 def await_commands(vdis: Sequence[str] = (), timeout: Optional[float] = None) -> None:
@@ -64,10 +76,13 @@ def await_commands(vdis: Sequence[str] = (), timeout: Optional[float] = None) ->
     (COMMANDS_TIMEOUT).
 
     A command is a process of its own: it goes on when the worker or receiver that wanted it is
-    killed."""
+    killed. One that stands by is a receiver's, and ends with it; so it is waited for with the
+    `vdis` of a receiver that has ended, and not where those of a dead worker are meant."""
     timeout = COMMANDS_TIMEOUT if timeout is None else timeout
     end = time.monotonic() + timeout
     for process in launch.running(root.path(DRIVERS + "/MirrorSR"), mentioning=vdis):
+        if not vdis and STANDS_BY in launch.arguments(process.pid):
+            continue
         if not process.gone(max(0.0, end - time.monotonic())):
             raise TimedOut(
                 "process %d, a command of the storage manager, to end" % process.pid, "%g" % timeout
@@ -144,31 +159,41 @@ def _device_config(api: Any, sr_ref: str, host_ref: str) -> Dict[str, str]:
     return config
 
 
-def _run(program: str, command: str, argument: str, timeout: float) -> Tuple[str, str]:
+def begin(
+    command: str,
+    arguments: Sequence[str],
+    driver: str = "MirrorSR",
+    stdin: int = subprocess.DEVNULL,
+) -> "subprocess.Popen[bytes]":
+    """Begin a driver of this host, with these arguments. Raises SmFault."""
+    program = "%s/%s" % (root.path(DRIVERS), driver)
     try:
-        process = subprocess.Popen(
-            [program, argument],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        return subprocess.Popen(
+            [program] + list(arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except OSError as error:
         raise SmFault(command, None, "cannot run %s: %s" % (program, error.strerror))
+
+
+def outputs(command: str, process: "subprocess.Popen[bytes]", timeout: float) -> Tuple[str, str]:
+    """What a driver has printed, and said on its standard error, when it has ended. Raises SmFault
+    if that takes more than `timeout` seconds."""
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise SmFault(command, None, "%s did not answer within %d s" % (program, timeout))
+        raise SmFault(command, None, "%s did not answer within %d s" % (process.args, timeout))
     return out.decode(errors="replace"), err.decode(errors="replace")
 
 
-def _answer(command: str, outputs: Tuple[str, str]) -> Any:
-    out, err = outputs
+def answer(command: str, printed: Tuple[str, str]) -> Any:
+    """What a driver has answered, by its `outputs`. Raises SmFault."""
+    out, err = printed
     try:
-        ((answer,), _) = xmlrpc.client.loads(out)
+        ((answered,), _) = xmlrpc.client.loads(out)
     except xmlrpc.client.Fault as fault:
         raise SmFault(command, fault.faultCode, fault.faultString)
     except (ValueError, xml.parsers.expat.ExpatError, xmlrpc.client.ResponseError):
         raise SmFault(command, None, "not an answer: %r %r" % (out[-500:], err[-500:]))
-    return answer
+    return answered

@@ -71,6 +71,7 @@ class Mirror(object):
         self._state = READY
         self._error: Optional[str] = None
         self._attachments = 0
+        self._over = threading.Event()  # ended, broken or closed
 
         self._closing = False
         self._retiring = False
@@ -154,6 +155,10 @@ class Mirror(object):
         if not self._writes.intact:
             raise NotFinished("the copy has failed")
 
+    def await_end(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the mirror to be ended or broken. Whether it is."""
+        return self._over.wait(seconds)
+
     def break_off(self, reason: str) -> None:
         """End the mirror as broken, from any thread."""
         with self._lock:
@@ -164,6 +169,7 @@ class Mirror(object):
     def close(self) -> None:
         """End whatever is going on: tapdisk carries on alone."""
         self._closing = True
+        self._over.set()
         self._waker.wake()
         self._thread.join(GOODBYE_BOUND)
 
@@ -190,6 +196,7 @@ class Mirror(object):
         with self._lock:
             self._state = BROKEN
             self._error = self._error or reason
+        self._over.set()
         self._writes.stop_counting()
         log.warning("the mirror is broken: %s", self._error)
 
@@ -382,6 +389,7 @@ class Mirror(object):
                 break
         with self._lock:
             self._state = ENDED
+        self._over.set()
 
     def _stand_guard(self) -> None:
         """From the clean end on: whoever attaches again makes it unclean."""

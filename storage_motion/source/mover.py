@@ -31,6 +31,8 @@ from storage_motion.wire import channel, nbd, nbd_client, service
 from storage_motion.wire.control_link import ControlLink
 from storage_motion.wire.control_socket import ControlSocket, Handler
 
+STAND_BY_BOUND = 60.0  # seconds for the receiver to begin a command of SM's
+AWAIT_BOUND = 10.0  # seconds for which `await-end` is not answered
 FINISH_BOUND = 300.0  # seconds for the receiver's SM to close its tapdisk and open the gate
 
 NOTHING_MIRRORED: Dict[str, Any] = {
@@ -77,6 +79,8 @@ class Mover(object):
                 ("status", self._status),
                 ("copy", self._copy),
                 ("limit", self._limit),
+                ("stand-by", self._stand_by),
+                ("await-end", self._await_end),
                 ("finish", self._finish),
                 ("abort", self._abort),
                 ("exit", self._abort),
@@ -191,6 +195,19 @@ class Mover(object):
             if self._copier is not None:
                 self._copier.limit(self._bandwidth)
         return {"ok": True}
+
+    def _stand_by(self, _: Dict[str, Any]) -> Dict[str, Any]:
+        """The guest is about to be suspended: what will open the gate begins at the destination."""
+        if self._link is None:
+            raise NotFinished("the mover is not ready: %s" % self._error)
+        self._link.request({"cmd": "stand-by"}, STAND_BY_BOUND)
+        return {"ok": True}
+
+    def _await_end(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        """Answers when the mirror is over, after AWAIT_BOUND at the latest."""
+        if self._mirror is None:
+            raise NotFinished("the mover is not ready: %s" % self._error)
+        return {"ok": True, "over": self._mirror.await_end(AWAIT_BOUND)}
 
     def _finish(self, message: Dict[str, Any]) -> Dict[str, Any]:
         with self._lock:

@@ -9,11 +9,12 @@ which waits for the gate, xapi serves nobody over the network (dbsync_slave.ml, 
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Set
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Set, Tuple
 
 from storage_motion.errors import SmFault
-from storage_motion.sm import marks, smapi
+from storage_motion.sm import marks, smapi, standby
 from storage_motion.sm.disks.guard import Guard
+from storage_motion.sm.standby import Standby
 from storage_motion.xapi import session as sessions
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # seconds from the begin after which no opening is tried anew; the mover gives up after 300
 PATIENCE = 120.0
+FINISH = "vdi_receive_finish"
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +34,70 @@ class Gates(object):
         self._session: "Optional[XenAPI.Session]" = None  # of the thread that holds gates open
         self._activating: Set[str] = set()  # the VDIs that SM was at when that thread looked last
         self._guard = Guard()  # of the thread that keeps readers out
+        # a VDI's UUID -> what will open its gate, and the session that it has
+        self._standing_by: "Dict[str, Tuple[Standby, XenAPI.Session]]" = {}
+
+    def stand_by(self, sr_uuid: str, vdi_uuid: str) -> None:
+        """Have a command of SM's stand by that will open the gate of that VDI: it need not begin
+        while the guest is suspended. Without it `open` begins one. Raises as `open`."""
+        self.stand_down(vdi_uuid)
+        session = sessions.local()
+        try:
+            command = Standby(
+                session,
+                session.xenapi.SR.get_by_uuid(sr_uuid),
+                FINISH,
+                session.xenapi.VDI.get_by_uuid(vdi_uuid),
+                [standby.WHEN_TOLD],
+            )
+        except Exception:
+            sessions.logout(session)
+            raise
+        self._standing_by[vdi_uuid] = command, session
+
+    def close_disk(self, vdi_uuid: str) -> None:
+        """Nothing more comes for that VDI: the command that stands by, if one does, closes its
+        tapdisk, takes SM's lock, and waits for `open`. Waits for nobody."""
+        if vdi_uuid in self._standing_by:
+            command, _ = self._standing_by[vdi_uuid]
+            try:
+                command.close_disk()
+            except SmFault as fault:  # `open` begins another one
+                log.warning("VDI %s: what stood by to open its gate: %s", vdi_uuid, fault)
+
+    def stand_down(self, vdi_uuid: str) -> None:
+        """Nobody will ask for that gate to be opened: no command stands by any more."""
+        command, session = self._standing_by.pop(vdi_uuid, (None, None))
+        if command is not None and session is not None:
+            command.end()
+            sessions.logout(session)
+
+    def _opened_by_standby(self, vdi_uuid: str) -> bool:
+        """Whether the command that stood by has opened the gate. Where it has not, one that begins
+        now can: it does over again what may have been done."""
+        command, session = self._standing_by.pop(vdi_uuid, (None, None))
+        if command is None or session is None:
+            return False
+        try:
+            command.open()
+            return True
+        except SmFault as fault:
+            log.warning("VDI %s: what stood by has not opened its gate: %s", vdi_uuid, fault)
+            return False
+        finally:
+            sessions.logout(session)
 
     def open(self, sr_uuid: str, vdi_uuid: str) -> None:
         """Close the tapdisk of that VDI and take its marks away. Once more if xapi was restarted
         meanwhile: SM's driver asks it by our session, which ends with it. Raises MotionError,
         XenAPI.Failure, OSError."""
+        if self._opened_by_standby(vdi_uuid):
+            return
         end = time.monotonic() + PATIENCE
         while True:
             session = sessions.patiently(sessions.local)
             try:
-                _have_sm(session, "vdi_receive_finish", sr_uuid, vdi_uuid)
+                _have_sm(session, FINISH, sr_uuid, vdi_uuid)
                 return
             except SmFault as fault:
                 if time.monotonic() > end or not _is_another(session):

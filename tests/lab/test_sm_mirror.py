@@ -18,7 +18,7 @@ import pytest
 from sm_host import SIZE, host, io  # noqa: F401
 from storage_motion.dom0 import tapctl
 from storage_motion.errors import SmFault, TapCtlError
-from storage_motion.sm import active, marks, smapi
+from storage_motion.sm import active, marks, smapi, standby
 from tests.eventually import eventually, never
 
 MIB = 1 << 20
@@ -101,6 +101,60 @@ def test_a_disk_moves(host, disks):
         host.call(destination, "vdi_receive_start")
     assert raised.value.fault == 483
     host.deactivate(destination)
+
+
+def standing_by(host, vdi):
+    return standby.Standby(host.session, host.big, "vdi_receive_finish", vdi, [standby.WHEN_TOLD])
+
+
+def test_an_activation_that_comes_before_the_gate_is_open_need_not_look_again(host, disks):
+    """It waits for SM's lock, which the command that stands by has."""
+    _, _, destination = disks
+    receive(host, destination)
+    one = standing_by(host, destination)
+    one.close_disk()
+    eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    assert host.tags(destination) == SHUT
+    shut_before = shut_gates_met(host)
+    waits = activation(host, destination, "true")
+    eventually(lambda: waits_for_a_lock(waits.pid), "it waits for the lock", 20)
+    one.open()
+    waits.communicate(timeout=60)
+    assert [key for key in host.tags(destination) if key.startswith(marks.HOST)]
+    assert shut_gates_met(host) == shut_before
+    host.deactivate(destination)
+
+
+def shut_gates_met(host):
+    """How often an activation has found a gate shut, by SM's log."""
+    with open(host.root + "/var/log/SMlog") as log:
+        return log.read().count(" is paused: ")
+
+
+def waits_for_a_lock(pid):
+    """Whether a process is blocked in flock, by its line in /proc/locks."""
+    with open("/proc/locks") as locks:
+        return any("->" in line and " %d " % pid in line for line in locks)
+
+
+@pytest.mark.parametrize("moment", ["begun", "close", "closed"])
+@pytest.mark.parametrize("how", ["its end", "kill -9"])
+def test_what_stands_by_may_end_at_any_moment(host, disks, moment, how):
+    """The gate is shut then, and opened by a command that begins now."""
+    _, _, destination = disks
+    receive(host, destination)
+    one = standing_by(host, destination)
+    if moment != "begun":
+        one.close_disk()
+    if moment == "closed":
+        eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    if how == "kill -9":
+        one._process.kill()
+    one.end()
+    smapi.await_commands([host.xapi.VDI.get_uuid(destination)], 20.0)
+    assert host.tags(destination) == SHUT
+    host.call(destination, "vdi_receive_finish")
+    assert host.tags(destination) == {}
 
 
 def activation(host, vdi, writable):

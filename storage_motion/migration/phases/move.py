@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 import XenAPI
 
 from storage_motion import waiting
-from storage_motion.errors import JournalNotWritten, MoveCutShort, MoveFailed, Unreachable
+from storage_motion.errors import (
+    JournalNotWritten,
+    MoveCutShort,
+    MoveFailed,
+    MoverFailed,
+    Unreachable,
+)
 from storage_motion.journal import steps
 from storage_motion.migration import durable, mirror_health, xapi_verdict, xenopsd_leftovers
 from storage_motion.migration.move_watch import MoveWatch
@@ -90,6 +96,7 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     receiving_host.ask_again(m)
     # and a mirror that has ended by now lacks what the guest has written since
     mirror_health.await_answers(m)
+    _stand_by(m)
     m.note(xenops_task=STARTING)
     task = _ask(m, here, maps)
     try:
@@ -97,6 +104,19 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     except JournalNotWritten as error:
         return task, error  # the guest runs still, and would wait before its gates
     return task, None
+
+
+def _stand_by(m: "Migration") -> None:
+    """Have the destination ready to open the gates: so the guest's pause is shorter."""
+
+    def of_one(disk: "Disk") -> None:
+        try:
+            m.mover(disk.key).stand_by()
+        except MoverFailed as error:  # the gates are opened without it; or the mover is no more
+            log.warning("%s: nothing stands by to open a gate: %s", m.id, error)
+
+    if m.plan.live:
+        waiting.at_once(of_one, m.plan.disks)
 
 
 def _ask(m: "Migration", here: xenops.Xenops, maps: Tuple[Dict[str, str], Dict[str, str]]) -> str:

@@ -6,12 +6,12 @@ one that sm does not clear when a master plugs the SR again. Exactly while it is
 tapdisk have the image open.
 """
 
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import XenAPI
 
 from storage_motion.dom0 import blktap, gate_notes, images, tapctl
-from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck
+from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck, NotFinished
 from storage_motion.sm import marks, smapi
 from storage_motion.sm.disks import guard
 from storage_motion.sm.disks.disk import Disk, tags, wait
@@ -52,13 +52,17 @@ class FilledDisk(Disk):
             "depth": blktap.most_requests(self.tapped.get_tap_type()),
         }
 
-    def finish(self) -> None:
-        """Close the disk, then open the gate. Raises DiskPaused if the gate is not ours."""
+    def finish(self, may_open: Callable[[], bool] = lambda: True) -> None:
+        """Close the disk, then open the gate. `may_open()`, asked in between, waits until it may be
+        opened; an activation of SM's waits for the lock meanwhile, and finds an open gate. Raises
+        DiskPaused if the gate is not ours, NotFinished if it may not be opened."""
         with self.locked():
             # In this order: what is noted has no tapdisk of ours any more, and what is not noted is
             # shut, whatever xapi forgets.
             if not gate_notes.noted(self.uuid):
                 self._close()
+            if not may_open():
+                raise NotFinished("nobody has said that the gate may be opened")
             gate_notes.note(self.uuid)
             self._open_gate()
             self._record.remove()

@@ -132,10 +132,14 @@ def test_a_guest_that_writes_all_the_time_loses_nothing(site, blank):
     refused = mover.ask("finish")
     assert refused["ok"] is False and "mirroring" in refused["error"]
     assert not receiver.gate_opened("d")
+    assert mover.ask("stand-by") == {"ok": True}
+    assert receiver.stood_by() == ["stand by sr vdi-d"]
     guest.detach()
-    status = eventually(
-        lambda: [s for s in [mover.ask("status")] if s["state"] == "ended"], "the mirror ends"
-    )[0]
+    assert mover.ask("await-end") == {"ok": True, "over": True}
+    status = mover.ask("status")
+    assert status["state"] == "ended"
+    # told before the mover was: no `finish` can come before it
+    assert receiver.stood_by() == ["stand by sr vdi-d", "close vdi-d"]
     assert status["clean"] and status["attachments"] == 1 and status["mirrored_writes"] > 60
     copy = status["copy"]
     assert (

@@ -657,6 +657,8 @@ class Model:
                         again=left,
                     ),
                 )
+        if s.finish == "" and s.role == "ended" and s.tapdisk and s.destination_up:
+            yield "what stands by to open the gate closes the tapdisk", to(tapdisk=False)
         if s.finish == "asked":
             if "gate before tapdisk" in self.changes:
                 yield (

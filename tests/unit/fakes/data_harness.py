@@ -193,6 +193,11 @@ class Receiver(object):
     def ask(self, command):
         return control_socket.request(self.control, {"cmd": command}, 10)
 
+    def stood_by(self):
+        """What the gates were told of a command that stands by, in order."""
+        with open(self.site.path("standing-by")) as told:
+            return told.read().splitlines()
+
     def gate_opened(self, key):
         return os.path.exists(self.site.path("gate-vdi-" + key))
 

@@ -27,6 +27,12 @@ class FakeMover:
             raise self._world.told
         return self._world.told
 
+    def stand_by(self):
+        self._world.stood_by += 1
+
+    def await_end(self):
+        return True
+
     def finish(self, mirrored):
         self._world.log.append("gate opened")
         self._world.open()
@@ -37,6 +43,7 @@ class World:
     that changes the world and returns one. `there`, `here`: the sm_configs."""
 
     id, lost, closes, outage_there = "m", False, None, None
+    stood_by = 0  # how often the destination was told to
 
     @staticmethod
     def full(fields):
@@ -156,6 +163,10 @@ class World:
         if self.full(dict(self.entry if key is None else self.disk(key), **fields)):
             raise JournalNotWritten("/x", "No space left on device")
         (self.entry if key is None else self.disk(key)).update(fields)
+
+    def note_steps(self, steps):
+        for key, step in steps.items():
+            self.note(key, gate=step)
 
     def vm(self):
         return self.source.xenapi.VM.get_by_uuid("v")

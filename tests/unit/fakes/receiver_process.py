@@ -12,7 +12,8 @@ from storage_motion.wire import service
 
 class FileGates:
     """`gate-<vdi>`: the gate is open. `gate-is-stuck`: nothing can be done about any.
-    `opened-again`: the VDIs whose gates were shut again."""
+    `opened-again`: the VDIs whose gates were shut again. `standing-by`: what was told to stand by
+    and since, a line each."""
 
     def __init__(self, directory):
         self._directory = directory
@@ -22,6 +23,19 @@ class FileGates:
             raise MotionError("the gate is stuck")
         with open(self._path("gate-" + vdi), "w") as gate:
             gate.write(sr)
+
+    def stand_by(self, sr, vdi):
+        self._tell("stand by %s %s" % (sr, vdi))
+
+    def close_disk(self, vdi):
+        self._tell("close %s" % vdi)
+
+    def stand_down(self, vdi):
+        self._tell("stand down %s" % vdi)
+
+    def _tell(self, line):
+        with open(self._path("standing-by"), "a") as told:
+            told.write(line + "\n")
 
     def hold_open(self, sr, vdi):
         if not os.path.exists(self._path("gate-" + vdi)):

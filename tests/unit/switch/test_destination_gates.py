@@ -74,6 +74,76 @@ def test_a_gate_is_opened_once_more_where_xapi_was_restarted_meanwhile(monkeypat
     assert host.sessions == host.ended == 3
 
 
+class StandsBy(object):
+    """In place of standby.Standby; `said`: what all of them were told. `fails`: the word that they
+    do not hear any more."""
+
+    said, fails = [], None
+
+    def __init__(self, session, sr, command, vdi, args):
+        assert (sr, vdi, args) == ("SR of sr", "VDI of vdi", ["when-told"])
+        self.said.append("begin " + command)
+
+    def close_disk(self):
+        self._hear("close")
+
+    def open(self):
+        self._hear("open")
+
+    def end(self):
+        self.said.append("end")
+
+    def _hear(self, word):
+        self.said.append(word)
+        if word == self.fails:
+            raise SmFault("vdi_receive_finish", None, "it has ended")
+
+
+@pytest.fixture
+def standing_by(monkeypatch):
+    monkeypatch.setattr(StandsBy, "said", [])
+    monkeypatch.setattr(destination_gates, "Standby", StandsBy)
+    return StandsBy
+
+
+BEGIN = "begin vdi_receive_finish"
+
+
+def test_what_stands_by_opens_the_gate(monkeypatch, standing_by):
+    host, gates = Host(monkeypatch), destination_gates.Gates()
+    gates.stand_by("sr", "vdi")
+    gates.close_disk("vdi")
+    gates.open("sr", "vdi")
+    gates.stand_down("vdi")
+    assert standing_by.said == [BEGIN, "close", "open"] and host.calls == []
+    assert host.sessions == host.ended == 1
+
+
+@pytest.mark.parametrize("fails", ["close", "open"])
+def test_where_it_does_not_a_command_that_begins_now_does(monkeypatch, standing_by, fails):
+    monkeypatch.setattr(standing_by, "fails", fails)
+    host, gates = Host(monkeypatch), destination_gates.Gates()
+    gates.stand_by("sr", "vdi")
+    gates.close_disk("vdi")
+    monkeypatch.setattr(standing_by, "fails", "open")
+    gates.open("sr", "vdi")
+    assert standing_by.said == [BEGIN, "close", "open"] and host.calls == ["vdi_receive_finish"]
+    assert host.sessions == host.ended == 2
+
+
+def test_nothing_stands_by_for_a_gate_that_nobody_will_open(monkeypatch, standing_by):
+    host, gates = Host(monkeypatch), destination_gates.Gates()
+    gates.close_disk("vdi")
+    gates.stand_down("vdi")
+    assert standing_by.said == []
+    gates.stand_by("sr", "vdi")
+    gates.stand_by("sr", "vdi")
+    gates.stand_down("vdi")
+    gates.close_disk("vdi")
+    assert standing_by.said == [BEGIN, "end", BEGIN, "end"]
+    assert host.sessions == host.ended == 2
+
+
 def test_what_sm_refuses_is_not_asked_for_again(monkeypatch):
     host = Host(monkeypatch)
     refused = SmFault("vdi_receive_finish", 484, "SXM_DISK_PAUSED")

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A command of MirrorSR that stands by: it has begun, and made its SR and its disk, before it is
+needed. So a guest's pause does not wait for a Python to begin.
+
+    MirrorSR --stand-by VDI       the UUID, by which the command is found
+
+It takes lines on its standard input. The first is its call, as JSON: what other commands have as
+their argument. Then it waits for each of two words before it does what that stands for. Where the
+input ends first it does nothing more: so it ends with the receiver that has begun it.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
+
+from storage_motion.errors import SmFault
+from storage_motion.sm import smapi
+
+if TYPE_CHECKING:
+    import XenAPI
+
+CLOSE, OPEN = "close", "open"  # its disk's tapdisk; the gate
+# the argument by which a command is told that it is to wait for them
+WHEN_TOLD = "when-told"
+# seconds from CLOSE to OPEN: as long as SM waits for a gate
+OPEN_BOUND = 120.0
+END_BOUND = 10.0  # seconds for one whose input has ended
+MAX_LINE = 1 << 16
+
+_unread = bytearray()  # of this process's standard input
+
+
+class Standby:
+    """One that stands by, for who will have it do something. Not for two threads at once."""
+
+    def __init__(
+        self,
+        session: "XenAPI.Session",
+        sr_ref: str,
+        command: str,
+        vdi_ref: str,
+        args: Sequence[str] = (),
+    ) -> None:
+        """Begins it. The parameters are those of `smapi.call`; the session has to last. Raises
+        SmFault, XenAPI.Failure."""
+        self._command = command
+        self._ended = False  # its outputs have been read
+        argument = smapi.argument(session, sr_ref, command, vdi_ref, args)
+        vdi = session.xenapi.VDI.get_uuid(vdi_ref)
+        self._process = smapi.begin(command, [smapi.STANDS_BY, vdi], stdin=subprocess.PIPE)
+        self._tell(json.dumps(argument))
+
+    def close_disk(self) -> None:
+        """Tell it to close its disk. Raises SmFault if it has ended."""
+        self._tell(CLOSE)
+
+    def open(self, timeout: float = smapi.DEFAULT_TIMEOUT) -> Any:
+        """Tell it that it may open, and wait for its end: what it has answered. Raises SmFault."""
+        self._tell(OPEN)
+        self._ended = True
+        return smapi.answer(self._command, smapi.outputs(self._command, self._process, timeout))
+
+    def end(self) -> None:
+        """Have it end without doing anything more: its input ends."""
+        if not self._ended:
+            self._ended = True
+            with contextlib.suppress(SmFault):  # it did not end by itself, and was killed
+                smapi.outputs(self._command, self._process, END_BOUND)
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except (OSError, ValueError) as error:  # ended by itself, or by `end`
+            raise SmFault(self._command, None, "it has ended: %s" % error)
+
+
+def argument_of_call() -> Optional[str]:
+    """In a process that stands by: what it is called with; None if it is not called at all."""
+    line = _line(OPEN_BOUND)
+    return None if line is None else str(json.loads(line))
+
+
+def told_to_close() -> bool:
+    """In such a process: whether it is told to close its disk. Waits without bound: for as long as
+    the receiver lives, and the guest's memory is on its way."""
+    return _line(None) == CLOSE
+
+
+def told_to_open() -> bool:
+    """In such a process: whether it is told to open the gate, within OPEN_BOUND."""
+    return _line(OPEN_BOUND) == OPEN
+
+
+def _line(bound: Optional[float]) -> Optional[str]:
+    """The next line of the standard input; None if there is none within `bound` seconds, or any
+    more."""
+    end = None if bound is None else time.monotonic() + bound
+    while b"\n" not in _unread:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        ready: Tuple[Any, ...] = select.select([sys.stdin.fileno()], [], [], left)
+        more = os.read(sys.stdin.fileno(), MAX_LINE) if ready[0] else b""
+        if not more or len(_unread) > MAX_LINE:
+            return None
+        _unread.extend(more)
+    line, _, rest = bytes(_unread).partition(b"\n")
+    _unread[:] = rest
+    return line.decode()
