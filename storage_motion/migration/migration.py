@@ -135,6 +135,11 @@ class Migration:
             else:
                 self.journal.write_disks({key: fields})
 
+    def note_steps(self, steps: Dict[str, str]) -> None:
+        """Note how far several disks are in the switch, by their keys, at once. As `note`."""
+        with self._noting:
+            self.journal.write_disks({key: {"gate": step} for key, step in steps.items()})
+
     def mover(self, key: str) -> mover_handle.MoverHandle:
         """The mover of a disk."""
         entry = self.disk(key)

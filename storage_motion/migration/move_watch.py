@@ -3,6 +3,7 @@
 is watched until it has ended."""
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Optional, Sequence
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
 
 HOLD_INTERVAL = 1.0  # seconds: less than a guest needs to reboot
-POLL = 0.03  # seconds: the guest is paused meanwhile
+POLL = 0.03  # seconds
+QUICK = 0.005  # seconds, while gates are led on: the guest is suspended
 MOVE_TIMEOUT = 24 * 3600.0  # a big VM's memory over a slow link
 SILENCE_TIMEOUT = 120.0  # of a xenopsd that is being restarted
 
@@ -57,11 +59,24 @@ class MoveWatch:
         self._detached_at: Optional[float] = None
         self._held = time.monotonic()
         self._cancelled = False
+        self._ended = False
         self._unwritten: Optional[JournalNotWritten] = None
+        self._news = threading.Event()  # a mirror is over
         self._away = False  # a xapi was, and may have forgotten what it had not written to disk
 
     def drive(self) -> None:
         """Returns when the task has ended, or nobody can tell any more."""
+        try:
+            self._drive()
+        finally:
+            self._ended = True
+
+    def _drive(self) -> None:
+        for one in self.switches:
+            if one.step == steps.ATTACHED:
+                threading.Thread(
+                    target=self._await_end, args=(one,), name="await end", daemon=True
+                ).start()
         end = time.monotonic() + MOVE_TIMEOUT
         heard, asked = time.monotonic(), self.here.at_once  # the gates are led on meanwhile
         while True:
@@ -85,8 +100,31 @@ class MoveWatch:
                 return
             if time.monotonic() > end:
                 self.stop(TimedOut("VM.migrate", "%g" % MOVE_TIMEOUT))
+            self._look_on(POLL)
+
+    def _await_end(self, one: disk_switch.DiskSwitch) -> None:
+        """Tell the watch at once when the mirror of a disk is over. A mover that does not answer is
+        found by the watch itself."""
+        try:
+            while not self._ended and not one.await_end():
+                pass
+        except MotionError as error:
+            log.debug("%s: %s", self.m.id, error)
+        self._news.set()
+
+    def _look_on(self, seconds: float) -> None:
+        """Look at the gates for so long: once, and again and again while they can be led on."""
+        end = time.monotonic() + seconds
+        while True:
             self._look()
-            time.sleep(POLL)
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            if any(one.step not in (steps.ATTACHED, steps.OPEN) for one in self.switches):
+                time.sleep(min(left, QUICK))
+            else:
+                self._news.wait(left)
+                self._news.clear()
 
     def _look(self) -> None:
         """One look at every gate, and at whether somebody wants to stop."""
@@ -171,10 +209,10 @@ class MoveWatch:
 
     def _advance(self) -> bool:
         """Lead every gate on. Whether all are open."""
-        opened = [one.advance() for one in self.switches]
+        opened = disk_switch.advance_all(self.switches, self.m.note_steps)
         if self._detached_at is None and any(one.step != steps.ATTACHED for one in self.switches):
             self._detached_at = time.monotonic()
-        return all(opened)
+        return opened
 
     def stop(self, error: Exception) -> None:
         """Have xenopsd give up; the gates that are shut stay shut. `error`: why."""

@@ -9,7 +9,7 @@ SM out is told in gate.py.
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Callable, Dict, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, Dict, NamedTuple, Optional, Sequence
 
 from storage_motion.errors import MirrorBroken, MotionError, MoverFailed
 from storage_motion.journal.steps import ATTACHED, DETACHED, LOCKED, LOCKING, OPEN, OPENING
@@ -59,17 +59,16 @@ class DiskSwitch:
         Whatever it raises, it may be called again. Raises MirrorBroken if the destination lacks a
         write, or MoverFailed; the gate is then still shut, except if `step` is OPENING, when it is
         not known."""
-        for transition in TRANSITIONS:
-            if self.step == transition.step:
-                transition.act(self)
-                if transition.condition(self):
-                    self._to(transition.next)
-        return self.step == OPEN
+        return advance_all([self], lambda steps: self._note(steps[self.key]))
 
-    def _to(self, step: str) -> None:
-        # first: what cannot be noted has not been reached, and nothing that follows from it is done
-        self._note(step)
-        self.step = step
+    @property
+    def key(self) -> str:
+        """The disk's."""
+        return self._mover.key
+
+    def await_end(self) -> bool:
+        """Wait for some seconds for the mirror to be over. Whether it is. Raises MoverFailed."""
+        return self._mover.await_end()
 
     def _detached(self) -> bool:
         if not self._mirrored:
@@ -121,6 +120,25 @@ class DiskSwitch:
             # destination.
             raise MirrorBroken(self._mover.key, "the disk was activated again at the source")
         return marks.ACTIVATING not in config
+
+
+def advance_all(switches: Sequence[DiskSwitch], note: Callable[[Dict[str, str]], None]) -> bool:
+    """Advance several disks, as `DiskSwitch.advance` does one: each transition of all of them,
+    noted at once by `note({disk's key: step})`, as each note costs the guest a sync of a file.
+    Whether all gates are open. Where one raises, the others are led on the next time."""
+    for transition in TRANSITIONS:
+        reached = []
+        for one in switches:
+            if one.step == transition.step:
+                transition.act(one)
+                if transition.condition(one):
+                    reached.append(one)
+        if reached:
+            # first: what cannot be noted has not been reached, and nothing that follows is done
+            note({one.key: transition.next for one in reached})
+            for one in reached:
+                one.step = transition.next
+    return all(one.step == OPEN for one in switches)
 
 
 def of_disk(m: "Migration", disk: "Disk", mirrored: bool) -> DiskSwitch:

@@ -9,6 +9,7 @@ from storage_motion.errors import DestinationFull, JournalNotWritten, MirrorBrok
 from storage_motion.journal import steps
 from storage_motion.migration import mover_handle
 from storage_motion.switch import disk_switch
+from tests.eventually import eventually
 
 MARK = "sxm m"
 ENDED = {"state": "ended", "clean": True, "error": None}
@@ -78,6 +79,49 @@ def test_the_order():
         ("finish", True),
         ("note", "open"),
     ]
+
+
+def test_several_disks_are_noted_together_and_one_that_is_behind_keeps_none():
+    disks = [Disk() for _ in range(3)]
+    for number, disk in enumerate(disks):
+        disk.mover.key = "disk %d" % number
+    disks[2].config = {HOST: "RW"}
+    notes = []
+
+    def advance():
+        return disk_switch.advance_all([disk.switch for disk in disks], notes.append)
+
+    both = ["disk 0", "disk 1"]
+    eventually(
+        lambda: advance() or all(disk.switch.step == "open" for disk in disks[:2]), "two are open"
+    )
+    assert disks[2].switch.step == "detached"
+    # whose gate opens first is not said
+    opened = [key for note in notes for key, step in note.items() if step == "open"]
+    assert sorted(opened) == both
+    assert [
+        (sorted(note), set(note.values())) for note in notes if "open" not in note.values()
+    ] == [
+        (both + ["disk 2"], {"detached"}),
+        (both, {"locking"}),
+        (both, {"locked"}),
+        (both, {"opening"}),
+    ]
+    disks[2].config = {}
+    eventually(advance, "all are open")
+    assert all(disk.switch.step == "open" for disk in disks)
+
+
+def test_what_cannot_be_noted_is_not_reached_by_any():
+    disks = [Disk() for _ in range(2)]
+
+    def full(_):
+        raise JournalNotWritten("/x", "No space left on device")
+
+    with pytest.raises(JournalNotWritten):
+        disk_switch.advance_all([disk.switch for disk in disks], full)
+    assert [disk.switch.step for disk in disks] == ["attached"] * 2
+    assert all(disk.log == [] for disk in disks)
 
 
 def test_a_disk_that_was_never_mirrored():
