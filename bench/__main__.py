@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The benches.
 
-    python -m bench [--quick] [--rounds N] [--only copy,mirror,downtime]
+    python -m bench [--quick] [--rounds N] [--only copy,mirror,downtime,switch]
     python -m bench render
 
 The first runs them, prints their tables, and writes build/bench/lab.json (or quick-lab.json). The
@@ -17,19 +17,33 @@ import signal
 import sys
 import time
 
-from bench import BUILD, copying, document, downtime, engines, machine, mirroring, sanity, tables
+from bench import (
+    BUILD,
+    copying,
+    document,
+    downtime,
+    engines,
+    machine,
+    mirroring,
+    sanity,
+    switch,
+    tables,
+)
 
 FULL = (  # name, module, its effort, rounds
     ("copy", copying, copying.FULL, 3),
     ("mirror", mirroring, mirroring.FULL, 3),
     ("downtime", downtime, downtime.FULL, 2),
+    ("switch", switch, switch.FULL, 3),
 )
 QUICK = (
     ("copy", copying, copying.QUICK, 1),
     ("mirror", mirroring, mirroring.QUICK, 1),
     ("downtime", downtime, downtime.QUICK, 1),
+    ("switch", switch, switch.QUICK, 1),
 )
-NEEDS = {"downtime": "lab"}  # the other engine has no background mirror
+# the other engine has no background mirror; and the lab's pools have their own
+NEEDS = {"downtime": "lab", "switch": "lab"}
 
 
 def engine_of(environment):
@@ -77,7 +91,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="small, one round: for its sanity")
     parser.add_argument("--rounds", type=int, help="of each part")
     parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=["copy", "mirror", "downtime"]
+        "--only", type=lambda text: text.split(","), default=[part[0] for part in FULL]
     )
     options = parser.parse_args()
     # so that what was started is ended

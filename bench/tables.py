@@ -2,7 +2,7 @@
 """Samples as tables of Markdown: ratios, and what a MiB or a write costs. {name: text} is what a
 result has; docs/performance.md has a place for each name."""
 
-from bench import downtime, mirroring, peers
+from bench import downtime, mirroring, peers, switch
 from bench.rounds import names, of, ratios, spread
 
 DASH = "–"
@@ -257,6 +257,36 @@ def share(samples):
     return "%.0f%%" % (100 * found.median) if found else DASH
 
 
+def switches(result):
+    """What storage costs of the pause: by both, and what ours adds; of that, SM's own commands."""
+    samples, rows = result["switch"], []
+    for scenario in names(samples, "scenario"):
+        here = of(samples, scenario=scenario)
+        ours, shared = (of(here, contestant=one) for one in (switch.OURS, switch.SHARED))
+        rows.append(
+            [
+                scenario,
+                *(
+                    one_of(mine, spread(sample.get(key) for sample in mine))
+                    for mine in (ours, shared)
+                    for key in ("seconds", "deactivate", "activate")
+                ),
+                ranged(spread(_added(ours, shared))),
+            ]
+        )
+    parts = ["s", "deactivate", "activate"]
+    head = ["", *(name + ": " + part for name in (switch.OURS, switch.SHARED) for part in parts)]
+    return table([*head, "ours adds, s"], rows)
+
+
+def _added(ours, shared):
+    """Seconds that ours took longer, by rounds."""
+    stock = {sample["round"]: sample.get("seconds") for sample in shared}
+    for sample in ours:
+        if sample.get("seconds") is not None and stock.get(sample["round"]) is not None:
+            yield sample["seconds"] - stock[sample["round"]]
+
+
 def machine(result):
     """On what it was run."""
     told = [
@@ -303,6 +333,7 @@ ALL = (  # name, what it needs of a result, function
     ("mirror-beside", "mirror", beside),
     ("mirror-cost", "mirror", cost_of_writes),
     ("downtime", "downtime", downtimes),
+    ("switch", "switch", switches),
 )
 
 

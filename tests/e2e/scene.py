@@ -70,9 +70,9 @@ def task_ended(host, task, timeout=MOVE):
 class Scene:
     """One VM, on the SR `sr` of pool A (see lab.pools.pool, Pool.sr; by default the first one of
     `home`). `lab`: with the pools A (a1, a2) and B (b1); the VM goes to and fro between `home`, in
-    A, and b1."""
+    A, and b1. `guest`: what it does (lab.pools.vms)."""
 
-    def __init__(self, lab, disks=DISKS, sr=None, home="a1"):
+    def __init__(self, lab, disks=DISKS, sr=None, home="a1", guest=None):
         self.lab = lab
         self._home = home
         self.host = lab.host(home)
@@ -80,11 +80,11 @@ class Scene:
         ref = pool.create_vm(
             "vm%d" % int(time.time() * 1000),
             [(pool.sr(*sr or (home, "fast")), size) for size in disks],
-            GUEST,
+            guest or GUEST,
         )
         self.uuid = pool.start_vm(ref, home)
         pool.xapi.pool.sync_database()  # a VM that has been there for a while
-        self.wait_for_writes(30)
+        self.wait_for_writes(30 if (guest or GUEST)["writes"] else 0)
 
     # -- where it is
 
