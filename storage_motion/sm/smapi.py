@@ -183,7 +183,7 @@ def outputs(command: str, process: "subprocess.Popen[bytes]", timeout: float) ->
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise SmFault(command, None, "%s did not answer within %d s" % (process.args, timeout))
+        raise SmFault(command, None, "the driver did not answer within %d s" % timeout)
     return out.decode(errors="replace"), err.decode(errors="replace")
 
 
