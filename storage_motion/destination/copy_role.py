@@ -5,12 +5,18 @@ back from it.
 A write is answered when it has been read back and found to be what came from the mover: so an
 answer says that it is there. What came is kept until then. Zeros on a disk that reads as zeros are
 not written, but read: CMD_REQUIRE_ZEROES.
+
+Tapdisk works on one request after the other, and a guest's mirrored write waits for what is before
+it. So it has one write and one read of a copy at a time, and one small one of them while the guest
+writes.
 """
 
 import collections
-from typing import Dict, List
+import itertools
+from typing import Dict, List, Optional
 
 from storage_motion.destination import tapdisk
+from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.role import Role
 from storage_motion.errors import ProtocolError
 from storage_motion.wire import nbd, nbd_client, nbd_server, stream
@@ -19,9 +25,65 @@ MAX_LENGTH = 1 << 20  # bytes of one request: a window of the copier
 # requests that are taken from the mover and not answered: as many as it sends, so that it waits
 # for the network alone. They keep their data.
 MAX_REQUESTS = 8
-# with tapdisk at a time on a connection: it works on what came first, and a guest's write waits
-AT_TAPDISK = 1
+SMALL = 128 << 10  # bytes of a piece while the guest writes
 ZEROS = bytes(MAX_LENGTH)
+
+
+class _Copy(object):
+    """A request, in pieces."""
+
+    __slots__ = ("request", "handle", "cut", "open", "error", "found")
+
+    def __init__(self, request: nbd_server.Request) -> None:
+        self.request = request
+        self.handle = request.handle  # the mover's
+        self.cut = 0  # bytes of it that are, or were, with tapdisk
+        self.open = 0  # pieces that are
+        self.error = 0  # errno of the first that failed
+        self.found: Optional[bytearray] = None  # what is read back, from the first read on
+
+
+class _Piece(object):
+    """A part of a request."""
+
+    __slots__ = ("copy", "at", "length")
+
+    def __init__(self, copy: _Copy, length: int) -> None:
+        """The next `length` bytes of it."""
+        self.copy = copy
+        self.at = copy.cut  # bytes from the request's begin
+        self.length = length
+        copy.cut += length
+        copy.open += 1
+
+    @property
+    def stop(self) -> int:
+        """Where it ends, from the request's begin."""
+        return self.at + self.length
+
+    @property
+    def offset(self) -> int:
+        """Where it begins on the disk."""
+        return self.copy.request.offset + self.at
+
+    @property
+    def data(self) -> memoryview:
+        """What it is to be on the disk."""
+        request = self.copy.request
+        if request.command == nbd.CMD_WRITE:
+            return request.payload[self.at : self.stop]
+        return memoryview(ZEROS)[: self.length]
+
+    @property
+    def found(self) -> memoryview:
+        """Where it is read back to."""
+        assert self.copy.found is not None
+        return memoryview(self.copy.found)[self.at : self.stop]
+
+    def is_the_same(self) -> bool:
+        """Whether that is so. By `startswith`, which compares memory; views go byte by byte."""
+        assert self.copy.found is not None
+        return self.copy.found.startswith(self.data, self.at)
 
 
 class CopyRole(Role):
@@ -31,80 +93,113 @@ class CopyRole(Role):
     PORTION = MAX_LENGTH + nbd.REQUEST.size
 
     def __init__(
-        self, mover: stream.Socket, writing: nbd_client.Client, reading: nbd_client.Client
+        self,
+        mover: stream.Socket,
+        writing: nbd_client.Client,
+        reading: nbd_client.Client,
+        guest: Optional[GuestWrites] = None,
     ) -> None:
-        """`writing`, `reading`: two nbd_client.Client of the destination's tapdisk."""
+        """`writing`, `reading`: two nbd_client.Client of the destination's tapdisk. `guest`: what
+        the disk's mirror tells."""
         self._writes = tapdisk.Writes(writing)
         self._reads = tapdisk.Reads(reading)
         Role.__init__(self, mover, writing.size, [self._writes, self._reads])
-        self._requests: Dict[int, nbd_server.Request] = {}  # handle -> not answered yet
-        self._to_write: "collections.deque[nbd_server.Request]" = collections.deque()
-        self._to_read: "collections.deque[nbd_server.Request]" = collections.deque()
-        self._found: Dict[int, bytearray] = {}  # handle -> what is being read back
+        self._guest = guest or GuestWrites()
+        self._copies: Dict[int, _Copy] = {}  # the mover's handle -> not answered yet
+        # to be cut, the first of them maybe in part
+        self._to_write: "collections.deque[_Copy]" = collections.deque()
+        self._to_look_at: "collections.deque[_Copy]" = collections.deque()
+        self._written: "collections.deque[_Piece]" = collections.deque()  # and not read back yet
+        self._handles = itertools.count()
+        self._at_tapdisk: Dict[int, _Piece] = {}  # by handles of ours
         self._spare: List[bytearray] = []  # for what is read back
 
     def _busy(self) -> bool:
-        return bool(self._requests)
+        return bool(self._copies)
 
     def _has_room(self) -> bool:
-        return len(self._requests) < MAX_REQUESTS
+        return len(self._copies) < MAX_REQUESTS
 
     def _take(self, requests: List[nbd_server.Request]) -> None:
         for request in requests:
-            if request.length > MAX_LENGTH or request.handle in self._requests:
+            if request.length > MAX_LENGTH or request.handle in self._copies:
                 raise ProtocolError("the mover sent a copy of %d bytes" % request.length)
-            self._requests[request.handle] = request
-            wanted = self._to_read if request.command == nbd.CMD_REQUIRE_ZEROES else self._to_write
-            wanted.append(request)
+            copy = self._copies[request.handle] = _Copy(request)
+            zeros = request.command == nbd.CMD_REQUIRE_ZEROES
+            (self._to_look_at if zeros else self._to_write).append(copy)
         self._go_on()
 
     def _go_on(self) -> None:
-        """Give tapdisk as much as it may have."""
-        while self._to_write and self._writes.in_flight < AT_TAPDISK:
-            request = self._to_write.popleft()
-            if request.command == nbd.CMD_WRITE:
-                messages = [request.message]
+        """Give tapdisk as much as it may have: what has to be read back first, so that no more is
+        kept than needed."""
+        while not self._at_tapdisk or not self._guest.are_coming():
+            if self._written and not self._reads.in_flight:
+                self._read_back(self._written.popleft())
+            elif self._to_write and not self._writes.in_flight:
+                self._write_out(self._next_piece(self._to_write))
+            elif self._to_look_at and not self._reads.in_flight:
+                self._read_back(self._next_piece(self._to_look_at))
             else:
-                header = nbd.REQUEST.pack(
-                    nbd.REQUEST_MAGIC,
-                    0,
-                    nbd.CMD_WRITE,
-                    request.handle,
-                    request.offset,
-                    request.length,
-                )
-                messages = [memoryview(header), memoryview(ZEROS)[: request.length]]
-            self._writes.start(messages, [request.handle])
-        while self._to_read and self._reads.in_flight < AT_TAPDISK:
-            request = self._to_read.popleft()
-            found = self._spare.pop() if self._spare else bytearray(MAX_LENGTH)
-            self._found[request.handle] = found
-            self._reads.start(request.handle, request.offset, memoryview(found)[: request.length])
+                return
+
+    def _next_piece(self, copies: "collections.deque[_Copy]") -> _Piece:
+        copy = copies[0]
+        left = copy.request.length - copy.cut
+        piece = _Piece(copy, min(left, SMALL) if self._guest.are_coming() else left)
+        if piece.length == left:
+            copies.popleft()
+        return piece
+
+    def _write_out(self, piece: _Piece) -> None:
+        handle = self._hand_over(piece)
+        request = piece.copy.request
+        if piece.length == request.length and request.command == nbd.CMD_WRITE:
+            request.rename(handle)
+            messages = [request.message]
+        else:
+            header = nbd.REQUEST.pack(
+                nbd.REQUEST_MAGIC, 0, nbd.CMD_WRITE, handle, piece.offset, piece.length
+            )
+            messages = [memoryview(header), piece.data]
+        self._writes.start(messages, [handle])
+
+    def _read_back(self, piece: _Piece) -> None:
+        if piece.copy.found is None:
+            piece.copy.found = self._spare.pop() if self._spare else bytearray(MAX_LENGTH)
+        self._reads.start(self._hand_over(piece), piece.offset, piece.found)
+
+    def _hand_over(self, piece: _Piece) -> int:
+        handle = next(self._handles)
+        self._at_tapdisk[handle] = piece
+        return handle
 
     def _take_answers(self, descriptor: int) -> None:
         if descriptor == self._writes.sock.fileno():
             for handle, error in self._writes.answers():
+                piece = self._at_tapdisk.pop(handle)
                 if error:
-                    self._finish(handle, error)
+                    self._end(piece, error)
                 else:
-                    self._to_read.append(self._requests[handle])
+                    self._written.append(piece)
         else:
             answer = self._reads.answer()
             if answer is not None:
-                self._compare(*answer)
+                handle, error = answer
+                piece = self._at_tapdisk.pop(handle)
+                self._end(piece, error or (0 if piece.is_the_same() else nbd.NOT_AS_WRITTEN))
         self._go_on()
 
-    def _compare(self, handle: int, error: int) -> None:
-        request, found = self._requests[handle], self._found.pop(handle)
-        if request.command == nbd.CMD_WRITE:
-            same = found.startswith(request.payload)
-        else:
-            same = ZEROS.startswith(memoryview(found)[: request.length])
-        self._spare.append(found)
-        self._finish(handle, error or (0 if same else nbd.NOT_AS_WRITTEN))
-
-    def _finish(self, handle: int, error: int) -> None:
-        request = self._requests.pop(handle)
-        self._answer(handle, error)
-        if not any(other.buffer is request.buffer for other in self._requests.values()):
-            self._reader.give_back(request.buffer)
+    def _end(self, piece: _Piece, error: int) -> None:
+        """A piece has been compared, or has failed; the request is answered with the last one."""
+        copy = piece.copy
+        copy.open -= 1
+        copy.error = copy.error or error
+        if copy.open or copy.cut < copy.request.length:
+            return
+        del self._copies[copy.handle]
+        self._answer(copy.handle, copy.error)
+        if copy.found is not None:
+            self._spare.append(copy.found)
+        buffer = copy.request.buffer
+        if not any(other.request.buffer is buffer for other in self._copies.values()):
+            self._reader.give_back(buffer)

@@ -6,9 +6,10 @@ They go on as they came, in runs: with the mover's handles, which tapdisk's answ
 
 import collections
 import itertools
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from storage_motion.destination import tapdisk
+from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.role import Role
 from storage_motion.errors import ProtocolError
 from storage_motion.wire import nbd, nbd_client, nbd_server, stream
@@ -35,8 +36,11 @@ class MirrorRole(Role):
 
     COMMANDS = (nbd.CMD_WRITE,)
 
-    def __init__(self, mover: stream.Socket, client: nbd_client.Client) -> None:
-        """`client`: nbd_client.Client of the destination's tapdisk."""
+    def __init__(
+        self, mover: stream.Socket, client: nbd_client.Client, guest: Optional[GuestWrites] = None
+    ) -> None:
+        """`client`: nbd_client.Client of the destination's tapdisk. `guest`: is told of writes."""
+        self._guest = guest or GuestWrites()
         self._tapdisk = tapdisk.Writes(client)
         Role.__init__(self, mover, client.size, [self._tapdisk])
         # not sent to tapdisk yet, for it has enough
@@ -51,6 +55,7 @@ class MirrorRole(Role):
         return not self._waiting
 
     def _take(self, requests: List[nbd_server.Request]) -> None:
+        self._guest.came()
         for request in requests:
             if request.handle >= FIRST_PIECE:
                 raise ProtocolError("the mover sent handle %#x" % request.handle)

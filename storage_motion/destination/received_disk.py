@@ -7,6 +7,7 @@ import threading
 from typing import Any, Callable, Dict, Optional
 
 from storage_motion.destination.copy_role import CopyRole
+from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.mirror_role import MirrorRole
 from storage_motion.errors import DataPathError, NotFinished, PeerRefused, ProtocolError
 from storage_motion.wire import digest, nbd, nbd_client
@@ -48,6 +49,7 @@ class ReceivedDisk(object):
         self._depth: int = spec["depth"]
         self._blank: bool = spec["blank"]
         self._gates = gates
+        self._guest = GuestWrites()
         self._trouble: Optional[str] = None  # what the last look at an open gate failed with
         # for digests; of the control role's thread
         self._reading: Optional[nbd_client.Client] = None
@@ -109,9 +111,9 @@ class ReceivedDisk(object):
             if role == "copy":
                 self._clear_beyond(client)
                 reading = self.connect()
-                CopyRole(tls, client, reading).run()
+                CopyRole(tls, client, reading, self._guest).run()
             else:
-                MirrorRole(tls, client).run()
+                MirrorRole(tls, client, self._guest).run()
             ended = "ended"
         except DataPathError as error:
             log.warning("disk %s: %s is broken: %s", self.key, role, error)

@@ -9,7 +9,9 @@ import threading
 import pytest
 
 from fake_tapdisk import BOUND, FakeTapdisk
-from storage_motion.destination.copy_role import MAX_LENGTH, CopyRole
+from storage_motion.destination import guest_writes
+from storage_motion.destination.copy_role import MAX_LENGTH, SMALL, CopyRole
+from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.mirror_role import FIRST_PIECE, MirrorRole
 from storage_motion.errors import ConnectionLost, ProtocolError
 from storage_motion.wire import nbd, nbd_client, stream
@@ -71,7 +73,7 @@ def served():
     closing = []
 
     def make(role, **options):
-        tapdisk = FakeTapdisk(SIZE, 2 if role is CopyRole else 1, **options)
+        tapdisk = FakeTapdisk(SIZE, 1 if role is MirrorRole else 2, **options)
         one = Served(role, tapdisk)
         closing.extend((tapdisk.close, one.mover.close))
         return one, tapdisk
@@ -164,6 +166,88 @@ def test_what_is_no_copy_ends_the_role(served, command, length):
     role.send(command, 1, 0, length, bytes(length) if command == WRITE else b"")
     assert isinstance(role.ended(), ProtocolError)
     assert tapdisk.seen == []
+
+
+class Writing(GuestWrites):
+    """A guest that writes all the time."""
+
+    def are_coming(self):
+        return True
+
+
+def beside_a_guest(mover, writing, reading):
+    return CopyRole(mover, writing, reading, Writing())
+
+
+def test_while_the_guest_writes_tapdisk_has_one_small_piece_at_a_time(served):
+    role, tapdisk = served(beside_a_guest)
+    tapdisk.go()
+    role.send(WRITE, 1, 0, 3 * SMALL + 512, data(1, 3 * SMALL) + data(2, 512))
+    role.send(WRITE, 2, 1 << 20, 512, data(3, 512))
+    assert role.replies(2) == {1: 0, 2: 0}
+    parts = [(at, SMALL) for at in range(0, 3 * SMALL, SMALL)]
+    parts += [(3 * SMALL, 512), (1 << 20, 512)]
+    # each is read back before the next one is written
+    assert tapdisk.seen == [
+        (connection, command, *part)
+        for part in parts
+        for connection, command in ((0, WRITE), (1, READ))
+    ]
+    assert tapdisk.disk[: 3 * SMALL + 512] == data(1, 3 * SMALL) + data(2, 512)
+
+
+@pytest.mark.parametrize("command", [WRITE, READ])
+def test_an_error_of_one_piece_is_the_requests_and_told_once(served, command):
+    role, tapdisk = served(beside_a_guest)
+    tapdisk.errors = {(command, SMALL): errno.ENOSPC, (command, 2 * SMALL): errno.EIO}
+    tapdisk.go()
+    role.send(WRITE, 1, 0, 4 * SMALL, data(1, 4 * SMALL))
+    role.send(WRITE, 2, 1 << 20, 512, data(2, 512))
+    assert role.replies(2) == {1: errno.ENOSPC, 2: 0}
+    assert role.silent()
+
+
+def test_a_piece_that_is_lost_is_told(served):
+    role, tapdisk = served(beside_a_guest)
+    tapdisk.spoil = lambda offset, written: offset == 2 * SMALL
+    tapdisk.go()
+    role.send(WRITE, 1, 0, 4 * SMALL, data(1, 4 * SMALL))
+    assert role.replies(1) == {1: nbd.NOT_AS_WRITTEN}
+
+
+def test_zeros_go_in_pieces_too(served):
+    role, tapdisk = served(beside_a_guest)
+    tapdisk.disk[: 4 << 20] = data(9, 4 << 20)
+    tapdisk.disk[1 << 20 : 2 << 20] = bytes(1 << 20)
+    tapdisk.go()
+    role.send(nbd.CMD_REQUIRE_ZEROES, 1, 1 << 20, 1 << 20)
+    role.send(nbd.CMD_REQUIRE_ZEROES, 2, (2 << 20) - 2 * SMALL, 3 * SMALL)
+    role.send(nbd.CMD_WRITE_ZEROES, 3, 0, 1 << 20)
+    assert role.replies(3) == {1: 0, 2: nbd.NOT_AS_WRITTEN, 3: 0}
+    assert tapdisk.disk[: 1 << 20] == bytes(1 << 20)
+    assert max(length for _, _, _, length in tapdisk.seen) == SMALL
+
+
+def test_a_guest_writes_for_a_moment_after_each_of_its_writes(monkeypatch):
+    now = [50.0]
+    monkeypatch.setattr(guest_writes.time, "monotonic", lambda: now[0])
+    guest = GuestWrites()
+    assert not guest.are_coming()
+    guest.came()
+    now[0] += 0.9 * guest_writes.RECENT
+    assert guest.are_coming()
+    now[0] += 0.2 * guest_writes.RECENT
+    assert not guest.are_coming()
+
+
+def test_the_mirror_tells_the_copy(served):
+    guest = GuestWrites()
+    role, tapdisk = served(lambda mover, client, *_: MirrorRole(mover, client, guest))
+    tapdisk.go()
+    assert not guest.are_coming()
+    role.send(WRITE, 1, 0, 512, data(1, 512))
+    assert role.replies(1) == {1: 0}
+    assert guest._latest > 0
 
 
 def test_beyond_the_disk_nothing_goes_to_tapdisk(served):
