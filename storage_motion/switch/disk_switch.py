@@ -178,7 +178,7 @@ TRANSITIONS = (
 
 
 class _Finish(threading.Thread):
-    """The mover's `finish`, which takes as long as the destination's SM needs to close a tapdisk.
+    """The mover's `finish`, which takes as long as the destination's SM needs to open the gate.
     `opened`: whether it has said that the gate is open; `error`: else, why not."""
 
     def __init__(self, mover: "MoverHandle", mirrored: bool) -> None:
