@@ -34,7 +34,7 @@ FULL = (  # name, module, its effort, rounds
     ("copy", copying, copying.FULL, 3),
     ("mirror", mirroring, mirroring.FULL, 3),
     ("downtime", downtime, downtime.FULL, 2),
-    ("switch", switch, switch.FULL, 3),
+    ("switch", switch, switch.FULL, 2),
 )
 QUICK = (
     ("copy", copying, copying.QUICK, 1),

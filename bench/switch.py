@@ -23,16 +23,18 @@ OURS, SHARED = "this system", "shared storage"
 PLAN = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
 OTHER = {"a1": "a2", "a2": "a1"}
 
+FILLED = 5.0 * MIB  # of a disk, before it moves
+
 Case = collections.namedtuple("Case", "name disks size writes")
 Case.__doc__ = (
     """`disks` of `size` bytes each; the guest begins `writes` a second to all of them."""
 )
 
 FULL = (
-    Case("1 disk, idle guest", 1, 16 * MIB, 0),
+    Case("1 disk, quiet guest", 1, 16 * MIB, 5),
     Case("1 disk", 1, 16 * MIB, 100),
     Case("1 disk, busy guest", 1, 16 * MIB, 2000),
-    Case("1 disk of 2040 GiB", 1, 2040 * GIB, 100),
+    Case("1 disk of 1 GiB", 1, GIB, 100),
     Case("4 disks", 4, 16 * MIB, 100),
     Case("16 disks", 16, 16 * MIB, 100),
 )
@@ -95,7 +97,7 @@ class _Shared(object):
 
 
 def _guest(case):
-    return {"writes": case.writes, "fill": 0.3}
+    return {"writes": case.writes, "fill": FILLED / case.size}
 
 
 def _marks(host, vm):

@@ -131,6 +131,8 @@ class MirrorOperations(object):
             disk.finish()
         elif standby.told_to_close():
             disk.finish(standby.told_to_open)
+        else:
+            raise errors.NotFinished("nobody has said that the disk may be closed")
 
     def receive_open_again(self, vdi_uuid: str) -> Optional[str]:
         """Open a gate again that an older database of xapi's has shut, for who waits there to

@@ -126,9 +126,11 @@ class ReceivedDisk(object):
             # In this order: the mover takes the closing for the confirmation, and asks for the
             # finish then.
             self.end_role(role, ended)
-            if self._is_filled():
-                self._gates.close_disk(self.vdi)
-            tls.close()
+            try:
+                if self._is_filled():
+                    self._gates.close_disk(self.vdi)
+            finally:
+                tls.close()
 
     def _is_filled(self) -> bool:
         """Whether everything has come that will come."""
@@ -165,8 +167,8 @@ class ReceivedDisk(object):
             log.info("disk %s: control has ended: %s", self.key, error)
         finally:
             self._stop_reading()
-            self._gates.stand_down(self.vdi)
             self.end_role("control", "ended" if self.gate == "open" else "broken")
+            self._gates.stand_down(self.vdi)
 
     def _answered(self, command: Handler, message: Dict[str, Any]) -> Dict[str, Any]:
         try:

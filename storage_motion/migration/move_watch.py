@@ -5,7 +5,7 @@ is watched until it has ended."""
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 import XenAPI
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HOLD_INTERVAL = 1.0  # seconds: less than a guest needs to reboot
 POLL = 0.03  # seconds
 QUICK = 0.005  # seconds, while gates are led on: the guest is suspended
+LIVELY = 2.0  # seconds without a step after which it is not looked so often any more
 MOVE_TIMEOUT = 24 * 3600.0  # a big VM's memory over a slow link
 SILENCE_TIMEOUT = 120.0  # of a xenopsd that is being restarted
 
@@ -58,6 +59,7 @@ class MoveWatch:
         self.downtime: Optional[float] = None
         self._detached_at: Optional[float] = None
         self._held = time.monotonic()
+        self._stepped = -LIVELY  # when a disk last reached a step
         self._cancelled = False
         self._ended = False
         self._unwritten: Optional[JournalNotWritten] = None
@@ -120,7 +122,9 @@ class MoveWatch:
             left = end - time.monotonic()
             if left <= 0:
                 return
-            if any(one.step not in (steps.ATTACHED, steps.OPEN) for one in self.switches):
+            if time.monotonic() - self._stepped < LIVELY and any(
+                one.step not in (steps.ATTACHED, steps.OPEN) for one in self.switches
+            ):
                 time.sleep(min(left, QUICK))
             else:
                 self._news.wait(left)
@@ -209,10 +213,14 @@ class MoveWatch:
 
     def _advance(self) -> bool:
         """Lead every gate on. Whether all are open."""
-        opened = disk_switch.advance_all(self.switches, self.m.note_steps)
+        opened = disk_switch.advance_all(self.switches, self._note)
         if self._detached_at is None and any(one.step != steps.ATTACHED for one in self.switches):
             self._detached_at = time.monotonic()
         return opened
+
+    def _note(self, reached: Dict[str, str]) -> None:
+        self.m.note_steps(reached)
+        self._stepped = time.monotonic()
 
     def stop(self, error: Exception) -> None:
         """Have xenopsd give up; the gates that are shut stay shut. `error`: why."""

@@ -9,7 +9,6 @@ their argument. Then it waits for each of two words before it does what that sta
 input ends first it does nothing more: so it ends with the receiver that has begun it.
 """
 
-import contextlib
 import json
 import os
 import select
@@ -27,9 +26,12 @@ if TYPE_CHECKING:
 CLOSE, OPEN = "close", "open"  # its disk's tapdisk; the gate
 # the argument by which a command is told that it is to wait for them
 WHEN_TOLD = "when-told"
-# seconds from CLOSE to OPEN: as long as SM waits for a gate
-OPEN_BOUND = 120.0
-END_BOUND = 10.0  # seconds for one whose input has ended
+CALL_BOUND = 60.0  # seconds until it is called, which is done at once
+# Seconds from CLOSE to OPEN. SM's activation waits for the lock meanwhile, and only then begins its
+# own 120; the first second is what is to be gained.
+OPEN_BOUND = 15.0
+END_BOUND = 30.0  # for one whose input has ended; it may be closing a tapdisk (disks/disk.py)
+KILL_BOUND = 5.0
 MAX_LINE = 1 << 16
 
 _unread = bytearray()  # of this process's standard input
@@ -49,6 +51,7 @@ class Standby:
         """Begins it. The parameters are those of `smapi.call`; the session has to last. Raises
         SmFault, XenAPI.Failure."""
         self._command = command
+        self._closes = False  # it has been told to
         self._ended = False  # its outputs have been read
         argument = smapi.argument(session, sr_ref, command, vdi_ref, args)
         vdi = session.xenapi.VDI.get_uuid(vdi_ref)
@@ -57,20 +60,28 @@ class Standby:
 
     def close_disk(self) -> None:
         """Tell it to close its disk. Raises SmFault if it has ended."""
+        self._closes = True
         self._tell(CLOSE)
 
     def open(self, timeout: float = smapi.DEFAULT_TIMEOUT) -> Any:
-        """Tell it that it may open, and wait for its end: what it has answered. Raises SmFault."""
+        """Tell it that it may open, and wait for its end: what it has answered. One that came too
+        late to be told to close its disk is told now. Raises SmFault."""
+        if not self._closes:
+            self.close_disk()
         self._tell(OPEN)
         self._ended = True
         return smapi.answer(self._command, smapi.outputs(self._command, self._process, timeout))
 
     def end(self) -> None:
         """Have it end without doing anything more: its input ends."""
-        if not self._ended:
-            self._ended = True
-            with contextlib.suppress(SmFault):  # it did not end by itself, and was killed
-                smapi.outputs(self._command, self._process, END_BOUND)
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            self._process.communicate(timeout=END_BOUND)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(KILL_BOUND)
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -83,7 +94,7 @@ class Standby:
 
 def argument_of_call() -> Optional[str]:
     """In a process that stands by: what it is called with; None if it is not called at all."""
-    line = _line(OPEN_BOUND)
+    line = _line(CALL_BOUND)
     return None if line is None else str(json.loads(line))
 
 

@@ -31,7 +31,7 @@ from storage_motion.wire import channel, nbd, nbd_client, service
 from storage_motion.wire.control_link import ControlLink
 from storage_motion.wire.control_socket import ControlSocket, Handler
 
-STAND_BY_BOUND = 60.0  # seconds for the receiver to begin a command of SM's
+STAND_BY_BOUND = 120.0  # seconds for the receiver to begin a command of SM's
 AWAIT_BOUND = 10.0  # seconds for which `await-end` is not answered
 FINISH_BOUND = 300.0  # seconds for the receiver's SM to close its tapdisk and open the gate
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # seconds from the begin after which no opening is tried anew; the mover gives up after 300
 PATIENCE = 120.0
 FINISH = "vdi_receive_finish"
+# seconds for a call of xapi: nobody waits for what only makes the opening quicker
+STAND_BY_TIMEOUT = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Gates(object):
         """Have a command of SM's stand by that will open the gate of that VDI: it need not begin
         while the guest is suspended. Without it `open` begins one. Raises as `open`."""
         self.stand_down(vdi_uuid)
-        session = sessions.local()
+        session = sessions.local(STAND_BY_TIMEOUT, patient=False)
         try:
             command = Standby(
                 session,
@@ -58,8 +60,8 @@ class Gates(object):
     def close_disk(self, vdi_uuid: str) -> None:
         """Nothing more comes for that VDI: the command that stands by, if one does, closes its
         tapdisk, takes SM's lock, and waits for `open`. Waits for nobody."""
-        if vdi_uuid in self._standing_by:
-            command, _ = self._standing_by[vdi_uuid]
+        command, _ = self._standing_by.get(vdi_uuid, (None, None))
+        if command is not None:
             try:
                 command.close_disk()
             except SmFault as fault:  # `open` begins another one
@@ -139,7 +141,9 @@ class Gates(object):
         self._guard.close()
 
     def close(self) -> None:
-        """No gate is held open any more."""
+        """No gate is held open any more, and nothing stands by."""
+        for vdi_uuid in list(self._standing_by):
+            self.stand_down(vdi_uuid)
         if self._session is not None:
             sessions.logout(sessions.at_once(self._session))
 

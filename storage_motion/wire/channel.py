@@ -36,7 +36,9 @@ from storage_motion.wire.tls import server_context, unverified_context
 
 Tls = TypeVar("Tls", ssl.SSLSocket, BufferedTls)
 
-VERSION = 2  # of hello and roles: 2 since a copied block's answer says that it was read back
+VERSION = (
+    3  # of hello and roles: 2 since an answer to a copy says that it was read back, 3 `stand-by`
+)
 ROLES = ("mirror", "copy", "control")
 MAX_HELLO = 4096  # bytes
 HELLO_BOUND = 10.0  # seconds from the connection to the complete hello

@@ -159,11 +159,12 @@ def at_once(session: "XenAPI.Session") -> "Union[_AtOnce, XenAPI.Session]":
     return session.at_once if isinstance(session, Session) else session
 
 
-def local(timeout: float = transport.DEFAULT_TIMEOUT) -> Session:
+def local(timeout: float = transport.DEFAULT_TIMEOUT, patient: bool = True) -> Session:
     """A session of this host's pool, as root without a password (docs/facts/xapi.md, Plugins).
+    `patient`: as Session has it.
 
     Raises Unreachable when xapi does not answer."""
-    session = Session("http://localhost/", transport.local_transport(timeout), "this host")
+    session = Session("http://localhost/", transport.local_transport(timeout), "this host", patient)
     try:
         session.login_with_password("root", "", API_VERSION, ORIGINATOR)
     except XenAPI.Failure as failure:

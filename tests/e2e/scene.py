@@ -84,7 +84,7 @@ class Scene:
         )
         self.uuid = pool.start_vm(ref, home)
         pool.xapi.pool.sync_database()  # a VM that has been there for a while
-        self.wait_for_writes(30 if (guest or GUEST)["writes"] else 0)
+        self.wait_for_writes(30)
 
     # -- where it is
 

@@ -131,6 +131,20 @@ def shut_gates_met(host):
         return log.read().count(" is paused: ")
 
 
+def test_what_stands_by_opens_nothing_before_it_has_closed_the_disk(host, disks):
+    _, _, destination = disks
+    receive(host, destination)
+    one = standing_by(host, destination)
+    one._tell(standby.OPEN)
+    with pytest.raises(SmFault) as raised:
+        one.open()
+    assert "SXM_NOT_FINISHED" in str(raised.value)
+    assert host.tags(destination) == SHUT and len(host.tapdisks()) == 2
+    other = standing_by(host, destination)
+    other.open()  # it was told nothing before
+    assert host.tags(destination) == {} and len(host.tapdisks()) == 1
+
+
 def waits_for_a_lock(pid):
     """Whether a process is blocked in flock, by its line in /proc/locks."""
     with open("/proc/locks") as locks:

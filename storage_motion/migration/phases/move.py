@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Disk
 
+STANDBYS = 16
 STARTING = "starting"  # in the journal in place of xenopsd's task, while its name is not known yet
 
 log = logging.getLogger("sxm")
@@ -90,13 +91,13 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     xenopsd_leftovers.end_earlier(m, here)
     xenopsd_leftovers.keep(m, here)
     pool_lock.put(m)
+    _stand_by(m)  # before the locks, behind which a guest that reboots would wait
     _protect(m, lambda disk: source_lock.begin(m, disk))
     maps = _maps(m)
     # with a session of now: a xapi that was restarted knows no other
     receiving_host.ask_again(m)
     # and a mirror that has ended by now lacks what the guest has written since
     mirror_health.await_answers(m)
-    _stand_by(m)
     m.note(xenops_task=STARTING)
     task = _ask(m, here, maps)
     try:
@@ -107,7 +108,8 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
 
 
 def _stand_by(m: "Migration") -> None:
-    """Have the destination ready to open the gates: so the guest's pause is shorter."""
+    """Have the destination ready to open the gates: so the guest's pause is shorter. Not more than
+    STANDBYS of them, since each takes 20 MiB or so until the VM's memory has moved."""
 
     def of_one(disk: "Disk") -> None:
         try:
@@ -116,7 +118,7 @@ def _stand_by(m: "Migration") -> None:
             log.warning("%s: nothing stands by to open a gate: %s", m.id, error)
 
     if m.plan.live:
-        waiting.at_once(of_one, m.plan.disks)
+        waiting.at_once(of_one, m.plan.disks[:STANDBYS])
 
 
 def _ask(m: "Migration", here: xenops.Xenops, maps: Tuple[Dict[str, str], Dict[str, str]]) -> str:

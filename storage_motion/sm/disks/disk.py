@@ -8,7 +8,7 @@ import time
 from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, Optional, TypeVar
 
 from storage_motion.dom0 import launch, tapctl
-from storage_motion.errors import DiskInUse, DiskStuck
+from storage_motion.errors import DiskInUse, DiskStuck, TapCtlError
 from storage_motion.sm import marks, stock_sm
 
 blktap2 = stock_sm.module("blktap2")
@@ -100,7 +100,12 @@ class Disk(object):
         found = tapctl.find(self.path)
         for vbd in found:
             process = launch.Process.of(vbd.pid)
-            tapctl.destroy(vbd)
+            try:
+                tapctl.destroy(vbd)
+            except TapCtlError:
+                # a command that was killed over it may have had it end just now
+                if process is not None and not process.gone(CLOSE_BOUND):
+                    raise
             if process is not None and not process.gone(CLOSE_BOUND):
                 raise DiskStuck("tapdisk %d has not exited within %d s" % (vbd.pid, CLOSE_BOUND))
         left = tapctl.find(self.path)

@@ -70,8 +70,7 @@ def test_it_does_each_thing_when_it_is_told(one, told):
     assert one.open() == "opened" and told() == [BEGUN, "closes", "opens"]
 
 
-def test_words_that_come_together_are_two(one, told):
-    one.close_disk()
+def test_who_was_not_told_to_close_the_disk_does_so_before_it_opens(one, told):
     assert one.open() == "opened" and told() == [BEGUN, "closes", "opens"]
 
 

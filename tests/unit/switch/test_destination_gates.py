@@ -26,7 +26,7 @@ class Host(object):
         monkeypatch.setattr(destination_gates.sessions, "logout", self.log_out)
         monkeypatch.setattr(destination_gates.smapi, "call", self.call)
 
-    def log_in(self):
+    def log_in(self, *_, **__):
         if self.away:
             raise Unreachable("/var/lib/xcp/xapi", "Connection refused")
         self.sessions += 1
@@ -140,8 +140,23 @@ def test_nothing_stands_by_for_a_gate_that_nobody_will_open(monkeypatch, standin
     gates.stand_by("sr", "vdi")
     gates.stand_down("vdi")
     gates.close_disk("vdi")
-    assert standing_by.said == [BEGIN, "end", BEGIN, "end"]
-    assert host.sessions == host.ended == 2
+    gates.stand_by("sr", "vdi")
+    gates.close()
+    assert standing_by.said == [BEGIN, "end"] * 3
+    assert host.sessions == host.ended == 3
+
+
+def test_a_xapi_that_refuses_costs_no_session(monkeypatch, standing_by):
+    def refuse(*_):
+        raise SmFault("vdi_receive_finish", None, "this host has no PBD")
+
+    monkeypatch.setattr(destination_gates, "Standby", refuse)
+    host, gates = Host(monkeypatch), destination_gates.Gates()
+    with pytest.raises(SmFault):
+        gates.stand_by("sr", "vdi")
+    assert host.sessions == host.ended == 1
+    gates.open("sr", "vdi")
+    assert host.calls == ["vdi_receive_finish"]
 
 
 def test_what_sm_refuses_is_not_asked_for_again(monkeypatch):
