@@ -259,9 +259,25 @@ class Reading:
         pass
 
 
+class Gates(object):
+    """Those of one disk. `told`: what they were told, in order."""
+
+    def __init__(self):
+        self.told = []
+
+    def open(self, sr, vdi):
+        self.told.append("open")
+
+    def stand_by(self, sr, vdi):
+        self.told.append("stand by")
+
+    def stand_down(self, vdi):
+        self.told.append("stand down")
+
+
 class Disk(ReceivedDisk):
     def __init__(self):
-        self.opened = []
+        self.gates = Gates()
         spec = {
             "size": SIZE,
             "sr": "sr",
@@ -270,7 +286,7 @@ class Disk(ReceivedDisk):
             "depth": 6,
             "blank": True,
         }
-        super().__init__("key", spec, lambda *_: self.opened.append(True))
+        super().__init__("key", spec, self.gates)
 
     def connect(self):
         return Reading()
@@ -289,6 +305,7 @@ COMMANDS = st.one_of(
         }
     ).map(lambda message: json.dumps(message).encode() + b"\n"),
     st.just(b'{"cmd": "finish", "unmirrored": true}\n'),
+    st.just(b'{"cmd": "stand-by"}\n'),
 )
 
 
@@ -316,7 +333,8 @@ def control(data, mirror, copied):
             and re.search(rb'"cmd": *"finish"', data)
             and re.search(rb'"unmirrored": *true', data)
         )
-        assert not disk.opened or lawful, "a gate has been opened"
+        assert "open" not in disk.gates.told or lawful, "a gate has been opened"
+        assert disk.gates.told[-1] == "stand down", "something stands by for nobody"
         assert disk.roles["control"] in ("ended", "broken")
     finally:
         close(ours, theirs)
