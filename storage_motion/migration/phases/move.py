@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Disk
 
-# None for now: two faults showed with them in the tests of a full journal and of a xapi that dies at
-# the switch (docs/performance.md). 16 is what is meant.
+# None for now: the tests of a full journal, and of a xapi that dies at the switch, failed with them
+# (docs/performance.md). 16 is what is meant.
 STANDBYS = 0
 STARTING = "starting"  # in the journal in place of xenopsd's task, while its name is not known yet
 
