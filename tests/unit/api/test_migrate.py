@@ -59,21 +59,21 @@ def test_a_worker_that_is_killed_before_it_has_said_who_it_is_is_waited_for(pool
     assert raised.value.details[2] == dead_worker.NOBODY
 
 
+NOBODY = {
+    "vm": "nobody",
+    "remote-master": "10.0.0.1",
+    "remote-username": "root",
+    "remote-password": "hush",
+}
+
+
 def test_wrong_credentials_and_a_wrong_vm_are_named_together(pool, monkeypatch):
     def refuse(url, *_):
         raise BadCredentials(url)
 
     monkeypatch.setattr(migrate.sessions, "remote", refuse)
     with pytest.raises(BadArguments) as raised:
-        migrate.migrate(
-            pool,
-            {
-                "vm": "nobody",
-                "remote-master": "10.0.0.1",
-                "remote-username": "root",
-                "remote-password": "hush",
-            },
-        )
+        migrate.migrate(pool, NOBODY)
     names = [detail.partition(":")[0] for detail in raised.value.details]
     assert names == ["vm", "remote-username, remote-password"] and "hush" not in str(raised.value)
     assert pool.calls == []
@@ -85,15 +85,7 @@ def test_a_slave_names_its_master(pool, monkeypatch):
 
     monkeypatch.setattr(migrate.sessions, "remote", refuse)
     with pytest.raises(BadArguments) as raised:
-        migrate.migrate(
-            pool,
-            {
-                "vm": "nobody",
-                "remote-master": "10.0.0.1",
-                "remote-username": "root",
-                "remote-password": "hush",
-            },
-        )
+        migrate.migrate(pool, NOBODY)
     assert "its master, 10.0.0.9" in raised.value.details[1]
 
 
