@@ -153,9 +153,7 @@ class MoveWatch:
             # Nothing goes on that could not be noted. The guest is suspended, so there may be room
             # again for as long as SM at the destination waits for the gates; then xenopsd's task
             # fails.
-            if self._unwritten is None:
-                log.error("%s: the gates stay as they are: %s", self.m.id, error)
-            self._unwritten = error
+            self._not_noted(error)
         except (MotionError, XenAPI.Failure) as error:
             self.stop(error)
         except (OSError,) + NOT_XAPI as error:
@@ -222,6 +220,11 @@ class MoveWatch:
         self.m.note_steps(reached)
         self._stepped = time.monotonic()
 
+    def _not_noted(self, error: JournalNotWritten) -> None:
+        if self._unwritten is None:
+            log.error("%s: the gates stay as they are: %s", self.m.id, error)
+        self._unwritten = error
+
     def stop(self, error: Exception) -> None:
         """Have xenopsd give up; the gates that are shut stay shut. `error`: why."""
         log.warning("%s: stopping the move: %s", self.m.id, error)
@@ -239,12 +242,24 @@ class MoveWatch:
         try:
             # A gate is open a moment before we are told so. If one was not, `whereabouts` has to
             # find out.
-            waiting.until(self._advance, gate.SETTLE_TIMEOUT, "gates of %s" % self.m.plan.vm)
+            waiting.until(self._all_open, gate.SETTLE_TIMEOUT, "gates of %s" % self.m.plan.vm)
             # if something wanted to stop the move, that was too late: the disks are whole
             self.error = None
+        except TimedOut as error:
+            self.error = self.error or self._unwritten or error
         except (MotionError, XenAPI.Failure) as error:
             self.error = self.error or error
         self._forget()
+
+    def _all_open(self) -> bool:
+        """As `_advance`. What cannot be noted now may be noted in a moment, as in `_look`."""
+        try:
+            opened = self._advance()
+        except JournalNotWritten as error:
+            self._not_noted(error)
+            return False
+        self._unwritten = None
+        return opened
 
     def _forget(self) -> None:
         """Have xenopsd forget the task, so that it is not taken for that of another try."""

@@ -218,6 +218,8 @@ def test_the_receiver_stands_still(scene, link):
     begun = time.monotonic()
     move.await_broken()
     assert 4.0 < time.monotonic() - begun < STALL + 20
+    # the guest's writes to the one disk may wait longer than those to the other
+    scene.until(move.id, lambda entry: entry["disks"][move.second].get("given_up"))
     with contextlib.suppress(ProcessLookupError):
         os.kill(receiver.pid, signal.SIGCONT)
     disks, _ = move.arrives()

@@ -464,6 +464,18 @@ def test_a_journal_that_is_full_for_a_moment_only_in_the_suspend(monkeypatch, st
     assert len(looks) == 3 and world.disk("k")["gate"] == "open" and "cancel" not in world.log
 
 
+def test_a_journal_that_is_full_until_xenopsds_task_has_completed(monkeypatch):
+    """The gate is open and the VM has moved, which can be noted a moment later only."""
+    looks = []
+    world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, "arrive", PENDING)
+    world.full = lambda fields: (
+        fields.get("gate") == "open"
+        and (world.state_there != "Running" or len(looks) < 2 and (looks.append(1) or True))
+    )
+    move.move(world)
+    assert len(looks) == 2 and world.disk("k")["gate"] == "open" and "cancel" not in world.log
+
+
 def test_a_gate_that_is_open_and_could_not_be_noted(monkeypatch):
     """The VM has moved. Nobody takes it back, and recovery finds it there."""
     world = world_of(monkeypatch, PENDING, "suspend", PENDING, PENDING, "arrive", PENDING)
