@@ -36,6 +36,8 @@ class Gates(object):
         self._session: "Optional[XenAPI.Session]" = None  # of the thread that holds gates open
         self._activating: Set[str] = set()  # the VDIs that SM was at when that thread looked last
         self._guard = Guard()  # of the thread that keeps readers out
+        # VDI's UUID -> SR's, of the gates that are opened once more, or have been
+        self._tried_again: Dict[str, str] = {}
         # a VDI's UUID -> what will open its gate, and the session that it has
         self._standing_by: "Dict[str, Tuple[Standby, XenAPI.Session]]" = {}
 
@@ -91,10 +93,13 @@ class Gates(object):
 
     def open(self, sr_uuid: str, vdi_uuid: str) -> None:
         """Close the tapdisk of that VDI and take its marks away. Once more if xapi was restarted
-        meanwhile: SM's driver asks it by our session, which ends with it. Raises MotionError,
-        XenAPI.Failure, OSError."""
-        if self._opened_by_standby(vdi_uuid):
-            return
+        meanwhile: SM's driver asks it by our session, which ends with it. That xapi has SM activate
+        the disk to be read, just when the gate opens. Raises MotionError, XenAPI.Failure,
+        OSError."""
+        if vdi_uuid in self._standing_by:
+            if self._opened_by_standby(vdi_uuid):
+                return
+            self._tried_again[vdi_uuid] = sr_uuid
         end = time.monotonic() + PATIENCE
         while True:
             session = sessions.patiently(sessions.local)
@@ -103,12 +108,14 @@ class Gates(object):
                 return
             except SmFault as fault:
                 if time.monotonic() > end or not _is_another(session):
+                    self._tried_again.pop(vdi_uuid, None)
                     raise
                 log.warning(
                     "VDI %s: its gate is opened once more, as xapi was restarted meanwhile: %s",
                     vdi_uuid,
                     fault,
                 )
+                self._tried_again[vdi_uuid] = sr_uuid
             finally:
                 sessions.logout(session)
 
@@ -132,9 +139,10 @@ class Gates(object):
 
     def keep_writable(self, places: Mapping[str, str]) -> None:
         """Keep commands of SM out that would activate one of these VDIs, whose gates have been
-        opened, only to be read: {VDI's UUID: SR's}. Asks no xapi; nothing else holds such a command
-        up at an open gate. Raises LaunchFailed."""
-        self._guard.look(places)
+        opened, only to be read: {VDI's UUID: SR's}; and those which are opened once more, from then
+        on. Asks no xapi; nothing else holds such a command up at an open gate. Raises
+        LaunchFailed."""
+        self._guard.look(dict(self._tried_again, **places))
 
     def end_guard(self) -> None:
         """No VDI is kept from anybody any more."""

@@ -125,6 +125,20 @@ def test_an_activation_that_comes_before_the_gate_is_open_need_not_look_again(ho
     host.deactivate(destination)
 
 
+def test_an_activation_to_read_that_waits_for_the_gate_to_open_is_ended(host, disks):
+    """A xapi that was restarted begins it, and the VM could not write then."""
+    _, _, destination = disks
+    receive(host, destination)
+    one = standing_by(host, destination)
+    one.close_disk()
+    eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    reader = activation(host, destination, "false")
+    eventually(lambda: waits_for_a_lock(reader.pid), "it waits for the lock", 20)
+    one.open()
+    assert reader.wait(30) == -signal.SIGKILL and host.tags(destination) == {}
+    reader.communicate()
+
+
 def shut_gates_met(host):
     """How often an activation has found a gate shut, by SM's log."""
     with open(host.root + "/var/log/SMlog") as log:

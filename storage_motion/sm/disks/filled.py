@@ -66,6 +66,8 @@ class FilledDisk(Disk):
             gate_notes.note(self.uuid)
             self._open_gate()
             self._record.remove()
+            # last: who looks for them holds the lock again before the next one is there
+            guard.end_readers(self.uuid)
 
     def open_again(self) -> bool:
         """Open a gate that this host has noted as opened, and that xapi, with an older database,
@@ -85,8 +87,7 @@ class FilledDisk(Disk):
             )
             if waits:
                 self._open_gate()
-            # last: who looks for them holds the lock again before the next one is there
-            guard.end_readers(self.uuid)
+            guard.end_readers(self.uuid)  # last, as in `finish`
             return waits
 
     def abort(self) -> None:
@@ -96,7 +97,6 @@ class FilledDisk(Disk):
             self._record.remove()
 
     def _open_gate(self) -> None:
-        guard.end_readers(self.uuid)
         for key in (marks.RELINKING, marks.PAUSED):
             if self.sm_config().get(key) == marks.SHUT:
                 self.api.remove_from_sm_config(self.ref, key)

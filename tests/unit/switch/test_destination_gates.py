@@ -245,6 +245,53 @@ def test_commands_that_would_only_read_are_kept_out_until_no_disk_is_guarded(mon
     assert host.sessions == 0
 
 
+def test_they_are_kept_out_while_a_gate_is_opened_once_more(monkeypatch):
+    """A xapi that was restarted has SM activate the disk to be read just then."""
+    host, one = Host(monkeypatch, restarts=(1,)), destination_gates.Gates()
+    guard, seen = mock.Mock(), []
+    monkeypatch.setattr(one, "_guard", guard)
+
+    def call(*args):
+        one.keep_writable({"other": "sr"})
+        seen.append(guard.look.call_args[0][0])
+        return Host.call(host, *args)
+
+    monkeypatch.setattr(destination_gates.smapi, "call", call)
+    one.open("sr", "vdi")
+    one.keep_writable({"vdi": "sr"})
+    assert seen == [{"other": "sr"}, {"other": "sr", "vdi": "sr"}]
+    assert guard.look.call_args[0][0] == {"vdi": "sr"}
+
+
+@pytest.mark.parametrize("fails, kept", [(None, {}), ("open", {"vdi": "sr"})])
+def test_they_are_kept_out_where_what_stood_by_has_failed(monkeypatch, standing_by, fails, kept):
+    monkeypatch.setattr(standing_by, "fails", fails)
+    Host(monkeypatch)
+    one, guard = destination_gates.Gates(), mock.Mock()
+    monkeypatch.setattr(one, "_guard", guard)
+    one.stand_by("sr", "vdi")
+    one.open("sr", "vdi")
+    one.keep_writable({})
+    assert guard.look.call_args[0][0] == kept
+
+
+def test_they_are_not_for_a_gate_that_could_not_be_opened(monkeypatch):
+    host, one = Host(monkeypatch, restarts=(1,)), destination_gates.Gates()
+    guard, refused = mock.Mock(), SmFault("vdi_receive_finish", 484, "SXM_DISK_PAUSED")
+    monkeypatch.setattr(one, "_guard", guard)
+
+    def call(*args):
+        if host.calls:
+            raise refused
+        return Host.call(host, *args)
+
+    monkeypatch.setattr(destination_gates.smapi, "call", call)
+    with pytest.raises(SmFault):
+        one.open("sr", "vdi")
+    one.keep_writable({})
+    assert guard.look.call_args[0][0] == {}
+
+
 def test_one_that_has_held_no_gate_open_has_no_session_to_end(monkeypatch):
     host = Host(monkeypatch)
     destination_gates.Gates().close()
