@@ -85,6 +85,11 @@ def assert_moved(lab, uuid, before, answer, destination, was, source_pool, withi
     assert figures["at_switch"]["exit"] == 0, figures
     assert len(json.loads(figures["at_switch"]["output"])) == len(DISKS)
     assert all(disk["verified"] == disk["copied"] for disk in answer["disks"])
+    with open(destination.root + "/var/log/SMlog") as log:
+        told = log.read()
+    for disk in answer["disks"]:
+        new = disk["destination_vdi"]
+        assert "receive_finish (%r,) ['when-told']" % new in told, "nothing stood by"
     assert leftovers.of_vm(source_pool, was, moved_within=within) + leftovers.at_rest(lab) == []
 
 

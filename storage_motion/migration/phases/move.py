@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Disk
 
-# None for now: the tests of a full journal, and of a xapi that dies at the switch, failed with them
-# (docs/performance.md). 16 is what is meant.
-STANDBYS = 0
+STANDBYS = 16
 STARTING = "starting"  # in the journal in place of xenopsd's task, while its name is not known yet
 
 log = logging.getLogger("sxm")
