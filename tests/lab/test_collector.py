@@ -226,7 +226,7 @@ def held(host, name):
     path = "%s/var/lock/sm/%s/%s" % (host.root, host.xapi.SR.get_uuid(host.fast), name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -84,6 +84,32 @@ def test_mirrorsr_finds_each_stock_driver(root):
     ], done
 
 
+def test_sms_lock_is_a_record_lock(root):
+    """As the real one is, which a process loses when it closes any descriptor of the file."""
+    code = (
+        "import sys; sys.path.append(%r)\n"
+        "from storage_motion.sm import stock_sm\n"
+        "lock = stock_sm.module('core.lock').Lock('vdi', 'v')\n"
+    ) % (root + "/opt/xensource/sm")
+    take = code + "print(lock.acquireNoblock())"
+    holder = code + (
+        "import subprocess\n"
+        "def another():\n"
+        "    return subprocess.check_output([sys.executable, '-c', %r]).decode().strip()\n"
+        "print(lock.acquireNoblock(), lock.acquireNoblock(), another())\n"
+        "lock.release(); print(another()); lock.release(); print(another())\n"
+        "lock.acquire(); print(another()); open(lock.lockpath).close(); print(another())\n"
+    ) % (take,)
+    done = run(root, root + "/usr/bin/python3", "-c", holder)
+    assert done.stdout.decode().splitlines() == [
+        "True True False",
+        "False",
+        "True",
+        "False",
+        "True",
+    ], done
+
+
 def test_the_package_of_its_blktap(root, monkeypatch):
     """Only where the lab's images stand for VHDs the product may take their tapdisk for a safe
     one."""

@@ -160,7 +160,7 @@ def test_what_stands_by_opens_nothing_before_it_has_closed_the_disk(host, disks)
 
 
 def waits_for_a_lock(pid):
-    """Whether a process is blocked in flock, by its line in /proc/locks."""
+    """Whether a process waits for a lock of a file, by its line in /proc/locks."""
     with open("/proc/locks") as locks:
         return any("->" in line and " %d " % pid in line for line in locks)
 
@@ -396,7 +396,7 @@ def locked_by_somebody(host, name, namespace):
     path = "%s/var/lock/sm/%s/%s" % (host.root, namespace, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Locks between the processes of one host: `Lock(name, namespace)`, a flock on
-/var/lock/sm/<namespace>/<name>."""
+"""Locks between the processes of one host: `Lock(name, namespace)`, a record lock on
+/var/lock/sm/<namespace>/<name>.
+
+As upstream's: the file is opened when the object is made, and stays open. A process has the lock,
+whatever descriptor of the file it took it by; it loses it when it closes any of them."""
 
 import fcntl
 import os
@@ -45,7 +48,8 @@ class LockImplementation(object):
         self.ns = ns or ".nil"
         self.lockpath = os.path.join(Lock.BASE_DIR, self.ns, name)
         self.count = 0
-        self._file = None
+        self._held = False
+        self._file = self._open()
 
     def acquire(self):
         """Take the lock; waits for it without bound, as upstream's does."""
@@ -56,14 +60,12 @@ class LockImplementation(object):
         return self._acquire(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _acquire(self, operation):
-        if not self.held():
-            opened = self._open()
+        if not self._held:
             try:
-                fcntl.flock(opened, operation)
-            except BlockingIOError:
-                opened.close()
+                fcntl.lockf(self._file, operation)
+            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2)
                 return False
-            self._file = opened
+            self._held = True
         self.count += 1
         return True
 
@@ -71,18 +73,18 @@ class LockImplementation(object):
         for _ in range(10):  # the directory may be removed (cleanupAll) between making and using it
             try:
                 os.makedirs(os.path.dirname(self.lockpath), exist_ok=True)
-                return open(self.lockpath, "w")
+                return open(self.lockpath, "w+")
             except FileNotFoundError:
                 continue
         raise LockException("no lock file %s" % self.lockpath)
 
     def held(self):
         """Whether this process holds the lock."""
-        return self._file is not None
+        return self._held
 
     def release(self):
         """Let go of the lock, when it was released as often as it was taken."""
         self.count = max(0, self.count - 1)
-        if self.count == 0 and self._file is not None:
-            self._file.close()
-            self._file = None
+        if self.count == 0 and self._held:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+            self._held = False
