@@ -45,15 +45,14 @@ class Role(object):
         end; the caller closes."""
         self._mover.setblocking(False)
         mover = self._mover.fileno()
+        tapdisks = [(connection, connection.sock.fileno()) for connection in self._connections]
         while True:
-            sent = [connection.flush() for connection in self._connections]
+            for connection, descriptor in tapdisks:
+                sent = connection.flush()
+                self._watch(descriptor, select.POLLIN if sent else select.POLLIN | select.POLLOUT)
             answered = self._to_mover.flush()
             if self._disconnecting and answered and not self._busy():
                 return
-            for connection, idle in zip(self._connections, sent):
-                self._watch(
-                    connection.sock, select.POLLIN if idle else select.POLLIN | select.POLLOUT
-                )
             wanting = not self._disconnecting and self._has_room()
             if wanting and stream.has_pending(self._mover):
                 self._read()
@@ -61,7 +60,7 @@ class Role(object):
             mask = (select.POLLIN if wanting else 0) | (0 if answered else select.POLLOUT)
             # Also with no mask at all: a mover that is gone shows by POLLHUP even when we would
             # take no request. But when it has said goodbye, it may go.
-            self._watch(self._mover, None if self._disconnecting and not mask else mask)
+            self._watch(mover, None if self._disconnecting and not mask else mask)
             for descriptor, event in self._poll.poll():
                 if descriptor != mover:
                     self._take_answers(descriptor)
@@ -70,9 +69,8 @@ class Role(object):
                 elif event & CLOSED:
                     raise ConnectionLost("the mover closed the connection")
 
-    def _watch(self, sock: stream.Socket, mask: Optional[int]) -> None:
-        """Have `_poll` watch `sock` for `mask`; None: not at all."""
-        descriptor = sock.fileno()
+    def _watch(self, descriptor: int, mask: Optional[int]) -> None:
+        """Have `_poll` watch a socket for `mask`; None: not at all."""
         if self._masks.get(descriptor) == mask:
             return
         if mask is not None:

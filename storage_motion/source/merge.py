@@ -133,9 +133,9 @@ class Merge(object):
 
     def _blocked(self, start: int, end: int) -> bool:
         """Whether a request in flight overlaps [start, end) (invariant 1)."""
-        if _any_overlap(self._in_flight.values(), start, end):
-            return True
-        return any(claim.overlaps(start, end) for claim in self._claims)
+        return _any_overlap(self._in_flight.values(), start, end) or (
+            bool(self._claims) and any(claim.overlaps(start, end) for claim in self._claims)
+        )
 
     def _admit(self) -> List[int]:
         """Put in flight what waits and is free now, oldest first; nothing overtakes an older write
@@ -154,4 +154,7 @@ class Merge(object):
 
 
 def _any_overlap(ranges: Iterable[Range], start: int, end: int) -> bool:
-    return any(other_start < end and start < other_end for other_start, other_end in ranges)
+    for other_start, other_end in ranges:  # and not `any`: it is asked for each write
+        if other_start < end and start < other_end:
+            return True
+    return False

@@ -19,7 +19,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Set
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
 
 from storage_motion.errors import (
     ConnectionLost,
@@ -220,11 +220,12 @@ class Mirror(object):
                 self._poll.register(sock, mask)
                 self._watched[sock] = mask
 
-    def _ready(self, wanted: Dict[socket.socket, int], timeout: Optional[float]) -> Set[int]:
+    def _ready(self, wanted: Dict[socket.socket, int], timeout: Optional[float]) -> List[int]:
         """Wait for any of `wanted` (socket -> poll mask) or a wake-up; the ready file descriptors.
         Raises if broken off."""
-        self._watch(wanted)
-        ready = {fd for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000 + 1)}
+        if wanted != self._watched:
+            self._watch(wanted)
+        ready = [fd for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000 + 1)]
         self._waker.clear(ready)
         if self._error is not None:
             raise MirrorBroken(self._error)
@@ -282,7 +283,6 @@ class Mirror(object):
             if tap in ready and self._take_requests():
                 return
             self._send_admitted()
-            self._require_in_time()
 
     def _take_requests(self) -> bool:
         """What tapdisk has sent by now; True if that ended with a clean goodbye."""
@@ -339,22 +339,21 @@ class Mirror(object):
                 return  # what is in the kernel still, the poll will tell
 
     def _patience(self) -> Optional[float]:
-        """Seconds until the stall bound strikes; None where nothing is outstanding."""
-        age = self._writes.oldest_age()
-        if self._partial_since is not None:
-            age = max(age, time.monotonic() - self._partial_since)
-        elif not self._writes:
+        """Seconds until the stall bound strikes; None where nothing is outstanding. Raises
+        MirrorBroken if it has."""
+        partial = self._partial_since
+        if not self._writes and partial is None:
             return None
-        return max(0.0, self._stall_bound - age)
-
-    def _require_in_time(self) -> None:
-        if self._writes.oldest_age() >= self._stall_bound:
+        left = self._stall_bound - self._writes.oldest_age()
+        if left <= 0:
             raise MirrorBroken("a write was not answered for %.1f s" % self._stall_bound)
-        if (
-            self._partial_since is not None
-            and time.monotonic() - self._partial_since >= self._stall_bound
-        ):
-            raise MirrorBroken("half a request, and nothing more for %.1f s" % self._stall_bound)
+        if partial is not None:
+            left = min(left, self._stall_bound - (time.monotonic() - partial))
+            if left <= 0:
+                raise MirrorBroken(
+                    "half a request, and nothing more for %.1f s" % self._stall_bound
+                )
+        return left
 
     def _refuse_attachment(self) -> None:
         """A second attachment: what was written in between, or beside, is not in this mirror."""

@@ -52,6 +52,9 @@ class BufferedTls(object):
         Raises BlockingIOError or socket.timeout where there is nothing, OSError."""
         view = memoryview(view)
         count = 0
+        if not self.pending():  # to find that out by reading costs an exception
+            self.flush()
+            self._feed()
         while not count:
             try:
                 count = self._tls.read(len(view), view)
@@ -105,7 +108,13 @@ class BufferedTls(object):
     def flush(self) -> bool:
         """Whether nothing waits to be sent any more, after another try."""
         if self._outgoing.pending:
-            self._unsent += self._outgoing.read()
+            encrypted = self._outgoing.read()
+            if not self._unsent:
+                try:
+                    encrypted = encrypted[self.plain.send(encrypted) :]
+                except BlockingIOError:
+                    pass
+            self._unsent += encrypted
         while self._unsent:
             try:
                 sent = self.plain.send(self._unsent)

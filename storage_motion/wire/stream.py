@@ -148,6 +148,8 @@ class Outgoing(object):
         self._sock = sock
         self._peer = peer
         self._buffers: "collections.deque[memoryview]" = collections.deque()
+        # its own `flush`: it may hold what is encrypted, and not gone yet
+        self._flush = sock.flush if isinstance(sock, BufferedTls) else None
 
     def push(self, data: Buffer) -> None:
         """Queue `data` (bytes-like; not to be changed any more)."""
@@ -170,8 +172,7 @@ class Outgoing(object):
             else:
                 self._buffers[0] = head[sent:]
         try:
-            # encrypted, and not gone yet
-            return not isinstance(self._sock, BufferedTls) or self._sock.flush()
+            return self._flush is None or self._flush()
         except OSError as error:
             raise ConnectionLost("sending to %s failed: %s" % (self._peer, error))
 
