@@ -86,7 +86,8 @@ MIGRATE = Takes(
         ),
         Argument(
             "vif:<VIF>",
-            "the network of this interface at the destination, or a VIF whose network is meant",
+            "the network of this interface at the destination, or a VIF whose network is meant; "
+            "without it the one that is called as its own is",
         ),
         Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
         Argument("force", "true: do not compare the processors"),

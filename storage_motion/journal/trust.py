@@ -57,6 +57,8 @@ DISK: Dict[str, type] = {
     "sharable": bool,
     "other_config": dict,
     "xenstore_data": dict,
+    "tags": tuple,
+    "allow_caching": bool,
 }
 CD: Dict[str, type] = {"eject": bool}
 

@@ -70,9 +70,11 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
                 "other_config": dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}),
                 "xenstore_data": disk["xenstore_data"],
                 "sm_config": _sm_config(session, sr, disk),
-                "tags": [],
+                "tags": disk["tags"],
             }
         )
+        if disk["allow_caching"]:
+            session.xenapi.VDI.set_allow_caching(vdi, True)
         entry.write_disks({key: {"vdi": session.xenapi.VDI.get_uuid(vdi)}})
         record = session.xenapi.VDI.get_record(vdi)
         made, noted = int(record["virtual_size"]), formats.of(record)

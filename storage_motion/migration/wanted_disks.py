@@ -28,9 +28,17 @@ FIELDS: Tuple[Tuple[str, type], ...] = (
     ("xenstore_data", dict),
     ("target", str),
     ("image_format", str),
+    ("tags", list),
+    ("allow_caching", bool),
 )
 
-OPTIONAL: Dict[str, Any] = {"target": "", "xenstore_data": {}, "image_format": ""}
+OPTIONAL: Dict[str, Any] = {
+    "target": "",
+    "xenstore_data": {},
+    "image_format": "",
+    "tags": [],
+    "allow_caching": False,
+}
 
 
 def read(text: str) -> List[Dict[str, Any]]:
@@ -73,6 +81,8 @@ def read(text: str) -> List[Dict[str, Any]]:
         for name in ("other_config", "xenstore_data"):
             if not all(isinstance(value, str) for value in disk[name].values()):
                 problems.append("disks[%d]: %s is not a map of strings" % (index, name))
+        if not all(isinstance(tag, str) for tag in disk["tags"]):
+            problems.append("disks[%d]: tags is not a list of strings" % index)
     if not problems and len({disk["key"] for disk in disks}) != len(disks):
         problems.append("disks: a key is there twice")
     if problems:

@@ -29,11 +29,14 @@ VM_CHECKS: Tuple[Condition, ...] = (
     (lambda vm: not vm["is_a_snapshot"], "is a snapshot", "the VM itself"),
     (lambda vm: not vm["is_control_domain"], "is a control domain", "a VM"),
     (
-        lambda vm: (
-            vm["is_a_template"] or vm["is_a_snapshot"] or vm["power_state"] in ("Running", "Halted")
-        ),
-        lambda vm: "is %s" % vm["power_state"],
-        "a VM that is Running or Halted",
+        lambda vm: vm["is_a_template"] or vm["is_a_snapshot"] or vm["power_state"] != "Suspended",
+        "is Suspended, and its memory image cannot be moved yet",
+        "resume it (xe vm-resume), or shut it down",
+    ),
+    (
+        lambda vm: vm["power_state"] != "Paused",
+        "is Paused",
+        "unpause it (xe vm-unpause), or shut it down",
     ),
     (lambda vm: not vm.get("VGPUs"), "has a virtual GPU", "a VM without"),
     (lambda vm: not vm.get("VTPMs"), "has a virtual TPM", "a VM without"),
@@ -73,12 +76,6 @@ DISK_CHECKS: Tuple[Condition, ...] = (
         "is attached read-only, which cannot be moved yet",
         "attach it read-write",
     ),
-    (lambda vdi, vbd: not vdi["sharable"], "is shared with other VMs", "a disk of this VM alone"),
-    (
-        lambda vdi, vbd: len([ref for ref in vdi["VBDs"] if ref != NULL]) <= 1,
-        "is attached to another VM as well",
-        "a disk of this VM alone",
-    ),
     (lambda vdi, vbd: not vdi["missing"], "is missing", "scan its SR"),
     (
         lambda vdi, vbd: "paused" not in vdi["sm_config"],
@@ -114,6 +111,38 @@ def check(
         if not holds(*records):
             problems.add(
                 argument, "%s %s" % (subject, wrong(*records) if callable(wrong) else wrong), right
+            )
+
+
+def others_disk(
+    records: Records,
+    problems: "Problems",
+    argument: str,
+    vbd: Dict[str, Any],
+    vdi: Dict[str, Any],
+    others: Iterable[str],
+) -> None:
+    """Whether a disk is this VM's alone: `vbd` and `vdi` are its records, `others` the refs of the
+    VBDs that others have of it. One that is merely marked as sharable is."""
+    name = "disk %s (%s)" % (vbd["userdevice"], vdi["name_label"])
+    for ref in others:
+        other = records.of("VBD", ref)
+        vm = other and records.of("VM", other["VM"])
+        if not vm:
+            problems.add(argument, name + " is attached to another VM as well", "its VM alone")
+        elif vm["is_control_domain"]:
+            problems.add(
+                argument,
+                "%s is attached to the control domain %s, as backup programs do"
+                % (name, vm["name_label"]),
+                "wait until the backup is done; if none runs, destroy that VBD (%s)"
+                % other["uuid"],
+            )
+        else:
+            problems.add(
+                argument,
+                "%s is attached to VM %s (%s) as well" % (name, vm["name_label"], vm["uuid"]),
+                "take it from that VM first: destroy its VBD (%s)" % other["uuid"],
             )
 
 

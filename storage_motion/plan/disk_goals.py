@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from storage_motion.plan import checks, room
 from storage_motion.plan.inquiry import Attached, Inquiry
 from storage_motion.plan.plan import Disk
+from storage_motion.xapi.records import NULL
 
 SR_ARGUMENT = "destination-sr-uuid"
 # Where a disk goes: (the argument that says so, the SR's ref, the VDI to fill or None)
@@ -77,7 +78,7 @@ def moving_disks(
     staying: List[str] = []
     sizes: Dict[Tuple[str, str], List[Tuple[str, int, str]]] = {}
     chosen: Dict[str, str] = {}
-    for _, vbd, vdi in disks:
+    for vbd_ref, vbd, vdi in disks:
         key, size = vdi["uuid"], int(vdi["virtual_size"])
         goal, sr = goals[key], inquiry.source.of("SR", vdi["SR"])
         if not inquiry.cross_pool and (goal is None or (goal[1] == vdi["SR"] and goal[2] is None)):
@@ -105,6 +106,8 @@ def moving_disks(
             vdi,
             vbd,
         )
+        others = [ref for ref in vdi["VBDs"] if ref not in (NULL, vbd_ref)]
+        checks.others_disk(inquiry.source, inquiry.problems, "vdi:" + key, vbd, vdi, others)
         checks.source_sr(inquiry.problems, "vdi:" + key, sr, vdi, inquiry.live)
         if goal is None:
             continue
@@ -186,4 +189,6 @@ def _disk(
         sharable=vdi["sharable"],
         other_config=dict(vdi["other_config"]),
         xenstore_data=dict(vdi["xenstore_data"]),
+        tags=tuple(vdi["tags"]),
+        allow_caching=vdi["allow_caching"],
     )

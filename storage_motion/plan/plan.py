@@ -28,6 +28,8 @@ class Disk(NamedTuple):
     other_config: Dict[str, str]
     xenstore_data: Dict[str, str]
     image_format: str = ""  # that it shall have: one of formats.ASKED; "": SM there decides
+    tags: Tuple[str, ...] = ()
+    allow_caching: bool = False
 
 
 class Cd(NamedTuple):
@@ -93,4 +95,5 @@ class Plan(NamedTuple):
         fields = dict(value, warnings=tuple(value.get("warnings", ())))
         for field, kind in (("disks", Disk), ("cds", Cd), ("vifs", Vif)):
             fields[field] = [kind(**entry) for entry in fields[field]]
+        fields["disks"] = [disk._replace(tags=tuple(disk.tags)) for disk in fields["disks"]]
         return cls(**fields)

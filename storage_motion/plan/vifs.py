@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The network of each VIF at the destination: the one that `vif:` gives between pools, its own
-within one."""
+"""The network of each VIF at the destination: its own within a pool; between pools the one that
+`vif:` gives, else the one that has the name of its own."""
 
 from typing import Any, Dict, List, Optional
 
@@ -29,12 +29,7 @@ def find_networks(
 def _network_there(inquiry: Inquiry, vif: Dict[str, Any]) -> Optional[Dict[str, Any]]:
     argument, given = "vif:" + vif["uuid"], inquiry.request.vifs.get(vif["uuid"])
     if not given:
-        inquiry.problems.add(
-            argument,
-            "interface %s (%s) has no network to go to" % (vif["device"], vif["MAC"]),
-            "give vif:%s=<network>" % vif["uuid"],
-        )
-        return None
+        return _namesake(inquiry, argument, vif)
     network = inquiry.destination.by_uuid("network", given)[1]
     if network:
         return network
@@ -45,6 +40,25 @@ def _network_there(inquiry: Inquiry, vif: Dict[str, Any]) -> Optional[Dict[str, 
         argument,
         "neither a network nor a VIF of the destination is %s" % given,
         "the UUID of a network there, or of a VIF whose network is meant",
+    )
+    return None
+
+
+def _namesake(inquiry: Inquiry, argument: str, vif: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """The one network of the destination that is called as the interface's is."""
+    name = inquiry.source.of("network", vif["network"])["name_label"]
+    found = [
+        network
+        for network in inquiry.destination.all("network").values()
+        if network["name_label"] == name
+    ]
+    if name and len(found) == 1:
+        return found[0]
+    inquiry.problems.add(
+        argument,
+        "interface %s (%s) has no network to go to, as the destination has %s network called %r"
+        % (vif["device"], vif["MAC"], "more than one" if name and found else "no", name),
+        "give vif:%s=<network>" % vif["uuid"],
     )
     return None
 

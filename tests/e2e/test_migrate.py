@@ -53,6 +53,10 @@ def vm(lab):
                 pool.xapi.VM.destroy(ref)
 
 
+def disks_of(pool, vm):
+    return [pool.xapi.VBD.get_VDI(vbd) for vbd in pool.xapi.VM.get_VBDs(vm)]
+
+
 def wait_for_writes(guest, more):
     begun = guest.status()["writes_acknowledged"]
     eventually(
@@ -97,6 +101,9 @@ def test_to_another_pool(lab, vm):
     source, destination = lab.pool("A"), lab.pool("B")
     ref = vm(source, "a1")
     uuid, was = source.xapi.VM.get_uuid(ref), leftovers.footprint(source, ref)
+    for vdi in disks_of(source, ref):
+        source.xapi.VDI.set_tags(vdi, ["gold", "web"])
+        source.xapi.VDI.set_allow_caching(vdi, True)
     before = lab.host("a1").guest(uuid).status()["writes_acknowledged"]
     network = destination.xapi.network.get_uuid(destination.network())
     answer = migrate(
@@ -115,6 +122,9 @@ def test_to_another_pool(lab, vm):
         destination.xapi.VM.get_record(destination.xapi.VM.get_by_uuid(uuid))["power_state"]
         == "Running"
     )
+    for vdi in disks_of(destination, destination.xapi.VM.get_by_uuid(uuid)):
+        record = destination.xapi.VDI.get_record(vdi)
+        assert (sorted(record["tags"]), record["allow_caching"]) == (["gold", "web"], True)
 
 
 def test_to_another_sr_of_the_same_host(lab, vm):

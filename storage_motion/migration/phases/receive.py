@@ -154,4 +154,6 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "xenstore_data": disk.xenstore_data,
         "target": disk.target,
         "image_format": disk.image_format,
+        "tags": list(disk.tags),
+        "allow_caching": disk.allow_caching,
     }

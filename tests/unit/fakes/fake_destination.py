@@ -54,6 +54,7 @@ class Destination:
             record["SR"],
             int(record["virtual_size"]) + self.larger,
             other_config=record["other_config"],
+            tags=record["tags"],
             sm_config=dict(
                 {"image-format": self.makes} if self.makes else {}, **record["sm_config"]
             ),

@@ -250,6 +250,13 @@ def test_until_the_vm_has_it_a_disk_is_nobody_elses(destination):
     )
 
 
+def test_a_disk_is_made_with_the_tags_and_the_caching_of_its_source(destination):
+    first, second = destination.wanted()
+    destination.receive(disks=[dict(first, tags=["gold", "web"], allow_caching=True), second])
+    made = [(vdi["tags"], vdi.get("allow_caching", False)) for vdi in destination.vdis().values()]
+    assert sorted(made) == [([], False), (["gold", "web"], True)]
+
+
 def test_at_the_end_a_disk_is_managed_whatever_an_older_database_says(destination):
     destination.receive()
     destination.pool.sync()

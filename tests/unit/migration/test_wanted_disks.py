@@ -34,6 +34,9 @@ def test_only_disks_of_the_migration_are_renewed(destination, keys):
         {"other_config": []},
         {"name_label": None},
         {"sharable": "no"},
+        {"tags": "gold"},
+        {"tags": [1]},
+        {"allow_caching": "yes"},
     ],
 )
 def test_what_is_asked_for_wrongly(destination, tmp_path, changes):

@@ -23,7 +23,8 @@ def disk_field(name, value):
 @pytest.mark.parametrize(
     "prepare, part",
     [
-        (vm_field("power_state", "Suspended"), "is Suspended"),
+        (vm_field("power_state", "Suspended"), "xe vm-resume"),
+        (vm_field("power_state", "Paused"), "xe vm-unpause"),
         (vm_field("is_a_template", True), "template"),
         (vm_field("is_control_domain", True), "control domain"),
         (vm_field("snapshots", ["OpaqueRef:1"]), "snapshots"),
@@ -37,7 +38,6 @@ def disk_field(name, value):
         (disk_field("sm_config", {"key_hash": "x"}), "encrypted"),
         (disk_field("sm_config", {"paused": "true"}), "paused"),
         (disk_field("on_boot", "reset"), "reset on boot"),
-        (disk_field("sharable", True), "shared with other VMs"),
         (disk_field("VBDs", ["OpaqueRef:1", "OpaqueRef:2"]), "another VM"),
         (disk_field("missing", True), "missing"),
         (lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO"), "read-only"),
@@ -53,6 +53,31 @@ def test_what_cannot_be_moved_is_refused(world, prepare, part):
     prepare(world)
     plan, problems = world.cross()
     assert plan is None and any(part in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    "control_domain, said",
+    [
+        (False, ("attached to VM database (v2) as well", "destroy its VBD (b2)")),
+        (True, ("attached to the control domain database, as backup programs", "(b2)")),
+    ],
+)
+def test_who_else_has_a_disk_is_named(world, control_domain, said):
+    other = world.a.add(
+        "VM", uuid="v2", name_label="database", is_control_domain=control_domain, VBDs=[]
+    )
+    vbd = world.a.add("VBD", uuid="b2", VM=other)
+    world.disk["VBDs"] = world.vm["VBDs"][:1] + [vbd]
+    plan, problems = world.cross()
+    (problem,) = problems
+    assert plan is None and problem.startswith("vdi:" + world.disk["uuid"])
+    assert all(part in problem for part in said), problem
+
+
+def test_a_disk_that_is_marked_as_sharable_and_is_not_shared_moves(world):
+    world.disk["sharable"] = True
+    plan, _ = world.cross()
+    assert [disk.sharable for disk in plan.disks if disk.key == world.disk["uuid"]] == [True]
 
 
 @pytest.mark.parametrize(

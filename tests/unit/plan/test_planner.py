@@ -77,7 +77,7 @@ def test_many_wrong_arguments_are_named_at_once(world):
     world.disk["cbt_enabled"] = True
     _, problems = world.cross(
         **{
-            "vif:" + world.vif: None,
+            "vif:" + world.vif: NOBODY,
             "host": "nowhere",
             "live": "perhaps",
             "bandwidth": "1",

@@ -12,11 +12,36 @@ def world():
     return World()
 
 
+def call_its_network(world, name):
+    """Have the network of the VM's interface be called so."""
+    vif = world.a.tables["VIF"][world.vm["VIFs"][0]]
+    world.a.tables["network"][vif["network"]]["name_label"] = name
+
+
 def test_a_vif_without_a_network(world):
+    call_its_network(world, "only here")
     plan, problems = world.cross(**{"vif:" + world.vif: None})
     assert plan is None and problems[0].startswith("vif:%s: interface 0" % world.vif)
+    assert "has no network called 'only here'" in problems[0]
     _, problems = world.cross(**{"vif:" + world.vif: NOBODY})
     assert "neither a network nor a VIF" in problems[0]
+
+
+def test_a_vif_goes_to_the_network_of_the_same_name_where_there_is_just_one(world):
+    call_its_network(world, "management")
+    there = by_name(world.b, "network", "management")
+    plan, _ = world.cross(**{"vif:" + world.vif: None})
+    assert [vif.network for vif in plan.vifs] == [uuid_of(world.b, "network", there)]
+    world.b.add("network", name_label="management", bridge="xenbr7", PIFs=[])
+    plan, problems = world.cross(**{"vif:" + world.vif: None})
+    assert plan is None and "has more than one network called 'management'" in problems[0]
+
+
+def test_a_network_without_a_name_has_no_namesake(world):
+    call_its_network(world, "")
+    world.b.add("network", name_label="", bridge="xenbr7", PIFs=[])
+    plan, problems = world.cross(**{"vif:" + world.vif: None})
+    assert plan is None and "has no network called ''" in problems[0]
 
 
 def test_networks_stay_within_the_pool(world):
