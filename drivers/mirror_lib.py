@@ -129,7 +129,9 @@ class MirrorOperations(object):
         disk = FilledDisk(self, vdi_uuid)
         if when != standby.WHEN_TOLD:
             disk.finish()
-        elif standby.told_to_close():
+            return
+        disk.expect_finish()
+        if standby.told_to_close():
             disk.finish(standby.told_to_open)
         else:
             raise errors.NotFinished("nobody has said that the disk may be closed")

@@ -159,6 +159,45 @@ def test_what_stands_by_opens_nothing_before_it_has_closed_the_disk(host, disks)
     assert host.tags(destination) == {} and len(host.tapdisks()) == 1
 
 
+def test_what_stands_by_asks_no_other_tapdisk_while_a_guest_waits(host, disks):
+    """tap-ctl waits ten seconds for one that does not answer."""
+    _, _, destination = disks
+    receive(host, destination)
+    one = standing_by(host, destination)
+    eventually(lambda: waits_for_its_input(one._process.pid), "it waits for a word", 20)
+    (ours,) = [
+        vbd.pid for vbd in host.tapdisks() if host.xapi.VDI.get_uuid(destination) in vbd.args
+    ]
+    (other,) = [vbd.pid for vbd in host.tapdisks() if vbd.pid != ours]
+    os.kill(other, signal.SIGSTOP)
+    try:
+        one.close_disk()
+        eventually(lambda: not os.path.exists("/proc/%d" % ours), "its tapdisk has ended", 5)
+        one.open()
+    finally:
+        os.kill(other, signal.SIGCONT)
+    assert host.tags(destination) == {} and [vbd.pid for vbd in host.tapdisks()] == [other]
+
+
+def test_what_stands_by_closes_a_disk_that_was_opened_anew(host, disks):
+    _, _, destination = disks
+    receive(host, destination)
+    one = standing_by(host, destination)
+    eventually(lambda: waits_for_its_input(one._process.pid), "it waits for a word", 20)
+    host.call(destination, "vdi_receive_abort")
+    receive(host, destination)
+    assert len(host.tapdisks()) == 2
+    one.open()
+    assert host.tags(destination) == {} and len(host.tapdisks()) == 1
+
+
+def waits_for_its_input(pid):
+    """Whether a process is in select(2), which tells it of its standard input: by the number of
+    the system call."""
+    with open("/proc/%d/syscall" % pid) as syscall:
+        return syscall.read().split()[0] in ("23", "270")  # select, pselect6 of x86-64
+
+
 def waits_for_a_lock(pid):
     """Whether a process waits for a lock of a file, by its line in /proc/locks."""
     with open("/proc/locks") as locks:

@@ -45,6 +45,19 @@ def listed(pid: int, minor: int) -> Optional[tapctl.Vbd]:
     return next((vbd for vbd in tapctl.list(pid=pid) if vbd.minor == minor), None)
 
 
+def end_tapdisk(vbd: tapctl.Vbd, process: Optional[launch.Process]) -> None:
+    """End the tapdisk of a vbd, and prove it gone. `process`: it, None if it is gone already.
+    Raises DiskStuck, TapCtlError."""
+    try:
+        tapctl.destroy(vbd)
+    except TapCtlError:
+        # a command that was killed over it may have had it end just now
+        if process is not None and not process.gone(CLOSE_BOUND):
+            raise
+    if process is not None and not process.gone(CLOSE_BOUND):
+        raise DiskStuck("tapdisk %d has not exited within %d s" % (vbd.pid, CLOSE_BOUND))
+
+
 @contextlib.contextmanager
 def locked(lock: Any) -> Iterator[None]:
     """Hold a lock of sm, which itself is no context manager."""
@@ -99,15 +112,7 @@ class Disk(object):
         Raises DiskStuck, DiskInUse."""
         found = tapctl.find(self.path)
         for vbd in found:
-            process = launch.Process.of(vbd.pid)
-            try:
-                tapctl.destroy(vbd)
-            except TapCtlError:
-                # a command that was killed over it may have had it end just now
-                if process is not None and not process.gone(CLOSE_BOUND):
-                    raise
-            if process is not None and not process.gone(CLOSE_BOUND):
-                raise DiskStuck("tapdisk %d has not exited within %d s" % (vbd.pid, CLOSE_BOUND))
+            end_tapdisk(vbd, launch.Process.of(vbd.pid))
         left = tapctl.find(self.path)
         if left:
             raise DiskInUse(self.uuid, "tapdisk %d still has it open" % left[0].pid)

@@ -6,15 +6,15 @@ one that sm does not clear when a master plugs the SR again. Exactly while it is
 tapdisk have the image open.
 """
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 import XenAPI
 
-from storage_motion.dom0 import blktap, gate_notes, images, tapctl
-from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck, NotFinished
+from storage_motion.dom0 import blktap, gate_notes, images, launch, tapctl
+from storage_motion.errors import DiskInUse, DiskPaused, DiskStuck, NotFinished, TapCtlError
 from storage_motion.sm import marks, smapi
 from storage_motion.sm.disks import guard
-from storage_motion.sm.disks.disk import Disk, tags, wait
+from storage_motion.sm.disks.disk import Disk, end_tapdisk, tags, wait
 from storage_motion.sm.disks.record import Record
 
 BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its tags away
@@ -26,6 +26,8 @@ class FilledDisk(Disk):
     def __init__(self, sr: Any, vdi_uuid: str) -> None:
         super(FilledDisk, self).__init__(sr, vdi_uuid)
         self._record = Record("receive", vdi_uuid)
+        # what the record tells of the one tapdisk that has the image open, once that is known
+        self._only: Optional[Dict[str, int]] = None
 
     def start(self) -> Dict[str, Any]:
         """Shut the gate and open the disk: {"socket": NBD unix socket, "depth": requests in flight
@@ -44,13 +46,44 @@ class FilledDisk(Disk):
                 # Looked at now: once the tapdisk has written to it, its metadata on disk may lag
                 # behind.
                 self._record.write({"blank": images.is_blank(kind, self.path)})
-                vbd = tapctl.create("%s:%s" % (kind, self.path))
+                vbd = self._open_image(kind)
             remembered = self._record.read() or {"blank": False}
+            process = launch.Process.of(vbd.pid)
+            if process is not None:
+                tapdisk = dict(process.to_json(), minor=vbd.minor)
+                self._record.write(dict(remembered, tapdisk=tapdisk))
         return {
             "socket": tapctl.nbd_socket(vbd),
             "blank": remembered["blank"],
             "depth": blktap.most_requests(self.tapped.get_tap_type()),
         }
+
+    def _open_image(self, kind: str) -> tapctl.Vbd:
+        """The vbd of a tapdisk that has opened it just now."""
+        try:
+            return tapctl.create("%s:%s" % (kind, self.path))
+        except TapCtlError:
+            # the tap-ctl of a command that was killed goes on, and may have been quicker
+            found = tapctl.find(self.path)
+            if not found:
+                raise
+            return found[0]
+
+    def expect_finish(self) -> None:
+        """Look now at what `finish` would look at while a guest is suspended: whether the tapdisk
+        that `start` has noted is the only one that has the image open. tap-ctl asks every tapdisk
+        of the host, and waits for one that does not answer."""
+        with self.locked():
+            noted = self._noted_tapdisk()
+            found = tapctl.find(self.path) if noted else []
+            if noted and [(vbd.pid, vbd.minor) for vbd in found] == [
+                (noted["pid"], noted["minor"])
+            ]:
+                self._only = noted
+
+    def _noted_tapdisk(self) -> Optional[Dict[str, int]]:
+        """{"pid", "started", "minor"} of the tapdisk that `start` has opened the image with."""
+        return (self._record.read() or {}).get("tapdisk")
 
     def finish(self, may_open: Callable[[], bool] = lambda: True) -> None:
         """Close the disk, then open the gate. `may_open()`, asked in between, waits until it may be
@@ -97,8 +130,9 @@ class FilledDisk(Disk):
             self._record.remove()
 
     def _open_gate(self) -> None:
+        config = self.sm_config()
         for key in (marks.RELINKING, marks.PAUSED):
-            if self.sm_config().get(key) == marks.SHUT:
+            if config.get(key) == marks.SHUT:
                 self.api.remove_from_sm_config(self.ref, key)
 
     def _shut_gate(self) -> None:
@@ -144,6 +178,12 @@ class FilledDisk(Disk):
             or self._record.read() is not None
         )
         if ours and self.host_key not in config:
-            self.close_tapdisks()
+            # `start` forgets it before it opens the image with another one
+            only = self._only if self._noted_tapdisk() == self._only else None
+            process = launch.Process.from_json(only)
+            if only is not None and process is not None and process.alive():
+                end_tapdisk(tapctl.Vbd(only["pid"], only["minor"], None, None), process)
+            else:
+                self.close_tapdisks()
             self.tapped.target.deactivate(self.sr.uuid, self.uuid)
             self.tapped.target.detach(self.sr.uuid, self.uuid)

@@ -2,13 +2,17 @@
 """What is done, in what order, when a gate is opened."""
 
 import contextlib
+import errno
 import importlib
+import os
 import sys
 
 import mock
 import pytest
 
-from storage_motion.errors import NotFinished
+from storage_motion.dom0 import tapctl
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import NotFinished, TapCtlError
 from storage_motion.sm import marks, stock_sm
 
 DISKS = "storage_motion.sm.disks."
@@ -32,6 +36,7 @@ def disk(filled, monkeypatch):
     class Disk(filled.FilledDisk):
         def __init__(self):
             self.uuid, self.ref, self.api, self._record = "vdi", "ref", self, self
+            self._only, self.record = None, None
             self.log, self.config = [], {marks.PAUSED: marks.SHUT, marks.RELINKING: marks.SHUT}
 
         @contextlib.contextmanager
@@ -49,6 +54,9 @@ def disk(filled, monkeypatch):
         def remove_from_sm_config(self, ref, key):
             del self.config[key]
             self.log.append("no %s of %s" % (key, ref))
+
+        def read(self):
+            return self.record
 
         def remove(self):
             self.log.append("no record")
@@ -76,3 +84,54 @@ def test_nothing_is_noted_that_may_not_be_opened(disk):
         disk.finish(lambda: False)
     assert disk.log == ["locked", "closed"]
     assert set(disk.config.values()) == {marks.SHUT}
+
+
+def test_a_tapdisk_that_a_killed_command_has_begun_is_taken(disk, filled, monkeypatch):
+    """Its tap-ctl goes on after it, and keeps another one from the image."""
+    found = [[tapctl.Vbd(7, 1, 0, "vhd:/image")], []]
+
+    def create(args):
+        raise TapCtlError("create -a " + args, errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(filled.tapctl, "create", create)
+    monkeypatch.setattr(filled.tapctl, "find", lambda path: found.pop(0))
+    monkeypatch.setattr(filled.FilledDisk, "path", "/image")
+    assert disk._open_image("vhd").pid == 7
+    with pytest.raises(TapCtlError):
+        disk._open_image("vhd")
+
+
+ONLY = {"pid": os.getpid(), "started": Process.of(os.getpid()).started, "minor": 3}
+
+
+@pytest.mark.parametrize(
+    "noted, found, then, quick",
+    [
+        (ONLY, [(ONLY["pid"], 3)], ONLY, True),
+        (ONLY, [(ONLY["pid"], 3), (5, 4)], ONLY, False),
+        (ONLY, [], ONLY, False),
+        (None, [(ONLY["pid"], 3)], ONLY, False),
+        (ONLY, [(ONLY["pid"], 3)], dict(ONLY, minor=4), False),
+        (ONLY, [(ONLY["pid"], 3)], None, False),
+        (dict(ONLY, started=1), [(ONLY["pid"], 3)], dict(ONLY, started=1), False),
+    ],
+    ids=["only", "another", "none", "not noted", "opened anew", "being opened", "pid is another's"],
+)
+def test_what_is_known_before_the_pause_is_used_exactly_if_it_still_holds(
+    disk, filled, monkeypatch, noted, found, then, quick
+):
+    closed = []
+    monkeypatch.setattr(filled.FilledDisk, "path", "/image")
+    monkeypatch.setattr(
+        filled.tapctl, "find", lambda path: [tapctl.Vbd(*one + (0, "vhd:/image")) for one in found]
+    )
+    monkeypatch.setattr(
+        filled, "end_tapdisk", lambda vbd, process: closed.append((vbd.pid, vbd.minor))
+    )
+    disk.close_tapdisks = lambda: closed.append("all that there are")
+    disk.host_key, disk.tapped, disk.sr = "host_x", mock.Mock(), mock.Mock()
+    disk.record = {"blank": True, "tapdisk": noted}
+    disk.expect_finish()
+    disk.record = {"blank": True, "tapdisk": then}
+    filled.FilledDisk._close(disk)
+    assert closed == ([(ONLY["pid"], 3)] if quick else ["all that there are"])
