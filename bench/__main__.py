@@ -4,10 +4,11 @@
     python -m bench [--quick] [--rounds N] [--only copy,mirror,downtime,switch]
     python -m bench render
 
-The first runs them, prints their tables, and writes build/bench/lab.json (or quick-lab.json). The
-engine is the lab's; with TAPDISK=, the path of a built tapdisk, that one (tapdisk.json). Exit code
-1 if anything failed, or was not copied right. `render` puts the tables of lab.json and tapdisk.json
-into docs/performance.md, and the plot beside it.
+The first runs them, prints their tables, and writes build/bench/lab.json (or quick-lab.json), in
+which the parts that are not run stay as they were. The engine is the lab's; with TAPDISK=, the path
+of a built tapdisk, that one (tapdisk.json). Exit code 1 if anything failed, or was not copied
+right. `render` puts the tables of lab.json and tapdisk.json into docs/performance.md, and the plot
+beside it.
 """
 
 import argparse
@@ -54,26 +55,27 @@ def engine_of(environment):
 
 def measure(engine, options):
     """Run what is asked for; the result, which is written after each part."""
-    began = time.monotonic()
     path = os.path.join(BUILD, "%s%s.json" % ("quick-" if options.quick else "", engine.name))
-    result = {
-        "when": time.strftime("%Y-%m-%d"),
-        "engine": engine.what,
-        "engine_name": engine.name,
-        "effort": "quick" if options.quick else "full",
-        "machine": machine.describe(),
-        "rounds": {},
-    }
-    if engine.name == "tapdisk":  # which does not say
-        result["machine"]["blktap"] = os.environ.get("TAPDISK_VERSION", "of an unnamed version")
+    result = {"engine": engine.what, "engine_name": engine.name, "runs": {}}
+    if os.path.exists(path) and not options.quick:
+        with open(path) as source:
+            result = json.load(source)  # the parts that are not run now stay as they are
     os.makedirs(BUILD, exist_ok=True)
     for name, module, effort, rounds in QUICK if options.quick else FULL:
         if name not in options.only or NEEDS.get(name, engine.name) != engine.name:
             continue
-        rounds = options.rounds or rounds
-        result["rounds"][name] = rounds
-        result[name] = module.run(engine, effort, rounds, tell)
-        result["minutes"] = (time.monotonic() - began) / 60
+        began = time.monotonic()
+        run = {
+            "when": time.strftime("%Y-%m-%d"),
+            "effort": "quick" if options.quick else "full",
+            "machine": machine.describe(),
+            "rounds": options.rounds or rounds,
+        }
+        if engine.name == "tapdisk":  # which does not say
+            run["machine"]["blktap"] = os.environ.get("TAPDISK_VERSION", "of an unnamed version")
+        result[name] = module.run(engine, effort, run["rounds"], tell)
+        run["minutes"] = (time.monotonic() - began) / 60
+        result["runs"][name] = run
         with open(path, "w") as target:
             json.dump(result, target, indent=1)
     print("\nWritten to %s" % path)

@@ -287,20 +287,26 @@ def _added(ours, shared):
             yield sample["seconds"] - stock[sample["round"]]
 
 
-def machine(result):
-    """On what it was run."""
-    told = [
-        "%s %s" % item if " " not in item[0] else "%s: %s" % item
-        for item in result["machine"].items()
-    ]
-    return "%s. Engine: %s. %s. Rounds: %s; %s, %.0f minutes." % (
-        result["when"],
-        result["engine"],
-        "; ".join(told),
-        ", ".join("%s %d" % item for item in result["rounds"].items()),
-        result["effort"],
-        result["minutes"],
-    )
+def machine(part):
+    """A function of a result: on what that part of it was run, which may be another run than that
+    of the others."""
+
+    def told(result):
+        run = result["runs"][part]
+        facts = [
+            "%s %s" % item if " " not in item[0] else "%s: %s" % item
+            for item in run["machine"].items()
+        ]
+        return "%s. Engine: %s. %s. %d rounds; %s, %.0f minutes." % (
+            run["when"],
+            result["engine"],
+            "; ".join(facts),
+            run["rounds"],
+            run["effort"],
+            run["minutes"],
+        )
+
+    return told
 
 
 def peers_of(result):
@@ -322,7 +328,10 @@ def peers_of(result):
 
 
 ALL = (  # name, what it needs of a result, function
-    ("machine", "machine", machine),
+    ("copy-machine", "copy", machine("copy")),
+    ("mirror-machine", "mirror", machine("mirror")),
+    ("downtime-machine", "downtime", machine("downtime")),
+    ("switch-machine", "switch", machine("switch")),
     ("peers", "copy", peers_of),
     ("copy", "copy", copies),
     ("copy-base", "copy", base_of_copies),
