@@ -50,11 +50,15 @@ def assert_managed(database, vdi):
 
 
 def _operation(context, vdi, name):
-    """While it lasts another operation on the VDI waits. Raises VDI_NOT_MANAGED [vdi]."""
+    """While it lasts another operation on the VDI waits. Raises VDI_NOT_MANAGED or VDI_IS_SHARABLE
+    [vdi]."""
 
     def admit():
         if name != "forget":  # xapi_vdi.ml: all the others assert it
             assert_managed(context.database, vdi)
+        # xapi_vdi.ml, check_operation_error
+        if name == "snapshot" and context.database.get("VDI", vdi, "sharable"):
+            raise Failure("VDI_IS_SHARABLE", vdi)
 
     return Operation(context, "VDI", vdi, name, admit)
 

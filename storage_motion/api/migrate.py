@@ -60,7 +60,7 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
             room.require(session, source, view, plan, request, problems)
             relinking.require(session, source, plan, problems)
             warnings = unscanned + cautions.of(source, view, plan, hosts)
-            plan = plan._replace(warnings=tuple(warnings))
+            plan = plan._replace(warnings=plan.warnings + tuple(warnings))
         problems.raise_any()
         assert plan is not None
         xapi_verdict.ask(session, destination, plan)

@@ -52,8 +52,9 @@ def keep_writable(disks: Iterable[ReceivedDisk], gates: Any, life: service.Life)
     while life.lasts(GUARD):
         try:
             gates.keep_writable({disk.vdi: disk.sr for disk in _opened(disks)})
-        except Exception:  # it is looked again
+        except Exception:  # it is looked again, and nobody waits for a lock of ours meanwhile
             log.exception("commands of the storage manager that would have a disk only to read")
+            gates.end_guard()
     gates.end_guard()
 
 

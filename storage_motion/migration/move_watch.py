@@ -252,11 +252,15 @@ class MoveWatch:
         self._forget()
 
     def _all_open(self) -> bool:
-        """As `_advance`. What cannot be noted now may be noted in a moment, as in `_look`."""
+        """As `_advance`. What cannot be noted now, or asked of a xapi, may be so in a moment, as in
+        `_look`."""
         try:
             opened = self._advance()
         except JournalNotWritten as error:
             self._not_noted(error)
+            return False
+        except (OSError,) + NOT_XAPI as error:
+            log.debug("%s: xapi does not answer: %s", self.m.id, reason(error))
             return False
         self._unwritten = None
         return opened

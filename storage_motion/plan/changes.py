@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def require_none(m: "Migration") -> None:
-    """Raises VmChanged unless the VM has just the disks and interfaces that were planned with."""
+    """Raises VmChanged unless the VM, and no other, has just the disks and interfaces that were
+    planned with."""
     api, planned = m.source.xenapi, m.plan
-    found = [api.VBD.get_record(ref) for ref in api.VM.get_VBDs(m.vm())]
+    own = api.VM.get_VBDs(m.vm())
+    found = [api.VBD.get_record(ref) for ref in own]
     disks = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] != "CD"}
     cds = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] == "CD"}
     vifs = {api.VIF.get_uuid(ref) for ref in api.VM.get_VIFs(m.vm())}
@@ -28,6 +30,11 @@ def require_none(m: "Migration") -> None:
         "disk %s was added" % uuid for uuid in sorted(disks - moving - set(planned.staying))
     ]
     problems += ["disk %s is no longer its own" % uuid for uuid in sorted(moving - disks)]
+    problems += [
+        "disk %s was attached to another VM" % uuid
+        for uuid in sorted(moving & disks)
+        if set(api.VDI.get_VBDs(api.VDI.get_by_uuid(uuid))) - set(own) - {NULL}
+    ]
     problems += [
         "CD %s was inserted" % uuid for uuid in sorted(cds - {cd.vdi for cd in planned.cds})
     ]

@@ -96,6 +96,11 @@ LIVE_DISK_CHECKS: Tuple[Condition, ...] = (
         "is not plugged, which cannot be moved with a running VM yet",
         "plug it, or take it from the VM",
     ),
+    (
+        lambda vdi, vbd: not vdi["sharable"],
+        "is marked as sharable, and xapi takes no snapshot of such a disk",
+        "take the mark away (VDI.set_sharable), or shut the VM down, and move it halted",
+    ),
 )
 
 
@@ -123,7 +128,7 @@ def others_disk(
     others: Iterable[str],
 ) -> None:
     """Whether a disk is this VM's alone: `vbd` and `vdi` are its records, `others` the refs of the
-    VBDs that others have of it. One that is merely marked as sharable is."""
+    VBDs that others have of it."""
     name = "disk %s (%s)" % (vbd["userdevice"], vdi["name_label"])
     for ref in others:
         other = records.of("VBD", ref)

@@ -135,6 +135,7 @@ def make(
         check_cpu=not request.force and inquiry.live,
         compress=host["uuid"] != source_host["uuid"]
         and bool(source.pool().get("migration_compression")),
+        warnings=tuple(vifs.cautions(inquiry, interfaces)),
     )
 
 

@@ -26,6 +26,25 @@ def find_networks(
     ]
 
 
+def cautions(inquiry: Inquiry, interfaces: List[Vif]) -> List[str]:
+    """The networks that nobody has named, for whoever asked: pools call different networks by the
+    same names. A list of sentences."""
+    if not inquiry.cross_pool:
+        return []
+    return [
+        "interface %s goes to network %s of the destination, as it is called like its own (%s); "
+        "vif:%s=<network> says otherwise"
+        % (
+            vif.device,
+            vif.network,
+            inquiry.destination.by_uuid("network", vif.network)[1]["name_label"],
+            vif.vif,
+        )
+        for vif in interfaces
+        if vif.vif not in inquiry.request.vifs
+    ]
+
+
 def _network_there(inquiry: Inquiry, vif: Dict[str, Any]) -> Optional[Dict[str, Any]]:
     argument, given = "vif:" + vif["uuid"], inquiry.request.vifs.get(vif["uuid"])
     if not given:

@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Set, Tuple
 
+from storage_motion.dom0 import gate_notes
 from storage_motion.errors import SmFault
 from storage_motion.sm import marks, smapi, standby
 from storage_motion.sm.disks.guard import Guard
@@ -100,6 +101,14 @@ class Gates(object):
             if self._opened_by_standby(vdi_uuid):
                 return
             self._tried_again[vdi_uuid] = sr_uuid
+        try:
+            self._open(sr_uuid, vdi_uuid)
+        except Exception:
+            if not gate_notes.noted(vdi_uuid):  # else it may be open
+                self._tried_again.pop(vdi_uuid, None)
+            raise
+
+    def _open(self, sr_uuid: str, vdi_uuid: str) -> None:
         end = time.monotonic() + PATIENCE
         while True:
             session = sessions.patiently(sessions.local)
@@ -108,7 +117,6 @@ class Gates(object):
                 return
             except SmFault as fault:
                 if time.monotonic() > end or not _is_another(session):
-                    self._tried_again.pop(vdi_uuid, None)
                     raise
                 log.warning(
                     "VDI %s: its gate is opened once more, as xapi was restarted meanwhile: %s",

@@ -109,12 +109,14 @@ class BufferedTls(object):
         """Whether nothing waits to be sent any more, after another try."""
         if self._outgoing.pending:
             encrypted = self._outgoing.read()
-            if not self._unsent:
-                try:
-                    encrypted = encrypted[self.plain.send(encrypted) :]
-                except BlockingIOError:
-                    pass
-            self._unsent += encrypted
+            sent = 0
+            try:
+                if not self._unsent:
+                    sent = self.plain.send(encrypted)
+            except BlockingIOError:
+                pass
+            finally:
+                self._unsent += encrypted[sent:]
         while self._unsent:
             try:
                 sent = self.plain.send(self._unsent)

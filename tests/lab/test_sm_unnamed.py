@@ -5,6 +5,8 @@ could be anybody's."""
 import os
 import shutil
 import subprocess
+import sys
+import threading
 import time
 
 import pytest
@@ -12,7 +14,13 @@ import pytest
 from sm_host import SIZE, host  # noqa: F401
 from storage_motion.errors import SmFault
 from storage_motion.sm import smapi
+from tests.eventually import never
 
+# what `qemu-img create` does, once it is told to
+MAKES = (
+    "import subprocess, sys; sys.stdin.read(); _, _, path, size = sys.argv\n"
+    "subprocess.check_call(['qemu-img', 'create', '-q', '-f', 'qcow2', path, size])"
+)
 NAMES = ["%08d-1111-4222-8333-444444444444" % number for number in range(3)]
 
 
@@ -63,6 +71,23 @@ def test_it_goes(host, directory):
 def test_sm_may_have_rounded_its_size_up(host, directory, less, found):
     image = left_behind(host, directory, NAMES[0])
     assert (remove(host, size=SIZE - less) == NAMES[0]) == found != os.path.exists(image)
+
+
+def test_one_that_is_still_being_made_is_waited_for(host, directory):
+    """The program that makes it outlives the command that was killed."""
+    image = path(directory, NAMES[0])
+    making = subprocess.Popen(
+        [sys.executable, "-c", MAKES, "create", image, str(SIZE)], stdin=subprocess.PIPE
+    )
+    removal = []
+    thread = threading.Thread(target=lambda: removal.append(remove(host)))
+    thread.start()
+    try:
+        never(lambda: not thread.is_alive(), "it does not wait", 1.0)
+    finally:
+        making.communicate(b"go on")
+        thread.join(60)
+    assert removal == [NAMES[0]] and not os.path.exists(image)
 
 
 def test_an_image_that_others_are_based_on_stays(host, directory):

@@ -32,9 +32,8 @@ class Lock(object):
 
     @staticmethod
     def cleanupAll(ns=None):
-        """Remove every lock file of a namespace, when what it names (a VDI) is gone."""
-        for key in [key for key in Lock.INSTANCES if key[0] == ns]:
-            del Lock.INSTANCES[key]
+        """Remove every lock file of a namespace, when what it names (a VDI) is gone. Who has one of
+        these locks keeps it, on a file that no other process can open."""
         shutil.rmtree(os.path.join(Lock.BASE_DIR, ns or ".nil"), ignore_errors=True)
 
 

@@ -75,7 +75,10 @@ class FilledDisk(Disk):
         of the host, and waits for one that does not answer."""
         with self.locked():
             noted = self._noted_tapdisk()
-            found = tapctl.find(self.path) if noted else []
+            try:
+                found = tapctl.find(self.path) if noted else []
+            except TapCtlError:
+                return  # `finish` looks then
             if noted and [(vbd.pid, vbd.minor) for vbd in found] == [
                 (noted["pid"], noted["minor"])
             ]:
@@ -97,9 +100,11 @@ class FilledDisk(Disk):
             if not may_open():
                 raise NotFinished("nobody has said that the gate may be opened")
             gate_notes.note(self.uuid)
+            # Those that are there already, whatever is killed now; and last those that came
+            # meanwhile: the next one is not there before the guard (guard.py) looks again.
+            guard.end_readers(self.uuid)
             self._open_gate()
             self._record.remove()
-            # last: who looks for them holds the lock again before the next one is there
             guard.end_readers(self.uuid)
 
     def open_again(self) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Keeps from a VM's disk, whose gate is open, a command of SM that would activate it only to be
-read.
+"""Keeps from a VM's disk, whose gate is open or about to be, a command of SM that would activate it
+only to be read.
 
 A xapi that was restarted has forgotten which disks are to be written to until it has looked at all,
 and does once more before that what it was having SM activate (storage_smapiv1.ml, vdi_read_write).
@@ -11,6 +11,7 @@ is dead; xenopsd's own request comes again afterwards, and has the disk activate
 import logging
 from typing import Any, Dict, Mapping, Optional
 
+from storage_motion.errors import LaunchFailed
 from storage_motion.sm import active, smapi, stock_sm
 
 ACTIVATE = "vdi_activate"
@@ -26,18 +27,21 @@ class Guard(object):
         self._held: Dict[str, Any] = {}  # a VDI's UUID -> SM's lock
 
     def look(self, places: Mapping[str, str]) -> None:
-        """`places`: {a VDI's UUID: its SR's}, those whose gates have been opened. To be called
-        again and again, at least every tenth of a second. Waits for nobody. Raises LaunchFailed."""
+        """`places`: {a VDI's UUID: its SR's}, those whose gates have been opened, or are opened
+        once more. To be called again and again, at least every tenth of a second. Waits for no
+        lock."""
         commands = smapi.commands(places)
         for vdi_uuid, sr_uuid in places.items():
             found = [
                 would_read(command, args) for one, _, command, args in commands if one == vdi_uuid
             ]
             keep = all(found) and not active.is_served(sr_uuid, vdi_uuid)
-            if (keep or any(found)) and self._take(vdi_uuid):
-                end_readers(vdi_uuid)
-            if not keep:
-                self._let_go(vdi_uuid)
+            try:
+                if (keep or any(found)) and self._take(vdi_uuid):
+                    end_readers(vdi_uuid)
+            finally:
+                if not keep:
+                    self._let_go(vdi_uuid)
 
     def close(self) -> None:
         """Hold nothing any more."""
@@ -70,10 +74,14 @@ def would_write(command: Optional[str], args: Any) -> bool:
 
 def end_readers(vdi_uuid: str) -> None:
     """End the commands that would only read a VDI, for who holds SM's lock of it: none of them is
-    at its tags, each sleeps, or waits for the lock. Raises LaunchFailed."""
+    at its tags, each sleeps, or waits for the lock. One that does not end at once, as its storage
+    hangs, runs no more code of its own."""
     for _, process, command, args in smapi.commands([vdi_uuid]):
         if would_read(command, args):
-            process.kill()
+            try:
+                process.kill()
+            except LaunchFailed as error:
+                log.warning("VDI %s: process %s", vdi_uuid, error)
             log.warning(
                 "VDI %s: process %d, which would have it only to read, is ended",
                 vdi_uuid,

@@ -13,12 +13,13 @@ from typing import Any, Dict, List, Optional
 
 import XenAPI
 
-from storage_motion.dom0 import images, tapctl
+from storage_motion.dom0 import images, launch, tapctl
 from storage_motion.errors import ImageLeft
 from storage_motion.sm.disks.disk import locked
 
 # bytes: SM rounds a size up, to blocks of 2 MiB for VHD (vhdutil.py), to extents of 4 MiB on LVM
 ROUNDING = 4 << 20
+MAKER_BOUND = 20.0  # seconds for a program that makes an empty image, to end
 
 
 def remove(sr: Any, size: int, since: float) -> Optional[str]:
@@ -37,6 +38,7 @@ def remove(sr: Any, size: int, since: float) -> Optional[str]:
     if not _has_files(sr):
         raise ImageLeft(sr.uuid, "its images are not files")
     with locked(sr.lock):
+        _await_makers(sr)
         found = [
             vdi
             for vdi in _unnamed(sr)
@@ -55,6 +57,14 @@ def remove(sr: Any, size: int, since: float) -> Optional[str]:
         for vdi in found:
             os.unlink(vdi.path)
     return found[0].uuid if found else None
+
+
+def _await_makers(sr: Any) -> None:
+    """What a command that was killed had begun to make an image (`vhd-util create`, `qemu-img
+    create`) lives on, and may not have made it yet. Raises ImageLeft."""
+    for process in launch.running("create", below=[os.path.join(sr.path, "")]):
+        if not process.gone(MAKER_BOUND):
+            raise ImageLeft(sr.uuid, "process %d has not made its image yet" % process.pid)
 
 
 def snapshots_of(sr: Any, vdi_uuid: str, since: float) -> Dict[str, List[str]]:

@@ -52,6 +52,12 @@ def test_a_disk_or_cd_or_interface_more(m):
     ]
 
 
+def test_a_disk_that_another_vm_has_got_meanwhile(m):
+    """Of a halted VM, say: who writes to it is not in the copy."""
+    m.vdi["VBDs"] = m.record["VBDs"] + [m.source.add("VBD", VM="OpaqueRef:another")]
+    assert what(m) == ["disk %s was attached to another VM" % m.vdi["uuid"]]
+
+
 def test_a_disk_less(m):
     m.record["VBDs"] = []
     assert what(m) == ["disk %s is no longer its own" % m.vdi["uuid"]]

@@ -40,6 +40,7 @@ def disk_field(name, value):
         (disk_field("on_boot", "reset"), "reset on boot"),
         (disk_field("VBDs", ["OpaqueRef:1", "OpaqueRef:2"]), "another VM"),
         (disk_field("missing", True), "missing"),
+        (disk_field("sharable", True), "xapi takes no snapshot of such a disk"),
         (lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO"), "read-only"),
         (
             lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(
@@ -74,8 +75,9 @@ def test_who_else_has_a_disk_is_named(world, control_domain, said):
     assert all(part in problem for part in said), problem
 
 
-def test_a_disk_that_is_marked_as_sharable_and_is_not_shared_moves(world):
+def test_a_disk_that_is_marked_as_sharable_moves_halted(world):
     world.disk["sharable"] = True
+    world.vm["power_state"] = "Halted"
     plan, _ = world.cross()
     assert [disk.sharable for disk in plan.disks if disk.key == world.disk["uuid"]] == [True]
 

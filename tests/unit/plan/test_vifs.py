@@ -32,6 +32,9 @@ def test_a_vif_goes_to_the_network_of_the_same_name_where_there_is_just_one(worl
     there = by_name(world.b, "network", "management")
     plan, _ = world.cross(**{"vif:" + world.vif: None})
     assert [vif.network for vif in plan.vifs] == [uuid_of(world.b, "network", there)]
+    (warning,) = plan.warnings
+    assert warning.startswith("interface 0 goes to network %s" % uuid_of(world.b, "network", there))
+    assert world.cross()[0].warnings == (), "of one that was named"
     world.b.add("network", name_label="management", bridge="xenbr7", PIFs=[])
     plan, problems = world.cross(**{"vif:" + world.vif: None})
     assert plan is None and "has more than one network called 'management'" in problems[0]

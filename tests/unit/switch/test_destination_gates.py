@@ -21,7 +21,8 @@ class Host(object):
         self.sessions = self.ended = 0
         self.calls = []
         self.sm_config = {}
-        self.away = False
+        self.away = self.noted = False  # `noted`: as opened, by gate_notes
+        monkeypatch.setattr(destination_gates.gate_notes, "noted", lambda vdi: self.noted)
         monkeypatch.setattr(destination_gates.sessions, "local", self.log_in)
         monkeypatch.setattr(destination_gates.sessions, "logout", self.log_out)
         monkeypatch.setattr(destination_gates.smapi, "call", self.call)
@@ -275,7 +276,10 @@ def test_they_are_kept_out_where_what_stood_by_has_failed(monkeypatch, standing_
     assert guard.look.call_args[0][0] == kept
 
 
-def test_they_are_not_for_a_gate_that_could_not_be_opened(monkeypatch):
+@pytest.mark.parametrize("noted, kept", [(False, {}), (True, {"vdi": "sr"})])
+def test_of_a_gate_that_could_not_be_opened_they_are_only_if_it_may_be_open(
+    monkeypatch, noted, kept
+):
     host, one = Host(monkeypatch, restarts=(1,)), destination_gates.Gates()
     guard, refused = mock.Mock(), SmFault("vdi_receive_finish", 484, "SXM_DISK_PAUSED")
     monkeypatch.setattr(one, "_guard", guard)
@@ -286,10 +290,11 @@ def test_they_are_not_for_a_gate_that_could_not_be_opened(monkeypatch):
         return Host.call(host, *args)
 
     monkeypatch.setattr(destination_gates.smapi, "call", call)
+    host.noted = noted
     with pytest.raises(SmFault):
         one.open("sr", "vdi")
     one.keep_writable({})
-    assert guard.look.call_args[0][0] == {}
+    assert guard.look.call_args[0][0] == kept
 
 
 def test_one_that_has_held_no_gate_open_has_no_session_to_end(monkeypatch):

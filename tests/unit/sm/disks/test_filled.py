@@ -68,12 +68,13 @@ def disk(filled, monkeypatch):
     return one
 
 
-def test_who_would_only_read_is_ended_when_the_gate_is_open_and_before_the_lock_is_let_go(disk):
-    """One that begins while it is opened waits for the lock, and would find an open gate."""
+def test_who_would_only_read_is_ended_before_the_gate_opens_and_before_the_lock_is_let_go(disk):
+    """One that begins while it is opened waits for the lock, and would find an open gate; those
+    before are gone whatever is killed in between."""
     disk.finish(lambda: not disk.log.append("asked"))
     marks_taken = ["no %s of ref" % key for key in (marks.RELINKING, marks.PAUSED)]
     assert disk.log == (
-        ["locked", "closed", "asked", "noted"]
+        ["locked", "closed", "asked", "noted", "readers ended"]
         + marks_taken
         + ["no record", "readers ended", "unlocked"]
     )
@@ -99,6 +100,17 @@ def test_a_tapdisk_that_a_killed_command_has_begun_is_taken(disk, filled, monkey
     assert disk._open_image("vhd").pid == 7
     with pytest.raises(TapCtlError):
         disk._open_image("vhd")
+
+
+def test_where_tap_ctl_fails_before_the_pause_it_is_asked_again_in_it(disk, filled, monkeypatch):
+    def find(path):
+        raise TapCtlError("list", errno.ETIMEDOUT, "no answer")
+
+    monkeypatch.setattr(filled.tapctl, "find", find)
+    monkeypatch.setattr(filled.FilledDisk, "path", "/image")
+    disk.record = {"blank": True, "tapdisk": ONLY}
+    disk.expect_finish()
+    assert disk._only is None
 
 
 ONLY = {"pid": os.getpid(), "started": Process.of(os.getpid()).started, "minor": 3}

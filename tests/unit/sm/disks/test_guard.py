@@ -9,6 +9,7 @@ import pytest
 
 from storage_motion.dom0 import launch
 from storage_motion.dom0.launch import Process
+from storage_motion.errors import LaunchFailed
 from storage_motion.sm.disks import guard
 
 VDI, OTHER, SR = ["11111111-0000-4000-8000-00000000000%d" % number for number in (1, 2, 3)]
@@ -116,6 +117,21 @@ def test_a_disk_that_is_active_is_not_held(locks, tmp_path):
     assert locks.held == {OTHER}
     one.close()
     assert locks.held == set()
+
+
+def test_a_reader_that_does_not_end_keeps_the_lock_from_nobody(locks, commands, monkeypatch):
+    """Its storage hangs; SIGKILL waits for it."""
+
+    def hangs(process):
+        raise LaunchFailed(str(process.pid), "does not end")
+
+    one = guard.Guard()
+    one.look({VDI: SR})
+    reader = commands("vdi_activate", VDI, "false")
+    writer = commands("vdi_activate", VDI, "true")
+    monkeypatch.setattr(Process, "kill", hangs)
+    one.look({VDI: SR})
+    assert reader.alive() and writer.alive() and locks.held == set()
 
 
 def test_no_process_is_looked_at_while_no_gate_is_open(monkeypatch):
