@@ -62,6 +62,21 @@ def forget(lab, *names):
         pool.forget_session()
 
 
+def recovered(scene, migration):
+    """What recovery answers. A xapi that was killed just before the VM's disks were activated at
+    its host hears nothing of the VM any more, as the real one; then as docs/operations.md has it,
+    "xapi takes no notice of the VM"."""
+    (answer,) = scene.call("recover", migration=migration)["migrations"]
+    if any("takes no notice" in text for text in answer["left"]):
+        host = scene.there
+        host.kill("xapi")
+        host.start_xapi()
+        for pool in scene.lab.pools:
+            pool.forget_session()
+        (answer,) = scene.call("recover", migration=migration)["migrations"]
+    return answer
+
+
 def is_whole(scene, told):
     """The VM is in one pool, runs there or can be started, and has lost nothing of what the guest
     had been `told` was safe."""
@@ -96,7 +111,7 @@ def test_worker_and_xapi_killed(lab, scene, name, forgetful):
     with Memory(scene) as memory:
         migration = scene.begin_and_kill(MOMENTS[name])
         forget(lab, *forgetful)
-        (answer,) = scene.call("recover", migration=migration)["migrations"]
+        answer = recovered(scene, migration)
     print("%s, %s: %s: %s" % (name, forgetful, answer["outcome"], answer["why"]))
     assert answer["outcome"] in ("moved", "taken back") and answer["left"] == [], answer
     is_whole(scene, memory.latest)
