@@ -56,7 +56,7 @@ def engine_of(environment):
 def measure(engine, options):
     """Run what is asked for; the result, which is written after each part."""
     path = os.path.join(BUILD, "%s%s.json" % ("quick-" if options.quick else "", engine.name))
-    result = {"engine": engine.what, "engine_name": engine.name, "runs": {}}
+    result = {"engine_name": engine.name, "runs": {}}
     if os.path.exists(path) and not options.quick:
         with open(path) as source:
             result = json.load(source)  # the parts that are not run now stay as they are
@@ -67,6 +67,7 @@ def measure(engine, options):
         began = time.monotonic()
         run = {
             "when": time.strftime("%Y-%m-%d"),
+            "engine": getattr(module, "ENGINE", engine.what),
             "effort": "quick" if options.quick else "full",
             "machine": machine.describe(),
             "rounds": options.rounds or rounds,

@@ -30,6 +30,7 @@ Case.__doc__ = (
     """`disks` of `size` bytes each; the guest begins `writes` a second to all of them."""
 )
 
+ENGINE = "the lab's pools: their xenopsd, SM drivers and tapdisks"
 FULL = (
     Case("1 disk, quiet guest", 1, 16 * MIB, 5),
     Case("1 disk", 1, 16 * MIB, 100),

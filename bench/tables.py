@@ -297,11 +297,11 @@ def machine(part):
             "%s %s" % item if " " not in item[0] else "%s: %s" % item
             for item in run["machine"].items()
         ]
-        return "%s. Engine: %s. %s. %d rounds; %s, %.0f minutes." % (
+        return "%s. Engine: %s. %s. %s; %s, %.0f minutes." % (
             run["when"],
-            result["engine"],
+            run["engine"],
             "; ".join(facts),
-            run["rounds"],
+            "1 round" if run["rounds"] == 1 else "%d rounds" % run["rounds"],
             run["effort"],
             run["minutes"],
         )

@@ -148,8 +148,7 @@ class Gates(object):
     def keep_writable(self, places: Mapping[str, str]) -> None:
         """Keep commands of SM out that would activate one of these VDIs, whose gates have been
         opened, only to be read: {VDI's UUID: SR's}; and those which are opened once more, from then
-        on. Asks no xapi; nothing else holds such a command up at an open gate. Raises
-        LaunchFailed."""
+        on. Asks no xapi; nothing else holds such a command up at an open gate."""
         self._guard.look(dict(self._tried_again, **places))
 
     def end_guard(self) -> None:

@@ -107,13 +107,19 @@ def standing_by(host, vdi):
     return standby.Standby(host.session, host.big, "vdi_receive_finish", vdi, [standby.WHEN_TOLD])
 
 
+def closed_by_standby(host, vdi):
+    """What stands by, with SM's lock, when it has closed the disk."""
+    one = standing_by(host, vdi)
+    one.close_disk()
+    eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    return one
+
+
 def test_an_activation_that_comes_before_the_gate_is_open_need_not_look_again(host, disks):
     """It waits for SM's lock, which the command that stands by has."""
     _, _, destination = disks
     receive(host, destination)
-    one = standing_by(host, destination)
-    one.close_disk()
-    eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    one = closed_by_standby(host, destination)
     assert host.tags(destination) == SHUT
     shut_before = shut_gates_met(host)
     waits = activation(host, destination, "true")
@@ -129,9 +135,7 @@ def test_an_activation_to_read_that_waits_for_the_gate_to_open_is_ended(host, di
     """A xapi that was restarted begins it, and the VM could not write then."""
     _, _, destination = disks
     receive(host, destination)
-    one = standing_by(host, destination)
-    one.close_disk()
-    eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    one = closed_by_standby(host, destination)
     reader = activation(host, destination, "false")
     eventually(lambda: waits_for_a_lock(reader.pid), "it waits for the lock", 20)
     one.open()

@@ -36,12 +36,10 @@ class Guard(object):
                 would_read(command, args) for one, _, command, args in commands if one == vdi_uuid
             ]
             keep = all(found) and not active.is_served(sr_uuid, vdi_uuid)
-            try:
-                if (keep or any(found)) and self._take(vdi_uuid):
-                    end_readers(vdi_uuid)
-            finally:
-                if not keep:
-                    self._let_go(vdi_uuid)
+            if (keep or any(found)) and self._take(vdi_uuid):
+                end_readers(vdi_uuid)
+            if not keep:
+                self._let_go(vdi_uuid)
 
     def close(self) -> None:
         """Hold nothing any more."""
@@ -78,12 +76,9 @@ def end_readers(vdi_uuid: str) -> None:
     hangs, runs no more code of its own."""
     for _, process, command, args in smapi.commands([vdi_uuid]):
         if would_read(command, args):
+            told = "VDI %s: process %d, which would have it only to read, is ended%s"
             try:
                 process.kill()
+                log.warning(told, vdi_uuid, process.pid, "")
             except LaunchFailed as error:
-                log.warning("VDI %s: process %s", vdi_uuid, error)
-            log.warning(
-                "VDI %s: process %d, which would have it only to read, is ended",
-                vdi_uuid,
-                process.pid,
-            )
+                log.warning(told, vdi_uuid, process.pid, ", and hangs: %s" % error)
