@@ -3,13 +3,18 @@
 
 import os
 import re
+import time
 
+from lab.blktap.records import Layout
 from storage_motion.errors import ConnectionLost, ProtocolError, RequestFailed
 from storage_motion.wire import nbd_client
 
 PATIENCE = 120.0
 """Seconds that one I/O may take; a guest's own timeout is as long (Linux: 30 s and some
 retries)."""
+
+POLL = 0.01
+"""Seconds between two looks whether a paused disk goes on."""
 
 FAILURES = (ConnectionLost, ProtocolError, RequestFailed)
 """What a connection raises: to the guest, each of them is an I/O error."""
@@ -36,13 +41,29 @@ class Connection:
 
 
 def connect(disk):
-    """A new connection to `disk` ({"socket": path, ...})."""
-    return Connection(_ring(disk["socket"]))
+    """A new connection to `disk` ({"socket": path, ...}). While the disk is paused it waits, as
+    what is written to a ring does: on a real host a guest has that from its boot on, and a pause
+    is no error to it."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        ring, held = _ring(disk["socket"])
+        try:
+            return Connection(ring)
+        except ConnectionLost as error:
+            moved_away = isinstance(error.__context__, FileNotFoundError)
+            paused = moved_away and (os.path.exists(held) or os.path.exists(ring))
+            if not paused or time.monotonic() > until:
+                raise
+        time.sleep(POLL)
 
 
 def _ring(path):
     """Where the disk at the NBD socket `path` is the guest's, which on a real host does not come by
-    NBD (lab/blktap/nbd_server.py)."""
-    match = re.match(r"(.*)/nbd(\d+)\.\d+$", path)
-    ring = "%s/lab/%s.ring" % match.groups() if match else path
-    return ring if os.path.exists(ring) else path
+    NBD (lab/blktap/nbd_server.py), and where that is while the disk is paused."""
+    match = re.match(r"(.*)/run/blktap-control/nbd(\d+)\.\d+$", path)
+    if not match:
+        return path, path
+    layout, pid = Layout(match.group(1)), int(match.group(2))
+    if os.path.exists(layout.ring(pid)) or os.path.exists(layout.held_ring(pid)):
+        return layout.ring(pid), layout.held_ring(pid)
+    return path, layout.held_nbd(pid)

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import blktap_lab as lab
+from lab.guest import nbd as guest_nbd
 from storage_motion.dom0 import tapctl
 from storage_motion.errors import ConnectionLost, RequestFailed
 from storage_motion.wire import nbd_client
@@ -421,3 +422,22 @@ def test_clients_that_come_and_go_during_a_pause(source, writer):
     tapctl.unpause(source)
     writer.wait_for_writes()
     writer.finish()
+
+
+def test_a_guest_that_opens_its_disk_during_a_pause_waits(source, target):
+    """Seen in CI: a rebooting guest's first connections came while SM paused its disk."""
+    disk = {"socket": tapctl.nbd_socket(source)}
+    with tapctl.poked(source.pid):
+        tapctl.pause(source)
+    opened = []
+    opening = threading.Thread(target=lambda: opened.append(guest_nbd.connect(disk)))
+    opening.start()
+    never(lambda: opened or not opening.is_alive(), "it opens", 0.3)
+    tapctl.unpause(source)
+    opening.join(10)
+    opened[0].write(0, b"s" * 512)
+    assert opened[0].read(0, 512) == b"s" * 512
+    opened[0].close()
+    tapctl.destroy(source)
+    with pytest.raises(ConnectionLost):  # closed, it is no pause
+        guest_nbd.connect(disk)
