@@ -42,13 +42,15 @@ def request(path: str, message: Dict[str, Any], timeout: float) -> Dict[str, Any
 
 def listen(path: str, backlog: int) -> socket.socket:
     """A unix socket that listens on `path`, for this user only; what a dead predecessor left there
-    is replaced."""
-    if os.path.exists(path):
-        os.unlink(path)
+    is replaced. Whoever finds the path can connect: it gets its name when it listens."""
+    made = path + ".new"
+    if os.path.exists(made):
+        os.unlink(made)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(path)
-    os.chmod(path, 0o600)
+    sock.bind(made)
+    os.chmod(made, 0o600)
     sock.listen(backlog)
+    os.rename(made, path)
     return sock
 
 

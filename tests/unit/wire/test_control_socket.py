@@ -52,6 +52,27 @@ def server(tmp_path):
         server.close()
 
 
+def test_who_finds_the_path_can_connect(tmp_path, monkeypatch):
+    """A worker asks its mover as soon as there is a socket; seen: nobody listened yet, and a whole
+    mirror was begun again."""
+    path, seen = str(tmp_path / "control"), []
+    real = socket.socket
+
+    class Looked(real):
+        def listen(self, *backlog):
+            seen.append(os.path.exists(path))
+            real.listen(self, *backlog)
+
+    for leftover in (path, path + ".new"):
+        real(socket.AF_UNIX, socket.SOCK_STREAM).bind(leftover)
+    os.unlink(path)
+    monkeypatch.setattr(socket, "socket", Looked)
+    with control_socket.listen(path, 1):
+        assert seen == [False]
+        with real(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(path)
+
+
 def test_questions_and_answers(server):
     assert control_socket.request(server.path, {"cmd": "echo", "n": 1}, 5) == {
         "ok": True,
