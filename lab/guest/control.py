@@ -13,6 +13,7 @@ import socket
 import threading
 
 from lab.guest import record
+from storage_motion.wire.control_socket import listen
 
 LINE = 1 << 20
 BACKLOG = 8
@@ -51,11 +52,7 @@ class ControlSocket:
         self._path = path
         self._machine = machine
         self.quit = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        if os.path.exists(path):
-            os.unlink(path)
-        self._listener.bind(path)
-        self._listener.listen(BACKLOG)
+        self._listener = listen(path, BACKLOG)
 
     def serve(self):
         """Serve until `quit` is asked."""

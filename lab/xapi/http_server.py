@@ -14,6 +14,7 @@ from collections import namedtuple
 from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from lab import patience
+from lab.unix_server import UnixServer
 
 # seconds that a client may keep a connection without a word, or stop in the middle of one
 IDLE = 120.0
@@ -174,7 +175,7 @@ class _TlsServer(_TcpServer):
         ), address
 
 
-class _UnixServer(_Threaded, socketserver.UnixStreamServer):
+class _UnixServer(_Threaded, UnixServer):
     pass
 
 
@@ -196,8 +197,6 @@ class Servers:
 
     def listen_unix(self, path, answer):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        if os.path.lexists(path):
-            os.unlink(path)
         previous = os.umask(0o077)  # only dom0's root talks here
         try:
             server = _UnixServer(path, _Handler)

@@ -149,8 +149,6 @@ def serve(root):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     xenopsd = Xenopsd(root)
     xenopsd.host.recover()
-    if os.path.exists(path):
-        os.unlink(path)
     server = wire.UnixServer(path, xenopsd.answer)
     log.info("serving on %s", path)
     server.serve_forever(poll_interval=0.5 * patience.TIMES)

@@ -13,6 +13,7 @@ import ssl
 import urllib.parse
 import xmlrpc.client
 
+from lab import unix_server
 from lab.http_client import UnixConnection, request
 
 _NO_METHOD = (
@@ -120,7 +121,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Not logged: Task.stat is asked many times a second."""
 
 
-class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class UnixServer(socketserver.ThreadingMixIn, unix_server.UnixServer):
     """Answers each POST with `answer(method, members)`, which may raise UnknownMethod, in a thread
     of its own."""
 
