@@ -139,7 +139,8 @@ class _View:
 def _unneeded_objects(view):
     used = {vbd["VDI"] for vbd in view.classes["VBD"].values()}
     for ref, vdi in view.classes["VDI"].items():
-        if vdi["managed"] and ref not in used:
+        is_cd = view.classes["SR"][vdi["SR"]]["content_type"] == "iso"
+        if vdi["managed"] and ref not in used and not is_cd:
             yield "VDI %s (%s%s) belongs to no VM" % (
                 vdi["uuid"],
                 vdi["name_label"],

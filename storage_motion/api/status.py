@@ -38,9 +38,10 @@ def of(entry: Dict[str, Any]) -> Dict[str, Any]:
         left=entry["left"],
         committed=entry["committed"],
         disks=[_disk(disk, disks[disk.key]) for disk in plan.disks],
+        cds=[dict(cd._asdict()) for cd in plan.cds],
         broken=entry.get("broken"),
         bandwidth=bandwidth.of(entry),
-        warnings=list(plan.warnings),
+        warnings=list(plan.warnings) + entry.get("warnings", []),
         tries=entry.get("tries", 0),
         saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks),
     )

@@ -39,6 +39,9 @@ class Cd(NamedTuple):
     vdi: str
     device: str
     eject: bool
+    userdevice: str = ""
+    name: str = ""
+    insert: str = ""  # a VDI of the destination, of the same name, to put in after the move; or ""
 
 
 class Vif(NamedTuple):

@@ -6,9 +6,9 @@ What a VM, a disk and an SR must be like is in checks.py."""
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from storage_motion.plan import checks, destination_host, disk_goals, vifs
+from storage_motion.plan import cds, checks, destination_host, disk_goals, vifs
 from storage_motion.plan.inquiry import Attached, Inquiry, disks_of
-from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Cd, Plan
+from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Plan
 from storage_motion.xapi.records import NULL, Records
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def make(
     )
     network, address = destination_host.data_network(inquiry, host_ref, host)
     moving, staying = disk_goals.moving_disks(inquiry, disks, goals, host_ref, host)
+    drives = cds.of_drives(inquiry, host_ref) if host_ref else []
     interfaces = vifs.find_networks(inquiry, host_ref, host)
     if problems:
         return None
@@ -130,12 +131,12 @@ def make(
         address=address,
         disks=sorted(moving, key=lambda disk: (disk.size, disk.device)),
         staying=staying,
-        cds=_cds(inquiry, host_ref),
+        cds=drives,
         vifs=interfaces,
         check_cpu=not request.force and inquiry.live,
         compress=host["uuid"] != source_host["uuid"]
         and bool(source.pool().get("migration_compression")),
-        warnings=tuple(vifs.cautions(inquiry, interfaces)),
+        warnings=tuple(vifs.cautions(inquiry, interfaces) + cds.cautions(inquiry, drives)),
     )
 
 
@@ -176,28 +177,3 @@ def _other_pool(inquiry: Inquiry) -> None:
             "the destination pool has a VM %s already" % inquiry.vm["uuid"],
             "remove that one first",
         )
-
-
-def _cds(inquiry: Inquiry, host_ref: str) -> List[Cd]:
-    """The CDs in its drives, and which of them cannot come along."""
-    cds = []
-    for ref in inquiry.vm["VBDs"]:
-        vbd = inquiry.source.of("VBD", ref)
-        vdi = (
-            inquiry.source.of("VDI", vbd["VDI"])
-            if vbd and vbd["type"] == "CD" and not vbd["empty"]
-            else None
-        )
-        if vdi:
-            seen = not inquiry.cross_pool and checks.plugged(
-                inquiry.destination, inquiry.source.of("SR", vdi["SR"]), host_ref
-            )
-            cds.append(
-                Cd(
-                    vbd=vbd["uuid"],
-                    vdi=vdi["uuid"],
-                    device=vbd["device"] or vbd["userdevice"],
-                    eject=not seen,
-                )
-            )
-    return cds

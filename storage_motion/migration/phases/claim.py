@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Claiming a VM for a migration: its mark, the operations that would disturb, its CDs."""
+"""Claiming a VM for a migration: its mark, the operations that would disturb."""
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
 
@@ -236,22 +236,6 @@ def unmark_snapshots(m: "Migration", vdi: str) -> None:
     snapshot."""
     for ref in m.source.xenapi.VDI.get_snapshots(vdi):
         unmark_vdi(m.source, m.source.xenapi.VDI.get_uuid(ref), m.id)
-
-
-def eject(m: "Migration") -> None:
-    """Eject the CDs that the destination cannot see."""
-    for cd in m.plan.cds:
-        vbd = m.source.xenapi.VBD.get_by_uuid(cd.vbd)
-        if cd.eject and not m.source.xenapi.VBD.get_empty(vbd):
-            m.source.xenapi.VBD.eject(vbd)
-
-
-def insert(m: "Migration") -> None:
-    """Put the CDs back that were ejected."""
-    for cd in m.plan.cds:
-        vbd = m.source.xenapi.VBD.get_by_uuid(cd.vbd)
-        if cd.eject and m.source.xenapi.VBD.get_empty(vbd):
-            m.source.xenapi.VBD.insert(vbd, m.source.xenapi.VDI.get_by_uuid(cd.vdi))
 
 
 def _block(api: Any, vm: str, operation: str, text: str) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional
 
 from storage_motion.migration.phases import (
     adopt,
+    cd_drives,
     claim,
     cleanup,
     complete,
@@ -81,7 +82,7 @@ class Phase(NamedTuple):
 PHASES = (
     # name, what the user reads, for, do, undo
     Phase("claim", "claiming the VM", _always, claim.claim, release.release),
-    Phase("eject", "ejecting CDs", _live, claim.eject, claim.insert),
+    Phase("eject", "ejecting CDs", _live, cd_drives.eject, cd_drives.insert),
     Phase("receive", "preparing the destination", _always, receive.begin, receive.abort),
     Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.clear_broken),  # noqa: E501
     Phase("remap", "describing the VM to the pool", _live_cross_pool, remap.bring_live, remap.remove),  # noqa: E501
