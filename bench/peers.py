@@ -9,9 +9,11 @@ at the destination reads as zeros before, and every peer is told so.
 import collections
 import json
 import os
+import subprocess
+import sys
 import time
 
-from bench import VENV, images
+from bench import REPOSITORY, VENV, images
 from bench.engines import EXPORT, url
 from bench.stage import free_port
 from data_harness import Mover, Receiver
@@ -36,12 +38,14 @@ client.upload(image, address, certificate, disk_is_zero=True)
 """
 
 
-def ours(stage, disks):
-    """Mover to receiver by TLS; all is read back and compared."""
+def ours(stage, disks, python=sys.executable):
+    """Mover to receiver by TLS, each run by `python`; all is read back and compared."""
     places = {disk.key: (stage.disk(disk.destination, "destination"), disk.size) for disk in disks}
-    receiver = Receiver(stage, places, blank=True)
+    receiver = Receiver(stage, places, blank=True, python=python)
     stage.meter.stand("receiver", receiver.process.pid)
-    movers = [Mover(stage, disk.key, disk.size, receiver.address()) for disk in disks]
+    movers = [
+        Mover(stage, disk.key, disk.size, receiver.address(), python=python) for disk in disks
+    ]
     for mover in movers:
         stage.meter.stand("mover", mover.process.pid)
 
@@ -58,6 +62,19 @@ def ours(stage, disks):
             assert status["state"] == "done", status
 
     return copy
+
+
+def ours_on_36(stage, disks):
+    """The same on the Python of XCP-ng 8.3's dom0."""
+    return ours(stage, disks, python36())
+
+
+def python36():
+    """The path of a Python 3.6, or ""."""
+    found = subprocess.run(
+        [os.path.join(REPOSITORY, "tools/python36.sh")], stdout=subprocess.PIPE, text=True
+    )
+    return found.stdout.strip()
 
 
 def _nbdcopy(stage, disks, targets):
@@ -184,6 +201,7 @@ BOTH, LAB = ("lab", "tapdisk"), ("lab",)
 PEERS = (
     # name, prepare, encrypts, verifies, mirrors meanwhile, engines
     Peer(OURS, ours, True, True, True, BOTH),
+    Peer(OURS + ", Python 3.6", ours_on_36, True, True, True, BOTH),
     Peer(BASE, nbdcopy_tls, True, False, False, BOTH),
     Peer("nbdcopy, stunnel", nbdcopy_stunnel, True, False, False, BOTH),
     # four handshakes at once stop a tapdisk for good
@@ -196,6 +214,8 @@ PEERS = (
 
 def installed(peer):
     """Whether the peer can run here."""
+    if peer.prepare is ours_on_36:
+        return bool(python36())
     return peer.prepare is not imageio or os.access(
         os.path.join(VENV, "bin", "ovirt-imageio"), os.X_OK
     )

@@ -141,8 +141,9 @@ class Receiver(object):
     """A real receiver process with a stand-in for MirrorSR: opening a gate makes the file
     `gate-<vdi>`."""
 
-    def __init__(self, site, disks, blank=False, **options):
-        """`disks`: key -> (NBD socket, size); `blank`: whether they read as zeros."""
+    def __init__(self, site, disks, blank=False, python=sys.executable, **options):
+        """`disks`: key -> (NBD socket, size); `blank`: whether they read as zeros; `python`: which
+        one runs it."""
         self.site = site
         self.token = secrets.token_hex(16)
         spec = {
@@ -167,7 +168,7 @@ class Receiver(object):
         spec.update(options)
         self.process = site.start(
             [
-                sys.executable,
+                python,
                 os.path.join(HERE, "receiver_process.py"),
                 site.write_spec("receiver.json", spec),
             ]
@@ -205,7 +206,7 @@ class Receiver(object):
 class Mover(object):
     """A real mover process."""
 
-    def __init__(self, site, key, size, receiver, **options):
+    def __init__(self, site, key, size, receiver, python=sys.executable, **options):
         self.site = site
         self.secondary = site.path(key + ".mirror")
         self.control = site.path(key + ".mover")
@@ -222,12 +223,7 @@ class Mover(object):
         }
         spec.update(options)
         self.process = site.start(
-            [
-                sys.executable,
-                "-m",
-                "storage_motion.source.mover",
-                site.write_spec(key + ".json", spec),
-            ]
+            [python, "-m", "storage_motion.source.mover", site.write_spec(key + ".json", spec)]
         )
         eventually(lambda: os.path.exists(self.control), "the mover answers")
 
