@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""VDI: changed block tracking, and the snapshots of which it alone is left (xapi_vdi.ml)."""
+"""VDI: changed block tracking, and the snapshots of which it alone is left (xapi_vdi.ml).
+
+Which blocks have changed (VDI.list_changed_blocks) is not answered: no tapdisk of the lab notes
+it."""
 
 import time
 
