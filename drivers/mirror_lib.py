@@ -20,6 +20,7 @@ another:
     vdi_receive_open_again          the gate shut or open                  vdi_receive_open_again
     vdi_receive_abort               the gate shut                          vdi_receive_abort
     vdi_let_go                      sm's tag of this host                  vdi_let_go
+    vdi_go_on                       maybe the tapdisk paused               vdi_go_on
     vdi_end_pause                   nothing                                vdi_end_pause
     vdi_relinking                   nothing                                vdi_relinking
     vdi_data_end                    nothing                                vdi_data_end
@@ -69,6 +70,7 @@ FAULTS: Dict[Type[errors.MotionError], int] = {
     errors.DiskStuck: 485,
     errors.UnknownImageType: 486,
     errors.ImagesUnrelated: 487,
+    errors.DiskTracked: 490,
     errors.Unreachable: smapi.AWAY,
 }
 GENERAL_FAULT = 489
@@ -105,6 +107,10 @@ class MirrorOperations(object):
     def mirror_stop(self, vdi_uuid: str) -> None:
         """Detach the mirror."""
         MirroredDisk(self, vdi_uuid).stop()
+
+    def go_on(self, vdi_uuid: str) -> None:
+        """Have the guest of a disk without a mirror go on, if sm has left its tapdisk paused."""
+        MirroredDisk(self, vdi_uuid).go_on()
 
     def copy_open(self, vdi_uuid: str) -> str:
         """Open a frozen disk to be read: JSON {"socket": NBD unix socket, "depth": requests in
@@ -191,6 +197,7 @@ COMMANDS: Dict[str, Tuple[str, Tuple[int, ...]]] = {
     "vdi_mirror_start": ("mirror_start", (1,)),
     "vdi_mirror_stat": ("mirror_stat", (0,)),
     "vdi_mirror_stop": ("mirror_stop", (0,)),
+    "vdi_go_on": ("go_on", (0,)),
     "vdi_copy_open": ("copy_open", (0,)),
     "vdi_copy_close": ("copy_close", (0,)),
     "vdi_extents": ("extents", (0, 1)),

@@ -372,6 +372,12 @@ class DiskPaused(MotionError):
     code = "SXM_DISK_PAUSED"
 
 
+class DiskTracked(MotionError):
+    """[VDI]: its changed blocks are tracked, so it cannot be mirrored."""
+
+    code = "SXM_DISK_TRACKED"
+
+
 class DiskStuck(MotionError):
     """[what has not happened within its bound]"""
 

@@ -16,6 +16,7 @@ and raw files or devices (`aio:PATH`).
     chain.py     which images make up a disk
     vbd.py       open, close, pause, unpause: the sequences of monitor commands
     mirror.py    the secondary
+    dirty_log.py  the layer that tracks changed blocks
     worker.py    runs such a sequence as if inside the tapdisk: whoever asked may be killed meanwhile
     detach.py    what such a process must not keep of its parent's
     commit.py    merges below the disk in use (XCP-ng's, QCOW2)
@@ -27,8 +28,10 @@ and raw files or devices (`aio:PATH`).
 Not as on the real one, and refused with a message on stderr and ENOTSUP:
 
   * image types other than `qcow2` and `aio`; `-e` (shared parent), `-r` (local cache), `-s`
-    (standby), `-C`/`-c` (CBT log), `-E` (encryption), `-t` of open and create (request timeout), a
-    secondary that is not `nbd:`;
+    (standby), `-E` (encryption), `-t` of open and create (request timeout), a secondary that is not
+    `nbd:`;
+  * a secondary beside a log of changed blocks (`-C`, `-c`), with which the real one writes to the
+    secondary alone; such a log that is too short for its disk;
   * a second vbd in one tapdisk; pausing a vbd that is not open.
 
 Not as on the real one, and silent, since it shows only on the wire or in numbers:
@@ -44,6 +47,7 @@ Not as on the real one, and silent, since it shows only on the wire or in number
   * the secondary's client is QEMU's: OPT_GO first, at most 16 requests in flight (so that the real
     one's loss beyond 352 cannot happen here), and it connects again if an idle connection is
     closed. It waits without a bound for a target that accepts and stays silent;
+  * no bit is set in a log of changed blocks: which they are, nobody may ask it (`dirty_log.py`);
   * stats: `hits`, `fail`, `secs` and what the aio driver says is pending stay 0; `reqs_outstanding`
     is 1 for any number of mirrored writes in flight, and 0 for requests that wait for the primary
     or for the end of a pause;

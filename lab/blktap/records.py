@@ -125,7 +125,8 @@ class Record(object):
 
     `minor` and `state` are None until a vbd is attached; `args` ("type:path") is None while no
     image is open; `images` are the "type:path" of the open chain, leaf first; `secondary` is the
-    target that an unpause attaches again (None, or what followed `nbd:`); `size` is in bytes.
+    target that an unpause attaches again (None, or what followed `nbd:`); `size` is in bytes; `log`
+    is the file of the layer that tracks changed blocks, if there is that layer.
     """
 
     def __init__(self, pid, start):
@@ -140,6 +141,7 @@ class Record(object):
         self.secondary = None
         self.mirror_attached = False
         self.mirror_failed = False
+        self.log = None
 
     def alive(self):
         """Whether the process that the record was written for still runs."""
@@ -157,6 +159,7 @@ _FIELDS = (
     ("secondary", str, str),
     ("mirror_attached", lambda value: str(int(value)), lambda text: text == "1"),
     ("mirror_failed", lambda value: str(int(value)), lambda text: text == "1"),
+    ("log", str, str),
 )
 
 

@@ -11,6 +11,7 @@ _DRIVERS = {
     "aio": (0, '{ "reqs": { "max": 352, "pending": 0 } }'),
     "vhd": (4, "null"),
     "qcow2": (6, "null"),
+    "log": (9, "null"),
     "nbd": (15, "null"),
 }
 _TAP = '"tap": { "minor": %d, "reqs": [ 0, 0 ], "kicks": [ 0, 0 ] }, '
@@ -27,6 +28,8 @@ def render(layout, record):
     )
     if images and images[0][0] == "qcow2" and nbd_server.habit(layout.root):
         images = images[:1]  # a chain is one image to it (block-qcow2.c)
+    if record.log and images:
+        images.insert(0, ("log", ":", record.log))
     if record.mirror_attached:
         state, in_flight = _mirror(layout, record)
         outstanding = 1 if in_flight else 0

@@ -82,11 +82,11 @@ def open_(layout, given):
 
     pid, minor = _pid(given), _minor(given)
     args = _required(given, "a")
-    _refuse(given, "erstCE")
+    _refuse(given, "erstE")
 
     def command(record):
         _require_minor(record, minor, errno.EINVAL)
-        vbd.open(layout, record, args, "R" in given, given.get("2"))
+        vbd.open(layout, record, args, "R" in given, given.get("2"), given.get("C"))
 
     return _in_tapdisk(layout, pid, command)
 
@@ -107,7 +107,7 @@ def create(layout, given):
     from . import engine
 
     _required(given, "a")
-    _refuse(given, "erstC")
+    _refuse(given, "erst")
     minor = records.allocate(layout)
     pid = None
     try:
@@ -161,11 +161,10 @@ def unpause(layout, given):
     from . import vbd
 
     pid, minor = _pid(given), _minor(given)
-    _refuse(given, "c")
 
     def command(record):
         _require_minor(record, minor, errno.ENODEV)
-        vbd.unpause(layout, record, given.get("a"), given.get("2"))
+        vbd.unpause(layout, record, given.get("a"), given.get("2"), given.get("c"))
 
     return _in_tapdisk(layout, pid, command)
 

@@ -12,7 +12,7 @@ import errno
 import os
 import time
 
-from . import chain, commit, mirror, nbd_server, records, reply
+from . import chain, commit, dirty_log, mirror, nbd_server, records, reply
 from .qmp import Monitor, MonitorError
 
 EXPORT = "tapdisk_client"
@@ -30,15 +30,19 @@ RESUME_INTERVAL = 1.0
 HANDSHAKE_TIME = 0.01
 
 
-def open(layout, record, args, readonly, secondary):
+def open(layout, record, args, readonly, secondary, log=None):
     """Open the disk `args` ("type:path") of an attached vbd and serve it. `secondary`: what
-    followed -2, or None."""
+    followed -2, or None; `log`: what followed -C."""
     if record.args is not None:
         raise records.failure(errno.EALREADY)
     target = mirror.parse(secondary) if secondary else None
     images = chain.read(args)
     _require_no_lock(layout, record, images, readonly)
     size = images[0].size
+    if log:
+        dirty_log.require(log, size)
+        if target not in (None, mirror.NONE):
+            raise dirty_log.below_a_mirror()
     with Monitor(layout.ctl(record.pid), COMMAND_BOUND) as monitor:
         monitor.command("blockdev-add", driver="null-co", node_name=PARKED, size=size)
         _add_leaf(monitor, images, readonly)
@@ -71,7 +75,7 @@ def open(layout, record, args, readonly, secondary):
     if before:
         nbd_server.start(layout, record.pid, record.minor)
     record.args, record.readonly, record.size, record.secondary = args, readonly, size, target
-    record.images = [str(image) for image in images]
+    record.images, record.log = [str(image) for image in images], log
     record.mirror_attached, record.mirror_failed = top != LEAF, failed
     record.state = records.RUNNING
     records.store(layout, record)
@@ -83,7 +87,7 @@ def close(layout, record):
     if record.args is not None:
         _close_disk(layout, record)
     record.args, record.images, record.secondary, record.size = None, [], None, 0
-    record.mirror_attached = record.mirror_failed = False
+    record.mirror_attached, record.mirror_failed, record.log = False, False, None
     record.state = records.CLOSED
     records.store(layout, record)
 
@@ -133,11 +137,12 @@ def pause(layout, record):
     return busy
 
 
-def unpause(layout, record, args, secondary):
+def unpause(layout, record, args, secondary, log=None):
     """Open `args` (None: what was open) and let the held requests go on. `secondary`: what followed
-    -2, or None."""
+    -2, or None; `log`: what followed -c. Without it there is no log from now on."""
     if not (record.state or 0) & records.PAUSED:
         raise records.failure(errno.EINVAL)
+    record.log = log
     if secondary is not None:
         record.secondary = mirror.parse(secondary)
         if record.secondary == mirror.NONE:
@@ -168,8 +173,15 @@ def _reopen(layout, monitor, record, args):
                 record.args = args  # tapdisk had opened it before it compared the sizes
                 raise records.failure(errno.EMEDIUMTYPE)
             _require_no_lock(layout, record, images, record.readonly)
+            if record.log:
+                dirty_log.require(record.log, record.size)
             _add_leaf(monitor, images, record.readonly)
             top = _attach_mirror(monitor, record)
+            if record.log and record.mirror_attached:
+                mirror.detach(monitor)
+                record.mirror_attached = False
+                _delete_nodes(monitor, LEAF)
+                raise dirty_log.below_a_mirror()
             monitor.command("blockdev-reopen", options=[_front(top, record.readonly)])
             return images
         except mirror.Refused:
@@ -179,7 +191,7 @@ def _reopen(layout, monitor, record, args):
             if error.errno in (errno.EMEDIUMTYPE, errno.ENOTSUP):
                 raise
             reason = error
-        record.secondary = None  # the second attempt has forgotten its flags
+        record.secondary = record.log = None  # the second attempt has forgotten its flags
         time.sleep(RESUME_INTERVAL)
     raise reason
 

@@ -27,6 +27,9 @@ NEEDS_VDI_OBJECT = [
     "vdi_compose",
     "vdi_epoch_begin",
     "vdi_epoch_end",
+    "vdi_enable_cbt",
+    "vdi_disable_cbt",
+    "vdi_data_destroy",
 ]
 
 EXCEPTION_TYPE = {
@@ -189,6 +192,12 @@ class SRCommand(object):
         parent = sr.session.xenapi.VDI.get_uuid(self.params["args"][0])
         return target.compose(self.sr_uuid, parent, self.vdi_uuid)
 
+    def _vdi_enable_cbt(self, sr, target):
+        return target.configure_blocktracking(self.sr_uuid, self.vdi_uuid, True)
+
+    def _vdi_disable_cbt(self, sr, target):
+        return target.configure_blocktracking(self.sr_uuid, self.vdi_uuid, False)
+
     def _vdi_epoch_begin(self, sr, target):
         if self.params.get(blktap2.VDI.CONF_KEY_MODE_ON_BOOT) == "reset":
             raise xs_errors.XenError("Unimplemented")
@@ -236,6 +245,9 @@ _HANDLERS = {
     "vdi_generate_config": _of_vdi("generate_config"),
     "vdi_epoch_begin": SRCommand._vdi_epoch_begin,
     "vdi_epoch_end": lambda self, sr, target: None,
+    "vdi_enable_cbt": SRCommand._vdi_enable_cbt,
+    "vdi_disable_cbt": SRCommand._vdi_disable_cbt,
+    "vdi_data_destroy": _of_vdi("data_destroy"),
     "sr_create": lambda self, sr, target: sr.create(self.sr_uuid, int(self.params["args"][0])),
     "sr_delete": _of_sr("delete"),
     "sr_update": _of_sr("update"),

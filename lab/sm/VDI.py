@@ -3,7 +3,7 @@
 
 import xmlrpc.client
 
-from sm import SR
+from sm import SR, tracking
 from sm.core import util, xs_errors
 
 SNAPSHOT_SINGLE = 1  # one leaf on a read-only parent
@@ -19,7 +19,7 @@ def _protected(key):
     return key.startswith("host_") or key in _SM_CONFIG_PROTECTED
 
 
-class VDI(object):
+class VDI(tracking.Tracked):
     """One disk of an SR. Sizes in bytes; `sm_config` exists only once something set it."""
 
     def __init__(self, sr, uuid):
@@ -85,12 +85,6 @@ class VDI(object):
         """Undo attach. Idempotent."""
         raise xs_errors.XenError("Unimplemented")
 
-    def activate(self, sr_uuid, vdi_uuid):
-        """Called before a tapdisk opens the image."""
-
-    def deactivate(self, sr_uuid, vdi_uuid):
-        """Called after the tapdisk closed the image."""
-
     def clone(self, sr_uuid, vdi_uuid):
         """Make a writable copy-on-write copy."""
         raise xs_errors.XenError("Unimplemented")
@@ -121,7 +115,14 @@ class VDI(object):
         kind = {"single": SNAPSHOT_SINGLE, "internal": SNAPSHOT_INTERNAL}.get(
             driver_params.get("type"), SNAPSHOT_DOUBLE
         )
-        return self._do_snapshot(sr_uuid, vdi_uuid, kind, secondary=driver_params.get("mirror"))
+        tracked = self._get_blocktracking_status()
+        return self._do_snapshot(
+            sr_uuid,
+            vdi_uuid,
+            kind,
+            secondary=driver_params.get("mirror"),
+            cbtlog=self._get_cbt_logpath(self.uuid) if tracked else None,
+        )
 
     def get_params(self):
         """The answer of the calls that make a VDI: its location and uuid."""
@@ -190,6 +191,7 @@ class VDI(object):
         sm_config = util.default(self, "sm_config", dict)
         self._override_sm_config(sm_config)
         self._db_update_sm_config(ref, sm_config)
+        self.session.xenapi.VDI.set_cbt_enabled(ref, self._get_blocktracking_status())
 
     def in_sync_with_xenapi_record(self, record):
         """Whether xapi's record agrees with the disk."""
@@ -199,6 +201,7 @@ class VDI(object):
             and str(self.size) == str(record["virtual_size"])
             and str(self.utilisation) == str(record["physical_utilisation"])
             and util.default(self, "sm_config", dict) == record["sm_config"]
+            and self.cbt_enabled == record["cbt_enabled"]
         )
 
     def disable_leaf_on_secondary(self, vdi_uuid, secondary=None):

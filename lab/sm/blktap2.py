@@ -248,10 +248,10 @@ class VDI(Pausing):
         self.PhyLink.from_uuid(sr_uuid, vdi_uuid).mklink(struct["params"])
 
     def _activate(self, sr_uuid, vdi_uuid, options):
-        self.target.activate(sr_uuid, vdi_uuid)
+        options.update(self.target.activate(sr_uuid, vdi_uuid) or {})
         path = self.PhyLink.from_uuid(sr_uuid, vdi_uuid).readlink()
         self.tap = Tapdisk.find_by_path(path) or Tapdisk.launch(
-            path, self.get_tap_type(), options["rdonly"]
+            path, self.get_tap_type(), options["rdonly"], options.get("cbtlog")
         )
         return path
 

@@ -133,7 +133,9 @@ class ImageVDI(VDI.VDI):
             self._db_forget()
         self.sr._update(sr_uuid, -self.size)
         self.sr.lock.cleanupAll(vdi_uuid)
-        self.sr._kick_collector()
+        if not data_only:  # in that the SR is not locked
+            self.sr._kick_collector()
+            self._delete_tracking(sr_uuid, vdi_uuid)
 
     def resize(self, sr_uuid, vdi_uuid, size):
         if self.hidden:
@@ -145,6 +147,7 @@ class ImageVDI(VDI.VDI):
         self._query()
         self._db_update()
         self.sr._update(sr_uuid, self.size - old)
+        self.resize_cbt(sr_uuid, vdi_uuid, self.size)
         return self.get_params()
 
     def clone(self, sr_uuid, vdi_uuid):

@@ -78,10 +78,11 @@ class TapCtl(object):
         return row
 
     @classmethod
-    def create(cls, arg, rdonly=False):
-        """Start a tapdisk on the image `arg` ("type:path"). Returns its device path, which ends in
-        the minor."""
-        return cls._run("create", "-a", arg, *(["-R"] if rdonly else [])).strip()
+    def create(cls, arg, rdonly=False, cbtlog=None):
+        """Start a tapdisk on the image `arg` ("type:path"), with its changed blocks noted in the
+        file `cbtlog`. Returns its device path, which ends in the minor."""
+        options = (["-R"] if rdonly else []) + (["-C", cbtlog] if cbtlog else [])
+        return cls._run("create", "-a", arg, *options).strip()
 
     @classmethod
     def destroy(cls, pid, minor):
@@ -94,11 +95,12 @@ class TapCtl(object):
         cls._run("pause", "-p", pid, "-m", minor)
 
     @classmethod
-    def unpause(cls, pid, minor, arg=None, mirror=None):
+    def unpause(cls, pid, minor, arg=None, mirror=None, cbtlog=None):
         """Open the images again, `arg` if it is given, with the secondary `mirror` if it is given,
-        and go on."""
+        and go on, with changed blocks noted in the file `cbtlog` if that is given."""
         options = ["-2", mirror] if mirror else []
         options += ["-a", arg] if arg else []
+        options += ["-c", cbtlog] if cbtlog else []
         cls._run("unpause", "-p", pid, "-m", minor, *options)
 
     @classmethod
@@ -244,14 +246,14 @@ class Tapdisk(object):
         return cls.get(minor=minor)
 
     @classmethod
-    def launch(cls, path, _type, rdonly):
+    def launch(cls, path, _type, rdonly, cbtlog=None):
         """Start a tapdisk on an image. Raises TapdiskExists, TapdiskFailed."""
         running = cls.find_by_path(path)
         if running:
             raise TapdiskExists(running)
         arg = cls.Arg(_type, path)
         try:
-            device = TapCtl.create(str(arg), rdonly)
+            device = TapCtl.create(str(arg), rdonly, cbtlog)
         except TapCtl.CommandFailure as failure:
             raise TapdiskFailed(arg, failure)
         return cls.from_minor(int(re.search(r"(\d+)$", device).group(1)))
@@ -274,12 +276,16 @@ class Tapdisk(object):
             raise TapdiskInvalidState(str(self))
         TapCtl.pause(self.pid, self.minor)
 
-    def unpause(self, _type=None, path=None, mirror=None):
+    def unpause(self, _type=None, path=None, mirror=None, cbtlog=None):
         """Let it go on, on the same image or on another. Raises TapdiskInvalidState."""
         if not self.is_paused():
             raise TapdiskInvalidState(str(self))
         TapCtl.unpause(
-            self.pid, self.minor, str(self.Arg(_type or self.type, path or self.path)), mirror
+            self.pid,
+            self.minor,
+            str(self.Arg(_type or self.type, path or self.path)),
+            mirror,
+            cbtlog,
         )
 
     def stats(self):

@@ -14,6 +14,7 @@ from lab.xapi import (  # noqa: F401
     sr,
     sync,
     tasks,
+    tracking,
     vdi,
     verdict,
     vm,

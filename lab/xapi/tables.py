@@ -48,7 +48,6 @@ SETTERS = {
         "snapshot_of",
         "snapshot_time",
         "metadata_of_pool",
-        "on_boot",
         "allow_caching",
         "cbt_enabled",
     ),

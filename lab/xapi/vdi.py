@@ -4,7 +4,7 @@ as SMAPIv1 does."""
 
 import uuid
 
-from lab.xapi import switch, tables
+from lab.xapi import switch, tables, tracking
 from lab.xapi.calls import call, hidden, modelled
 from lab.xapi.failures import Failure
 from lab.xapi.operations import Operation
@@ -57,6 +57,7 @@ def _operation(context, vdi, name):
         if name != "forget":  # xapi_vdi.ml: all the others assert it
             assert_managed(context.database, vdi)
         # xapi_vdi.ml, check_operation_error
+        tracking.require_data(context.database, vdi, name)
         if name == "snapshot" and context.database.get("VDI", vdi, "sharable"):
             raise Failure("VDI_IS_SHARABLE", vdi)
 

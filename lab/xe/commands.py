@@ -106,6 +106,18 @@ def sr_create(xapi, parameters):
     return xapi.SR.get_uuid(made) + "\n"
 
 
+def vdi_enable_cbt(xapi, parameters):
+    """Have a disk's changed blocks tracked."""
+    xapi.VDI.enable_cbt(xapi.VDI.get_by_uuid(*_required(parameters, "uuid")))
+    return ""
+
+
+def vdi_disable_cbt(xapi, parameters):
+    """The end of that."""
+    xapi.VDI.disable_cbt(xapi.VDI.get_by_uuid(*_required(parameters, "uuid")))
+    return ""
+
+
 def _lister(kind):
     return lambda xapi, parameters: listing.list_records(xapi, kind, parameters)
 
@@ -115,6 +127,8 @@ COMMANDS = dict(
     **{
         "host-call-plugin": host_call_plugin,
         "sr-create": sr_create,
+        "vdi-disable-cbt": vdi_disable_cbt,
+        "vdi-enable-cbt": vdi_enable_cbt,
         "vm-start": vm_start,
         "vm-shutdown": vm_shutdown,
     },

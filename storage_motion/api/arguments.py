@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The plugin's arguments: what may be given, and for `migrate` what it means: those of `xe
 vm-migrate` by the same names (docs/design.md, 5), and `wait`, `dry-run`,
-`retry-limit` and `bandwidth`.
+`retry-limit`, `bandwidth` and `cbt`.
 
 Everything wrong is collected, and raised once: one detail per problem, "argument: what is wrong;
 what would be right".
@@ -26,6 +26,7 @@ BANDWIDTH_MEANS = (
     "how much the disks may send, copied and mirrored together: bytes per second, or as 100MiB; "
     "0: as much as goes"
 )
+RENEW = "renew"
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
@@ -93,6 +94,11 @@ MIGRATE = Takes(
         Argument("force", "true: do not compare the processors"),
         Argument("retry-limit", "how often a broken mirror is taken up again (%d)" % resume.LIMIT),
         Argument("bandwidth", BANDWIDTH_MEANS),
+        Argument(
+            "cbt",
+            "renew: a disk whose changed blocks are tracked moves too; that is disabled for the "
+            "move and enabled again at its end, and the next backup is a full one",
+        ),
         Argument("wait", "false: answer at once, with the migration's id"),
         Argument("dry-run", "true: check everything, change nothing, and show the plan"),
     ),
@@ -133,6 +139,7 @@ class Request(NamedTuple):
     dry_run: bool
     retry_limit: int
     bandwidth: int
+    renew_tracking: bool
 
 
 class Problems:
@@ -207,6 +214,7 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         dry_run=reader.boolean("dry-run", False),
         retry_limit=reader.number("retry-limit", resume.LIMIT, MAX_RETRIES),
         bandwidth=bandwidth(reader.text("bandwidth"), problems),
+        renew_tracking=reader.word("cbt", RENEW),
     )
 
 
@@ -256,6 +264,13 @@ class _Reader:
             self._problems.add(name, "is %r" % text, "true or false")
             return default
         return BOOLEANS[text.lower()]
+
+    def word(self, name: str, only: str) -> bool:
+        """Whether that word is given, which is the only one that may be."""
+        text = self.text(name)
+        if text and text != only:
+            self._problems.add(name, "is %r" % text[:64], "%s, or leave it out" % only)
+        return text == only
 
     def number(self, name: str, default: int, most: int) -> int:
         text = self.text(name)

@@ -176,6 +176,14 @@ FUNCTIONS: Dict[str, Function] = {
         THIS,
         pool_lock.told,
     ),
+    "receive-track": Function(
+        "for the source: the new disks' changed blocks are tracked",
+        Takes(
+            (MIGRATION, Argument("vdis", "a JSON list of the disks' UUIDs")),
+            (("migration",), ("vdis",)),
+        ),
+        at_destination.receive_track,
+    ),
     "receive-end": Function("for the source: the VM has arrived", THIS, at_destination.receive_end),
     installed.FUNCTION: Function(
         "for the source: whether it is whole here", Takes(()), installed.here

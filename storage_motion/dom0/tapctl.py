@@ -114,15 +114,20 @@ def unpause(
     args: Optional[str] = None,
     secondary: Optional[str] = None,
     timeout: float = UNPAUSE_TIMEOUT,
+    log: Optional[str] = None,
 ) -> None:
     """Open `args` ("type:path"; by default what was open) and let the I/O go on.
 
     `secondary`: "nbd:TARGET", "null" for none; by default the one that it had before. That this
     succeeds says nothing about the secondary: look at the images in `stats`.
+
+    `log`: the file in which changed blocks are noted from now on; without it none are, whatever was
+    before.
     """
     arguments = ["unpause"] + _of(vbd)
     arguments += [] if args is None else ["-a", args]
     arguments += [] if secondary is None else ["-2", secondary]
+    arguments += [] if log is None else ["-c", log]
     _run(arguments, timeout)
 
 

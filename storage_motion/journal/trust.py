@@ -59,6 +59,7 @@ DISK: Dict[str, type] = {
     "xenstore_data": dict,
     "tags": tuple,
     "allow_caching": bool,
+    "tracked": bool,
 }
 CD: Dict[str, type] = {"eject": bool}
 

@@ -38,7 +38,7 @@ from storage_motion.journal import arrival, journal, secret_files
 from storage_motion.journal.journal import RECEIVING, Journal
 from storage_motion.migration import received_vdis, receivers, wanted_disks
 from storage_motion.migration.phases import claim
-from storage_motion.sm import active, marks
+from storage_motion.sm import active, marks, tracking
 from storage_motion.sm.disks.record import Record
 from storage_motion.switch import gate, stale_activation
 from storage_motion.uuids import UUID
@@ -225,6 +225,17 @@ def receive_end(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, A
     secret_files.forget_all(entry.entry["migration"])
     _remove_journal(entry)
     return {}
+
+
+def receive_track(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Have the changed blocks of disks of a VM of this host tracked. `vdis`: a JSON list of their
+    UUIDs. {"failed": {UUID: why one is not, in words}}. Idempotent."""
+    failed = {}
+    for uuid in wanted_disks.uuids(given["vdis"]):
+        why = tracking.begin(session, uuid)
+        if why:
+            failed[uuid] = why
+    return {"failed": failed}
 
 
 def _known(given: Dict[str, str]) -> Optional[Journal]:

@@ -41,6 +41,19 @@ OPTIONAL: Dict[str, Any] = {
 }
 
 
+def uuids(text: str) -> List[str]:
+    """A JSON list of UUIDs of VDIs. Raises BadArguments."""
+    try:
+        found = strict_json.loads(text) if len(text) <= MAX_ARGUMENT else None
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(
+        isinstance(uuid, str) and UUID.match(uuid) for uuid in found
+    ):
+        raise BadArguments("vdis: is not a list of UUIDs")
+    return found
+
+
 def read(text: str) -> List[Dict[str, Any]]:
     """The disks that are asked for, checked. Raises BadArguments."""
     right = "a list of %s" % ", ".join(name for name, _ in FIELDS)

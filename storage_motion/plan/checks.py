@@ -64,11 +64,6 @@ VM_CHECKS: Tuple[Condition, ...] = (
 
 # The same for a disk: its VDI's record and its VBD's.
 DISK_CHECKS: Tuple[Condition, ...] = (
-    (
-        lambda vdi, vbd: not vdi["cbt_enabled"],
-        "has changed block tracking enabled",
-        "disable it: VDI.disable_cbt",
-    ),
     (lambda vdi, vbd: "key_hash" not in vdi["sm_config"], "is encrypted", "a disk that is not"),
     (lambda vdi, vbd: vdi["on_boot"] != "reset", "is reset on boot", "set on-boot=persist"),
     (
@@ -86,6 +81,16 @@ DISK_CHECKS: Tuple[Condition, ...] = (
         lambda vdi, vbd: CLAIM not in vdi["other_config"],
         "belongs to another migration",
         "wait for it or cancel it",
+    ),
+)
+
+# More where its tracking is not to be renewed.
+TRACKING_CHECKS: Tuple[Condition, ...] = (
+    (
+        lambda vdi, vbd: not vdi["cbt_enabled"],
+        "has changed block tracking enabled",
+        "say cbt=renew: it is disabled for the move and enabled again at its end, and the next "
+        "backup is a full one; or disable it: xe vdi-disable-cbt",
     ),
 )
 

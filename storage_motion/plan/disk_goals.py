@@ -98,6 +98,8 @@ def moving_disks(
                 )
             continue
         table = checks.DISK_CHECKS + (checks.LIVE_DISK_CHECKS if inquiry.live else ())
+        if not inquiry.request.renew_tracking:
+            table += checks.TRACKING_CHECKS
         checks.check(
             table,
             inquiry.problems,
@@ -191,4 +193,5 @@ def _disk(
         xenstore_data=dict(vdi["xenstore_data"]),
         tags=tuple(vdi["tags"]),
         allow_caching=vdi["allow_caching"],
+        tracked=vdi["cbt_enabled"],
     )

@@ -30,6 +30,7 @@ class Disk(NamedTuple):
     image_format: str = ""  # that it shall have: one of formats.ASKED; "": SM there decides
     tags: Tuple[str, ...] = ()
     allow_caching: bool = False
+    tracked: bool = False  # its changed blocks are: that is disabled, and enabled again at the end
 
 
 class Cd(NamedTuple):

@@ -6,7 +6,7 @@ What a VM, a disk and an SR must be like is in checks.py."""
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from storage_motion.plan import cds, checks, destination_host, disk_goals, vifs
+from storage_motion.plan import cds, checks, destination_host, disk_goals, tracking, vifs
 from storage_motion.plan.inquiry import Attached, Inquiry, disks_of
 from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Plan
 from storage_motion.xapi.records import NULL, Records
@@ -136,7 +136,11 @@ def make(
         check_cpu=not request.force and inquiry.live,
         compress=host["uuid"] != source_host["uuid"]
         and bool(source.pool().get("migration_compression")),
-        warnings=tuple(vifs.cautions(inquiry, interfaces) + cds.cautions(inquiry, drives)),
+        warnings=tuple(
+            vifs.cautions(inquiry, interfaces)
+            + cds.cautions(inquiry, drives)
+            + tracking.cautions(inquiry, moving)
+        ),
     )
 
 

@@ -57,6 +57,9 @@ if TYPE_CHECKING:
         def formats(self) -> Dict[str, str]: ...
 
         @property
+        def renew_tracking(self) -> bool: ...
+
+        @property
         def force(self) -> bool: ...
 
         @property

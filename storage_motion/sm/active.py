@@ -4,6 +4,7 @@ NBDLink)."""
 
 import os
 import re
+from typing import Optional
 
 from storage_motion.dom0 import root
 
@@ -17,23 +18,30 @@ def is_served(sr_uuid: str, vdi_uuid: str) -> bool:
     return os.path.exists(root.path(SOCKET % (sr_uuid, vdi_uuid)))
 
 
+def tapdisk_of(sr_uuid: str, vdi_uuid: str) -> Optional[int]:
+    """The pid of its tapdisk; None if it is not active here."""
+    try:
+        found = _NAME.search(os.readlink(root.path(SOCKET % (sr_uuid, vdi_uuid))))
+    except FileNotFoundError:
+        return None
+    return int(found.group(1)) if found else None
+
+
 def is_read_only(sr_uuid: str, vdi_uuid: str) -> bool:
     """Whether it is active here by a tapdisk that has the image open, but not to be written to.
 
     sm_config says how xapi believes that it is, which is not proof: a xapi that was restarted may
     have had SM activate it read-only, and marks it as read-write (storage_access.ml, lock_vdi)."""
+    pid = tapdisk_of(sr_uuid, vdi_uuid)
+    if pid is None:
+        return False
     try:
-        found = _NAME.search(os.readlink(root.path(SOCKET % (sr_uuid, vdi_uuid))))
         image = os.stat(root.path(IMAGE % (sr_uuid, vdi_uuid)))
-        modes = (
-            [
-                _mode(int(found.group(1)), descriptor)
-                for descriptor in os.listdir("/proc/%s/fd" % found.group(1))
-                if os.path.samestat(os.stat("/proc/%s/fd/%s" % (found.group(1), descriptor)), image)
-            ]
-            if found
-            else []
-        )
+        modes = [
+            _mode(pid, descriptor)
+            for descriptor in os.listdir("/proc/%d/fd" % pid)
+            if os.path.samestat(os.stat("/proc/%d/fd/%s" % (pid, descriptor)), image)
+        ]
     except (FileNotFoundError, ProcessLookupError):
         return False  # not active, or just being closed
     return bool(modes) and all(mode == os.O_RDONLY for mode in modes)

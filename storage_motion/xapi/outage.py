@@ -37,6 +37,8 @@ READS_OR_SETS = ("get_", "set_", "add_to_", "remove_from_", "assert_")
 QUICK = ("get_", "set_", "add_to_", "remove_from_")
 REPEATABLE = (
     "VDI.destroy",
+    "VDI.enable_cbt",
+    "VDI.disable_cbt",
     "VBD.destroy",
     "VM.destroy",
     "VBD.eject",
@@ -62,6 +64,7 @@ REPEATABLE_OF_OURS = (
     "receive-abort",
     "receive-give",
     "receive-end",
+    "receive-track",
     "lost-snapshots",
     "relinking",
     "end-relinking",

@@ -37,6 +37,7 @@ NAMES = [
     "wait",
     "dry-run",
     "retry-limit",
+    "cbt",
     "copy",
     "compress",
     "vgpu:x",

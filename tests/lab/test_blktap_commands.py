@@ -169,7 +169,6 @@ def test_create_of_what_is_no_image(root, ctl):
         ("-a", "vhd:/x"),
         ("-a", "qcow2:/x", "-e", "1"),
         ("-a", "qcow2:/x", "-s"),
-        ("-a", "qcow2:/x", "-C", "/log"),
         ("-a", "qcow2:/x", "-t", "3"),
     ],
 )

@@ -290,6 +290,13 @@ def test_what_sm_does_to_vdi_objects(pool, x, sr):
     assert new not in x.VDI.get_all()
 
 
+def test_blocks_are_not_tracked_where_the_driver_cannot(pool, x, sr):
+    vdi = x.VDI.create(vdi_record(sr))
+    for call in (x.VDI.enable_cbt, x.VDI.disable_cbt, x.VDI.data_destroy):
+        assert failure_of(call, vdi) == ["SR_OPERATION_NOT_SUPPORTED", sr]
+    assert x.VDI.get_current_operations(vdi) == x.SR.get_current_operations(sr) == {}
+
+
 def test_a_vdi_in_use_stays(x, sr):
     vdi = x.VDI.create(vdi_record(sr))
     vm = x.VM.create(vm_record())

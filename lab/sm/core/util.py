@@ -216,6 +216,17 @@ def hidePasswdInParams(params, section):
     return hidden
 
 
+def sr_get_capability(sr_uuid, session):
+    """What the driver of an SR's type can do, as xapi has it: a list."""
+    sm_type = session.xenapi.SR.get_type(session.xenapi.SR.get_by_uuid(sr_uuid))
+    return [
+        name
+        for record in session.xenapi.SM.get_all_records().values()
+        if record["type"] == sm_type
+        for name in record["capabilities"]
+    ]
+
+
 def sr_get_driver_info(driver_info):
     """The XML-RPC answer to sr_get_driver_info."""
     answer = {

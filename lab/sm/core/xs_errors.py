@@ -80,6 +80,8 @@ CODES = {
     "SMGeneral": (202, "General backend error"),
     "TapdiskAlreadyRunning": (445, "The tapdisk is already running"),
     "TapdiskFailed": (453, "tapdisk experienced an error"),
+    "CBTActivateFailed": (457, "Unable to activate changed block tracking."),
+    "CBTDeactivateFailed": (458, "Unable to deactivate changed block tracking."),
 }
 
 

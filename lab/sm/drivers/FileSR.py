@@ -8,7 +8,7 @@ that: /run/sr-mount/<SR> is a symbolic link to the location.
 
 import os
 
-from sm import SR, VDI, SRCommand, blktap2, chains, image_sr, qcow2util
+from sm import SR, VDI, SRCommand, blktap2, cbtutil, chains, image_sr, qcow2util, tracking
 from sm.core import util, xs_errors
 from sm.journaler import RELINK, Journaler
 
@@ -17,7 +17,7 @@ try:
 except ImportError:  # not XCP-ng's
     cowutil = None
 
-CAPABILITIES = image_sr.CAPABILITIES + ["THIN_PROVISIONING"]
+CAPABILITIES = image_sr.CAPABILITIES + ["THIN_PROVISIONING", tracking.CAPABILITY]
 
 DRIVER_INFO = dict(
     image_sr.DRIVER_INFO,
@@ -43,6 +43,9 @@ OPS_EXCLUSIVE = [
     "vdi_snapshot",
     "vdi_clone",
 ]
+
+
+LOG_EXTN = "." + cbtutil.CBTLOG_TAG
 
 
 class FileSR(image_sr.ImageSR):
@@ -127,6 +130,13 @@ class FileSR(image_sr.ImageSR):
 
     def _loadvdis(self):
         self._add_vdis(qcow2util.getAll(self.path), lambda uuid, _: self.vdi(uuid))
+        for name in os.listdir(self.path):
+            uuid, extension = os.path.splitext(name)
+            if extension == LOG_EXTN:
+                if uuid not in self.vdis:  # a snapshot whose data have been destroyed
+                    self.vdis[uuid] = self.vdi(uuid)
+                    self.vdis[uuid].ty = "cbt_metadata"
+                self.vdis[uuid].cbt_enabled = True
 
     def _kick_collector(self):
         """Upstream starts its garbage collector in the background here. What that does besides
@@ -154,6 +164,11 @@ class FileVDI(image_sr.ImageVDI):
         self.path = qcow2util.pathOf(self.sr.path, vdi_uuid)
         self.vdi_type = qcow2util.typeOf(self.path)
         self.exists = os.path.exists(self.path)
+        log = os.path.join(self.sr.path, vdi_uuid + LOG_EXTN)
+        if not self.exists and os.path.exists(log) and self.sr.srcmd.cmd != "vdi_create":
+            self.path, self.vdi_type, self.exists = log, cbtutil.CBTLOG_TAG, True
+            self.size = self.utilisation = os.stat(log).st_size
+            return
         if not self.exists:
             if self.sr.srcmd.cmd in ("vdi_create", "vdi_delete"):
                 return
@@ -216,16 +231,20 @@ class FileVDI(image_sr.ImageVDI):
         return qcow2util.getDepth(self.path)
 
     def _do_snapshot(self, sr_uuid, vdi_uuid, snapType, cloneOp=False, secondary=None, cbtlog=None):
+        if self.vdi_type == cbtutil.CBTLOG_TAG:
+            raise xs_errors.XenError("Unimplemented")
+        closed = bool(cbtlog) and not blktap2.VDI.tap_status(self.session, vdi_uuid)
         self._pause_to_snapshot()
         try:
-            return self._snapshot(snapType)
+            return self._snapshot(snapType, cbtlog, closed)
         finally:
             self.disable_leaf_on_secondary(vdi_uuid, secondary=secondary)
             blktap2.VDI.tap_unpause(self.session, sr_uuid, vdi_uuid, secondary)
 
-    def _snapshot(self, snap_type):
+    def _snapshot(self, snap_type, cbtlog=None, closed=False):
         """Fork the chain. Killed at any step this leaves the VDI as it was, and at most a base for
-        the collector."""
+        the collector. `cbtlog`: its log, if it is tracked; `closed`: whether it is active nowhere.
+        """
         snapshot = util.gen_uuid() if snap_type == VDI.SNAPSHOT_DOUBLE else None
         extension = os.path.splitext(self.path)[1]
         if snapshot and self.parent and qcow2util.isEmpty(self.path):
@@ -242,15 +261,31 @@ class FileVDI(image_sr.ImageVDI):
             os.rename(leaf, self.path)
         if snapshot:
             qcow2util.snapshot(os.path.join(self.sr.path, snapshot + extension), parent, self.size)
-        return self._introduce_fork(snap_type, snapshot, base)
-
-    def _introduce_fork(self, snap_type, snapshot, base):
-        """Tell xapi of the new VDIs. Returns the answer: the snapshot, or the base where there is
-        no other."""
         introduced = [self.sr.vdi(uuid) for uuid in (snapshot, base) if uuid]
+        if snapshot and cbtlog:
+            introduced[0].cbt_enabled = True
         image_sr.introduce_fork(introduced)
         self._query()
+        if snapshot and cbtlog:
+            self._cbt_snapshot(snapshot, closed)
         return self._end_fork(snap_type, introduced)
+
+    # The log of changed blocks.
+
+    def _create_cbt_log(self):
+        open(self._get_cbt_logpath(self.uuid), "w").close()
+        return super(FileVDI, self)._create_cbt_log()
+
+    def _delete_cbt_log(self):
+        logpath = self._get_cbt_logpath(self.uuid)
+        if os.path.exists(logpath):
+            os.unlink(logpath)
+
+    def _cbt_log_exists(self, logpath):
+        return util.pathexists(logpath)
+
+    def _rename(self, old, new):
+        os.rename(old, new)
 
 
 if __name__ == "__main__":  # the flat layout: this file is the driver

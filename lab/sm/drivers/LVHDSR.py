@@ -10,7 +10,8 @@ QCOW2 images are not), with two children. The images of a chain are active exact
 it is attached.
 
 Where upstream has a metadata volume and a journal, here are the volumes' tags (lvutil, lvimage,
-lvfork). Only the SR's master uses it: the lab shares no volume group between hosts.
+lvfork). Only the SR's master uses it: the lab shares no volume group between hosts. Upstream's can
+track changed blocks (VDI_CONFIG_CBT), with a volume for each log; this one refuses.
 """
 
 import os

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
 import XenAPI
 
 from storage_motion.errors import AlreadyMigrating
+from storage_motion.migration.phases import block_tracking
 from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi.records import Records
 
@@ -56,8 +57,8 @@ def reason(migration: str) -> str:
 
 
 def claim(m: "Migration") -> None:
-    """Mark the VM, then block what disturbs, then mark the disks. Raises AlreadyMigrating if
-    another one has the VM.
+    """Mark the VM, then block what disturbs, then mark the disks, and have them tracked no more.
+    Raises AlreadyMigrating if another one has the VM.
 
     Adding the mark is atomic in xapi: of two migrations of one VM only one gets past it."""
     vm = m.vm()
@@ -75,6 +76,7 @@ def claim(m: "Migration") -> None:
     for disk in m.plan.disks:
         _add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
     _fasten(m)
+    block_tracking.disable(m)
 
 
 def put_back(m: "Migration") -> None:

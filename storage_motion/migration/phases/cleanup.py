@@ -10,7 +10,7 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
-from storage_motion.migration.phases import cd_drives, claim, remap
+from storage_motion.migration.phases import block_tracking, cd_drives, claim, remap
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks
 from storage_motion.switch import pool_lock, whereabouts
@@ -104,9 +104,10 @@ def end(m: "Migration") -> None:
     durable.keep(
         (m.destination,),
         lambda: _end(m),
-        lambda: known_at_destination.marked(m),
+        lambda: known_at_destination.marked(m) + block_tracking.owed_at_destination(m),
         "the end of migration %s" % m.id,
     )
+    block_tracking.done(m)
     if m.receiving_host:
         receiving_host.leave(m.destination, m.receiving_host)
         m.receiving_host = None
@@ -117,6 +118,7 @@ def _end(m: "Migration") -> None:
     m.plugin("receive-end")
     m.note(receiving=False)
     pool_lock.lift(m)
+    block_tracking.enable_at_destination(m)  # while nobody moves the VM on
     if not m.plan.cross_pool:
         claim.release(m)
         cd_drives.insert_namesakes(m, m.vm())

@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING, List
 
 from storage_motion.migration import durable
-from storage_motion.migration.phases import claim
+from storage_motion.migration.phases import block_tracking, claim
 from storage_motion.plan.checks import CLAIM
 from storage_motion.switch import source_lock
 from storage_motion.xapi.records import Records
@@ -19,12 +19,14 @@ def release(m: "Migration") -> None:
     durable.keep(
         (m.source,), lambda: _release(m), lambda: _marked(m), "that VM %s is released" % m.plan.vm
     )
+    block_tracking.done(m)
 
 
 def _release(m: "Migration") -> None:
     for disk in m.plan.disks:
         if Records(m.source).ref("VDI", disk.key):
             source_lock.lift(m, disk)
+    block_tracking.enable_at_source(m)  # while nobody moves the VM
     claim.release(m)
 
 
@@ -44,4 +46,4 @@ def _marked(m: "Migration") -> List[str]:
         vbd = Records(m.source).ref("VBD", uuid)
         if vbd and not m.source.xenapi.VBD.get_unpluggable(vbd):
             found.append("VBD %s cannot be unplugged again" % uuid)
-    return found
+    return found + block_tracking.owed_at_source(m)

@@ -27,7 +27,7 @@ from storage_motion.errors import (
 )
 from storage_motion.migration import bandwidth, durable, mirror_health, snapshots
 from storage_motion.migration.mover_handle import MoverHandle
-from storage_motion.migration.phases import receive
+from storage_motion.migration.phases import block_tracking, receive
 from storage_motion.sm import repeated_commands, smapi
 from storage_motion.wire.mover_status import fault_of
 from storage_motion.xapi.records import Records
@@ -171,6 +171,7 @@ def _detach(m: "Migration", disk: "Disk") -> None:
 
 def _mirror(m: "Migration", disk: "Disk", mover: MoverHandle) -> str:
     """Snapshot the disk and mirror it, in one step. Returns the UUID of the snapshot."""
+    block_tracking.require_disabled(m, disk)
     # Noted before: whatever is killed now, the undo looks for a mirror and a snapshot.
     since, others = (
         m.disk(disk.key).get("snapshot_since") or time.time(),

@@ -12,13 +12,14 @@ from storage_motion.dom0 import tapctl
 from storage_motion.errors import (
     AlreadyMirrored,
     DiskPaused,
+    DiskTracked,
     MirrorNotProven,
     MotionError,
     NotActive,
     Unreachable,
 )
 from storage_motion.sm import marks, stock_sm
-from storage_motion.sm.disks import pauses
+from storage_motion.sm.disks import pauses, tracking
 from storage_motion.sm.disks.disk import POLL, Disk, listed, wait
 from storage_motion.sm.smapi import MIRROR_MARK
 
@@ -53,7 +54,7 @@ class MirroredDisk(Disk):
         """Snapshot it with the unix socket `target` as its mirror. Returns the snapshot's uuid.
 
         xapi takes the snapshot, so no lock may be held here. Raises NotActive, AlreadyMirrored,
-        MirrorNotProven; Unreachable, if xapi ends meanwhile: the guest goes on then.
+        DiskTracked, MirrorNotProven; Unreachable, if xapi ends meanwhile: the guest goes on then.
         """
         try:
             return self._start(target)
@@ -64,13 +65,18 @@ class MirroredDisk(Disk):
 
     def _start(self, target: str) -> str:
         vbd = self._active()
+        if tracking.is_tracked(self):
+            raise DiskTracked(self.uuid)
         with tapctl.poked(vbd.pid):
             interrupted = self._mark()
             if interrupted:
                 self._wait_for_snapshot()
             if interrupted not in (None, target):
                 self._undo(interrupted)
-            attached = mirror_of(self._stats(vbd))
+            stats = self._stats(vbd)
+            if tracking.has_log(stats):
+                raise DiskTracked(self.uuid)
+            attached = mirror_of(stats)
             if attached not in (None, target):
                 raise AlreadyMirrored(self.uuid, attached)
             snapshots = self._snapshots(target)
@@ -106,6 +112,12 @@ class MirroredDisk(Disk):
         self._detach()
         self._unmark()
 
+    def go_on(self) -> None:
+        """Of a disk without a mirror: if sm has left it paused, its guest goes on."""
+        vbd = self.running()
+        if marks.PAUSED in self.sm_config() or vbd is not None and vbd.state & tapctl.PAUSED:
+            self._detach()
+
     def _active(self) -> tapctl.Vbd:
         vbd = self.running()
         if vbd is None:
@@ -138,7 +150,7 @@ class MirroredDisk(Disk):
         try:
             snapshot = self.api.snapshot(self.ref, {"mirror": "nbd:" + target})
             stats = self._stats(self._active())
-            if mirror_of(stats) != target:
+            if mirror_of(stats) != target or tracking.has_log(stats):
                 raise MirrorNotProven(self.uuid, target, json.dumps(stats))
         except Unreachable:
             raise  # what it has come to is seen when xapi is back
@@ -263,20 +275,22 @@ class MirroredDisk(Disk):
                 if not vbd.state & tapctl.PAUSED:
                     tapctl.pause(vbd)
             finally:  # the guest must not stay paused, whatever became of tap-ctl
+                changes = tracking.log_of(self)
                 wait(
-                    lambda: self._resumed(vbd),
+                    lambda: self._resumed(vbd, changes),
                     RESUME_BOUND,
                     "tapdisk %d of VDI %s has been pausing (end its mirror's target, then stop the "
                     "mirror again)" % (vbd.pid, self.uuid),
                 )
 
     @staticmethod
-    def _resumed(vbd: tapctl.Vbd) -> bool:
-        """Unpause it, if it is paused. Returns whether it runs, or is no more."""
+    def _resumed(vbd: tapctl.Vbd, changes: Optional[str]) -> bool:
+        """Unpause it, if it is paused, with the log `changes`. Returns whether it runs, or is no
+        more."""
         now = listed(vbd.pid, vbd.minor)
         if now is not None and now.state & tapctl.PAUSED:
             try:
-                tapctl.unpause(now, secondary=NO_MIRROR)
+                tapctl.unpause(now, secondary=NO_MIRROR, log=changes)
             except MotionError:
                 # a second try recovers (facts); the bound is the caller's
                 util.logException("unpause")

@@ -54,6 +54,18 @@ def test_a_limit_of_retries(text, limit):
     assert limit is not None or "retry-limit" in problems[0]
 
 
+@pytest.mark.parametrize(
+    "text, renew", [("", False), ("renew", True), ("true", None), ("keep", None), ("x" * 99, None)]
+)
+def test_what_becomes_of_the_tracking(text, renew):
+    request, problems = read(vm=VM, cbt=text)
+    assert request.renew_tracking is bool(renew)
+    if renew is None:
+        assert problems == ["cbt: is %r; renew, or leave it out" % text[:64]]
+    else:
+        assert problems == []
+
+
 def test_defaults():
     request, problems = read(vm=VM)
     assert (

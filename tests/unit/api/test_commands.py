@@ -115,6 +115,14 @@ def test_resume_reaches_a_worker_that_waits(pool, tmp_path):
         commands.resume_now(pool, {"migration": ID})
 
 
+def test_what_it_has_to_tell_is_beside_what_its_plan_has(pool):
+    entry = begin()
+    assert commands.status_of(pool, {"migration": ID})["warnings"] == []
+    entry.entry["plan"]["warnings"] = ["planned"]
+    entry.write(warnings=["met"])
+    assert commands.status_of(pool, {"migration": ID})["warnings"] == ["planned", "met"]
+
+
 def test_a_bandwidth_is_changed_while_it_runs_and_only_then(pool):
     entry = begin()
     given = {"migration": ID, "bandwidth": "3MiB"}

@@ -152,10 +152,12 @@ def test_unpause_says_only_what_is_asked(fake):
     tapctl.unpause(VBD)
     tapctl.unpause(VBD, args="vhd:/leaf", secondary="nbd:/sock")
     tapctl.unpause(VBD, secondary="null")
+    tapctl.unpause(VBD, log="/log")
     assert fake.calls() == [
         "unpause -p 17405 -m 0",
         "unpause -p 17405 -m 0 -a vhd:/leaf -2 nbd:/sock",
         "unpause -p 17405 -m 0 -2 null",
+        "unpause -p 17405 -m 0 -c /log",
     ]
 
 

@@ -412,6 +412,22 @@ def test_a_refusal_holds_though_it_is_asked_again(destination):
     assert destination.vdis() == {}
 
 
+def test_each_disk_that_is_not_tracked_is_told(destination, monkeypatch):
+    whys = {KEYS[0]: "no room", KEYS[1]: None}
+    asked = []
+
+    def begin(session, uuid):
+        asked.append((session, uuid))
+        return whys[uuid]
+
+    monkeypatch.setattr(at_destination.tracking, "begin", begin)
+    answer = at_destination.receive_track(
+        destination.pool, {"migration": ID, "vdis": json.dumps(KEYS)}
+    )
+    assert answer == {"failed": {KEYS[0]: "no room"}}
+    assert asked == [(destination.pool, key) for key in KEYS]
+
+
 def test_one_at_a_time(destination):
     destination.receive()
     with pytest.raises(MotionError):

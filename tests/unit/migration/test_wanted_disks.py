@@ -45,6 +45,13 @@ def test_what_is_asked_for_wrongly(destination, tmp_path, changes):
     assert nothing_left(destination, tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "x", "{}", '"x"', "[1]", '["x"]', "[null]"])
+def test_what_are_no_uuids(text):
+    with pytest.raises(BadArguments):
+        wanted_disks.uuids(text)
+    assert wanted_disks.uuids(json.dumps(KEYS)) == list(KEYS)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (

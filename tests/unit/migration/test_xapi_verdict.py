@@ -149,6 +149,20 @@ def test_a_refusal_is_told_with_what_to_do(world, where):
     assert len(world.ended) == (where == "assert_can_migrate"), "the session of the token is ended"
 
 
+def test_a_disk_that_is_tracked_is_refused_last_and_taken_where_that_is_renewed(world):
+    """xapi_vm_migrate.ml, assert_can_migrate: all else is looked at before."""
+    world.answers["assert_can_migrate"] = failure("VDI_CBT_ENABLED", world.vdis[0])
+    with pytest.raises(Refused) as raised:
+        world.ask(world.plan())
+    assert raised.value.details[2].startswith("say cbt=renew")
+    world.a.tables["VDI"][world.vdis[0]]["cbt_enabled"] = True
+    world.ask(world.plan(cbt="renew"))
+    assert world.asked[-1] == ("rehearse",)
+    world.answers["assert_can_migrate"] = failure("VDI_IS_ENCRYPTED", world.vdis[0])
+    with pytest.raises(Refused):
+        world.ask(world.plan(cbt="renew"))
+
+
 def test_memory_is_that_of_the_host_and_not_of_its_master(world):
     world.b.handlers["host.compute_free_memory"] = lambda host: str(1 << 30)
     with pytest.raises(Refused) as raised:

@@ -14,7 +14,9 @@ with open(os.path.join(ROOT, "docs/what-moves.md"), encoding="utf-8") as page:
 ROWS = [line for line in DOCUMENT.splitlines() if line.startswith("| ") and "`tests/" in line]
 SAID = [said for row in ROWS for said in re.findall(r"`((?:is|has|belongs) [^`]+)`", row)]
 VM = {"power_state": "Paused", "other_config": {checks.CLAIM: "m"}}
-CONDITIONS = checks.VM_CHECKS + checks.DISK_CHECKS + checks.LIVE_DISK_CHECKS
+CONDITIONS = (
+    checks.VM_CHECKS + checks.DISK_CHECKS + checks.TRACKING_CHECKS + checks.LIVE_DISK_CHECKS
+)
 
 
 @pytest.mark.parametrize(

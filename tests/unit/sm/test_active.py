@@ -60,7 +60,9 @@ def test_read_only_is_how_its_tapdisk_has_the_image(activate, flags, read_only):
 
 def test_one_that_is_not_active_is_not_read_only(activate):
     assert not active.is_served(SR, VDI) and not active.is_read_only(SR, VDI)
+    assert active.tapdisk_of(SR, VDI) is None
     process = activate(os.O_RDONLY)
+    assert active.tapdisk_of(SR, VDI) == process.pid
     process.kill()
     process.wait()
     assert not active.is_read_only(SR, VDI)

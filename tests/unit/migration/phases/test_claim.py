@@ -35,7 +35,7 @@ class FakeMigration:
         self.plan = plan._replace(
             disks=[plan.disks[0]._replace(key=self.vdi["uuid"], vbd=self.vbd["uuid"])]
         )
-        self.entry = {}
+        self.entry, self.disks = {}, {}
 
     record = property(lambda self: self.source.tables["VM"][self.ref])
 
@@ -47,6 +47,12 @@ class FakeMigration:
 
     def note(self, **fields):
         self.entry.update(fields)
+
+    def disk(self, key):
+        return self.disks.setdefault(key, {})
+
+    def without_secrets(self, text):
+        return text
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from storage_motion.errors import (
     Cancelled,
     CopyFailed,
     DestinationFull,
+    DiskTracked,
     MirrorBroken,
     MotionError,
     SmFault,
@@ -52,7 +53,8 @@ class World:
                 '{"size": 1}',
             )[1],
         )
-        self.source = None
+        self.source, self.tracked = None, False
+        monkeypatch.setattr(sync.block_tracking, "require_disabled", self._require_disabled)
         monkeypatch.setattr(
             sync.durable, "keep", lambda pools, make, lacking, what: self.log.append("database")
         )
@@ -63,6 +65,10 @@ class World:
 
     def disk(self, key):
         return self.entry["disks"][key]
+
+    def _require_disabled(self, _m, disk):
+        if self.tracked:
+            raise DiskTracked(disk.key)
 
     def guest_closes(self):
         return self.closes
@@ -99,6 +105,15 @@ class World:
             yield
         except Exception as error:
             self.entry["left"].append("%s: %s" % (what, error))
+
+
+def test_a_disk_that_is_tracked_by_then_is_not_mirrored_nor_tried_again(monkeypatch):
+    world = World(monkeypatch)
+    world.tracked = True
+    with pytest.raises(DiskTracked) as refused:
+        sync.synchronise(world)
+    assert "vdi_mirror_start" not in world.log and "mirror" not in world.disk("k")
+    assert resume.begins(world, phases.of(world.plan)[3], refused.value) is None
 
 
 @pytest.mark.parametrize(
