@@ -17,6 +17,7 @@ from lab.xapi import (  # noqa: F401
     vdi,
     verdict,
     vm,
+    vtpm,
 )
 
 accessors.register()
