@@ -18,6 +18,7 @@ from lab.xapi import (  # noqa: F401
     vdi,
     verdict,
     vm,
+    vtpm,
 )
 
 accessors.register()

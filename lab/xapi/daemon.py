@@ -11,6 +11,7 @@ from lab.xapi import (
     api,  # noqa: F401
     config,
     forwarding,
+    guard_service,
     handlers,
     host,
     startup,
@@ -251,6 +252,7 @@ _HTTP_HANDLERS = {
 _LOCAL_HANDLERS = {
     ("POST", storage_service.STORAGE): storage_service.answer_storage,
     ("POST", storage_service.EVENTS): storage_service.answer_event,
+    ("POST", guard_service.GUARD): guard_service.answer,
 }
 _CALL_PATHS = ("/", "/RPC2", "/jsonrpc")
 

@@ -13,7 +13,7 @@ from collections import deque, namedtuple
 
 from lab.xapi import tables
 from lab.xapi.failures import Failure
-from lab.xapi.schema import CLASSES, NULL, coerce
+from lab.xapi.schema import CLASSES, KEPT, NULL, coerce
 
 Change = namedtuple("Change", "class_name ref operation generation")
 
@@ -62,9 +62,10 @@ class Database:
             return _copied(self._row(class_name, ref)[field])
 
     def record(self, class_name, ref):
-        """All fields of an object (copies). Raises HANDLE_INVALID."""
+        """All fields of an object that a client may see (copies). Raises HANDLE_INVALID."""
         with self.lock:
-            return {name: _copied(value) for name, value in self._row(class_name, ref).items()}
+            row = self._row(class_name, ref)
+            return {name: _copied(row[name]) for name in row if name in CLASSES[class_name]}
 
     def refs(self, class_name):
         with self.lock:
@@ -109,7 +110,7 @@ class Database:
         """Make an object; fields not given get their defaults, a uuid is made where there is none.
         Answers its ref."""
         ref = ref or new_ref()
-        row = {name: _copied(field.default) for name, field in CLASSES[class_name].items()}
+        row = {name: _copied(field.default) for name, field in KEPT[class_name].items()}
         row.update((name, _copied(value)) for name, value in fields.items())
         row["uuid"] = row["uuid"] or new_uuid()
         with self.lock:
@@ -149,7 +150,7 @@ class Database:
             for name, value in changed.items():
                 before, row[name] = row[name], _copied(value)
                 self._relate(class_name, ref, name, before, value)
-            fields = [CLASSES[class_name][name] for name in changed]
+            fields = [KEPT[class_name][name] for name in changed]
             self._touch(
                 ref, all(field.lazy for field in fields), any(field.kept for field in fields)
             )
@@ -271,7 +272,7 @@ class Database:
                     }
                     for ref, row in self._rows[name].items()
                 }
-                for name, fields in CLASSES.items()
+                for name, fields in KEPT.items()
                 if name not in tables.TRANSIENT
             }
             return self.generation, {"generation": self.generation, "objects": rows}
@@ -282,7 +283,7 @@ class Database:
         with self.lock:
             self.generation = saved["generation"] + 1000000
             for class_name, rows in saved["objects"].items():
-                fields = CLASSES.get(class_name, {})
+                fields = KEPT.get(class_name, {})
                 for ref, row in rows.items():
                     kept = {name: _copied(field.default) for name, field in fields.items()}
                     kept.update(

@@ -6,7 +6,7 @@ import io
 import tarfile
 import time
 
-from lab.xapi import vm_lifecycle, wire
+from lab.xapi import vm_lifecycle, vtpm, wire
 from lab.xapi.host import PRODUCT
 from lab.xapi.schema import EPOCH, NULL
 
@@ -87,7 +87,18 @@ _SNAPSHOT_FIELDS = {
     "transportable_snapshot_id": "",
     "parent": NULL,
 }
-_ORDER = ("host", "VM", "VM_metrics", "VM_guest_metrics", "VBD", "VIF", "network", "VDI", "SR")
+_ORDER = (
+    "host",
+    "VM",
+    "VM_metrics",
+    "VM_guest_metrics",
+    "VBD",
+    "VIF",
+    "network",
+    "VDI",
+    "SR",
+    "VTPM",
+)
 
 
 def export(context, vm, with_snapshots):
@@ -151,6 +162,8 @@ def _collect(database, vm, with_snapshots, table):
         vdi = database.get("VBD", vbd, "VDI")
         if add("VDI", vdi):
             add("SR", database.get("VDI", vdi, "SR"))
+    for tpm in record["VTPMs"]:
+        add("VTPM", tpm)
     if with_snapshots:
         for snapshot in record["snapshots"]:
             _collect(database, snapshot, False, table)
@@ -165,7 +178,22 @@ def _collect(database, vm, with_snapshots, table):
         _collect(database, record["parent"], False, table)
 
 
+def _tpm(database, ref, table):
+    """A record of its own, the one in which the contents are (importexport.ml, vtpm')."""
+    record = database.record("VTPM", ref)
+    return {
+        "vTPM'_VM": table[record["VM"]][1],
+        "vTPM'_uuid": record["uuid"],
+        "vTPM'_is_unique": record["is_unique"],
+        "vTPM'_is_protected": record["is_protected"],
+        "vTPM'_content": vtpm.contents(database, ref),
+    }
+
+
 def _object(database, class_name, ref, table, with_snapshots):
+    if class_name == "VTPM":
+        snapshot = _tpm(database, ref, table)
+        return {"class": class_name, "id": table[ref][1], "snapshot": snapshot}
     record = database.record(class_name, ref)
     record.update(_EMPTIED[class_name])
 

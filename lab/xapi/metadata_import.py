@@ -6,19 +6,27 @@ import io
 import tarfile
 from collections import namedtuple
 
-from lab.xapi import memory, vm as vms, wire
+from lab.xapi import memory, vm as vms, vtpm as vtpms, wire
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import random_mac
 from lab.xapi.failures import Failure
 from lab.xapi.metadata_export import OVA, XAPI_VERSION
 from lab.xapi.networks import next_bridge
-from lab.xapi.schema import CLASSES, NULL, coerce
+from lab.xapi.schema import CLASSES, NULL, coerce, rpc_text
 from lab.xapi.xenops import device_name
 
 Options = namedtuple("Options", "restore live dry_run force vdi_map")
 
 MAPPED = "maps_to"  # key of other_config: the VDI or network of this pool to use
 _SYNCED = ("content_id",)  # keys of a VDI's other_config that are brought over to its counterpart
+# of a virtual TPM (importexport.ml, vtpm')
+_OF_TPM = {
+    "vTPM'_VM": str,
+    "vTPM'_uuid": str,
+    "vTPM'_is_unique": bool,
+    "vTPM'_is_protected": bool,
+    "vTPM'_content": str,
+}
 _LARGEST = 64 << 20  # bytes of ova.xml
 
 
@@ -99,6 +107,7 @@ class _Import:
             ("network", self.network),
             ("VBD", self.vbd),
             ("VIF", self.vif),
+            ("VTPM", self.vtpm),
         ):
             for identity, record in self.objects.get(class_name, []):
                 handle(identity, record)
@@ -114,6 +123,9 @@ class _Import:
 
     def undo(self):
         for class_name, ref in reversed(self.made):
+            if class_name == "VM":
+                for vtpm in self.database.get("VM", ref, "VTPMs"):
+                    vtpms.remove(self.database, vtpm)
             if self.database.exists(class_name, ref):
                 self.database.destroy(class_name, ref)
 
@@ -280,6 +292,21 @@ class _Import:
             return new_uuid()
         return record["uuid"]
 
+    def vtpm(self, identity, record):
+        """Always made anew. In a dry run only its UUID is looked at."""
+        uuid = record["vTPM'_uuid"]
+        if self.options.restore and self.database.find_uuid("VTPM", uuid):
+            raise Failure("IMPORT_ERROR_GENERIC", "A VTPM with UUID %s already exists" % uuid)
+        if self.options.dry_run:
+            self.table[identity] = NULL
+            return
+        vm = self.found(record["vTPM'_VM"])
+        made = vtpms.make(self.database, vm, record["vTPM'_is_unique"])
+        self.database.set("VTPM", made, is_protected=record["vTPM'_is_protected"])
+        vtpms.put(self.database, made, record["vTPM'_content"])
+        if self.options.restore:
+            self.database.set("VTPM", made, uuid=uuid)
+
     # --- networks
 
     def network(self, identity, record):
@@ -323,6 +350,8 @@ class _Import:
 def _typed(class_name, record):
     """An exported record with every field of ours, of its type; fields that are not ours are left
     out."""
+    if class_name == "VTPM":
+        return _tpm(record)
     fields = CLASSES.get(class_name, {})
     typed = {name: field.default for name, field in fields.items()}
     typed.update(
@@ -331,6 +360,20 @@ def _typed(class_name, record):
         if name in fields
     )
     return typed
+
+
+def _tpm(record):
+    """One of a virtual TPM. Raises INTERNAL_ERROR where a field is missing or of another type
+    (ppx_deriving_rpc)."""
+    for name, kind in _OF_TPM.items():
+        if name not in record:
+            raise Failure("INTERNAL_ERROR", "Failure(\"Undefined field: Expecting '%s'\")" % name)
+        if not isinstance(record[name], kind):
+            raise Failure(
+                "INTERNAL_ERROR",
+                "Failure(\"Expected %s, got '%s'\")" % (kind.__name__, rpc_text(record[name])),
+            )
+    return record
 
 
 def _carried(class_name, record):

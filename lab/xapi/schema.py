@@ -269,6 +269,18 @@ def _fields(class_name):
 CLASSES = {name: _fields(name) for name in model.KEPT}
 
 
+def _internal(class_name):
+    fields = {}
+    for name, type_text in tables.INTERNAL.get(class_name, {}).items():
+        of_type = model.parse_type(type_text)
+        fields[name] = Field(name, of_type, "DY", False, empty(of_type), False, True)
+    return fields
+
+
+KEPT = {name: dict(fields, **_internal(name)) for name, fields in CLASSES.items()}
+"""What the database has of each class: its fields, and those that no client sees."""
+
+
 def construct(class_name, given):
     """The fields of a new object that a client asked for with the record `given`, and the defaults
     of those that it left out.

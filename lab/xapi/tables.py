@@ -19,6 +19,7 @@ BACK_REFERENCES = {
     ("VDI", "snapshot_of"): ("VDI", "snapshots"),
     ("VM", "snapshot_of"): ("VM", "snapshots"),
     ("VM", "parent"): ("VM", "children"),
+    ("VTPM", "VM"): ("VM", "VTPMs"),
     ("console", "VM"): ("VM", "consoles"),
     ("task", "subtask_of"): ("task", "subtasks"),
 }
@@ -31,6 +32,10 @@ DEFAULTS = {
     ("subject", "roles"): [],
     ("tunnel", "status"): {"active": "false"},
 }
+
+# Fields that no client sees (`internal_only`), and so the model's file has not: class -> {field:
+# its type as the model writes it}.
+INTERNAL = {"VTPM": {"contents": "secret ref"}}
 
 # Fields that are not RW, but have messages of their own which do no more than set them: set_X,
 # add_to_X and so on, as far as xapi has them. Many are hidden, for SM over the local socket.
@@ -106,6 +111,8 @@ HIDDEN = {
     "VDI.set_cbt_enabled": "self:ref(VDI) value:bool",
     "SR.set_virtual_allocation": "self:ref(SR) value:int",
     "SR.set_physical_utilisation": "self:ref(SR) value:int",
+    "VTPM.get_contents": "self:ref(VTPM)",
+    "VTPM.set_contents": "self:ref(VTPM) contents:string",
     "VM.pool_migrate_complete": "vm:ref(VM) host:ref(host)",
     "host.allocate_resources_for_vm": "self:ref(host) vm:ref(VM) live:bool",
     "host.get_sm_diagnostics": "host:ref(host)",

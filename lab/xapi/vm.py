@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """VM: virtual machines."""
 
-from lab.xapi import vdi as vdis, vm_lifecycle, xenops
+from lab.xapi import vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
 from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import assert_vm_attachable
@@ -59,7 +59,7 @@ def make(database, fields):
 
 @call("VM.destroy", "self:ref(VM)")
 def destroy(context, self):
-    """Remove the VM with its VBDs and VIFs; its disks stay."""
+    """Remove the VM with its virtual TPM, its VBDs and VIFs; its disks stay."""
     with operation(context, self, "destroy"):
         remove(context.database, self)
 
@@ -67,6 +67,8 @@ def destroy(context, self):
 def remove(database, vm):
     with database.lock:
         record = database.record("VM", vm)
+        for vtpm in record["VTPMs"]:
+            vtpms.remove(database, vtpm)
         owned = [
             ("VBD", record["VBDs"]),
             ("VIF", record["VIFs"]),
@@ -144,6 +146,9 @@ def _start(context, vm, host, start_paused):
             "VALUE_NOT_SUPPORTED", "start_paused", "true", "xenopsd here cannot start a VM paused"
         )
     pool, database = context.pool, context.database
+    firmware = database.get("VM", vm, "HVM_boot_params").get("firmware", "bios")
+    if database.get("VM", vm, "VTPMs") and firmware != "uefi":
+        raise Failure("NOT_IMPLEMENTED", "Booting BIOS VM with VTPMs attached")
     described = xenops.metadata(database, vm)
     database.set("VM", vm, scheduled_to_be_resident_on=host)
     try:
@@ -388,5 +393,7 @@ def _snapshot_object(database, vm, new_name, disks):
             database.create(
                 "VIF", _copied("VIF", database.record("VIF", vif), VM=new, currently_attached=False)
             )
+        for vtpm in record["VTPMs"]:
+            vtpms.copy(database, new, vtpm)
         database.set("VM", vm, parent=new)
         return new

@@ -14,6 +14,7 @@ OPERATIONS = {
     "start": ("Halted",),
     "start_on": ("Halted",),
     "destroy": ("Halted",),
+    "create_vtpm": ("Halted",),
     "clean_shutdown": ("Running",),
     "hard_shutdown": ("Paused", "Running", "Suspended"),
     "clean_reboot": ("Running",),
@@ -58,16 +59,26 @@ def refusal(ref, record, operation):
     states = OPERATIONS[operation]
     if record["power_state"] not in states:
         return Failure("VM_BAD_POWER_STATE", ref, states[0].lower(), record["power_state"].lower())
+    if operation == "create_vtpm" and record["VTPMs"]:
+        return Failure("VTPM_MAX_AMOUNT_REACHED", len(record["VTPMs"]))
     return None
+
+
+def update_allowed_operations(database, ref):
+    """Bring the allowed_operations of a VM and of its virtual TPM up to date."""
+    record = database.record("VM", ref)
+    allowed = [name for name in OPERATIONS if refusal(ref, record, name) is None]
+    database.set("VM", ref, allowed_operations=allowed)
+    for vtpm in record["VTPMs"]:
+        destroy = ["destroy"] if record["power_state"] == "Halted" else []
+        database.set("VTPM", vtpm, allowed_operations=destroy)
 
 
 def watch(database):
     """Keep every VM's allowed_operations up to date."""
 
     def recompute(ref):
-        record = database.record("VM", ref)
-        allowed = [name for name in OPERATIONS if refusal(ref, record, name) is None]
-        database.set("VM", ref, allowed_operations=allowed)
+        update_allowed_operations(database, ref)
 
     database.on_change(
         "VM",

@@ -60,6 +60,7 @@ def metadata(database, vm):
             )
             if disk["type"] == "Disk" and not disk["empty"]
         ],
+        "tpm": [database.get("VTPM", vtpm, "uuid") for vtpm in record["VTPMs"]],
         "vifs": [
             {
                 "device": vif["device"],

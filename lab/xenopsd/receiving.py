@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The destination's side of VM.migrate, in the order of xenops_server.ml (VM_receive_memory).
 
-The real one takes two PUTs with handshakes for this; here it is five calls, at the same
+The real one takes two PUTs with handshakes for this; here it is six calls, at the same
 synchronisation points: import_metadata, receive_connect (xapi hands the connection over),
-receive_prepare (point 1), receive_memory (point 2), receive_finish (points 3 and 4). The connection
-of a PUT, whose end tells the real one that its source is gone, is here a look at the source's
-process and at a file of it (sending.py).
+receive_prepare (point 1), receive_memory and receive_tpm (point 2), receive_finish (points 3 and
+4). The connection of a PUT, whose end tells the real one that its source is gone, is here a look at
+the source's process and at a file of it (sending.py).
 """
 
 import json
@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 
-from lab.xenopsd import process
+from lab.xenopsd import process, tpm
 from lab.xenopsd.errors import bad_power_state
 from lab.xenopsd.figures import Figures
 
@@ -84,6 +84,12 @@ def take_memory(host, identity, memory, marks):
         host.domains.restore(record["domain"], memory)
         record["figures"] = {"marks": marks, "memory_bytes": len(memory)}
         host.store.save(record)
+
+
+def take_tpm(host, identity, contents):
+    """Have xapi put what was in the guest's virtual TPM into the one that it has here."""
+    with host.store.lock(identity):
+        tpm.restore(host.root, host.store.get(identity)["metadata"], contents)
 
 
 def finish(host, identity, final):

@@ -10,7 +10,7 @@ import time
 import xmlrpc.client
 
 from lab import patience
-from lab.xenopsd import process, wire
+from lab.xenopsd import process, tpm, wire
 from lab.xenopsd.errors import XenopsError, bad_power_state, internal
 from lab.xenopsd.figures import Figures
 
@@ -169,6 +169,7 @@ def _hand_over(host, record, remote, arriving, memory, figures, identity):
     try:
         host.disks.deactivate_all(record)
         figures.mark("deactivated")
+        in_tpm = tpm.suspend(host.root, record["metadata"])
         remote.call(
             "VM.receive_memory",
             id=arriving,
@@ -177,6 +178,9 @@ def _hand_over(host, record, remote, arriving, memory, figures, identity):
         )
         record["saved"] = True
         host.store.rename(record, temporary_id(identity, "0"))
+        # In the stream it follows the memory. That it could not be restored the real source hears
+        # at synchronisation point 2, with its VM renamed.
+        remote.call("VM.receive_tpm", id=arriving, contents=in_tpm)
     except XenopsError:
         _abort(remote, arriving)
         raise

@@ -87,6 +87,11 @@ class Xenopsd:
                 "memory",
                 "marks",
             ),
+            "VM.receive_tpm": now(
+                lambda identity, contents: receiving.take_tpm(host, identity, contents),
+                "id",
+                "contents",
+            ),
             "VM.receive_finish": later(
                 lambda task, identity, final: receiving.finish(host, identity, final),
                 "id",

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 
-from lab.xenopsd import hooks, wire
+from lab.xenopsd import hooks, tpm, wire
 from lab.xenopsd.disks import Disks
 from lab.xenopsd.domain import Domains
 from lab.xenopsd.errors import XenopsError, bad_power_state
@@ -123,6 +123,7 @@ class Host:
             self.hook("vm-pre-start", record, "none")
             try:
                 self.create_domain(record)
+                tpm.manufacture(self.root, record["metadata"])
                 task.progress(0.3)
                 disks = self.disks.activate_all(record)
                 task.progress(0.6)

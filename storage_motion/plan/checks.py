@@ -39,7 +39,6 @@ VM_CHECKS: Tuple[Condition, ...] = (
         "unpause it (xe vm-unpause), or shut it down",
     ),
     (lambda vm: not vm.get("VGPUs"), "has a virtual GPU", "a VM without"),
-    (lambda vm: not vm.get("VTPMs"), "has a virtual TPM", "a VM without"),
     (
         lambda vm: not vm.get("snapshots"),
         "has snapshots, which cannot be moved yet",

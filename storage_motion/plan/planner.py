@@ -6,7 +6,16 @@ What a VM, a disk and an SR must be like is in checks.py."""
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from storage_motion.plan import cds, checks, destination_host, disk_goals, tracking, vifs
+from storage_motion.plan import (
+    cds,
+    checks,
+    destination_host,
+    disk_goals,
+    left_behind,
+    tpms,
+    tracking,
+    vifs,
+)
 from storage_motion.plan.inquiry import Attached, Inquiry, disks_of
 from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Plan
 from storage_motion.xapi.records import NULL, Records
@@ -140,6 +149,7 @@ def make(
             vifs.cautions(inquiry, interfaces)
             + cds.cautions(inquiry, drives)
             + tracking.cautions(inquiry, moving)
+            + left_behind.cautions(inquiry)
         ),
     )
 
@@ -181,3 +191,4 @@ def _other_pool(inquiry: Inquiry) -> None:
             "the destination pool has a VM %s already" % inquiry.vm["uuid"],
             "remove that one first",
         )
+    tpms.require(inquiry)

@@ -3,17 +3,17 @@
 /import_metadata.
 
 The archive is a tar with one member, `ova.xml`; it is held in memory, with a bound, and never
-written to disk. Session and task go in the query: xapi does not trim cookies, and older ones split
-them elsewhere (docs/facts/xapi.md, Run, 2).
+written to disk: it is a secret (ova.py). Session and task go in the query: xapi does not trim
+cookies, and older ones split them elsewhere (docs/facts/xapi.md, Run, 2).
 """
 
 import http.client
 import io
 import tarfile
 import urllib.parse
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, List, Optional
 
-from storage_motion.errors import BadMetadata, TimedOut, Unreachable
+from storage_motion.errors import BadMetadata, TaskFailed, TimedOut, Unreachable
 from storage_motion.xapi import ova, tasks, transport
 from storage_motion.xapi.session import NOT_XAPI, reason
 
@@ -26,6 +26,9 @@ IMPORT_TIMEOUT = 120.0
 # of an import whose connection broke: a task that was refused has ended by then
 REFUSAL_TIMEOUT = 10.0
 CHUNK = 64 * 1024
+LEFT_OUT = "(left out)"
+# A shorter part of a TPM's contents tells nothing, and may stand in any text.
+SHORTEST_SECRET = 8
 # HTTP statuses of a xapi that has been restarted since the session began, or is starting
 AWAY = (401, 500, 502, 503)
 
@@ -76,8 +79,8 @@ def unpack(archive: bytes) -> bytes:
             content = tar.extractfile(member)
             assert content is not None
             document = content.read()
-    except (tarfile.TarError, EOFError) as error:
-        raise BadMetadata("not a tar archive: %s" % error)
+    except (tarfile.TarError, EOFError):
+        raise BadMetadata("not a tar archive") from None
     if len(document) != member.size:
         raise BadMetadata("the archive ends in the middle of %s" % MEMBER)
     return document
@@ -121,6 +124,9 @@ def bring(
         trouble = _put(url, "/import_metadata?" + query, archive)
         try:
             tasks.wait(session, task, REFUSAL_TIMEOUT if trouble else IMPORT_TIMEOUT)
+        except TaskFailed as failed:
+            # Of what it cannot read xapi may quote some (Printexc.to_string, in INTERNAL_ERROR).
+            raise TaskFailed(*_without(ova.contents(document), failed.details)) from None
         except TimedOut:
             if trouble:
                 raise Unreachable(url, "import_metadata: %s" % trouble)
@@ -147,6 +153,16 @@ def _put(url: str, path: str, body: bytes) -> Optional[str]:
         return reason(error)
     finally:
         connection.close()
+
+
+def _without(secrets: List[str], details: List[str]) -> List[str]:
+    """The details of an error, without the parts of these contents: three texts in base64 with a
+    space between them (xapi-guard's types.ml)."""
+    parts = [part for secret in secrets for part in secret.split(" ")]
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= SHORTEST_SECRET:
+            details = [detail.replace(part, LEFT_OUT) for detail in details]
+    return details
 
 
 def _flag(value: bool) -> str:

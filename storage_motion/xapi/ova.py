@@ -4,15 +4,20 @@
 It is an XML-RPC value: a struct with `version` and `objects`, an array of structs `class`, `id`,
 `snapshot`. The rewriting happens here, on the document, so that the database which it came from is
 never touched. Whatever is not rewritten is passed on as it came.
+
+The document is a secret: what is in the VM's virtual TPM stands in it (export.ml, make_vtpm). So
+nothing of its text goes into an error, not even by way of the parser's own words.
 """
 
-from typing import Callable, Iterable, Iterator, Mapping, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from lxml import etree
 
 from storage_motion.errors import BadMetadata
 
 MAPS_TO = "maps_to"  # the other_config key that xapi's importer honours, of VDIs and VIFs
+# members of the record that xapi exports of a virtual TPM (importexport.ml, vtpm')
+TPM_UUID, TPM_CONTENT = "vTPM'_uuid", "vTPM'_content"
 MAX_BYTES = 32 * 1024 * 1024  # a VM with a hundred disks needs about half a MiB
 # of "<" and "=" each: what an element or an attribute takes in memory is a hundred times its text
 MAX_MARKUP = 500 * 1000
@@ -44,8 +49,11 @@ def parse(document: bytes) -> "etree._Element":
     )
     try:
         root = etree.fromstring(document, parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise BadMetadata("not well-formed: %s" % error)
+    except etree.XMLSyntaxError as error:
+        # Its message may quote the document.
+        raise BadMetadata("not well-formed, at %d:%d" % error.position) from None
+    except ValueError:
+        raise BadMetadata("not well-formed") from None
     if root.getroottree().docinfo.doctype or root.getroottree().docinfo.internalDTD is not None:
         raise BadMetadata("a document type is not allowed")
     depth = 0
@@ -63,16 +71,24 @@ def rewrite(
     vdis: Mapping[str, str],
     vifs: Mapping[str, str],
     drop: Iterable[Tuple[str, str, Callable[[str, str], bool]]] = (),
+    tpms: Iterable[str] = (),
+    secrets: bool = True,
 ) -> bytes:
     """The document (bytes) with a counterpart for each of its disks and interfaces.
 
     `vdis`: {VDI uuid: ref of the importing pool}, `vifs`: {VIF uuid: ref of a network there}. A VDI
     or VIF that is not named gets no counterpart. `drop`: triples (class, field, test) where
-    test(key, value) says whether an entry of that map is left out. Raises BadMetadata, also when a
-    named VDI or VIF is not in the document."""
+    test(key, value) says whether an entry of that map is left out. `tpms`: the uuids of the virtual
+    TPMs that it must have; their contents are left out unless `secrets`. Raises BadMetadata, also
+    when a named object is not in the document."""
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
+    missing |= {("VTPM", uuid) for uuid in tpms}
     for class_name, snapshot in objects(root):
+        if class_name == "VTPM":
+            missing.discard((class_name, _text(_member(snapshot, TPM_UUID))))
+            if not secrets:
+                _empty(_member(snapshot, TPM_CONTENT))
         for name, field, test in drop:
             if name == class_name:
                 _drop(snapshot, field, test)
@@ -91,6 +107,19 @@ def rewrite(
         )
     rewritten: bytes = etree.tostring(root, xml_declaration=True, encoding="UTF-8")
     return rewritten
+
+
+def contents(document: bytes) -> List[str]:
+    """What is in the virtual TPMs of a document (bytes): what nobody may be shown. None of one that
+    is not understood."""
+    try:
+        return [
+            _text(_member(snapshot, TPM_CONTENT))
+            for class_name, snapshot in objects(parse(document))
+            if class_name == "VTPM"
+        ]
+    except BadMetadata:
+        return []
 
 
 def objects(root: "etree._Element") -> Iterator[Tuple[str, "etree._Element"]]:
@@ -135,6 +164,12 @@ def _text(value: Optional["etree._Element"]) -> str:
         raise BadMetadata("a member without a value")
     child = value.find("string")
     return (value.text if child is None else child.text) or ""
+
+
+def _empty(value: "etree._Element") -> None:
+    for child in list(value):
+        value.remove(child)
+    value.text = None
 
 
 def _drop(snapshot: "etree._Element", field: str, test: Callable[[str, str], bool]) -> None:

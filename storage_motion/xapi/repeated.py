@@ -19,7 +19,7 @@ PAUSE = 1.0  # seconds between two
 HOST_AWAY = ("CANNOT_CONTACT_HOST", "HOST_OFFLINE")
 NO_TASK = ["HANDLE_INVALID", "task"]
 AWAY_BOUND = 120.0  # seconds for which that is waited for: a session waits as long
-MADE = ("VM", "task")  # classes of what an import makes
+MADE = ("VM", "VTPM", "task")  # classes of what an import makes
 
 log = logging.getLogger("sxm")
 

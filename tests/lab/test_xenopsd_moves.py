@@ -20,7 +20,7 @@ import pytest
 
 from lab.guest import control
 from lab.http_client import UnixConnection
-from lab.xenopsd import process, wire
+from lab.xenopsd import process, tpm, wire
 from tests.eventually import eventually
 
 VM = "11111111-2222-3333-4444-555555555555"
@@ -45,6 +45,7 @@ class Xapi:
         self.daemons, self.refuse, self.gate = {}, set(), threading.Event()
         self.datapaths = {}  # dp: what of VDI.attach and VDI.activate stands
         self.refuse_times, self.held, self.heard = None, {"VDI.activate"}, []
+        self.tpms = {}  # uuid: what is in it
         self.gate.set()
         xapi = self
 
@@ -98,6 +99,8 @@ class Xapi:
         if path == "/services/xenops-event":
             self.heard.append((method, members["id"]))
             return ""
+        if path == "/services/guard":
+            return self.guard(method, **members)
         locator = "%s/%s" % (members["sr"], members["vdi"])
         if method == "DP.destroy":
             held = self.datapaths.pop(members["dp"], [])
@@ -136,6 +139,13 @@ class Xapi:
         if method == "VDI.deactivate":
             self.stop(locator)
         return {}
+
+    def guard(self, method, vtpm_uuid, contents=None):
+        if (method, vtpm_uuid) in self.refuse:
+            raise ValueError("no %s" % method)
+        if method == "vtpm_set_contents":
+            self.tpms[vtpm_uuid] = contents
+        return self.tpms[vtpm_uuid]
 
     def stop(self, locator):
         daemon = self.daemons.pop(locator, None)
@@ -488,6 +498,50 @@ def test_where_both_hosts_are_one_the_domain_ends_and_the_copy_stays_with_the_vm
     assert ("VBD.changed", VM) in host.xapi.heard, (
         "xapi takes the new VDI of each disk that was activated"
     )
+
+
+TPM = "22222222-2222-3333-4444-555555555555"
+IN_TPM = "cGVybWFuZW50 c2F2ZWQ= "
+
+
+@pytest.fixture
+def with_tpm(world):
+    """The same with a virtual TPM, of which both xapis know."""
+    source, destination, _, _ = world
+    source.call("VM.add", metadata=dict(source.metadata, tpm=[TPM]))
+    source.xapi.tpms[TPM], destination.xapi.tpms[TPM] = "", "as the importer had it"
+    assert source.perform("VM.start", id=VM)[0] == "Completed"
+    assert len(source.xapi.tpms[TPM]) == 4 * tpm.MANUFACTURED // 3, "at its first start it is made"
+    return source, destination
+
+
+def test_what_is_in_a_tpm_goes_along_as_it_is_at_the_suspend(with_tpm, world):
+    source, destination = with_tpm
+    copy_images(destination, world[3])
+    source.xapi.tpms[TPM] = IN_TPM
+    assert migrate(source, destination)[0] == "Completed"
+    assert destination.xapi.tpms[TPM] == IN_TPM
+    for path in glob.glob("%s/var/lib/xenopsd/*" % destination.root):
+        if os.path.isfile(path):
+            with open(path, "rb") as kept:
+                assert IN_TPM.split()[0].encode() not in kept.read()
+    assert destination.perform("VM.shutdown", id=VM)[0] == "Completed"
+    assert destination.perform("VM.start", id=VM)[0] == "Completed"
+    assert destination.xapi.tpms[TPM] == IN_TPM, "made once"
+
+
+def test_a_tpm_that_xapi_does_not_give_shuts_the_vm_down_under_its_own_id(with_tpm):
+    source, destination = with_tpm
+    source.xapi.refuse.add(("vtpm_get_contents", TPM))
+    assert migrate(source, destination)[1] == ["Internal_error", "vtpm_get_contents: Fault"]
+    assert ids(source) == {VM: "Halted"} and ids(destination) == {}
+
+
+def test_a_tpm_that_xapi_does_not_take_leaves_it_under_the_temporary_id(with_tpm):
+    source, destination = with_tpm
+    destination.xapi.refuse.add(("vtpm_set_contents", TPM))
+    assert migrate(source, destination)[1] == ["Internal_error", "vtpm_set_contents: Fault"]
+    assert ids(source) == {AT_SOURCE: "Suspended"} and ids(destination) == {}
 
 
 def test_a_disk_that_cannot_be_deactivated_shuts_the_vm_down_under_its_own_id(world):

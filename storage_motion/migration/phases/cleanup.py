@@ -158,6 +158,7 @@ def _destroy_vm(m: "Migration") -> None:
     vm = _source_vm(m)
     if vm is not None:
         claim.lift(m, vm, "destroy")
+        # Its virtual TPM goes with it (xapi_vm.ml, destroy).
         m.source.xenapi.VM.destroy(vm)
 
 

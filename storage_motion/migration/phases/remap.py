@@ -5,7 +5,7 @@ interface."""
 import logging
 from typing import TYPE_CHECKING, Dict, List, Optional
 
-from storage_motion.errors import Undecided
+from storage_motion.errors import BadMetadata, Undecided
 from storage_motion.migration.phases import claim
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
@@ -31,7 +31,8 @@ def rehearse(source: "XenAPI.Session", destination: "XenAPI.Session", plan: "Pla
         destination, host, destination.xenapi.network.get_by_uuid(plan.network)
     )
     try:
-        document = _document(source, destination, plan, {}, None)
+        # What is in a TPM is shown to nobody who only says whether he would take it.
+        document = _document(source, destination, plan, {}, None, secrets=False)
         metadata.bring(
             destination, receiving_host.base_url(answer), document, plan.check_cpu, dry_run=True
         )
@@ -94,8 +95,26 @@ def _bring(m: "Migration") -> str:
         m.destination, receiving_host.base_url(m.receiving_host), document, m.plan.check_cpu
     )
     vm = destination_vm(m)
+    _require_tpms(m, vm)
     claim.block_arrived(m, vm)
     return vm
+
+
+def _require_tpms(m: "Migration", vm: str) -> None:
+    """Raises BadMetadata unless the VM (a ref) has its virtual TPMs at the destination: an importer
+    before xapi 23.10 passes over what it does not know. By their UUIDs the destination's xenopsd
+    puts there what the running ones hold (service.ml, restore)."""
+    api = m.destination.xenapi
+    there = {api.VTPM.get_uuid(ref) for ref in api.VM.get_VTPMs(vm)}
+    lacking = sorted(set(_tpms(m.source, m.plan.vm)) - there)
+    if lacking:
+        raise BadMetadata("the destination has not taken virtual TPM %s" % ", ".join(lacking))
+
+
+def _tpms(session: "XenAPI.Session", vm: str) -> List[str]:
+    """The UUIDs of the virtual TPMs of a VM (UUID)."""
+    api = session.xenapi
+    return [api.VTPM.get_uuid(ref) for ref in api.VM.get_VTPMs(api.VM.get_by_uuid(vm))]
 
 
 def bring_again(m: "Migration") -> None:
@@ -149,12 +168,13 @@ def _document(
     plan: "Plan",
     disks: Dict[str, str],
     migration: Optional[str],
+    secrets: bool = True,
 ) -> bytes:
     """The rewritten metadata. Our marks and blocks stay behind; so do the counterparts of an
-    earlier migration."""
+    earlier migration. What is in the VM's TPM only goes along if `secrets`."""
     vifs = {vif.vif: destination.xenapi.network.get_by_uuid(vif.network) for vif in plan.vifs}
     exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm))
     ours = claim.reason(migration) if migration else None
     drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
     drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
-    return ova.rewrite(exported, disks, vifs, drop)
+    return ova.rewrite(exported, disks, vifs, drop, _tpms(source, plan.vm), secrets)

@@ -77,6 +77,9 @@ class FakePool:
                 for ref, record in self.tables.get(class_name, {}).items()
                 if record["name_label"] == arguments[0]
             ]
+        if name == "message.get":
+            found = self.tables.get("message", {}).items()
+            return {ref: dict(row) for ref, row in found if row["obj_uuid"] == arguments[1]}
         if method == "get_record":
             return dict(self.get(class_name, arguments[0]))
         return self._field(class_name, method, arguments)
@@ -276,7 +279,14 @@ def make_pool(name, hosts, shared=False):
         add_sr(pool, host + "-sr", [ref])
     if shared:
         add_sr(pool, "shared", list(refs.values()))
-    pool.add("pool", master=refs[hosts[0]], migration_compression=False)
+    pool.add(
+        "pool",
+        master=refs[hosts[0]],
+        migration_compression=False,
+        restrictions={"restrict_vtpm": "false", "restrict_vif_locking": "false"},
+        other_config={},
+        gui_config={},
+    )
     return pool
 
 

@@ -124,6 +124,7 @@ class World:
             blocked_operations={"hard_shutdown": "ours"},
             VBDs=[vbd],
             VIFs=[],
+            VTPMs=[],
         )
         self.source.tables["VDI"][self._here]["uuid"] = "k"
         self.source.add("SR", uuid="s")

@@ -2,16 +2,19 @@
 """An import's end is what its task says, whatever becomes of its connection."""
 
 import contextlib
+import logging
 import socket
 import struct
 import threading
+import traceback
 import types
 import urllib.parse
 
 import pytest
 
-from storage_motion.errors import Unreachable
+from storage_motion.errors import BadMetadata, Unreachable
 from storage_motion.xapi import metadata, tasks
+from tpm_document import SECRET, with_tpm
 from web_server import serving
 
 
@@ -97,6 +100,28 @@ def test_the_reason_of_a_refusal_is_read_from_the_task(document):
         "0",
     ]
     assert session.destroyed == ["OpaqueRef:t"]
+
+
+@pytest.mark.parametrize("quoted", [SECRET, SECRET.split()[0], "x%sx" % SECRET.split()[1]])
+def test_an_error_of_xapi_that_quotes_a_tpm_is_told_without_it(quoted, caplog):
+    caplog.set_level(logging.DEBUG)
+    session = Session("failure", ["INTERNAL_ERROR", 'Rpc.Runtime_error("no", S(%s))' % quoted])
+    with serving(lambda *_: (200, b"")) as url, pytest.raises(tasks.TaskFailed) as refused:
+        metadata.bring(session, url, with_tpm(SECRET), True)
+    assert refused.value.failure()[0] == "INTERNAL_ERROR"
+    assert metadata.LEFT_OUT in refused.value.failure()[1]
+    raised = refused.value
+    told = "".join(traceback.format_exception(None, raised, raised.__traceback__)) + caplog.text
+    assert not [part for part in SECRET.split() if part in told]
+
+
+def test_a_broken_archive_is_not_quoted():
+    archive = metadata.pack(with_tpm(SECRET))
+    for broken in (archive[512:], archive[:700], archive[:100], b""):
+        with pytest.raises(BadMetadata) as raised:
+            metadata.unpack(broken)
+        told = "".join(traceback.format_exception(None, raised.value, raised.value.__traceback__))
+        assert not [part for part in SECRET.split() if part in told]
 
 
 def test_a_connection_that_broke_and_a_task_that_says_nothing(monkeypatch):

@@ -3,6 +3,7 @@
 
 import io
 import tarfile
+import traceback
 import xmlrpc.client
 
 import pytest
@@ -10,14 +11,9 @@ from hypothesis import given, settings, strategies as st
 
 from storage_motion.errors import BadMetadata
 from storage_motion.xapi import metadata, ova
+from tpm_document import SECRET, value, with_tpm
 
 VDI, OTHER, VIF = "vdi-1", "vdi-2", "vif-1"
-
-
-def value(data):
-    """An XML-RPC value as xapi writes it: a bare <value>."""
-    text = xmlrpc.client.dumps((data,), allow_none=True)
-    return text[text.index("<value>") : text.rindex("</param>")].encode()
 
 
 def exported(**changes):
@@ -76,6 +72,54 @@ def test_our_marks_and_blocks_stay_behind():
     assert vm["other_config"] == {"keep": "1"} and vm["blocked_operations"] == {
         "start": "the user's"
     }
+
+
+def tpm_of(document):
+    (data,), _ = xmlrpc.client.loads(
+        b"<methodResponse><params><param>%s</param></params></methodResponse>"
+        % document.partition(b"?>")[2]
+    )
+    return data["objects"][1]["snapshot"]
+
+
+@pytest.mark.parametrize("content", [SECRET, "", "QQ==  "])
+def test_a_virtual_tpm_goes_along_as_it_is(content):
+    document = with_tpm(content)
+    assert tpm_of(ova.rewrite(document, {}, {}, tpms=["tpm-1"])) == tpm_of(document)
+    assert tpm_of(document)["vTPM'_content"] == content and ova.contents(document) == [content]
+
+
+def test_its_contents_stay_here_where_they_are_not_wanted():
+    rewritten = ova.rewrite(with_tpm(), {}, {}, tpms=["tpm-1"], secrets=False)
+    assert tpm_of(rewritten) == dict(tpm_of(with_tpm()), **{"vTPM'_content": ""})
+    assert SECRET.split()[0].encode() not in rewritten
+
+
+def test_a_virtual_tpm_that_is_not_exported():
+    with pytest.raises(BadMetadata, match="not in the exported VM: VTPM tpm-1"):
+        ova.rewrite(exported(), {}, {}, tpms=["tpm-1"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: text.index(b"c2F2")],
+        lambda text: text.replace(b"U2Vj", b"<U2Vj>"),
+        lambda text: text.replace(b"U2Vj", b"&U2Vj;"),
+        lambda text: text.replace(b"U2Vj", b"\xffU2Vj"),
+        lambda text: text.replace(b"<string>U2Vj", b"<U2Vj a=U2Vj><string>"),
+        lambda text: text.replace(b"vTPM'_content", b"else"),
+    ],
+)
+def test_no_error_quotes_the_document(spoil):
+    document = with_tpm()
+    assert spoil(document) != document
+    with pytest.raises(BadMetadata) as raised:
+        ova.rewrite(spoil(document), {}, {}, tpms=["tpm-1"], secrets=False)
+    told = "".join(traceback.format_exception(None, raised.value, raised.value.__traceback__))
+    for part in SECRET.split() + ["U2Vj"]:
+        assert part not in told and part not in repr(raised.value.args)
+    assert ova.contents(spoil(document)) in ([], [SECRET])
 
 
 def test_a_disk_that_is_not_there():

@@ -16,6 +16,7 @@ FORGOTTEN = [
     XenAPI.Failure(["HANDLE_INVALID", "task", "OpaqueRef:t"]),
     XenAPI.Failure(["UUID_INVALID", "VM", "v"]),
     XenAPI.Failure(["HANDLE_INVALID", "VM", "OpaqueRef:v"]),
+    XenAPI.Failure(["HANDLE_INVALID", "VTPM", "OpaqueRef:p"]),
 ]
 AWAY = [
     NotAsked("b", "refused"),
@@ -46,6 +47,7 @@ class World:
             list(script),
             [],
         )
+        self.source.add("VM", uuid="v", VTPMs=[])
         vdi = add_vdi(self.destination, "OpaqueRef:sr")
         self.destination_vdi = lambda disk: vdi
         self.destination.handlers["host.allocate_resources_for_vm"] = self._allocate
@@ -72,6 +74,7 @@ class World:
             "VM",
             uuid="v",
             power_state="Halted",
+            VTPMs=[],
             blocked_operations={},
             scheduled_to_be_resident_on=NULL,
         )

@@ -529,7 +529,12 @@ def test_a_vm_that_is_gone_at_the_destination_is_brought_there_again_before_it_l
 
     def bring(session, url, document, check_cpu):
         world.destination.add(
-            "VM", uuid="v", blocked_operations={}, scheduled_to_be_resident_on=NULL, VIFs=[]
+            "VM",
+            uuid="v",
+            blocked_operations={},
+            scheduled_to_be_resident_on=NULL,
+            VIFs=[],
+            VTPMs=[],
         )
 
     monkeypatch.setattr(remap, "_document", lambda *_: b"")

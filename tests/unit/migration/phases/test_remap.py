@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""In the pool that it comes to, nobody starts the VM before the migration has ended."""
+"""In the pool that it comes to, nobody starts the VM before the migration has ended; it has its
+virtual TPM there."""
+
+import json
+import logging
 
 import pytest
 
 from fake_migration import make_plan
 from fake_pool import FakePool, add_vdi
-from storage_motion.errors import Undecided
+from storage_motion.errors import BadMetadata, Undecided
 from storage_motion.migration import durable
 from storage_motion.migration.phases import claim, cleanup, remap
+from tpm_document import SECRET, UUID, with_tpm
 
 
 class World:
@@ -108,3 +113,60 @@ def test_a_vm_that_was_halted_and_has_been_started_is_not_taken_away():
     with pytest.raises(Undecided):
         remap.remove(world)
     assert world.record["power_state"] == "Running"
+
+
+class WithTpm:
+    """A VM with a virtual TPM whose metadata is brought to another pool. `taken`: the UUIDs of
+    those that the importer there makes of it. `sent`: [(document, whether for a rehearsal)]."""
+
+    id = "m"
+
+    def __init__(self, monkeypatch, taken=(UUID,)):
+        self.plan = make_plan(vm="vm", disks=[], vifs=[])
+        self.source, self.destination = FakePool("A"), FakePool("B")
+        self.receiving_host, self.entry = {"xenops": "https://b/x"}, {"disks": {}}
+        self.sent, self._taken = [], taken
+        tpm = self.source.add("VTPM", uuid=UUID)
+        self.source.add("VM", uuid="vm", VTPMs=[tpm])
+        self.destination.add("host", uuid=self.plan.destination_host)
+        self.destination.add("network", uuid=self.plan.network)
+        monkeypatch.setattr(remap.metadata, "export", lambda session, ref: with_tpm())
+        monkeypatch.setattr(remap.metadata, "bring", self._import)
+        monkeypatch.setattr(
+            remap.receiving_host, "ask", lambda *_: {"xenops": "https://b/x", "session_id": "s"}
+        )
+        monkeypatch.setattr(remap.receiving_host, "leave", lambda *_: None)
+
+    def note(self, **fields):
+        self.entry.update(fields)
+
+    def _import(self, session, url, document, check_cpu, dry_run=False):
+        self.sent.append((document, dry_run))
+        if not dry_run:
+            tpms = [self.destination.add("VTPM", uuid=uuid) for uuid in self._taken]
+            self.destination.add("VM", uuid="vm", VTPMs=tpms, blocked_operations={})
+
+    def told(self, caplog):
+        """All that is written down of it."""
+        return caplog.text + json.dumps(self.entry)
+
+
+def test_what_is_in_a_tpm_goes_to_the_import_alone(monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    world = WithTpm(monkeypatch)
+    remap.rehearse(world.source, world.destination, world.plan)
+    remap.bring(world)
+    (rehearsed, _), (brought, _) = world.sent
+    assert [dry_run for _, dry_run in world.sent] == [True, False]
+    assert UUID.encode() in rehearsed and SECRET.split()[0].encode() not in rehearsed
+    assert SECRET.encode() in brought
+    assert not [part for part in SECRET.split() if part in world.told(caplog)]
+
+
+def test_a_destination_that_passes_over_the_tpm(monkeypatch, caplog):
+    world = WithTpm(monkeypatch, taken=())
+    with pytest.raises(BadMetadata, match="has not taken virtual TPM %s" % UUID):
+        remap.bring(world)
+    (vm,) = world.destination.tables["VM"].values()
+    assert vm["blocked_operations"] == {}, "the undo, or the next try, takes it away"
+    assert not [part for part in SECRET.split() if part in world.told(caplog)]
