@@ -40,7 +40,7 @@ def of(entry: Dict[str, Any]) -> Dict[str, Any]:
         disks=[_disk(disk, disks[disk.key]) for disk in plan.disks],
         broken=entry.get("broken"),
         bandwidth=bandwidth.of(entry),
-        warnings=list(plan.warnings),
+        warnings=list(plan.warnings) + entry.get("warnings", []),
         tries=entry.get("tries", 0),
         saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks),
     )

@@ -6,7 +6,7 @@ What a VM, a disk and an SR must be like is in checks.py."""
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from storage_motion.plan import checks, destination_host, disk_goals, vifs
+from storage_motion.plan import availability, checks, destination_host, disk_goals, vifs
 from storage_motion.plan.inquiry import Attached, Inquiry, disks_of
 from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Cd, Plan
 from storage_motion.xapi.records import NULL, Records
@@ -135,7 +135,7 @@ def make(
         check_cpu=not request.force and inquiry.live,
         compress=host["uuid"] != source_host["uuid"]
         and bool(source.pool().get("migration_compression")),
-        warnings=tuple(vifs.cautions(inquiry, interfaces)),
+        warnings=tuple(vifs.cautions(inquiry, interfaces) + availability.cautions(inquiry, moving)),
     )
 
 

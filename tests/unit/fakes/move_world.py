@@ -122,6 +122,7 @@ class World:
             power_state="Running",
             other_config={},
             blocked_operations={"hard_shutdown": "ours"},
+            ha_restart_priority="",
             VBDs=[vbd],
             VIFs=[],
         )
@@ -132,6 +133,7 @@ class World:
             "VM",
             uuid="v",
             blocked_operations={"destroy": claim.reason("m")},
+            ha_restart_priority="",
             resident_on=NULL,
             power_state="Running",
             scheduled_to_be_resident_on=self.host(),
