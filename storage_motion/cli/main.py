@@ -140,7 +140,7 @@ def follow(plugin: _Plugin, migration: str) -> int:
                 break
             worker_watch.look(status["alive"], migration, status["doing"])
             time.sleep(POLL)
-    for warning in status.get("warnings", []):
+    for warning in status.get("warnings", []):  # a plugin of before has none
         _complain("warning: %s" % warning)
     if status["error"]:
         return _complain("%s: %s" % (status["state"], "\n  ".join(status["error"])))

@@ -5,19 +5,20 @@ these points, and looked at afterwards.
     point                          whose database       else a crash of that xapi, in the five minutes until it writes by itself,
     the disks receive              the destination's    forgets the disks that are being filled, and their gates
     a disk is snapshotted          the source's         forgets what is copied, and leaves an image that no VDI names
-    before xenopsd is asked        both                 unlocks the source:  the VM could be started on a stale disk; forgets the VM
-                                                        that arrives, and shuts it down
+    before xenopsd is asked        both                 unlocks the source:  the VM could be started on a stale disk, by HA as well;
+                                                        forgets the VM that arrives, and shuts it down
     a gate is shut again           the destination's    opens it, when the source's disk is free already
     the VM has been taken          the destination's    forgets that VM, or where it is, when the source is deleted
     the source is cleaned up       the source's         brings back records of what is gone
-    it is ended, or taken back     both                 brings back marks and blocks, which nobody would take away
+    it is ended, or taken back     both                 brings back marks and blocks, which nobody would take away; forgets that HA is
+                                                        to protect the VM
 
 What is found forgotten is made again, up to the suspend of the guest by the phases themselves
 (docs/reliability.md has the table).
 
 The model of the cut-over (tests/unit/switch/test_cutover_syncs.py) finds each of them needed, but
 for the first two, which keep a migration alive and its source tidy, and the last one at the
-destination: blocked operations are not in the model. None lies between the suspend of the guest and
+destination: blocked operations are not in the model, nor is HA. None lies between the suspend of the guest and
 its resume.
 """  # noqa: E501
 

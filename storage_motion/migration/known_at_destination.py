@@ -5,7 +5,7 @@ or is told to have succeeded."""
 from typing import TYPE_CHECKING, Callable, List
 
 from storage_motion.migration import durable
-from storage_motion.migration.phases import adopt, claim, receive, remap
+from storage_motion.migration.phases import adopt, claim, ha_protection, receive, remap
 from storage_motion.sm import marks
 from storage_motion.switch import whereabouts
 from storage_motion.xapi.records import NULL, Records
@@ -52,7 +52,8 @@ def forgotten(m: "Migration") -> List[str]:
 
 
 def marked(m: "Migration") -> List[str]:
-    """What marks of ours the VM has there still, or has again: a list, in words."""
+    """What marks of ours the VM has there still, or has again, and that HA protects it as it did:
+    what of that is wrong, a list, in words."""
     api = m.destination.xenapi
     vm = Records(m.destination).ref("VM", m.plan.vm)
     found = (
@@ -60,6 +61,8 @@ def marked(m: "Migration") -> List[str]:
         if vm and claim.reason(m.id) in api.VM.get_blocked_operations(vm).values()
         else []
     )
+    if vm:
+        found += ha_protection.lacking(m, m.destination, vm)
     for disk in m.plan.disks:
         vdi = whereabouts.vdi_there(m, disk)
         if vdi and marks.SHUT in api.VDI.get_sm_config(vdi).values():

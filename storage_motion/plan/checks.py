@@ -45,11 +45,6 @@ VM_CHECKS: Tuple[Condition, ...] = (
         "delete them first",
     ),
     (
-        lambda vm: not vm.get("ha_always_run"),
-        "is restarted by high availability",
-        "take it out of HA first",
-    ),
-    (
         lambda vm: CLAIM not in vm["other_config"],
         lambda vm: "is being moved already by migration %s" % vm["other_config"][CLAIM],
         "wait for it or cancel it",

@@ -7,13 +7,14 @@ What a VM, a disk and an SR must be like is in checks.py."""
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from storage_motion.plan import (
+    availability,
     cds,
     checks,
     destination_host,
     disk_goals,
     left_behind,
     tpms,
-    tracking,
+    tracked_disks,
     vifs,
 )
 from storage_motion.plan.inquiry import Attached, Inquiry, disks_of
@@ -147,8 +148,9 @@ def make(
         and bool(source.pool().get("migration_compression")),
         warnings=tuple(
             vifs.cautions(inquiry, interfaces)
+            + availability.cautions(inquiry, moving)
             + cds.cautions(inquiry, drives)
-            + tracking.cautions(inquiry, moving)
+            + tracked_disks.cautions(inquiry, moving)
             + left_behind.cautions(inquiry)
         ),
     )

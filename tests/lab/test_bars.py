@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from storage_motion.cli import main
 from storage_motion.cli.bars import Bars
 
 DISK = {
@@ -31,3 +32,10 @@ def test_a_guess_is_not_shown_as_a_figure(terminal, estimated):
         )
     line = [line for line in screen.getvalue().splitlines() if "xvda" in line][-1]
     assert ("75%" in line) is not estimated and "copying" in line, line
+
+
+def test_what_it_warns_of_is_told_at_the_end(capsys):
+    ended = {"phase": "end", "doing": "Ending", "disks": [], "state": "succeeded", "error": None}
+    assert main.follow(lambda function, migration: dict(ended, warnings=["no HA"]), "m") == 0
+    assert "sxm: warning: no HA" in capsys.readouterr().err
+    assert main.follow(lambda function, migration: ended, "m") == 0, "of a plugin of before"

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import XenAPI
 
-from storage_motion.migration import warnings
-
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Cd
@@ -37,11 +35,10 @@ def insert_namesakes(m: "Migration", vm: str) -> None:
             try:
                 _insert(m, vm, cd)
             except XenAPI.Failure as failure:
-                warnings.add(
-                    m,
+                m.warn(
                     "CD %s (%s) could not be put into drive %s: %s; put it in by hand: "
                     "xe vm-cd-insert uuid=%s cd-name=%s"
-                    % (cd.name, cd.insert, cd.device, failure, m.plan.vm, cd.name),
+                    % (cd.name, cd.insert, cd.device, failure, m.plan.vm, cd.name)
                 )
 
 

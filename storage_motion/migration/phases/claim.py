@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Claiming a VM for a migration: its mark, the operations that would disturb."""
+"""Claiming a VM for a migration: its mark, its protection by HA, the operations that would
+disturb."""
 
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
 
 import XenAPI
 
 from storage_motion.errors import AlreadyMigrating
-from storage_motion.migration.phases import block_tracking
+from storage_motion.migration.phases import block_tracking, ha_protection
 from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi.records import Records
 
@@ -57,13 +58,15 @@ def reason(migration: str) -> str:
 
 
 def claim(m: "Migration") -> None:
-    """Mark the VM, then block what disturbs, then mark the disks, and have them tracked no more.
-    Raises AlreadyMigrating if another one has the VM.
+    """Mark the VM, take it out of HA, which would otherwise meet the blocks, then block what
+    disturbs, then mark the disks, and have them tracked no more. Raises AlreadyMigrating if another
+    one has the VM.
 
     Adding the mark is atomic in xapi: of two migrations of one VM only one gets past it."""
     vm = m.vm()
     if not _add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
         _require_ours(m, vm)
+    ha_protection.take_off(m)
     present = m.source.xenapi.VM.get_blocked_operations(vm)
     blocked = [
         operation
@@ -89,6 +92,7 @@ def put_back(m: "Migration") -> None:
         return
     if not _add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
         _require_ours(m, vm)
+    ha_protection.take_off(m)
     for operation in m.entry.get("blocked", []):
         _add(m.source.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
     for disk in m.plan.disks:
@@ -159,6 +163,8 @@ def release(m: "Migration") -> None:
     for operation, text in sorted(m.entry.get("lifted", {}).items()):
         _block(m.source.xenapi.VM, vm, operation, text)
     m.note(lifted={})
+    # before the mark goes: another migration would take it for what the VM has
+    ha_protection.give_back(m, m.source, vm)
     if m.source.xenapi.VM.get_other_config(vm).get(CLAIM) == m.id:
         m.source.xenapi.VM.remove_from_other_config(vm, CLAIM)
 

@@ -10,7 +10,7 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
-from storage_motion.migration.phases import block_tracking, cd_drives, claim, remap
+from storage_motion.migration.phases import block_tracking, cd_drives, claim, ha_protection, remap
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks
 from storage_motion.switch import pool_lock, whereabouts
@@ -123,10 +123,13 @@ def _end(m: "Migration") -> None:
         claim.release(m)
         cd_drives.insert_namesakes(m, m.vm())
         return
-    claim.loosen_arrived(m, remap.destination_vm(m))
-    claim.hand_on(m, remap.destination_vm(m))
-    claim.unblock_arrived(m, remap.destination_vm(m))
-    cd_drives.insert_namesakes(m, remap.destination_vm(m))
+    vm = remap.destination_vm(m)
+    claim.loosen_arrived(m, vm)
+    claim.hand_on(m, vm)
+    # before it is unblocked: another migration would take it for what the VM has
+    ha_protection.give_back(m, m.destination, vm)
+    claim.unblock_arrived(m, vm)
+    cd_drives.insert_namesakes(m, vm)
 
 
 def _destroy_vbds(m: "Migration") -> None:

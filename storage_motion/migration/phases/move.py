@@ -18,7 +18,7 @@ from storage_motion.errors import (
 from storage_motion.journal import steps
 from storage_motion.migration import durable, mirror_health, xapi_verdict, xenopsd_leftovers
 from storage_motion.migration.move_watch import MoveWatch
-from storage_motion.migration.phases import claim, remap
+from storage_motion.migration.phases import claim, ha_protection, remap
 from storage_motion.plan import changes, installed
 from storage_motion.switch import disk_switch, gate, pool_lock, source_lock, whereabouts
 from storage_motion.xapi import receiving_host, repeated, xenops
@@ -171,6 +171,7 @@ def _unprotected(m: "Migration") -> List[str]:
         vdi = whereabouts.vdi_there(m, disk)
         if not vdi or not gate.is_shut(m.destination.xenapi.VDI.get_sm_config(vdi)):
             found.append("the gate of %s" % m.disk(disk.key)["destination_vdi"])
+    found += ha_protection.found_again(m)
     return found + (remap.lacking(m) if m.plan.live and m.plan.cross_pool else [])
 
 

@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING, List
 
 from storage_motion.migration import durable
-from storage_motion.migration.phases import block_tracking, claim
+from storage_motion.migration.phases import block_tracking, claim, ha_protection
 from storage_motion.plan.checks import CLAIM
 from storage_motion.switch import source_lock
 from storage_motion.xapi.records import Records
@@ -42,6 +42,7 @@ def _marked(m: "Migration") -> List[str]:
         or claim.reason(m.id) in vm["blocked_operations"].values()
     ):
         found.append("the VM is claimed again")
+    found += ha_protection.lacking(m, m.source, m.vm())
     for uuid in m.entry.get("fastened", []):
         vbd = Records(m.source).ref("VBD", uuid)
         if vbd and not m.source.xenapi.VBD.get_unpluggable(vbd):

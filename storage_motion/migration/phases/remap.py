@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Dict, List, Optional
 
 from storage_motion.errors import BadMetadata, Undecided
-from storage_motion.migration.phases import claim
+from storage_motion.migration.phases import claim, ha_protection
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi import metadata, ova, receiving_host, repeated
@@ -89,6 +89,7 @@ def _bring(m: "Migration") -> str:
         m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
     )
     counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.disks}
+    ha_protection.take_off(m)  # in case somebody has set it since; it would go with the document
     document = _document(m.source, m.destination, m.plan, counterparts, m.id)
     m.note(imported=True)
     metadata.bring(

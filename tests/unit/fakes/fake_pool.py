@@ -240,6 +240,7 @@ def add_vm(pool, host, vdis, network, **changes):
         VGPUs=[],
         VTPMs=[],
         ha_always_run=False,
+        ha_restart_priority="",
         memory_dynamic_min=str(GIB),
         memory_overhead=str(1 << 20),
     )

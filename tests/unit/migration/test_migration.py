@@ -52,6 +52,19 @@ def test_one_that_has_ended_tells_its_own_error(root):
     assert status.brief(entry.entry)["error"] is None
 
 
+def test_what_it_warns_of_is_told_once_behind_what_the_plan_has_warned_of(root):
+    plan = make_plan(warnings=("of the plan",))
+    entry = Journal.create(ID, **migration.initial(plan))
+    assert status.of(Journal.load(ID).entry)["warnings"] == ["of the plan"]
+    one = migration.Migration(entry, plan, None, None, FakeTask())
+    for _ in range(2):
+        one.warn("of the end", ha_restart_priority="")
+    one.warn("once more")
+    noted = Journal.load(ID).entry
+    assert status.of(noted)["warnings"] == ["of the plan", "of the end", "once more"]
+    assert noted["ha_restart_priority"] == ""
+
+
 @pytest.mark.parametrize(
     "function, code, failures, waits, answers",
     [

@@ -26,7 +26,7 @@ class Source:
         self.pool = make_pool("A", ["a1"])
         self.sr = add_sr(self.pool, "sr", [])
         self.vdi = add_vdi(self.pool, self.sr, other_config={CLAIM: ID, "mine": "1"})
-        self.disk = types.SimpleNamespace(key=uuid_of(self.pool, "VDI", self.vdi))
+        self.disk = types.SimpleNamespace(key=uuid_of(self.pool, "VDI", self.vdi), tracked=False)
         self.entry = {"snapshot": None, "gate": steps.OPEN}
         self.m = types.SimpleNamespace(
             id=ID,

@@ -47,7 +47,8 @@ class World:
             list(script),
             [],
         )
-        self.source.add("VM", uuid="v", VTPMs=[])
+        vm = self.source.add("VM", uuid="v", VTPMs=[], ha_restart_priority="")
+        self.vm = lambda: vm
         vdi = add_vdi(self.destination, "OpaqueRef:sr")
         self.destination_vdi = lambda disk: vdi
         self.destination.handlers["host.allocate_resources_for_vm"] = self._allocate

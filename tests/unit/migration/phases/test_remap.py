@@ -127,7 +127,8 @@ class WithTpm:
         self.receiving_host, self.entry = {"xenops": "https://b/x"}, {"disks": {}}
         self.sent, self._taken = [], taken
         tpm = self.source.add("VTPM", uuid=UUID)
-        self.source.add("VM", uuid="vm", VTPMs=[tpm])
+        vm = self.source.add("VM", uuid="vm", VTPMs=[tpm], ha_restart_priority="")
+        self.vm = lambda: vm
         self.destination.add("host", uuid=self.plan.destination_host)
         self.destination.add("network", uuid=self.plan.network)
         monkeypatch.setattr(remap.metadata, "export", lambda session, ref: with_tpm())
