@@ -11,6 +11,7 @@ from lab.xapi import (
     api,  # noqa: F401
     config,
     forwarding,
+    ha,
     handlers,
     host,
     startup,
@@ -167,6 +168,7 @@ class Master(Xapi):
 
     def join(self):
         self._take_in(self.pool.own_host)
+        ha.Monitor(self.pool).watch()
 
     def _synchronise(self, ref):
         """The database and a host whose xapi starts (dbsync)."""
