@@ -6,6 +6,7 @@ from lab.xapi import (  # noqa: F401
     calls,
     devices,
     events,
+    ha,
     host,
     messages,
     networks,

@@ -12,6 +12,7 @@ from lab.xapi import (
     config,
     forwarding,
     guard_service,
+    ha,
     handlers,
     host,
     startup,
@@ -168,6 +169,7 @@ class Master(Xapi):
 
     def join(self):
         self._take_in(self.pool.own_host)
+        ha.Monitor(self.pool).watch()
 
     def _synchronise(self, ref):
         """The database and a host whose xapi starts (dbsync)."""

@@ -68,8 +68,6 @@ SETTERS = {
     "VM": (
         "actions_after_crash",
         "HVM_boot_policy",
-        "ha_always_run",
-        "ha_restart_priority",
         "order",
         "start_delay",
         "shutdown_delay",

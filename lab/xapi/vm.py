@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """VM: virtual machines."""
 
-from lab.xapi import vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
+from lab.xapi import ha_plan, vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
 from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import assert_vm_attachable
@@ -149,6 +149,9 @@ def _start(context, vm, host, start_paused):
     firmware = database.get("VM", vm, "HVM_boot_params").get("firmware", "bios")
     if database.get("VM", vm, "VTPMs") and firmware != "uefi":
         raise Failure("NOT_IMPLEMENTED", "Booting BIOS VM with VTPMs attached")
+    ha_plan.require_start(database, vm, host)
+    if database.get("VM", vm, "ha_restart_priority") == ha_plan.RESTART:
+        database.set("VM", vm, ha_always_run=True)
     described = xenops.metadata(database, vm)
     database.set("VM", vm, scheduled_to_be_resident_on=host)
     try:
@@ -207,6 +210,7 @@ def _shutdown(context, vm, hard):
         context.database.get("VM", vm, "resident_on"),
         context.database.get("VM", vm, "uuid"),
     )
+    context.database.set("VM", vm, ha_always_run=False)
     if hard and context.database.get("VM", vm, "power_state") == "Suspended":
         # its suspend image, which xapi would destroy, the lab has not
         vm_lifecycle.reset(context.database, vm)
@@ -376,6 +380,7 @@ def _snapshot_object(database, vm, new_name, disks):
                 power_state="Halted",
                 is_a_snapshot=True,
                 is_a_template=True,
+                ha_always_run=False,
                 snapshot_of=vm,
                 snapshot_time=Timestamp.now(),
                 parent=record["parent"],

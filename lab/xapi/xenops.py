@@ -182,6 +182,8 @@ def update_vm(pool, vm, host):
         if not _is_resident(database, vm, host):
             return
         if state["power_state"] in _AT_REST:
+            if state["power_state"] == "Halted":
+                _end_protection(database, vm)
             vm_lifecycle.reset(database, vm, state["power_state"])
         else:
             database.set(
@@ -192,6 +194,14 @@ def update_vm(pool, vm, host):
             _update_guest_metrics(database, vm, state.get("guest", {}))
     if state["power_state"] in _AT_REST:
         forget(pool, host, uuid)
+
+
+def _end_protection(database, vm):
+    """Of a VM that has shut down by itself HA takes no notice where the pool says so; the others it
+    starts again."""
+    pool = database.refs("pool")[0]
+    if not database.get("pool", pool, "ha_reboot_vm_on_internal_shutdown"):
+        database.set("VM", vm, ha_always_run=False)
 
 
 def update_vbds(pool, vm, host):
@@ -227,6 +237,7 @@ def refresh(pool, vm, host):
         power_state = state["power_state"] if state else "Halted"
         if power_state == "Halted":
             if database.get("VM", vm, "resident_on") == host:
+                _end_protection(database, vm)
                 vm_lifecycle.reset(database, vm)
             return
         if database.get("VM", vm, "resident_on") == NULL and power_state != "Running":
