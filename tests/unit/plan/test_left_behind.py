@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What a VM loses when it changes its pool is named before it does."""
+"""What a VM loses when it changes its pool is named before it does; docs/what-moves.md has it."""
+
+import os
+import re
 
 import pytest
 
 from fake_pool import NULL, by_name, uuid_of
 from plan_world import World
+
+ROOT = os.path.join(os.path.dirname(__file__), *[os.pardir] * 3)
+with open(os.path.join(ROOT, "docs/what-moves.md"), encoding="utf-8") as page:
+    SECTION = page.read().partition("## What does not come along")[2]
+SAID = re.findall(r"^\|.*\| `([^`]+)` \|$", SECTION, re.MULTILINE)
 
 
 @pytest.fixture
@@ -129,6 +137,17 @@ def test_it_is_named(world, leave):
     (warning,) = plan.warnings
     assert not problems and named in warning
     assert ";" in warning or "restrict_vif_locking" in warning, "it says what to do"
+    assert any(said in warning for said in SAID), "docs/what-moves.md has no %r" % warning
+
+
+def test_each_row_of_the_page_is_of_a_warning():
+    told = []
+    for leave in LEFT:
+        world = World()
+        leave(world)
+        told += world.cross()[0].warnings
+    assert len(SAID) >= 15
+    assert [said for said in SAID if not any(said in warning for warning in told)] == []
 
 
 @pytest.mark.parametrize("leave", LEFT, ids=lambda leave: leave.__name__)
