@@ -29,6 +29,8 @@ AT_SOURCE: Dict[str, Kinds] = {
     "committed": (bool,),
     "downtime": NUMBER + (type(None),),
 }
+# What is there only when it is known, and what it is to be like.
+MAY_LACK: Dict[str, Any] = {"warnings": [], "cbt_disabled": []}
 SOURCE_DISK: Dict[str, Kinds] = {"state": TEXT}
 AT_DESTINATION: Dict[str, Kinds] = {"srs": (list,), "receivers": (list,)}
 RECEIVED_DISK: Dict[str, Kinds] = {
@@ -75,6 +77,9 @@ def _source(entry: Dict[str, Any]) -> str:
         _lacking(entry, AT_SOURCE)
         or _each("begun", entry["begun"], str)
         or _each("left", entry["left"], str)
+        or _lacking(dict(MAY_LACK, **entry), {name: (type(MAY_LACK[name]),) for name in MAY_LACK})
+        or _each("warnings", entry.get("warnings", []), str)
+        or _each("cbt_disabled", entry.get("cbt_disabled", []), str)
         or _each("error", entry["error"] or [], str)
         or entry["error"] == []
         and "an empty error"

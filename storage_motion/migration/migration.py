@@ -135,6 +135,16 @@ class Migration:
             else:
                 self.journal.write_disks({key: fields})
 
+    def warn(self, text: str, **fields: Any) -> None:
+        """Tell the user of what does not make the migration fail (a sentence): in the log, and once
+        among the warnings of its status. `fields` are noted with it, as `note` does."""
+        log.warning("%s: %s", self.id, text)
+        with self._noting:
+            told: List[str] = self.entry.get("warnings", [])
+            if text not in told:
+                fields["warnings"] = told + [text]
+            self.note(**fields)
+
     def note_steps(self, steps: Dict[str, str]) -> None:
         """Note how far several disks are in the switch, by their keys, at once. As `note`."""
         with self._noting:

@@ -12,7 +12,6 @@ import json
 from typing import TYPE_CHECKING, Dict, List
 
 from storage_motion.errors import DiskTracked
-from storage_motion.migration import warnings
 from storage_motion.sm import tracking
 from storage_motion.switch.whereabouts import vdi_there
 from storage_motion.xapi.records import Records
@@ -120,8 +119,10 @@ def _was_mirrored(m: "Migration", disk: "Disk") -> bool:
 
 def _give_up(m: "Migration", disk: "Disk", uuid: str, why: str) -> None:
     """It ends no migration."""
-    warnings.add(m, NOT_TRACKED % (disk.device, disk.name_label, m.without_secrets(why), uuid))
-    m.note(cbt_disabled=[key for key in _owed(m) if key != disk.key])
+    m.warn(
+        NOT_TRACKED % (disk.device, disk.name_label, m.without_secrets(why), uuid),
+        cbt_disabled=[key for key in _owed(m) if key != disk.key],
+    )
 
 
 def _lacking(uuid: str) -> str:

@@ -150,6 +150,10 @@ def test_what_is_no_journal_is_refused(root, text):
         ("started", "now"),
         ("phase", 3),
         ("error", []),
+        ("warnings", "a sentence"),
+        ("warnings", [1]),
+        ("cbt_disabled", "a UUID"),
+        ("cbt_disabled", [None]),
     ],
 )
 def test_a_field_that_is_not_what_it_should_be(field, value):
