@@ -141,7 +141,7 @@ def follow(plugin: _Plugin, migration: str) -> int:
             worker_watch.look(status["alive"], migration, status["doing"])
             time.sleep(POLL)
     for warning in status.get("warnings", []):  # a plugin of before has none
-        _complain("warning: %s" % warning)
+        print("sxm: warning: %s" % warning, file=sys.stderr)
     if status["error"]:
         return _complain("%s: %s" % (status["state"], "\n  ".join(status["error"])))
     print(status["state"])

@@ -30,7 +30,7 @@ AT_SOURCE: Dict[str, Kinds] = {
     "downtime": NUMBER + (type(None),),
 }
 # What is there only when it is known, and what it is to be like.
-MAY_LACK: Dict[str, Any] = {"warnings": [], "ha_restart_priority": ""}
+MAY_LACK: Dict[str, Any] = {"warnings": [], "ha_restart_priority": "", "cbt_disabled": []}
 SOURCE_DISK: Dict[str, Kinds] = {"state": TEXT}
 AT_DESTINATION: Dict[str, Kinds] = {"srs": (list,), "receivers": (list,)}
 RECEIVED_DISK: Dict[str, Kinds] = {
@@ -79,6 +79,7 @@ def _source(entry: Dict[str, Any]) -> str:
         or _each("left", entry["left"], str)
         or _lacking(dict(MAY_LACK, **entry), {name: (type(MAY_LACK[name]),) for name in MAY_LACK})
         or _each("warnings", entry.get("warnings", []), str)
+        or _each("cbt_disabled", entry.get("cbt_disabled", []), str)
         or _each("error", entry["error"] or [], str)
         or entry["error"] == []
         and "an empty error"

@@ -119,8 +119,10 @@ def _was_mirrored(m: "Migration", disk: "Disk") -> bool:
 
 def _give_up(m: "Migration", disk: "Disk", uuid: str, why: str) -> None:
     """It ends no migration."""
-    m.warn(NOT_TRACKED % (disk.device, disk.name_label, m.without_secrets(why), uuid))
-    m.note(cbt_disabled=[key for key in _owed(m) if key != disk.key])
+    m.warn(
+        NOT_TRACKED % (disk.device, disk.name_label, m.without_secrets(why), uuid),
+        cbt_disabled=[key for key in _owed(m) if key != disk.key],
+    )
 
 
 def _lacking(uuid: str) -> str:

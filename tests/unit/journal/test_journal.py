@@ -153,6 +153,8 @@ def test_what_is_no_journal_is_refused(root, text):
         ("warnings", "a sentence"),
         ("warnings", [1]),
         ("ha_restart_priority", None),
+        ("cbt_disabled", "a UUID"),
+        ("cbt_disabled", [None]),
     ],
 )
 def test_a_field_that_is_not_what_it_should_be(field, value):

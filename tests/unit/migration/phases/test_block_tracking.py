@@ -33,6 +33,7 @@ class World:
         self.m.destination_vdi = lambda disk: there
         self.m.disk(self.key)["destination_vdi"] = NEW
         self.m.plugin = self._plugin
+        self.m.warn = self._warn
         self.m.vdi["cbt_enabled"] = True
         self.logs, self.calls, self.refusal, self.before = {self.key}, [], None, None
         monkeypatch.setattr(durable.database, "sync", lambda session: session.sync())
@@ -70,6 +71,10 @@ class World:
         self._go("track %s" % vdis)
         answers = {uuid: self._begin(self.m.destination, uuid) for uuid in json.loads(vdis)}
         return json.dumps({"failed": {uuid: why for uuid, why in answers.items() if why}})
+
+    def _warn(self, text, **fields):
+        told = self.m.entry.get("warnings", [])
+        self.m.note(warnings=told + [text], **fields)
 
     def _go(self, call):
         if self.before == call:
