@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The benches.
 
-    python -m bench [--quick] [--rounds N] [--only copy,mirror,downtime,switch]
+    python -m bench [--quick] [--rounds N] [--only copy,mirror,downtime,switch,shares,extents]
     python -m bench render
 
 The first runs them, prints their tables, and writes build/bench/lab.json (or quick-lab.json), in
@@ -24,9 +24,11 @@ from bench import (
     document,
     downtime,
     engines,
+    extents,
     machine,
     mirroring,
     sanity,
+    shares,
     switch,
     tables,
 )
@@ -36,15 +38,19 @@ FULL = (  # name, module, its effort, rounds
     ("mirror", mirroring, mirroring.FULL, 3),
     ("downtime", downtime, downtime.FULL, 2),
     ("switch", switch, switch.FULL, 2),
+    ("shares", shares, shares.FULL, 2),
+    ("extents", extents, extents.FULL, 2),
 )
 QUICK = (
     ("copy", copying, copying.QUICK, 1),
     ("mirror", mirroring, mirroring.QUICK, 1),
     ("downtime", downtime, downtime.QUICK, 1),
     ("switch", switch, switch.QUICK, 1),
+    ("shares", shares, shares.QUICK, 1),
+    ("extents", extents, extents.QUICK, 1),
 )
 # the other engine has no background mirror; and the lab's pools have their own
-NEEDS = {"downtime": "lab", "switch": "lab"}
+NEEDS = {"downtime": "lab", "switch": "lab", "extents": "lab"}
 
 
 def engine_of(environment):

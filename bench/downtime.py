@@ -51,7 +51,7 @@ def cases(effort):
     return everywhere + [Case(rate, region, "%d MiB" % (region // MIB)) for rate in rates]
 
 
-def _link(stage, port, rate):
+def link(stage, port, rate):
     """The port of a link to `port`."""
     entry = free_port()
     stage.stand("link", [sys.executable, "-m", "bench.link", *map(str, (entry, port, rate))], entry)
@@ -66,7 +66,7 @@ class Ours(object):
         served = stage.disk(destination, "destination")
         self._receiver = Receiver(stage, {"d": (served, effort.size)}, blank=True)
         address = self._receiver.address()
-        address["port"] = _link(stage, address["port"], effort.link)
+        address["port"] = link(stage, address["port"], effort.link)
         self._mover = Mover(stage, "d", effort.size, address)
         self._snapshot = stage.disk(snapshot, "snapshot")
 
@@ -101,7 +101,7 @@ class Dirty(object):
     def __init__(self, stage, front, effort, snapshot, destination):
         self._front = front
         served = stage.serve_tls(destination, "destination")
-        front.connect(_link(stage, served, effort.link), stage.pki())
+        front.connect(link(stage, served, effort.link), stage.pki())
         self._little = effort.link * STOPPED_FOR
 
     def before(self):

@@ -29,6 +29,7 @@ Peer.__doc__ = """`encrypts`, `verifies`, `mirrors`: whether it does; `engines`:
 work with."""
 
 OURS = "this system"
+OURS_36 = OURS + ", Python 3.6"
 BASE = "nbdcopy, TLS"
 UPLOAD = """
 import sys
@@ -201,7 +202,7 @@ BOTH, LAB = ("lab", "tapdisk"), ("lab",)
 PEERS = (
     # name, prepare, encrypts, verifies, mirrors meanwhile, engines
     Peer(OURS, ours, True, True, True, BOTH),
-    Peer(OURS + ", Python 3.6", ours_on_36, True, True, True, BOTH),
+    Peer(OURS_36, ours_on_36, True, True, True, BOTH),
     Peer(BASE, nbdcopy_tls, True, False, False, BOTH),
     Peer("nbdcopy, stunnel", nbdcopy_stunnel, True, False, False, BOTH),
     # four handshakes at once stop a tapdisk for good

@@ -13,7 +13,7 @@ MAY_TAKE_TOO_LONG = "over "  # a disk of 2 TiB by a million questions: no fault 
 def faults(result):
     """What is wrong with a result: [text]."""
     wrong = []
-    for part in ("copy", "mirror", "downtime", "switch"):
+    for part in ("copy", "mirror", "downtime", "switch", "shares", "extents"):
         for sample in result.get(part, ()):
             error = sample.get("error", "")
             if error and not _is_late(sample):

@@ -287,6 +287,34 @@ def _added(ours, shared):
             yield sample["seconds"] - stock[sample["round"]]
 
 
+def shares(result):
+    """Of several copies at once: what each had when half of all was there, and when they ended."""
+    rows = []
+    for scenario in names(result["shares"], "scenario"):
+        here = of(result["shares"], scenario=scenario)
+        halves = [part for sample in here for part in sample["half"]]
+        ends = [end / sample["ends"][-1] for sample in here for end in sample["ends"][:1]]
+        rows.append([scenario, ranged(spread(halves)), ranged(spread(ends))])
+    return table(["", "of its own, when half of all is copied", "first end / last end"], rows)
+
+
+def extents(result):
+    """Seconds to learn what of a VHD holds data."""
+    samples = result["extents"]
+    scenarios = names(samples, "scenario")
+    rows = [
+        [
+            name,
+            *(
+                one_of(found, spread(sample.get("seconds") for sample in found))
+                for found in (of(samples, scenario=case, contestant=name) for case in scenarios)
+            ),
+        ]
+        for name in names(samples, "contestant")
+    ]
+    return table(["s", *scenarios], rows)
+
+
 def machine(part):
     """A function of a result: on what that part of it was run, which may be another run than that
     of the others."""
@@ -332,6 +360,8 @@ ALL = (  # name, what it needs of a result, function
     ("mirror-machine", "mirror", machine("mirror")),
     ("downtime-machine", "downtime", machine("downtime")),
     ("switch-machine", "switch", machine("switch")),
+    ("shares-machine", "shares", machine("shares")),
+    ("extents-machine", "extents", machine("extents")),
     ("peers", "copy", peers_of),
     ("copy", "copy", copies),
     ("copy-base", "copy", base_of_copies),
@@ -343,6 +373,8 @@ ALL = (  # name, what it needs of a result, function
     ("mirror-cost", "mirror", cost_of_writes),
     ("downtime", "downtime", downtimes),
     ("switch", "switch", switches),
+    ("shares", "shares", shares),
+    ("extents", "extents", extents),
 )
 
 
