@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Has the next `vdi_snapshot` of a host stand still at a moment, until the test lets it go on.
+"""Has the next `vdi_snapshot` of a host, or another command that pauses a disk, stand still at a
+moment, until the test lets it go on.
 
 Runs before sm's drivers on a host (lab.dom0.before) while a test asks for it.
-`/etc/lab-held-snapshot` says at which of MOMENTS; the one that stands still writes its pid there
-instead.
+`/etc/lab-held-snapshot` says at which of MOMENTS, and which command; the one that stands still
+writes its pid there instead.
 """
 
 import contextlib
@@ -19,11 +20,11 @@ goes on, and SM's mark is still there."""
 POLL = 0.02  # seconds
 
 
-def arm(root, moment):
-    """The next one at `root` will stand still there."""
+def arm(root, moment, command="vdi_snapshot"):
+    """The next one at `root` will stand still there. (Only a snapshot comes to MADE.)"""
     from lab.dom0 import before
 
-    before.install(root, __file__, PLACE, moment)
+    before.install(root, __file__, PLACE, "%s %s" % (moment, command))
 
 
 def held(root, bound):
@@ -57,7 +58,7 @@ def _stands_still(pid):
 
 def _stand_still(place):
     with open(place) as stream:
-        if stream.read() not in MOMENTS:
+        if stream.read().partition(" ")[0] not in MOMENTS:
             return  # it has happened
     with open(place + ".new", "w") as stream:
         stream.write(str(os.getpid()))
@@ -93,9 +94,9 @@ def _hold_at(moment, place):
 if __name__.startswith("lab_before."):
     from sitecustomize import setting
 
-    _moment = setting(PLACE)
+    _moment, _, _command = (setting(PLACE) or "").partition(" ")
     if _moment in MOMENTS:
         with open("/proc/self/cmdline") as _stream:  # sys.argv is not there yet
-            _is_one = "<methodName>vdi_snapshot<" in _stream.read()
+            _is_one = "<methodName>%s<" % _command in _stream.read()
         if _is_one:
             _hold_at(_moment, os.environ.get("SXM_ROOT", "") + PLACE)

@@ -14,6 +14,8 @@ import pytest
 import XenAPI
 
 from lab.blktap import reply
+from lab.dom0 import held_snapshot
+from lab.pools.host import Host
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
 from tests.e2e.scene import MIB
@@ -22,6 +24,7 @@ from tests.eventually import eventually
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 RATE = 1 * MIB  # bytes a second
 TAP_CTL = 30.0
+HELD = 120.0  # seconds for SM to come to that
 
 
 @pytest.fixture
@@ -173,6 +176,25 @@ def test_one_that_somebody_enables_in_mid_copy_moves_all_the_same(scene, tracked
     eventually(lambda: "nbd" not in layers(scene), "there is no mirror any more", 20.0)
     scene.until(migration, lambda entry: entry["tries"] > 0)
     link.heal()
+    assert_moved(scene, migration)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("end", [lambda host: host.kill("xapi"), Host.stop_xapi])
+@pytest.mark.parametrize("command", ["vdi_disable_cbt", "vdi_enable_cbt"])
+def test_xapi_ends_as_sm_has_the_disk_paused_for_it(lab, scene, tracked, command, end):
+    """SM leaves it paused: the guest goes on when xapi is back, and the disk is tracked."""
+    host = scene.host if command == "vdi_disable_cbt" else scene.there
+    held_snapshot.arm(host.root, held_snapshot.PAUSED, command)
+    try:
+        migration = scene.begin(**renewing(scene))
+        held_snapshot.held(host.root, HELD)
+        end(host)
+    finally:
+        held_snapshot.let_go(host.root)
+    host.start_xapi()
+    for pool in lab.pools:
+        pool.forget_session()
     assert_moved(scene, migration)
 
 

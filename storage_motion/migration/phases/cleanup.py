@@ -116,6 +116,8 @@ def end(m: "Migration") -> None:
 def _end(m: "Migration") -> None:
     whereabouts.open_again(m)  # a gate that an older database has shut would stay so for ever
     m.plugin("receive-end")
+    for disk in m.plan.disks:  # which an older database has brought back since
+        claim.unmark_vdi(m.destination, m.disk(disk.key)["destination_vdi"], m.id)
     m.note(receiving=False)
     pool_lock.lift(m)
     block_tracking.enable_at_destination(m)  # while nobody moves the VM on

@@ -12,6 +12,7 @@ from fake_pool import FakePool, add_vdi
 from storage_motion.errors import BadMetadata, Undecided
 from storage_motion.migration import durable
 from storage_motion.migration.phases import claim, cleanup, remap
+from storage_motion.plan.checks import CLAIM
 from tpm_document import SECRET, UUID, with_tpm
 
 
@@ -83,6 +84,24 @@ def test_it_is_blocked_until_the_very_end_which_is_on_disk(monkeypatch):
     assert world.destination.tables["VDI"][vdi]["sm_config"] == {}, (
         "an older database had shut its gate"
     )
+
+
+def test_a_mark_that_an_older_database_brings_back_at_the_end_goes_again(monkeypatch):
+    """The destination's journal, by which `receive-end` takes it away, has gone by then."""
+    world = World()
+    vdi = add_vdi(world.destination, "OpaqueRef:sr", uuid="d", other_config={CLAIM: world.id})
+    claim.block_arrived(world, world.vm)
+    world.destination.sync()
+    world.destination.tables["VDI"][vdi]["other_config"] = {}
+    crashes = [world.destination.goes_back]
+    monkeypatch.setattr(
+        durable.database,
+        "sync",
+        lambda session: (crashes.pop()() if crashes else None, session.sync()),
+    )
+    cleanup.end(world)
+    world.destination.goes_back()
+    assert world.destination.tables["VDI"][vdi]["other_config"] == {}
 
 
 def test_what_the_user_had_blocked_at_the_source_is_blocked_here_in_the_end():
