@@ -6,11 +6,16 @@ It is named before the move, with what to do afterwards. Not named are operation
 blocked, which the migration itself blocks again (migration/phases/claim.py, hand_on), and the
 statistics (RRDs), which each VM has."""
 
+import logging
 import xmlrpc.client
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+import XenAPI
+
 from storage_motion.plan.inquiry import Inquiry
 from storage_motion.xapi.records import NULL
+
+log = logging.getLogger("sxm")
 
 EPOCH = xmlrpc.client.DateTime("19700101T00:00:00Z")
 # of the pool's restrictions: without that feature the importer takes the locks off VIFs
@@ -26,7 +31,13 @@ def cautions(inquiry: Inquiry) -> List[str]:
     """What stays behind of the VM of an inquiry: a list of sentences; nothing within a pool."""
     if not inquiry.cross_pool:
         return []
-    return [sentence for named in _NAMED for sentence in named(inquiry)]
+    found: List[str] = []
+    for named in _NAMED:
+        try:
+            found += list(named(inquiry))
+        except XenAPI.Failure as failure:  # a xapi that has not all of it; no plan fails by that
+            log.warning("what stays behind: %s: %s", named.__name__, failure)
+    return found
 
 
 def _affinity(inquiry: Inquiry) -> Iterator[str]:
@@ -155,6 +166,8 @@ def _interfaces(inquiry: Inquiry) -> Iterator[str]:
     locking = restrictions.get(VIF_LOCKING) == "false"
     for ref in inquiry.vm["VIFs"]:
         vif = inquiry.source.of("VIF", ref)
+        if not vif:
+            continue
         named = "interface %s (%s)" % (vif["device"], vif["MAC"])
         locked = vif.get("locking_mode") == "locked"
         if (locked or vif.get("ipv4_allowed") or vif.get("ipv6_allowed")) and not locking:

@@ -15,7 +15,7 @@ import XenAPI
 from storage_motion.dom0 import tapctl
 from storage_motion.errors import MotionError, TaskFailed, TimedOut
 from storage_motion.sm import active, marks, repeated_commands
-from storage_motion.xapi import tasks
+from storage_motion.xapi import repeated, tasks
 
 TIMEOUT = 300.0  # seconds: xapi waits for whatever else is done with the VDI, or with its SR
 TRIES = 2  # the second one where SM had left the disk paused, which has ended by then
@@ -35,7 +35,7 @@ def renew(session: "XenAPI.Session", vdi_uuid: str) -> Optional[str]:
     try:
         end(session, vdi_uuid)
     except (MotionError, XenAPI.Failure) as error:
-        return _in_words(error)
+        return _refusal(error)
     return begin(session, vdi_uuid)
 
 
@@ -51,11 +51,14 @@ def begin(session: "XenAPI.Session", vdi_uuid: str) -> Optional[str]:
             return NOT_KNOWN_TO_BE_OPEN
         _change(session, vdi_uuid, True)
     except (MotionError, XenAPI.Failure) as error:
-        return _in_words(error)
+        return _refusal(error)
     return None
 
 
-def _in_words(error: Union[MotionError, "XenAPI.Failure"]) -> str:
+def _refusal(error: Union[MotionError, "XenAPI.Failure"]) -> str:
+    """In words. Raises it again where a xapi is only away: it is asked once more then."""
+    if repeated.is_away(error):
+        raise error
     return " ".join(str(detail) for detail in error.details)
 
 

@@ -2,9 +2,14 @@
 """The CDs of a running VM: those that the destination does not see are ejected before the move, and
 the one of the same name there is put in after it."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 import XenAPI
+
+from storage_motion.errors import MotionError
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import NOT_XAPI
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
@@ -27,24 +32,25 @@ def insert(m: "Migration") -> None:
             m.source.xenapi.VBD.insert(vbd, m.source.xenapi.VDI.get_by_uuid(cd.vdi))
 
 
-def insert_namesakes(m: "Migration", vm: str) -> None:
-    """Put the CDs of the destination into the drives of the VM (a ref) that has arrived, where they
-    are still empty. One that cannot be put in is warned of: nothing else depends on it."""
+def insert_namesakes(m: "Migration") -> None:
+    """Put the CDs of the destination into the drives of the VM that has arrived, where they are
+    still empty. One that cannot be put in is warned of: nothing else depends on it."""
     for cd in m.plan.cds:
         if cd.eject and cd.insert:
             try:
-                _insert(m, vm, cd)
-            except XenAPI.Failure as failure:
+                _insert(m, cd)
+            except (XenAPI.Failure, MotionError, OSError) + NOT_XAPI as failure:
                 m.warn(
                     "CD %s (%s) could not be put into drive %s: %s; put it in by hand: "
                     "xe vm-cd-insert uuid=%s cd-name=%s"
-                    % (cd.name, cd.insert, cd.device, failure, m.plan.vm, cd.name)
+                    % (cd.name, cd.insert, cd.device, failure, m.plan.vm, shlex.quote(cd.name))
                 )
 
 
-def _insert(m: "Migration", vm: str, cd: "Cd") -> None:
+def _insert(m: "Migration", cd: "Cd") -> None:
     api = m.destination.xenapi.VBD
-    for ref in m.destination.xenapi.VM.get_VBDs(vm):
+    vm = Records(m.destination).ref("VM", m.plan.vm)
+    for ref in m.destination.xenapi.VM.get_VBDs(vm) if vm else ():
         vbd = api.get_record(ref)
         # it has another UUID in another pool
         if vbd["type"] == "CD" and vbd["userdevice"] == cd.userdevice and vbd["empty"]:

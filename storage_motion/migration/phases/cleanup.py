@@ -111,9 +111,13 @@ def end(m: "Migration") -> None:
     if m.receiving_host:
         receiving_host.leave(m.destination, m.receiving_host)
         m.receiving_host = None
+    cd_drives.insert_namesakes(m)
 
 
 def _end(m: "Migration") -> None:
+    owed = m.entry.get("ha_restart_priority") or m.entry.get("cbt_disabled")
+    if owed and _has_moved_on(m):
+        m.note(ha_restart_priority="", cbt_disabled=[])
     whereabouts.open_again(m)  # a gate that an older database has shut would stay so for ever
     m.plugin("receive-end")
     for disk in m.plan.disks:  # which an older database has brought back since
@@ -123,7 +127,6 @@ def _end(m: "Migration") -> None:
     block_tracking.enable_at_destination(m)  # while nobody moves the VM on
     if not m.plan.cross_pool:
         claim.release(m)
-        cd_drives.insert_namesakes(m, m.vm())
         return
     vm = remap.destination_vm(m)
     claim.loosen_arrived(m, vm)
@@ -131,7 +134,13 @@ def _end(m: "Migration") -> None:
     # before it is unblocked: another migration would take it for what the VM has
     ha_protection.give_back(m, m.destination, vm)
     claim.unblock_arrived(m, vm)
-    cd_drives.insert_namesakes(m, vm)
+
+
+def _has_moved_on(m: "Migration") -> bool:
+    """Whether another migration has the VM in its new pool: what it had was given back then, before
+    it was let go, and is that one's to give back."""
+    vm = Records(m.destination).ref("VM", m.plan.vm) if m.plan.cross_pool else None
+    return bool(vm) and m.destination.xenapi.VM.get_other_config(vm).get(CLAIM, m.id) != m.id
 
 
 def _destroy_vbds(m: "Migration") -> None:

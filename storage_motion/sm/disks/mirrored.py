@@ -74,7 +74,7 @@ class MirroredDisk(Disk):
             if interrupted not in (None, target):
                 self._undo(interrupted)
             stats = self._stats(vbd)
-            if tracking.has_log(stats):
+            if tracking.kept_by(stats):
                 raise DiskTracked(self.uuid)
             attached = mirror_of(stats)
             if attached not in (None, target):
@@ -148,9 +148,11 @@ class MirroredDisk(Disk):
         ref."""
         self.api.add_to_other_config(self.ref, MIRROR_MARK, target)
         try:
+            if tracking.is_tracked(self):  # the last look: much may have been waited for since
+                raise DiskTracked(self.uuid)
             snapshot = self.api.snapshot(self.ref, {"mirror": "nbd:" + target})
             stats = self._stats(self._active())
-            if mirror_of(stats) != target or tracking.has_log(stats):
+            if mirror_of(stats) != target or tracking.kept_by(stats):
                 raise MirrorNotProven(self.uuid, target, json.dumps(stats))
         except Unreachable:
             raise  # what it has come to is seen when xapi is back
@@ -271,11 +273,11 @@ class MirroredDisk(Disk):
 
     def _cycle(self, vbd: tapctl.Vbd) -> None:
         with tapctl.poked(vbd.pid):
+            changes = tracking.log_to_keep(self, vbd)
             try:
                 if not vbd.state & tapctl.PAUSED:
                     tapctl.pause(vbd)
             finally:  # the guest must not stay paused, whatever became of tap-ctl
-                changes = tracking.log_of(self)
                 wait(
                     lambda: self._resumed(vbd, changes),
                     RESUME_BOUND,

@@ -10,7 +10,11 @@ that the guest's writes pass the image by, and its reads go to the mirror: never
 
 from typing import Any, Dict, Optional
 
+from storage_motion.dom0 import tapctl
+from storage_motion.sm import stock_sm
 from storage_motion.sm.disks.disk import Disk
+
+util = stock_sm.module("core.util")
 
 ENABLING = "enable_cbt"  # in current_operations of a VDI
 LAYER = "log"  # the driver of it (tapdisk-disktype.c)
@@ -27,9 +31,23 @@ def log_of(disk: Disk) -> Optional[str]:
     return path
 
 
-def has_log(stats: Dict[str, Any]) -> bool:
-    """Whether a tapdisk keeps one, by its statistics."""
-    return any(image["driver"]["name"] == LAYER for image in stats["images"])
+def kept_by(stats: Dict[str, Any]) -> Optional[str]:
+    """The path of the log that a tapdisk keeps, by its statistics, or None."""
+    return next((one["name"] for one in stats["images"] if one["driver"]["name"] == LAYER), None)
+
+
+def log_to_keep(disk: Disk, vbd: tapctl.Vbd) -> Optional[str]:
+    """The path that an unpause of its tapdisk has to name, or None. Its own word comes first, as sm
+    takes an `lvs` that fails for no log. Never raises: the guest has to go on in any case."""
+    for ask in (lambda: kept_by(tapctl.stats(vbd)), lambda: log_of(disk)):
+        try:
+            found = ask()
+        except Exception:  # of sm's drivers it can be any
+            util.logException("the log of VDI %s" % disk.uuid)
+        else:
+            if found:
+                return found
+    return None
 
 
 def is_tracked(disk: Disk) -> bool:

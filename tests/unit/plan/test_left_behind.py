@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fake_pool import NULL, by_name, uuid_of
+from fake_pool import NULL, by_name, failure, uuid_of
 from plan_world import World
 
 ROOT = os.path.join(os.path.dirname(__file__), *[os.pardir] * 3)
@@ -222,3 +222,14 @@ def test_all_at_once(world):
     for leave in (affinity, blob, usb, guest_address):
         leave(world)
     assert len(world.cross()[0].warnings) == 4
+
+
+def test_a_xapi_that_has_not_all_of_it_fails_no_plan(world):
+    named = affinity(world)
+
+    def unknown(*_):
+        raise failure("MESSAGE_METHOD_UNKNOWN", "message.get")
+
+    world.a.handlers["message.get"] = unknown
+    plan, problems = world.cross()
+    assert problems == [] and any(named in text for text in plan.warnings)

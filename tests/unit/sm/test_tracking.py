@@ -4,6 +4,7 @@
 import contextlib
 
 import pytest
+import XenAPI
 
 from fake_pool import add_vdi, by_name, failure, make_pool, uuid_of
 from storage_motion.errors import DiskPaused, SmFault, TaskFailed, TimedOut
@@ -149,3 +150,15 @@ def test_a_xapi_that_has_forgotten_the_task_is_asked_again(world):
     world.pool.handlers["task.get_status"] = status
     tracking.end(world.pool, world.uuid)
     assert world.log.count("disable_cbt") == 2
+
+
+@pytest.mark.parametrize("details", [["CANNOT_CONTACT_HOST", "r"], ["HOST_OFFLINE", "r"]])
+def test_a_xapi_that_is_away_has_refused_nothing(world, details):
+    world.is_open()
+    world.pool.handlers["VDI.get_sm_config"] = lambda vdi: (_ for _ in ()).throw(failure(*details))
+    for ask in (tracking.begin, tracking.renew):
+        world.pool.handlers["Async.VDI.disable_cbt"] = lambda vdi: (_ for _ in ()).throw(
+            failure(*details)
+        )
+        with pytest.raises(XenAPI.Failure):
+            ask(world.pool, world.uuid)

@@ -6,6 +6,7 @@ import pytest
 
 from fake_migration import make_plan
 from fake_pool import NULL, add_sr, add_vdi, add_vm, by_name, failure, make_pool, uuid_of
+from storage_motion.errors import Unreachable
 from storage_motion.migration.phases import cd_drives
 from storage_motion.plan.plan import Cd
 
@@ -44,7 +45,9 @@ class Moved:
             name="setup.iso",
             insert=uuid_of(self.destination, "VDI", self.vdis[self.destination]),
         )
-        self.plan = make_plan(cds=[cd])
+        self.plan = make_plan(
+            cds=[cd], vm=uuid_of(self.destination, "VM", self.vms[self.destination])
+        )
 
     def _insert(self, pool):
         def insert(vbd, vdi):
@@ -73,7 +76,7 @@ class Moved:
         self.entry.setdefault("warnings", []).append(text)
 
     def arrive(self):
-        cd_drives.insert_namesakes(self, self.vms[self.destination])
+        cd_drives.insert_namesakes(self)
 
 
 @pytest.fixture
@@ -106,7 +109,7 @@ def test_what_somebody_has_put_in_meanwhile_stays(m):
 
 @pytest.mark.parametrize("changes", [{"insert": ""}, {"eject": False}])
 def test_a_drive_that_is_to_stay_as_it_is(m, changes):
-    m.plan = make_plan(cds=[m.plan.cds[0]._replace(**changes)])
+    m.plan = m.plan._replace(cds=[m.plan.cds[0]._replace(**changes)])
     m.arrive()
     assert m.drives[m.destination]["empty"] and m.calls == []
 
@@ -126,3 +129,13 @@ def test_one_that_is_gone_meanwhile_is_told(m):
     del m.destination.tables["VDI"][m.vdis[m.destination]]
     m.arrive()
     assert "UUID_INVALID" in m.entry["warnings"][0]
+
+
+@pytest.mark.parametrize("fault", [OSError("timed out"), Unreachable("https://x", "away")])
+def test_a_xapi_that_does_not_answer_ends_nothing(m, fault):
+    def hang(vbd, vdi):
+        raise fault
+
+    m.destination.handlers["VBD.insert"] = hang
+    m.arrive()
+    assert len(m.entry["warnings"]) == 1

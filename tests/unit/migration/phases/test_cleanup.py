@@ -9,6 +9,7 @@ import pytest
 from fake_pool import NULL, add_vdi, add_vm, by_name, make_pool, uuid_of
 from storage_motion.errors import NotCleanedUp
 from storage_motion.migration.phases import cleanup
+from storage_motion.plan.checks import CLAIM
 
 
 class Arrived:
@@ -134,3 +135,12 @@ def test_the_clean_up_begins_with_it(arrived):
     arrived.m.mover = None  # the next thing that it would ask for
     with pytest.raises(NotCleanedUp):
         cleanup.clean_up(arrived.m)
+
+
+@pytest.mark.parametrize("mark, moved_on", [("m", False), ("another", True), (None, False)])
+def test_a_vm_that_another_migration_has_is_that_ones_to_give_back_to(arrived, mark, moved_on):
+    arrived.m.id = "m"
+    arrived.pool.tables["VM"][arrived.vm]["other_config"] = {CLAIM: mark} if mark else {}
+    assert cleanup._has_moved_on(arrived.m) is moved_on
+    arrived.m.plan.cross_pool = False
+    assert not cleanup._has_moved_on(arrived.m)
