@@ -8,18 +8,35 @@ import socket
 import time
 
 from . import commit, detach, nbd_server, records
+from .qmp import Monitor, MonitorTimeout
 
 PROGRAM = "qemu-storage-daemon"
 # dom0's callers may have a short PATH, or none
 EXTRA_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BACKLOG = 64
 EXIT_BOUND = 10.0
+FIRST_ANSWER = 5.0  # seconds
+SPAWNS = 3
 
 
 def spawn(layout):
     """Start a tapdisk without a vbd, detached from the caller. Returns its pid; OSError if it
-    cannot be started."""
+    cannot be started.
+
+    QEMU's daemon does not answer now and then, from its beginning on (7.2, seen under load: a VM
+    could not be activated after its move, 30 s later). Then there is another one."""
     layout.prepare()
+    for _ in range(SPAWNS):
+        pid = _spawn(layout)
+        try:
+            with Monitor(layout.ctl(pid), FIRST_ANSWER):
+                return pid
+        except MonitorTimeout:
+            kill(layout, records.load(layout, pid))
+    raise records.failure(errno.ETIMEDOUT)
+
+
+def _spawn(layout):
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:

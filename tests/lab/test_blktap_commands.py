@@ -4,6 +4,7 @@ states, exit codes, files."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -265,3 +266,20 @@ def test_a_monitor_that_tells_of_an_event_before_it_greets(tmp_path):
             monitor.wait_for_event("JOB_STATUS_CHANGE", "job")
         thread.join(20.0)
     assert not thread.is_alive()
+
+
+def test_a_daemon_that_does_not_answer_is_replaced(root, tmp_path):
+    """QEMU's does so now and then; a real tapdisk does not."""
+    first = tmp_path / "first"
+    first.touch()
+    program = tmp_path / "qemu-storage-daemon"
+    program.write_text(
+        '#!/bin/sh\nrm %s 2>/dev/null && exec sleep 60\nexec %s "$@"\n'
+        % (first, shutil.which("qemu-storage-daemon"))
+    )
+    program.chmod(0o755)
+    path = "%s:%s" % (tmp_path, os.environ["PATH"])
+    code, _, said = lab.tap_ctl(root, "create", "-a", lab.image(root + "/d.qcow2"), PATH=path)
+    assert (code, said) == (0, "") and not first.exists()
+    (vbd,) = tapctl.list()
+    tapctl.destroy(vbd)
