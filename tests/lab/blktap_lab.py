@@ -44,6 +44,14 @@ def root_with_tap_ctl():
 
 
 @pytest.fixture
+def root(monkeypatch):
+    """Such a root, for dom0's code of the product, too."""
+    with root_with_tap_ctl() as path:
+        monkeypatch.setenv("SXM_ROOT", path)
+        yield path
+
+
+@pytest.fixture
 def xcpng_root(monkeypatch):
     """Such a root, with the tapdisk of XCP-ng's better build, for dom0's code of the product,
     too."""

@@ -13,15 +13,9 @@ import threading
 import pytest
 
 import blktap_lab as lab
+from blktap_lab import root  # noqa: F401
 from lab.blktap import install, qmp, records
 from storage_motion.dom0 import tapctl
-
-
-@pytest.fixture
-def root(monkeypatch):
-    with lab.root_with_tap_ctl() as path:
-        monkeypatch.setenv("SXM_ROOT", path)
-        yield path
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ import time
 import pytest
 
 import blktap_lab as lab
+from blktap_lab import root  # noqa: F401
 from lab.guest import nbd as guest_nbd
 from storage_motion.dom0 import tapctl
 from storage_motion.errors import ConnectionLost, RequestFailed
 from storage_motion.wire import nbd_client
 from tests.eventually import eventually, never
-
-
-@pytest.fixture
-def root(monkeypatch):
-    with lab.root_with_tap_ctl() as path:
-        monkeypatch.setenv("SXM_ROOT", path)
-        yield path
 
 
 @pytest.fixture

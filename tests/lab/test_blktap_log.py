@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 import blktap_lab as lab
+from blktap_lab import root  # noqa: F401
 from lab.blktap import dirty_log
 from storage_motion.dom0 import tapctl
 from storage_motion.errors import TapCtlError
@@ -16,13 +17,6 @@ from tests.eventually import eventually
 
 SIZE = 16 * lab.MIB
 LENGTH = dirty_log.HEADER + SIZE // dirty_log.BLOCK // 8
-
-
-@pytest.fixture
-def root(monkeypatch):
-    with lab.root_with_tap_ctl() as path:
-        monkeypatch.setenv("SXM_ROOT", path)
-        yield path
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from lab.xenopsd import wire
 from test_xapi_database import restarted
 from tests.eventually import eventually, never
 from xapi_fixture import (
-    LabPool,
-    TinyXenopsd,
     failure_of,
     make_sr,
+    pool_with_xenopsds,
     vbd_record,
     vdi_record,
     vif_record,
@@ -28,17 +27,11 @@ WHILE = 0.5  # seconds in which HA has looked
 
 @contextlib.contextmanager
 def pool_of(hosts):
-    pool = LabPool(hosts=hosts)
-    daemons = [TinyXenopsd(host.root) for host in pool.hosts]
-    for host, daemon in zip(pool.hosts, daemons):
-        host.xenopsd = daemon
-    os.makedirs(pool.master.root + "/etc/xapi.conf.d")
-    with open(pool.master.root + "/etc/xapi.conf.d/ha.conf", "w") as file:
-        file.write("%s = %g\n" % (ha.INTERVAL, LOOK))
-    yield pool
-    for daemon in daemons:
-        daemon.stop()
-    pool.stop()
+    with pool_with_xenopsds(hosts) as pool:
+        os.makedirs(pool.master.root + "/etc/xapi.conf.d")
+        with open(pool.master.root + "/etc/xapi.conf.d/ha.conf", "w") as file:
+            file.write("%s = %g\n" % (ha.INTERVAL, LOOK))
+        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from xapi_fixture import (
     TinyXenopsd,
     failure_of,
     make_sr,
+    pool_with_xenopsds,
     vbd_record,
     vdi_record,
     vif_record,
@@ -25,14 +26,8 @@ NULL = "OpaqueRef:NULL"
 
 @pytest.fixture(scope="module")
 def pool():
-    pool = LabPool(hosts=2)
-    daemons = [TinyXenopsd(host.root) for host in pool.hosts]
-    for host, daemon in zip(pool.hosts, daemons):
-        host.xenopsd = daemon
-    yield pool
-    for daemon in daemons:
-        daemon.stop()
-    pool.stop()
+    with pool_with_xenopsds(2) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,7 @@ from lab.xapi.database import Database
 from lab.xapi.failures import Failure
 from lab.xenopsd import wire
 from xapi_archive import document, export, imported, packed
-from xapi_fixture import (
-    LabPool,
-    TinyXenopsd,
-    failure_of,
-    make_sr,
-    vbd_record,
-    vdi_record,
-    vm_record,
-)
+from xapi_fixture import failure_of, make_sr, pool_with_xenopsds, vbd_record, vdi_record, vm_record
 
 UEFI = {"HVM_boot_params": {"order": "c", "firmware": "uefi"}}
 # as xapi-guard writes it: what swtpm has for good, saved, and of the moment
@@ -29,12 +21,8 @@ CONTENTS = "dGhlIHBlcm1hbmVudCBzdGF0ZQ== c2F2ZWQ= "
 
 @pytest.fixture(scope="module")
 def pool():
-    pool = LabPool(hosts=2)
-    daemons = [TinyXenopsd(host.root) for host in pool.hosts]
-    yield pool
-    for daemon in daemons:
-        daemon.stop()
-    pool.stop()
+    with pool_with_xenopsds(2) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")

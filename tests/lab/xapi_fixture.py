@@ -2,6 +2,7 @@
 """A pool of lab xapis for tests: roots, a tiny storage driver, a tiny xenopsd, and the stock XenAPI
 client."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -471,3 +472,15 @@ def failure_of(function, *arguments):
     except XenAPI.Failure as failure:
         return failure.details
     raise AssertionError("it did not fail: %r" % (answer,))
+
+
+@contextlib.contextmanager
+def pool_with_xenopsds(hosts):
+    """A LabPool each of whose hosts has a TinyXenopsd, its `xenopsd`; all ends with the context."""
+    pool = LabPool(hosts=hosts)
+    for host in pool.hosts:
+        host.xenopsd = TinyXenopsd(host.root)
+    yield pool
+    for host in pool.hosts:
+        host.xenopsd.stop()
+    pool.stop()
