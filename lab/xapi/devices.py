@@ -3,7 +3,7 @@
 
 import random
 
-from lab.xapi import xenops
+from lab.xapi import ha_plan, xenops
 from lab.xapi.calls import call
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, construct
@@ -116,6 +116,9 @@ def _hotplug(database, vbd, method, done, already):
 
 def _removable(database, vbd):
     record = database.record("VBD", vbd)
+    state = database.get("VM", record["VM"], "power_state")
+    if state == "Suspended":  # xapi_vbd.ml, assert_not_suspended
+        raise Failure("VM_BAD_POWER_STATE", record["VM"], "halted, running", "suspended")
     if record["type"] != "CD":
         raise Failure("VBD_NOT_REMOVABLE_MEDIA", vbd)
     return record
@@ -127,6 +130,7 @@ def insert(context, vbd, vdi):
         if not _removable(context.database, vbd)["empty"]:
             raise Failure("VBD_NOT_EMPTY", vbd)
         assert_managed(context.database, vdi)
+        ha_plan.require_shared(context.database, context.database.get("VBD", vbd, "VM"), vdi)
         context.database.set("VBD", vbd, VDI=vdi, empty=False)
 
 

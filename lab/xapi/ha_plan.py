@@ -53,17 +53,35 @@ def hosts_that_boot(database, record):
 def is_agile(database, record):
     """Whether a VM (its record) can run on every enabled host: all its SRs are shared, and plugged
     there, and all its networks have a PIF there. One without any PIF has not."""
-    enabled = set(database.where("host", enabled=True))
     networks = {database.get("VIF", vif, "network") for vif in record["VIFs"]}
     return (
         not record["VGPUs"]
         and not record["VUSBs"]
-        and all(
-            database.get("SR", sr, "shared") and enabled <= _plugged(database, sr)
-            for sr in _srs(database, record)
-        )
-        and all(enabled <= _wired(database, network) for network in networks)
+        and all(_is_shared(database, sr) for sr in _srs(database, record))
+        and all(_enabled(database) <= _wired(database, network) for network in networks)
     )
+
+
+def require_shared(database, vm, vdi):
+    """Raises HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED if the VM is protected, and a CD would bind it
+    to some hosts (xapi_vbd_helpers.ml, assert_doesnt_make_vm_non_agile)."""
+    pool = database.record("pool", database.refs("pool")[0])
+    sr = database.get("VDI", vdi, "SR")
+    if (
+        pool["ha_enabled"]
+        and not pool["ha_allow_overcommit"]
+        and is_protected(database.record("VM", vm))
+        and not _is_shared(database, sr)
+    ):
+        raise Failure("HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED", sr)
+
+
+def _is_shared(database, sr):
+    return database.get("SR", sr, "shared") and _enabled(database) <= _plugged(database, sr)
+
+
+def _enabled(database):
+    return set(database.where("host", enabled=True))
 
 
 def _srs(database, record):

@@ -259,6 +259,23 @@ def test_a_running_vm_that_not_all_hosts_can_have_is_not_protected(x, make, shar
     assert state(x, agile) == ("restart", True), "a plan that is broken cannot get worse"
 
 
+def test_a_cd_that_not_all_hosts_see_is_not_put_into_a_protected_vm(x, vm, shared, local):
+    drive = x.VBD.create(
+        dict(vbd_record(vm, "OpaqueRef:NULL"), userdevice="3", type="CD", mode="RO", empty=True)
+    )
+    cds = {sr: x.VDI.create(vdi_record(sr)) for sr in (shared, local)}
+    x.VM.start(vm, False, False)
+    turn(x, True)
+    x.VM.set_ha_restart_priority(vm, "restart")
+    refused = ["HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED", local]
+    assert failure_of(x.VBD.insert, drive, cds[local]) == refused
+    x.VBD.insert(drive, cds[shared])
+    x.VBD.eject(drive)
+    x.VM.set_ha_restart_priority(vm, "")
+    x.VBD.insert(drive, cds[local])
+    assert x.VBD.get_VDI(drive) == cds[local]
+
+
 def test_of_a_halted_one_it_is_asked_when_it_is_started(x, make, local):
     bound = make(local)
     turn(x, True)
