@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -70,7 +71,8 @@ def choose(root, word):
 
 def start(layout, pid, minor):
     """Serve the vbd of tapdisk `pid` at its NBD socket, in a process of its own, which ends with
-    QEMU's server at the ring."""
+    QEMU's server at the ring. It is no tap-ctl by its command line: who looks for those that are
+    about to open an image would wait for it."""
     path = layout.nbd(pid, minor)
     records.unlink_if_there(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -89,14 +91,35 @@ def start(layout, pid, minor):
         return
     try:
         os.setsid()
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        detach.keep_only((listening.fileno(), writer), layout.log(pid))
-        server = _Server(layout, pid, habit(layout.root), listening)
-        os.write(writer, b"ready")
-        os.close(writer)
-        server.run()
+        kept = (listening.fileno(), writer)
+        detach.keep_only(kept, layout.log(pid))
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        numbers = [str(number) for number in (pid,) + kept]
+        os.execv(
+            sys.executable,
+            [sys.executable, "-SE", "-c", _SERVE, __name__, layout.root] + numbers + sys.path,
+        )
     finally:
-        os._exit(0)
+        os._exit(1)
+
+
+_SERVE = """
+import importlib, sys
+name, root, pid, listening, ready = sys.argv[1:6]
+sys.path[:] = sys.argv[6:]
+importlib.import_module(name).serve(root, int(pid), int(listening), int(ready))
+"""
+
+
+def serve(root, pid, listening, ready):
+    """The process of the server. `listening`, `ready`: file descriptors of its parent's."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    layout = records.Layout(root)
+    server = _Server(layout, pid, habit(root), socket.socket(fileno=listening))
+    os.write(ready, b"ready")
+    os.close(ready)
+    server.run()
 
 
 def end(layout, pid, bound):

@@ -17,7 +17,7 @@ import subprocess
 import threading
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
-from storage_motion.dom0 import root
+from storage_motion.dom0 import launch, root
 from storage_motion.errors import TapCtlError
 
 PROGRAM = "/usr/sbin/tap-ctl"
@@ -63,6 +63,12 @@ def list(  # pylint: disable=redefined-builtin
 def find(path: str) -> List[Vbd]:
     """The vbds that have the file or device `path` open as their leaf: [Vbd]."""
     return [vbd for vbd in list() if vbd.args is not None and vbd.args.partition(":")[2] == path]
+
+
+def opening(path: str) -> List[launch.Process]:
+    """The tap-ctl commands under way that have a tapdisk open the file or device `path`: what
+    somebody who was killed has begun goes on, and `list` does not tell of it yet."""
+    return launch.running("-a", mentioning=[":" + path])
 
 
 def create(args: str, readonly: bool = False, timeout: float = CREATE_TIMEOUT) -> Vbd:

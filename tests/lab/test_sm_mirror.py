@@ -662,6 +662,31 @@ def test_mirror_start_can_be_killed_and_repeated(host, disks, delay):
     io(target, "read -P 0x22 6M 64k")
 
 
+def test_what_a_killed_command_has_begun_to_open_is_waited_for(host, disks):
+    """The real tap-ctl goes on as well, and nothing keeps two real tapdisks from one image."""
+    _, _, destination = disks
+    image = "%s/run/sr-mount/%s/%s.qcow2" % (
+        host.root,
+        host.xapi.SR.get_uuid(host.big),
+        host.xapi.VDI.get_uuid(destination),
+    )
+    left = subprocess.Popen(
+        [host.root + tapctl.PROGRAM, "create", "-a", "qcow2:" + image], stdout=subprocess.DEVNULL
+    )
+    left.send_signal(signal.SIGSTOP)
+    config = host.pool.session().xenapi.VDI.get_sm_config  # a thread has the other session
+    receiving = threading.Thread(target=receive, args=(host, destination))
+    receiving.start()
+    try:
+        eventually(lambda: marks.RELINKING in config(destination), "it has shut the gate")
+        never(lambda: tapctl.find(image), "a second tapdisk", 2.0)
+    finally:
+        left.send_signal(signal.SIGCONT)
+    receiving.join(60)
+    assert not receiving.is_alive() and left.wait(60) == 0
+    assert len(tapctl.find(image)) == 1
+
+
 @pytest.mark.parametrize("delay", [0.25, 0.3, 0.4, 0.5])
 def test_receive_and_copy_can_be_killed_and_repeated(host, disks, delay):
     source, _, destination = disks

@@ -42,6 +42,7 @@ class CopiedDisk(Disk):
             elif self.running() is not None:
                 return self._opened()
             else:  # of a call that was killed, or whose tapdisk was
+                self.await_openers()
                 self.tapped.deactivate(self.sr.uuid, self.uuid, {})
                 self.api.remove_from_sm_config(self.ref, marks.ACTIVATING)
         self.tapped.attach(self.sr.uuid, self.uuid, False)

@@ -15,6 +15,7 @@ blktap2 = stock_sm.module("blktap2")
 
 HOST_PREFIX = "host_"  # ... + the ref of a host that has it active: "RW" or "RO"
 CLOSE_BOUND = 20.0  # seconds for a tapdisk to exit
+OPEN_BOUND = tapctl.CREATE_TIMEOUT  # seconds for a tap-ctl whose caller was killed to end
 POLL = 0.05
 
 Found = TypeVar("Found")
@@ -105,11 +106,23 @@ class Disk(object):
         match = re.search(r"/nbd(\d+)\.(\d+)$", self.link() or "")
         return listed(int(match.group(1)), int(match.group(2))) if match else None
 
+    def await_openers(self) -> None:
+        """Wait for what a command that was killed has begun to have a tapdisk open the image: only
+        then does tap-ctl list all that have it open. Two tapdisks may write to one image, and each
+        writes its metadata when it closes. With the VDI's lock held nobody else begins one. Raises
+        DiskStuck."""
+        wait(
+            lambda: not tapctl.opening(self.path),
+            OPEN_BOUND,
+            "VDI %s has been about to be opened" % self.uuid,
+        )
+
     def close_tapdisks(self) -> bool:
         """End every tapdisk on this host that has the image open, and prove them gone. Whether
         there was one.
 
         Raises DiskStuck, DiskInUse."""
+        self.await_openers()
         found = tapctl.find(self.path)
         for vbd in found:
             end_tapdisk(vbd, launch.Process.of(vbd.pid))

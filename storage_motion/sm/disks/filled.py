@@ -38,6 +38,7 @@ class FilledDisk(Disk):
         with self.locked():
             self._shut_gate()
             gate_notes.forget(self.uuid)
+            self.await_openers()
             vbd = next(iter(tapctl.find(self.path)), None)
             if vbd is None:
                 self.tapped.target.attach(self.sr.uuid, self.uuid)
@@ -46,7 +47,7 @@ class FilledDisk(Disk):
                 # Looked at now: once the tapdisk has written to it, its metadata on disk may lag
                 # behind.
                 self._record.write({"blank": images.is_blank(kind, self.path)})
-                vbd = self._open_image(kind)
+                vbd = tapctl.create("%s:%s" % (kind, self.path))
             remembered = self._record.read() or {"blank": False}
             process = launch.Process.of(vbd.pid)
             if process is not None:
@@ -57,17 +58,6 @@ class FilledDisk(Disk):
             "blank": remembered["blank"],
             "depth": blktap.most_requests(self.tapped.get_tap_type()),
         }
-
-    def _open_image(self, kind: str) -> tapctl.Vbd:
-        """The vbd of a tapdisk that has opened it just now."""
-        try:
-            return tapctl.create("%s:%s" % (kind, self.path))
-        except TapCtlError:
-            # the tap-ctl of a command that was killed goes on, and may have been quicker
-            found = tapctl.find(self.path)
-            if not found:
-                raise
-            return found[0]
 
     def expect_finish(self) -> None:
         """Look now at what `finish` would look at while a guest is suspended: whether the tapdisk

@@ -87,19 +87,16 @@ def test_nothing_is_noted_that_may_not_be_opened(disk):
     assert set(disk.config.values()) == {marks.SHUT}
 
 
-def test_a_tapdisk_that_a_killed_command_has_begun_is_taken(disk, filled, monkeypatch):
-    """Its tap-ctl goes on after it, and keeps another one from the image."""
-    found = [[tapctl.Vbd(7, 1, 0, "vhd:/image")], []]
-
-    def create(args):
-        raise TapCtlError("create -a " + args, errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(filled.tapctl, "create", create)
-    monkeypatch.setattr(filled.tapctl, "find", lambda path: found.pop(0))
+def test_what_a_killed_command_has_begun_is_waited_for_before_tapdisks_are_looked_for(
+    disk, filled, monkeypatch
+):
+    """Its tap-ctl goes on after it, and `tap-ctl list` tells nothing of it before its end."""
+    log, under_way = [], [["process"], ["process"], []]
     monkeypatch.setattr(filled.FilledDisk, "path", "/image")
-    assert disk._open_image("vhd").pid == 7
-    with pytest.raises(TapCtlError):
-        disk._open_image("vhd")
+    monkeypatch.setattr(filled.tapctl, "opening", lambda path: log.append(path) or under_way.pop(0))
+    monkeypatch.setattr(filled.tapctl, "find", lambda path: log.append("found") or [])
+    assert disk.close_tapdisks() is False
+    assert log == ["/image"] * 3 + ["found"] * 2
 
 
 def test_where_tap_ctl_fails_before_the_pause_it_is_asked_again_in_it(disk, filled, monkeypatch):
