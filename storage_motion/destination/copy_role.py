@@ -16,10 +16,10 @@ import itertools
 from typing import Dict, List, Optional
 
 from storage_motion.destination import tapdisk
-from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.role import Role
 from storage_motion.errors import ProtocolError
 from storage_motion.wire import nbd, nbd_client, nbd_server, stream
+from storage_motion.wire.guest_writes import CopyPriority, GuestWrites
 
 MAX_LENGTH = 1 << 20  # bytes of one request: a window of the copier
 # requests that are taken from the mover and not answered: as many as it sends, so that it waits
@@ -105,6 +105,7 @@ class CopyRole(Role):
         self._reads = tapdisk.Reads(reading)
         Role.__init__(self, mover, writing.size, [self._writes, self._reads])
         self._guest = guest or GuestWrites()
+        self._priority = CopyPriority(self._guest)
         self._copies: Dict[int, _Copy] = {}  # the mover's handle -> not answered yet
         # to be cut, the first of them maybe in part
         self._to_write: "collections.deque[_Copy]" = collections.deque()
@@ -132,6 +133,7 @@ class CopyRole(Role):
     def _go_on(self) -> None:
         """Give tapdisk as much as it may have: what has to be read back first, so that no more is
         kept than needed."""
+        self._priority.adjust()
         while not self._at_tapdisk or not self._guest.are_coming():
             if self._written and not self._reads.in_flight:
                 self._read_back(self._written.popleft())

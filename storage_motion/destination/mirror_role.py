@@ -9,10 +9,10 @@ import itertools
 from typing import Dict, List, Optional
 
 from storage_motion.destination import tapdisk
-from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.role import Role
 from storage_motion.errors import ProtocolError
 from storage_motion.wire import nbd, nbd_client, nbd_server, stream
+from storage_motion.wire.guest_writes import GuestWrites
 
 # bytes; tapdisk's own unit, above which a request goes in pieces of nbd_client.PIECE
 SPLIT_ABOVE = 2 << 20

@@ -7,12 +7,12 @@ import threading
 from typing import Any, Callable, Dict, Optional
 
 from storage_motion.destination.copy_role import CopyRole
-from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.mirror_role import MirrorRole
 from storage_motion.errors import DataPathError, NotFinished, PeerRefused, ProtocolError
 from storage_motion.wire import digest, nbd, nbd_client
 from storage_motion.wire.buffered_tls import BufferedTls
 from storage_motion.wire.control_socket import Handler
+from storage_motion.wire.guest_writes import GuestWrites
 from storage_motion.wire.json_lines import JsonLines
 
 MAX_DIGEST = 1 << 20  # bytes that one digest may cover: a window of the copier

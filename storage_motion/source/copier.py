@@ -30,6 +30,7 @@ from storage_motion.source.pace import Pace
 from storage_motion.source.ranges import Range, RangeSet, intersection, total
 from storage_motion.source.windows import WINDOW, windows
 from storage_motion.wire import nbd, nbd_client, stream
+from storage_motion.wire.guest_writes import CopyPriority
 
 if TYPE_CHECKING:
     from storage_motion.source.merge import Claim
@@ -94,6 +95,7 @@ class Copier(object):
         self._poll = select.poll()
         for client in (source, destination):
             self._poll.register(client.sock, select.POLLIN)
+        self._priority = CopyPriority(mirror.guest)
         self._pace = Pace()
         self._pace.bandwidth = bandwidth
         mirror.confine(self._to_copy.copy())
@@ -182,6 +184,7 @@ class Copier(object):
     def _go_on(self) -> None:
         """Do what comes first: an answer of the receiver's, or a window that has been read, if the
         receiver may have more. Raises ConnectionLost where neither comes."""
+        self._priority.adjust()
         if not self._source.in_flight or self._is_receiver_busy():
             self._take_answer()
             return

@@ -31,6 +31,7 @@ from storage_motion.errors import (
 from storage_motion.source.mirrored_writes import MirroredWrites
 from storage_motion.wire import nbd, nbd_server, stream
 from storage_motion.wire.control_socket import listen
+from storage_motion.wire.guest_writes import GuestWrites
 from storage_motion.wire.mover_status import BROKEN, ENDED, MIRRORING, READY
 from storage_motion.wire.waker import Waker
 
@@ -66,7 +67,7 @@ class Mirror(object):
         self._size = size
         self._writes = MirroredWrites(merge, size, max_outstanding)
         self._stall_bound = stall_bound
-
+        self.guest = GuestWrites()  # the copy gives way to them
         self._lock = threading.Lock()  # over these three
         self._state = READY
         self._error: Optional[str] = None
@@ -302,6 +303,7 @@ class Mirror(object):
                     self._to_tap.push(nbd_server.simple_reply(request.handle, errno.EINVAL))
                 else:
                     raise ProtocolError("unknown command %d" % request.command)
+            self.guest.came()
             for run in nbd_server.runs(self._writes.take(writes)):
                 self._to_receiver.push(run)
             if disconnects:

@@ -9,12 +9,11 @@ import threading
 import pytest
 
 from fake_tapdisk import BOUND, FakeTapdisk
-from storage_motion.destination import guest_writes
 from storage_motion.destination.copy_role import MAX_LENGTH, SMALL, CopyRole
-from storage_motion.destination.guest_writes import GuestWrites
 from storage_motion.destination.mirror_role import FIRST_PIECE, MirrorRole
 from storage_motion.errors import ConnectionLost, ProtocolError
 from storage_motion.wire import nbd, nbd_client, stream
+from storage_motion.wire.guest_writes import GuestWrites
 
 SIZE = 16 << 20
 READ, WRITE = nbd.CMD_READ, nbd.CMD_WRITE
@@ -226,18 +225,6 @@ def test_zeros_go_in_pieces_too(served):
     assert role.replies(3) == {1: 0, 2: nbd.NOT_AS_WRITTEN, 3: 0}
     assert tapdisk.disk[: 1 << 20] == bytes(1 << 20)
     assert max(length for _, _, _, length in tapdisk.seen) == SMALL
-
-
-def test_a_guest_writes_for_a_moment_after_each_of_its_writes(monkeypatch):
-    now = [50.0]
-    monkeypatch.setattr(guest_writes.time, "monotonic", lambda: now[0])
-    guest = GuestWrites()
-    assert not guest.are_coming()
-    guest.came()
-    now[0] += 0.9 * guest_writes.RECENT
-    assert guest.are_coming()
-    now[0] += 0.2 * guest_writes.RECENT
-    assert not guest.are_coming()
 
 
 def test_the_mirror_tells_the_copy(served):
