@@ -147,9 +147,10 @@ class MirrorOperations(object):
         write: "opened" if it was."""
         return "opened" if FilledDisk(self, vdi_uuid).open_again() else None
 
-    def receive_abort(self, vdi_uuid: str) -> None:
-        """Close it and leave the gate shut."""
-        FilledDisk(self, vdi_uuid).abort()
+    def receive_abort(self, vdi_uuid: str) -> Optional[str]:
+        """Close it and leave the gate shut: smapi.CLOSED_IN_ORDER if so all that was answered is
+        there."""
+        return smapi.CLOSED_IN_ORDER if FilledDisk(self, vdi_uuid).abort() else None
 
     def let_go(self, vdi_uuid: str) -> None:
         """Deactivate and detach what sm has activated here for a VM that is not here any more."""

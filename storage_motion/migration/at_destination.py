@@ -102,8 +102,7 @@ def receive_renew(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str,
     entry.write(busy=_myself())
     try:
         receivers.retire(entry, keys)
-        known = entry.entry["disks"]
-        opened = {key: received_vdis.reopen(session, entry, known[key]) for key in keys}
+        opened = {key: received_vdis.reopen(session, entry, key) for key in keys}
         answer = receivers.start(entry, address, opened)
     except BaseException:
         # it is not busy any more when this process has ended

@@ -10,6 +10,7 @@ from storage_motion import waiting
 from storage_motion.dom0 import launch, root
 from storage_motion.errors import ConnectionLost, MotionError, MoverFailed
 from storage_motion.journal import closing, journal, secret_files
+from storage_motion.migration import verified_before
 from storage_motion.source import windows
 from storage_motion.wire import control_socket
 from storage_motion.wire.mover_status import BROKEN, ENDED
@@ -42,6 +43,9 @@ class MoverHandle:
         self._control = os.path.join(directory, "m%d.ctl" % index)
         self._spec = os.path.join(directory, "m%d.json" % index)
         self._extents = os.path.join(directory, "e%d.json" % index)
+        self._changed = os.path.join(directory, "c%d.json" % index)
+        # what it has verified; that of the mover before is still needed when this one begins
+        self.verified = os.path.join(directory, "v%d-%d.map" % (index, given_up))
 
     def start(self, size: int) -> launch.Process:
         """Start the process for a disk of `size` bytes. Returns its Process once it answers. Raises
@@ -53,6 +57,7 @@ class MoverHandle:
             "receiver": secret_files.get(self._migration, "receiver"),
             "secondary": self.secondary,
             "control": self._control,
+            "verified": self.verified,
             "stall_bound": STALL_BOUND,
             "max_outstanding": MAX_OUTSTANDING,
             "log": root.path(LOG),
@@ -89,12 +94,23 @@ class MoverHandle:
         return status
 
     def copy(
-        self, source: Dict[str, Any], extents: Dict[str, Any], blank: bool, compare: bool = False
+        self,
+        source: Dict[str, Any],
+        extents: Dict[str, Any],
+        blank: bool,
+        heading: Dict[str, Any],
+        compare: bool = False,
+        known: Optional[verified_before.Known] = None,
     ) -> None:
         """Have it copy `extents` ({"size", "extents"}) from `source`, what vdi_copy_open has
-        answered. `blank`: the destination reads as zeros;
-        `compare`: it may have some of it already."""
+        answered. `blank`: the destination reads as zeros; `heading`: of the file in which it notes
+        what is verified; `compare`: the destination may have some of it already; `known`: what it
+        has for sure."""
         journal.replace(self._extents, windows.listed(extents), sync=False)
+        before = None
+        if known is not None:
+            journal.replace(self._changed, windows.listed(known.changed), sync=False)
+            before = {"verified": known.verified, "changed": self._changed}
         self._order(
             {
                 "cmd": "copy",
@@ -102,7 +118,9 @@ class MoverHandle:
                 "depth": source["depth"],
                 "extents": self._extents,
                 "blank": blank,
+                "heading": heading,
                 "compare": compare,
+                "known": before,
             },
             ANSWER_TIMEOUT,
         )

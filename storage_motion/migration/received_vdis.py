@@ -8,6 +8,7 @@ it is found again whoever is killed.
 
 import json
 import logging
+import secrets as tokens
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from storage_motion import waiting
@@ -93,15 +94,36 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
     opened = json.loads(
         smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT)
     )
-    entry.write_disks({key: {"shut": True, "location": session.xenapi.VDI.get_location(vdi)}})
+    entry.write_disks(
+        {
+            key: {
+                "shut": True,
+                "location": session.xenapi.VDI.get_location(vdi),
+                "contents": _new_contents(),
+            }
+        }
+    )
+    return _record(entry.entry["disks"][key], opened)
+
+
+def _record(disk: Dict[str, Any], opened: Dict[str, Any]) -> Dict[str, Any]:
+    """A disk of the journal, and what `vdi_receive_start` has answered, as one record for the
+    receiver and for the source."""
     return {
-        "vdi": entry.entry["disks"][key]["vdi"],
+        "vdi": disk["vdi"],
         "sr": disk["sr"],
         "size": disk["size"],
         "socket": opened["socket"],
         "depth": opened["depth"],
-        "blank": bool(opened["blank"]) and not disk["target"],
+        "blank": bool(opened["blank"]) and disk["created"],
+        "contents": disk.get("contents"),  # one of an earlier version has none
     }
+
+
+def _new_contents() -> str:
+    """A name for what a disk holds from now on. It stays for as long as nothing but our receivers
+    can have written to it, and all that it was given is there."""
+    return tokens.token_hex(16)
 
 
 def _sm_config(session: "XenAPI.Session", sr: str, disk: Dict[str, Any]) -> Dict[str, str]:
@@ -140,27 +162,23 @@ def manage(session: "XenAPI.Session", vdi: str) -> None:
         managed.set_managed(session.xenapi.VDI.get_SR(vdi), vdi, True)
 
 
-def reopen(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dict[str, Any]:
+def reopen(session: "XenAPI.Session", entry: Journal, key: str) -> Dict[str, Any]:
     """Close the tapdisk of a disk and open another one. Its record for the receiver. Raises
     GateOpen if it is not shut."""
-    migration = entry.entry["migration"]
+    migration, disk = entry.entry["migration"], entry.entry["disks"][key]
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
     config = session.xenapi.VDI.get_sm_config(vdi)
     ours = session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration
     if not ours or not gate.is_shut(config) or gate.active(config):
         raise GateOpen(migration, disk["vdi"])
-    smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
+    closed = smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
+    if closed != smapi.CLOSED_IN_ORDER:
+        # A tapdisk that is dead may have had more in its memory than on the disk.
+        entry.write_disks({key: {"contents": _new_contents()}})
     opened = json.loads(
         smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT)
     )
-    return {
-        "vdi": disk["vdi"],
-        "sr": disk["sr"],
-        "size": disk["size"],
-        "socket": opened["socket"],
-        "depth": opened["depth"],
-        "blank": bool(opened["blank"]) and disk["created"],
-    }
+    return _record(entry.entry["disks"][key], opened)
 
 
 def _take(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any], sr: str) -> str:

@@ -24,6 +24,7 @@ RETIRE_TIMEOUT = 2.0
 SPEC = "receive%d"
 # Of each disk, what the receiver is told.
 RECEIVED = ("vdi", "sr", "size", "socket", "depth", "blank")
+ANSWERED = ("vdi", "blank", "contents")  # and what the source is
 
 
 def start(entry: Journal, address: str, made: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:
@@ -66,7 +67,7 @@ def start(entry: Journal, address: str, made: Dict[str, Dict[str, Any]]) -> Dict
         "port": answer["port"],
         "fingerprint": answer["fingerprint"],
         "token": token,
-        "disks": {key: {"vdi": disk["vdi"], "blank": disk["blank"]} for key, disk in made.items()},
+        "disks": {key: {name: disk[name] for name in ANSWERED} for key, disk in made.items()},
     }
 
 

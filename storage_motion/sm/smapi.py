@@ -27,6 +27,8 @@ DEFAULT_TIMEOUT = 600.0
 COMMANDS_TIMEOUT = 300.0
 
 STANDS_BY = "--stand-by"  # an argument of a command of MirrorSR (sm/standby.py)
+# what vdi_receive_abort answers where all that its tapdisk has answered is in the image
+CLOSED_IN_ORDER = "closed in order"
 AWAY = 488  # the fault of a command of MirrorSR whose xapi has ended under it, or is not there yet
 
 # In other_config of a VDI while its mirror is being set up: the target, a socket in /run/sxm/<id>.

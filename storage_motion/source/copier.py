@@ -28,6 +28,7 @@ from storage_motion.errors import (
 from storage_motion.source.comparison import Comparison, Question
 from storage_motion.source.pace import Pace
 from storage_motion.source.ranges import Range, RangeSet, intersection, total
+from storage_motion.source.verified_windows import VerifiedWindows
 from storage_motion.source.windows import WINDOW, windows
 from storage_motion.wire import nbd, nbd_client, stream
 from storage_motion.wire.guest_writes import CopyPriority
@@ -60,7 +61,10 @@ class Copier(object):
         mirror: "Mirror",
         data: RangeSet,
         blank: bool,
+        verified: VerifiedWindows,
+        heading: Dict[str, Any],
         compare: bool = False,
+        known: Optional[RangeSet] = None,
         bandwidth: float = 0.0,
     ) -> None:
         """Begins at once, in a thread of its own.
@@ -69,7 +73,9 @@ class Copier(object):
         receiver's copy role, with COPY_DEPTH. `link`: control_link.ControlLink. `mirror`:
         mirror.Mirror. `data`: RangeSet of the sectors in which the snapshot may hold other than
         zeros. `blank`: the destination reads as zeros; if not, all other sectors are made zero too.
-        `compare`: the destination may have some of it, so only what differs is written.
+        `verified`: is told of each window that is, under `heading`. `compare`: the destination may
+        have some of it, so only what differs is written. `known`: sectors that are at the
+        destination for sure, whole windows, which are left alone; only with `compare`.
         `bandwidth`: see `limit`.
         """
         self._source = source
@@ -80,12 +86,21 @@ class Copier(object):
         self._zeros = nbd.CMD_REQUIRE_ZEROES if blank else nbd.CMD_WRITE_ZEROES
         everything = RangeSet([(0, source.size // nbd.SECTOR)])
         self._to_copy = data if blank else everything
+        known = known if compare and known and not blank else RangeSet()
+        self._left = RangeSet(known.missing(0, everything.total)) if known else self._to_copy
         self._state = "running"
         self._error: Optional[str] = None
         self._errno: Optional[int] = None  # of a request that a disk has failed
         self._stopped: Optional[str] = None
         # Sectors. `same`: found at the destination; `saved`: those of them that hold data.
-        self._copied = self._verified = self._skipped = self._same = self._saved = 0
+        self._copied = self._verified = self._skipped = 0
+        self._same, self._saved = known.total, total(intersection(known, data))
+        self._windows = verified
+        for start, end in known:
+            verified.verified(start, end)
+        if blank:
+            verified.all_but(data, everything.total)
+        verified.begin(heading)
         self._comparison = Comparison(link, mirror) if compare else None
         # claims that the receiver has not answered, each with the count of its requests
         self._unanswered: "collections.Counter[Claim]" = collections.Counter()
@@ -98,7 +113,7 @@ class Copier(object):
         self._priority = CopyPriority(mirror.guest)
         self._pace = Pace()
         self._pace.bandwidth = bandwidth
-        mirror.confine(self._to_copy.copy())
+        mirror.confine(self._left.copy())
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         self._thread.start()
 
@@ -154,7 +169,7 @@ class Copier(object):
             log.warning("the copy has failed: %s", self._error)
 
     def _copy(self) -> None:
-        for ranges in windows(self._to_copy):
+        for ranges in windows(self._left):
             while self._source.full or self._source.in_flight >= READS:
                 self._go_on()
             self._begin(ranges)
@@ -219,6 +234,8 @@ class Copier(object):
             same, differing = self._comparison.answer(question, data)
             self._note_found(ranges, same, differing)
             ranges = differing
+            if same and not differing:
+                self._windows.verified(same[0][0], same[-1][1])
         if ranges:
             self._send(ranges, first, data)
 
@@ -285,4 +302,5 @@ class Copier(object):
         if not self._unanswered[claim]:
             del self._unanswered[claim]
             self._verified += total(claim.ranges)
+            self._windows.verified(claim.ranges[0][0], claim.ranges[-1][1])
             self._mirror.release(claim)

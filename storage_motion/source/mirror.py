@@ -36,7 +36,7 @@ from storage_motion.wire.mover_status import BROKEN, ENDED, MIRRORING, READY
 from storage_motion.wire.waker import Waker
 
 if TYPE_CHECKING:
-    from storage_motion.source.merge import Claim, Merge
+    from storage_motion.source.merge import Claim
     from storage_motion.source.ranges import Range, RangeSet
 
 GOODBYE_BOUND = 10.0  # seconds for the receiver to confirm the end, which it does by closing
@@ -53,19 +53,18 @@ class Mirror(object):
         secondary: str,
         tls: ssl.SSLSocket,
         size: int,
-        merge: "Merge",
+        writes: MirroredWrites,
         stall_bound: float,
-        max_outstanding: int,
     ) -> None:
         """Listens on the unix socket `secondary` at once.
 
-        `tls`: the receiver's mirror role. `size` in bytes. `merge`: merge.Merge, this object's from
-        now on. `stall_bound`: seconds from a write's arrival to its answer.
+        `tls`: the receiver's mirror role. `size` in bytes. `writes`: this object's from now on.
+        `stall_bound`: seconds from a write's arrival to its answer.
         """
         self._secondary = secondary
         self._tls = tls
         self._size = size
-        self._writes = MirroredWrites(merge, size, max_outstanding)
+        self._writes = writes
         self._stall_bound = stall_bound
         self.guest = GuestWrites()  # the copy gives way to them
         self._lock = threading.Lock()  # over these three

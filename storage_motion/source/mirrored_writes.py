@@ -9,7 +9,7 @@ to be sent. The copier reaches the merge through `claim` and `release`, from its
 import collections
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional
 
 from storage_motion.errors import MirrorBroken, ProtocolError
 from storage_motion.wire import nbd, nbd_server
@@ -37,9 +37,17 @@ class _Write(object):
 class MirroredWrites(object):
     """Those of one disk. For any thread."""
 
-    def __init__(self, merge: "Merge", size: int, max_outstanding: int) -> None:
+    def __init__(
+        self,
+        merge: "Merge",
+        size: int,
+        max_outstanding: int,
+        wrote: Callable[[int, int], None] = lambda start, end: None,
+    ) -> None:
         """`merge`: merge.Merge, this object's from now on. `size` of the disk in bytes.
-        `max_outstanding`: writes that tapdisk may have under way."""
+        `max_outstanding`: writes that tapdisk may have under way. `wrote(start, end)` is told of
+        each, in sectors, before anything is done with it."""
+        self._wrote = wrote
         self._merge = merge
         self._size = size
         self._max_outstanding = max_outstanding
@@ -100,8 +108,10 @@ class MirroredWrites(object):
                 self._writes[handle] = write
                 self._outstanding_bytes += request.length
                 request.rename(handle)
-                start, stop = request.offset, request.offset + request.length
-                if self._merge.arrive(handle, start // nbd.SECTOR, stop // nbd.SECTOR):
+                start = request.offset // nbd.SECTOR
+                stop = start + request.length // nbd.SECTOR
+                self._wrote(start, stop)
+                if self._merge.arrive(handle, start, stop):
                     going.append(request)
                 else:
                     write.held = bytes(request.message)

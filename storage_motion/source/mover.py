@@ -8,6 +8,7 @@ SPEC is a JSON file, 0600:
 
     {"migration", "key": source VDI uuid, "size": bytes, "receiver": {"address", "port", "fingerprint", "token"},
      "secondary": unix path on which to listen for tapdisk, "control": unix path, "log": path,
+     "verified": path for the file of what is verified (verified_windows.py),
      "stall_bound": seconds a mirrored write may wait for its answer, "max_outstanding": mirrored writes,
      optional: "orphan_bound": 600.0 s, "bandwidth": bytes per second of mirror and copy, 0.0}
 
@@ -26,6 +27,9 @@ from storage_motion.errors import DataPathError, NotFinished
 from storage_motion.source import copier
 from storage_motion.source.merge import Merge
 from storage_motion.source.mirror import Mirror
+from storage_motion.source.mirrored_writes import MirroredWrites
+from storage_motion.source.ranges import RangeSet
+from storage_motion.source.verified_windows import VerifiedWindows, known
 from storage_motion.source.windows import read_extents
 from storage_motion.wire import channel, nbd, nbd_client, service
 from storage_motion.wire.control_link import ControlLink
@@ -70,6 +74,7 @@ class Mover(object):
         self._mirror: Optional[Mirror] = None
         self._link: Optional[ControlLink] = None
         self._copier: Optional[copier.Copier] = None
+        self._windows: Optional[VerifiedWindows] = None
         self._error: Optional[str] = None
         self._bandwidth: float = spec.get("bandwidth", 0.0)
         self._finished = False
@@ -97,13 +102,13 @@ class Mover(object):
             control = self._open_role("control")
             self._link = ControlLink(control, self._link_lost)
             mirror = self._open_role("mirror")
+            sectors = size // nbd.SECTOR
+            self._windows = VerifiedWindows(self._spec["verified"], sectors)
+            writes = MirroredWrites(
+                Merge(sectors), size, self._spec["max_outstanding"], self._windows.wrote
+            )
             self._mirror = Mirror(
-                self._spec["secondary"],
-                mirror,
-                size,
-                Merge(size // nbd.SECTOR),
-                self._spec["stall_bound"],
-                self._spec["max_outstanding"],
+                self._spec["secondary"], mirror, size, writes, self._spec["stall_bound"]
             )
             self._mirror.start()
             log.info("ready for disk %s", self._spec["key"])
@@ -165,8 +170,9 @@ class Mover(object):
                 raise NotFinished("the mover is not ready: %s" % self._error)
             if self._copier is not None:
                 raise NotFinished("this disk has been copied, or is being copied")
-            assert self._link is not None
+            assert self._link is not None and self._windows is not None
             data = read_extents(message["extents"], self._spec["size"])
+            before = self._known(message.get("known"))
             source = nbd_client.connect(message["socket"], depth=message["depth"])
             if source.size != self._spec["size"]:
                 source.close()
@@ -181,10 +187,22 @@ class Mover(object):
                 self._mirror,
                 data,
                 bool(message["blank"]),
+                self._windows,
+                message["heading"],
                 message.get("compare") is True,
+                before,
                 self._bandwidth,
             )
         return {"ok": True}
+
+    def _known(self, before: Optional[Dict[str, str]]) -> RangeSet:
+        """The sectors that the destination has already. `before`: {"verified": path of the file
+        that another mover of this disk has left, "changed": path of the extents in which this
+        snapshot may differ from that mover's}, or None. Raises DataPathError."""
+        if before is None:
+            return RangeSet()
+        changed = read_extents(before["changed"], self._spec["size"])
+        return known(before["verified"], self._spec["size"] // nbd.SECTOR, changed)
 
     def _limit(self, message: Dict[str, Any]) -> Dict[str, Any]:
         bandwidth = message.get("bandwidth")
@@ -231,7 +249,7 @@ class Mover(object):
 def run(path: str) -> int:
     """The process, with the spec in the file `path`; its exit code. Raises DataPathError if it
     cannot even begin."""
-    required = ("key", "size", "receiver", "secondary", "control", "log")
+    required = ("key", "size", "receiver", "secondary", "control", "log", "verified")
     spec = service.load_spec(path, required + ("stall_bound", "max_outstanding"))
     service.start_log(spec["log"], "mover")
     service.switch_threads_often()

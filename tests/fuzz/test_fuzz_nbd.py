@@ -18,6 +18,7 @@ from storage_motion.destination.mirror_role import MirrorRole
 from storage_motion.errors import ConnectionLost, DataPathError, RequestFailed
 from storage_motion.source import merge
 from storage_motion.source.mirror import Mirror
+from storage_motion.source.mirrored_writes import MirroredWrites
 from storage_motion.wire import nbd, nbd_client, nbd_server, stream
 
 SIZE = 1 << 20
@@ -351,7 +352,8 @@ def test_mirror_with_a_receiver_that_says_anything(count, replies, closes):
     tls, receiver = socket.socketpair()
     with tempfile.TemporaryDirectory(prefix="sxm-fuzz-", dir="/dev/shm") as directory:
         path = os.path.join(directory, "s")
-        mirror = Mirror(path, tls, SIZE, merge.Merge(SIZE // nbd.SECTOR), 0.3, 300)
+        writes = MirroredWrites(merge.Merge(SIZE // nbd.SECTOR), SIZE, 300)
+        mirror = Mirror(path, tls, SIZE, writes, 0.3)
         mirror.start()
         guest = threading.Thread(
             target=lambda: answered.extend(guest_writes(path, count)), daemon=True

@@ -101,7 +101,12 @@ def _take(m: "Migration", disks: Sequence["Disk"], text: str) -> None:
     )
     for disk in disks:
         made = answer["disks"][disk.key]
-        m.note(disk.key, destination_vdi=made["vdi"], blank=bool(made["blank"]))
+        m.note(
+            disk.key,
+            destination_vdi=made["vdi"],
+            blank=bool(made["blank"]),
+            contents=made.get("contents"),
+        )
 
 
 def give(m: "Migration") -> None:

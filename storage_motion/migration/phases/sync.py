@@ -4,7 +4,8 @@ mirrored meanwhile.
 
 A mirror that breaks is not mended but made anew, by `clear_broken` and then `synchronise` again: a
 new mover, a new snapshot, and at the destination a new tapdisk. Nothing that the dead ones knew is
-needed: the copier compares all of the disk, and sends what differs.
+needed: the copier compares all of the disk, and sends what differs. What the mover before has
+verified, and can be trusted, need not be compared again (verified_before.py).
 
 Every snapshot stays until the VM has moved, or the migration is taken back (snapshots.py).
 """
@@ -25,7 +26,7 @@ from storage_motion.errors import (
     TimedOut,
     VmNotRunning,
 )
-from storage_motion.migration import bandwidth, durable, mirror_health, snapshots
+from storage_motion.migration import bandwidth, durable, mirror_health, snapshots, verified_before
 from storage_motion.migration.mover_handle import MoverHandle
 from storage_motion.migration.phases import block_tracking, receive
 from storage_motion.sm import repeated_commands, smapi
@@ -225,8 +226,11 @@ def _copy(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) ->
     m.pulse()
     extents = json.loads(_sm(m, disk, "vdi_extents", copied_from))
     compare = entry.get("renewed", False) and not entry["blank"]
-    mover.copy(opened, extents, entry["blank"], compare=compare)
-    m.note(disk.key, state="copying")
+    ask = functools.partial(_sm, m, disk)
+    known = verified_before.look(m, disk, copied_from, ask) if compare else None
+    heading = verified_before.heading(m, disk, copied_from)
+    mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known)
+    m.note(disk.key, state="copying", verified_windows=mover.verified)
 
 
 def _await_copy(m: "Migration", disk: "Disk") -> None:
@@ -258,6 +262,7 @@ def _close(m: "Migration", disk: "Disk") -> None:
     if opened and Records(m.source).ref("VDI", opened):
         _sm(m, disk, "vdi_copy_close", opened)
     m.note(disk.key, copy_open=None)
+    verified_before.close(m, disk, functools.partial(_sm, m, disk))
 
 
 # What ends the synchronising of a disk, in this order; each is idempotent. The mover first: when

@@ -5,7 +5,18 @@ import contextlib
 import os
 import re
 import time
-from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, Optional, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Tuple,
+    TypeVar,
+)
 
 from storage_motion.dom0 import launch, tapctl
 from storage_motion.errors import DiskInUse, DiskStuck, TapCtlError
@@ -46,17 +57,20 @@ def listed(pid: int, minor: int) -> Optional[tapctl.Vbd]:
     return next((vbd for vbd in tapctl.list(pid=pid) if vbd.minor == minor), None)
 
 
-def end_tapdisk(vbd: tapctl.Vbd, process: Optional[launch.Process]) -> None:
+def end_tapdisk(vbd: tapctl.Vbd, process: Optional[launch.Process]) -> bool:
     """End the tapdisk of a vbd, and prove it gone. `process`: it, None if it is gone already.
-    Raises DiskStuck, TapCtlError."""
+    Whether it has closed its image itself, in order. Raises DiskStuck, TapCtlError."""
+    in_order = True
     try:
         tapctl.destroy(vbd)
     except TapCtlError:
+        in_order = False
         # a command that was killed over it may have had it end just now
         if process is not None and not process.gone(CLOSE_BOUND):
             raise
     if process is not None and not process.gone(CLOSE_BOUND):
         raise DiskStuck("tapdisk %d has not exited within %d s" % (vbd.pid, CLOSE_BOUND))
+    return in_order
 
 
 @contextlib.contextmanager
@@ -117,19 +131,19 @@ class Disk(object):
             "VDI %s has been about to be opened" % self.uuid,
         )
 
-    def close_tapdisks(self) -> bool:
-        """End every tapdisk on this host that has the image open, and prove them gone. Whether
-        there was one.
+    def close_tapdisks(self) -> List[Tuple[tapctl.Vbd, bool]]:
+        """End every tapdisk on this host that has the image open, and prove them gone. Those that
+        had, each with whether it has closed the image itself, in order.
 
         Raises DiskStuck, DiskInUse."""
         self.await_openers()
-        found = tapctl.find(self.path)
-        for vbd in found:
-            end_tapdisk(vbd, launch.Process.of(vbd.pid))
+        ended = [
+            (vbd, end_tapdisk(vbd, launch.Process.of(vbd.pid))) for vbd in tapctl.find(self.path)
+        ]
         left = tapctl.find(self.path)
         if left:
             raise DiskInUse(self.uuid, "tapdisk %d still has it open" % left[0].pid)
-        return bool(found)
+        return ended
 
     def let_go(self) -> None:
         """Deactivate and detach it, as sm does, on a host where nobody uses it; even if sm was
@@ -141,7 +155,7 @@ class Disk(object):
         below, this leaves a logical volume active, until the VDI is next deactivated or removed.
         """
         with self.locked():
-            lost = self.running() is None and self.close_tapdisks()
+            lost = self.running() is None and bool(self.close_tapdisks())
             if lost and self.link() is None:
                 self.tapped.target.deactivate(self.sr.uuid, self.uuid)
         self.tapped.deactivate(self.sr.uuid, self.uuid, {})

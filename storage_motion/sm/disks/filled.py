@@ -6,7 +6,7 @@ one that sm does not clear when a master plugs the SR again. Exactly while it is
 tapdisk have the image open.
 """
 
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import XenAPI
 
@@ -118,11 +118,17 @@ class FilledDisk(Disk):
             guard.end_readers(self.uuid)  # last, as in `finish`
             return waits
 
-    def abort(self) -> None:
-        """Close the disk and leave the gate shut. Raises DiskPaused if the gate is not ours."""
+    def abort(self) -> bool:
+        """Close the disk and leave the gate shut. Whether the tapdisk that `start` has noted, and
+        no other, had it open until now, and has closed it in order: so all that it has answered is
+        in the image. Raises DiskPaused if the gate is not ours."""
         with self.locked():
-            self._close()
+            noted = self._noted_tapdisk()
+            process = launch.Process.from_json(noted)
+            lived = process is not None and process.alive()
+            ended = [(vbd.pid, vbd.minor, in_order) for vbd, in_order in self._close()]
             self._record.remove()
+        return noted is not None and lived and ended == [(noted["pid"], noted["minor"], True)]
 
     def _open_gate(self) -> None:
         config = self.sm_config()
@@ -158,8 +164,8 @@ class FilledDisk(Disk):
                 raise
             raise DiskPaused(self.uuid, "by another operation")
 
-    def _close(self) -> None:
-        """End our tapdisk, if there is one.
+    def _close(self) -> List[Tuple[tapctl.Vbd, bool]]:
+        """End our tapdisk, if there is one: what Disk.close_tapdisks tells.
 
         With the VDI's lock held, a tapdisk on this host is sm's exactly if sm's tag of this host is
         there: once the gate was open the guest may run on it, and a repeated call must not touch
@@ -172,13 +178,16 @@ class FilledDisk(Disk):
             marks.SHUT in (config.get(marks.PAUSED), config.get(marks.RELINKING))
             or self._record.read() is not None
         )
+        ended: List[Tuple[tapctl.Vbd, bool]] = []
         if ours and self.host_key not in config:
             # `start` forgets it before it opens the image with another one
             only = self._only if self._noted_tapdisk() == self._only else None
             process = launch.Process.from_json(only)
             if only is not None and process is not None and process.alive():
-                end_tapdisk(tapctl.Vbd(only["pid"], only["minor"], None, None), process)
+                vbd = tapctl.Vbd(only["pid"], only["minor"], None, None)
+                ended = [(vbd, end_tapdisk(vbd, process))]
             else:
-                self.close_tapdisks()
+                ended = self.close_tapdisks()
             self.tapped.target.deactivate(self.sr.uuid, self.uuid)
             self.tapped.target.detach(self.sr.uuid, self.uuid)
+        return ended

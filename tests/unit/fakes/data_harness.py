@@ -210,6 +210,7 @@ class Mover(object):
         self.site = site
         self.secondary = site.path(key + ".mirror")
         self.control = site.path(key + ".mover")
+        self.verified = site.path(key + ".map")
         spec = {
             "migration": "m",
             "key": key,
@@ -217,6 +218,7 @@ class Mover(object):
             "receiver": receiver,
             "secondary": self.secondary,
             "control": self.control,
+            "verified": self.verified,
             "log": site.path(key + ".log"),
             "stall_bound": PATIENT,
             "max_outstanding": 300,
@@ -230,11 +232,17 @@ class Mover(object):
     def ask(self, command, **arguments):
         return control_socket.request(self.control, dict(arguments, cmd=command), 30)
 
-    def copy(self, source, extents, size, blank=True, **more):
-        """Start the copy from the NBD socket `source`; `extents`: (offset, length) in bytes."""
-        path = self.site.path("extents.json")
+    def listed(self, name, extents, size):
+        """The path of a file that lists `extents`, (offset, length) in bytes."""
+        path = self.site.path(name)
         with open(path, "w") as target:
             target.write(windows.listed({"size": size, "extents": extents}))
+        return path
+
+    def copy(self, source, extents, size, blank=True, **more):
+        """Start the copy from the NBD socket `source`; `extents`: (offset, length) in bytes."""
+        path = self.listed("extents.json", extents, size)
+        more.setdefault("heading", {"snapshot": source})
         answer = self.ask(
             "copy", socket=source, depth=nbd_client.DEPTH, extents=path, blank=blank, **more
         )

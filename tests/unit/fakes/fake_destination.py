@@ -27,6 +27,7 @@ class Destination:
         self.sr = by_name(self.pool, "SR", "b1-sr")
         self.pool.handlers["SR.get_VDIs"] = lambda sr: sorted(self.vdis())
         self.fails, self.sm_calls, self.count = None, [], 0
+        self.closes = smapi.CLOSED_IN_ORDER  # what vdi_receive_abort answers
         self.unnamed, self.unprovable = [], False
         self.larger = 0  # bytes by which SM rounds up
         self.makes = None  # the format in which SM makes a disk if none is asked for
@@ -79,7 +80,7 @@ class Destination:
             )
             config.update({"paused": marks.SHUT, "relinking": marks.SHUT})
             return json.dumps({"socket": "/x", "depth": 6, "blank": True})
-        return None
+        return self.closes if command == "vdi_receive_abort" else None
 
     def start(self, name, argv):
         if self.fails == "receiver":

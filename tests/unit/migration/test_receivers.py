@@ -50,6 +50,32 @@ def test_disks_are_opened_anew_for_another_receiver(destination, tmp_path):
     assert nothing_left(destination, tmp_path)
 
 
+def test_contents_have_the_same_name_while_all_that_was_answered_is_there(destination):
+    """By it the source knows what it need not compare."""
+
+    def contents(answer):
+        return {key: disk["contents"] for key, disk in answer["disks"].items()}
+
+    first = contents(destination.receive())
+    assert len(set(first.values())) == len(KEYS) and all(len(name) == 32 for name in first.values())
+    assert contents(receive_renew(destination, KEYS)) == first
+    # a tapdisk that was killed, a host that was restarted: the driver says nothing
+    destination.closes = None
+    second = contents(receive_renew(destination, KEYS[:1]))
+    assert second[KEYS[0]] not in first.values()
+    destination.closes = smapi.CLOSED_IN_ORDER
+    assert contents(receive_renew(destination, KEYS)) == dict(first, **second)
+
+
+def test_new_contents_are_named_before_anything_is_written_to_them(destination):
+    first = destination.receive()["disks"][KEYS[0]]["contents"]
+    destination.closes, destination.fails = None, "vdi_receive_start 3"
+    with pytest.raises(MotionError):
+        receive_renew(destination, KEYS[:1])
+    destination.closes, destination.fails = smapi.CLOSED_IN_ORDER, None
+    assert receive_renew(destination, KEYS[:1])["disks"][KEYS[0]]["contents"] != first
+
+
 @pytest.mark.parametrize("fails", ["vdi_receive_abort 1", "vdi_receive_start 3", "receiver"])
 def test_a_renewal_that_fails_may_be_repeated(destination, tmp_path, fails):
     destination.receive()

@@ -21,7 +21,7 @@ from storage_motion.errors import (
     MotionError,
     SmFault,
 )
-from storage_motion.migration import mirror_health, resume
+from storage_motion.migration import mirror_health, resume, verified_before
 from storage_motion.migration.phases import receive, sync, table as phases
 from storage_motion.sm import smapi
 
@@ -82,14 +82,15 @@ class World:
     def mover(self, key):
         return self
 
-    secondary = "/run/m0.nbd"
+    secondary, verified = "/run/m0.nbd", "/run/v0-0.map"
 
     def start(self, size):
         self.log.append("mover")
         return Process()
 
-    def copy(self, source, extents, blank, compare):
+    def copy(self, source, extents, blank, heading, compare, known):
         self.log.append("copy")
+        self.told = {"heading": heading, "compare": compare, "known": known}
 
     def pulse(self):
         self.looks += 1
@@ -243,6 +244,7 @@ def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after
     assert world.log == ([["k"]] if closed_after else [])
 
 
+SNAPSHOT = '{"size": 1}'  # what every command of SM's answers here
 STEPS = ["mover", "vdi_mirror_start", "database", "vdi_copy_open", "vdi_extents", "copy", "close"]
 
 
@@ -258,6 +260,25 @@ def test_a_cancel_is_noticed_between_any_two_commands(monkeypatch):
         longest = max(longest, len(stopped.log))
         assert stopped.log == STEPS[: len(stopped.log)] and look <= len(stopped.log) + 1
     assert longest == len(STEPS)
+
+
+@pytest.mark.parametrize(
+    "renewed, blank, looked", [(False, True, False), (True, True, False), (True, False, True)]
+)
+def test_what_was_verified_before_is_looked_for_where_something_is_compared(
+    monkeypatch, renewed, blank, looked
+):
+    world = World(monkeypatch)
+    known = verified_before.Known("/run/v0-0.map", {"size": 1, "extents": []})
+    monkeypatch.setattr(verified_before, "look", lambda m, disk, snapshot, ask: known)
+    world.disk("k").update(renewed=renewed, blank=blank, contents="c")
+    sync.synchronise(world)
+    assert world.told == {
+        "heading": {"migration": "m", "snapshot": SNAPSHOT, "contents": "c"},
+        "compare": looked,
+        "known": known if looked else None,
+    }
+    assert world.disk("k")["verified_windows"] == "/run/v0-0.map"
 
 
 def stopping(monkeypatch, abort, keys=("k", "l")):

@@ -95,7 +95,7 @@ def test_what_a_killed_command_has_begun_is_waited_for_before_tapdisks_are_looke
     monkeypatch.setattr(filled.FilledDisk, "path", "/image")
     monkeypatch.setattr(filled.tapctl, "opening", lambda path: log.append(path) or under_way.pop(0))
     monkeypatch.setattr(filled.tapctl, "find", lambda path: log.append("found") or [])
-    assert disk.close_tapdisks() is False
+    assert disk.close_tapdisks() == []
     assert log == ["/image"] * 3 + ["found"] * 2
 
 
@@ -137,10 +137,58 @@ def test_what_is_known_before_the_pause_is_used_exactly_if_it_still_holds(
     monkeypatch.setattr(
         filled, "end_tapdisk", lambda vbd, process: closed.append((vbd.pid, vbd.minor))
     )
-    disk.close_tapdisks = lambda: closed.append("all that there are")
+    disk.close_tapdisks = lambda: closed.append("all that there are") or []
     disk.host_key, disk.tapped, disk.sr = "host_x", mock.Mock(), mock.Mock()
     disk.record = {"blank": True, "tapdisk": noted}
     disk.expect_finish()
     disk.record = {"blank": True, "tapdisk": then}
     filled.FilledDisk._close(disk)
     assert closed == ([(ONLY["pid"], 3)] if quick else ["all that there are"])
+
+
+OURS = tapctl.Vbd(ONLY["pid"], 3, None, None)
+OTHER = tapctl.Vbd(5, 4, None, None)
+
+
+@pytest.mark.parametrize(
+    "noted, ended, in_order",
+    [
+        (ONLY, [(OURS, True)], True),
+        (ONLY, [(OURS, False)], False),
+        (ONLY, [(OURS, True), (OTHER, True)], False),
+        (ONLY, [(OTHER, True)], False),
+        (ONLY, [], False),
+        (None, [(OURS, True)], False),
+        (dict(ONLY, started=1), [(OURS, True)], False),
+        (dict(ONLY, minor=4), [(OURS, True)], False),
+    ],
+    ids=[
+        "ours",
+        "it did not close",
+        "another as well",
+        "another",
+        "dead before",
+        "not noted",
+        "pid is another's",
+        "minor is another's",
+    ],
+)
+def test_what_is_closed_in_order_is_the_one_tapdisk_that_was_noted(disk, noted, ended, in_order):
+    disk.record = {"blank": True, "tapdisk": noted}
+    disk._close = lambda: ended
+    assert disk.abort() is in_order
+    assert disk.log == ["locked", "no record", "unlocked"]
+
+
+@pytest.mark.parametrize("refused, gone, in_order", [(False, True, True), (True, True, False)])
+def test_a_tapdisk_that_ends_without_a_word_has_not_closed_in_order(
+    filled, monkeypatch, refused, gone, in_order
+):
+    def destroy(vbd):
+        if refused:
+            raise TapCtlError("destroy", errno.ENOENT, "no such tapdisk")
+
+    monkeypatch.setattr(filled.tapctl, "destroy", destroy)
+    process = mock.Mock()
+    process.gone.return_value = gone
+    assert filled.end_tapdisk(OURS, process) is in_order

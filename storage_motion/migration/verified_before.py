@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What of a disk the destination has for sure when its copy is taken up again.
+
+A mover that is dead has left a file of the windows that it verified, of its snapshot
+(source/verified_windows.py). That is trusted only if all of this holds; else all of both disks is
+read and compared:
+
+* the file is of this migration, that snapshot, and the contents that the destination's disk has
+  still: the destination names them anew whenever the tapdisk that filled it has not been closed in
+  order, by us (received_vdis.py), as after a crash of its host;
+* the snapshot is there still, as the snapshots of earlier mirrors are (snapshots.py), and SM's
+  driver tells where the new one may differ from it. Those windows are left out.
+"""
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional
+
+from storage_motion.errors import SmFault
+from storage_motion.source import verified_windows
+from storage_motion.xapi.records import Records
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+    from storage_motion.plan.plan import Disk
+
+log = logging.getLogger("sxm")
+
+# One of MirrorSR's commands for a VDI (a UUID) of the disk's SR: its answer.
+Ask = Callable[..., Any]
+
+
+class Known(NamedTuple):
+    """`verified`: the path of the file. `changed`: {"size", "extents"}: where the snapshot that is
+    to be copied may differ from the one which that file tells of."""
+
+    verified: str
+    changed: Dict[str, Any]
+
+
+def heading(m: "Migration", disk: "Disk", snapshot: str) -> Dict[str, Any]:
+    """Of what the file tells that the mover of a disk makes of a `snapshot` (a UUID)."""
+    return {"migration": m.id, "snapshot": snapshot, "contents": m.disk(disk.key).get("contents")}
+
+
+def look(m: "Migration", disk: "Disk", snapshot: str, ask: Ask) -> Optional[Known]:
+    """What is known of a disk whose copy is taken up again with another `snapshot` (a UUID), which
+    is open; or None. Never raises for what SM's drivers refuse: then all is compared."""
+    path = m.disk(disk.key).get("verified_windows")
+    if path is None or not m.disk(disk.key).get("contents"):
+        return None
+    of = verified_windows.heading_of(path)
+    if of is None or of != heading(m, disk, of.get("snapshot", "")) or of["snapshot"] == snapshot:
+        return None
+    before: str = of["snapshot"]
+    if Records(m.source).ref("VDI", before) is None:
+        return None
+    try:
+        # an image on LVM can be read only while it is open
+        m.note(disk.key, base_open=before)
+        ask("vdi_copy_open", before)
+        changed = json.loads(ask("vdi_extents", snapshot, args=(before,)))
+        close(m, disk, ask)
+    except SmFault as fault:
+        log.warning("%s: what of VDI %s is known is not used: %s", m.id, disk.key, fault)
+        return None
+    log.info("%s: VDI %s: what was verified of %s is known", m.id, disk.key, before)
+    return Known(path, changed)
+
+
+def close(m: "Migration", disk: "Disk", ask: Ask) -> None:
+    """Close the snapshot that `look` has opened, if it is open. Raises SmFault."""
+    opened = m.disk(disk.key).get("base_open")
+    if opened and Records(m.source).ref("VDI", opened):
+        ask("vdi_copy_close", opened)
+    m.note(disk.key, base_open=None)
