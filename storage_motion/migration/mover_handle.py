@@ -42,6 +42,7 @@ class MoverHandle:
         self._control = os.path.join(directory, "m%d.ctl" % index)
         self._spec = os.path.join(directory, "m%d.json" % index)
         self._extents = os.path.join(directory, "e%d.json" % index)
+        self._share = os.path.join(directory, "m%d.sent" % index)
 
     def start(self, size: int) -> launch.Process:
         """Start the process for a disk of `size` bytes. Returns its Process once it answers. Raises
@@ -56,6 +57,10 @@ class MoverHandle:
             "stall_bound": STALL_BOUND,
             "max_outstanding": MAX_OUTSTANDING,
             "log": root.path(LOG),
+            "share": {
+                "file": self._share,
+                "others": os.path.join(root.path(journal.RUN), "*", "m*.sent"),
+            },
         }
         journal.replace(self._spec, json.dumps(spec), sync=False)
         if os.path.exists(self._control):

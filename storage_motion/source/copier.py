@@ -26,6 +26,7 @@ from storage_motion.errors import (
     RequestFailed,
 )
 from storage_motion.source.comparison import Comparison, Question
+from storage_motion.source.fair_share import FairShare
 from storage_motion.source.pace import Pace
 from storage_motion.source.ranges import Range, RangeSet, intersection, total
 from storage_motion.source.windows import WINDOW, windows
@@ -61,6 +62,7 @@ class Copier(object):
         blank: bool,
         compare: bool = False,
         bandwidth: float = 0.0,
+        share: Optional[FairShare] = None,
     ) -> None:
         """Begins at once, in a thread of its own.
 
@@ -69,7 +71,7 @@ class Copier(object):
         mirror.Mirror. `data`: RangeSet of the sectors in which the snapshot may hold other than
         zeros. `blank`: the destination reads as zeros; if not, all other sectors are made zero too.
         `compare`: the destination may have some of it, so only what differs is written.
-        `bandwidth`: see `limit`.
+        `bandwidth`: see `limit`. `share`: this object's from now on; None: there are no others.
         """
         self._source = source
         self._destination = destination
@@ -96,6 +98,7 @@ class Copier(object):
             self._poll.register(client.sock, select.POLLIN)
         self._pace = Pace()
         self._pace.bandwidth = bandwidth
+        self._share = share
         mirror.confine(self._to_copy.copy())
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         self._thread.start()
@@ -150,6 +153,9 @@ class Copier(object):
             self._destination.close()
             self._mirror.abandon()
             log.warning("the copy has failed: %s", self._error)
+        finally:
+            if self._share is not None:
+                self._share.close()
 
     def _copy(self) -> None:
         for ranges in windows(self._to_copy):
@@ -250,14 +256,18 @@ class Copier(object):
             self._destination.start_message(message, command, offset, length, tag=(claim, start))
         if data is not None:
             self._pace.sent(claimed * nbd.SECTOR)
+            if self._share is not None:
+                self._share.sent(claimed * nbd.SECTOR)
 
     def _await_turn(self) -> None:
-        """Until the bandwidth lets the copy go on. Answers are taken meanwhile, so no write of the
-        guest waits for that."""
+        """Until the bandwidth, and the other copies of this host, let the copy go on. Answers are
+        taken meanwhile, so no write of the guest waits for that."""
         answers = select.poll()
         answers.register(self._destination.sock, select.POLLIN)
         while True:
             pause = self._pace.pause(self._mirror.mirrored_bytes)
+            if not pause and self._share is not None:
+                pause = self._share.pause()
             if not pause:
                 return
             # a change is noticed soon
@@ -283,3 +293,5 @@ class Copier(object):
             del self._unanswered[claim]
             self._verified += total(claim.ranges)
             self._mirror.release(claim)
+            if self._share is not None:
+                self._share.answered(stream.unacknowledged(self._destination.sock) > 0)
