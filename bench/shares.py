@@ -71,6 +71,10 @@ def run(engine, effort, rounds, tell):
         for number in range(rounds):
             tell("shares: %s, round %d" % (case.name, number + 1))
             sample = {"round": number, "scenario": case.name, "contestant": peers.OURS}
-            sample.update(_once(engine, case))
+            try:
+                sample.update(_once(engine, case))
+            except (AssertionError, OSError, RuntimeError) as fault:  # such as: it is not root
+                sample.update(error="failed: %r" % fault)
+                tell("    " + sample["error"])
             samples.append(sample)
     return samples
