@@ -96,9 +96,12 @@ class Link(object):
                 if way.source in readable:
                     self._do(way, way.read)
             for way in writing:
-                if way.target in writable and way.held:
+                # who has had his turn comes after all the others; who was not served, as the link
+                # had nothing left, comes first
+                if way.target in writable and way.held and way.bucket.tokens >= 1:
+                    self._ways.remove(way)
+                    self._ways.append(way)
                     self._do(way, way.write)
-            self._ways.rotate(-1)
 
     def _accept(self):
         client, server = self._listening.accept()[0], socket.socket()

@@ -4,7 +4,7 @@
 import collections
 import time
 
-from bench import downtime, images, peers
+from bench import images, kernel_link, peers
 from bench.stage import Stage
 from data_harness import Mover, Receiver
 
@@ -21,17 +21,17 @@ QUICK = (Case("2 migrations", 2, 16 * MIB, 32 * MIB),)
 
 
 def _once(engine, case):
-    """{"half": what each has copied of its disk when half of all is copied, "ends": seconds}"""
+    """{"half": what each has copied when half of all is, both of what was left to be copied when
+    the last one began; "ends": seconds}"""
     with Stage(engine) as stage:
         raw = images.make(stage.path("raw"), case.size, images.whole(case.size))
         source = raw if engine.name == "lab" else engine.make(stage, "source", raw)
         keys = ["d%d" % number for number in range(case.copies)]
         new = {key: engine.blank(stage, "new-" + key, case.size) for key in keys}
         places = {key: (stage.disk(new[key], "to-" + key), case.size) for key in keys}
-        receiver = Receiver(stage, places, blank=True)
-        address = receiver.address()
-        address["port"] = downtime.link(stage, address["port"], case.link)
-        movers = {key: Mover(stage, key, case.size, address) for key in keys}
+        python = kernel_link.python_within(stage, case.link)
+        address = Receiver(stage, places, blank=True, python=python).address()
+        movers = {key: Mover(stage, key, case.size, address, python=python) for key in keys}
         snapshots = {key: stage.disk(source, "from-" + key) for key in keys}
         began = time.monotonic()
         for key in keys:
@@ -40,20 +40,28 @@ def _once(engine, case):
 
 
 def _follow(movers, case, began):
+    before = {key: copy["copied"] for key, copy in _copies(movers).items()}
     half, ends = None, {}
     while len(ends) < len(movers):
-        now = time.monotonic() - began
+        now, copies = time.monotonic() - began, _copies(movers)
         assert now < BOUND, "%d of %d copies have ended" % (len(ends), len(movers))
-        copies = {key: mover.ask("status")["copy"] for key, mover in movers.items()}
-        parts = [copy["copied"] / case.size for copy in copies.values()]
-        if half is None and sum(parts) >= len(parts) / 2:
-            half = parts
+        if half is None:
+            parts = [
+                (copy["copied"] - before[key]) / (case.size - before[key])
+                for key, copy in copies.items()
+            ]
+            half = parts if sum(parts) >= len(parts) / 2 else None
         for key, copy in copies.items():
-            assert copy["state"] in ("running", "done"), copy
             if copy["state"] == "done":
                 ends.setdefault(key, now)
         time.sleep(POLL)
     return {"half": half, "ends": sorted(ends.values())}
+
+
+def _copies(movers):
+    copies = {key: mover.ask("status")["copy"] for key, mover in movers.items()}
+    assert all(copy["state"] in ("running", "done") for copy in copies.values()), copies
+    return copies
 
 
 def run(engine, effort, rounds, tell):
@@ -63,6 +71,10 @@ def run(engine, effort, rounds, tell):
         for number in range(rounds):
             tell("shares: %s, round %d" % (case.name, number + 1))
             sample = {"round": number, "scenario": case.name, "contestant": peers.OURS}
-            sample.update(_once(engine, case))
+            try:
+                sample.update(_once(engine, case))
+            except (AssertionError, OSError, RuntimeError) as fault:  # such as: it is not root
+                sample.update(error="failed: %r" % fault)
+                tell("    " + sample["error"])
             samples.append(sample)
     return samples

@@ -291,7 +291,7 @@ def shares(result):
     """Of several copies at once: what each had when half of all was there, and when they ended."""
     rows = []
     for scenario in names(result["shares"], "scenario"):
-        here = of(result["shares"], scenario=scenario)
+        here = [one for one in of(result["shares"], scenario=scenario) if "error" not in one]
         halves = [part for sample in here for part in sample["half"]]
         ends = [end / sample["ends"][-1] for sample in here for end in sample["ends"][:1]]
         rows.append([scenario, ranged(spread(halves)), ranged(spread(ends))])

@@ -23,7 +23,7 @@ case "${1:-}" in
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     ;;
 bench)
-    needed="nbdcopy fio stunnel qemu-img qemu-storage-daemon nbdkit openssl"
+    needed="nbdcopy fio stunnel qemu-img qemu-storage-daemon nbdkit openssl tc"
     need nbdcopy libnbd-bin
     need fio fio
     need stunnel stunnel4
@@ -31,6 +31,7 @@ bench)
     need qemu-storage-daemon qemu-system-common
     need nbdkit nbdkit
     need openssl openssl
+    need tc iproute2
     ;;
 storage)
     needed="qemu-system-x86_64 mmdebstrap mkfs.ext4 cpio setpriv"

@@ -16,7 +16,7 @@ from storage_motion.errors import (
     TooLate,
     WorkerDied,
 )
-from storage_motion.journal import journal
+from storage_motion.journal import journal, late_word
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import bandwidth, migration, recovery, resume
 
@@ -55,6 +55,9 @@ def limit(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
         if entry.entry["state"] != journal.RUNNING:
             raise NotRunning(found, entry.entry["state"])
         bandwidth.change(found, bytes_per_second)
+        ended = late_word.take_back(found, bandwidth.FILE)
+        if ended:
+            raise NotRunning(found, ended)
         return {"migration": found, "bandwidth": bytes_per_second}
 
     return lookup.where_known(session, given, "limit", change, bandwidth=given["bandwidth"])
@@ -80,6 +83,9 @@ def _resume(entry: Journal) -> Dict[str, Any]:
         raise NothingToResume(found, entry.entry["state"])
     _check_worker(entry)
     resume.ask(found)
+    ended = late_word.take_back(found, resume.RESUME)
+    if ended:
+        raise NothingToResume(found, ended)
     return {"migration": found, "state": entry.entry["state"], "broken": entry.entry["broken"]}
 
 
@@ -89,6 +95,7 @@ def _cancel(entry: Journal) -> Dict[str, Any]:
         if entry.entry["committed"]:
             raise TooLate(found, str(entry.entry["phase"]))
         migration.ask_to_cancel(found)
+        late_word.take_back(found, migration.CANCEL)  # which is told below
     worker_watch = dead_worker.DeadWorkerWatch()
 
     def ended() -> Optional[Journal]:

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 from storage_motion import strict_json
 from storage_motion.dom0 import root, xenopsd
 from storage_motion.errors import JournalError, NoSuchMigration
-from storage_motion.journal import arrival, closing, handed_over, journal
+from storage_motion.journal import arrival, closing, handed_over, journal, late_word
 from storage_motion.journal.journal import RECEIVING, SOURCE, Journal
 
 REFUSED = 3
@@ -145,6 +145,7 @@ def tell_closing(vm: str, reason: str) -> None:
     if reason != SUSPEND:
         for migration in _mirrored(vm):
             closing.note(migration, reason)
+            late_word.take_back(migration, closing.NAME)
 
 
 def tell_again(vm: str, _: str) -> None:
@@ -154,6 +155,7 @@ def tell_again(vm: str, _: str) -> None:
 
     for migration in _mirrored(vm):
         resume.ask(migration)
+        late_word.take_back(migration, resume.RESUME)
 
 
 def note_arrival(vm: str, _: str) -> None:

@@ -46,6 +46,7 @@ class MoverHandle:
         self._changed = os.path.join(directory, "c%d.json" % index)
         # what it has verified; that of the mover before is still needed when this one begins
         self.verified = os.path.join(directory, "v%d-%d.map" % (index, given_up))
+        self._share = os.path.join(directory, "m%d.sent" % index)
 
     def start(self, size: int) -> launch.Process:
         """Start the process for a disk of `size` bytes. Returns its Process once it answers. Raises
@@ -61,6 +62,10 @@ class MoverHandle:
             "stall_bound": STALL_BOUND,
             "max_outstanding": MAX_OUTSTANDING,
             "log": root.path(LOG),
+            "share": {
+                "file": self._share,
+                "others": os.path.join(root.path(journal.RUN), "*", "m*.sent"),
+            },
         }
         journal.replace(self._spec, json.dumps(spec), sync=False)
         if os.path.exists(self._control):

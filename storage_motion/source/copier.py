@@ -26,6 +26,7 @@ from storage_motion.errors import (
     RequestFailed,
 )
 from storage_motion.source.comparison import Comparison, Question
+from storage_motion.source.fair_share import FairShare
 from storage_motion.source.pace import Pace
 from storage_motion.source.ranges import Range, RangeSet, intersection, total
 from storage_motion.source.verified_windows import VerifiedWindows
@@ -66,6 +67,7 @@ class Copier(object):
         compare: bool = False,
         known: Optional[RangeSet] = None,
         bandwidth: float = 0.0,
+        share: Optional[FairShare] = None,
     ) -> None:
         """Begins at once, in a thread of its own.
 
@@ -76,7 +78,7 @@ class Copier(object):
         `verified`: is told of each window that is, under `heading`. `compare`: the destination may
         have some of it, so only what differs is written. `known`: sectors that are at the
         destination for sure, whole windows, which are left alone; only with `compare`.
-        `bandwidth`: see `limit`.
+        `bandwidth`: see `limit`. `share`: this object's from now on; None: there are no others.
         """
         self._source = source
         self._destination = destination
@@ -113,6 +115,7 @@ class Copier(object):
         self._priority = CopyPriority(mirror.guest)
         self._pace = Pace()
         self._pace.bandwidth = bandwidth
+        self._share = share
         mirror.confine(self._left.copy())
         self._thread = threading.Thread(target=self._run, name="copier", daemon=True)
         self._thread.start()
@@ -167,6 +170,9 @@ class Copier(object):
             self._destination.close()
             self._mirror.abandon()
             log.warning("the copy has failed: %s", self._error)
+        finally:
+            if self._share is not None:
+                self._share.close()
 
     def _copy(self) -> None:
         for ranges in windows(self._left):
@@ -270,14 +276,18 @@ class Copier(object):
             self._destination.start_message(message, command, offset, length, tag=(claim, start))
         if data is not None:
             self._pace.sent(claimed * nbd.SECTOR)
+            if self._share is not None:
+                self._share.sent(claimed * nbd.SECTOR)
 
     def _await_turn(self) -> None:
-        """Until the bandwidth lets the copy go on. Answers are taken meanwhile, so no write of the
-        guest waits for that."""
+        """Until the bandwidth, and the other copies of this host, let the copy go on. Answers are
+        taken meanwhile, so no write of the guest waits for that."""
         answers = select.poll()
         answers.register(self._destination.sock, select.POLLIN)
         while True:
             pause = self._pace.pause(self._mirror.mirrored_bytes)
+            if not pause and self._share is not None:
+                pause = self._share.pause()
             if not pause:
                 return
             # a change is noticed soon
@@ -304,3 +314,5 @@ class Copier(object):
             self._verified += total(claim.ranges)
             self._windows.verified(claim.ranges[0][0], claim.ranges[-1][1])
             self._mirror.release(claim)
+            if self._share is not None:
+                self._share.answered(stream.unacknowledged(self._destination.sock) > 0)

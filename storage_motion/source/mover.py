@@ -10,7 +10,8 @@ SPEC is a JSON file, 0600:
      "secondary": unix path on which to listen for tapdisk, "control": unix path, "log": path,
      "verified": path for the file of what is verified (verified_windows.py),
      "stall_bound": seconds a mirrored write may wait for its answer, "max_outstanding": mirrored writes,
-     optional: "orphan_bound": 600.0 s, "bandwidth": bytes per second of mirror and copy, 0.0}
+     optional: "orphan_bound": 600.0 s, "bandwidth": bytes per second of mirror and copy, 0.0,
+     "share": {"file": of what this copy has sent, "others": glob pattern of all such of the host} (fair_share.py)}
 
 When the control socket exists, the mover is ready, or says in its status why it never will be. It
 serves the guest without a control client; after `orphan_bound` seconds without one it gives up, and
@@ -24,7 +25,7 @@ import threading
 from typing import Any, Dict, Optional
 
 from storage_motion.errors import DataPathError, NotFinished
-from storage_motion.source import copier
+from storage_motion.source import copier, fair_share
 from storage_motion.source.merge import Merge
 from storage_motion.source.mirror import Mirror
 from storage_motion.source.mirrored_writes import MirroredWrites
@@ -192,6 +193,7 @@ class Mover(object):
                 message.get("compare") is True,
                 before,
                 self._bandwidth,
+                self._fair_share(),
             )
         return {"ok": True}
 
@@ -203,6 +205,18 @@ class Mover(object):
             return RangeSet()
         changed = read_extents(before["changed"], self._spec["size"])
         return known(before["verified"], self._spec["size"] // nbd.SECTOR, changed)
+
+    def _fair_share(self) -> Optional[fair_share.FairShare]:
+        """None where it is not told of the others, or cannot tell them."""
+        share = self._spec.get("share")
+        if share is None:
+            return None
+        address = self._spec["receiver"]["address"]
+        try:
+            return fair_share.FairShare(share["file"], share["others"], address)
+        except OSError as error:
+            log.warning("the others will not know how much this copy has sent: %s", error)
+            return None
 
     def _limit(self, message: Dict[str, Any]) -> Dict[str, Any]:
         bandwidth = message.get("bandwidth")

@@ -7,8 +7,11 @@ by one thread only: Python's `ssl` did not lock it before 3.13.
 """
 
 import collections
+import fcntl
 import socket
 import ssl
+import struct
+import termios
 import time
 from typing import Optional, Union
 
@@ -21,6 +24,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 # up to here header and payload go out as one: one TLS record, one segment
 JOINED_PAYLOAD = 16 << 10
+COUNT = struct.Struct("=i")
 
 
 def receive_exactly(sock: Socket, length: int, deadline: float) -> bytearray:
@@ -139,6 +143,14 @@ def has_pending(sock: Socket) -> bool:
     Asking is much cheaper than a read which finds nothing: that one raises.
     """
     return isinstance(sock, (ssl.SSLSocket, BufferedTls)) and sock.pending() > 0
+
+
+def unacknowledged(sock: Socket) -> int:
+    """The bytes that were sent, and that the peer's kernel has not acknowledged yet."""
+    answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(COUNT.size))
+    count: int
+    (count,) = COUNT.unpack(answer)
+    return count
 
 
 class Outgoing(object):

@@ -3,6 +3,7 @@
 bandwidth."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -11,7 +12,8 @@ from api_world import Time, begin, pool  # noqa: F401
 from fake_migration import ID
 from storage_motion.api import commands, dead_worker
 from storage_motion.errors import BadArguments, NothingToResume, NotRunning, TooLate, WorkerDied
-from storage_motion.migration import migration, resume
+from storage_motion.journal import late_word, secret_files
+from storage_motion.migration import bandwidth, migration, resume
 from tests.eventually import eventually
 
 
@@ -134,6 +136,65 @@ def test_a_bandwidth_is_changed_while_it_runs_and_only_then(pool):
     entry.write(state="failed")
     with pytest.raises(NotRunning):
         commands.limit(pool, given)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_bandwidth_that_comes_as_it_ends_leaves_nothing_behind(
+    pool, tmp_path, monkeypatch, pruned
+):
+    entry, change = begin(), bandwidth.change
+
+    def as_it_ends(*given):
+        entry.write(state="succeeded")
+        secret_files.forget_all(ID)
+        if pruned:
+            os.unlink(entry.path)
+        change(*given)
+
+    monkeypatch.setattr(bandwidth, "change", as_it_ends)
+    with pytest.raises(NotRunning) as raised:
+        commands.limit(pool, {"migration": ID, "bandwidth": "3MiB"})
+    assert raised.value.details == [ID, late_word.FORGOTTEN if pruned else "succeeded"]
+    assert os.listdir(str(tmp_path / "run/sxm")) == []
+
+
+def test_a_resume_and_a_cancel_that_come_as_it_ends_leave_nothing_behind(
+    pool, tmp_path, monkeypatch
+):
+    entry = begin()
+    entry.write(broken={"attempt": 2, "limit": 5})
+
+    def as_it_ends(leave):
+        def leave_late(found):
+            entry.write(state="cancelled")
+            secret_files.forget_all(ID)
+            leave(found)
+
+        return leave_late
+
+    monkeypatch.setattr(resume, "ask", as_it_ends(resume.ask))
+    with pytest.raises(NothingToResume):
+        commands.resume_now(pool, {"migration": ID})
+    entry.write(state="running")
+    monkeypatch.setattr(migration, "ask_to_cancel", as_it_ends(migration.ask_to_cancel))
+    assert commands.cancel(pool, {"migration": ID})["state"] == "cancelled"
+    assert os.listdir(str(tmp_path / "run/sxm")) == []
+
+
+def test_what_a_recovery_wants_is_not_taken_away_with_a_late_word(pool, tmp_path, monkeypatch):
+    entry, change = begin(), bandwidth.change
+
+    def as_it_ends(*given):
+        entry.write(state="failed", left=["something"])
+        change(*given)
+
+    monkeypatch.setattr(bandwidth, "change", as_it_ends)
+    directory = tmp_path / "run/sxm" / ID
+    directory.mkdir(parents=True)
+    (directory / "r0.ctl").write_text("")
+    with pytest.raises(NotRunning):
+        commands.limit(pool, {"migration": ID, "bandwidth": "3MiB"})
+    assert os.listdir(str(directory)) == ["r0.ctl"]
 
 
 def test_resume_tells_of_a_worker_that_died(pool):

@@ -2,6 +2,7 @@
 """One disk from end to end: the real mover and receiver over TLS, while the guest goes on
 writing."""
 
+import glob
 import random
 import shutil
 import socket
@@ -22,6 +23,7 @@ from data_harness import (
     random_batch,
     same_bytes,
 )
+from storage_motion.source import fair_share
 from storage_motion.wire import nbd, nbd_client
 from tests.eventually import eventually
 
@@ -107,6 +109,32 @@ def test_a_tapdisk_is_never_told_goodbye(site):
         assert any(len(words) > 200 for words in overheard[name].said), "nobody was overheard"
         assert not any(goodbye in words for words in overheard[name].said), name
     guest.leaf.close()
+
+
+def test_copies_side_by_side_tell_each_other_and_one_that_cannot_goes_on_all_the_same(site):
+    _, snapshot, extents = source_of(site)
+    socket_of = {
+        key: site.serve(site.image(key, bytes(SIZE)))[1] for key in ("one", "other", "silent")
+    }
+    _, snapshot_socket = site.serve(snapshot)
+    receiver = Receiver(site, {key: (path, SIZE) for key, path in socket_of.items()})
+    nowhere = {"share": {"file": site.path("gone/silent.sent"), "others": site.path("*.sent")}}
+    movers = [
+        Mover(site, key, SIZE, receiver.address(), **(nowhere if key == "silent" else {}))
+        for key in socket_of
+    ]
+    # as if it were killed far behind, with its last word a moment ago
+    killed = fair_share.RECORD.pack(-100 * MIB, time.monotonic() + 60, True) + b"127.0.0.1"
+    site.image("killed.sent", killed)
+    for mover in movers:
+        mover.copy(snapshot_socket, extents, SIZE, True)
+    for mover in movers:
+        assert mover.await_copy()["state"] == "done"
+    for key in socket_of:
+        assert same_bytes(snapshot, site.path(key)), key
+    assert "the others will not know" in site.log("silent")
+    assert "the others will not know" not in site.log("one")
+    assert glob.glob(site.path("*.sent*")) == [site.path("killed.sent")]
 
 
 @pytest.mark.parametrize("blank", [True, False])

@@ -222,6 +222,7 @@ class Mover(object):
             "log": site.path(key + ".log"),
             "stall_bound": PATIENT,
             "max_outstanding": 300,
+            "share": {"file": site.path(key + ".sent"), "others": site.path("*.sent")},
         }
         spec.update(options)
         self.process = site.start(
