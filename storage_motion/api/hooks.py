@@ -213,14 +213,19 @@ def _trusted(vm: str, side: str) -> Iterator[Dict[str, Any]]:
 
 
 def _mirrored(vm: str) -> Iterator[str]:
-    """The migrations of the VM that mirror a disk of it now."""
+    """The migrations of the VM that mirror a disk of it now, or rely on it that it has one open
+    read-only."""
     for entry in _trusted(vm, SOURCE):
         if (entry["plan"]["vm"], entry["state"], entry["committed"]) == (
             vm,
             journal.RUNNING,
             False,
         ):
-            if any(disk.get("mirror") for disk in entry["disks"].values()):
+            live = entry["plan"]["live"]
+            if any(
+                disk.get("mirror") or live and disk["state"] in ("copying", "in-sync")
+                for disk in entry["disks"].values()
+            ):
                 yield entry["migration"]
 
 

@@ -62,6 +62,7 @@ DISK: Dict[str, type] = {
     "tags": tuple,
     "allow_caching": bool,
     "tracked": bool,
+    "read_only": bool,
 }
 CD: Dict[str, type] = {"eject": bool}
 

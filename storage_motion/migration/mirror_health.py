@@ -73,7 +73,7 @@ def is_sound(m: "Migration", disk: "Disk") -> bool:
         status = m.mover(disk.key).status()
     except MoverFailed:
         return False
-    stands: bool = status["state"] == (MIRRORING if m.plan.live else READY)
+    stands: bool = status["state"] == (MIRRORING if m.plan.mirrors(disk) else READY)
     return stands and status["copy"]["state"] in ("running", "done")
 
 

@@ -50,6 +50,7 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
                 "created": not disk["target"],
                 "sr": disk["sr"],
                 "size": disk["size"],
+                "read_only": disk["read_only"],
                 "shut": False,
                 "location": None,
             }
@@ -101,6 +102,7 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
         "socket": opened["socket"],
         "depth": opened["depth"],
         "blank": bool(opened["blank"]) and not disk["target"],
+        "read_only": disk["read_only"],
     }
 
 
@@ -160,6 +162,7 @@ def reopen(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> D
         "socket": opened["socket"],
         "depth": opened["depth"],
         "blank": bool(opened["blank"]) and disk["created"],
+        "read_only": disk.get("read_only", False),
     }
 
 

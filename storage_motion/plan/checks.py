@@ -61,9 +61,9 @@ DISK_CHECKS: Tuple[Condition, ...] = (
     (lambda vdi, vbd: "key_hash" not in vdi["sm_config"], "is encrypted", "a disk that is not"),
     (lambda vdi, vbd: vdi["on_boot"] != "reset", "is reset on boot", "set on-boot=persist"),
     (
-        lambda vdi, vbd: vbd["mode"] == "RW",
-        "is attached read-only, which cannot be moved yet",
-        "attach it read-write",
+        lambda vdi, vbd: not vdi["read_only"],
+        "is itself marked as read-only, so no new one of its kind could be filled",
+        "take it from the VM",
     ),
     (lambda vdi, vbd: not vdi["missing"], "is missing", "scan its SR"),
     (
@@ -96,7 +96,8 @@ LIVE_DISK_CHECKS: Tuple[Condition, ...] = (
         "plug it, or take it from the VM",
     ),
     (
-        lambda vdi, vbd: not vdi["sharable"],
+        # of one that the VM has read-only none is taken
+        lambda vdi, vbd: not vdi["sharable"] or vbd["mode"] == "RO",
         "is marked as sharable, and xapi takes no snapshot of such a disk",
         "take the mark away (VDI.set_sharable), or shut the VM down, and move it halted",
     ),
@@ -174,10 +175,10 @@ def usable(records: Records, host: Dict[str, Any]) -> bool:
 
 
 def source_sr(
-    problems: "Problems", argument: str, sr: Dict[str, Any], vdi: Dict[str, Any], live: bool
+    problems: "Problems", argument: str, sr: Dict[str, Any], vdi: Dict[str, Any], mirrored: bool
 ) -> None:
-    """Whether a disk (its VDI's record) in an SR (its record) can be mirrored to another one:
-    whether MirrorSR drives SRs of that type, and SM takes snapshots of it."""
+    """Whether a disk (its VDI's record) in an SR (its record) can be copied, and `mirrored`, to
+    another one: whether MirrorSR drives SRs of that type, and SM takes snapshots of it."""
     name = "is in SR %s (%s) of type %s" % (sr["uuid"], sr["name_label"], sr["type"])
     if sr["type"] not in DRIVERS_OF_TYPES:
         problems.add(
@@ -185,7 +186,7 @@ def source_sr(
             name + ", from which nothing can be mirrored",
             "a disk in an SR of type %s" % SR_TYPES,
         )
-    elif live and sr["type"] in volumes.TYPES and vdi["sm_config"].get("type") == formats.RAW:
+    elif mirrored and sr["type"] in volumes.TYPES and vdi["sm_config"].get("type") == formats.RAW:
         # LVHDSR.py and LVMSR.py, _snapshot: "Raw VDI, snapshot or clone not permitted"
         problems.add(
             argument,

@@ -110,7 +110,8 @@ def moving_disks(
         )
         others = [ref for ref in vdi["VBDs"] if ref not in (NULL, vbd_ref)]
         checks.others_disk(inquiry.source, inquiry.problems, "vdi:" + key, vbd, vdi, others)
-        checks.source_sr(inquiry.problems, "vdi:" + key, sr, vdi, inquiry.live)
+        mirrored = inquiry.live and vbd["mode"] == "RW"
+        checks.source_sr(inquiry.problems, "vdi:" + key, sr, vdi, mirrored)
         if goal is None:
             continue
         argument, sr_ref, target = goal
@@ -194,4 +195,5 @@ def _disk(
         tags=tuple(vdi["tags"]),
         allow_caching=vdi["allow_caching"],
         tracked=vdi["cbt_enabled"],
+        read_only=vbd["mode"] == "RO",
     )

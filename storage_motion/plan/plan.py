@@ -31,6 +31,7 @@ class Disk(NamedTuple):
     tags: Tuple[str, ...] = ()
     allow_caching: bool = False
     tracked: bool = False  # its changed blocks are: that is disabled, and enabled again at the end
+    read_only: bool = False  # the VM has it so: nobody writes to it
 
 
 class Cd(NamedTuple):
@@ -84,6 +85,11 @@ class Plan(NamedTuple):
     def same_host(self) -> bool:
         """Whether the VM stays on its host, and only its disks move."""
         return not self.cross_pool and self.source_host == self.destination_host
+
+    def mirrors(self, disk: Disk) -> bool:
+        """Whether the VM writes to a disk of it meanwhile: then it is mirrored. Else it is only
+        copied."""
+        return self.live and not disk.read_only
 
     def to_json(self) -> Dict[str, Any]:
         """As JSON values."""

@@ -29,11 +29,12 @@ STAT_TIMEOUT = 60.0
 
 
 def begin(m: "Migration", disk: "Disk") -> None:
-    """Begin the lock, and prove from its tapdisk that the mirror is attached.
+    """Begin the lock, and prove from its tapdisk that the mirror is attached, if it has one.
 
     Raises MirrorBroken, or DestinationFull if that is why; TimedOut, SmFault."""
     begin_when_relinked(m, disk)
-    _prove(m, disk)
+    if m.plan.mirrors(disk):
+        _prove(m, disk)
 
 
 def begin_when_relinked(m: "Migration", disk: "Disk") -> None:
@@ -64,7 +65,8 @@ def hold(m: "Migration", disk: "Disk") -> None:
     vdi = m.source_vdi(disk)
     # While SM relinks the key is its own, and keeps everybody out as well.
     if marks.RELINKING not in m.source.xenapi.VDI.get_sm_config(vdi) and _begin(m, vdi):
-        _prove(m, disk)
+        if m.plan.mirrors(disk):
+            _prove(m, disk)
 
 
 def _prove(m: "Migration", disk: "Disk") -> None:

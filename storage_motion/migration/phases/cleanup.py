@@ -66,35 +66,42 @@ def _await_own_disks(m: "Migration") -> None:
         )
     except TimedOut:
         raise NotCleanedUp(
-            "these new disks are not active, read-write, for the VM on its host: %s"
+            "these new disks are not active for the VM on its host, as it has them: %s"
             % ", ".join(_others_disks(m))
         )
 
 
 def _others_disks(m: "Migration") -> List[str]:
-    """The UUIDs of the new disks that are not active just as the VM needs them: on its host,
-    read-write; nowhere if it is halted."""
+    """The UUIDs of the new disks that are not active just as the VM has them: on its host, and
+    read-write if it has them so; nowhere if it is halted."""
     vm = m.destination.xenapi.VM.get_record(remap.destination_vm(m))
     host = vm["resident_on"] if vm["power_state"] in whereabouts.LIVE else None
     others = [disk for disk in m.plan.disks if not _is_own(m, disk, host)]
     if host and not others:
         found = json.loads(m.plugin("receive-status"))["disks"]
-        others = [disk for disk in m.plan.disks if found[disk.key]["read_only"]]
+        others = [
+            disk for disk in m.plan.disks if found[disk.key]["read_only"] and not disk.read_only
+        ]
     return [m.disk(disk.key)["destination_vdi"] for disk in others]
 
 
 def _is_own(m: "Migration", disk: "Disk", host: Optional[str]) -> bool:
-    """Whether a new disk is active, read-write, on `host` (a ref) and nowhere else; on no host if
-    that is None."""
+    """Whether a new disk is active, as the VM has it, on `host` (a ref) and nowhere else; on no
+    host if that is None."""
     vdi = m.destination_vdi(disk)
     config = m.destination.xenapi.VDI.get_sm_config(vdi)
     keys = {key: value for key, value in config.items() if key.startswith(marks.HOST)}
     if host is None or keys:
-        return keys == ({marks.HOST + host: "RW"} if host else {})
+        mode = "RO" if disk.read_only else "RW"
+        return keys == ({marks.HOST + host: mode} if host else {})
     # With an older database of its master's the keys of a member's host are gone, until that
     # member's xapi is started again.
-    return datapaths.active_and_writable(
-        m.destination, host, disk.destination_sr, m.destination.xenapi.VDI.get_location(vdi)
+    return datapaths.is_active(
+        m.destination,
+        host,
+        disk.destination_sr,
+        m.destination.xenapi.VDI.get_location(vdi),
+        not disk.read_only,
     )
 
 

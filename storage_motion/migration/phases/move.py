@@ -37,7 +37,7 @@ log = logging.getLogger("sxm")
 def move(m: "Migration") -> None:
     """Move the running VM. Raises Cancelled, MirrorBroken, MoveFailed..., and then it is still at
     the source; or Undecided."""
-    switches = [disk_switch.of_disk(m, disk, m.plan.live) for disk in m.plan.disks]
+    switches = [disk_switch.of_disk(m, disk) for disk in m.plan.disks]
     here = xenops.Xenops.local(m.source, "sxm " + m.id)
     task, unwritten = _task(m, here)
     before = m.receiving_host
@@ -182,7 +182,7 @@ def hand_over(m: "Migration") -> None:
     pool_lock.put(m)
     _protect(m, lambda disk: source_lock.begin_when_relinked(m, disk))
     for disk in m.plan.disks:
-        one = disk_switch.of_disk(m, disk, False)
+        one = disk_switch.of_disk(m, disk)
         waiting.until(one.advance, gate.SETTLE_TIMEOUT, "hand-over of %s" % disk.key)
 
 

@@ -156,4 +156,5 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "image_format": disk.image_format,
         "tags": list(disk.tags),
         "allow_caching": disk.allow_caching,
+        "read_only": disk.read_only,
     }

@@ -40,7 +40,7 @@ def disk_field(name, value):
         (disk_field("VBDs", ["OpaqueRef:1", "OpaqueRef:2"]), "another VM"),
         (disk_field("missing", True), "missing"),
         (disk_field("sharable", True), "xapi takes no snapshot of such a disk"),
-        (lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO"), "read-only"),
+        (disk_field("read_only", True), "is itself marked as read-only"),
         (
             lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(
                 currently_attached=False
@@ -72,6 +72,22 @@ def test_who_else_has_a_disk_is_named(world, control_domain, said):
     (problem,) = problems
     assert plan is None and problem.startswith("vdi:" + world.disk["uuid"])
     assert all(part in problem for part in said), problem
+
+
+@pytest.mark.parametrize("state", ["Running", "Halted"])
+def test_a_read_only_disk_is_copied_and_not_mirrored_though_it_is_sharable(world, state):
+    """A writable one of a running VM is refused then, and no raw one is mirrored on LVM."""
+    world.disk.update(sharable=True, sm_config={"type": "raw"})
+    world.vm["power_state"] = state
+    world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO")
+    world.a.tables["SR"][world.sr].update(type="lvm")
+    plan, problems = world.cross()
+    assert plan is not None, problems
+    (disk,) = [disk for disk in plan.disks if disk.key == world.disk["uuid"]]
+    assert (disk.read_only, plan.mirrors(disk)) == (True, False)
+    assert [plan.mirrors(other) for other in plan.disks if other is not disk] == [
+        plan.live for other in plan.disks[1:]
+    ]
 
 
 def test_a_disk_that_is_marked_as_sharable_moves_halted(world):
