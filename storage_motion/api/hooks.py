@@ -160,7 +160,11 @@ def note_arrival(vm: str, _: str) -> None:
     """Note the migration by which the VM has arrived: that whose disks it has."""
     disks = xenopsd.disks(vm)
     for entry in _trusted(vm, RECEIVING):
-        made = {"%s/%s" % (disk["sr"], disk.get("location")) for disk in entry["disks"].values()}
+        made = {
+            "%s/%s" % (disk["sr"], disk.get("location"))
+            for disk in entry["disks"].values()
+            if not disk.get("unplugged")  # xenopsd knows nothing of those
+        }
         if (
             entry.get("vm") == vm
             and entry["state"] == journal.RUNNING

@@ -63,6 +63,7 @@ DISK: Dict[str, type] = {
     "allow_caching": bool,
     "tracked": bool,
     "read_only": bool,
+    "unplugged": bool,
 }
 CD: Dict[str, type] = {"eject": bool}
 

@@ -51,6 +51,7 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
                 "sr": disk["sr"],
                 "size": disk["size"],
                 "read_only": disk["read_only"],
+                "unplugged": disk["unplugged"],
                 "shut": False,
                 "location": None,
             }

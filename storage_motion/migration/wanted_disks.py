@@ -31,6 +31,7 @@ FIELDS: Tuple[Tuple[str, type], ...] = (
     ("tags", list),
     ("allow_caching", bool),
     ("read_only", bool),
+    ("unplugged", bool),
 )
 
 OPTIONAL: Dict[str, Any] = {
@@ -40,6 +41,7 @@ OPTIONAL: Dict[str, Any] = {
     "tags": [],
     "allow_caching": False,
     "read_only": False,
+    "unplugged": False,
 }
 
 

@@ -35,6 +35,14 @@ def require_none(m: "Migration") -> None:
         for uuid in sorted(moving & disks)
         if set(api.VDI.get_VBDs(api.VDI.get_by_uuid(uuid))) - set(own) - {NULL}
     ]
+    unplugged = {disk.key for disk in planned.disks if disk.unplugged}
+    problems += [
+        "disk %s was plugged" % uuid
+        for uuid in sorted(
+            _uuid(api, vbd["VDI"]) for vbd in found if unplugged and vbd["currently_attached"]
+        )
+        if uuid in unplugged
+    ]
     problems += [
         "CD %s was inserted" % uuid for uuid in sorted(cds - {cd.vdi for cd in planned.cds})
     ]

@@ -91,17 +91,17 @@ TRACKING_CHECKS: Tuple[Condition, ...] = (
 # More for one of a running VM.
 LIVE_DISK_CHECKS: Tuple[Condition, ...] = (
     (
-        lambda vdi, vbd: vbd["currently_attached"],
-        "is not plugged, which cannot be moved with a running VM yet",
-        "plug it, or take it from the VM",
-    ),
-    (
-        # of one that the VM has read-only none is taken
-        lambda vdi, vbd: not vdi["sharable"] or vbd["mode"] == "RO",
+        # of one that is not mirrored none is taken
+        lambda vdi, vbd: not vdi["sharable"] or not is_written(vbd),
         "is marked as sharable, and xapi takes no snapshot of such a disk",
         "take the mark away (VDI.set_sharable), or shut the VM down, and move it halted",
     ),
 )
+
+
+def is_written(vbd: Dict[str, Any]) -> bool:
+    """Whether a running VM writes to a disk, by its VBD's record."""
+    return bool(vbd["mode"] == "RW" and vbd["currently_attached"])
 
 
 def check(

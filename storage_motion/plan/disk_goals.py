@@ -110,7 +110,7 @@ def moving_disks(
         )
         others = [ref for ref in vdi["VBDs"] if ref not in (NULL, vbd_ref)]
         checks.others_disk(inquiry.source, inquiry.problems, "vdi:" + key, vbd, vdi, others)
-        mirrored = inquiry.live and vbd["mode"] == "RW"
+        mirrored = inquiry.live and checks.is_written(vbd)
         checks.source_sr(inquiry.problems, "vdi:" + key, sr, vdi, mirrored)
         if goal is None:
             continue
@@ -144,6 +144,12 @@ def moving_disks(
             SR_ARGUMENT,
             "every disk is there already",
             "another SR, or xe vm-migrate to move the VM alone",
+        )
+    if moving and all(disk.unplugged for disk in moving):
+        inquiry.problems.add(
+            SR_ARGUMENT,
+            "of the disks that would move none is plugged into the VM, which runs",
+            "plug one (xe vbd-plug), or move the VM halted",
         )
     return moving, staying
 
@@ -196,4 +202,5 @@ def _disk(
         allow_caching=vdi["allow_caching"],
         tracked=vdi["cbt_enabled"],
         read_only=vbd["mode"] == "RO",
+        unplugged=inquiry.live and not vbd["currently_attached"],
     )

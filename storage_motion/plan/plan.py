@@ -32,6 +32,7 @@ class Disk(NamedTuple):
     allow_caching: bool = False
     tracked: bool = False  # its changed blocks are: that is disabled, and enabled again at the end
     read_only: bool = False  # the VM has it so: nobody writes to it
+    unplugged: bool = False  # the VM runs, and has it not plugged: nobody uses it
 
 
 class Cd(NamedTuple):
@@ -89,7 +90,11 @@ class Plan(NamedTuple):
     def mirrors(self, disk: Disk) -> bool:
         """Whether the VM writes to a disk of it meanwhile: then it is mirrored. Else it is only
         copied."""
-        return self.live and not disk.read_only
+        return self.live and not disk.read_only and not disk.unplugged
+
+    def uses(self, disk: Disk) -> bool:
+        """Whether the VM runs, and has a disk of it open."""
+        return self.live and not disk.unplugged
 
     def to_json(self) -> Dict[str, Any]:
         """As JSON values."""

@@ -145,12 +145,17 @@ def advance_all(switches: Sequence[DiskSwitch], note: Callable[[Dict[str, str]],
     return all(one.step == OPEN for one in switches)
 
 
+def has_begun(m: "Migration", disk: "Disk") -> bool:
+    """Whether a disk of a migration has been led on, as its journal says."""
+    return bool(m.disk(disk.key).get("gate", ATTACHED) != ATTACHED)
+
+
 def of_disk(m: "Migration", disk: "Disk") -> DiskSwitch:
     """The switch of a disk of a migration, as far as its journal says that it is."""
 
     def closed() -> bool:
         # In this order: a guest that closes its disks itself has that told before.
-        return not m.plan.live or (
+        return not m.plan.uses(disk) or (
             not active.is_served(disk.source_sr, disk.key) and closing.noted(m.id) is None
         )
 

@@ -92,7 +92,14 @@ def _told_by_mover(m: "Migration", disk: "Disk") -> Dict[str, Any]:
 def lift(m: "Migration", disk: "Disk") -> None:
     """Take our `relinking` away, if it is there, or what SM has left in its place: else the disk
     could not be activated. One that SM puts later is seen before the next migration
-    (plan/relinking.py)."""
+    (plan/relinking.py). Of an unplugged disk that is `kept` closed it stays
+    (migration/unplugged_disks.py)."""
+    if not m.disk(disk.key).get("kept"):
+        take_away(m, disk)
+
+
+def take_away(m: "Migration", disk: "Disk") -> None:
+    """The same, whatever the disk is."""
     vdi = m.source_vdi(disk)
     gate.remove(m.source, vdi, marks.of_source(m.id), marks.RELINKING)
     if _is_sms(m, vdi):

@@ -80,7 +80,9 @@ def _others_disks(m: "Migration") -> List[str]:
     if host and not others:
         found = json.loads(m.plugin("receive-status"))["disks"]
         others = [
-            disk for disk in m.plan.disks if found[disk.key]["read_only"] and not disk.read_only
+            disk
+            for disk in m.plan.disks
+            if found[disk.key]["read_only"] and not disk.read_only and not disk.unplugged
         ]
     return [m.disk(disk.key)["destination_vdi"] for disk in others]
 
@@ -91,7 +93,9 @@ def _is_own(m: "Migration", disk: "Disk", host: Optional[str]) -> bool:
     vdi = m.destination_vdi(disk)
     config = m.destination.xenapi.VDI.get_sm_config(vdi)
     keys = {key: value for key, value in config.items() if key.startswith(marks.HOST)}
-    if host is None or keys:
+    if host is None or keys or disk.unplugged:
+        if disk.unplugged:  # or plugged since
+            return set(keys) <= ({marks.HOST + host} if host else set())
         mode = "RO" if disk.read_only else "RW"
         return keys == ({marks.HOST + host: mode} if host else {})
     # With an older database of its master's the keys of a member's host are gone, until that

@@ -157,4 +157,5 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "tags": list(disk.tags),
         "allow_caching": disk.allow_caching,
         "read_only": disk.read_only,
+        "unplugged": disk.unplugged,
     }

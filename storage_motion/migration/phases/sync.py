@@ -25,9 +25,10 @@ from storage_motion.errors import (
     TimedOut,
     VmNotRunning,
 )
-from storage_motion.migration import bandwidth, durable, mirror_health, snapshots
+from storage_motion.migration import bandwidth, durable, mirror_health, snapshots, unplugged_disks
 from storage_motion.migration.mover_handle import MoverHandle
 from storage_motion.migration.phases import block_tracking, receive
+from storage_motion.plan import changes
 from storage_motion.sm import repeated_commands, smapi
 from storage_motion.wire.mover_status import fault_of
 from storage_motion.xapi.records import Records
@@ -84,7 +85,11 @@ def _synchronise(m: "Migration", disk: "Disk") -> None:
         m.pulse()
         _copy(m, disk, mover, copied_from)
     _await_copy(m, disk)
+    if disk.unplugged:
+        unplugged_disks.keep_copying(m, disk)
     _close(m, disk)
+    if disk.unplugged:
+        unplugged_disks.keep_closed(m, disk)
     m.pulse()
     m.note(disk.key, state="in-sync")
 
@@ -149,7 +154,7 @@ def clear_broken(m: "Migration") -> None:
 def _may_be_another_now(m: "Migration", disk: "Disk") -> bool:
     """Of a disk that the guest has closed, and opens again: whether somebody may have written to
     it meanwhile, of which no mirror tells. xapi lets nobody, unless it is marked as sharable."""
-    return m.plan.live and not m.plan.mirrors(disk) and disk.sharable
+    return m.plan.uses(disk) and not m.plan.mirrors(disk) and disk.sharable
 
 
 def _await_closed(m: "Migration") -> bool:
@@ -243,8 +248,13 @@ def _copy(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) ->
 def _open(m: "Migration", disk: "Disk", copied_from: str) -> str:
     """What vdi_copy_open answers. Raises MirrorBroken where a guest that has the disk read-only has
     it closed just now, as while it reboots."""
-    if not m.plan.live or m.plan.mirrors(disk):
+    if not m.plan.uses(disk) or m.plan.mirrors(disk):
+        if disk.unplugged:
+            unplugged_disks.let_go(m, disk)  # of an earlier try: it would keep us out, too
+            changes.require_none(m)
         answer: str = _sm(m, disk, "vdi_copy_open", copied_from)
+        if disk.unplugged:
+            unplugged_disks.keep_copying(m, disk)
         return answer
     try:
         return str(_sm(m, disk, "vdi_copy_open", copied_from, args=(smapi.BESIDE_READER,)))
@@ -287,7 +297,12 @@ def _close(m: "Migration", disk: "Disk") -> None:
 
 # What ends the synchronising of a disk, in this order; each is idempotent. The mover first: when
 # its sockets close, a tapdisk that waits for the mirror goes on at once.
-_END: Tuple[Step, ...] = (("mover", _end_mover), ("mirror", _detach), ("copy", _close))
+_END: Tuple[Step, ...] = (
+    ("mover", _end_mover),
+    ("mirror", _detach),
+    ("copy", _close),
+    ("lock", unplugged_disks.let_go),
+)
 _STOP = _END + (("snapshots", snapshots.drop),)
 
 

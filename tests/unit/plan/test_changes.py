@@ -58,6 +58,17 @@ def test_a_disk_that_another_vm_has_got_meanwhile(m):
     assert what(m) == ["disk %s was attached to another VM" % m.vdi["uuid"]]
 
 
+@pytest.mark.parametrize("plugged", [True, False])
+def test_a_disk_that_has_been_plugged_meanwhile(m, plugged):
+    m.plan = m.plan._replace(disks=[disk._replace(unplugged=True) for disk in m.plan.disks])
+    for vbd in m.record["VBDs"]:
+        m.source.tables["VBD"][vbd]["currently_attached"] = plugged
+    if plugged:
+        assert what(m) == ["disk %s was plugged" % m.vdi["uuid"]]
+    else:
+        changes.require_none(m)
+
+
 def test_a_disk_less(m):
     m.record["VBDs"] = []
     assert what(m) == ["disk %s is no longer its own" % m.vdi["uuid"]]

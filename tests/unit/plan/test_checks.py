@@ -42,10 +42,11 @@ def disk_field(name, value):
         (disk_field("sharable", True), "xapi takes no snapshot of such a disk"),
         (disk_field("read_only", True), "is itself marked as read-only"),
         (
-            lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(
-                currently_attached=False
-            ),
-            "not plugged",
+            lambda world: [
+                world.a.tables["VBD"][ref].update(currently_attached=False)
+                for ref in world.vm["VBDs"]
+            ],
+            "none is plugged into the VM",
         ),
     ],
 )
@@ -88,6 +89,15 @@ def test_a_read_only_disk_is_copied_and_not_mirrored_though_it_is_sharable(world
     assert [plan.mirrors(other) for other in plan.disks if other is not disk] == [
         plan.live for other in plan.disks[1:]
     ]
+
+
+def test_a_disk_that_is_not_plugged_is_copied_and_not_mirrored(world):
+    world.a.tables["VBD"][world.vm["VBDs"][0]].update(currently_attached=False)
+    plan, problems = world.cross()
+    assert plan is not None, problems
+    (disk,) = [disk for disk in plan.disks if disk.key == world.disk["uuid"]]
+    assert (disk.unplugged, plan.mirrors(disk), plan.uses(disk)) == (True, False, False)
+    assert all(plan.uses(other) for other in plan.disks if other is not disk)
 
 
 def test_a_disk_that_is_marked_as_sharable_moves_halted(world):

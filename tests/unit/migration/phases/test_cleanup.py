@@ -27,7 +27,9 @@ class Arrived:
         self.vm = add_vm(self.pool, self.host, self.vdis, by_name(self.pool, "network", "guests"))
         uuids = [uuid_of(self.pool, "VDI", vdi) for vdi in self.vdis]
         disks = [
-            types.SimpleNamespace(key=str(number), destination_sr="s", read_only=False)
+            types.SimpleNamespace(
+                key=str(number), destination_sr="s", read_only=False, unplugged=False
+            )
             for number in range(2)
         ]
         self.read_only = {"0": False, "1": False}
@@ -79,6 +81,17 @@ def test_a_disk_that_the_vm_has_read_only_is_to_be_so(arrived):
         cleanup._await_own_disks(arrived.m)
     arrived.active(1, **{"host_" + arrived.host: "RO"})
     cleanup._await_own_disks(arrived.m)
+
+
+def test_a_disk_that_is_not_plugged_is_active_nowhere_or_where_the_vm_is(arrived):
+    arrived.m.plan.disks[1].unplugged = True
+    arrived.active(1)
+    cleanup._await_own_disks(arrived.m)
+    arrived.active(1, **{"host_" + arrived.host: "RW"})
+    cleanup._await_own_disks(arrived.m)
+    arrived.active(1, **{"host_" + arrived.other: "RW"})
+    with pytest.raises(NotCleanedUp):
+        cleanup._await_own_disks(arrived.m)
 
 
 def test_so_are_those_of_a_vm_that_has_halted_since_and_are_nobodys(arrived):

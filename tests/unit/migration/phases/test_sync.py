@@ -351,7 +351,7 @@ def test_the_destination_is_cleared_while_the_source_is_and_after_the_movers(mon
     world = stopping(monkeypatch, abort)
     assert "cleared" in world.log and world.entry["left"] == []
     assert [step for step in world.log if step[1] == "k"] == [
-        (name, "k") for name in ("mover", "mirror", "copy", "snapshots")
+        (name, "k") for name in ("mover", "mirror", "copy", "lock", "snapshots")
     ]
 
 
