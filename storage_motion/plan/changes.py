@@ -23,6 +23,8 @@ def require_none(m: "Migration") -> None:
     own = api.VM.get_VBDs(m.vm())
     found = [api.VBD.get_record(ref) for ref in own]
     disks = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] != "CD"}
+    if planned.suspended:  # of one that has been resumed it is NULL
+        disks |= {_uuid(api, api.VM.get_suspend_VDI(m.vm()))} - {""}
     cds = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] == "CD"}
     vifs = {api.VIF.get_uuid(ref) for ref in api.VM.get_VIFs(m.vm())}
     moving = {disk.key for disk in planned.disks}

@@ -29,11 +29,6 @@ VM_CHECKS: Tuple[Condition, ...] = (
     (lambda vm: not vm["is_a_snapshot"], "is a snapshot", "the VM itself"),
     (lambda vm: not vm["is_control_domain"], "is a control domain", "a VM"),
     (
-        lambda vm: vm["is_a_template"] or vm["is_a_snapshot"] or vm["power_state"] != "Suspended",
-        "is Suspended, and its memory image cannot be moved yet",
-        "resume it (xe vm-resume), or shut it down",
-    ),
-    (
         lambda vm: vm["power_state"] != "Paused",
         "is Paused",
         "unpause it (xe vm-unpause), or shut it down",
@@ -53,6 +48,21 @@ VM_CHECKS: Tuple[Condition, ...] = (
         lambda vm: not {"migrate_send", "pool_migrate"} & set(vm["current_operations"].values()),
         "is being migrated already",
         "wait for that",
+    ),
+)
+
+# More for one that is suspended: its record, and {"cross_pool": whether it would leave its pool}.
+SUSPENDED_CHECKS: Tuple[Condition, ...] = (
+    (
+        # VBD.destroy wants it unplugged, VBD.unplug wants the VM to run (xapi_vbd_helpers.ml)
+        lambda vm, move: move["cross_pool"],
+        "is Suspended, and within its pool xapi lets nobody give it other disks",
+        "resume it (xe vm-resume), or shut it down",
+    ),
+    (
+        lambda vm, move: vm["suspend_VDI"] != NULL,
+        "is Suspended, and has no image of its memory",
+        "shut it down (xe vm-shutdown)",
     ),
 )
 

@@ -119,6 +119,10 @@ def moving_disks(
         image_format = inquiry.request.formats.get(key, "")
         if target:
             _target(inquiry, argument, vdi, target, size, chosen)
+            if not vbd["uuid"]:
+                inquiry.problems.add(
+                    argument, "would fill a disk with the image of the VM's memory", "an SR"
+                )
             if image_format:
                 inquiry.problems.add(
                     "image-format:" + key,

@@ -12,6 +12,7 @@ from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
 from storage_motion.migration.phases import block_tracking, cd_drives, claim, ha_protection, remap
 from storage_motion.plan.checks import CLAIM
+from storage_motion.plan.inquiry import SUSPENDED
 from storage_motion.sm import marks
 from storage_motion.switch import pool_lock, whereabouts
 from storage_motion.xapi import datapaths, receiving_host
@@ -39,6 +40,8 @@ def clean_up(m: "Migration") -> None:
 
 
 def _destroy(m: "Migration") -> None:
+    for disk in m.plan.disks:
+        _require_verified(m, disk)
     if m.plan.cross_pool:
         _destroy_vbds(m)
     for disk in m.plan.disks:
@@ -159,7 +162,11 @@ def _destroy_vbds(m: "Migration") -> None:
     vm = _source_vm(m)
     if vm is None:
         return
-    if m.source.xenapi.VM.get_power_state(vm) != "Halted":
+    state = m.source.xenapi.VM.get_power_state(vm)
+    if m.plan.suspended and state == SUSPENDED:
+        # `hard_shutdown` would destroy the image of its memory as well, verified or not
+        m.source.xenapi.VM.power_state_reset(vm)
+    elif state != "Halted":
         xenopsd_leftovers.note_halted(m)
     moved = {disk.vbd for disk in m.plan.disks}
     for ref in m.source.xenapi.VM.get_VBDs(vm):
@@ -167,12 +174,15 @@ def _destroy_vbds(m: "Migration") -> None:
             m.source.xenapi.VBD.destroy(ref)
 
 
-def _destroy_disk(m: "Migration", disk: "Disk") -> None:
-    entry = m.disk(disk.key)
-    if entry.get("gate") != steps.OPEN:
+def _require_verified(m: "Migration", disk: "Disk") -> None:
+    if m.disk(disk.key).get("gate") != steps.OPEN:
         # The gate opens only for what was verified (the mover's `finish`). Without that the source
         # is the only true copy.
         raise NotCleanedUp("VDI %s was not verified at the destination" % disk.key)
+
+
+def _destroy_disk(m: "Migration", disk: "Disk") -> None:
+    _require_verified(m, disk)
     vdi = Records(m.source).ref("VDI", disk.key)
     if vdi:
         snapshots.drop(m, disk)
