@@ -12,7 +12,7 @@ from lab.pools.lab import Lab
 from storage_motion.dom0.launch import Process
 from tests.e2e import gate_patience
 from tests.e2e.moments import MOMENTS
-from tests.e2e.scene import MIB, Scene, assert_nothing_older
+from tests.e2e.scene import MIB, Scene, assert_nothing_older, task_ended
 
 DISKS = (48 * MIB, 12 * MIB)
 KIND = "1"  # the device of the disk that is not as the others
@@ -188,6 +188,16 @@ def test_a_cancel_in_mid_copy(scene):
     scene.call("cancel", migration=migration)
     assert scene.ended(migration)["state"] == "cancelled"
     scene.assert_as_before()
+
+
+def test_the_guest_reboots_in_mid_copy(scene):
+    migration = scene.begin(**dict(scene.arguments(), **SLOW))
+    scene.until(migration, lambda entry: of_kind(entry)["state"] == "copying")
+    source, there = scene.host, scene.there
+    task = source.xenopsd("VM.reboot", id=scene.uuid, delay=60.0)
+    assert task_ended(source, task)[0] == "Completed"
+    scene.call("limit", source, migration=migration, bandwidth="0")
+    moved(scene, migration, there)
 
 
 @pytest.mark.parametrize("state", ["copying", "in-sync"])
