@@ -49,7 +49,7 @@ import XenAPI
 from storage_motion import errors
 from storage_motion.dom0 import images, vhd
 from storage_motion.sm import smapi, standby, stock_sm
-from storage_motion.sm.disks import pauses, relinking, unnamed
+from storage_motion.sm.disks import guard, pauses, relinking, unnamed
 from storage_motion.sm.disks.copied import CopiedDisk
 from storage_motion.sm.disks.disk import Disk
 from storage_motion.sm.disks.filled import FilledDisk
@@ -112,10 +112,13 @@ class MirrorOperations(object):
         """Have the guest of a disk without a mirror go on, if sm has left its tapdisk paused."""
         MirroredDisk(self, vdi_uuid).go_on()
 
-    def copy_open(self, vdi_uuid: str) -> str:
+    def copy_open(self, vdi_uuid: str, how: str = "") -> str:
         """Open a frozen disk to be read: JSON {"socket": NBD unix socket, "depth": requests in
-        flight on a connection with it}"""
-        return json.dumps(CopiedDisk(self, vdi_uuid).open())
+        flight on a connection with it}; with smapi.BESIDE_READER through the tapdisk of a guest
+        that has it open read-only."""
+        disk = CopiedDisk(self, vdi_uuid)
+        beside = how == smapi.BESIDE_READER
+        return json.dumps(disk.open_beside_reader() if beside else disk.open())
 
     def copy_close(self, vdi_uuid: str) -> None:
         """Undo copy_open."""
@@ -130,10 +133,11 @@ class MirrorOperations(object):
         "depth", "blank": bool}"""
         return json.dumps(FilledDisk(self, vdi_uuid).start())
 
-    def receive_finish(self, vdi_uuid: str, when: str = "") -> None:
-        """Close it and open the gate; with standby.WHEN_TOLD it waits for a word before each."""
-        disk = FilledDisk(self, vdi_uuid)
-        if when != standby.WHEN_TOLD:
+    def receive_finish(self, vdi_uuid: str, *how: str) -> None:
+        """Close it and open the gate; with standby.WHEN_TOLD it waits for a word before each, and
+        guard.READ_ONLY says that the VM will have it so."""
+        disk = FilledDisk(self, vdi_uuid, guard.READ_ONLY in how)
+        if standby.WHEN_TOLD not in how:
             disk.finish()
             return
         disk.expect_finish()
@@ -142,10 +146,11 @@ class MirrorOperations(object):
         else:
             raise errors.NotFinished("nobody has said that the disk may be closed")
 
-    def receive_open_again(self, vdi_uuid: str) -> Optional[str]:
+    def receive_open_again(self, vdi_uuid: str, how: str = "") -> Optional[str]:
         """Open a gate again that an older database of xapi's has shut, for who waits there to
-        write: "opened" if it was."""
-        return "opened" if FilledDisk(self, vdi_uuid).open_again() else None
+        write, or to read if guard.READ_ONLY says that the VM has it so: "opened" if it was."""
+        disk = FilledDisk(self, vdi_uuid, how == guard.READ_ONLY)
+        return "opened" if disk.open_again() else None
 
     def receive_abort(self, vdi_uuid: str) -> Optional[str]:
         """Close it and leave the gate shut: smapi.CLOSED_IN_ORDER if so all that was answered is
@@ -199,12 +204,12 @@ COMMANDS: Dict[str, Tuple[str, Tuple[int, ...]]] = {
     "vdi_mirror_stat": ("mirror_stat", (0,)),
     "vdi_mirror_stop": ("mirror_stop", (0,)),
     "vdi_go_on": ("go_on", (0,)),
-    "vdi_copy_open": ("copy_open", (0,)),
+    "vdi_copy_open": ("copy_open", (0, 1)),
     "vdi_copy_close": ("copy_close", (0,)),
     "vdi_extents": ("extents", (0, 1)),
     "vdi_receive_start": ("receive_start", (0,)),
-    "vdi_receive_finish": ("receive_finish", (0, 1)),
-    "vdi_receive_open_again": ("receive_open_again", (0,)),
+    "vdi_receive_finish": ("receive_finish", (0, 1, 2)),
+    "vdi_receive_open_again": ("receive_open_again", (0, 1)),
     "vdi_receive_abort": ("receive_abort", (0,)),
     "vdi_let_go": ("let_go", (0,)),
     "vdi_end_pause": ("end_pause", (1,)),

@@ -138,6 +138,7 @@ class _View:
 
 def _unneeded_objects(view):
     used = {vbd["VDI"] for vbd in view.classes["VBD"].values()}
+    used |= {vm["suspend_VDI"] for vm in view.vms.values() if vm["power_state"] == "Suspended"}
     for ref, vdi in view.classes["VDI"].items():
         is_cd = view.classes["SR"][vdi["SR"]]["content_type"] == "iso"
         if vdi["managed"] and ref not in used and not is_cd:

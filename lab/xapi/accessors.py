@@ -6,13 +6,13 @@ Each is made only where xapi has it.
 """
 
 from lab.xapi import tables
-from lab.xapi.calls import add, modelled
+from lab.xapi.calls import REGISTRY, add, modelled
 from lab.xapi.schema import CLASSES
 from lab.xapi.sessions import assert_internal_access
 
 
 def register():
-    """Add them all to the calls."""
+    """Add them all to the calls, but for those that a module has made itself."""
     for class_name, fields in CLASSES.items():
         _whole_objects(class_name)
         for field in fields.values():
@@ -24,7 +24,7 @@ def register():
 
 def _message(name, function):
     parameters = modelled(name)
-    if parameters is not None:
+    if parameters is not None and name not in REGISTRY:
         add(name, parameters, function, is_async=False)
 
 

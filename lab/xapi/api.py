@@ -13,6 +13,7 @@ from lab.xapi import (  # noqa: F401
     plugins,
     sessions,
     sr,
+    suspend,
     sync,
     tasks,
     tracking,

@@ -44,6 +44,16 @@ def _device(database, vm, devices, class_name, field, wanted):
     return wanted
 
 
+@call("VBD.set_mode", "self:ref(VBD) value:enum(vbd_mode)")
+def set_mode(context, self, value):
+    """Only while the VM is halted (xapi_vbd.ml): VM_BAD_POWER_STATE [vm, "halted", what it is]."""
+    vm = context.database.get("VBD", self, "VM")
+    state = context.database.get("VM", vm, "power_state")
+    if state != "Halted":
+        raise Failure("VM_BAD_POWER_STATE", vm, "halted", state.lower())
+    context.database.set("VBD", self, mode=value)
+
+
 @call("VBD.destroy", "self:ref(VBD)")
 def destroy_vbd(context, self):
     _destroy(context.database, "VBD", self)

@@ -164,6 +164,8 @@ def _collect(database, vm, with_snapshots, table):
             add("SR", database.get("VDI", vdi, "SR"))
     for tpm in record["VTPMs"]:
         add("VTPM", tpm)
+    if record["power_state"] == "Suspended" and add("VDI", record["suspend_VDI"]):
+        add("SR", database.get("VDI", record["suspend_VDI"], "SR"))
     if with_snapshots:
         for snapshot in record["snapshots"]:
             _collect(database, snapshot, False, table)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """VM: virtual machines."""
 
+import logging
+
 from lab.xapi import ha_plan, vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
 from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
@@ -8,6 +10,8 @@ from lab.xapi.devices import assert_vm_attachable
 from lab.xapi.failures import Failure
 from lab.xapi.schema import CLASSES, NULL, Timestamp, construct
 from lab.xapi.vm_lifecycle import operation
+
+log = logging.getLogger("xapi.vm")
 
 _DEVICES = [str(number) for number in range(16)]
 _CLEAN = 1200.0  # seconds that a guest may take to shut down (domain_shutdown_total_timeout)
@@ -88,7 +92,7 @@ def remove(database, vm):
 # --- power
 
 
-def _hosts_that_see(database, vm):
+def hosts_that_see(database, vm):
     """The hosts on which every SR of the VM's disks is plugged."""
     hosts = database.refs("host")
     for vbd in database.get("VM", vm, "VBDs"):
@@ -109,14 +113,14 @@ def _hosts_that_see(database, vm):
 
 @call("VM.get_possible_hosts", "vm:ref(VM)", is_async=False)
 def get_possible_hosts(context, vm):
-    return _hosts_that_see(context.database, vm)
+    return hosts_that_see(context.database, vm)
 
 
 @call("VM.start", "vm:ref(VM) start_paused:bool force:bool")
 def start(context, vm, start_paused, _force):
     with operation(context, vm, "start"):
         assert_vm_attachable(context.database, vm)
-        hosts = _hosts_that_see(context.database, vm)
+        hosts = hosts_that_see(context.database, vm)
         affinity = context.database.get("VM", vm, "affinity")
         _start(context, vm, affinity if affinity in hosts else hosts[0], start_paused)
 
@@ -126,7 +130,7 @@ def start_on(context, vm, host, start_paused, _force):
     context.database.get("host", host, "uuid")
     with operation(context, vm, "start_on"):
         assert_vm_attachable(context.database, vm)
-        if host not in _hosts_that_see(context.database, vm):
+        if host not in hosts_that_see(context.database, vm):
             raise Failure("VM_REQUIRES_SR", vm, _first_unseen(context.database, vm, host))
         _start(context, vm, host, start_paused)
 
@@ -212,7 +216,13 @@ def _shutdown(context, vm, hard):
     )
     context.database.set("VM", vm, ha_always_run=False)
     if hard and context.database.get("VM", vm, "power_state") == "Suspended":
-        # its suspend image, which xapi would destroy, the lab has not
+        image = context.database.get("VM", vm, "suspend_VDI")
+        try:
+            if image != NULL:
+                vdis.destroy(context, image)
+        except Failure:  # whether or not that worked, it is forgotten
+            log.exception("the suspend image %s stays", image)
+        context.database.set("VM", vm, suspend_VDI=NULL)
         vm_lifecycle.reset(context.database, vm)
         return
     xenops.run(context, host, "VM.shutdown", id=uuid, **_delay(hard))
@@ -322,8 +332,6 @@ def _refusing(name):
 
 
 for _name, _more in (
-    ("suspend", ""),
-    ("resume", " start_paused:bool force:bool"),
     ("pause", ""),
     ("unpause", ""),
     ("checkpoint", " new_name:string"),

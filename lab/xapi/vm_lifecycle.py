@@ -21,6 +21,7 @@ OPERATIONS = {
     "hard_reboot": ("Paused", "Running"),
     "suspend": ("Running",),
     "resume": ("Suspended",),
+    "resume_on": ("Suspended",),
     "pause": ("Running",),
     "unpause": ("Paused",),
     "checkpoint": ("Running",),

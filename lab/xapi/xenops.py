@@ -40,8 +40,9 @@ def vdi_of(database, text):
     return found[0] if found else None
 
 
-def metadata(database, vm):
-    """What VM.add takes."""
+def metadata(database, vm, plugged_only=False):
+    """What VM.add takes; of a VM that is not started anew of the disks that it has plugged
+    (create_metadata)."""
     record = database.record("VM", vm)
     disks = [database.record("VBD", vbd) for vbd in record["VBDs"]]
     vifs = [database.record("VIF", vif) for vif in record["VIFs"]]
@@ -58,7 +59,9 @@ def metadata(database, vm):
             for disk in sorted(
                 disks, key=lambda disk: (len(disk["userdevice"]), disk["userdevice"])
             )
-            if disk["type"] == "Disk" and not disk["empty"]
+            if disk["type"] == "Disk"
+            and not disk["empty"]
+            and (disk["currently_attached"] or not plugged_only)
         ],
         "tpm": [database.get("VTPM", vtpm, "uuid") for vtpm in record["VTPMs"]],
         "vifs": [

@@ -94,6 +94,10 @@ class Disks:
         whose datapath has leaked then."""
         _at_once(lambda device: self._detach(record, device), list(record["attached"]))
 
+    def detach(self, record, device):
+        """The same for one."""
+        self._detach(record, device)
+
     def _deactivate(self, record, device):
         disk = record["attached"][device]
         self._call("VDI.deactivate", disk)

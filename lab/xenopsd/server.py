@@ -10,7 +10,7 @@ import logging
 import os
 
 from lab import patience
-from lab.xenopsd import receiving, sending, wire
+from lab.xenopsd import receiving, sending, suspending, wire
 from lab.xenopsd.errors import XenopsError, encode_any, internal
 from lab.xenopsd.tasks import Tasks
 from lab.xenopsd.vms import Host
@@ -55,6 +55,12 @@ class Xenopsd:
             ),
             "VM.reboot": later(
                 lambda task, identity, delay: host.reboot(identity, task, delay), "id", "delay"
+            ),
+            "VM.suspend": later(
+                lambda task, identity, disk: suspending.suspend(host, identity, disk), "id", "disk"
+            ),
+            "VM.resume": later(
+                lambda task, identity, disk: suspending.resume(host, identity, disk), "id", "disk"
             ),
             "VM.migrate": later(
                 lambda task, identity, vdi_map, vif_map, pci_map, url, compress, verify, localhost: (  # noqa: E501

@@ -162,7 +162,11 @@ def note_arrival(vm: str, _: str) -> None:
     """Note the migration by which the VM has arrived: that whose disks it has."""
     disks = xenopsd.disks(vm)
     for entry in _trusted(vm, RECEIVING):
-        made = {"%s/%s" % (disk["sr"], disk.get("location")) for disk in entry["disks"].values()}
+        made = {
+            "%s/%s" % (disk["sr"], disk.get("location"))
+            for disk in entry["disks"].values()
+            if not disk.get("unplugged")  # xenopsd knows nothing of those
+        }
         if (
             entry.get("vm") == vm
             and entry["state"] == journal.RUNNING
@@ -215,14 +219,19 @@ def _trusted(vm: str, side: str) -> Iterator[Dict[str, Any]]:
 
 
 def _mirrored(vm: str) -> Iterator[str]:
-    """The migrations of the VM that mirror a disk of it now."""
+    """The migrations of the VM that mirror a disk of it now, or rely on it that it has one open
+    read-only."""
     for entry in _trusted(vm, SOURCE):
         if (entry["plan"]["vm"], entry["state"], entry["committed"]) == (
             vm,
             journal.RUNNING,
             False,
         ):
-            if any(disk.get("mirror") for disk in entry["disks"].values()):
+            live = entry["plan"]["live"]
+            if any(
+                disk.get("mirror") or live and disk["state"] in ("copying", "in-sync")
+                for disk in entry["disks"].values()
+            ):
                 yield entry["migration"]
 
 

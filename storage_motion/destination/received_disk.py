@@ -32,12 +32,12 @@ class ReceivedDisk(object):
     def __init__(self, key: str, spec: Dict[str, Any], gates: Any) -> None:
         """`spec`: {"vdi", "sr": uuids, "size": bytes, "socket": unix path of its tapdisk's NBD
         server, "depth": requests that may be in flight on a connection with it, "blank": whether it
-        reads as zeros}.
+        reads as zeros, "read_only": whether the VM will have it so (optional)}.
 
         `gates.open(sr uuid, vdi uuid)` closes that tapdisk and takes the marks off the VDI, and
         `gates.hold_open` of the same takes them off once more, if they have come back; a
-        MotionError if it cannot. `gates.stand_by`, `close_disk` and `stand_down` make that quick:
-        see destination_gates.py.
+        MotionError if it cannot. `gates.stand_by`, `close_disk` and `stand_down` make that quick,
+        and `expect_reader` tells of a VM that has the disk read-only: see destination_gates.py.
         """
         self.key = key
         self.size: int = spec["size"]
@@ -49,6 +49,8 @@ class ReceivedDisk(object):
         self._depth: int = spec["depth"]
         self._blank: bool = spec["blank"]
         self._gates = gates
+        if spec.get("read_only"):
+            gates.expect_reader(self.vdi)
         self._guest = GuestWrites()
         self._trouble: Optional[str] = None  # what the last look at an open gate failed with
         # for digests; of the control role's thread

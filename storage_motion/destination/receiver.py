@@ -9,7 +9,7 @@ SPEC is a JSON file, 0600:
     {"migration", "address": to listen on, "token", "control": unix path, "ready": path of the JSON file that it writes when it
      listens: {"port", "fingerprint"}, "log": path or "", "disks": {key: {"vdi", "sr": uuids, "size": bytes, "socket": unix path of
      the NBD server of the tapdisk that vdi_receive_start gave, "depth": requests in flight on a
-     connection with it, "blank": whether it reads as zeros}}, optional: "orphan_bound": 600.0 s}
+     connection with it, "blank": whether it reads as zeros, "read_only": whether the VM will have it so}}, optional: "orphan_bound": 600.0 s}
 
 It opens a disk's gate when, and only when, the disk's mirror and copy have ended cleanly and its
 mover says so. Every write was answered by tapdisk then. From then on it holds the gate open,

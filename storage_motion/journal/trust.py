@@ -62,6 +62,8 @@ DISK: Dict[str, type] = {
     "tags": tuple,
     "allow_caching": bool,
     "tracked": bool,
+    "read_only": bool,
+    "unplugged": bool,
 }
 CD: Dict[str, type] = {"eject": bool}
 

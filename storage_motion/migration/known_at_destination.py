@@ -47,6 +47,9 @@ def forgotten(m: "Migration") -> List[str]:
             found.append("that VDI %s is open" % uuid)
         elif not api.VDI.get_managed(vdi):
             found.append("that VDI %s is managed" % uuid)
+        elif disk.is_memory:
+            if api.VM.get_suspend_VDI(vm) != vdi:
+                found.append("that VDI %s is the VM's memory" % uuid)
         elif vm not in [api.VBD.get_VM(vbd) for vbd in api.VDI.get_VBDs(vdi)]:
             found.append("that VDI %s is the VM's" % uuid)
     return found

@@ -44,7 +44,7 @@ def missing(source: "XenAPI.Session", planned: "Plan") -> List[str]:
     wanted = (
         [("VM", planned.vm)]
         + [("VDI", disk.key) for disk in planned.disks]
-        + [("VBD", disk.vbd) for disk in planned.disks]
+        + [("VBD", disk.vbd) for disk in planned.disks if not disk.is_memory]
     )
     return ["%s %s" % pair for pair in wanted if view.ref(*pair) is None]
 

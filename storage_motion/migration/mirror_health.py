@@ -21,6 +21,7 @@ def watch(m: "Migration") -> Dict[str, Dict[str, Any]]:
     the guest is about to end. Returns {key: status}."""
     found: Dict[str, Dict[str, Any]] = {}
     why = m.guest_closes()
+    mirrored = {disk.key for disk in m.plan.disks if m.plan.mirrors(disk)}
     for key in _with_movers(m):
         if why:
             raise MirrorBroken(key, "the guest closes the disk (%s)" % why)
@@ -31,7 +32,7 @@ def watch(m: "Migration") -> Dict[str, Dict[str, Any]]:
             raise MirrorBroken(key, str(error))
         m.progress.take(key, status)
         found[key] = status
-        why = _fault(m, status)
+        why = _fault(status, key in mirrored)
         if why:
             m.note(key, state="broken")
             raise fault_of(key, status, why)
@@ -54,11 +55,12 @@ def await_answers(m: "Migration") -> None:
         time.sleep(POLL)
 
 
-def _fault(m: "Migration", status: Dict[str, Any]) -> Optional[str]:
-    """What is wrong with a mirror while the VM is not on its way, or None."""
+def _fault(status: Dict[str, Any], mirrored: bool) -> Optional[str]:
+    """What is wrong with a mover while the VM is not on its way, or None. That of a disk that is
+    not mirrored ends when it has handed it over."""
     if status["state"] == BROKEN:
         return str(status.get("error"))
-    if status["state"] == ENDED and m.plan.live:
+    if status["state"] == ENDED and mirrored:
         return "the guest's tapdisk has closed the disk, as it does when the guest reboots"
     return None
 
@@ -73,7 +75,7 @@ def is_sound(m: "Migration", disk: "Disk") -> bool:
         status = m.mover(disk.key).status()
     except MoverFailed:
         return False
-    stands: bool = status["state"] == (MIRRORING if m.plan.live else READY)
+    stands: bool = status["state"] == (MIRRORING if m.plan.mirrors(disk) else READY)
     return stands and status["copy"]["state"] in ("running", "done")
 
 

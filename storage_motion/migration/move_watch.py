@@ -75,7 +75,7 @@ class MoveWatch:
 
     def _drive(self) -> None:
         for one in self.switches:
-            if one.step == steps.ATTACHED:
+            if one.step == steps.ATTACHED and one.mirrored:
                 threading.Thread(
                     target=self._await_end, args=(one,), name="await end", daemon=True
                 ).start()

@@ -51,6 +51,8 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
                 "created": not disk["target"],
                 "sr": disk["sr"],
                 "size": disk["size"],
+                "read_only": disk["read_only"],
+                "unplugged": disk["unplugged"],
                 "shut": False,
                 "location": None,
             }
@@ -117,6 +119,7 @@ def _record(disk: Dict[str, Any], opened: Dict[str, Any]) -> Dict[str, Any]:
         "depth": opened["depth"],
         "blank": bool(opened["blank"]) and disk["created"],
         "contents": disk.get("contents"),  # one of an earlier version has none
+        "read_only": disk.get("read_only", False),
     }
 
 

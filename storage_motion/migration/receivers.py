@@ -23,7 +23,7 @@ ANSWER_TIMEOUT = 15.0
 RETIRE_TIMEOUT = 2.0
 SPEC = "receive%d"
 # Of each disk, what the receiver is told.
-RECEIVED = ("vdi", "sr", "size", "socket", "depth", "blank")
+RECEIVED = ("vdi", "sr", "size", "socket", "depth", "blank", "read_only")
 ANSWERED = ("vdi", "blank", "contents")  # and what the source is
 
 

@@ -30,6 +30,8 @@ FIELDS: Tuple[Tuple[str, type], ...] = (
     ("image_format", str),
     ("tags", list),
     ("allow_caching", bool),
+    ("read_only", bool),
+    ("unplugged", bool),
 )
 
 OPTIONAL: Dict[str, Any] = {
@@ -38,6 +40,8 @@ OPTIONAL: Dict[str, Any] = {
     "image_format": "",
     "tags": [],
     "allow_caching": False,
+    "read_only": False,
+    "unplugged": False,
 }
 
 

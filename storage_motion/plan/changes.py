@@ -23,6 +23,8 @@ def require_none(m: "Migration") -> None:
     own = api.VM.get_VBDs(m.vm())
     found = [api.VBD.get_record(ref) for ref in own]
     disks = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] != "CD"}
+    if planned.suspended:  # of one that has been resumed it is NULL
+        disks |= {_uuid(api, api.VM.get_suspend_VDI(m.vm()))} - {""}
     cds = {_uuid(api, vbd["VDI"]) for vbd in found if not vbd["empty"] and vbd["type"] == "CD"}
     vifs = {api.VIF.get_uuid(ref) for ref in api.VM.get_VIFs(m.vm())}
     moving = {disk.key for disk in planned.disks}
@@ -34,6 +36,14 @@ def require_none(m: "Migration") -> None:
         "disk %s was attached to another VM" % uuid
         for uuid in sorted(moving & disks)
         if set(api.VDI.get_VBDs(api.VDI.get_by_uuid(uuid))) - set(own) - {NULL}
+    ]
+    unplugged = {disk.key for disk in planned.disks if disk.unplugged}
+    problems += [
+        "disk %s was plugged" % uuid
+        for uuid in sorted(
+            _uuid(api, vbd["VDI"]) for vbd in found if unplugged and vbd["currently_attached"]
+        )
+        if uuid in unplugged
     ]
     problems += [
         "CD %s was inserted" % uuid for uuid in sorted(cds - {cd.vdi for cd in planned.cds})

@@ -29,11 +29,6 @@ VM_CHECKS: Tuple[Condition, ...] = (
     (lambda vm: not vm["is_a_snapshot"], "is a snapshot", "the VM itself"),
     (lambda vm: not vm["is_control_domain"], "is a control domain", "a VM"),
     (
-        lambda vm: vm["is_a_template"] or vm["is_a_snapshot"] or vm["power_state"] != "Suspended",
-        "is Suspended, and its memory image cannot be moved yet",
-        "resume it (xe vm-resume), or shut it down",
-    ),
-    (
         lambda vm: vm["power_state"] != "Paused",
         "is Paused",
         "unpause it (xe vm-unpause), or shut it down",
@@ -56,14 +51,29 @@ VM_CHECKS: Tuple[Condition, ...] = (
     ),
 )
 
+# More for one that is suspended: its record, and {"cross_pool": whether it would leave its pool}.
+SUSPENDED_CHECKS: Tuple[Condition, ...] = (
+    (
+        # VBD.destroy wants it unplugged, VBD.unplug wants the VM to run (xapi_vbd_helpers.ml)
+        lambda vm, move: move["cross_pool"],
+        "is Suspended, and within its pool xapi lets nobody give it other disks",
+        "resume it (xe vm-resume), or shut it down",
+    ),
+    (
+        lambda vm, move: vm["suspend_VDI"] != NULL,
+        "is Suspended, and has no image of its memory",
+        "shut it down (xe vm-shutdown)",
+    ),
+)
+
 # The same for a disk: its VDI's record and its VBD's.
 DISK_CHECKS: Tuple[Condition, ...] = (
     (lambda vdi, vbd: "key_hash" not in vdi["sm_config"], "is encrypted", "a disk that is not"),
     (lambda vdi, vbd: vdi["on_boot"] != "reset", "is reset on boot", "set on-boot=persist"),
     (
-        lambda vdi, vbd: vbd["mode"] == "RW",
-        "is attached read-only, which cannot be moved yet",
-        "attach it read-write",
+        lambda vdi, vbd: not vdi["read_only"],
+        "is itself marked as read-only, so no new one of its kind could be filled",
+        "take it from the VM",
     ),
     (lambda vdi, vbd: not vdi["missing"], "is missing", "scan its SR"),
     (
@@ -91,16 +101,17 @@ TRACKING_CHECKS: Tuple[Condition, ...] = (
 # More for one of a running VM.
 LIVE_DISK_CHECKS: Tuple[Condition, ...] = (
     (
-        lambda vdi, vbd: vbd["currently_attached"],
-        "is not plugged, which cannot be moved with a running VM yet",
-        "plug it, or take it from the VM",
-    ),
-    (
-        lambda vdi, vbd: not vdi["sharable"],
+        # of one that is not mirrored none is taken
+        lambda vdi, vbd: not vdi["sharable"] or not is_written(vbd),
         "is marked as sharable, and xapi takes no snapshot of such a disk",
         "take the mark away (VDI.set_sharable), or shut the VM down, and move it halted",
     ),
 )
+
+
+def is_written(vbd: Dict[str, Any]) -> bool:
+    """Whether a running VM writes to a disk, by its VBD's record."""
+    return bool(vbd["mode"] == "RW" and vbd["currently_attached"])
 
 
 def check(
@@ -174,10 +185,10 @@ def usable(records: Records, host: Dict[str, Any]) -> bool:
 
 
 def source_sr(
-    problems: "Problems", argument: str, sr: Dict[str, Any], vdi: Dict[str, Any], live: bool
+    problems: "Problems", argument: str, sr: Dict[str, Any], vdi: Dict[str, Any], mirrored: bool
 ) -> None:
-    """Whether a disk (its VDI's record) in an SR (its record) can be mirrored to another one:
-    whether MirrorSR drives SRs of that type, and SM takes snapshots of it."""
+    """Whether a disk (its VDI's record) in an SR (its record) can be copied, and `mirrored`, to
+    another one: whether MirrorSR drives SRs of that type, and SM takes snapshots of it."""
     name = "is in SR %s (%s) of type %s" % (sr["uuid"], sr["name_label"], sr["type"])
     if sr["type"] not in DRIVERS_OF_TYPES:
         problems.add(
@@ -185,7 +196,7 @@ def source_sr(
             name + ", from which nothing can be mirrored",
             "a disk in an SR of type %s" % SR_TYPES,
         )
-    elif live and sr["type"] in volumes.TYPES and vdi["sm_config"].get("type") == formats.RAW:
+    elif mirrored and sr["type"] in volumes.TYPES and vdi["sm_config"].get("type") == formats.RAW:
         # LVHDSR.py and LVMSR.py, _snapshot: "Raw VDI, snapshot or clone not permitted"
         problems.add(
             argument,

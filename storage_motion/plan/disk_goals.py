@@ -110,7 +110,8 @@ def moving_disks(
         )
         others = [ref for ref in vdi["VBDs"] if ref not in (NULL, vbd_ref)]
         checks.others_disk(inquiry.source, inquiry.problems, "vdi:" + key, vbd, vdi, others)
-        checks.source_sr(inquiry.problems, "vdi:" + key, sr, vdi, inquiry.live)
+        mirrored = inquiry.live and checks.is_written(vbd)
+        checks.source_sr(inquiry.problems, "vdi:" + key, sr, vdi, mirrored)
         if goal is None:
             continue
         argument, sr_ref, target = goal
@@ -118,6 +119,10 @@ def moving_disks(
         image_format = inquiry.request.formats.get(key, "")
         if target:
             _target(inquiry, argument, vdi, target, size, chosen)
+            if not vbd["uuid"]:
+                inquiry.problems.add(
+                    argument, "would fill a disk with the image of the VM's memory", "an SR"
+                )
             if image_format:
                 inquiry.problems.add(
                     "image-format:" + key,
@@ -143,6 +148,12 @@ def moving_disks(
             SR_ARGUMENT,
             "every disk is there already",
             "another SR, or xe vm-migrate to move the VM alone",
+        )
+    if moving and all(disk.unplugged for disk in moving):
+        inquiry.problems.add(
+            SR_ARGUMENT,
+            "of the disks that would move none is plugged into the VM, which runs",
+            "plug one (xe vbd-plug), or move the VM halted",
         )
     return moving, staying
 
@@ -194,4 +205,6 @@ def _disk(
         tags=tuple(vdi["tags"]),
         allow_caching=vdi["allow_caching"],
         tracked=vdi["cbt_enabled"],
+        read_only=vbd["mode"] == "RO",
+        unplugged=inquiry.live and not vbd["currently_attached"],
     )

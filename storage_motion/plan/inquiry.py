@@ -4,7 +4,7 @@ at, and where what is wrong is named."""
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import NULL, Records
 
 if TYPE_CHECKING:
     from storage_motion.plan.protocols import Problems, Request
@@ -13,15 +13,30 @@ if TYPE_CHECKING:
 Attached = Tuple[str, Dict[str, Any], Dict[str, Any]]
 
 
+SUSPENDED = "Suspended"
+# In place of a VBD, of the image of a suspended VM's memory, which has none.
+MEMORY = {
+    "uuid": "",
+    "device": "",
+    "userdevice": "memory",
+    "mode": "RW",
+    "currently_attached": False,
+}
+
+
 def disks_of(records: Records, vm: Dict[str, Any]) -> List[Attached]:
-    """(VBD ref, VBD, VDI) of each disk of a VM that is there, in the order of its devices."""
+    """(VBD ref, VBD, VDI) of each disk of a VM that is there, in the order of its devices; and
+    last, of a suspended one, (NULL, MEMORY, VDI) of the image of its memory."""
     vbds = [(ref, records.of("VBD", ref)) for ref in vm["VBDs"]]
     found = [
         (ref, vbd, records.of("VDI", vbd["VDI"]))
         for ref, vbd in vbds
         if vbd and vbd["type"] != "CD" and not vbd["empty"]
     ]
-    return sorted((entry for entry in found if entry[2]), key=lambda entry: entry[1]["userdevice"])
+    disks = sorted((entry for entry in found if entry[2]), key=lambda entry: entry[1]["userdevice"])
+    suspended = vm["power_state"] == SUSPENDED
+    image = records.of("VDI", vm["suspend_VDI"]) if suspended else None
+    return disks + ([(NULL, MEMORY, image)] if image else [])
 
 
 class Inquiry:

@@ -31,6 +31,13 @@ class Disk(NamedTuple):
     tags: Tuple[str, ...] = ()
     allow_caching: bool = False
     tracked: bool = False  # its changed blocks are: that is disabled, and enabled again at the end
+    read_only: bool = False  # the VM has it so: nobody writes to it
+    unplugged: bool = False  # the VM runs, and has it not plugged: nobody uses it
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether it is the image of a suspended VM's memory: no VBD has it."""
+        return not self.vbd
 
 
 class Cd(NamedTuple):
@@ -57,7 +64,7 @@ class Plan(NamedTuple):
     """The whole of it. UUIDs throughout; `disks` smallest first."""
 
     kind: str  # CROSS_POOL or IN_POOL
-    live: bool  # the VM runs; else it is halted, and its disks are only copied
+    live: bool  # the VM runs; else it is halted or suspended, and its disks are only copied
     vm: str
     vm_name: str
     source_host: str
@@ -84,6 +91,20 @@ class Plan(NamedTuple):
     def same_host(self) -> bool:
         """Whether the VM stays on its host, and only its disks move."""
         return not self.cross_pool and self.source_host == self.destination_host
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the VM is suspended, and moves with the image of its memory."""
+        return any(disk.is_memory for disk in self.disks)
+
+    def mirrors(self, disk: Disk) -> bool:
+        """Whether the VM writes to a disk of it meanwhile: then it is mirrored. Else it is only
+        copied."""
+        return self.live and not disk.read_only and not disk.unplugged
+
+    def uses(self, disk: Disk) -> bool:
+        """Whether the VM runs, and has a disk of it open."""
+        return self.live and not disk.unplugged
 
     def to_json(self) -> Dict[str, Any]:
         """As JSON values."""

@@ -17,7 +17,7 @@ from storage_motion.plan import (
     tracked_disks,
     vifs,
 )
-from storage_motion.plan.inquiry import Attached, Inquiry, disks_of
+from storage_motion.plan.inquiry import SUSPENDED, Attached, Inquiry, disks_of
 from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Plan
 from storage_motion.xapi.records import NULL, Records
 
@@ -68,7 +68,7 @@ def home(source: Records, vm: Dict[str, Any], default: Optional[str]) -> Optiona
 
     The one that it runs on; for a halted VM, one that sees all its disks, `default` (a ref) if that
     does. None if none does."""
-    if vm["power_state"] != "Halted":
+    if vm["power_state"] not in ("Halted", SUSPENDED):
         return vm["resident_on"] if vm["resident_on"] != NULL else None
     srs = [source.of("SR", vdi["SR"]) for _, _, vdi in disks_of(source, vm)]
     seers = [
@@ -95,6 +95,15 @@ def make(
     inquiry = Inquiry(request, source, destination, vm, here, problems)
     # All checks, in the order in which one builds on the other.
     checks.check(checks.VM_CHECKS, problems, request.vm_argument, "VM %s" % vm["name_label"], vm)
+    if vm["power_state"] == SUSPENDED:
+        checks.check(
+            checks.SUSPENDED_CHECKS,
+            problems,
+            request.vm_argument,
+            "VM %s" % vm["name_label"],
+            vm,
+            {"cross_pool": inquiry.cross_pool},
+        )
     if checks.CLAIM not in vm["other_config"]:
         checks.blocked(problems, request.vm_argument, vm)
     if request.live is False and inquiry.live:
@@ -143,7 +152,7 @@ def make(
         staying=staying,
         cds=drives,
         vifs=interfaces,
-        check_cpu=not request.force and inquiry.live,
+        check_cpu=not request.force and vm["power_state"] != "Halted",
         compress=host["uuid"] != source_host["uuid"]
         and bool(source.pool().get("migration_compression")),
         warnings=tuple(

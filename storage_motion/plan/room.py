@@ -64,7 +64,7 @@ def require(
         argument = "vdi:" + disk.key if disk.key in request.vdis else "destination-sr-uuid"
         needed = _of_disk(destination, sr, there, disk, data)
         _needs(found, destination, ref, sr).append(Need(argument, DISKS, needed))
-    if plan.live:
+    if any(plan.mirrors(disk) for disk in plan.disks):
         for _, needs, sizes in _snapshots(found, source, plan, ends):
             needs.extend(Need("vm", SNAPSHOTS, size) for size in sizes)
             if request.retry_limit:
@@ -74,10 +74,10 @@ def require(
 
 
 def data_end(session: "XenAPI.Session", source: Records, plan: Plan, disk: Disk) -> Optional[int]:
-    """Where the data of a running VM's disk ends in its VHD on LVM, to which SM shrinks it when it
-    becomes the base of a snapshot. None if it is not known, or the image does not shrink."""
+    """Where the data of a disk that is mirrored ends in its VHD on LVM, to which SM shrinks it when
+    it becomes the base of a snapshot. None if it is not known, or the image does not shrink."""
     sr = source.by_uuid("SR", disk.source_sr)[1]
-    if not plan.live or sr["type"] not in volumes.TYPES:
+    if not plan.mirrors(disk) or sr["type"] not in volumes.TYPES:
         return None
     answer = repeated_commands.ask(
         session, disk.source_sr, "vdi_data_end", disk.key, timeout=SM_TIMEOUT
@@ -131,6 +131,8 @@ def _snapshots(
     """(SR's record, its Needs, [what each snapshot there takes]) of each SR of the source."""
     sizes: Dict[str, Tuple[Dict[str, Any], List[int]]] = {}
     for disk in plan.disks:
+        if not plan.mirrors(disk):
+            continue
         ref, sr = source.by_uuid("SR", disk.source_sr)
         assert ref is not None
         _, vdi = source.by_uuid("VDI", disk.key)

@@ -35,6 +35,8 @@ AWAY = 488  # the fault of a command of MirrorSR whose xapi has ended under it, 
 # xapi copies it to the snapshot, by which the snapshot is known as ours, and that of a call that
 # was killed is found again.
 MIRROR_MARK = "sxm_mirror"
+# argument of vdi_copy_open: a guest has the disk open read-only, and it is read beside that
+BESIDE_READER = "beside-reader"
 
 
 def call(

@@ -9,12 +9,12 @@ which waits for the gate, xapi serves nobody over the network (dbsync_slave.ml, 
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from storage_motion.dom0 import gate_notes
 from storage_motion.errors import SmFault
 from storage_motion.sm import marks, smapi, standby
-from storage_motion.sm.disks.guard import Guard
+from storage_motion.sm.disks.guard import READ_ONLY, Guard
 from storage_motion.sm.standby import Standby
 from storage_motion.xapi import session as sessions
 
@@ -35,12 +35,20 @@ class Gates(object):
 
     def __init__(self) -> None:
         self._session: "Optional[XenAPI.Session]" = None  # of the thread that holds gates open
+        self._readers: Set[str] = set()  # the VDIs that the VM will have read-only
         self._activating: Set[str] = set()  # the VDIs that SM was at when that thread looked last
         self._guard = Guard()  # of the thread that keeps readers out
         # VDI's UUID -> SR's, of the gates that are opened once more, or have been
         self._tried_again: Dict[str, str] = {}
         # a VDI's UUID -> what will open its gate, and the session that it has
         self._standing_by: "Dict[str, Tuple[Standby, XenAPI.Session]]" = {}
+
+    def expect_reader(self, vdi_uuid: str) -> None:
+        """The VM will have that VDI read-only: who would activate it so is the VM."""
+        self._readers.add(vdi_uuid)
+
+    def _how(self, vdi_uuid: str) -> List[str]:
+        return [READ_ONLY] if vdi_uuid in self._readers else []
 
     def stand_by(self, sr_uuid: str, vdi_uuid: str) -> None:
         """Have a command of SM's stand by that will open the gate of that VDI: it need not begin
@@ -53,7 +61,7 @@ class Gates(object):
                 session.xenapi.SR.get_by_uuid(sr_uuid),
                 FINISH,
                 session.xenapi.VDI.get_by_uuid(vdi_uuid),
-                [standby.WHEN_TOLD],
+                [standby.WHEN_TOLD] + self._how(vdi_uuid),
             )
         except Exception:
             sessions.logout(session)
@@ -113,7 +121,7 @@ class Gates(object):
         while True:
             session = sessions.patiently(sessions.local)
             try:
-                _have_sm(session, FINISH, sr_uuid, vdi_uuid)
+                _have_sm(session, FINISH, sr_uuid, vdi_uuid, self._how(vdi_uuid))
                 return
             except SmFault as fault:
                 if time.monotonic() > end or not _is_another(session):
@@ -142,14 +150,16 @@ class Gates(object):
         stuck = marks.ACTIVATING in config and vdi_uuid in self._activating
         (self._activating.add if marks.ACTIVATING in config else self._activating.discard)(vdi_uuid)
         if stuck or marks.SHUT in config.values():
-            if _have_sm(self._session, "vdi_receive_open_again", sr_uuid, vdi_uuid) == "opened":
+            command, how = "vdi_receive_open_again", self._how(vdi_uuid)
+            if _have_sm(self._session, command, sr_uuid, vdi_uuid, how) == "opened":
                 log.warning("VDI %s: its gate was shut again, and is opened", vdi_uuid)
 
     def keep_writable(self, places: Mapping[str, str]) -> None:
         """Keep commands of SM out that would activate one of these VDIs, whose gates have been
         opened, only to be read: {VDI's UUID: SR's}; and those which are opened once more, from then
         on. Asks no xapi; nothing else holds such a command up at an open gate."""
-        self._guard.look(dict(self._tried_again, **places))
+        wanted = dict(self._tried_again, **places)
+        self._guard.look({vdi: sr for vdi, sr in wanted.items() if vdi not in self._readers})
 
     def end_guard(self) -> None:
         """No VDI is kept from anybody any more."""
@@ -163,12 +173,15 @@ class Gates(object):
             sessions.logout(sessions.at_once(self._session))
 
 
-def _have_sm(session: "XenAPI.Session", command: str, sr_uuid: str, vdi_uuid: str) -> Any:
+def _have_sm(
+    session: "XenAPI.Session", command: str, sr_uuid: str, vdi_uuid: str, how: List[str]
+) -> Any:
     return smapi.call(
         session,
         session.xenapi.SR.get_by_uuid(sr_uuid),
         command,
         session.xenapi.VDI.get_by_uuid(vdi_uuid),
+        how,
     )
 
 

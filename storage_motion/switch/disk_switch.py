@@ -12,8 +12,9 @@ import threading
 from typing import TYPE_CHECKING, Callable, Dict, NamedTuple, Optional, Sequence
 
 from storage_motion.errors import MirrorBroken, MotionError, MoverFailed
+from storage_motion.journal import closing
 from storage_motion.journal.steps import ATTACHED, DETACHED, LOCKED, LOCKING, OPEN, OPENING
-from storage_motion.sm import marks
+from storage_motion.sm import active, marks
 from storage_motion.switch import gate
 from storage_motion.wire.mover_status import BROKEN, ENDED, fault_of
 
@@ -31,7 +32,8 @@ class DiskSwitch:
 
     `source`: session of the source pool; `vdi`: the ref there; `mover`: its MoverHandle;
     `mirrored`: whether a mirror has to end first; `mark`: what to write as `paused`, so that it is
-    known as ours; `note(step)`: writes how far it is to the journal."""
+    known as ours; `note(step)`: writes how far it is to the journal; `closed()`: whether the guest
+    has closed, for the move, a disk without a mirror."""
 
     def __init__(
         self,
@@ -42,11 +44,13 @@ class DiskSwitch:
         mark: str,
         note: Callable[[str], None],
         step: Optional[str] = None,
+        closed: Callable[[], bool] = lambda: True,
     ) -> None:
         self._api = source.xenapi.VDI
         self._vdi = vdi
         self._mover = mover
-        self._mirrored = mirrored
+        self.mirrored = mirrored
+        self._closed = closed
         self._mark = mark
         self._note = note
         self._locked = False
@@ -71,8 +75,8 @@ class DiskSwitch:
         return self._mover.await_end()
 
     def _detached(self) -> bool:
-        if not self._mirrored:
-            return True
+        if not self.mirrored:
+            return self._closed()
         status = self._mover.status()
         if status["state"] == BROKEN:
             raise fault_of(self._mover.key, status, str(status.get("error")))
@@ -91,7 +95,7 @@ class DiskSwitch:
     def _have_it_finish(self) -> None:
         """Without waiting for it: the other disks of the VM finish meanwhile."""
         if self._opening is None:
-            self._opening = _Finish(self._mover, self._mirrored)
+            self._opening = _Finish(self._mover, self.mirrored)
 
     def _opened(self) -> bool:
         """What has failed is forgotten when it has been told: it may be asked for again."""
@@ -141,17 +145,29 @@ def advance_all(switches: Sequence[DiskSwitch], note: Callable[[Dict[str, str]],
     return all(one.step == OPEN for one in switches)
 
 
-def of_disk(m: "Migration", disk: "Disk", mirrored: bool) -> DiskSwitch:
-    """The switch of a disk of a migration, as far as its journal says that it is. `mirrored`: as
-    DiskSwitch has it."""
+def has_begun(m: "Migration", disk: "Disk") -> bool:
+    """Whether a disk of a migration has been led on, as its journal says."""
+    return bool(m.disk(disk.key).get("gate", ATTACHED) != ATTACHED)
+
+
+def of_disk(m: "Migration", disk: "Disk") -> DiskSwitch:
+    """The switch of a disk of a migration, as far as its journal says that it is."""
+
+    def closed() -> bool:
+        # In this order: a guest that closes its disks itself has that told before.
+        return not m.plan.uses(disk) or (
+            not active.is_served(disk.source_sr, disk.key) and closing.noted(m.id) is None
+        )
+
     return DiskSwitch(
         m.source,
         m.source_vdi(disk),
         m.mover(disk.key),
-        mirrored,
+        m.plan.mirrors(disk),
         marks.of_source(m.id),
         lambda step: m.note(disk.key, gate=step),
         m.disk(disk.key).get("gate"),
+        closed,
     )
 
 

@@ -29,11 +29,12 @@ STAT_TIMEOUT = 60.0
 
 
 def begin(m: "Migration", disk: "Disk") -> None:
-    """Begin the lock, and prove from its tapdisk that the mirror is attached.
+    """Begin the lock, and prove from its tapdisk that the mirror is attached, if it has one.
 
     Raises MirrorBroken, or DestinationFull if that is why; TimedOut, SmFault."""
     begin_when_relinked(m, disk)
-    _prove(m, disk)
+    if m.plan.mirrors(disk):
+        _prove(m, disk)
 
 
 def begin_when_relinked(m: "Migration", disk: "Disk") -> None:
@@ -64,7 +65,8 @@ def hold(m: "Migration", disk: "Disk") -> None:
     vdi = m.source_vdi(disk)
     # While SM relinks the key is its own, and keeps everybody out as well.
     if marks.RELINKING not in m.source.xenapi.VDI.get_sm_config(vdi) and _begin(m, vdi):
-        _prove(m, disk)
+        if m.plan.mirrors(disk):
+            _prove(m, disk)
 
 
 def _prove(m: "Migration", disk: "Disk") -> None:
@@ -90,7 +92,14 @@ def _told_by_mover(m: "Migration", disk: "Disk") -> Dict[str, Any]:
 def lift(m: "Migration", disk: "Disk") -> None:
     """Take our `relinking` away, if it is there, or what SM has left in its place: else the disk
     could not be activated. One that SM puts later is seen before the next migration
-    (plan/relinking.py)."""
+    (plan/relinking.py). Of an unplugged disk that is `kept` closed it stays
+    (migration/unplugged_disks.py)."""
+    if not m.disk(disk.key).get("kept"):
+        take_away(m, disk)
+
+
+def take_away(m: "Migration", disk: "Disk") -> None:
+    """The same, whatever the disk is."""
     vdi = m.source_vdi(disk)
     gate.remove(m.source, vdi, marks.of_source(m.id), marks.RELINKING)
     if _is_sms(m, vdi):

@@ -18,7 +18,7 @@ _LINE = re.compile(r"^(SR|VDI|DP:) (.*)$")
 # "vbd/3/xvda: activated RW  ** LEAKED": of a VM's disk, by domain (0 is dom0) and device
 # (xenopsd's storage.ml, id_of).
 _DATAPATH = re.compile(r"^(vbd/[1-9]\d*/[^:]+): (.*)$")
-_WRITABLE = "activated RW"
+_WRITABLE, _READABLE = "activated RW", "activated RO"
 
 
 def of_vm_disks(session: "XenAPI.Session", host: str, sr: str, location: str) -> List[str]:
@@ -27,9 +27,11 @@ def of_vm_disks(session: "XenAPI.Session", host: str, sr: str, location: str) ->
     return [datapath for datapath, _ in _of_vm_disks(session, host, sr, location)]
 
 
-def active_and_writable(session: "XenAPI.Session", host: str, sr: str, location: str) -> bool:
-    """Whether the storage layer of `host` has the VDI active and read-write for a VM."""
-    return any(state == _WRITABLE for _, state in _of_vm_disks(session, host, sr, location))
+def is_active(session: "XenAPI.Session", host: str, sr: str, location: str, writable: bool) -> bool:
+    """Whether the storage layer of `host` has the VDI active for a VM, and so: `writable`, or
+    read-only."""
+    wanted = _WRITABLE if writable else _READABLE
+    return any(state == wanted for _, state in _of_vm_disks(session, host, sr, location))
 
 
 def _of_vm_disks(

@@ -72,10 +72,10 @@ class SmHost(object):
         finally:
             self.xapi.session.remove_from_other_config(self.session.handle, "_sm_session")
 
-    def activate(self, vdi):
-        """Attach and activate it read-write, as xapi does. Returns its NBD socket."""
-        self.call(vdi, "vdi_attach", "true", driver="FileSR")
-        self.call(vdi, "vdi_activate", "true", driver="FileSR")
+    def activate(self, vdi, writable="true"):
+        """Attach and activate it, as xapi does. Returns its NBD socket."""
+        self.call(vdi, "vdi_attach", writable, driver="FileSR")
+        self.call(vdi, "vdi_activate", writable, driver="FileSR")
         return self.socket(vdi)
 
     def deactivate(self, vdi):

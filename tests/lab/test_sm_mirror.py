@@ -371,6 +371,40 @@ def test_the_wrong_disks_are_refused(host, disks):
     assert raised.value.fault == 143
 
 
+def test_a_disk_that_a_guest_has_read_only_is_read_through_its_tapdisk(host, disks):
+    source, _, destination = disks
+    with pytest.raises(SmFault) as raised:
+        host.call(source, "vdi_copy_open", "beside-reader")
+    assert raised.value.fault == 480, "it is open to be written to"
+    with pytest.raises(SmFault) as raised:
+        host.call(destination, "vdi_copy_open", "beside-reader")
+    assert raised.value.fault == 480, "it is open to nobody"
+    assert host.tags(destination) == {}
+    host.deactivate(source)
+    socket = host.activate(source, "false")
+    before, tags = host.tapdisks(), host.tags(source)
+    opened = json.loads(host.call(source, "vdi_copy_open", "beside-reader"))["socket"]
+    io(opened, "read -P 0xaa 0 1M", readonly=True)
+    extents = json.loads(host.call(source, "vdi_extents"))
+    assert extents["size"] == SIZE and extents["extents"][0][0] == 0
+    assert extents["extents"][0][1] >= MIB
+    host.call(source, "vdi_copy_close")
+    assert (host.tapdisks(), host.tags(source)) == (before, tags)
+    io(socket, "read -P 0xaa 0 1M", readonly=True)
+
+
+def test_the_gate_of_a_disk_that_the_vm_has_read_only_lets_a_reader_in(host, disks):
+    _, _, destination = disks
+    receive(host, destination)
+    host.call(destination, "vdi_attach", "false", driver="FileSR")
+    reader = activation(host, destination, "false")
+    host.call(destination, "vdi_receive_finish", "read-only")
+    assert reader.wait(30) == 0, "it was let in, and not ended"
+    reader.communicate()
+    assert list(host.tags(destination).values()) == ["RO"]
+    host.deactivate(destination)
+
+
 @pytest.mark.parametrize("linked", [True, False], ids=["active", "activation died before its link"])
 def test_a_disk_that_was_left_active_is_let_go(host, disks, linked):
     _, _, destination = disks

@@ -345,10 +345,10 @@ def test_the_diagnostics_and_sm_dp_destroy(pool, number):
     )
     session, of = pool.master.remote(), (host.ref(disk.x), disk.where["sr"], disk.location)
     assert datapaths.of_vm_disks(session, *of) == ["vbd/1/xvda"], "as the product reads it"
-    assert datapaths.active_and_writable(session, *of)
+    assert datapaths.is_active(session, *of, writable=True)
     assert disk.destroy_datapath("vbd/9/xvda") == "", "one that is not known is no error"
     datapaths.destroy(session, host.ref(disk.x), "vbd/1/xvda")
-    assert not datapaths.active_and_writable(session, *of)
+    assert not datapaths.is_active(session, *of, writable=True)
     assert (
         datapaths.of_vm_disks(session, *of) == []
         and disk.believed() == []

@@ -157,7 +157,9 @@ def executable(path, text):
 
 
 class TinyXenopsd:
-    """Enough of a xenopsd: VMs start and stop at once."""
+    """Enough of a xenopsd: VMs start, stop and, if it `suspends`, are suspended at once."""
+
+    suspends = True
 
     def __init__(self, root):
         self.vms = {}
@@ -217,6 +219,15 @@ class TinyXenopsd:
     def VM_shutdown(self, members):
         self.vms[members["id"]]["power_state"] = "Halted"
         return "2"
+
+    def VM_suspend(self, members):
+        if self.suspends:
+            self.vms[members["id"]]["power_state"] = "Suspended"
+        return "3"
+
+    def VM_resume(self, members):
+        self.vms[members["id"]]["power_state"] = "Running"
+        return "4"
 
     def VM_remove(self, members):
         del self.vms[members["id"]]

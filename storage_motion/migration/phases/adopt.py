@@ -38,6 +38,14 @@ def adopt(m: "Migration") -> None:
         _replace(m, disk, m.destination_vdi(disk))
 
 
+def replace_unplugged(m: "Migration") -> None:
+    """Within a pool, have a VM that runs on its other new disks have those that it has not plugged,
+    too: of them xenopsd knows nothing."""
+    for disk in m.plan.disks if not m.plan.cross_pool else ():
+        if disk.unplugged:
+            _replace(m, disk, m.destination_vdi(disk))
+
+
 def give_back(m: "Migration") -> None:
     """Give it its old ones."""
     if m.plan.cross_pool:

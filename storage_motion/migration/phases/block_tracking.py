@@ -114,7 +114,7 @@ def _owe(m: "Migration", key: str) -> None:
 
 def _was_mirrored(m: "Migration", disk: "Disk") -> bool:
     entry = m.disk(disk.key)
-    return m.plan.live and bool(entry.get("mover") or entry.get("renewed"))
+    return m.plan.mirrors(disk) and bool(entry.get("mover") or entry.get("renewed"))
 
 
 def _give_up(m: "Migration", disk: "Disk", uuid: str, why: str) -> None:

@@ -116,7 +116,11 @@ def _fasten(m: "Migration") -> None:
     a VBD by which anybody can."""
     if not m.plan.live:
         return
-    refs = {disk.vbd: m.source.xenapi.VBD.get_by_uuid(disk.vbd) for disk in m.plan.disks}
+    refs = {
+        disk.vbd: m.source.xenapi.VBD.get_by_uuid(disk.vbd)
+        for disk in m.plan.disks
+        if not disk.unplugged
+    }
     before = m.entry.get("fastened", [])
     fastened = [
         uuid

@@ -12,6 +12,7 @@ from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
 from storage_motion.migration.phases import block_tracking, cd_drives, claim, ha_protection, remap
 from storage_motion.plan.checks import CLAIM
+from storage_motion.plan.inquiry import SUSPENDED
 from storage_motion.sm import marks
 from storage_motion.switch import pool_lock, whereabouts
 from storage_motion.xapi import datapaths, receiving_host
@@ -39,6 +40,8 @@ def clean_up(m: "Migration") -> None:
 
 
 def _destroy(m: "Migration") -> None:
+    for disk in m.plan.disks:
+        _require_verified(m, disk)
     if m.plan.cross_pool:
         _destroy_vbds(m)
     for disk in m.plan.disks:
@@ -66,35 +69,46 @@ def _await_own_disks(m: "Migration") -> None:
         )
     except TimedOut:
         raise NotCleanedUp(
-            "these new disks are not active, read-write, for the VM on its host: %s"
+            "these new disks are not active for the VM on its host, as it has them: %s"
             % ", ".join(_others_disks(m))
         )
 
 
 def _others_disks(m: "Migration") -> List[str]:
-    """The UUIDs of the new disks that are not active just as the VM needs them: on its host,
-    read-write; nowhere if it is halted."""
+    """The UUIDs of the new disks that are not active just as the VM has them: on its host, and
+    read-write if it has them so; nowhere if it is halted."""
     vm = m.destination.xenapi.VM.get_record(remap.destination_vm(m))
     host = vm["resident_on"] if vm["power_state"] in whereabouts.LIVE else None
     others = [disk for disk in m.plan.disks if not _is_own(m, disk, host)]
     if host and not others:
         found = json.loads(m.plugin("receive-status"))["disks"]
-        others = [disk for disk in m.plan.disks if found[disk.key]["read_only"]]
+        others = [
+            disk
+            for disk in m.plan.disks
+            if found[disk.key]["read_only"] and not disk.read_only and not disk.unplugged
+        ]
     return [m.disk(disk.key)["destination_vdi"] for disk in others]
 
 
 def _is_own(m: "Migration", disk: "Disk", host: Optional[str]) -> bool:
-    """Whether a new disk is active, read-write, on `host` (a ref) and nowhere else; on no host if
-    that is None."""
+    """Whether a new disk is active, as the VM has it, on `host` (a ref) and nowhere else; on no
+    host if that is None."""
     vdi = m.destination_vdi(disk)
     config = m.destination.xenapi.VDI.get_sm_config(vdi)
     keys = {key: value for key, value in config.items() if key.startswith(marks.HOST)}
-    if host is None or keys:
-        return keys == ({marks.HOST + host: "RW"} if host else {})
+    if host is None or keys or disk.unplugged:
+        if disk.unplugged:  # or plugged since
+            return set(keys) <= ({marks.HOST + host} if host else set())
+        mode = "RO" if disk.read_only else "RW"
+        return keys == ({marks.HOST + host: mode} if host else {})
     # With an older database of its master's the keys of a member's host are gone, until that
     # member's xapi is started again.
-    return datapaths.active_and_writable(
-        m.destination, host, disk.destination_sr, m.destination.xenapi.VDI.get_location(vdi)
+    return datapaths.is_active(
+        m.destination,
+        host,
+        disk.destination_sr,
+        m.destination.xenapi.VDI.get_location(vdi),
+        not disk.read_only,
     )
 
 
@@ -148,7 +162,11 @@ def _destroy_vbds(m: "Migration") -> None:
     vm = _source_vm(m)
     if vm is None:
         return
-    if m.source.xenapi.VM.get_power_state(vm) != "Halted":
+    state = m.source.xenapi.VM.get_power_state(vm)
+    if m.plan.suspended and state == SUSPENDED:
+        # `hard_shutdown` would destroy the image of its memory as well, verified or not
+        m.source.xenapi.VM.power_state_reset(vm)
+    elif state != "Halted":
         xenopsd_leftovers.note_halted(m)
     moved = {disk.vbd for disk in m.plan.disks}
     for ref in m.source.xenapi.VM.get_VBDs(vm):
@@ -156,12 +174,15 @@ def _destroy_vbds(m: "Migration") -> None:
             m.source.xenapi.VBD.destroy(ref)
 
 
-def _destroy_disk(m: "Migration", disk: "Disk") -> None:
-    entry = m.disk(disk.key)
-    if entry.get("gate") != steps.OPEN:
+def _require_verified(m: "Migration", disk: "Disk") -> None:
+    if m.disk(disk.key).get("gate") != steps.OPEN:
         # The gate opens only for what was verified (the mover's `finish`). Without that the source
         # is the only true copy.
         raise NotCleanedUp("VDI %s was not verified at the destination" % disk.key)
+
+
+def _destroy_disk(m: "Migration", disk: "Disk") -> None:
+    _require_verified(m, disk)
     vdi = Records(m.source).ref("VDI", disk.key)
     if vdi:
         snapshots.drop(m, disk)

@@ -51,6 +51,7 @@ def _take(m: "Migration") -> None:
     receive.give(m)  # before xapi looks at the VM, and at what may be done with its VBDs
     if seen.live:
         _take_running(m)
+        adopt.replace_unplugged(m)
     else:
         _end_there(m)
         if not m.plan.cross_pool:
@@ -90,7 +91,10 @@ def _take_running(m: "Migration") -> None:
         return (
             api.VM.get_resident_on(vm) == m.host()
             and api.VM.get_power_state(vm) in whereabouts.LIVE
-            and (m.plan.cross_pool or all(_has_its_disk(m, disk) for disk in m.plan.disks))
+            and all(
+                m.plan.cross_pool or disk.unplugged or _has_its_disk(m, disk)
+                for disk in m.plan.disks
+            )
         )
 
     try:

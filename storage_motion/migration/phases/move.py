@@ -16,7 +16,13 @@ from storage_motion.errors import (
     Unreachable,
 )
 from storage_motion.journal import steps
-from storage_motion.migration import durable, mirror_health, xapi_verdict, xenopsd_leftovers
+from storage_motion.migration import (
+    durable,
+    mirror_health,
+    unplugged_disks,
+    xapi_verdict,
+    xenopsd_leftovers,
+)
 from storage_motion.migration.move_watch import MoveWatch
 from storage_motion.migration.phases import claim, ha_protection, remap
 from storage_motion.plan import changes, installed
@@ -37,7 +43,7 @@ log = logging.getLogger("sxm")
 def move(m: "Migration") -> None:
     """Move the running VM. Raises Cancelled, MirrorBroken, MoveFailed..., and then it is still at
     the source; or Undecided."""
-    switches = [disk_switch.of_disk(m, disk, m.plan.live) for disk in m.plan.disks]
+    switches = [disk_switch.of_disk(m, disk) for disk in m.plan.disks if m.plan.uses(disk)]
     here = xenops.Xenops.local(m.source, "sxm " + m.id)
     task, unwritten = _task(m, here)
     before = m.receiving_host
@@ -96,6 +102,7 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     maps = _maps(m)
     # with a session of now: a xapi that was restarted knows no other
     receiving_host.ask_again(m)
+    unplugged_disks.hand_over(m)
     # and a mirror that has ended by now lacks what the guest has written since
     mirror_health.await_answers(m)
     m.note(xenops_task=STARTING)
@@ -182,7 +189,7 @@ def hand_over(m: "Migration") -> None:
     pool_lock.put(m)
     _protect(m, lambda disk: source_lock.begin_when_relinked(m, disk))
     for disk in m.plan.disks:
-        one = disk_switch.of_disk(m, disk, False)
+        one = disk_switch.of_disk(m, disk)
         waiting.until(one.advance, gate.SETTLE_TIMEOUT, "hand-over of %s" % disk.key)
 
 

@@ -161,4 +161,6 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "image_format": disk.image_format,
         "tags": list(disk.tags),
         "allow_caching": disk.allow_caching,
+        "read_only": disk.read_only,
+        "unplugged": disk.unplugged,
     }

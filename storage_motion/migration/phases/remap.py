@@ -9,6 +9,7 @@ from storage_motion.errors import BadMetadata, Undecided
 from storage_motion.migration.phases import claim, ha_protection
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
+from storage_motion.plan.inquiry import SUSPENDED
 from storage_motion.xapi import metadata, ova, receiving_host, repeated
 from storage_motion.xapi.records import Records
 
@@ -141,8 +142,9 @@ def remove(m: "Migration") -> None:
     if m.entry.get("imported"):
         vm = Records(m.destination).ref("VM", m.plan.vm)
         if vm:
-            if m.destination.xenapi.VM.get_power_state(vm) != "Halted":
-                if not m.plan.live:
+            state = m.destination.xenapi.VM.get_power_state(vm)
+            if state != "Halted":
+                if not m.plan.live and not (m.plan.suspended and state == SUSPENDED):
                     raise Undecided("VM %s has been started at the destination" % m.plan.vm)
                 m.destination.xenapi.VM.power_state_reset(vm)
             _destroy(m, vm)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, List, Sequence
 
 from storage_motion.errors import GateOpen, Undecided
 from storage_motion.journal import steps
-from storage_motion.migration import durable, xenopsd_leftovers
+from storage_motion.migration import durable, unplugged_disks, xenopsd_leftovers
 from storage_motion.sm import marks
 from storage_motion.switch import gate, pool_lock, source_lock, stale_activation, whereabouts
 
@@ -37,7 +37,7 @@ def shut_gates(m: "Migration") -> None:
             "the gates of VM %s" % m.plan.vm,
         )
     for disk in m.plan.disks:
-        if m.disk(disk.key).get("gate", steps.ATTACHED) in (
+        if not m.disk(disk.key).get("kept") and m.disk(disk.key).get("gate", steps.ATTACHED) in (
             steps.LOCKING,
             steps.LOCKED,
             steps.OPENING,
@@ -87,6 +87,7 @@ def lock_again(m: "Migration") -> None:
     it was there. SM clears `paused` when an SR's master plugs it; `relinking` outlives that, but
     for a coalesce."""
     for disk in m.plan.disks:
+        unplugged_disks.put_back(m, disk)
         step = m.disk(disk.key).get("gate", steps.ATTACHED)
         if m.entry.get("xenops_task") or step != steps.ATTACHED:
             source_lock.begin_again(m, disk)

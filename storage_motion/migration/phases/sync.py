@@ -26,9 +26,17 @@ from storage_motion.errors import (
     TimedOut,
     VmNotRunning,
 )
-from storage_motion.migration import bandwidth, durable, mirror_health, snapshots, verified_before
+from storage_motion.migration import (
+    bandwidth,
+    durable,
+    mirror_health,
+    snapshots,
+    unplugged_disks,
+    verified_before,
+)
 from storage_motion.migration.mover_handle import MoverHandle
 from storage_motion.migration.phases import block_tracking, receive
+from storage_motion.plan import changes
 from storage_motion.sm import repeated_commands, smapi
 from storage_motion.wire.mover_status import fault_of
 from storage_motion.xapi.records import Records
@@ -81,11 +89,15 @@ def _synchronise(m: "Migration", disk: "Disk") -> None:
         mover = m.mover(disk.key)
         m.note(disk.key, mover=mover.start(disk.size).to_json())
         m.pulse()
-        copied_from = _mirror(m, disk, mover) if m.plan.live else disk.key
+        copied_from = _mirror(m, disk, mover) if m.plan.mirrors(disk) else disk.key
         m.pulse()
         _copy(m, disk, mover, copied_from)
     _await_copy(m, disk)
+    if disk.unplugged:
+        unplugged_disks.keep_copying(m, disk)
     _close(m, disk)
+    if disk.unplugged:
+        unplugged_disks.keep_closed(m, disk)
     m.pulse()
     m.note(disk.key, state="in-sync")
 
@@ -121,11 +133,15 @@ def clear_broken(m: "Migration") -> None:
     sound goes on, a copy included.
 
     Raises VmNotRunning, and whatever the steps raise; it may be called again then."""
-    _await_closed(m)
+    closed = _await_closed(m)
     state = m.source.xenapi.VM.get_power_state(m.vm())
     if m.plan.live and state not in RUNNING:
         raise VmNotRunning(m.plan.vm, state)
-    broken = [disk for disk in m.plan.disks if not mirror_health.is_sound(m, disk)]
+    broken = [
+        disk
+        for disk in m.plan.disks
+        if closed and _may_be_another_now(m, disk) or not mirror_health.is_sound(m, disk)
+    ]
     for disk in broken:
         for _, action in _END:
             action(m, disk)
@@ -143,11 +159,17 @@ def clear_broken(m: "Migration") -> None:
         receive.reopen(m, broken)
 
 
-def _await_closed(m: "Migration") -> None:
+def _may_be_another_now(m: "Migration", disk: "Disk") -> bool:
+    """Of a disk that the guest has closed, and opens again: whether somebody may have written to
+    it meanwhile, of which no mirror tells. xapi lets nobody, unless it is marked as sharable."""
+    return m.plan.uses(disk) and not m.plan.mirrors(disk) and disk.sharable
+
+
+def _await_closed(m: "Migration") -> bool:
     """Of a guest that is about to close its disks: until it has. What is made anew before that
-    would break at once."""
+    would break at once. Whether it was about to."""
     if not m.guest_closes():
-        return
+        return False
 
     def closed() -> bool:
         m.pulse()
@@ -158,6 +180,7 @@ def _await_closed(m: "Migration") -> None:
     except TimedOut as error:
         log.warning("%s: %s", m.id, error)  # somebody has stopped it, such as another's hook
     m.closed()
+    return True
 
 
 def _end_mover(m: "Migration", disk: "Disk") -> None:
@@ -222,7 +245,7 @@ def _copy(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) ->
     """Begin to copy what the VDI `copied_from` (a UUID) holds."""
     entry = m.disk(disk.key)
     m.note(disk.key, copy_open=copied_from)
-    opened = json.loads(_sm(m, disk, "vdi_copy_open", copied_from))
+    opened = json.loads(_open(m, disk, copied_from))
     m.pulse()
     extents = json.loads(_sm(m, disk, "vdi_extents", copied_from))
     compare = entry.get("renewed", False) and not entry["blank"]
@@ -231,6 +254,25 @@ def _copy(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) ->
     heading = verified_before.heading(m, disk, copied_from)
     mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known)
     m.note(disk.key, state="copying", verified_windows=mover.verified)
+
+
+def _open(m: "Migration", disk: "Disk", copied_from: str) -> str:
+    """What vdi_copy_open answers. Raises MirrorBroken where a guest that has the disk read-only has
+    it closed just now, as while it reboots."""
+    if not m.plan.uses(disk) or m.plan.mirrors(disk):
+        if disk.unplugged:
+            unplugged_disks.let_go(m, disk)  # of an earlier try: it would keep us out, too
+            changes.require_none(m)
+        answer: str = _sm(m, disk, "vdi_copy_open", copied_from)
+        if disk.unplugged:
+            unplugged_disks.keep_copying(m, disk)
+        return answer
+    try:
+        return str(_sm(m, disk, "vdi_copy_open", copied_from, args=(smapi.BESIDE_READER,)))
+    except SmFault as fault:
+        if fault.fault in PASSING:
+            raise MirrorBroken(disk.key, str(fault))
+        raise
 
 
 def _await_copy(m: "Migration", disk: "Disk") -> None:
@@ -267,7 +309,12 @@ def _close(m: "Migration", disk: "Disk") -> None:
 
 # What ends the synchronising of a disk, in this order; each is idempotent. The mover first: when
 # its sockets close, a tapdisk that waits for the mirror goes on at once.
-_END: Tuple[Step, ...] = (("mover", _end_mover), ("mirror", _detach), ("copy", _close))
+_END: Tuple[Step, ...] = (
+    ("mover", _end_mover),
+    ("mirror", _detach),
+    ("copy", _close),
+    ("lock", unplugged_disks.let_go),
+)
 _STOP = _END + (("snapshots", snapshots.drop),)
 
 

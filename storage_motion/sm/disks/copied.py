@@ -11,7 +11,7 @@ import time
 from typing import Any, Dict, Iterator
 
 from storage_motion.dom0 import blktap, images, tapctl
-from storage_motion.errors import DiskInUse, DiskPaused, MotionError
+from storage_motion.errors import DiskInUse, DiskPaused, MotionError, NotActive
 from storage_motion.sm import marks, stock_sm
 from storage_motion.sm.disks.disk import Disk, listed, wait
 from storage_motion.sm.disks.record import Record
@@ -20,6 +20,7 @@ blktap2 = stock_sm.module("blktap2")
 util = stock_sm.module("core.util")
 
 QCOW2 = "qcow2"
+READ_ONLY = "RO"  # value of sm's key of a host that has it active so
 NULL = "OpaqueRef:NULL"
 PAUSED_BOUND = 60.0  # seconds for sm's pause of the disk to end
 RESUME_BOUND = 60.0  # seconds for our tapdisk to go on
@@ -48,6 +49,18 @@ class CopiedDisk(Disk):
         self.tapped.attach(self.sr.uuid, self.uuid, False)
         self._activate()
         return self._opened()
+
+    def open_beside_reader(self) -> Dict[str, Any]:
+        """A disk that a guest on this host has open read-only: as `open`, through the guest's own
+        tapdisk. Nothing is opened, so there is nothing to close. Raises NotActive if it is not open
+        just now, or to be written to.
+
+        A tapdisk of ours beside it would be unknown to sm, which relinks images below a disk while
+        those that it knows of are paused; and could not stay if the guest opens the disk anew."""
+        with self.locked():
+            if self.sm_config().get(self.host_key) != READ_ONLY or self.running() is None:
+                raise NotActive(self.uuid)
+            return self._opened()
 
     def _activate(self) -> None:
         """sm has a merge below the disk given up first. One that ends just then it does not see,
@@ -82,6 +95,10 @@ class CopiedDisk(Disk):
         DiskStuck.
         """
         base = self.sr.vdi(base_uuid).path if base_uuid else None
+        if self._is_open_by_guest() and self.tapped.get_tap_type() == QCOW2:
+            # whose tapdisk may be merging, and is not to be paused for this
+            size = int(self.api.get_virtual_size(self.ref))
+            return {"size": size, "extents": [[0, size]]}
         with self._still():
             size, found = images.extents(self.tapped.get_tap_type(), self.path, base)
         return {"size": size, "extents": found}
@@ -123,6 +140,9 @@ class CopiedDisk(Disk):
                 RESUME_BOUND,
                 "tapdisk %d of VDI %s could not open its images again" % (vbd.pid, self.uuid),
             )
+
+    def _is_open_by_guest(self) -> bool:
+        return Record("copy", self.uuid).read() is None and self.host_key in self.sm_config()
 
     def _is_beside_the_guest(self) -> bool:
         """Whether the guest's tapdisk has the images below the disk open, too."""

@@ -23,8 +23,10 @@ BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its
 class FilledDisk(Disk):
     """A VDI that nobody else uses."""
 
-    def __init__(self, sr: Any, vdi_uuid: str) -> None:
+    def __init__(self, sr: Any, vdi_uuid: str, read_only: bool = False) -> None:
+        """`read_only`: the VM will have it so."""
         super(FilledDisk, self).__init__(sr, vdi_uuid)
+        self._read_only = read_only
         self._record = Record("receive", vdi_uuid)
         # what the record tells of the one tapdisk that has the image open, once that is known
         self._only: Optional[Dict[str, int]] = None
@@ -92,15 +94,15 @@ class FilledDisk(Disk):
             gate_notes.note(self.uuid)
             # Those that are there already, whatever is killed now; and last those that came
             # meanwhile: the next one is not there before the guard (guard.py) looks again.
-            guard.end_readers(self.uuid)
+            self._end_readers()
             self._open_gate()
             self._record.remove()
-            guard.end_readers(self.uuid)
+            self._end_readers()
 
     def open_again(self) -> bool:
         """Open a gate that this host has noted as opened, and that xapi, with an older database,
-        has shut again; no other, and only if somebody waits there who will have the disk
-        read-write. Whether it was opened.
+        has shut again; no other, and only if somebody waits there who will have the disk as
+        the VM has it. Whether it was opened.
 
         An `activating` of a command of SM's that has died goes, too: with the VDI's lock held
         nobody is at it, and the next one would fail by it."""
@@ -110,12 +112,12 @@ class FilledDisk(Disk):
             if marks.ACTIVATING in self.sm_config():
                 self.api.remove_from_sm_config(self.ref, marks.ACTIVATING)
             waits = any(
-                guard.would_write(command, args)
+                guard.would_have(command, args, self._read_only)
                 for _, _, command, args in smapi.commands([self.uuid])
             )
             if waits:
                 self._open_gate()
-            guard.end_readers(self.uuid)  # last, as in `finish`
+            self._end_readers()  # last, as in `finish`
             return waits
 
     def abort(self) -> bool:
@@ -129,6 +131,10 @@ class FilledDisk(Disk):
             ended = [(vbd.pid, vbd.minor, in_order) for vbd, in_order in self._close()]
             self._record.remove()
         return noted is not None and lived and ended == [(noted["pid"], noted["minor"], True)]
+
+    def _end_readers(self) -> None:
+        if not self._read_only:
+            guard.end_readers(self.uuid)
 
     def _open_gate(self) -> None:
         config = self.sm_config()

@@ -6,6 +6,8 @@ A xapi that was restarted has forgotten which disks are to be written to until i
 and does once more before that what it was having SM activate (storage_smapiv1.ml, vdi_read_write).
 The VM could not write then. Its start waits for that, too. What fails is the answer to a xapi that
 is dead; xenopsd's own request comes again afterwards, and has the disk activated to be written to.
+
+Not for a disk that the VM has read-only: who would only read it is the VM.
 """
 
 import logging
@@ -15,6 +17,8 @@ from storage_motion.errors import LaunchFailed
 from storage_motion.sm import active, smapi, stock_sm
 
 ACTIVATE = "vdi_activate"
+# argument of our commands that open a gate: the VM has the disk read-only, so this is not for it
+READ_ONLY = "read-only"
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +69,9 @@ def would_read(command: Optional[str], args: Any) -> bool:
     return command == ACTIVATE and args != ["true"]
 
 
-def would_write(command: Optional[str], args: Any) -> bool:
-    """Whether it would activate it to be written to."""
-    return command == ACTIVATE and args == ["true"]
+def would_have(command: Optional[str], args: Any, read_only: bool) -> bool:
+    """Whether it would activate it as the VM has it: to be written to, or `read_only`."""
+    return command == ACTIVATE and (args != ["true"]) == read_only
 
 
 def end_readers(vdi_uuid: str) -> None:

@@ -193,6 +193,14 @@ def test_an_arrival_is_noted_for_the_migration_whose_disks_the_vm_has(root):
     assert arrival.read(ID)["vm"] == VM and arrival.read(OTHER) is None
 
 
+def test_a_disk_that_the_vm_has_not_plugged_is_not_waited_for(root):
+    disk = {"vdi": "n", "sr": "d", "created": True, "shut": True, "location": "n"}
+    receiving(disks={"k": disk, "l": dict(disk, location="u", unplugged=True)})
+    plugged(root, "d/n")
+    assert run("vm-post-migrate", "destination") == 0
+    assert arrival.read(ID)["vm"] == VM
+
+
 @pytest.mark.parametrize(
     "fields, disks",
     [

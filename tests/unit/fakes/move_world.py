@@ -306,11 +306,11 @@ def world_of(monkeypatch, *script, **options):
     monkeypatch.setattr(
         disk_switch,
         "of_disk",
-        lambda m, disk, mirrored: disk_switch.DiskSwitch(
+        lambda m, disk: disk_switch.DiskSwitch(
             m.source,
             m.source_vdi(disk),
             FakeMover(m),
-            mirrored,
+            m.plan.mirrors(disk),
             "sxm m",
             lambda step: m.note(disk.key, gate=step),
             m.disk(disk.key).get("gate"),

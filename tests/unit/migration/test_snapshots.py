@@ -120,7 +120,7 @@ def test_a_disk_that_is_made_anew_keeps_its_snapshots(source, monkeypatch):
     sync.clear_broken(source.m)
     assert source.other_config(ours) is not None
     assert (
-        ended == ["mover", "mirror", "copy", "opened again at the destination"] * 2
+        ended == ["mover", "mirror", "copy", "lock", "opened again at the destination"] * 2
         and entry["given_up"] == 2
         and entry["saved_before"] == 5
     )

@@ -3,7 +3,7 @@
 
 import pytest
 
-from fake_pool import add_vdi, by_name
+from fake_pool import NULL, add_vdi, by_name
 from storage_motion.errors import VmChanged
 from storage_motion.plan import changes
 from storage_motion.plan.plan import Cd, Vif
@@ -56,6 +56,31 @@ def test_a_disk_that_another_vm_has_got_meanwhile(m):
     """Of a halted VM, say: who writes to it is not in the copy."""
     m.vdi["VBDs"] = m.record["VBDs"] + [m.source.add("VBD", VM="OpaqueRef:another")]
     assert what(m) == ["disk %s was attached to another VM" % m.vdi["uuid"]]
+
+
+@pytest.mark.parametrize("plugged", [True, False])
+def test_a_disk_that_has_been_plugged_meanwhile(m, plugged):
+    m.plan = m.plan._replace(disks=[disk._replace(unplugged=True) for disk in m.plan.disks])
+    for vbd in m.record["VBDs"]:
+        m.source.tables["VBD"][vbd]["currently_attached"] = plugged
+    if plugged:
+        assert what(m) == ["disk %s was plugged" % m.vdi["uuid"]]
+    else:
+        changes.require_none(m)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_suspended_vm_that_has_been_resumed_meanwhile(m, resumed):
+    image = add_vdi(m.source, by_name(m.source, "SR", "a1-sr"), VBDs=[])
+    uuid = m.source.tables["VDI"][image]["uuid"]
+    m.plan = m.plan._replace(
+        disks=list(m.plan.disks) + [m.plan.disks[0]._replace(key=uuid, vbd="")]
+    )
+    m.record["suspend_VDI"] = NULL if resumed else image
+    if resumed:
+        assert what(m) == ["disk %s is no longer its own" % uuid]
+    else:
+        changes.require_none(m)
 
 
 def test_a_disk_less(m):

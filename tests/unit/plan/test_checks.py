@@ -3,8 +3,11 @@
 
 import pytest
 
-from fake_pool import GIB, add_vdi, by_name, uuid_of
+from fake_pool import GIB, NULL, add_vdi, by_name, uuid_of
 from plan_world import World, is_refused
+from storage_motion.plan.plan import Plan
+from storage_motion.plan.planner import home
+from storage_motion.xapi.records import Records
 
 
 @pytest.fixture
@@ -23,7 +26,10 @@ def disk_field(name, value):
 @pytest.mark.parametrize(
     "prepare, part",
     [
-        (vm_field("power_state", "Suspended"), "xe vm-resume"),
+        (
+            lambda world: world.vm.update(power_state="Suspended", suspend_VDI=NULL),
+            "has no image of its memory",
+        ),
         (vm_field("power_state", "Paused"), "xe vm-unpause"),
         (vm_field("is_a_template", True), "template"),
         (vm_field("is_control_domain", True), "control domain"),
@@ -40,12 +46,13 @@ def disk_field(name, value):
         (disk_field("VBDs", ["OpaqueRef:1", "OpaqueRef:2"]), "another VM"),
         (disk_field("missing", True), "missing"),
         (disk_field("sharable", True), "xapi takes no snapshot of such a disk"),
-        (lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO"), "read-only"),
+        (disk_field("read_only", True), "is itself marked as read-only"),
         (
-            lambda world: world.a.tables["VBD"][world.vm["VBDs"][0]].update(
-                currently_attached=False
-            ),
-            "not plugged",
+            lambda world: [
+                world.a.tables["VBD"][ref].update(currently_attached=False)
+                for ref in world.vm["VBDs"]
+            ],
+            "none is plugged into the VM",
         ),
     ],
 )
@@ -72,6 +79,59 @@ def test_who_else_has_a_disk_is_named(world, control_domain, said):
     (problem,) = problems
     assert plan is None and problem.startswith("vdi:" + world.disk["uuid"])
     assert all(part in problem for part in said), problem
+
+
+@pytest.mark.parametrize("state", ["Running", "Halted"])
+def test_a_read_only_disk_is_copied_and_not_mirrored_though_it_is_sharable(world, state):
+    """A writable one of a running VM is refused then, and no raw one is mirrored on LVM."""
+    world.disk.update(sharable=True, sm_config={"type": "raw"})
+    world.vm["power_state"] = state
+    world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO")
+    world.a.tables["SR"][world.sr].update(type="lvm")
+    plan, problems = world.cross()
+    assert plan is not None, problems
+    (disk,) = [disk for disk in plan.disks if disk.key == world.disk["uuid"]]
+    assert (disk.read_only, plan.mirrors(disk)) == (True, False)
+    assert [plan.mirrors(other) for other in plan.disks if other is not disk] == [
+        plan.live for other in plan.disks[1:]
+    ]
+
+
+@pytest.fixture
+def suspended(world):
+    image = add_vdi(world.a, world.sr, GIB, type="suspend", VBDs=[])
+    world.vm.update(power_state="Suspended", suspend_VDI=image, resident_on=NULL)
+    return uuid_of(world.a, "VDI", image)
+
+
+def test_a_suspended_vm_moves_with_the_image_of_its_memory(world, suspended):
+    plan, problems = world.cross()
+    assert plan is not None, problems
+    assert (plan.live, plan.suspended, plan.check_cpu) == (False, True, True)
+    (image,) = [disk for disk in plan.disks if disk.is_memory]
+    assert (image.key, image.type, image.device) == (suspended, "suspend", "memory")
+    assert len(plan.disks) == 3 and plan.to_json() == Plan.from_json(plan.to_json()).to_json()
+    assert home(Records(world.a), world.vm, None) == by_name(world.a, "host", "a1")
+
+
+def test_within_its_pool_it_is_refused(world, suspended):
+    answer = world.within(**{"destination-sr-uuid": uuid_of(world.a, "SR", world.sr)})
+    assert is_refused(answer, "vm", "is Suspended, and within its pool")
+
+
+def test_its_image_fills_no_disk_of_the_users(world, suspended):
+    target = add_vdi(world.b, by_name(world.b, "SR", "b1-sr"), GIB)
+    answer = world.cross(**{"vdi:" + suspended: uuid_of(world.b, "VDI", target)})
+    assert is_refused(answer, "vdi:" + suspended, "with the image of the VM's memory")
+
+
+def test_a_disk_that_is_not_plugged_is_copied_and_not_mirrored(world):
+    world.a.tables["VBD"][world.vm["VBDs"][0]].update(currently_attached=False)
+    plan, problems = world.cross()
+    assert plan is not None, problems
+    (disk,) = [disk for disk in plan.disks if disk.key == world.disk["uuid"]]
+    assert (disk.unplugged, plan.mirrors(disk), plan.uses(disk)) == (True, False, False)
+    assert all(plan.uses(other) for other in plan.disks if other is not disk)
 
 
 def test_a_disk_that_is_marked_as_sharable_moves_halted(world):

@@ -15,7 +15,11 @@ ROWS = [line for line in DOCUMENT.splitlines() if line.startswith("| ") and "`te
 SAID = [said for row in ROWS for said in re.findall(r"`((?:is|has|belongs) [^`]+)`", row)]
 VM = {"power_state": "Paused", "other_config": {checks.CLAIM: "m"}}
 CONDITIONS = (
-    checks.VM_CHECKS + checks.DISK_CHECKS + checks.TRACKING_CHECKS + checks.LIVE_DISK_CHECKS
+    checks.VM_CHECKS
+    + checks.SUSPENDED_CHECKS
+    + checks.DISK_CHECKS
+    + checks.TRACKING_CHECKS
+    + checks.LIVE_DISK_CHECKS
 )
 
 

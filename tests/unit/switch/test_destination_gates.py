@@ -36,8 +36,9 @@ class Host(object):
     def log_out(self, _):
         self.ended += 1
 
-    def call(self, session, sr, command, vdi):
+    def call(self, session, sr, command, vdi, how):
         assert (sr, vdi) == ("SR of sr", "VDI of vdi")
+        self.how = how
         self.calls.append(command)
         if len(self.calls) in self.restarts:
             self.sm_config = dict(SHUT)  # as it was on disk
@@ -215,7 +216,7 @@ def test_an_activation_that_stays_under_way_has_died(monkeypatch):
     monkeypatch.setattr(
         destination_gates.smapi,
         "call",
-        lambda session, sr, command, vdi: host.calls.append(command),
+        lambda session, sr, command, vdi, how: host.calls.append(command),
     )
     for config, calls in ((ACTIVATING, 0), ({}, 0), (ACTIVATING, 0), (ACTIVATING, 1), ({}, 1)):
         host.sm_config = config
@@ -295,6 +296,20 @@ def test_of_a_gate_that_could_not_be_opened_they_are_only_if_it_may_be_open(
         one.open("sr", "vdi")
     one.keep_writable({})
     assert guard.look.call_args[0][0] == kept
+
+
+def test_who_has_its_disk_read_only_is_let_in(monkeypatch, standing_by):
+    host, one = Host(monkeypatch), destination_gates.Gates()
+    guard = mock.Mock()
+    monkeypatch.setattr(one, "_guard", guard)
+    one.expect_reader("vdi")
+    one.open("sr", "vdi")
+    assert host.how == ["read-only"]
+    host.sm_config = dict(SHUT)
+    one.hold_open("sr", "vdi")
+    assert host.how == ["read-only"] and host.calls[-1] == "vdi_receive_open_again"
+    one.keep_writable({"vdi": "sr", "other": "sr"})
+    assert guard.look.call_args[0][0] == {"other": "sr"}
 
 
 def test_one_that_has_held_no_gate_open_has_no_session_to_end(monkeypatch):

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The switch: the order of calls, and that no failure lets both sides in."""
 
+import mock
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from fake_migration import make_plan
 from fake_pool import FakePool, add_vdi
 from storage_motion.errors import DestinationFull, JournalNotWritten, MirrorBroken, MoverFailed
 from storage_motion.journal import steps
@@ -127,6 +129,33 @@ def test_what_cannot_be_noted_is_not_reached_by_any():
 def test_a_disk_that_was_never_mirrored():
     disk = Disk(mirrored=False, statuses=[{"state": "ready", "clean": False}])
     assert disk.lead() and ("finish", False) in disk.log
+
+
+@pytest.mark.parametrize(
+    "live, served, told, led",
+    [
+        (True, True, None, False),
+        (True, False, "hard-reboot", False),
+        (True, False, None, True),
+        (False, True, "hard-reboot", True),
+    ],
+    ids=["guest has it open", "guest closes it itself", "closed for the move", "halted"],
+)
+def test_a_read_only_disk_is_detached_once_the_guest_has_closed_it_for_the_move(
+    monkeypatch, live, served, told, led
+):
+    pool, note = FakePool("A"), []
+    vdi = add_vdi(pool, "OpaqueRef:sr")
+    plan = make_plan(live=live)
+    disk = plan.disks[0]._replace(read_only=True)
+    m = mock.Mock(id="m", source=pool, plan=plan, source_vdi=lambda disk: vdi)
+    m.disk = lambda key: {}
+    m.mover = lambda key: FakeMover(note)
+    monkeypatch.setattr(disk_switch.active, "is_served", lambda sr, vdi: served)
+    monkeypatch.setattr(disk_switch.closing, "noted", lambda migration: told)
+    switch = disk_switch.of_disk(m, disk)
+    eventually(lambda: switch.advance() or not led, "it is led on")
+    assert (switch.step == "open") == led and (("finish", False) in note) == led
 
 
 def test_nothing_happens_while_the_guest_is_attached():

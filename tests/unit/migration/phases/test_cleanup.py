@@ -26,7 +26,12 @@ class Arrived:
         ]
         self.vm = add_vm(self.pool, self.host, self.vdis, by_name(self.pool, "network", "guests"))
         uuids = [uuid_of(self.pool, "VDI", vdi) for vdi in self.vdis]
-        disks = [types.SimpleNamespace(key=str(number), destination_sr="s") for number in range(2)]
+        disks = [
+            types.SimpleNamespace(
+                key=str(number), destination_sr="s", read_only=False, unplugged=False
+            )
+            for number in range(2)
+        ]
         self.read_only = {"0": False, "1": False}
         self.m = types.SimpleNamespace(
             destination=self.pool,
@@ -68,6 +73,25 @@ def test_one_that_only_xapi_believes_to_be_read_write_keeps_the_source(arrived):
         cleanup._await_own_disks(arrived.m)
     assert uuid_of(arrived.pool, "VDI", arrived.vdis[1]) in str(refused.value)
     assert uuid_of(arrived.pool, "VDI", arrived.vdis[0]) not in str(refused.value)
+
+
+def test_a_disk_that_the_vm_has_read_only_is_to_be_so(arrived):
+    arrived.m.plan.disks[1].read_only = arrived.read_only["1"] = True
+    with pytest.raises(NotCleanedUp):
+        cleanup._await_own_disks(arrived.m)
+    arrived.active(1, **{"host_" + arrived.host: "RO"})
+    cleanup._await_own_disks(arrived.m)
+
+
+def test_a_disk_that_is_not_plugged_is_active_nowhere_or_where_the_vm_is(arrived):
+    arrived.m.plan.disks[1].unplugged = True
+    arrived.active(1)
+    cleanup._await_own_disks(arrived.m)
+    arrived.active(1, **{"host_" + arrived.host: "RW"})
+    cleanup._await_own_disks(arrived.m)
+    arrived.active(1, **{"host_" + arrived.other: "RW"})
+    with pytest.raises(NotCleanedUp):
+        cleanup._await_own_disks(arrived.m)
 
 
 def test_so_are_those_of_a_vm_that_has_halted_since_and_are_nobodys(arrived):

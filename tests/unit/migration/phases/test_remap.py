@@ -134,6 +134,20 @@ def test_a_vm_that_was_halted_and_has_been_started_is_not_taken_away():
     assert world.record["power_state"] == "Running"
 
 
+@pytest.mark.parametrize("state", ["Suspended", "Running"])
+def test_a_suspended_vm_is_taken_away_unless_it_has_been_resumed(state):
+    world = World(live=False, power_state=state)
+    (disk,) = world.plan.disks
+    world.plan = world.plan._replace(disks=[disk, disk._replace(key="memory", vbd="")])
+    claim.block_arrived(world, world.vm)
+    if state == "Running":
+        with pytest.raises(Undecided):
+            remap.remove(world)
+    else:
+        remap.remove(world)
+        assert not world.destination.tables["VM"]
+
+
 class WithTpm:
     """A VM with a virtual TPM whose metadata is brought to another pool. `taken`: the UUIDs of
     those that the importer there makes of it. `sent`: [(document, whether for a rehearsal)]."""

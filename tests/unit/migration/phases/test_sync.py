@@ -244,6 +244,60 @@ def test_what_is_about_to_break_is_not_taken_for_sound(monkeypatch, closed_after
     assert world.log == ([["k"]] if closed_after else [])
 
 
+def read_only(monkeypatch, **changes):
+    world = World(monkeypatch)
+    disk = world.plan.disks[0]._replace(read_only=True, **changes)
+    world.plan = world.plan._replace(disks=(disk,))
+    return world
+
+
+def test_a_read_only_disk_is_copied_beside_its_guest_and_not_mirrored(monkeypatch):
+    world, asked = read_only(monkeypatch), []
+    monkeypatch.setattr(
+        sync,
+        "_sm",
+        lambda m, disk, command, vdi, args=(), timeout=None: (
+            asked.append((command, vdi, args)),
+            '{"size": 1}',
+        )[1],
+    )
+    sync.synchronise(world)
+    assert asked == [("vdi_copy_open", "k", ("beside-reader",)), ("vdi_extents", "k", ())]
+    assert world.disk("k")["state"] == "in-sync" and "mirror" not in world.disk("k")
+
+
+def test_one_whose_guest_has_it_closed_just_now_is_tried_again(monkeypatch):
+    world = read_only(monkeypatch)
+
+    def refuse(*_, **__):
+        raise SmFault("vdi_copy_open", sync.NOT_ACTIVE, "SXM_NOT_ACTIVE")
+
+    monkeypatch.setattr(sync, "_sm", refuse)
+    with pytest.raises(MirrorBroken):
+        sync.synchronise(world)
+
+
+@pytest.mark.parametrize("sharable, made_anew", [(True, [["k"]]), (False, [])])
+def test_what_others_may_have_written_while_the_guest_rebooted_is_copied_anew(
+    monkeypatch, sharable, made_anew
+):
+    world = read_only(monkeypatch, sharable=sharable)
+    monkeypatch.setattr(sync, "_END", ())
+    monkeypatch.setattr(mirror_health, "is_sound", lambda m, disk: True)
+    monkeypatch.setattr(mirror_health, "any_mirrors", lambda m: False)
+    monkeypatch.setattr(
+        receive, "reopen", lambda m, disks: m.log.append([disk.key for disk in disks])
+    )
+    world.source = types.SimpleNamespace(
+        xenapi=types.SimpleNamespace(
+            VM=types.SimpleNamespace(get_power_state=lambda ref: "Running")
+        )
+    )
+    world.vm, world.closes = lambda: "ref", "hard-reboot"
+    sync.clear_broken(world)
+    assert world.log == made_anew
+
+
 SNAPSHOT = '{"size": 1}'  # what every command of SM's answers here
 STEPS = ["mover", "vdi_mirror_start", "database", "vdi_copy_open", "vdi_extents", "copy", "close"]
 
@@ -318,7 +372,7 @@ def test_the_destination_is_cleared_while_the_source_is_and_after_the_movers(mon
     world = stopping(monkeypatch, abort)
     assert "cleared" in world.log and world.entry["left"] == []
     assert [step for step in world.log if step[1] == "k"] == [
-        (name, "k") for name in ("mover", "mirror", "copy", "snapshots")
+        (name, "k") for name in ("mover", "mirror", "copy", "lock", "snapshots")
     ]
 
 

@@ -36,7 +36,7 @@ def disk(filled, monkeypatch):
     class Disk(filled.FilledDisk):
         def __init__(self):
             self.uuid, self.ref, self.api, self._record = "vdi", "ref", self, self
-            self._only, self.record = None, None
+            self._only, self.record, self._read_only = None, None, False
             self.log, self.config = [], {marks.PAUSED: marks.SHUT, marks.RELINKING: marks.SHUT}
 
         @contextlib.contextmanager

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Disks that the VM has read-only, or not plugged: live and halted, between pools and within one,
+with a worker that is killed, and a cancel."""
+
+import subprocess
+
+import pytest
+import XenAPI
+
+from lab.pools import at_switch, vms
+from lab.pools.lab import Lab
+from storage_motion.dom0.launch import Process
+from tests.e2e import gate_patience
+from tests.e2e.moments import MOMENTS
+from tests.e2e.scene import MIB, Scene, assert_nothing_older, task_ended
+
+DISKS = (48 * MIB, 12 * MIB)
+KIND = "1"  # the device of the disk that is not as the others
+SLOW = {"bandwidth": "1MiB"}
+PATIENCE = 3  # seconds for which SM waits for a disk that is locked
+
+
+class Kinds(Scene):
+    """A VM with a writable disk, and one more of which it has written a part before, and which is
+    of another kind now."""
+
+    def __init__(self, lab, directory):
+        super().__init__(lab, DISKS)
+        self.taken = self.guest.records()
+        self.halt()
+        self._before = str(directory / "before.raw")
+        with at_switch.image(lab.directory, self.locator) as image:
+            run("convert", "-U", "-O", "raw", image, self._before)
+        self.make()
+
+    @property
+    def vm(self):
+        return self.pool.xapi.VM.get_by_uuid(self.uuid)
+
+    @property
+    def vbd(self):
+        """The ref of that disk's VBD."""
+        api = self.pool.xapi.VBD
+        (found,) = [ref for ref in self.record["VBDs"] if api.get_userdevice(ref) == KIND]
+        return found
+
+    @property
+    def vdi(self):
+        """The record of that disk's VDI."""
+        return self.pool.xapi.VDI.get_record(self.pool.xapi.VBD.get_VDI(self.vbd))
+
+    @property
+    def locator(self):
+        """As xenopsd has it."""
+        sr = self.pool.xapi.SR.get_uuid(self.vdi["SR"])
+        return "%s/%s" % (sr, self.vdi["location"])
+
+    def halt(self):
+        self.pool.xapi.VM.clean_shutdown(self.vm)
+
+    def start(self):
+        """Where its disks are."""
+        self.pool.start_vm(self.vm, self.host.name)
+        self.wait_for_writes(20)
+
+    def assert_as_before(self):
+        """It runs, and the disk is of its kind, and what it was."""
+        self.assert_runs()
+        self.assert_kind(self.pool.xapi.VBD.get_record(self.vbd))
+        with at_switch.image(self.lab.directory, self.locator) as image:
+            run("compare", "-U", image, self._before)
+        self.assert_nothing_left()
+
+
+class ReadOnly(Kinds):
+    """It has it read-only."""
+
+    plugged = True
+
+    def make(self):
+        self.pool.xapi.VBD.set_mode(self.vbd, "RO")
+        self.start()
+
+    def assert_kind(self, vbd):
+        assert (vbd["mode"], vbd["currently_attached"]) == ("RO", True)
+        assert_nothing_older(self.guest.records(), self.taken)
+
+
+class Unplugged(Kinds):
+    """It has it not plugged."""
+
+    plugged = False
+
+    def make(self):
+        vdi = self.pool.xapi.VBD.get_VDI(self.vbd)
+        self.pool.xapi.VBD.destroy(self.vbd)
+        self.start()
+        vms.attach_disk(self.pool.xapi, self.vm, vdi, int(KIND))
+
+    def assert_kind(self, vbd):
+        assert (vbd["mode"], vbd["currently_attached"]) == ("RW", False)
+
+
+def run(*arguments):
+    subprocess.run(["qemu-img"] + list(arguments), check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab() as lab:
+        for host in lab.hosts:
+            host.at_switch(at_switch.script(lab))
+        yield lab
+
+
+@pytest.fixture(scope="module", params=[ReadOnly, Unplugged], ids=["read-only", "unplugged"])
+def scene(lab, request, tmp_path_factory):
+    return request.param(lab, tmp_path_factory.mktemp("kind"))
+
+
+def moved(scene, migration, host):
+    """It comes to its end, at that host. Its journal."""
+    entry = scene.ended(migration)
+    assert entry["state"] == "succeeded", entry["error"]
+    figures = host.xenopsd("VM.stat", id=scene.uuid)["migration"]
+    assert figures["at_switch"]["exit"] == 0, figures
+    scene.host = host
+    scene.assert_as_before()
+    return entry
+
+
+def of_kind(entry):
+    """The journal's entry of that disk."""
+    (key,) = [
+        disk["key"] for disk in entry["plan"]["disks"] if disk["read_only"] or disk["unplugged"]
+    ]
+    return entry["disks"][key]
+
+
+def test_live_to_another_pool_and_back(scene):
+    entry = moved(scene, scene.begin(), scene.there)
+    assert of_kind(entry).get("snapshot") is None
+    moved(scene, scene.begin(), scene.there)
+
+
+@pytest.mark.parametrize("sr", ["big", "fast"])
+def test_live_to_another_sr_of_its_host(scene, sr):
+    before = scene.vdi["uuid"]
+    moved(scene, scene.begin(**scene.within(sr)), scene.host)
+    assert scene.vdi["uuid"] != before
+
+
+def test_halted_to_another_sr(scene):
+    if not scene.plugged:
+        pytest.skip("of a halted VM no disk is plugged")
+    scene.halt()
+    entry = scene.ended(scene.begin(**scene.within("big")))
+    assert entry["state"] == "succeeded", entry["error"]
+    scene.start()
+    scene.assert_as_before()
+
+
+@pytest.mark.parametrize("moment, outcome", [("copying", "taken back"), ("complete", "moved")])
+def test_a_worker_that_is_killed(scene, moment, outcome):
+    there = scene.there
+    migration = scene.begin_and_kill(MOMENTS[moment])
+    (answer,) = scene.call("recover", migration=migration)["migrations"]
+    assert answer["outcome"] == outcome, answer
+    scene.host = there if outcome == "moved" else scene.host
+    scene.assert_as_before()
+
+
+def test_one_that_is_killed_as_the_first_gate_is_open(scene):
+    """That of an unplugged disk opens while the VM still runs at the source, and is shut again.
+    That of a read-only one opens as the VM moves."""
+    there = scene.there
+    # the smallest one, which comes first in the plan
+    migration = scene.begin_and_kill(("disk 0", "gate", ["open"], True))
+    (answer,) = scene.call("recover", migration=migration)["migrations"]
+    assert answer["outcome"] == ("moved" if scene.plugged else "taken back"), answer
+    scene.host = there if scene.plugged else scene.host
+    scene.assert_as_before()
+
+
+def test_a_cancel_in_mid_copy(scene):
+    migration = scene.begin(**dict(scene.arguments(), **SLOW))
+    scene.until(migration, lambda entry: of_kind(entry)["state"] == "copying")
+    scene.call("cancel", migration=migration)
+    assert scene.ended(migration)["state"] == "cancelled"
+    scene.assert_as_before()
+
+
+def test_the_guest_reboots_in_mid_copy(scene):
+    migration = scene.begin(**dict(scene.arguments(), **SLOW))
+    scene.until(migration, lambda entry: of_kind(entry)["state"] == "copying")
+    source, there = scene.host, scene.there
+    task = source.xenopsd("VM.reboot", id=scene.uuid, delay=60.0)
+    assert task_ended(source, task)[0] == "Completed"
+    scene.call("limit", source, migration=migration, bandwidth="0")
+    moved(scene, migration, there)
+
+
+@pytest.mark.parametrize("state", ["copying", "in-sync"])
+def test_nobody_writes_to_it_in_mid_move(scene, state):
+    """Another VM that is given it cannot be started; the move goes on."""
+    migration, api = scene.begin(**dict(scene.arguments(), **SLOW)), scene.pool.xapi
+    scene.until(migration, lambda entry: of_kind(entry)["state"] == state)
+    other = scene.pool.create_vm("other", [])
+    vms.attach_disk(api, other, api.VBD.get_VDI(scene.vbd), 0)
+    before = gate_patience.choose(scene.host.root, PATIENCE)
+    try:
+        with pytest.raises(XenAPI.Failure):
+            scene.pool.start_vm(other, scene.host.name)
+    finally:
+        gate_patience.choose(scene.host.root, before)
+    api.VM.destroy(other)
+    worker = scene.journal(migration)["worker"]
+    assert Process.from_json(worker).alive()
+    moved(scene, migration, scene.there)

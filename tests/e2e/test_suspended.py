@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A suspended VM moves to another pool with the image of its memory, and goes on there; with a
+worker that is killed, and a cancel."""
+
+import pytest
+import XenAPI
+
+from lab.pools.lab import Lab
+from tests.e2e.moments import MOMENTS
+from tests.e2e.scene import Scene
+
+NULL = "OpaqueRef:NULL"
+
+
+class Sleeper(Scene):
+    """A VM that is suspended, moved and resumed."""
+
+    @property
+    def vm(self):
+        return self.pool.xapi.VM.get_by_uuid(self.uuid)
+
+    def suspend(self):
+        """What it had had acknowledged by then."""
+        sr = self.pool.sr(self.host.name, "fast")
+        self.pool.xapi.VM.set_suspend_SR(self.vm, sr)
+        written = self.guest.status()["writes_acknowledged"]
+        self.pool.xapi.VM.suspend(self.vm)
+        record = self.record
+        assert (record["power_state"], record["resident_on"]) == ("Suspended", NULL)
+        assert self.pool.xapi.VDI.get_type(record["suspend_VDI"]) == "suspend"
+        return written
+
+    def resume(self, written):
+        """It goes on where it was: its memory knows what it has written."""
+        record = self.record
+        assert record["power_state"] == "Suspended" and not record["blocked_operations"]
+        self.pool.xapi.VM.resume(self.vm, False, False)
+        self.settle()
+        assert self.guest.status()["writes_acknowledged"] >= written
+        self.assert_runs()
+        assert self.record["suspend_VDI"] == NULL
+        self.assert_nothing_left()
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def scene(lab):
+    return Sleeper(lab)
+
+
+def test_to_another_pool_and_back(scene):
+    for _ in range(2):
+        written = scene.suspend()
+        entry = scene.ended(scene.begin())
+        assert entry["state"] == "succeeded", entry["error"]
+        scene.host = scene.there
+        scene.assert_nothing_left()
+        scene.resume(written)
+
+
+def test_within_its_pool_it_is_refused_and_goes_on(scene):
+    written = scene.suspend()
+    with pytest.raises(XenAPI.Failure) as refused:
+        scene.begin(**scene.within("big"))
+    assert "xe vm-resume" in str(refused.value.details)
+    scene.resume(written)
+
+
+def test_a_cancel_in_mid_copy(scene):
+    written = scene.suspend()
+    migration = scene.begin(**dict(scene.arguments(), bandwidth="1MiB"))
+    scene.until(migration, lambda entry: "copying" in str(entry["disks"]))
+    with pytest.raises(XenAPI.Failure) as refused:
+        scene.pool.xapi.VM.resume(scene.vm, False, False)
+    assert refused.value.details[0] == "OPERATION_BLOCKED"
+    scene.call("cancel", migration=migration)
+    assert scene.ended(migration)["state"] == "cancelled"
+    scene.resume(written)
+
+
+@pytest.mark.parametrize(
+    "moment, outcome",
+    [
+        ("copying", "taken back"),
+        (("migration", "imported", [True], True), "taken back"),
+        ("clean-up", "moved"),
+    ],
+    ids=["copying", "imported", "clean-up"],
+)
+def test_a_worker_that_is_killed(scene, moment, outcome):
+    written, there = scene.suspend(), scene.there
+    migration = scene.begin_and_kill(MOMENTS[moment] if isinstance(moment, str) else moment)
+    (answer,) = scene.call("recover", migration=migration)["migrations"]
+    assert answer["outcome"] == outcome, answer
+    scene.host = there if outcome == "moved" else scene.host
+    scene.resume(written)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the destination's xapi has to know of a suspended VM: that the image is its memory."""
+
+import types
+
+import pytest
+
+from fake_migration import make_plan
+from fake_pool import NULL, FakePool, add_vdi
+from storage_motion.migration import known_at_destination
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_image_of_its_memory_is_the_vms(known):
+    pool = FakePool("B")
+    image = add_vdi(pool, "OpaqueRef:sr", uuid="d", sm_config={}, VBDs=[])
+    pool.add("VM", uuid="v", resident_on=NULL, suspend_VDI=image if known else NULL)
+    plan = make_plan(live=False)
+    plan = plan._replace(disks=[plan.disks[0]._replace(vbd="")])
+    m = types.SimpleNamespace(
+        destination=pool,
+        plan=plan,
+        host=lambda: "OpaqueRef:i",
+        disk=lambda key: {"destination_vdi": "d"},
+        destination_vdi=lambda disk: image,
+    )
+    found = known_at_destination.forgotten(m)
+    assert found == ([] if known else ["that VDI d is the VM's memory"])

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A disk that a running VM has not plugged: what keeps it closed, and what it says when somebody
+may have been in."""
+
+import types
+
+import pytest
+
+from fake_migration import make_plan
+from fake_pool import FakePool, add_vdi
+from storage_motion.errors import MirrorBroken
+from storage_motion.migration import durable, unplugged_disks
+from storage_motion.migration.phases import shut_gates
+from storage_motion.switch import disk_switch, source_lock
+
+OURS, HOST = "sxm m", "host_OpaqueRef:1"
+BOTH = {"paused": OURS, "relinking": OURS}
+
+
+class World:
+    """One such disk; what a sync has written down comes back by `pool.goes_back`."""
+
+    id = "m"
+
+    def __init__(self, monkeypatch):
+        self.pool = self.source = FakePool("A")
+        self._vdi = add_vdi(self.pool, "OpaqueRef:sr", sm_config={})
+        plan = make_plan()
+        self.one = plan.disks[0]._replace(unplugged=True)
+        self.plan = plan._replace(disks=[self.one])
+        self.entry = {"disks": {"k": {}}}
+        self.notes = []
+        monkeypatch.setattr(durable.database, "sync", FakePool.sync)
+
+    @property
+    def config(self):
+        return self.pool.tables["VDI"][self._vdi]["sm_config"]
+
+    @config.setter
+    def config(self, value):
+        self.pool.tables["VDI"][self._vdi]["sm_config"] = value
+
+    def disk(self, key):
+        return self.entry["disks"][key]
+
+    def note(self, key, **fields):
+        self.notes.append((dict(fields), dict(self.config)))
+        self.disk(key).update(fields)
+
+    def source_vdi(self, disk):
+        return self._vdi
+
+
+@pytest.fixture
+def world(monkeypatch):
+    return World(monkeypatch)
+
+
+def closed(world):
+    """It is copied, and closed."""
+    world.config = {HOST: "RO"}  # our tapdisk
+    unplugged_disks.keep_copying(world, world.one)
+    del world.config[HOST]
+    unplugged_disks.keep_closed(world, world.one)
+
+
+def test_one_mark_is_there_before_the_copy_is_closed_and_both_after(world):
+    world.config = {HOST: "RO"}
+    unplugged_disks.keep_copying(world, world.one)
+    assert world.config == {HOST: "RO", "relinking": OURS}
+    assert world.pool.syncs == 1, "whatever xapi forgets"
+    world.pool.goes_back()
+    assert world.config["relinking"] == OURS
+    del world.config[HOST]
+    unplugged_disks.keep_closed(world, world.one)
+    assert world.config == BOTH
+    unplugged_disks.require_kept(world, world.one)
+
+
+def test_each_is_noted_before_it_is_there_and_taken_away_before_that_is_noted(world):
+    closed(world)
+    unplugged_disks.let_go(world, world.one)
+    assert world.config == {} and world.disk("k")["kept"] is None
+    assert world.notes == [
+        ({"kept": "copying"}, {HOST: "RO"}),
+        ({"kept": "closed"}, {"relinking": OURS}),
+        ({"kept": None}, {}),
+    ]
+    unplugged_disks.let_go(world, world.one)
+
+
+@pytest.mark.parametrize("gone", ["paused", "relinking"])
+def test_of_the_two_one_may_go_and_is_put_back(world, gone):
+    """The one with a master that plugs the SR, the other with a coalesce."""
+    closed(world)
+    del world.config[gone]
+    unplugged_disks.require_kept(world, world.one)
+    unplugged_disks.put_back(world, world.one)
+    assert world.config == BOTH
+
+
+@pytest.mark.parametrize("config", [{}, dict(BOTH, **{HOST: "RW"}), {"relinking": "True"}])
+def test_who_may_have_been_in_has_it_copied_anew(world, config):
+    closed(world)
+    world.config = config
+    with pytest.raises(MirrorBroken):
+        unplugged_disks.hand_over(world)
+
+
+def test_where_the_mark_was_gone_as_the_copy_was_closed_it_is_copied_anew(world):
+    unplugged_disks.keep_copying(world, world.one)
+    world.config = {}
+    with pytest.raises(MirrorBroken):
+        unplugged_disks.keep_closed(world, world.one)
+    assert world.disk("k")["kept"] == "copying" and world.config == {}
+
+
+def test_a_move_that_is_taken_back_leaves_them_for_the_copy_to_take_away(world):
+    closed(world)
+    source_lock.lift(world, world.one)
+    assert world.config == BOTH
+    world.config = {}
+    world.entry["disks"]["k"]["gate"] = "attached"
+    shut_gates.lock_again(world)
+    assert world.config == BOTH, "a recovery begins with that"
+
+
+def test_it_is_handed_over_behind_both(world, monkeypatch):
+    closed(world)
+    world.config = {"paused": OURS}
+    seen = []
+    mover = types.SimpleNamespace(
+        key="k", finish=lambda mirrored: seen.append((mirrored, dict(world.config)))
+    )
+    world.mover = lambda key: mover
+    unplugged_disks.hand_over(world)
+    assert seen == [(False, BOTH)] and world.disk("k")["gate"] == "open"
+    unplugged_disks.hand_over(world)
+    assert len(seen) == 1 and disk_switch.has_begun(world, world.one)
