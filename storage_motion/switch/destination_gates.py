@@ -9,7 +9,7 @@ which waits for the gate, xapi serves nobody over the network (dbsync_slave.ml, 
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from storage_motion.dom0 import gate_notes
 from storage_motion.errors import SmFault
@@ -41,6 +41,7 @@ class Gates(object):
         self._tried_again: Dict[str, str] = {}
         # a VDI's UUID -> what will open its gate, and the session that it has
         self._standing_by: "Dict[str, Tuple[Standby, XenAPI.Session]]" = {}
+        self._unused: "List[XenAPI.Session]" = []  # of those that have opened their gates
 
     def stand_by(self, sr_uuid: str, vdi_uuid: str) -> None:
         """Have a command of SM's stand by that will open the gate of that VDI: it need not begin
@@ -90,7 +91,7 @@ class Gates(object):
             log.warning("VDI %s: what stood by has not opened its gate: %s", vdi_uuid, fault)
             return False
         finally:
-            sessions.logout(session)
+            self._unused.append(session)  # a call of xapi less while the guest is suspended
 
     def open(self, sr_uuid: str, vdi_uuid: str) -> None:
         """Close the tapdisk of that VDI and take its marks away. Once more if xapi was restarted
@@ -159,6 +160,8 @@ class Gates(object):
         """No gate is held open any more, and nothing stands by."""
         for vdi_uuid in list(self._standing_by):
             self.stand_down(vdi_uuid)
+        while self._unused:
+            sessions.logout(self._unused.pop())
         if self._session is not None:
             sessions.logout(sessions.at_once(self._session))
 
