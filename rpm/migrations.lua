@@ -1,4 +1,4 @@
--- Which migrations the journals of this host tell of (journal/journal.py: JSON, indented by one). In Lua, since rpm has that built in.
+-- Which migrations the journals of this host tell of (journal/journal.py: JSON, a line for each field, indented by one). In Lua, since rpm has that built in.
 
 -- The ids of those where `pattern` is found. A journal of the receiving side is there for as long as its migration goes on.
 local function journals_with(pattern)

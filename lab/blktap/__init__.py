@@ -21,6 +21,7 @@ and raw files or devices (`aio:PATH`).
     detach.py    what such a process must not keep of its parent's
     commit.py    merges below the disk in use (XCP-ng's, QCOW2)
     nbd_server.py  what XCP-ng's tapdisk does to clients of a QCOW2 disk
+    nbd_serving.py the process that does it
     reply.py     the habit of `pause` to answer only once something else wakes the tapdisk
     stats.py     tapdisk's JSON
     install.py   puts it into the root of a lab host

@@ -19,13 +19,15 @@ The word in ROOT/etc/lab-tapdisk-commit: `held`, and no merge ends; `unflushed`,
 where the image above names its new parent already, and what was merged into that is in QEMU's cache
 alone. In the real one that lasts for moments (commit_prepare, commit_clean). A pause or a close
 writes it, and kill -9 loses it.
+
+`subprocess` is imported by who merges only: it takes as long as all that a close does, and a close
+ends with `end`.
 """
 
 import errno
 import json
 import os
 import signal
-import subprocess
 import time
 
 from . import chain, detach, nbd_server, records
@@ -123,7 +125,7 @@ def end(layout, pid):
             command = json.load(left)
     except FileNotFoundError:
         return
-    subprocess.check_call(command, executable=_program(), stdin=subprocess.DEVNULL)
+    _have_qemu(command)
     records.unlink_if_there(layout.unflushed(pid))
 
 
@@ -158,6 +160,8 @@ def is_locking(root, images):
 
 def _run(layout, record, images, above, total, told):
     """In the child: never returns."""
+    import subprocess
+
     code = 1
     try:
         os.setsid()
@@ -179,6 +183,8 @@ def _run(layout, record, images, above, total, told):
 
 
 def _merge(layout, record, images, above):
+    import subprocess
+
     line = [
         ARGV0,
         "commit",
@@ -247,11 +253,7 @@ def _relink(images, above):
     over, base = images[above], images[-1]
     kind = "raw" if base.kind == "aio" else "qcow2"
     name = os.path.relpath(base.path, os.path.dirname(over.path))
-    subprocess.check_call(
-        [ARGV0, "rebase", "-u", "-F", kind, "-b", name, "json:" + json.dumps(_open([over]))],
-        executable=_program(),
-        stdin=subprocess.DEVNULL,
-    )
+    _have_qemu([ARGV0, "rebase", "-u", "-F", kind, "-b", name, "json:" + json.dumps(_open([over]))])
 
 
 def _switch(layout, record, images, above):
@@ -278,6 +280,13 @@ def _switch(layout, record, images, above):
                     pass  # it is in use: an earlier merge was below another image
     record.images = [str(image) for image in images[: above + 1] + images[-1:]]
     records.store(layout, record)
+
+
+def _have_qemu(line):
+    """Run qemu-img, by this command line. Raises subprocess.CalledProcessError."""
+    import subprocess
+
+    subprocess.check_call(line, executable=_program(), stdin=subprocess.DEVNULL)
 
 
 def _program():

@@ -80,9 +80,10 @@ class Layout(object):
         """The pid of that NBD server."""
         return "%s/%d.server" % (self.lab, pid)
 
-    def server_of_any(self):
-        """All of those, as a pattern."""
-        return self.lab + "/*.server"
+    def servers(self):
+        """The paths of those that there are."""
+        names = [name for name in _names(self.lab) if name.endswith(".server")]
+        return ["%s/%s" % (self.lab, name) for name in sorted(names)]
 
     def wake(self, pid):
         """The FIFO by which it is woken."""

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import time
-import traceback
 
 from . import detach, records, reply
 
@@ -51,6 +50,8 @@ def _work(layout, pid, command, answer):
         code = error.errno or errno.EIO
         text = "" if error.strerror == os.strerror(code) else str(error.strerror)
     except Exception:  # pylint: disable=broad-except -- the other process has to hear of it, whatever it is
+        import traceback
+
         code, text = errno.EIO, traceback.format_exc()
     try:
         os.write(answer, ("%d\n%s" % (code, text)).encode())

@@ -81,6 +81,8 @@ UNABLE = "unable"
 """What a client is told if its program could not be begun: it becomes a real Python then."""
 LOOK = 2000
 """Milliseconds between two looks whether ROOT is still there."""
+LEAVE = os._exit
+"""In a fork the program's own is another one (tell_at_exit)."""
 
 
 def preload(root):
@@ -159,6 +161,7 @@ class Server:
             except BaseException:
                 traceback.print_exc()
                 finish(UNABLE, reply)
+            tell_at_exit(reply)
             finish(str(run(arguments)), reply)
         self.watch(client, watched, fork)
 
@@ -226,8 +229,21 @@ def run(arguments):
     return 0
 
 
+def tell_at_exit(reply):
+    """In the fork: have a program that ends at once (os._exit) tell its client, too; but not one of
+    the processes that it has forked."""
+    own = os.getpid()
+
+    def end(status):
+        if os.getpid() == own:
+            tell(str(status & 0xFF), reply)
+        LEAVE(status)
+
+    os._exit = end
+
+
 def finish(status, reply):
-    """In the fork: end as a Python does, and tell the client, when all that was written is out."""
+    """In the fork: end as a Python does, and tell the client."""
     threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -235,12 +251,17 @@ def finish(status, reply):
             stream.flush()
         except OSError:
             status = "120"
+    tell(status, reply)
+    LEAVE(0)
+
+
+def tell(status, reply):
+    """In the fork: tell the client how it has ended, when all that was written is out."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
     with open(reply, "w") as answer:
         answer.write(status + "\n")
-    os._exit(0)
 
 
 if __name__ == "__main__":

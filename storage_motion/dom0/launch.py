@@ -29,8 +29,10 @@ PREFIX = "sxm-"
 ENVIRONMENT = {"PYTHONIOENCODING": "utf-8"}
 START_TIMEOUT = 20.0
 POLL = 0.02
+FIRST_POLL = 0.001  # what is about to end is waited for while a guest is suspended
 # Seconds for a process to have its command line, once it runs a program (on a busy machine).
 EXEC_TIMEOUT = 0.2
+MAX_READ = 1 << 16  # bytes of a file in /proc
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD, of field 9 of /proc/PID/stat
 
 log = logging.getLogger("sxm")
@@ -86,11 +88,12 @@ class Process:
 
     def gone(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for it to end by itself. Whether it has."""
-        end = time.monotonic() + timeout
+        end, pause = time.monotonic() + timeout, FIRST_POLL
         while self.alive():
             if time.monotonic() > end:
                 return False
-            time.sleep(POLL)
+            time.sleep(pause)
+            pause = min(POLL, 2 * pause)
         return True
 
     def _signal(self, number: int) -> bool:
@@ -111,12 +114,8 @@ def _started(pid: int) -> Optional[int]:
 
 def _stat(pid: int) -> Optional[List[str]]:
     """/proc/PID/stat from its field 3 on, or None as above."""
-    try:
-        with open("/proc/%d/stat" % pid) as stat:
-            fields = stat.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else fields
+    fields = _file_of(pid, "stat").rpartition(b")")[2].decode("ascii").split()
+    return None if not fields or fields[0] in "ZX" else fields
 
 
 def python_module(module: str, *arguments: str) -> List[str]:
@@ -147,11 +146,20 @@ def running(
         )
 
     found = []
+    own = os.getpid()
+    needed = [word.encode() for word in words]
+    either = [text.encode() for text in mentioning]
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
+        if not name.isdigit() or int(name) == own:
             continue
-        # One look at most of them, which are others or the kernel's: a receiver looks often.
+        # One look at most of them, which are others or the kernel's, and that one at the bytes: a
+        # receiver looks often, and what opens a gate does so while a guest is suspended.
         line = _command_line(int(name))
+        if line and not (
+            all(word in line for word in needed)
+            and (not either or any(text in line for text in either))
+        ):
+            continue
         if not (wanted(_words(line)) if line else _begins(int(name))):
             continue
         process = Process.of(int(name))  # and only then, again, what it runs: its pid is its own
@@ -188,11 +196,27 @@ def _words(line: bytes) -> List[str]:
 
 
 def _command_line(pid: int) -> bytes:
+    return _file_of(pid, "cmdline")
+
+
+def _file_of(pid: int, name: str) -> bytes:
+    """/proc/PID/NAME; nothing of a process that is gone. By the bare calls: a file object costs as
+    much again as the kernel does, and there is one such file for each process of the host."""
     try:
-        with open("/proc/%d/cmdline" % pid, "rb") as cmdline:
-            return cmdline.read()
+        descriptor = os.open("/proc/%d/%s" % (pid, name), os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return b""
+    try:
+        parts: List[bytes] = []
+        while True:
+            part = os.read(descriptor, MAX_READ)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    except ProcessLookupError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def start(name: str, argv: Sequence[str]) -> Process:

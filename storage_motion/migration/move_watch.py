@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 HOLD_INTERVAL = 1.0  # seconds: less than a guest needs to reboot
 POLL = 0.03  # seconds
 QUICK = 0.005  # seconds, while gates are led on: the guest is suspended
+# seconds between two looks at xenopsd's task meanwhile: it waits for the gates
+TASK_POLL = 0.1
 LIVELY = 2.0  # seconds without a step after which it is not looked so often any more
 MOVE_TIMEOUT = 24 * 3600.0  # a big VM's memory over a slow link
 SILENCE_TIMEOUT = 120.0  # of a xenopsd that is being restarted
@@ -102,7 +104,7 @@ class MoveWatch:
                 return
             if time.monotonic() > end:
                 self.stop(TimedOut("VM.migrate", "%g" % MOVE_TIMEOUT))
-            self._look_on(POLL)
+            self._look_on(TASK_POLL if self._leads() else POLL)
 
     def _await_end(self, one: disk_switch.DiskSwitch) -> None:
         """Tell the watch at once when the mirror of a disk is over. A mover that does not answer is
@@ -122,13 +124,15 @@ class MoveWatch:
             left = end - time.monotonic()
             if left <= 0:
                 return
-            if time.monotonic() - self._stepped < LIVELY and any(
-                one.step not in (steps.ATTACHED, steps.OPEN) for one in self.switches
-            ):
+            if time.monotonic() - self._stepped < LIVELY and self._leads():
                 time.sleep(min(left, QUICK))
             else:
                 self._news.wait(left)
                 self._news.clear()
+
+    def _leads(self) -> bool:
+        """Whether a gate is on its way."""
+        return any(one.step not in (steps.ATTACHED, steps.OPEN) for one in self.switches)
 
     def _look(self) -> None:
         """One look at every gate, and at whether somebody wants to stop."""

@@ -42,6 +42,7 @@ class Gates(object):
         self._tried_again: Dict[str, str] = {}
         # a VDI's UUID -> what will open its gate, and the session that it has
         self._standing_by: "Dict[str, Tuple[Standby, XenAPI.Session]]" = {}
+        self._unused: "List[XenAPI.Session]" = []  # of those that have opened their gates
 
     def expect_reader(self, vdi_uuid: str) -> None:
         """The VM will have that VDI read-only: who would activate it so is the VM."""
@@ -98,7 +99,7 @@ class Gates(object):
             log.warning("VDI %s: what stood by has not opened its gate: %s", vdi_uuid, fault)
             return False
         finally:
-            sessions.logout(session)
+            self._unused.append(session)  # a call of xapi less while the guest is suspended
 
     def open(self, sr_uuid: str, vdi_uuid: str) -> None:
         """Close the tapdisk of that VDI and take its marks away. Once more if xapi was restarted
@@ -169,6 +170,8 @@ class Gates(object):
         """No gate is held open any more, and nothing stands by."""
         for vdi_uuid in list(self._standing_by):
             self.stand_down(vdi_uuid)
+        while self._unused:
+            sessions.logout(self._unused.pop())
         if self._session is not None:
             sessions.logout(sessions.at_once(self._session))
 

@@ -9,6 +9,7 @@ SM out is told in gate.py.
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Callable, Dict, NamedTuple, Optional, Sequence
 
 from storage_motion.errors import MirrorBroken, MotionError, MoverFailed
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from storage_motion.plan.plan import Disk
     from storage_motion.switch.protocols import Migration, MoverHandle
 
+# Seconds between two looks at what somebody else tells of at once, or something cheaper shows
+# first: for when they do not. The disks of a suspended guest are looked at every few milliseconds.
+UNTOLD = 0.25
+
 log = logging.getLogger("sxm")
 
 
@@ -33,7 +38,8 @@ class DiskSwitch:
     `source`: session of the source pool; `vdi`: the ref there; `mover`: its MoverHandle;
     `mirrored`: whether a mirror has to end first; `mark`: what to write as `paused`, so that it is
     known as ours; `note(step)`: writes how far it is to the journal; `closed()`: whether the guest
-    has closed, for the move, a disk without a mirror."""
+    has closed, for the move, a disk without a mirror; `served()`: whether SM's deactivation at the
+    source has surely not come far yet, as this host's files show."""
 
     def __init__(
         self,
@@ -45,7 +51,11 @@ class DiskSwitch:
         note: Callable[[str], None],
         step: Optional[str] = None,
         closed: Callable[[], bool] = lambda: True,
+        served: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._served = served
+        self._awaited = False  # a thread waits for the mover to tell of its mirror's end
+        self._asked: Dict[str, float] = {}  # condition -> when it was last looked at
         self._api = source.xenapi.VDI
         self._vdi = vdi
         self._mover = mover
@@ -71,12 +81,30 @@ class DiskSwitch:
         return self._mover.key
 
     def await_end(self) -> bool:
-        """Wait for some seconds for the mirror to be over. Whether it is. Raises MoverFailed."""
-        return self._mover.await_end()
+        """Wait for some seconds for the mirror to be over. Whether it is; to be called again until
+        then, or `advance` asks the mover less often than it is called. Raises MoverFailed."""
+        self._awaited = True
+        try:
+            over = self._mover.await_end()
+        except Exception:
+            self._awaited = False
+            raise
+        self._awaited = not over
+        return over
+
+    def _soon_enough(self, condition: str) -> bool:
+        """Whether a condition that is not to be expected yet was looked at just now."""
+        now = time.monotonic()
+        if now - self._asked.get(condition, -UNTOLD) < UNTOLD:
+            return True
+        self._asked[condition] = now
+        return False
 
     def _detached(self) -> bool:
         if not self.mirrored:
             return self._closed()
+        if self._awaited and self._soon_enough("detached"):
+            return False
         status = self._mover.status()
         if status["state"] == BROKEN:
             raise fault_of(self._mover.key, status, str(status.get("error")))
@@ -115,6 +143,8 @@ class DiskSwitch:
         return not self._locked
 
     def _idle(self) -> bool:
+        if self._served() and self._soon_enough("idle"):
+            return False  # a call of xapi for each look at each disk delays what is waited for
         return gate.is_free(self._api.get_sm_config(self._vdi))
 
     def _nobody_got_in(self) -> bool:
@@ -168,6 +198,7 @@ def of_disk(m: "Migration", disk: "Disk") -> DiskSwitch:
         lambda step: m.note(disk.key, gate=step),
         m.disk(disk.key).get("gate"),
         closed,
+        lambda: active.is_served(disk.source_sr, disk.key),
     )
 
 

@@ -23,6 +23,12 @@ if sys.argv[1] == "sleep":
     with open(sys.argv[2], "w") as out:
         out.write("%d\\n" % os.getpid())
     time.sleep(120)
+if "at-once" in sys.argv:
+    if not os.fork():
+        os._exit(9)
+    os.wait()
+    sys.stdout.flush()
+    os._exit(int(sys.argv[1]))
 sys.exit(int(sys.argv[1]))
 """  # noqa: E501
 BOUND = 60.0
@@ -92,6 +98,11 @@ def test_a_program_has_its_arguments_environment_directory_output_and_status(pro
         lambda: not any(name.isdigit() for name in os.listdir(root + "/run/prefork")),
         "nothing of its calls is left",
     )
+
+
+def test_a_program_that_ends_at_once_tells_it_too(program):
+    status, out, _ = call(program, "3", "at-once")
+    assert status == 3 and out.startswith("fork ")
 
 
 def test_a_program_ends_with_its_client(program, tmp_path):

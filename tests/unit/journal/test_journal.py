@@ -63,6 +63,18 @@ def test_it_comes_back(root):
     assert os.stat(str(root / "var/lib/sxm" / (ID + ".json"))).st_mode & 0o777 == 0o600
 
 
+def test_a_line_for_each_field(root):
+    """By which rpm/migrations.lua knows one that runs, whatever a field may hold."""
+    one = journal.Journal.create(ID, disks={"a": {"gate": 'x"\n "state": "running"'}})
+    one.write(state=journal.FAILED)
+    with open(one.path) as source:
+        lines = source.read().split("\n")
+    assert [lines[0], lines[-1]] == ["{", "}"]
+    names = [line.split('"')[1] for line in lines[1:-1]]
+    assert names == sorted(one.entry) and all(line.startswith(' "') for line in lines[1:-1])
+    assert ' "state": "failed",' in lines
+
+
 def test_there_is_one_of_each():
     begin()
     with pytest.raises(JournalError):

@@ -324,3 +324,67 @@ def test_what_of_a_mover_is_a_clear_answer(tmp_path, monkeypatch, answer, opened
         assert not opened
     else:
         assert opened
+
+
+class TellingMover(FakeMover):
+    """One that tells of its mirror's end; `looks`: how often its status was asked."""
+
+    looks, over = 0, False
+
+    def status(self):
+        self.looks += 1
+        return super().status()
+
+    def await_end(self):
+        if self.over is None:
+            raise MoverFailed(self.key, "it is gone")
+        return self.over
+
+
+def telling():
+    disk = Disk()
+    disk.mover = disk.switch._mover = TellingMover(
+        disk.log, [{"state": "mirroring", "clean": False, "error": None}]
+    )
+    return disk
+
+
+@pytest.mark.parametrize("over", [True, None])
+def test_a_mover_that_tells_of_the_end_is_hardly_asked_until_then(monkeypatch, over):
+    monkeypatch.setattr(disk_switch, "UNTOLD", 3600.0)
+    disk = telling()
+    assert not disk.switch.await_end()
+    for _ in range(9):
+        assert not disk.switch.advance()
+    assert disk.mover.looks == 1
+    disk.mover.over = over  # None: it does not answer, and may never do
+    try:
+        assert disk.switch.await_end()
+    except MoverFailed:
+        assert over is None
+    disk.mover.statuses = [ENDED]
+    assert disk.lead() and disk.mover.looks == 2
+
+
+def test_one_that_has_not_told_is_asked_all_the_same(monkeypatch):
+    monkeypatch.setattr(disk_switch, "UNTOLD", 0.0)
+    disk = telling()
+    assert not disk.switch.await_end()
+    assert not disk.switch.advance()
+    disk.mover.statuses = [ENDED]
+    assert disk.lead()
+
+
+def test_xapi_is_hardly_asked_while_sm_still_serves_the_disk(monkeypatch):
+    monkeypatch.setattr(disk_switch, "UNTOLD", 3600.0)
+    disk = Disk(sm_config={HOST: "RW"})
+    served, asked = [True], []
+    disk.switch._served = lambda: served[0]
+    monkeypatch.setattr(disk_switch.gate, "is_free", lambda config: asked.append(config))
+    for _ in range(9):
+        disk.switch.advance()
+    assert disk.switch.step == steps.DETACHED and len(asked) == 1
+    served[0] = False
+    for _ in range(3):
+        disk.switch.advance()
+    assert len(asked) == 4
