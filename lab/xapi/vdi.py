@@ -103,9 +103,7 @@ def _derived(context, vdi, operation, driver_params):
             with switch.asked(
                 context.pool, host, switch.SNAPSHOT, running.record["uuid"], driver_params or {}
             ):
-                new = _made_by_layer(
-                    context.pool, vdi, "vdi_snapshot", driver_params, context.task
-                )
+                new = _made_by_layer(context.pool, vdi, "vdi_snapshot", driver_params, context.task)
         else:
             new = _made_by_layer(context.pool, vdi, "vdi_clone", driver_params, context.task)
         kept = {
@@ -130,8 +128,7 @@ def _made_by_layer(pool, vdi, command, driver_params, task=None):
     """What the storage layer does (storage_smapiv1.ml, snapshot_and_clone), of a snapshot and of a
     clone; whose it is, and the rest, xapi notes when it has the answer."""
     new = _of_driver(
-        pool.database,
-        pool.storage.run_vdi(vdi, command, task=task, driver_params=driver_params),
+        pool.database, pool.storage.run_vdi(vdi, command, task=task, driver_params=driver_params)
     )
     named = {
         name: pool.database.get("VDI", vdi, name) for name in ("name_label", "name_description")

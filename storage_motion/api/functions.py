@@ -133,6 +133,16 @@ FUNCTIONS: Dict[str, Function] = {
         ),
         at_destination.receive,
     ),
+    "receive-add": Function(
+        "for the source: receives more disks, those of snapshots before those of the VM",
+        Takes((MIGRATION, FOR_VM, DISKS, ADDRESS), (("migration",), ("vm",), ("disks",))),
+        at_destination.receive_add,
+    ),
+    "receive-keep": Function(
+        "for the source: disks of snapshots are whole",
+        Takes((MIGRATION, DISKS), (("migration",), ("disks",))),
+        at_destination.receive_keep,
+    ),
     "receive-renew": Function(
         "for the source: receives broken disks anew",
         Takes((MIGRATION, DISKS, ADDRESS), (("migration",), ("disks",))),

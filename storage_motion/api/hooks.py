@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 from storage_motion import strict_json
 from storage_motion.dom0 import root, xenopsd
 from storage_motion.errors import JournalError, NoSuchMigration
-from storage_motion.journal import arrival, closing, handed_over, journal
+from storage_motion.journal import arrival, closing, handed_over, journal, receiving
 from storage_motion.journal.journal import RECEIVING, SOURCE, Journal
 
 REFUSED = 3
@@ -160,7 +160,9 @@ def note_arrival(vm: str, _: str) -> None:
     """Note the migration by which the VM has arrived: that whose disks it has."""
     disks = xenopsd.disks(vm)
     for entry in _trusted(vm, RECEIVING):
-        made = {"%s/%s" % (disk["sr"], disk.get("location")) for disk in entry["disks"].values()}
+        made = {
+            "%s/%s" % (disk["sr"], disk.get("location")) for disk in receiving.of_vm(entry).values()
+        }
         if (
             entry.get("vm") == vm
             and entry["state"] == journal.RUNNING

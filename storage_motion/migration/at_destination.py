@@ -34,15 +34,15 @@ from storage_motion.errors import (
     NoSuchMigration,
     ReceiverFailed,
 )
-from storage_motion.journal import arrival, journal, secret_files
+from storage_motion.journal import arrival, journal, receiving, secret_files
 from storage_motion.journal.journal import RECEIVING, Journal
-from storage_motion.migration import received_vdis, receivers, wanted_disks
-from storage_motion.migration.phases import claim
+from storage_motion.migration import received_snapshots, received_vdis, receivers, wanted_disks
+from storage_motion.migration.phases import blocking
 from storage_motion.sm import active, marks, tracking
 from storage_motion.sm.disks.record import Record
 from storage_motion.switch import gate, stale_activation
 from storage_motion.uuids import UUID
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import NULL, Records
 
 RECEIVE_TIMEOUT = 1800.0  # seconds that making and opening a hundred disks may take
 REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration is not to begin
@@ -88,6 +88,78 @@ def receive(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
             # user has to read.
             log.error("%s: not all is taken away yet: %s", found, error)
         raise
+
+
+def receive_add(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Make more disks, and start a receiver for them: the disks of the VM's snapshots, each after
+    the one that it is to be a clone of, and last those of the VM. Answers as `receive` does; on any
+    failure these disks are taken away, and no others.
+
+    What a call before has made of them, which the source may know nothing of, is taken away
+    first."""
+    found = journal.check_id(given.get("migration", ""))
+    wanted = wanted_disks.read(given.get("disks", ""))
+    vm = _vm(given)
+    address = given.get("address") or _own_address(session)
+    entry = _known(given)
+    entry = entry and _idle(entry)
+    srs = {disk["sr"] for disk in wanted} | set(entry.entry["srs"] if entry else ())
+    if entry is None:
+        fields: Dict[str, Any] = {"vm": vm, "disks": {}, "receivers": []}
+        entry = Journal.create(found, RECEIVING, srs=sorted(srs), busy=_myself(), **fields)
+    else:
+        entry.write(srs=sorted(srs), busy=_myself())
+    keys = [disk["key"] for disk in wanted]
+    try:
+        _forget_disks(session, entry, keys)
+        made = {disk["key"]: received_vdis.make(session, entry, disk) for disk in wanted}
+        answer = receivers.start(entry, address, made)
+    except BaseException:
+        try:
+            _forget_disks(session, entry, keys)
+        except (MotionError, XenAPI.Failure, OSError) as error:
+            log.error("%s: not all is taken away yet: %s", found, error)
+        with contextlib.suppress(JournalNotWritten):
+            entry.write(busy=None)
+        raise
+    entry.write(busy=None)
+    return answer
+
+
+def _forget_disks(session: "XenAPI.Session", entry: Journal, keys: List[str]) -> None:
+    """Take away these disks, if there is something of them, and their receivers. Raises
+    ImageLeft."""
+    known = {key: entry.entry["disks"][key] for key in keys if key in entry.entry["disks"]}
+    if not known:
+        return
+    receivers.retire(entry, list(known))
+    unproven = received_vdis.take_away(session, entry, list(known))
+    for disk in known.values():
+        if disk["vdi"]:
+            gate_notes.forget(disk["vdi"])
+    entry.write(disks={key: disk for key, disk in entry.entry["disks"].items() if key not in known})
+    if unproven:
+        raise ImageLeft(*unproven)
+
+
+def receive_keep(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Disks of snapshots are whole: nobody writes to them any more, and others may be based on
+    them. `disks`: a JSON list of their keys. Idempotent. Raises ReceiverFailed for one that was not
+    finished."""
+    entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
+    keys = wanted_disks.known_keys(entry, given.get("disks", ""))
+    disks = [entry.entry["disks"][key] for key in keys]
+    for disk in disks:
+        # which the receiver notes when all of the disk is verified, and no sooner
+        if not disk.get("frozen") or not gate_notes.noted(disk["vdi"]):
+            raise ReceiverFailed(entry.entry["migration"], "%s is not finished" % disk["vdi"])
+    receivers.retire(entry, keys)
+    for disk in disks:
+        vdi = session.xenapi.VDI.get_by_uuid(disk["vdi"])
+        gate.open_again(session, vdi)  # which an older database has shut
+        received_snapshots.mark(session, vdi, disk, NULL)
+    entry.write_disks({key: {"kept": True} for key in keys})
+    return {}
 
 
 def receive_renew(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
@@ -137,7 +209,7 @@ def receive_stop(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, 
         "arrived": arrival.read(entry.entry["migration"]) is not None,
         "opened": sorted(
             key
-            for key, disk in entry.entry["disks"].items()
+            for key, disk in receiving.of_vm(entry.entry).items()
             if disk["vdi"] and gate_notes.noted(disk["vdi"])
         ),
     }
@@ -183,7 +255,7 @@ def _take_away(session: "XenAPI.Session", entry: Journal, force: bool) -> None:
     if arrival.read(entry.entry["migration"]):
         raise GateOpen(entry.entry["migration"], "VM %s, which has arrived" % entry.entry.get("vm"))
     if not force:
-        for disk in entry.entry["disks"].values():
+        for disk in receiving.of_vm(entry.entry).values():
             there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
             # One that was never opened here an older database has brought back so: nothing of the
             # VM has used it.
@@ -200,11 +272,21 @@ def _take_away(session: "XenAPI.Session", entry: Journal, force: bool) -> None:
 
 
 def receive_give(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
-    """The VM has the disks: xapi manages them again, as any others. Idempotent."""
+    """The VM has the disks: xapi manages them again, as any others, and knows of those of snapshots
+    what they are. Idempotent."""
     entry = _known(given)
     for disk in entry.entry["disks"].values() if entry else ():
-        received_vdis.manage(session, session.xenapi.VDI.get_by_uuid(disk["vdi"]))
+        vdi = session.xenapi.VDI.get_by_uuid(disk["vdi"])
+        if disk.get("frozen"):
+            received_snapshots.mark(session, vdi, disk, _vdi_of(session, entry, disk))
+        received_vdis.manage(session, vdi)
     return {}
+
+
+def _vdi_of(session: "XenAPI.Session", entry: Optional[Journal], disk: Dict[str, Any]) -> str:
+    """The ref of the VDI that a disk of a snapshot is one of; NULL if that has not come along."""
+    of = entry.entry["disks"].get(disk["snapshot_of"]) if entry else None
+    return session.xenapi.VDI.get_by_uuid(of["vdi"]) if of else NULL
 
 
 def receive_end(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
@@ -220,7 +302,7 @@ def receive_end(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, A
     receivers.stop(entry, "exit")
     receive_give(session, given)
     for disk in entry.entry["disks"].values():
-        claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
+        blocking.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
         Record("receive", disk["vdi"]).remove()  # of a `finish` that has not come to its end
     secret_files.forget_all(entry.entry["migration"])
     _remove_journal(entry)

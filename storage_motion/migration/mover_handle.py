@@ -89,11 +89,16 @@ class MoverHandle:
         return status
 
     def copy(
-        self, source: Dict[str, Any], extents: Dict[str, Any], blank: bool, compare: bool = False
+        self,
+        source: Dict[str, Any],
+        extents: Dict[str, Any],
+        blank: bool,
+        compare: bool = False,
+        based: bool = False,
     ) -> None:
         """Have it copy `extents` ({"size", "extents"}) from `source`, what vdi_copy_open has
         answered. `blank`: the destination reads as zeros;
-        `compare`: it may have some of it already."""
+        `compare`: it may have some of it already; `based`: it has all but `extents`."""
         journal.replace(self._extents, windows.listed(extents), sync=False)
         self._order(
             {
@@ -103,6 +108,7 @@ class MoverHandle:
                 "extents": self._extents,
                 "blank": blank,
                 "compare": compare,
+                "based": based,
             },
             ANSWER_TIMEOUT,
         )

@@ -31,6 +31,12 @@ class Disk(NamedTuple):
     tags: Tuple[str, ...] = ()
     allow_caching: bool = False
     tracked: bool = False  # its changed blocks are: that is disabled, and enabled again at the end
+    base: str = ""  # the key of the disk of a snapshot that it arrives as a clone of, or ""
+    # Of a disk of a snapshot: the VM that the snapshot is, the key of the moving disk that it is a
+    # snapshot of or "", and when it was taken, as xapi writes times.
+    snapshot: str = ""
+    snapshot_of: str = ""
+    snapshot_time: str = ""
 
 
 class Cd(NamedTuple):
@@ -53,8 +59,17 @@ class Vif(NamedTuple):
     network: str
 
 
+class Snapshot(NamedTuple):
+    """A snapshot of the VM: the VM that it is, and whether it comes along."""
+
+    vm: str
+    name: str
+    kept: bool
+
+
 class Plan(NamedTuple):
-    """The whole of it. UUIDs throughout; `disks` smallest first."""
+    """The whole of it. UUIDs throughout; `disks` smallest first. `history`: the disks of snapshots
+    that move, each behind the one that it is based on."""
 
     kind: str  # CROSS_POOL or IN_POOL
     live: bool  # the VM runs; else it is halted, and its disks are only copied
@@ -74,6 +89,20 @@ class Plan(NamedTuple):
     check_cpu: bool
     compress: bool
     warnings: Tuple[str, ...] = ()  # for whoever asked for it
+    history: List[Disk] = []
+    snapshots: List[Snapshot] = []
+    snapshot_vifs: List[Vif] = []  # the interfaces of those that come along to another pool
+    dropped: List[str] = []  # VDIs of snapshots that do not come along, and go with the VM
+
+    @property
+    def sent(self) -> List[Disk]:
+        """All disks that move, in the order in which they do."""
+        return self.history + self.disks
+
+    @property
+    def kept(self) -> List[Snapshot]:
+        """The snapshots that come along."""
+        return [snapshot for snapshot in self.snapshots if snapshot.kept]
 
     @property
     def cross_pool(self) -> bool:
@@ -89,7 +118,7 @@ class Plan(NamedTuple):
         """As JSON values."""
         value = dict(self._asdict())
         value["warnings"] = list(self.warnings)
-        for field in ("disks", "cds", "vifs"):
+        for field in PARTS:
             value[field] = [dict(entry._asdict()) for entry in value[field]]
         return value
 
@@ -97,7 +126,20 @@ class Plan(NamedTuple):
     def from_json(cls, value: Dict[str, Any]) -> "Plan":
         """What `to_json` gave. Raises TypeError, KeyError or AttributeError for anything else."""
         fields = dict(value, warnings=tuple(value.get("warnings", ())))
-        for field, kind in (("disks", Disk), ("cds", Cd), ("vifs", Vif)):
-            fields[field] = [kind(**entry) for entry in fields[field]]
-        fields["disks"] = [disk._replace(tags=tuple(disk.tags)) for disk in fields["disks"]]
+        for field, kind in PARTS.items():
+            # a migration that ended before there were snapshots lacks them
+            fields[field] = [kind(**entry) for entry in fields.get(field, [])]
+        for field in ("disks", "history"):
+            fields[field] = [disk._replace(tags=tuple(disk.tags)) for disk in fields[field]]
         return cls(**fields)
+
+
+# The fields of a plan that are lists of such parts.
+PARTS: Dict[str, Any] = {
+    "disks": Disk,
+    "cds": Cd,
+    "vifs": Vif,
+    "history": Disk,
+    "snapshots": Snapshot,
+    "snapshot_vifs": Vif,
+}

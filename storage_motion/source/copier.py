@@ -61,6 +61,7 @@ class Copier(object):
         blank: bool,
         compare: bool = False,
         bandwidth: float = 0.0,
+        based: bool = False,
     ) -> None:
         """Begins at once, in a thread of its own.
 
@@ -69,7 +70,8 @@ class Copier(object):
         mirror.Mirror. `data`: RangeSet of the sectors in which the snapshot may hold other than
         zeros. `blank`: the destination reads as zeros; if not, all other sectors are made zero too.
         `compare`: the destination may have some of it, so only what differs is written.
-        `bandwidth`: see `limit`.
+        `bandwidth`: see `limit`. `based`: the destination has all but `data`, in which zeros count
+        as any other content.
         """
         self._source = source
         self._destination = destination
@@ -78,7 +80,7 @@ class Copier(object):
         # a command for zeros, which carries none
         self._zeros = nbd.CMD_REQUIRE_ZEROES if blank else nbd.CMD_WRITE_ZEROES
         everything = RangeSet([(0, source.size // nbd.SECTOR)])
-        self._to_copy = data if blank else everything
+        self._to_copy = data if blank or based else everything
         self._state = "running"
         self._error: Optional[str] = None
         self._errno: Optional[int] = None  # of a request that a disk has failed

@@ -183,6 +183,7 @@ class Mover(object):
                 bool(message["blank"]),
                 message.get("compare") is True,
                 self._bandwidth,
+                message.get("based") is True,
             )
         return {"ok": True}
 

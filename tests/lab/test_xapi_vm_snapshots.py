@@ -112,9 +112,6 @@ def test_a_move_wants_a_network_for_the_interfaces_of_snapshots(x, vm):
         y = other.master.remote().xenapi
         network = y.network.get_all()[0]
         token = y.host.migrate_receive(other.master.ref(y), network, {})
-        sr = make_sr(y, other.master.ref(y))
-        features = sorted({name for sm in y.SM.get_all_records().values() for name in sm["features"]})
-        assert features
         snapshot, (vif,) = x.VM.snapshot(vm, "s"), x.VM.get_VIFs(vm)
         disks = {disk_of(x, vm): x.VDI.get_SR(disk_of(x, vm))}
         ask = lambda vifs: x.VM.assert_can_migrate(vm, token, True, disks, vifs, {})  # noqa: E731
@@ -123,7 +120,7 @@ def test_a_move_wants_a_network_for_the_interfaces_of_snapshots(x, vm):
         x.VIF.destroy(vif)
         (left,) = x.VM.get_VIFs(snapshot)
         assert failure_of(ask, {}) == ["VIF_NOT_IN_MAP", left]
-        assert ask({left: network}) == "" and sr
+        assert ask({left: network}) == ""
     finally:
         other.stop()
 

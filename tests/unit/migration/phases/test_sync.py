@@ -22,7 +22,7 @@ from storage_motion.errors import (
     SmFault,
 )
 from storage_motion.migration import mirror_health, resume
-from storage_motion.migration.phases import receive, sync, table as phases
+from storage_motion.migration.phases import copying, receive, sync, table as phases
 from storage_motion.sm import smapi
 
 
@@ -46,8 +46,8 @@ class World:
         }
         self.log, self.looks, self.cancelled_at = [], 0, cancelled_at
         monkeypatch.setattr(
-            sync,
-            "_sm",
+            copying,
+            "ask",
             lambda m, disk, command, vdi, args=(), timeout=None: (
                 self.log.append(command),
                 '{"size": 1}',
@@ -58,7 +58,7 @@ class World:
         monkeypatch.setattr(
             sync.durable, "keep", lambda pools, make, lacking, what: self.log.append("database")
         )
-        monkeypatch.setattr(sync, "_close", lambda m, disk: self.log.append("close"))
+        monkeypatch.setattr(copying, "close", lambda m, disk: self.log.append("close"))
         monkeypatch.setattr(
             mirror_health, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys}
         )
@@ -88,7 +88,7 @@ class World:
         self.log.append("mover")
         return Process()
 
-    def copy(self, source, extents, blank, compare):
+    def copy(self, source, extents, blank, compare, based):
         self.log.append("copy")
 
     def pulse(self):
@@ -157,7 +157,9 @@ def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypat
     with pytest.raises(error) as raised:
         sync.synchronise(world)
     taken_up = resume.begins(
-        type("M", (), {"plan": world.plan, "entry": world.entry}), phases.PHASES[3], raised.value
+        type("M", (), {"plan": world.plan, "entry": world.entry}),
+        next(phase for phase in phases.PHASES if phase.name == "sync"),
+        raised.value,
     )
     assert (taken_up is None) == (error is DestinationFull)
 
@@ -191,7 +193,7 @@ def test_a_disk_that_is_closed_while_the_guest_reboots_is_waited_for(
             raise SmFault(command, fault, "no")
         return "snapshot"
 
-    monkeypatch.setattr(sync, "_sm", refused)
+    monkeypatch.setattr(copying, "ask", refused)
     with pytest.raises(error) if error else contextlib.ExitStack():
         assert sync._mirror(world, world.plan.disks[0], world) == "snapshot"
     assert [step for step in world.log if step != "database"] == ["vdi_mirror_start"] * tries
