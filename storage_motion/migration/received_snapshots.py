@@ -73,6 +73,12 @@ def mark(session: "XenAPI.Session", vdi: str, disk: Dict[str, Any], of: str) -> 
         driver.xenapi.VDI.set_snapshot_of(vdi, of)
 
 
+def owner_of(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> str:
+    """The ref of the VDI that a disk of a snapshot is one of; NULL if that has not come along."""
+    of = entry.entry["disks"].get(disk["snapshot_of"])
+    return session.xenapi.VDI.get_by_uuid(of["vdi"]) if of else NULL
+
+
 def destroy_lost(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> None:
     """Destroy what was cloned for a disk, if xapi ended before it could mark it: a VDI on the same
     image as its base, of which xapi knows nothing else. Nobody else can have made it, as xapi

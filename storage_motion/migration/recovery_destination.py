@@ -10,7 +10,7 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import Waits
 from storage_motion.journal import arrival, journal, receiving
 from storage_motion.journal.journal import RECEIVING, SOURCE, Journal
-from storage_motion.migration import at_destination, recovery_decision
+from storage_motion.migration import at_destination, receiving_calls, recovery_decision
 from storage_motion.sm import smapi
 from storage_motion.switch import gate
 from storage_motion.wire.service import ORPHAN_BOUND
@@ -28,7 +28,7 @@ def recover(
     if migration in journal.all_ids(SOURCE):
         return None  # within a pool: the source's journal decides
     entry = Journal.load(migration, RECEIVING)
-    if at_destination.refused(entry):
+    if receiving_calls.refused(entry):
         return None
     if arrival.read(migration):
         raise Waits("a recovery at the source: the VM has run here, as this host has noted")

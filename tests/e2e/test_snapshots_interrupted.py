@@ -87,6 +87,63 @@ def test_a_mover_that_is_killed_costs_one_disk_of_a_snapshot_a_try(scene, tree):
     gone()
 
 
+@pytest.mark.parametrize(
+    "when, before",
+    [
+        (("snapshot 1", "vbd", (None,), False), False),
+        (("migration", "phase", ("end",), True), True),
+    ],
+)
+def test_worker_killed_while_the_snapshots_get_their_disks_within_the_pool(
+    scene, tree, when, before
+):
+    """What a VBD is like is noted, and it may be gone already."""
+    gone, sr = tree.gone(), {"fast": "big", "big": "fast"}[sr_of(scene)]
+    migration = scene.begin_and_kill(when, scene.within(sr), before=before)
+    (answer,) = scene.call("recover", migration=migration)["migrations"]
+    assert answer["outcome"] == "moved", answer
+    assert_as_it_was(scene, tree)
+    gone(records=False)
+
+
+def sr_of(scene):
+    x = scene.pool.xapi
+    vdi = x.VBD.get_VDI(scene.record["VBDs"][0])
+    return x.SR.get_name_label(x.VDI.get_SR(vdi)).split("-")[1]
+
+
+@pytest.mark.parametrize("side", ["here", "there"])
+def test_a_xapi_that_is_killed_while_the_disk_of_a_snapshot_is_copied(scene, tree, side):
+    """With what it had not written to disk. What is kept was on disk before."""
+    there, gone = scene.there, tree.gone()
+    with Link(scene.lab.hosts) as link:
+        link.limit(RATE)
+        migration = scene.begin()
+        scene.until(migration, lambda entry: of_snapshot(entry, 1)["state"] == "copying")
+        host = {"here": scene.host, "there": there}[side]
+        host.kill("xapi")
+        host.start_xapi()
+        for pool in scene.lab.pools:
+            pool.forget_session()
+    entry = scene.ended(migration)
+    assert entry["state"] == "succeeded" and entry["left"] == [], entry["error"]
+    scene.host = there
+    assert_as_it_was(scene, tree)
+    gone()
+
+
+@pytest.mark.parametrize("phase, moves", [("adopt", False), ("clean-up", True)])
+def test_worker_killed_with_the_vm_halted(scene, tree, phase, moves):
+    there = scene.there
+    scene.pool.xapi.VM.clean_shutdown(tree.vm)
+    migration = scene.begin_and_kill(("migration", "phase", (phase,), True))
+    (answer,) = scene.call("recover", migration=migration)["migrations"]
+    assert answer["outcome"] == ("moved" if moves else "taken back"), answer
+    scene.host = there if moves else scene.host
+    scene.pool.start_vm(tree.vm, scene.host.name)
+    assert_as_it_was(scene, tree)
+
+
 def test_dropped_they_go_with_the_vm(scene, tree):
     """The last of this module: the VM has none any more."""
     gone, there = tree.gone(), scene.there

@@ -12,7 +12,7 @@ from storage_motion.dom0 import gate_notes
 from storage_motion.errors import BadArguments, MotionError, ReceiverFailed
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import at_destination, received_snapshots
+from storage_motion.migration import at_destination, received_history, received_snapshots
 from storage_motion.xapi import managed
 
 TIME = "20260102T03:04:05Z"
@@ -45,7 +45,7 @@ class Chain:
         return new
 
     def add(self, disk):
-        return at_destination.receive_add(
+        return received_history.receive_add(
             self.destination.pool,
             {"migration": ID, "vm": VM, "address": "10.0.0.1", "disks": json.dumps([disk])},
         )
@@ -63,7 +63,7 @@ class Chain:
         self.record(key)["sm_config"].pop("relinking")
 
     def keep(self, *keys):
-        return at_destination.receive_keep(
+        return received_history.receive_keep(
             self.destination.pool, {"migration": ID, "disks": json.dumps(list(keys))}
         )
 
@@ -118,6 +118,17 @@ def test_the_disks_are_given(chain):
     assert str(first["snapshot_time"]) == TIME
     ref = chain.destination.pool.xenapi.VDI.get_by_uuid(second["uuid"])
     assert first["snapshot_of"] == ref and second["snapshot_of"] == NULL
+
+
+def test_one_that_somebody_has_destroyed_since_hinders_no_end(chain, tmp_path):
+    kept(chain).second()
+    pool = chain.destination.pool
+    at_destination.receive_give(pool, {"migration": ID})
+    chain.finish(KEYS[1])
+    pool.xenapi.VDI.destroy(pool.xenapi.VDI.get_by_uuid(chain.entry["disks"][KEYS[0]]["vdi"]))
+    at_destination.receive_give(pool, {"migration": ID})
+    at_destination.receive_end(pool, {"migration": ID})
+    assert journal.all_ids(journal.RECEIVING) == []
 
 
 def test_what_is_not_finished_is_not_kept(chain):
