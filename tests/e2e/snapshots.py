@@ -86,6 +86,12 @@ class Tree:
     def vm(self):
         return self.scene.pool.xapi.VM.get_by_uuid(self.scene.uuid)
 
+    def other_sr(self):
+        """The name of the SR of its host in which its disks are not."""
+        x = self.scene.pool.xapi
+        now = x.SR.get_name_label(x.VDI.get_SR(self.disks(self.vm)["0"])).split("-")[1]
+        return {"fast": "big", "big": "fast"}[now]
+
     def take(self, name):
         """Take a snapshot."""
         with poked(self.scene.host):

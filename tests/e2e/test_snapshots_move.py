@@ -71,7 +71,7 @@ def within(scene, tree, **arguments):
 
 
 def test_to_another_sr_of_its_host(scene, tree):
-    within(scene, tree, **scene.within("big"))
+    within(scene, tree, **scene.within(tree.other_sr()))
 
 
 def test_to_another_host_of_its_pool(scene, tree):
@@ -87,7 +87,7 @@ def test_to_another_host_of_its_pool(scene, tree):
 def test_halted_to_another_sr(scene, tree):
     gone = tree.gone()
     scene.pool.xapi.VM.clean_shutdown(tree.vm)
-    entry = scene.ended(scene.begin(**scene.within("big")))
+    entry = scene.ended(scene.begin(**scene.within(tree.other_sr())))
     assert entry["state"] == "succeeded", entry["error"]
     assert tree.described() == tree.taken
     gone(records=False)
