@@ -4,10 +4,10 @@ no timing gives.
 
 Runs before the product on a host (lab.dom0.before) while a test asks for it. Each file of
 `/etc/lab-break` is a rule: {"when": [of, field, values, wanted], "nth": n, "before": bool,
-"signal": number}. `of` is "migration", "disk" (any one) or "disk N" (in the order in which they are
-copied, from 0); the worker gets the signal as soon as `field` of it is (`wanted`) or is not one of
-`values`, at the `nth` write of which that is true; `before`: instead of that write, not after it.
-It happens once: the file is gone when it has.
+"signal": number}. `of` is "migration", "disk" (any one), "disk N" (in the order in which they are
+copied, from 0), or "snapshot N" (the same of the disks of snapshots); the worker gets the signal as
+soon as `field` of it is (`wanted`) or is not one of `values`, at the `nth` write of which that is
+true; `before`: instead of that write, not after it. It happens once: the file is gone when it has.
 """
 
 import contextlib
@@ -93,9 +93,10 @@ def holds(when, entry):
 
 
 def _disk(entry, of):
-    number = of.partition(" ")[2]
+    kind, _, number = of.partition(" ")
+    planned = entry["plan"]["history" if kind == "snapshot" else "disks"]
     return (
-        entry["disks"][entry["plan"]["disks"][int(number)]["key"]]
+        entry["disks"][planned[int(number)]["key"]]
         if number
         else next(iter(entry["disks"].values()))
     )

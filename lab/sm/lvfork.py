@@ -26,13 +26,16 @@ def fork(vdi, base, snapshot):
     kind = _kind_on(vdi)
     smallest = lvimage.volume_size(kind, vdi.size, thin=True)
     full = lvimage.volume_size(kind, vdi.size, thin=False)
-    leaf_size = full if in_use or sr.provision == "thick" else smallest
+    # LVHDSR.py, _snapshot: a snapshot stays small, and a clone of it is made to be written to
+    thick = sr.provision == "thick"
+    leaf_size = full if in_use or thick and not vdi.is_snapshot_for_xapi() else smallest
+    other_size = full if thick and sr.srcmd.cmd == "vdi_clone" else smallest
     if not in_use:
         lvutil.activate(vdi.path)
     needed = vdi.utilisation
     if lvimage.is_deflated(vdi.vdi_type):
         needed = lvimage.used_size(vdi.path)
-    sr.ensure_space(leaf_size + (smallest if snapshot else 0) - (vdi.utilisation - needed))
+    sr.ensure_space(leaf_size + (other_size if snapshot else 0) - (vdi.utilisation - needed))
     base_path = os.path.join(sr.path, lvimage.name(vdi.vdi_type, base))
     # hidden first: a base must never be seen as a VDI
     lvutil.change(vdi.path, add={lvimage.HIDDEN: "", lvimage.FORKED_FROM: vdi.uuid})
@@ -41,7 +44,7 @@ def fork(vdi, base, snapshot):
         lvutil.resize(base_path, needed)
     if snapshot:
         path = os.path.join(sr.path, lvimage.name(kind, snapshot))
-        lvimage.create_on(path, base_path, vdi.vdi_type, vdi.size, smallest)
+        lvimage.create_on(path, base_path, vdi.vdi_type, vdi.size, other_size)
         lvutil.deactivate(path)
     leaf_path = os.path.join(sr.path, lvimage.name(kind, vdi.uuid))
     lvimage.create_on(leaf_path, base_path, vdi.vdi_type, vdi.size, leaf_size)

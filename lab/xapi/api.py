@@ -20,6 +20,7 @@ from lab.xapi import (  # noqa: F401
     vdi,
     verdict,
     vm,
+    vm_snapshots,
     vtpm,
 )
 

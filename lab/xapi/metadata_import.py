@@ -161,6 +161,11 @@ class _Import:
     # --- disks
 
     def vdi(self, identity, record):
+        if self._is_cd(record):
+            found = self._cds_at(record["location"])
+            if found:
+                self.table[identity] = found[0]
+            return  # else its drive will be empty
         vdi = self._mapped_vdi(record)
         if vdi:
             self.table[identity] = vdi
@@ -175,6 +180,21 @@ class _Import:
                 if sr
                 else Failure("VDI_CONTENT_ID_MISSING")
             )
+
+    def _is_cd(self, record):
+        """By the SR that it was exported from."""
+        return any(
+            identity == record["SR"] and sr["content_type"] == "iso"
+            for identity, sr in self.objects.get("SR", [])
+        )
+
+    def _cds_at(self, location):
+        srs = [
+            sr
+            for sr in self.database.where("SR", content_type="iso")
+            if self.database.get("SR", sr, "type") != "udev"
+        ]
+        return [vdi for sr in srs for vdi in self.database.where("VDI", SR=sr, location=location)]
 
     def _mapped_vdi(self, record):
         """The VDI of this pool for an exported one: by the request's map, by its place in an SR

@@ -103,14 +103,9 @@ def _derived(context, vdi, operation, driver_params):
             with switch.asked(
                 context.pool, host, switch.SNAPSHOT, running.record["uuid"], driver_params or {}
             ):
-                new = _snapshot_of_layer(context.pool, vdi, driver_params, context.task)
+                new = _made_by_layer(context.pool, vdi, "vdi_snapshot", driver_params, context.task)
         else:
-            new = _of_driver(
-                database,
-                storage.run_vdi(
-                    vdi, "vdi_" + operation, task=context.task, driver_params=driver_params
-                ),
-            )
+            new = _made_by_layer(context.pool, vdi, "vdi_clone", driver_params, context.task)
         kept = {
             name: running.record[name]
             for name in (
@@ -129,22 +124,22 @@ def _derived(context, vdi, operation, driver_params):
     return new
 
 
-def _snapshot_of_layer(pool, vdi, driver_params, task=None):
-    """What the storage layer does (storage_smapiv1.ml, snapshot_and_clone); whose it is, and the
-    rest, xapi notes when it has the answer."""
+def _made_by_layer(pool, vdi, command, driver_params, task=None):
+    """What the storage layer does (storage_smapiv1.ml, snapshot_and_clone), of a snapshot and of a
+    clone; whose it is, and the rest, xapi notes when it has the answer."""
     new = _of_driver(
-        pool.database,
-        pool.storage.run_vdi(vdi, "vdi_snapshot", task=task, driver_params=driver_params),
+        pool.database, pool.storage.run_vdi(vdi, command, task=task, driver_params=driver_params)
     )
     named = {
         name: pool.database.get("VDI", vdi, name) for name in ("name_label", "name_description")
     }
+    contents = pool.database.get("VDI", vdi, "other_config")
     pool.database.set(
         "VDI",
         new,
-        is_a_snapshot=True,
+        is_a_snapshot=command == "vdi_snapshot",
         snapshot_time=Timestamp.now(),
-        other_config={"content_id": str(uuid.uuid4())},
+        other_config={"content_id": contents.get("content_id", str(uuid.uuid4()))},
         allowed_operations=OPERATIONS,
         **named,
     )
@@ -156,7 +151,7 @@ def snapshot_again(pool, vdi_uuid, driver_params):
     vdi = pool.database.find_uuid("VDI", vdi_uuid)
     if vdi:
         with pool.storage.exclusively(vdi):
-            _snapshot_of_layer(pool, vdi, driver_params)
+            _made_by_layer(pool, vdi, "vdi_snapshot", driver_params)
 
 
 @call("VDI.snapshot", "vdi:ref(VDI) driver_params:map(string,string)?")

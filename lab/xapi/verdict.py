@@ -67,15 +67,24 @@ def assert_can_migrate(context, vm, dest, _live, vdi_map, vif_map, _options, _vg
             "VIF mapping is not allowed for intra-pool migration -all VIFs must be on the same "
             "network",
         )
-    for vif in record["VIFs"] if not inside else ():
-        if vif not in vif_map:
-            raise Failure("VIF_NOT_IN_MAP", vif)
+    if not inside:
+        _check_interfaces(database, record, vif_map)
     for vdi, sr in vdi_map.items():
         if sr != database.get("VDI", vdi, "SR"):
             if database.get("VDI", vdi, "cbt_enabled"):
                 raise Failure("VDI_CBT_ENABLED", vdi)
             if "key_hash" in database.get("VDI", vdi, "sm_config"):
                 raise Failure("VDI_IS_ENCRYPTED", vdi)
+
+
+def _check_interfaces(database, record, vif_map):
+    """Each of the VM (its record) and of its snapshots is mapped, or has the MAC address of one
+    that is (xapi_vm_migrate.ml, infer_vif_map)."""
+    owned = [record] + [database.record("VM", ref) for ref in record["snapshots"]]
+    known = {database.get("VIF", vif, "MAC") for vif in vif_map}
+    for vif in (vif for vm in owned for vif in vm["VIFs"]):
+        if vif not in vif_map and database.get("VIF", vif, "MAC") not in known:
+            raise Failure("VIF_NOT_IN_MAP", vif)
 
 
 def _check_features(database, there, vdi_map):

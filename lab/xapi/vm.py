@@ -8,7 +8,7 @@ from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import assert_vm_attachable
 from lab.xapi.failures import Failure
-from lab.xapi.schema import CLASSES, NULL, Timestamp, construct
+from lab.xapi.schema import NULL, Timestamp, construct
 from lab.xapi.vm_lifecycle import operation
 
 log = logging.getLogger("xapi.vm")
@@ -184,13 +184,13 @@ def _start(context, vm, host, start_paused):
 @call("VM.clean_shutdown", "vm:ref(VM)")
 def clean_shutdown(context, vm):
     with operation(context, vm, "clean_shutdown"):
-        _shutdown(context, vm, hard=False)
+        shut_down(context, vm, hard=False)
 
 
 @call("VM.hard_shutdown", "vm:ref(VM)")
 def hard_shutdown(context, vm):
     with operation(context, vm, "hard_shutdown"):
-        _shutdown(context, vm, hard=True)
+        shut_down(context, vm, hard=True)
 
 
 @call("VM.shutdown", "vm:ref(VM)")
@@ -209,7 +209,8 @@ def _delay(hard):
     return {} if hard else {"delay": _CLEAN}
 
 
-def _shutdown(context, vm, hard):
+def shut_down(context, vm, hard):
+    """End a VM, whatever else is going on with it."""
     host, uuid = (
         context.database.get("VM", vm, "resident_on"),
         context.database.get("VM", vm, "uuid"),
@@ -340,73 +341,3 @@ for _name, _more in (
     ("pool_migrate", " host:ref(host) options:map(string,string)"),
 ):
     call("VM." + _name, "vm:ref(VM)" + _more)(_refusing(_name))
-
-
-# --- snapshots
-
-
-@call("VM.snapshot", "vm:ref(VM) new_name:string ignore_vdis:set(ref(VDI))?")
-def snapshot(context, vm, new_name, ignore_vdis):
-    """A VM object with snapshots of the disks. Raises what a disk's snapshot raises, with those
-    made before undone."""
-    database = context.database
-    with operation(context, vm, "snapshot"):
-        disks, made = [], []
-        for vbd in database.get("VM", vm, "VBDs"):
-            record = database.record("VBD", vbd)
-            if record["type"] == "Disk" and record["VDI"] not in ignore_vdis:
-                disks.append(record)
-        try:
-            for disk in disks:
-                made.append(vdis.snapshot(context, disk["VDI"], {}))
-        except Failure:
-            for vdi in made:
-                vdis.destroy(context, vdi)
-            raise
-        return _snapshot_object(database, vm, new_name, list(zip(disks, made)))
-
-
-def _copied(class_name, record, **fields):
-    """The fields of an object that a copy of it starts with."""
-    kept = {
-        name: record[name]
-        for name, field in CLASSES[class_name].items()
-        if field.access in ("RW", "ST")
-    }
-    return dict(kept, **fields)
-
-
-def _snapshot_object(database, vm, new_name, disks):
-    with database.lock:
-        record = database.record("VM", vm)
-        new = make(
-            database,
-            _copied(
-                "VM",
-                record,
-                name_label=new_name,
-                power_state="Halted",
-                is_a_snapshot=True,
-                is_a_template=True,
-                ha_always_run=False,
-                snapshot_of=vm,
-                snapshot_time=Timestamp.now(),
-                parent=record["parent"],
-                blocked_operations={},
-                uuid=new_uuid(),
-                snapshot_info={
-                    "power-state-at-snapshot": record["power_state"],
-                    "disk-snapshot-type": "crash_consistent",
-                },
-            ),
-        )
-        for disk, vdi in disks:
-            database.create("VBD", _copied("VBD", disk, VM=new, VDI=vdi, currently_attached=False))
-        for vif in record["VIFs"]:
-            database.create(
-                "VIF", _copied("VIF", database.record("VIF", vif), VM=new, currently_attached=False)
-            )
-        for vtpm in record["VTPMs"]:
-            vtpms.copy(database, new, vtpm)
-        database.set("VM", vm, parent=new)
-        return new

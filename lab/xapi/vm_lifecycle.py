@@ -28,6 +28,7 @@ OPERATIONS = {
     "clone": ("Halted", "Suspended"),
     "copy": ("Halted", "Suspended"),
     "revert": _ANY,
+    "reverting": _ANY,
     "snapshot": _ANY,
     "metadata_export": _ANY,
     "power_state_reset": _ANY,
@@ -36,6 +37,8 @@ OPERATIONS = {
     "migrate_send": ("Halted", "Running", "Suspended"),
 }
 _FOR_TEMPLATES = ("destroy", "metadata_export", "update_allowed_operations")
+# xapi_vm_lifecycle.ml, check_snapshot; "update_allowed_operations" is a call that it never checks
+_FOR_SNAPSHOTS = _FOR_TEMPLATES + ("revert", "clone", "copy", "hard_shutdown")
 # do not mind what else is going on
 _BESIDE_OTHERS = ("metadata_export", "update_allowed_operations")
 
@@ -51,12 +54,15 @@ def refusal(ref, record, operation):
     }
     if others and operation not in _BESIDE_OTHERS:
         return Failure("OTHER_OPERATION_IN_PROGRESS", "VM", ref, *sorted(others.values())[:1])
-    if record["is_a_snapshot"] and operation not in _FOR_TEMPLATES:
+    if record["is_a_snapshot"] and operation not in _FOR_SNAPSHOTS:
         return Failure("VM_IS_SNAPSHOT", ref, operation)
-    if record["is_a_template"] and operation not in _FOR_TEMPLATES:
+    templates = record["is_a_template"] and not record["is_a_snapshot"]
+    if templates and operation not in _FOR_TEMPLATES:
         return Failure("VM_IS_TEMPLATE", ref, operation)
     if record["is_control_domain"]:
         return Failure("OPERATION_NOT_ALLOWED", "Operations on domain 0 are not allowed")
+    if operation == "revert" and not record["is_a_snapshot"]:
+        return Failure("REVERT_ONLY_ALLOWED_ON_SNAPSHOT")
     states = OPERATIONS[operation]
     if record["power_state"] not in states:
         return Failure("VM_BAD_POWER_STATE", ref, states[0].lower(), record["power_state"].lower())

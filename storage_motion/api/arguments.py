@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The plugin's arguments: what may be given, and for `migrate` what it means: those of `xe
 vm-migrate` by the same names (docs/design.md, 5), and `wait`, `dry-run`,
-`retry-limit`, `bandwidth` and `cbt`.
+`retry-limit`, `bandwidth`, `cbt` and `snapshots`.
 
 Everything wrong is collected, and raised once: one detail per problem, "argument: what is wrong;
 what would be right".
@@ -27,6 +27,7 @@ BANDWIDTH_MEANS = (
     "0: as much as goes"
 )
 RENEW = "renew"
+KEEP, DROP = "keep", "drop"
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
@@ -99,6 +100,11 @@ MIGRATE = Takes(
             "renew: a disk whose changed blocks are tracked moves too; that is disabled for the "
             "move and enabled again at its end, and the next backup is a full one",
         ),
+        Argument(
+            "snapshots",
+            "keep: they come along, which is so without it, too; drop, between pools: they do not, "
+            "and are deleted when the VM has moved",
+        ),
         Argument("wait", "false: answer at once, with the migration's id"),
         Argument("dry-run", "true: check everything, change nothing, and show the plan"),
     ),
@@ -140,6 +146,7 @@ class Request(NamedTuple):
     retry_limit: int
     bandwidth: int
     renew_tracking: bool
+    drop_snapshots: bool = False
 
 
 class Problems:
@@ -214,7 +221,8 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         dry_run=reader.boolean("dry-run", False),
         retry_limit=reader.number("retry-limit", resume.LIMIT, MAX_RETRIES),
         bandwidth=bandwidth(reader.text("bandwidth"), problems),
-        renew_tracking=reader.word("cbt", RENEW),
+        renew_tracking=reader.word("cbt", (RENEW,)) == RENEW,
+        drop_snapshots=reader.word("snapshots", (KEEP, DROP)) == DROP,
     )
 
 
@@ -265,12 +273,15 @@ class _Reader:
             return default
         return BOOLEANS[text.lower()]
 
-    def word(self, name: str, only: str) -> bool:
-        """Whether that word is given, which is the only one that may be."""
+    def word(self, name: str, known: Tuple[str, ...]) -> str:
+        """The word that is given, one of those that are known; "" without one."""
         text = self.text(name)
-        if text and text != only:
-            self._problems.add(name, "is %r" % text[:64], "%s, or leave it out" % only)
-        return text == only
+        if text and text not in known:
+            self._problems.add(
+                name, "is %r" % text[:64], "%s, or leave it out" % " or ".join(known)
+            )
+            return ""
+        return text
 
     def number(self, name: str, default: int, most: int) -> int:
         text = self.text(name)

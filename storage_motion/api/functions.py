@@ -14,7 +14,7 @@ from storage_motion.api import arguments, commands, lookup, migrate
 from storage_motion.api.arguments import Argument, Problems, Takes
 from storage_motion.dom0 import state_db
 from storage_motion.errors import BadArguments
-from storage_motion.migration import at_destination
+from storage_motion.migration import at_destination, received_history
 from storage_motion.plan import installed
 from storage_motion.sm import sr_master
 from storage_motion.switch import pool_lock
@@ -132,6 +132,16 @@ FUNCTIONS: Dict[str, Function] = {
             (("migration",), ("vm",), ("disks",)),
         ),
         at_destination.receive,
+    ),
+    "receive-add": Function(
+        "for the source: receives more disks, those of snapshots before those of the VM",
+        Takes((MIGRATION, FOR_VM, DISKS, ADDRESS), (("migration",), ("vm",), ("disks",))),
+        received_history.receive_add,
+    ),
+    "receive-keep": Function(
+        "for the source: disks of snapshots are whole",
+        Takes((MIGRATION, DISKS), (("migration",), ("disks",))),
+        received_history.receive_keep,
     ),
     "receive-renew": Function(
         "for the source: receives broken disks anew",

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 from storage_motion import strict_json
 from storage_motion.dom0 import root, xenopsd
 from storage_motion.errors import JournalError, NoSuchMigration
-from storage_motion.journal import arrival, closing, handed_over, journal, late_word
+from storage_motion.journal import arrival, closing, handed_over, journal, late_word, receiving
 from storage_motion.journal.journal import RECEIVING, SOURCE, Journal
 
 REFUSED = 3
@@ -164,7 +164,7 @@ def note_arrival(vm: str, _: str) -> None:
     for entry in _trusted(vm, RECEIVING):
         made = {
             "%s/%s" % (disk["sr"], disk.get("location"))
-            for disk in entry["disks"].values()
+            for disk in receiving.of_vm(entry).values()
             if not disk.get("unplugged")  # xenopsd knows nothing of those
         }
         if (

@@ -38,6 +38,9 @@ def of(entry: Dict[str, Any]) -> Dict[str, Any]:
         left=entry["left"],
         committed=entry["committed"],
         disks=[_disk(disk, disks[disk.key]) for disk in plan.disks],
+        snapshots=[
+            dict(_disk(disk, disks[disk.key]), snapshot=disk.snapshot) for disk in plan.history
+        ],
         cds=[dict(cd._asdict()) for cd in plan.cds],
         broken=entry.get("broken"),
         bandwidth=bandwidth.of(entry),

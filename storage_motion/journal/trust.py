@@ -52,6 +52,10 @@ PLAN: Dict[str, type] = {
     "cds": list,
     "vifs": list,
     "warnings": tuple,
+    "history": list,
+    "snapshots": list,
+    "snapshot_vifs": list,
+    "dropped": list,
 }
 DISK: Dict[str, type] = {
     "size": int,
@@ -66,6 +70,7 @@ DISK: Dict[str, type] = {
     "unplugged": bool,
 }
 CD: Dict[str, type] = {"eject": bool}
+SNAPSHOT: Dict[str, type] = {"kept": bool}
 
 
 def doubt(entry: Dict[str, Any], receiving: bool) -> str:
@@ -98,12 +103,16 @@ def _source(entry: Dict[str, Any]) -> str:
         ("a disk", plan.disks, DISK),
         ("a CD", plan.cds, CD),
         ("an interface", plan.vifs, {}),
+        ("a disk of a snapshot", plan.history, DISK),
+        ("a snapshot", plan.snapshots, SNAPSHOT),
+        ("an interface of a snapshot", plan.snapshot_vifs, {}),
     ):
         for one in entries:
             wrong = wrong or _typed(name, one, types)
+    wrong = wrong or _each("dropped", plan.dropped, str)
     if wrong:
         return wrong
-    for disk in plan.disks:
+    for disk in plan.sent:
         wrong = wrong or _lacking(entry["disks"].get(disk.key), SOURCE_DISK)
     return wrong
 

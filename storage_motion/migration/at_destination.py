@@ -16,35 +16,35 @@ reach the disk any more. The disks that are well stay with theirs.
 
 import contextlib
 import logging
-import os
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Tuple
 
 import XenAPI
 
-from storage_motion import waiting
-from storage_motion.dom0 import gate_notes, inventory
+from storage_motion.dom0 import gate_notes
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (
-    BadArguments,
     GateOpen,
     ImageLeft,
     JournalNotWritten,
     MotionError,
-    NoSuchMigration,
     ReceiverFailed,
 )
-from storage_motion.journal import arrival, journal, secret_files
+from storage_motion.journal import arrival, journal, receiving, secret_files
 from storage_motion.journal.journal import RECEIVING, Journal
-from storage_motion.migration import received_vdis, receivers, wanted_disks
-from storage_motion.migration.phases import claim
+from storage_motion.migration import (
+    received_snapshots,
+    received_vdis,
+    receivers,
+    receiving_calls,
+    wanted_disks,
+)
+from storage_motion.migration.phases import blocking
 from storage_motion.sm import active, marks, tracking
 from storage_motion.sm.disks.record import Record
 from storage_motion.switch import gate, stale_activation
-from storage_motion.uuids import UUID
 from storage_motion.xapi.records import Records
 
-RECEIVE_TIMEOUT = 1800.0  # seconds that making and opening a hundred disks may take
 REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration is not to begin
 
 log = logging.getLogger("sxm")
@@ -60,12 +60,12 @@ def receive(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     yet, is taken away first."""
     found = journal.check_id(given.get("migration", ""))
     wanted = wanted_disks.read(given.get("disks", ""))
-    vm = _vm(given)
-    former = _known(given) if given.get("again") == "true" else None
-    former = former and _idle(former)
+    vm = receiving_calls.vm_of(given)
+    former = receiving_calls.known(given) if given.get("again") == "true" else None
+    former = former and receiving_calls.idle(former)
     if former:
         _take_away(session, former, False)
-    address = given.get("address") or _own_address(session)
+    address = given.get("address") or receiving_calls.own_address(session)
     entry = Journal.create(
         found,
         RECEIVING,
@@ -73,7 +73,7 @@ def receive(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
         disks={},
         srs=sorted({disk["sr"] for disk in wanted}),
         receivers=[],
-        busy=_myself(),
+        busy=receiving_calls.myself(),
     )
     try:
         made = {disk["key"]: received_vdis.make(session, entry, disk) for disk in wanted}
@@ -98,8 +98,8 @@ def receive_renew(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str,
     it may be called again."""
     entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
     keys = wanted_disks.known_keys(entry, given.get("disks", ""))
-    address = given.get("address") or _own_address(session)
-    entry.write(busy=_myself())
+    address = given.get("address") or receiving_calls.own_address(session)
+    entry.write(busy=receiving_calls.myself())
     try:
         receivers.retire(entry, keys)
         opened = {key: received_vdis.reopen(session, entry, key) for key in keys}
@@ -122,8 +122,8 @@ def receive_stop(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, 
     let go of. Answers what this host has noted in files of its own: {"arrived": whether the VM ran
     here on the disks, "opened": the keys of those whose gates have been opened, or were about to
     be, whatever their sm_config says}."""
-    entry = _known(given)
-    vm = _vm(given)
+    entry = receiving_calls.known(given)
+    vm = receiving_calls.vm_of(given)
     if entry is None:
         return {"arrived": False, "opened": []}
     # else every gate has been opened: there is nothing to stop
@@ -136,7 +136,7 @@ def receive_stop(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, 
         "arrived": arrival.read(entry.entry["migration"]) is not None,
         "opened": sorted(
             key
-            for key, disk in entry.entry["disks"].items()
+            for key, disk in receiving.of_vm(entry.entry).items()
             if disk["vdi"] and gate_notes.noted(disk["vdi"])
         ),
     }
@@ -167,11 +167,11 @@ def receive_abort(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str,
     """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and
     always if a disk is active, or the VM has run on them; and ImageLeft, once, when all is done but
     for what cannot be told from somebody else's."""
-    entry = _known(given)
+    entry = receiving_calls.known(given)
     if entry is None:
         _refuse_from_now_on(given["migration"])
         return {}
-    entry = _idle(entry)
+    entry = receiving_calls.idle(entry)
     if entry is not None:
         _take_away(session, entry, given.get("force") == "true")
     return {}
@@ -182,7 +182,7 @@ def _take_away(session: "XenAPI.Session", entry: Journal, force: bool) -> None:
     if arrival.read(entry.entry["migration"]):
         raise GateOpen(entry.entry["migration"], "VM %s, which has arrived" % entry.entry.get("vm"))
     if not force:
-        for disk in entry.entry["disks"].values():
+        for disk in receiving.of_vm(entry.entry).values():
             there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
             # One that was never opened here an older database has brought back so: nothing of the
             # VM has used it.
@@ -199,27 +199,38 @@ def _take_away(session: "XenAPI.Session", entry: Journal, force: bool) -> None:
 
 
 def receive_give(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
-    """The VM has the disks: xapi manages them again, as any others. Idempotent."""
-    entry = _known(given)
-    for disk in entry.entry["disks"].values() if entry else ():
-        received_vdis.manage(session, session.xenapi.VDI.get_by_uuid(disk["vdi"]))
+    """The VM has the disks: xapi manages them again, as any others, and knows of those of snapshots
+    what they are. Idempotent."""
+    entry = receiving_calls.known(given)
+    if entry is None:
+        return {}
+    for disk in entry.entry["disks"].values():
+        if disk.get("frozen") and not Records(session).ref("VDI", disk["vdi"]):
+            continue  # somebody has destroyed it, since it is one as any other
+        vdi = session.xenapi.VDI.get_by_uuid(disk["vdi"])
+        if disk.get("frozen"):
+            of = received_snapshots.owner_of(session, entry, disk)
+            received_snapshots.mark(session, vdi, disk, of)
+        received_vdis.manage(session, vdi)
     return {}
 
 
 def receive_end(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     """After the VM has arrived: the receiver goes, and the disks are disks like any other."""
-    entry = _known(given)
+    entry = receiving_calls.known(given)
     if entry is None:
         arrival.forget(given["migration"])  # all that a call which was killed may have left
         return {}
     for disk in entry.entry["disks"].values():
+        if disk.get("frozen") and not Records(session).ref("VDI", disk["vdi"]):
+            continue  # somebody has destroyed it, since it is one as any other
         if marks.SHUT in _config(session, disk["vdi"]).values():
             raise ReceiverFailed(entry.entry["migration"], "the gate of %s is shut" % disk["vdi"])
     secret_files.forget(entry.entry["migration"])
     receivers.stop(entry, "exit")
     receive_give(session, given)
     for disk in entry.entry["disks"].values():
-        claim.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
+        blocking.unmark_vdi(session, disk["vdi"], entry.entry["migration"])
         Record("receive", disk["vdi"]).remove()  # of a `finish` that has not come to its end
     secret_files.forget_all(entry.entry["migration"])
     _remove_journal(entry)
@@ -237,64 +248,17 @@ def receive_track(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str,
     return {"failed": failed}
 
 
-def _known(given: Dict[str, str]) -> Optional[Journal]:
-    """The journal of the migration that is meant; None if there is none, or none any more."""
-    found = journal.check_id(given.get("migration", ""))
-    try:
-        entry = Journal.load(found, RECEIVING)
-    except NoSuchMigration:
-        return None
-    return None if refused(entry) else entry
-
-
-def _vm(given: Dict[str, str]) -> str:
-    if not UUID.match(given.get("vm", "")):
-        raise BadArguments("vm: %r is not the UUID of a VM" % given.get("vm", ""))
-    return given["vm"]
-
-
-def refused(entry: Journal) -> bool:
-    """Whether a receiving journal only says that nothing of this migration is to begin here."""
-    return bool(entry.entry["state"] == journal.CANCELLED)
-
-
 def _refuse_from_now_on(migration: str) -> None:
     """A `receive` of it may be on its way still, from a worker that was killed meanwhile: nobody
     would want its disks."""
     known = {other: Journal.load(other, RECEIVING) for other in journal.all_ids(RECEIVING)}
     for entry in known.values():
-        if refused(entry) and time.time() - entry.entry["updated"] > REFUSED_FOR:
+        if receiving_calls.refused(entry) and time.time() - entry.entry["updated"] > REFUSED_FOR:
             entry.remove()
     if migration not in known:
         Journal.create(
             migration, RECEIVING, state=journal.CANCELLED, disks={}, srs=[], receivers=[]
         )
-
-
-def _myself() -> Dict[str, Any]:
-    process = Process.of(os.getpid())
-    assert process is not None
-    return process.to_json()
-
-
-def _idle(entry: Journal) -> Optional[Journal]:
-    """Wait until a `receive` that is under way has answered, or failed: the journal then, or None.
-    Raises TimedOut."""
-    migration = entry.entry["migration"]
-
-    def settled() -> Optional[List[Optional[Journal]]]:
-        latest = _known({"migration": migration})
-        busy = latest and Process.from_json(latest.entry.get("busy"))
-        return None if busy and busy.alive() else [latest]
-
-    return waiting.until(settled, RECEIVE_TIMEOUT, "receive of %s" % migration)[0]
-
-
-def _own_address(session: "XenAPI.Session") -> str:
-    address: str = session.xenapi.host.get_address(
-        session.xenapi.host.get_by_uuid(inventory.host_uuid())
-    )
-    return address
 
 
 def _undo(session: "XenAPI.Session", entry: Journal) -> Tuple[str, ...]:

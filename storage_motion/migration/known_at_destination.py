@@ -5,7 +5,15 @@ or is told to have succeeded."""
 from typing import TYPE_CHECKING, Callable, List
 
 from storage_motion.migration import durable
-from storage_motion.migration.phases import adopt, claim, ha_protection, receive, remap
+from storage_motion.migration.phases import (
+    adopt,
+    blocking,
+    ha_protection,
+    history,
+    receive,
+    remap,
+    snapshot_vms,
+)
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks
 from storage_motion.switch import whereabouts
@@ -30,6 +38,7 @@ def take_halted(m: "Migration") -> None:
         receive.give(m)
     else:
         adopt.adopt(m)
+        history.adopt_within(m)
 
 
 def forgotten(m: "Migration") -> List[str]:
@@ -52,6 +61,22 @@ def forgotten(m: "Migration") -> List[str]:
                 found.append("that VDI %s is the VM's memory" % uuid)
         elif vm not in [api.VBD.get_VM(vbd) for vbd in api.VDI.get_VBDs(vdi)]:
             found.append("that VDI %s is the VM's" % uuid)
+    return found + snapshot_vms.forgotten(m) + _forgotten_history(m)
+
+
+def _forgotten_history(m: "Migration") -> List[str]:
+    found: List[str] = []
+    api = m.destination.xenapi
+    for disk in m.plan.history:
+        vdi, vm = whereabouts.vdi_there(m, disk), Records(m.destination).ref("VM", disk.snapshot)
+        if not vdi:
+            found.append("VDI %s" % m.disk(disk.key)["destination_vdi"])
+            continue
+        known = api.VDI.get_record(vdi)
+        if not known["managed"] or not known["is_a_snapshot"]:
+            found.append("that VDI %s is a snapshot" % known["uuid"])
+        if vm and vm not in [api.VBD.get_VM(vbd) for vbd in known["VBDs"]]:
+            found.append("that VDI %s is of snapshot %s" % (known["uuid"], disk.snapshot))
     return found
 
 
@@ -62,12 +87,13 @@ def marked(m: "Migration") -> List[str]:
     vm = Records(m.destination).ref("VM", m.plan.vm)
     found = (
         ["its operations are blocked"]
-        if vm and claim.reason(m.id) in api.VM.get_blocked_operations(vm).values()
+        if vm and blocking.reason(m.id) in api.VM.get_blocked_operations(vm).values()
         else []
     )
     if vm:
         found += ha_protection.lacking(m, m.destination, vm)
-    for disk in m.plan.disks:
+    found += snapshot_vms.blocked_there(m)
+    for disk in m.plan.sent:
         vdi = whereabouts.vdi_there(m, disk)
         if vdi and marks.SHUT in api.VDI.get_sm_config(vdi).values():
             found.append("VDI %s is shut" % m.disk(disk.key)["destination_vdi"])

@@ -43,7 +43,8 @@ def missing(source: "XenAPI.Session", planned: "Plan") -> List[str]:
     view = Records(source)
     wanted = (
         [("VM", planned.vm)]
-        + [("VDI", disk.key) for disk in planned.disks]
+        + [("VDI", disk.key) for disk in planned.sent]
+        + [("VM", snapshot.vm) for snapshot in planned.snapshots]
         + [("VBD", disk.vbd) for disk in planned.disks if not disk.is_memory]
     )
     return ["%s %s" % pair for pair in wanted if view.ref(*pair) is None]

@@ -38,7 +38,8 @@ def initial(plan: "Plan", retry_limit: int = resume.LIMIT, bandwidth: int = 0) -
     """The fields of a new journal of a migration with this plan, which may be taken up
     `retry_limit` times, and use `bandwidth` bytes per second (0: as much as goes)."""
     disks = {
-        disk.key: {"state": "waiting", "index": index} for index, disk in enumerate(plan.disks)
+        disk.key: {"state": "waiting", "index": index}
+        for index, disk in enumerate(plan.disks + plan.history)
     }
     return {
         "plan": plan.to_json(),

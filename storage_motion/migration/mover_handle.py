@@ -106,11 +106,12 @@ class MoverHandle:
         heading: Dict[str, Any],
         compare: bool = False,
         known: Optional[verified_before.Known] = None,
+        based: bool = False,
     ) -> None:
         """Have it copy `extents` ({"size", "extents"}) from `source`, what vdi_copy_open has
         answered. `blank`: the destination reads as zeros; `heading`: of the file in which it notes
         what is verified; `compare`: the destination may have some of it already; `known`: what it
-        has for sure."""
+        has for sure; `based`: it has all but `extents`."""
         journal.replace(self._extents, windows.listed(extents), sync=False)
         before = None
         if known is not None:
@@ -126,6 +127,7 @@ class MoverHandle:
                 "heading": heading,
                 "compare": compare,
                 "known": before,
+                "based": based,
             },
             ANSWER_TIMEOUT,
         )

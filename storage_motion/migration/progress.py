@@ -76,10 +76,10 @@ def totals(plan: "Plan", disks: Dict[str, Dict[str, Any]]) -> Tuple[int, int]:
     was there, has moved as well."""
     moved = sum(
         disks[disk.key].get(field, 0)
-        for disk in plan.disks
+        for disk in plan.sent
         for field in ("copied", "skipped", "same")
     )
-    whole = sum(disks[disk.key].get("to_copy", disk.data) for disk in plan.disks)
+    whole = sum(disks[disk.key].get("to_copy", disk.data) for disk in plan.sent)
     return moved, max(moved, whole)
 
 

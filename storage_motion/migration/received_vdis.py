@@ -9,7 +9,7 @@ it is found again whoever is killed.
 import json
 import logging
 import secrets as tokens
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, List, Optional, Set, Tuple
 
 from storage_motion import waiting
 from storage_motion.errors import (
@@ -21,7 +21,8 @@ from storage_motion.errors import (
     TimedOut,
 )
 from storage_motion.journal.journal import Journal
-from storage_motion.migration.phases import claim
+from storage_motion.migration import received_snapshots
+from storage_motion.migration.phases import blocking
 from storage_motion.plan import formats
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks, smapi
@@ -55,43 +56,23 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
                 "unplugged": disk["unplugged"],
                 "shut": False,
                 "location": None,
+                "frozen": disk["frozen"],
+                "snapshot_of": disk["snapshot_of"],
+                "snapshot_time": disk["snapshot_time"],
             }
         }
     )
     if disk["target"]:
         vdi = _take(session, entry, disk, sr)
     else:
-        vdi = session.xenapi.VDI.create(
-            {
-                "name_label": disk["name_label"],
-                "name_description": disk["name_description"],
-                "SR": sr,
-                "virtual_size": str(disk["size"]),
-                "type": disk["type"],
-                "sharable": disk["sharable"],
-                "read_only": False,
-                "other_config": dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}),
-                "xenstore_data": disk["xenstore_data"],
-                "sm_config": _sm_config(session, sr, disk),
-                "tags": disk["tags"],
-            }
-        )
+        vdi = (received_snapshots.clone if disk["base"] else _create)(session, entry, disk)
         if disk["allow_caching"]:
             session.xenapi.VDI.set_allow_caching(vdi, True)
-        entry.write_disks({key: {"vdi": session.xenapi.VDI.get_uuid(vdi)}})
-        record = session.xenapi.VDI.get_record(vdi)
-        made, noted = int(record["virtual_size"]), formats.of(record)
-        if disk["image_format"] and noted not in ("", disk["image_format"]):
-            raise ReceiverFailed(
-                entry.entry["migration"],
-                "SR %s made %s and not the %s asked for"
-                % (disk["sr"], noted, disk["image_format"]),
-            )
-        if not formats.is_as_large(made, disk["size"]):
-            raise ReceiverFailed(
-                entry.entry["migration"],
-                "SR %s made %d bytes of the %d asked for" % (disk["sr"], made, disk["size"]),
-            )
+        _require_as_asked(session, entry, disk, vdi)
+    if disk["frozen"]:
+        # Now: by that, SM gives back the room of its volume as soon as it is closed (LVHDSR.py,
+        # detach).
+        received_snapshots.mark(session, vdi, disk, NULL)
     _keep_from_others(session, vdi)  # first: an older database that has the gate then has this, too
     opened = json.loads(
         smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT)
@@ -127,6 +108,45 @@ def _new_contents() -> str:
     """A name for what a disk holds from now on. It stays for as long as nothing but our receivers
     can have written to it, and all that it was given is there."""
     return tokens.token_hex(16)
+
+
+def _create(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> str:
+    sr = session.xenapi.SR.get_by_uuid(disk["sr"])
+    vdi: str = session.xenapi.VDI.create(
+        {
+            "name_label": disk["name_label"],
+            "name_description": disk["name_description"],
+            "SR": sr,
+            "virtual_size": str(disk["size"]),
+            "type": disk["type"],
+            "sharable": disk["sharable"],
+            "read_only": False,
+            "other_config": dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}),
+            "xenstore_data": disk["xenstore_data"],
+            "sm_config": _sm_config(session, sr, disk),
+            "tags": disk["tags"],
+        }
+    )
+    entry.write_disks({disk["key"]: {"vdi": session.xenapi.VDI.get_uuid(vdi)}})
+    return vdi
+
+
+def _require_as_asked(
+    session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any], vdi: str
+) -> None:
+    """Raises ReceiverFailed unless SM has made what it was asked for."""
+    record = session.xenapi.VDI.get_record(vdi)
+    made, noted = int(record["virtual_size"]), formats.of(record)
+    if disk["image_format"] and noted not in ("", disk["image_format"]):
+        raise ReceiverFailed(
+            entry.entry["migration"],
+            "SR %s made %s and not the %s asked for" % (disk["sr"], noted, disk["image_format"]),
+        )
+    if not formats.is_as_large(made, disk["size"]):
+        raise ReceiverFailed(
+            entry.entry["migration"],
+            "SR %s made %d bytes of the %d asked for" % (disk["sr"], made, disk["size"]),
+        )
 
 
 def _sm_config(session: "XenAPI.Session", sr: str, disk: Dict[str, Any]) -> Dict[str, str]:
@@ -202,18 +222,26 @@ def _take(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any], sr: s
     return ref
 
 
-def take_away(session: "XenAPI.Session", entry: Journal) -> Tuple[str, ...]:
-    """Take away the disks that were made, and let go of those that were to be filled: idempotent.
-    Raises GateOpen if a disk is active. What may be left, as details of ImageLeft, or ()."""
+def take_away(
+    session: "XenAPI.Session", entry: Journal, keys: Optional[Collection[str]] = None
+) -> Tuple[str, ...]:
+    """Take away the disks that were made, all or those with these `keys`, and let go of those that
+    were to be filled: idempotent. Raises GateOpen if a disk is active. What may be left, as details
+    of ImageLeft, or ()."""
     found = entry.entry["migration"]
     known = [
         dict(disk, vdi=disk["vdi"] or _orphan(session, disk["sr"], found, entry))
-        for disk in entry.entry["disks"].values()
+        for key, disk in entry.entry["disks"].items()
+        if keys is None or key in keys
     ]
+    for disk in known:
+        if disk.get("base") and not disk["vdi"]:
+            received_snapshots.destroy_lost(session, entry, disk)
     found_again = _find_again(session, known)
     there = [disk for disk in known if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
     waiting.at_once(lambda disk: _remove(session, disk, found, disk["vdi"] in found_again), there)
-    return sum((_remove_unnamed(session, disk, entry) for disk in known if not disk["vdi"]), ())
+    unnamed = [disk for disk in known if not disk["vdi"] and not disk.get("base")]
+    return sum((_remove_unnamed(session, disk, entry) for disk in unnamed), ())
 
 
 def _find_again(session: "XenAPI.Session", disks: Iterable[Dict[str, Any]]) -> Set[str]:
@@ -253,7 +281,7 @@ def _remove(
     else:
         gate.open_again(session, vdi)
         manage(session, vdi)
-        claim.unmark_vdi(session, disk["vdi"], migration)
+        blocking.unmark_vdi(session, disk["vdi"], migration)
 
 
 def _orphan(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Dict, Optional
 from storage_motion.dom0 import gate_notes
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import Waits
-from storage_motion.journal import arrival, journal
+from storage_motion.journal import arrival, journal, receiving
 from storage_motion.journal.journal import RECEIVING, SOURCE, Journal
-from storage_motion.migration import at_destination, recovery_decision
+from storage_motion.migration import at_destination, receiving_calls, recovery_decision
 from storage_motion.sm import smapi
 from storage_motion.switch import gate
 from storage_motion.wire.service import ORPHAN_BOUND
@@ -28,7 +28,7 @@ def recover(
     if migration in journal.all_ids(SOURCE):
         return None  # within a pool: the source's journal decides
     entry = Journal.load(migration, RECEIVING)
-    if at_destination.refused(entry):
+    if receiving_calls.refused(entry):
         return None
     if arrival.read(migration):
         raise Waits("a recovery at the source: the VM has run here, as this host has noted")
@@ -47,7 +47,7 @@ def recover(
             gate.mend(session, there)
     open_there = [
         disk["vdi"]
-        for disk in entry.entry["disks"].values()
+        for disk in receiving.of_vm(entry.entry).values()
         if disk["shut"] and (gate_notes.noted(disk["vdi"]) or not _shut(session, disk["vdi"]))
     ]
     if open_there:

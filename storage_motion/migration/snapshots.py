@@ -11,7 +11,7 @@ the next thing to coalesce. No room is lost: SM itself keeps a mirrored leaf fro
 import logging
 from typing import TYPE_CHECKING, List, Optional
 
-from storage_motion.migration.phases import claim
+from storage_motion.migration.phases import blocking
 from storage_motion.sm import smapi, sr_master
 from storage_motion.xapi.records import Records
 
@@ -40,7 +40,7 @@ def drop(m: "Migration", disk: "Disk") -> None:
         ).split("/"):
             api.destroy(ref)
         else:
-            claim.unmark_vdi(m.source, record["uuid"], m.id)
+            blocking.unmark_vdi(m.source, record["uuid"], m.id)
     m.note(disk.key, snapshot=None, lost=[])
 
 

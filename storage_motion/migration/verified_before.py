@@ -12,7 +12,6 @@ read and compared:
   driver tells where the new one may differ from it. Those windows are left out.
 """
 
-import json
 import logging
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional
 
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sxm")
 
-# One of MirrorSR's commands for a VDI (a UUID) of the disk's SR: its answer.
-Ask = Callable[..., Any]
+# Where a VDI may differ from another one (UUIDs): {"size", "extents"}. Raises SmFault.
+Since = Callable[[str, str], Dict[str, Any]]
 
 
 class Known(NamedTuple):
@@ -43,34 +42,26 @@ def heading(m: "Migration", disk: "Disk", snapshot: str) -> Dict[str, Any]:
     return {"migration": m.id, "snapshot": snapshot, "contents": m.disk(disk.key).get("contents")}
 
 
-def look(m: "Migration", disk: "Disk", snapshot: str, ask: Ask) -> Optional[Known]:
-    """What is known of a disk whose copy is taken up again with another `snapshot` (a UUID), which
-    is open; or None. Never raises for what SM's drivers refuse: then all is compared."""
+def look(m: "Migration", disk: "Disk", snapshot: str, since: Since) -> Optional[Known]:
+    """What is known of a disk whose copy is taken up again with a `snapshot` (a UUID), which is
+    open; or None. Never raises for what SM's drivers refuse: then all is compared."""
     path = m.disk(disk.key).get("verified_windows")
     if path is None or not m.disk(disk.key).get("contents"):
         return None
     of = verified_windows.heading_of(path)
-    if of is None or of != heading(m, disk, of.get("snapshot", "")) or of["snapshot"] == snapshot:
+    if of is None or of != heading(m, disk, of.get("snapshot", "")):
         return None
     before: str = of["snapshot"]
+    if before == snapshot:
+        # The disk of a snapshot is as it was; that of a VM which is halted, or has it read-only,
+        # somebody may have had meanwhile.
+        return Known(path, {"size": disk.size, "extents": []}) if disk.snapshot else None
     if Records(m.source).ref("VDI", before) is None:
         return None
     try:
-        # an image on LVM can be read only while it is open
-        m.note(disk.key, base_open=before)
-        ask("vdi_copy_open", before)
-        changed = json.loads(ask("vdi_extents", snapshot, args=(before,)))
-        close(m, disk, ask)
+        changed = since(snapshot, before)
     except SmFault as fault:
         log.warning("%s: what of VDI %s is known is not used: %s", m.id, disk.key, fault)
         return None
     log.info("%s: VDI %s: what was verified of %s is known", m.id, disk.key, before)
     return Known(path, changed)
-
-
-def close(m: "Migration", disk: "Disk", ask: Ask) -> None:
-    """Close the snapshot that `look` has opened, if it is open. Raises SmFault."""
-    opened = m.disk(disk.key).get("base_open")
-    if opened and Records(m.source).ref("VDI", opened):
-        ask("vdi_copy_close", opened)
-    m.note(disk.key, base_open=None)

@@ -2,6 +2,7 @@
 """What a source asks its destination for: disks, as JSON. It is another pool's word, and checked
 before anything is made."""
 
+import re
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from storage_motion import strict_json
@@ -32,6 +33,12 @@ FIELDS: Tuple[Tuple[str, type], ...] = (
     ("allow_caching", bool),
     ("read_only", bool),
     ("unplugged", bool),
+    # the key of the disk of this migration that it shall be a clone of, or ""
+    ("base", str),
+    # whether it is the disk of a snapshot; of which disk (a key), or ""; and when that was taken
+    ("frozen", bool),
+    ("snapshot_of", str),
+    ("snapshot_time", str),
 )
 
 OPTIONAL: Dict[str, Any] = {
@@ -42,7 +49,12 @@ OPTIONAL: Dict[str, Any] = {
     "allow_caching": False,
     "read_only": False,
     "unplugged": False,
+    "base": "",
+    "frozen": False,
+    "snapshot_of": "",
+    "snapshot_time": "",
 }
+TIME = re.compile(r"[0-9]{8}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")  # as xapi writes them
 
 
 def uuids(text: str) -> List[str]:
@@ -78,13 +90,16 @@ def read(text: str) -> List[Dict[str, Any]]:
                 )
         if problems:
             continue
-        if (
-            not UUID.match(disk["key"])
-            or not UUID.match(disk["sr"])
-            or disk["target"]
-            and not UUID.match(disk["target"])
-        ):
-            problems.append("disks[%d]: key, sr and target are UUIDs; %s" % (index, right))
+        named = [disk["key"], disk["sr"]]
+        named += [disk[name] for name in ("target", "base", "snapshot_of") if disk[name]]
+        if not all(UUID.match(uuid) for uuid in named):
+            problems.append(
+                "disks[%d]: key, sr, target, base and snapshot_of are UUIDs; %s" % (index, right)
+            )
+        if disk["target"] and (disk["base"] or disk["frozen"]):
+            problems.append("disks[%d]: a target is filled, and is no clone or snapshot" % index)
+        if disk["frozen"] and not TIME.match(disk["snapshot_time"]):
+            problems.append("disks[%d]: snapshot_time is %r" % (index, disk["snapshot_time"][:64]))
         if disk["size"] <= 0 or disk["size"] % SECTOR:
             problems.append(
                 "disks[%d]: size is %d bytes; a positive multiple of %d"

@@ -88,7 +88,7 @@ def ask(source: "XenAPI.Session", destination: "XenAPI.Session", plan: "Plan") -
                 source.xenapi.VIF.get_by_uuid(vif.vif): destination.xenapi.network.get_by_uuid(
                     vif.network
                 )
-                for vif in plan.vifs
+                for vif in plan.vifs + plan.snapshot_vifs
             }
             if plan.cross_pool
             else {}

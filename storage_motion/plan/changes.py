@@ -7,7 +7,7 @@ plug it after the guest has been suspended. So it is looked for as late as can b
 ends before the VM has begun to move.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List
 
 from storage_motion.errors import VmChanged
 from storage_motion.xapi.records import NULL
@@ -51,8 +51,20 @@ def require_none(m: "Migration") -> None:
     problems += [
         "interface %s was added" % uuid for uuid in sorted(vifs - {vif.vif for vif in planned.vifs})
     ]
+    problems += _snapshots(m)
     if problems:
         raise VmChanged(planned.vm, *problems)
+
+
+def _snapshots(m: "Migration") -> List[str]:
+    """Which snapshots of the VM are not those that were planned with: a list, in words. Between
+    pools one that is not in the plan has no disks at the destination."""
+    api = m.source.xenapi.VM
+    found = {api.get_uuid(ref) for ref in api.get_snapshots(m.vm())} if m.plan.cross_pool else set()
+    planned = {snapshot.vm for snapshot in m.plan.snapshots} if m.plan.cross_pool else set()
+    return ["snapshot %s was taken" % uuid for uuid in sorted(found - planned)] + [
+        "snapshot %s is gone" % uuid for uuid in sorted(planned - found)
+    ]
 
 
 def _uuid(api: Any, vdi: str) -> str:

@@ -35,11 +35,6 @@ VM_CHECKS: Tuple[Condition, ...] = (
     ),
     (lambda vm: not vm.get("VGPUs"), "has a virtual GPU", "a VM without"),
     (
-        lambda vm: not vm.get("snapshots"),
-        "has snapshots, which cannot be moved yet",
-        "delete them first",
-    ),
-    (
         lambda vm: CLAIM not in vm["other_config"],
         lambda vm: "is being moved already by migration %s" % vm["other_config"][CLAIM],
         "wait for it or cancel it",
@@ -66,15 +61,23 @@ SUSPENDED_CHECKS: Tuple[Condition, ...] = (
     ),
 )
 
-# The same for a disk: its VDI's record and its VBD's.
-DISK_CHECKS: Tuple[Condition, ...] = (
-    (lambda vdi, vbd: "key_hash" not in vdi["sm_config"], "is encrypted", "a disk that is not"),
-    (lambda vdi, vbd: vdi["on_boot"] != "reset", "is reset on boot", "set on-boot=persist"),
+# For the record of a snapshot that is to come along.
+SNAPSHOT_CHECKS: Tuple[Condition, ...] = (
     (
-        lambda vdi, vbd: not vdi["read_only"],
-        "is itself marked as read-only, so no new one of its kind could be filled",
-        "take it from the VM",
+        lambda vm: vm["power_state"] != "Suspended",
+        "is a checkpoint, and its memory image cannot be moved yet",
+        "delete it first (xe snapshot-uninstall), or, between pools, say snapshots=drop",
     ),
+    (
+        lambda vm: not vm["current_operations"],
+        lambda vm: "is in use (%s)" % ", ".join(sorted(vm["current_operations"].values())),
+        "wait for that",
+    ),
+)
+
+# The same for a disk of a snapshot: its VDI's record and its VBD's.
+FROZEN_DISK_CHECKS: Tuple[Condition, ...] = (
+    (lambda vdi, vbd: "key_hash" not in vdi["sm_config"], "is encrypted", "a disk that is not"),
     (lambda vdi, vbd: not vdi["missing"], "is missing", "scan its SR"),
     (
         lambda vdi, vbd: "paused" not in vdi["sm_config"],
@@ -85,6 +88,16 @@ DISK_CHECKS: Tuple[Condition, ...] = (
         lambda vdi, vbd: CLAIM not in vdi["other_config"],
         "belongs to another migration",
         "wait for it or cancel it",
+    ),
+)
+
+# The same for a disk of the VM.
+DISK_CHECKS: Tuple[Condition, ...] = FROZEN_DISK_CHECKS + (
+    (lambda vdi, vbd: vdi["on_boot"] != "reset", "is reset on boot", "set on-boot=persist"),
+    (
+        lambda vdi, vbd: not vdi["read_only"],
+        "is itself marked as read-only, so no new one of its kind could be filled",
+        "take it from the VM",
     ),
 )
 

@@ -131,7 +131,7 @@ def moving_disks(
                 )
         else:
             made.append((key, size, image_format))
-        disk = _disk(inquiry, vbd, vdi, sr, inquiry.destination.of("SR", sr_ref), target)
+        disk = as_planned(inquiry, vbd, vdi, sr, inquiry.destination.of("SR", sr_ref), target)
         moving.append(disk._replace(image_format=image_format))
     for (argument, sr_ref), wanted in sorted(sizes.items()):
         checks.destination_sr(
@@ -176,7 +176,7 @@ def _target(
     chosen[target["uuid"]] = "given for %s" % argument
 
 
-def _disk(
+def as_planned(
     inquiry: Inquiry,
     vbd: Dict[str, Any],
     vdi: Dict[str, Any],
@@ -184,6 +184,8 @@ def _disk(
     goal: Dict[str, Any],
     target: Optional[Dict[str, Any]],
 ) -> Disk:
+    """The Disk of a VBD, its VDI and its SR (records), which goes to the SR `goal`, into the VDI
+    `target` if there is one."""
     return Disk(
         key=vdi["uuid"],
         vbd=vbd["uuid"],

@@ -33,11 +33,17 @@ class Disk(NamedTuple):
     tracked: bool = False  # its changed blocks are: that is disabled, and enabled again at the end
     read_only: bool = False  # the VM has it so: nobody writes to it
     unplugged: bool = False  # the VM runs, and has it not plugged: nobody uses it
+    base: str = ""  # the key of the disk of a snapshot that it arrives as a clone of, or ""
+    # Of a disk of a snapshot: the VM that the snapshot is, the key of the moving disk that it is a
+    # snapshot of or "", and when it was taken, as xapi writes times.
+    snapshot: str = ""
+    snapshot_of: str = ""
+    snapshot_time: str = ""
 
     @property
     def is_memory(self) -> bool:
         """Whether it is the image of a suspended VM's memory: no VBD has it."""
-        return not self.vbd
+        return not self.vbd and not self.snapshot
 
 
 class Cd(NamedTuple):
@@ -60,8 +66,17 @@ class Vif(NamedTuple):
     network: str
 
 
+class Snapshot(NamedTuple):
+    """A snapshot of the VM: the VM that it is, and whether it comes along."""
+
+    vm: str
+    name: str
+    kept: bool
+
+
 class Plan(NamedTuple):
-    """The whole of it. UUIDs throughout; `disks` smallest first."""
+    """The whole of it. UUIDs throughout; `disks` smallest first. `history`: the disks of snapshots
+    that move, each behind the one that it is based on."""
 
     kind: str  # CROSS_POOL or IN_POOL
     live: bool  # the VM runs; else it is halted or suspended, and its disks are only copied
@@ -81,6 +96,20 @@ class Plan(NamedTuple):
     check_cpu: bool
     compress: bool
     warnings: Tuple[str, ...] = ()  # for whoever asked for it
+    history: List[Disk] = []
+    snapshots: List[Snapshot] = []
+    snapshot_vifs: List[Vif] = []  # the interfaces of those that come along to another pool
+    dropped: List[str] = []  # VDIs of snapshots that do not come along, and go with the VM
+
+    @property
+    def sent(self) -> List[Disk]:
+        """All disks that move, in the order in which they do."""
+        return self.history + self.disks
+
+    @property
+    def kept(self) -> List[Snapshot]:
+        """The snapshots that come along."""
+        return [snapshot for snapshot in self.snapshots if snapshot.kept]
 
     @property
     def cross_pool(self) -> bool:
@@ -100,17 +129,17 @@ class Plan(NamedTuple):
     def mirrors(self, disk: Disk) -> bool:
         """Whether the VM writes to a disk of it meanwhile: then it is mirrored. Else it is only
         copied."""
-        return self.live and not disk.read_only and not disk.unplugged
+        return self.uses(disk) and not disk.read_only
 
     def uses(self, disk: Disk) -> bool:
-        """Whether the VM runs, and has a disk of it open."""
-        return self.live and not disk.unplugged
+        """Whether the VM runs, and has a disk open: not that of a snapshot."""
+        return self.live and not disk.unplugged and not disk.snapshot
 
     def to_json(self) -> Dict[str, Any]:
         """As JSON values."""
         value = dict(self._asdict())
         value["warnings"] = list(self.warnings)
-        for field in ("disks", "cds", "vifs"):
+        for field in PARTS:
             value[field] = [dict(entry._asdict()) for entry in value[field]]
         return value
 
@@ -118,7 +147,20 @@ class Plan(NamedTuple):
     def from_json(cls, value: Dict[str, Any]) -> "Plan":
         """What `to_json` gave. Raises TypeError, KeyError or AttributeError for anything else."""
         fields = dict(value, warnings=tuple(value.get("warnings", ())))
-        for field, kind in (("disks", Disk), ("cds", Cd), ("vifs", Vif)):
-            fields[field] = [kind(**entry) for entry in fields[field]]
-        fields["disks"] = [disk._replace(tags=tuple(disk.tags)) for disk in fields["disks"]]
+        for field, kind in PARTS.items():
+            # a migration that ended before there were snapshots lacks them
+            fields[field] = [kind(**entry) for entry in fields.get(field, [])]
+        for field in ("disks", "history"):
+            fields[field] = [disk._replace(tags=tuple(disk.tags)) for disk in fields[field]]
         return cls(**fields)
+
+
+# The fields of a plan that are lists of such parts.
+PARTS: Dict[str, Any] = {
+    "disks": Disk,
+    "cds": Cd,
+    "vifs": Vif,
+    "history": Disk,
+    "snapshots": Snapshot,
+    "snapshot_vifs": Vif,
+}

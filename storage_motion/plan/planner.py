@@ -16,6 +16,7 @@ from storage_motion.plan import (
     tpms,
     tracked_disks,
     vifs,
+    vm_snapshots,
 )
 from storage_motion.plan.inquiry import SUSPENDED, Attached, Inquiry, disks_of
 from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Plan
@@ -132,6 +133,7 @@ def make(
     moving, staying = disk_goals.moving_disks(inquiry, disks, goals, host_ref, host)
     drives = cds.of_drives(inquiry, host_ref) if host_ref else []
     interfaces = vifs.find_networks(inquiry, host_ref, host)
+    snapshots = vm_snapshots.find(inquiry, moving, interfaces)
     if problems:
         return None
     assert host_ref is not None and host is not None
@@ -148,7 +150,7 @@ def make(
         master=request.remote.url if request.remote is not None else "",
         network=network,
         address=address,
-        disks=sorted(moving, key=lambda disk: (disk.size, disk.device)),
+        disks=sorted(snapshots.disks, key=lambda disk: (disk.size, disk.device)),
         staying=staying,
         cds=drives,
         vifs=interfaces,
@@ -161,7 +163,12 @@ def make(
             + cds.cautions(inquiry, drives)
             + tracked_disks.cautions(inquiry, moving)
             + left_behind.cautions(inquiry)
+            + vm_snapshots.cautions(inquiry, snapshots)
         ),
+        history=snapshots.history,
+        snapshots=snapshots.snapshots,
+        snapshot_vifs=snapshots.interfaces,
+        dropped=snapshots.dropped,
     )
 
 
@@ -180,7 +187,10 @@ def _foreign_keys(inquiry: Inquiry, disks: List[Attached]) -> None:
             "is not a disk of VM %s" % inquiry.vm["name_label"],
             "its disks are %s" % (", ".join(sorted(keys)) or "none"),
         )
-    interfaces = {inquiry.source.of("VIF", ref)["uuid"] for ref in inquiry.vm["VIFs"]}
+    vms = [inquiry.vm] + [
+        vm for vm in (inquiry.source.of("VM", ref) for ref in inquiry.vm.get("snapshots", [])) if vm
+    ]
+    interfaces = {inquiry.source.of("VIF", ref)["uuid"] for vm in vms for ref in vm["VIFs"]}
     for uuid in sorted(set(inquiry.request.vifs) - interfaces):
         inquiry.problems.add(
             "vif:" + uuid,

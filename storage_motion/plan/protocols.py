@@ -60,6 +60,9 @@ if TYPE_CHECKING:
         def renew_tracking(self) -> bool: ...
 
         @property
+        def drop_snapshots(self) -> bool: ...
+
+        @property
         def force(self) -> bool: ...
 
         @property

@@ -27,10 +27,10 @@ RIGHT = "take the key away, and migrate again: docs/operations.md, `relinking`"
 
 
 def require(session: "XenAPI.Session", source: Records, plan: Plan, problems: "Problems") -> None:
-    """Look at all disks of the VM: each has to be activated again. `source`: Records of its pool.
-    What is wrong goes to `problems`."""
+    """Look at all disks of the VM and of its snapshots: each has to be activated again. `source`:
+    Records of its pool. What is wrong goes to `problems`."""
     end = time.monotonic() + PATIENCE
-    for uuid in [disk.key for disk in plan.disks] + list(plan.staying):
+    for uuid in [disk.key for disk in plan.sent] + list(plan.staying):
         _, vdi = source.by_uuid("VDI", uuid)
         marked = vdi and vdi["sm_config"].get(marks.RELINKING) == marks.RELINKED_BY_SM
         if marked and _is_left(session, source, vdi, end):

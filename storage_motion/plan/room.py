@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Whether the SRs have room for a migration: at the destination for the new disks, at the source
-for the snapshots, all of which stay until the VM has moved, and for one more, if a mirror breaks.
+"""Whether the SRs have room for a migration: at the destination for the new disks, those of the
+VM's snapshots among them; at the source for the snapshots that mirrors begin with, all of which
+stay until the VM has moved, and for one more, if a mirror breaks.
 
 What the storage manager itself wants is in volumes.py. On LVM a disk that is written to has its
 whole size, however the SR allocates; so has the new leaf that a snapshot makes of it, while the
 base shrinks to what is in it, if it is a VHD (LVHDSR.py and LVMSR.py, `_snapshot`). Sizes in bytes.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from storage_motion.plan import formats, volumes
 from storage_motion.plan.plan import Disk, Plan
@@ -23,9 +24,11 @@ GIB = 1024.0**3
 # key in a VDI's sm_config: the UUID of the VDI whose image its own is based on
 PARENT = "vhd-parent"
 SM_TIMEOUT = 60.0
-DISKS, SNAPSHOTS, RETRY = "disks", "snapshots", "retry"
+DISKS, HISTORY, FILLING, SNAPSHOTS, RETRY = "disks", "history", "filling", "snapshots", "retry"
 WORDS = {
     DISKS: "%.2f GiB for the disks that go there (%d)",
+    HISTORY: "%.2f GiB for the disks of the VM's snapshots (%d)",
+    FILLING: "%.2f GiB more for one of these, while it is filled",
     SNAPSHOTS: "%.2f GiB for the snapshots of disks (%d), which stay until the VM has moved",
     RETRY: "%.2f GiB for one more, should a mirror have to be taken up again",
 }
@@ -60,10 +63,12 @@ def require(
         ref, sr = destination.by_uuid("SR", disk.destination_sr)
         assert ref is not None
         _, vdi = source.by_uuid("VDI", disk.key)
-        data = data_of(source, vdi, ends[disk.key])
+        base = source.by_uuid("VDI", disk.base)[1] if disk.base else None
+        data = data_of(source, vdi, ends[disk.key], base)
         argument = "vdi:" + disk.key if disk.key in request.vdis else "destination-sr-uuid"
         needed = _of_disk(destination, sr, there, disk, data)
         _needs(found, destination, ref, sr).append(Need(argument, DISKS, needed))
+    _history(found, source, destination, plan, there)
     if any(plan.mirrors(disk) for disk in plan.disks):
         for _, needs, sizes in _snapshots(found, source, plan, ends):
             needs.extend(Need("vm", SNAPSHOTS, size) for size in sizes)
@@ -85,23 +90,63 @@ def data_end(session: "XenAPI.Session", source: Records, plan: Plan, disk: Disk)
     return int(answer) if answer else None
 
 
-def data_of(records: Records, vdi: Dict[str, Any], leaf: Optional[int] = None) -> int:
+def data_of(
+    records: Records,
+    vdi: Dict[str, Any],
+    leaf: Optional[int] = None,
+    base: Optional[Dict[str, Any]] = None,
+) -> int:
     """Bytes that a VDI holds, by the pool's records: its image and those beneath it, at most its
-    size. `leaf`: those in its own image, if they are known better."""
+    size. `leaf`: those in its own image, if they are known better. `base`: another VDI (its
+    record), whose images do not count."""
     size, total = int(vdi["virtual_size"]), leaf or 0
-    seen: Set[str] = set()
-    one: Optional[Dict[str, Any]] = vdi
-    while one and one["uuid"] not in seen:
-        if seen or not leaf:
+    shared = {one["uuid"] for one in _chain(records, base)} if base else set()
+    for one in _chain(records, vdi):
+        if (one is not vdi or not leaf) and one["uuid"] not in shared:
             total += max(0, int(one["physical_utilisation"]))
-        seen.add(one["uuid"])
+    return min(total, size)
+
+
+def _chain(records: Records, vdi: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """The VDI and those whose images are beneath its own, as records."""
+    found: Dict[str, Dict[str, Any]] = {}
+    one: Optional[Dict[str, Any]] = vdi
+    while one and one["uuid"] not in found:
+        found[one["uuid"]] = one
         parent = one["sm_config"].get(PARENT)
         one = records.by_uuid("VDI", parent)[1] if parent else None
-    return min(total, size)
+    return list(found.values())
 
 
 def _needs(found: Found, records: Records, ref: str, sr: Dict[str, Any]) -> List[Need]:
     return found.setdefault((id(records), ref), (sr, []))[1]
+
+
+def _history(
+    found: Found, source: Records, destination: Records, plan: Plan, host: Optional[str]
+) -> None:
+    """What the disks of snapshots take: each ends as an image with what is its own, below an empty
+    one. On LVM it has its whole size while it is filled; that is one at a time."""
+    filling: Dict[str, int] = {}
+    for disk in plan.history:
+        ref, sr = destination.by_uuid("SR", disk.destination_sr)
+        assert ref is not None
+        vdi = source.by_uuid("VDI", disk.key)[1]
+        base = source.by_uuid("VDI", disk.base)[1] if disk.base else None
+        data = data_of(source, vdi, base=base)
+        kind = formats.will_be(destination, sr, host, disk.size, disk.image_format)
+        if sr["type"] in volumes.TYPES:
+            whole, empty = volumes.full(kind, disk.size), volumes.smallest(kind, disk.size)
+            own = min(whole, volumes.roundup(data, volumes.EXTENT) + empty)
+            filling[ref] = max(filling.get(ref, 0), whole - own)
+            size = own + empty
+        else:
+            size = data + 2 * volumes.file(kind, disk.size)
+        _needs(found, destination, ref, sr).append(Need("snapshots", HISTORY, size))
+    for ref, size in filling.items():
+        _needs(found, destination, ref, destination.of("SR", ref)).append(
+            Need("snapshots", FILLING, size)
+        )
 
 
 def _of_disk(
@@ -160,7 +205,7 @@ def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> None:
         return
     parts = [
         WORDS[what] % ((sum(sizes[what]) / GIB, len(sizes[what]))[: WORDS[what].count("%")])
-        for what in (DISKS, SNAPSHOTS, RETRY)
+        for what in WORDS
         if sizes[what]
     ]
     without = "make room there, or say retry-limit=0"
@@ -169,6 +214,8 @@ def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> None:
         if needed - sum(sizes[RETRY]) <= free
         else "make room there"
         if sizes[SNAPSHOTS]
+        else "an SR with room, or fewer snapshots"
+        if sizes[HISTORY]
         else "an SR with room"
     )
     problems.add(

@@ -35,8 +35,8 @@ def scan(source: Records, destination: Records, plan: Plan, problems: "Problems"
     the same object for a move within a pool; what they have read is old afterwards.
 
     An SR that cannot be scanned goes to `problems`. Returns warnings: a list of sentences."""
-    wanted = [(source, disk.source_sr, "vdi:" + disk.key) for disk in plan.disks]
-    wanted += [(destination, disk.destination_sr, "destination-sr-uuid") for disk in plan.disks]
+    wanted = [(source, disk.source_sr, "vdi:" + disk.key) for disk in plan.sent]
+    wanted += [(destination, disk.destination_sr, "destination-sr-uuid") for disk in plan.sent]
     seen: Set[Tuple[int, str]] = set()
     warnings: List[str] = []
     for records, uuid, argument in wanted:

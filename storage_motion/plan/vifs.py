@@ -14,7 +14,7 @@ def find_networks(
     """The VIFs that get a network, with it; `host_ref`, `host`: the destination host, which has to
     have it."""
     records = [inquiry.source.of("VIF", ref) for ref in inquiry.vm["VIFs"]]
-    find = _network_there if inquiry.cross_pool else _network_here
+    find = network_there if inquiry.cross_pool else _network_here
     found = [(vif, find(inquiry, vif)) for vif in sorted(records, key=lambda vif: vif["device"])]
     for vif, network in found:
         if network and host_ref and host:
@@ -45,7 +45,9 @@ def cautions(inquiry: Inquiry, interfaces: List[Vif]) -> List[str]:
     ]
 
 
-def _network_there(inquiry: Inquiry, vif: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+def network_there(inquiry: Inquiry, vif: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """The network (its record) of an interface (its record) in another pool. That there is none is
+    a problem."""
     argument, given = "vif:" + vif["uuid"], inquiry.request.vifs.get(vif["uuid"])
     if not given:
         return _namesake(inquiry, argument, vif)

@@ -68,6 +68,7 @@ class Copier(object):
         known: Optional[RangeSet] = None,
         bandwidth: float = 0.0,
         share: Optional[FairShare] = None,
+        based: bool = False,
     ) -> None:
         """Begins at once, in a thread of its own.
 
@@ -79,6 +80,7 @@ class Copier(object):
         have some of it, so only what differs is written. `known`: sectors that are at the
         destination for sure, whole windows, which are left alone; only with `compare`.
         `bandwidth`: see `limit`. `share`: this object's from now on; None: there are no others.
+        `based`: the destination has all but `data`, in which zeros count as any other content.
         """
         self._source = source
         self._destination = destination
@@ -87,7 +89,7 @@ class Copier(object):
         # a command for zeros, which carries none
         self._zeros = nbd.CMD_REQUIRE_ZEROES if blank else nbd.CMD_WRITE_ZEROES
         everything = RangeSet([(0, source.size // nbd.SECTOR)])
-        self._to_copy = data if blank else everything
+        self._to_copy = data if blank or based else everything
         known = known if compare and known and not blank else RangeSet()
         self._left = RangeSet(known.missing(0, everything.total)) if known else self._to_copy
         self._state = "running"
@@ -100,7 +102,7 @@ class Copier(object):
         self._windows = verified
         for start, end in known:
             verified.verified(start, end)
-        if blank:
+        if blank or based:
             verified.all_but(data, everything.total)
         verified.begin(heading)
         self._comparison = Comparison(link, mirror) if compare else None

@@ -194,6 +194,7 @@ class Mover(object):
                 before,
                 self._bandwidth,
                 self._fair_share(),
+                message.get("based") is True,
             )
         return {"ok": True}
 

@@ -8,18 +8,30 @@ That is for SM's drivers to say: for root in dom0, by a session that has the SR 
 (sm.ml, assert_session_has_internal_sr_access).
 """
 
+import contextlib
+from typing import TYPE_CHECKING, Iterator
+
 from storage_motion.xapi import session as sessions
+
+if TYPE_CHECKING:
+    import XenAPI
 
 FOR_SR = "_sm_session"  # key of a session's other_config (xapi_globs.ml)
 
 
-def set_managed(sr: str, vdi: str, value: bool) -> None:
-    """Have xapi manage a VDI, or not. `sr`, `vdi`: refs in the pool of this host.
-
-    By a session of its own, since a session is one SR's."""
+@contextlib.contextmanager
+def as_driver(sr: str) -> Iterator["XenAPI.Session"]:
+    """A session that may say of the VDIs of an SR (a ref in the pool of this host) what only SM's
+    drivers may: one of its own, since a session is one SR's."""
     session = sessions.local()
     try:
         session.xenapi.session.add_to_other_config(session._session, FOR_SR, sr)
-        session.xenapi.VDI.set_managed(vdi, value)
+        yield session
     finally:
         sessions.logout(session)
+
+
+def set_managed(sr: str, vdi: str, value: bool) -> None:
+    """Have xapi manage a VDI, or not. `sr`, `vdi`: refs in the pool of this host."""
+    with as_driver(sr) as session:
+        session.xenapi.VDI.set_managed(vdi, value)

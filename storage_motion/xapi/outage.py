@@ -63,6 +63,7 @@ REPEATABLE_OF_OURS = (
     "receive-stop",
     "receive-abort",
     "receive-give",
+    "receive-keep",
     "receive-end",
     "receive-track",
     "lost-snapshots",

@@ -300,7 +300,19 @@ def test_a_second_snapshot_differs_by_what_was_written(host, disks):
     first = host.xapi.VDI.get_uuid(host.xapi.VDI.snapshot(source, {}))
     io(socket, "write -P 0xdd 8M 64k")
     second = host.xapi.VDI.snapshot(source, {})
-    assert json.loads(host.call(second, "vdi_extents", first))["extents"] == [[8 * MIB, 64 << 10]]
+    differing = [[8 * MIB, 64 << 10]]
+    assert json.loads(host.call(second, "vdi_extents", first))["extents"] == differing
+    below = host.xapi.VDI.get_by_uuid(first)
+    for vdi in (second, below):  # as a disk that is based on another one is copied
+        copy_open(host, vdi)
+    assert json.loads(host.call(second, "vdi_extents", first))["extents"] == differing
+    assert json.loads(host.call(below, "vdi_extents", host.xapi.VDI.get_uuid(second))) == {
+        "size": SIZE,
+        "extents": differing,
+    }
+    for vdi in (second, below):
+        host.call(vdi, "vdi_copy_close")
+        assert host.tags(vdi) == {}
 
 
 def test_activation_waits_for_the_gate(host, disks):

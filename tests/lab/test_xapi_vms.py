@@ -318,24 +318,6 @@ def test_xenops_is_proxied_to_the_hosts_own(pool, x, number):
     del host.xenopsd.vms["proxied"]
 
 
-def test_a_snapshot_of_a_vm(x, vm):
-    snapshot = x.VM.snapshot(vm, "a snapshot")
-    record = x.VM.get_record(snapshot)
-    assert (
-        record["is_a_snapshot"]
-        and record["snapshot_of"] == vm
-        and x.VM.get_snapshots(vm) == [snapshot]
-    )
-    disk = x.VBD.get_VDI(record["VBDs"][0])
-    assert (
-        x.VDI.get_snapshot_of(disk) == x.VBD.get_VDI(x.VM.get_VBDs(vm)[0])
-        and x.VM.get_parent(vm) == snapshot
-    )
-    assert failure_of(x.VM.start, snapshot, False, False) == ["VM_IS_SNAPSHOT", snapshot, "start"]
-    x.VM.destroy(snapshot)
-    assert x.VM.get_parent(vm) == NULL
-
-
 # --- metadata
 
 

@@ -240,14 +240,15 @@ class LVHDVDI(image_sr.ImageVDI):
         self.sr.lock.acquire()
         try:
             self._query()
-            if self._image.active and (self.sr.provision == "thin" or self._is_a_snapshot()):
+            if self._image.active and (self.sr.provision == "thin" or self.is_snapshot_for_xapi()):
                 self._deflate()
             self._deactivate_chain()
         finally:
             self.sr.lock.release()
         self.attached = False
 
-    def _is_a_snapshot(self):
+    def is_snapshot_for_xapi(self):
+        """Whether xapi has it as a snapshot."""
         return self.session.xenapi.VDI.get_is_a_snapshot(self.sr.srcmd.params["vdi_ref"])
 
     def _inflate(self):

@@ -35,7 +35,7 @@ def adopt(m: "Migration") -> None:
         remap.bring(m)
         return
     for disk in m.plan.disks:
-        _replace(m, disk, m.destination_vdi(disk))
+        replace(m, m.vm(), disk, m.destination_vdi(disk))
 
 
 def replace_unplugged(m: "Migration") -> None:
@@ -43,7 +43,7 @@ def replace_unplugged(m: "Migration") -> None:
     too: of them xenopsd knows nothing."""
     for disk in m.plan.disks if not m.plan.cross_pool else ():
         if disk.unplugged:
-            _replace(m, disk, m.destination_vdi(disk))
+            replace(m, m.vm(), disk, m.destination_vdi(disk))
 
 
 def give_back(m: "Migration") -> None:
@@ -53,7 +53,7 @@ def give_back(m: "Migration") -> None:
         return
     for disk in m.plan.disks:
         if m.disk(disk.key).get("vbd"):
-            _replace(m, disk, m.source_vdi(disk))
+            replace(m, m.vm(), disk, m.source_vdi(disk))
 
 
 def take_back(m: "Migration") -> None:
@@ -66,12 +66,13 @@ def take_back(m: "Migration") -> None:
             or vbd
             and m.source.xenapi.VBD.get_VDI(vbd) != m.source_vdi(disk)
         ):
-            _replace(m, disk, m.source_vdi(disk))
+            replace(m, m.vm(), disk, m.source_vdi(disk))
 
 
-def _replace(m: "Migration", disk: "Disk", vdi: str) -> None:
-    """Have the VM's device be `vdi` (a ref). A VBD's VDI cannot be changed, so there is a new VBD;
-    what it is to be like is in the journal before the old one is gone."""
+def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
+    """Have the device of a VM, or of a snapshot of it (refs), be `vdi` (a ref). A VBD's VDI cannot
+    be changed, so there is a new VBD; what it is to be like is in the journal before the old one is
+    gone."""
     api = m.source.xenapi.VBD
     if not m.disk(disk.key).get("vbd"):
         record = api.get_record(api.get_by_uuid(disk.vbd))
@@ -80,7 +81,7 @@ def _replace(m: "Migration", disk: "Disk", vdi: str) -> None:
             record = dict(record, unpluggable=True)
         m.note(disk.key, vbd={field: record[field] for field in VBD_FIELDS})
     wanted = m.disk(disk.key)["vbd"]
-    for ref in m.source.xenapi.VM.get_VBDs(m.vm()):
+    for ref in m.source.xenapi.VM.get_VBDs(vm):
         try:
             if api.get_userdevice(ref) != wanted["userdevice"]:
                 continue

@@ -2,12 +2,10 @@
 """Claiming a VM for a migration: its mark, its protection by HA, the operations that would
 disturb."""
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable
-
-import XenAPI
+from typing import TYPE_CHECKING, Dict, Iterable
 
 from storage_motion.errors import AlreadyMigrating
-from storage_motion.migration.phases import block_tracking, ha_protection
+from storage_motion.migration.phases import block_tracking, blocking, ha_protection, snapshot_vms
 from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi.records import Records
 
@@ -22,6 +20,7 @@ DISTURBING = (
     "snapshot_with_quiesce",
     "checkpoint",
     "revert",
+    "reverting",
     "clone",
     "copy",
     "make_into_template",
@@ -45,17 +44,6 @@ DISTURBING = (
     "destroy",
 )
 
-UNKNOWN_OPERATION = ["INTERNAL_ERROR", 'Failure("Unknown tag/contents")']
-"""What xapi answers to the name of an operation that it does not know."""
-
-
-def reason(migration: str) -> str:
-    """The text with which xapi refuses a blocked operation."""
-    return (
-        "Storage XenMotion %s is moving this VM; wait for it or cancel it: sxm.py fn=cancel "
-        "migration=%s" % (migration, migration)
-    )
-
 
 def claim(m: "Migration") -> None:
     """Mark the VM, take it out of HA, which would otherwise meet the blocks, then block what
@@ -64,20 +52,21 @@ def claim(m: "Migration") -> None:
 
     Adding the mark is atomic in xapi: of two migrations of one VM only one gets past it."""
     vm = m.vm()
-    if not _add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
+    if not blocking.add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
         _require_ours(m, vm)
     ha_protection.take_off(m)
     present = m.source.xenapi.VM.get_blocked_operations(vm)
     blocked = [
         operation
         for operation in DISTURBING
-        if present.get(operation, reason(m.id)) == reason(m.id)
+        if present.get(operation, blocking.reason(m.id)) == blocking.reason(m.id)
     ]
     m.note(blocked=blocked, blocked_by_user=_by_user(m, present))
     for operation in blocked:
-        _block(m.source.xenapi.VM, vm, operation, reason(m.id))
+        blocking.block(m.source.xenapi.VM, vm, operation, blocking.reason(m.id))
     for disk in m.plan.disks:
-        _add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
+        blocking.add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
+    snapshot_vms.claim(m)
     _fasten(m)
     block_tracking.disable(m)
 
@@ -90,15 +79,17 @@ def put_back(m: "Migration") -> None:
     vm = Records(m.source).ref("VM", m.plan.vm)
     if vm is None or "claim" not in m.entry["begun"]:
         return
-    if not _add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
+    if not blocking.add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
         _require_ours(m, vm)
     ha_protection.take_off(m)
+    api = m.source.xenapi.VM
     for operation in m.entry.get("blocked", []):
-        _add(m.source.xenapi.VM.add_to_blocked_operations, vm, operation, reason(m.id))
+        blocking.add(api.add_to_blocked_operations, vm, operation, blocking.reason(m.id))
     for disk in m.plan.disks:
         vdi = Records(m.source).ref("VDI", disk.key)
         if vdi:
-            _add(m.source.xenapi.VDI.add_to_other_config, vdi, CLAIM, m.id)
+            blocking.add(m.source.xenapi.VDI.add_to_other_config, vdi, CLAIM, m.id)
+    snapshot_vms.claim(m)
     for uuid in m.entry.get("fastened", []):
         vbd = Records(m.source).ref("VBD", uuid)
         if vbd and m.source.xenapi.VBD.get_unpluggable(vbd):
@@ -160,12 +151,13 @@ def release(m: "Migration") -> None:
     for disk in m.plan.disks:
         if Records(m.source).ref("VDI", disk.key):
             unmark_snapshots(m, m.source_vdi(disk))
-        unmark_vdi(m.source, disk.key, m.id)
+        blocking.unmark_vdi(m.source, disk.key, m.id)
+    snapshot_vms.release(m)
     _loosen(m)
     unblock(m)
     vm = m.vm()
     for operation, text in sorted(m.entry.get("lifted", {}).items()):
-        _block(m.source.xenapi.VM, vm, operation, text)
+        blocking.block(m.source.xenapi.VM, vm, operation, text)
     m.note(lifted={})
     # before the mark goes: another migration would take it for what the VM has
     ha_protection.give_back(m, m.source, vm)
@@ -175,10 +167,7 @@ def release(m: "Migration") -> None:
 
 def unblock(m: "Migration") -> None:
     """Let all operations of the source VM that we blocked go ahead again."""
-    vm = m.vm()
-    for operation, text in m.source.xenapi.VM.get_blocked_operations(vm).items():
-        if text == reason(m.id):
-            m.source.xenapi.VM.remove_from_blocked_operations(vm, operation)
+    blocking.unblock(m.source.xenapi.VM, m.vm(), blocking.reason(m.id))
     m.note(blocked=[])
 
 
@@ -199,16 +188,16 @@ def hand_on(m: "Migration", vm: str) -> None:
     that out."""
     present = m.destination.xenapi.VM.get_blocked_operations(vm)
     for operation, text in sorted(m.entry.get("blocked_by_user", {}).items()):
-        if present.get(operation) == reason(m.id):
+        if present.get(operation) == blocking.reason(m.id):
             m.destination.xenapi.VM.remove_from_blocked_operations(vm, operation)
-        _block(m.destination.xenapi.VM, vm, operation, text)
+        blocking.block(m.destination.xenapi.VM, vm, operation, text)
 
 
 def _by_user(m: "Migration", present: Dict[str, str]) -> Dict[str, str]:
     """{operation: text} of what the user has blocked, of all that is blocked at `present` and what
     was lifted of his."""
     return dict(
-        {operation: text for operation, text in present.items() if text != reason(m.id)},
+        {operation: text for operation, text in present.items() if text != blocking.reason(m.id)},
         **m.entry.get("lifted", {}),
     )
 
@@ -217,7 +206,7 @@ def block_arrived(m: "Migration", vm: str) -> None:
     """Keep everybody from starting or changing the VM (a ref) in the pool that it comes to, until
     the migration has ended."""
     for operation in DISTURBING:
-        _block(m.destination.xenapi.VM, vm, operation, reason(m.id))
+        blocking.block(m.destination.xenapi.VM, vm, operation, blocking.reason(m.id))
 
 
 def has_blocked_arrived(m: "Migration", vm: str) -> bool:
@@ -225,46 +214,19 @@ def has_blocked_arrived(m: "Migration", vm: str) -> bool:
     is blocked, and by us, as xapi's importer leaves out what the user has blocked. So it is of one
     that an older database has brought back, since that is a state in which it once was."""
     blocked: Dict[str, str] = m.destination.xenapi.VM.get_blocked_operations(vm)
-    return blocked.get(DISTURBING[-1]) == reason(m.id)
+    return blocked.get(DISTURBING[-1]) == blocking.reason(m.id)
 
 
 def unblock_arrived(m: "Migration", vm: str, operations: Iterable[str] = DISTURBING) -> None:
     """Take that back, for these operations."""
     present = m.destination.xenapi.VM.get_blocked_operations(vm)
     for operation in operations:
-        if present.get(operation) == reason(m.id):
+        if present.get(operation) == blocking.reason(m.id):
             m.destination.xenapi.VM.remove_from_blocked_operations(vm, operation)
-
-
-def unmark_vdi(session: "XenAPI.Session", uuid: str, migration: str) -> None:
-    """Take our mark off a VDI, if it still is there and has it."""
-    vdi = Records(session).ref("VDI", uuid)
-    if vdi and session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration:
-        session.xenapi.VDI.remove_from_other_config(vdi, CLAIM)
 
 
 def unmark_snapshots(m: "Migration", vdi: str) -> None:
     """Take our mark off what somebody else has made of a source VDI (a ref): xapi copies it to a
     snapshot."""
     for ref in m.source.xenapi.VDI.get_snapshots(vdi):
-        unmark_vdi(m.source, m.source.xenapi.VDI.get_uuid(ref), m.id)
-
-
-def _block(api: Any, vm: str, operation: str, text: str) -> None:
-    """Block it. What a xapi is too old to know (sysprep came with 25.24), nobody can do there."""
-    try:
-        _add(api.add_to_blocked_operations, vm, operation, text)
-    except XenAPI.Failure as failure:
-        if failure.details != UNKNOWN_OPERATION:
-            raise
-
-
-def _add(call: Callable[[str, str, str], object], ref: str, key: str, value: str) -> bool:
-    """Add to a map of xapi's. False when the key is there already."""
-    try:
-        call(ref, key, value)
-    except XenAPI.Failure as failure:
-        if failure.details[0] != "MAP_DUPLICATE_KEY":
-            raise
-        return False
-    return True
+        blocking.unmark_vdi(m.source, m.source.xenapi.VDI.get_uuid(ref), m.id)

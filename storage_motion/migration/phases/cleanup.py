@@ -10,7 +10,16 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
-from storage_motion.migration.phases import block_tracking, cd_drives, claim, ha_protection, remap
+from storage_motion.migration.phases import (
+    block_tracking,
+    blocking,
+    cd_drives,
+    claim,
+    ha_protection,
+    history,
+    remap,
+    snapshot_vms,
+)
 from storage_motion.plan.checks import CLAIM
 from storage_motion.plan.inquiry import SUSPENDED
 from storage_motion.sm import marks
@@ -44,16 +53,22 @@ def _destroy(m: "Migration") -> None:
         _require_verified(m, disk)
     if m.plan.cross_pool:
         _destroy_vbds(m)
+        snapshot_vms.destroy_vbds(m)
+    else:
+        history.adopt_within(m)
     for disk in m.plan.disks:
         _destroy_disk(m, disk)
+    _destroy_history(m)
     if m.plan.cross_pool:
+        snapshot_vms.destroy(m)
         _destroy_vm(m)
 
 
 def _left(m: "Migration") -> List[str]:
-    wanted = [("VDI", disk.key) for disk in m.plan.disks] + (
-        [("VM", m.plan.vm)] if m.plan.cross_pool else []
-    )
+    wanted = [("VDI", disk.key) for disk in m.plan.sent]
+    wanted += [("VDI", uuid) for uuid in m.plan.dropped]
+    if m.plan.cross_pool:
+        wanted += [("VM", snapshot.vm) for snapshot in m.plan.snapshots] + [("VM", m.plan.vm)]
     return ["%s %s is back" % pair for pair in wanted if Records(m.source).ref(*pair)]
 
 
@@ -134,8 +149,8 @@ def _end(m: "Migration") -> None:
         m.note(ha_restart_priority="", cbt_disabled=[])
     whereabouts.open_again(m)  # a gate that an older database has shut would stay so for ever
     m.plugin("receive-end")
-    for disk in m.plan.disks:  # which an older database has brought back since
-        claim.unmark_vdi(m.destination, m.disk(disk.key)["destination_vdi"], m.id)
+    for disk in m.plan.sent:  # which an older database has brought back since
+        blocking.unmark_vdi(m.destination, m.disk(disk.key)["destination_vdi"], m.id)
     m.note(receiving=False)
     pool_lock.lift(m)
     block_tracking.enable_at_destination(m)  # while nobody moves the VM on
@@ -143,6 +158,7 @@ def _end(m: "Migration") -> None:
         claim.release(m)
         return
     vm = remap.destination_vm(m)
+    snapshot_vms.unblock_arrived(m)
     claim.loosen_arrived(m, vm)
     claim.hand_on(m, vm)
     # before it is unblocked: another migration would take it for what the VM has
@@ -187,6 +203,17 @@ def _destroy_disk(m: "Migration", disk: "Disk") -> None:
     if vdi:
         snapshots.drop(m, disk)
         m.source.xenapi.VDI.destroy(vdi)
+
+
+def _destroy_history(m: "Migration") -> None:
+    """The disks of snapshots: those that have been verified at the destination, and those that were
+    to be dropped."""
+    for disk in m.plan.history:
+        history.require_kept(m, disk)
+    for uuid in [disk.key for disk in m.plan.history] + m.plan.dropped:
+        vdi = Records(m.source).ref("VDI", uuid)
+        if vdi:
+            m.source.xenapi.VDI.destroy(vdi)
 
 
 def _destroy_vm(m: "Migration") -> None:

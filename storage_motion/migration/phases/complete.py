@@ -10,7 +10,7 @@ import XenAPI
 from storage_motion import waiting
 from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.migration import known_at_destination, xenopsd_leftovers
-from storage_motion.migration.phases import adopt, receive, remap
+from storage_motion.migration.phases import adopt, history, receive, remap
 from storage_motion.sm import marks
 from storage_motion.switch import gate, whereabouts
 from storage_motion.xapi import receiving_host, tasks
@@ -58,6 +58,7 @@ def _take(m: "Migration") -> None:
             _leave(m)
             xenopsd_leftovers.note_halted(m)
             adopt.adopt(m)
+    history.adopt_within(m)
     m.note(arrived_halted=not seen.live)
 
 

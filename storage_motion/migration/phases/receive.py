@@ -30,26 +30,58 @@ def begin(m: "Migration") -> None:
 
     A crash of its xapi that forgets the disks, though the receiver would go on filling them, costs
     nothing yet: it is asked again then."""
+    add(m, m.plan.disks)
+
+
+def add(m: "Migration", disks: Sequence["Disk"]) -> None:
+    """The same for some of its disks. Of a VM with snapshots it is called for the disks of these
+    before, and is to take away nothing of them when it is asked again."""
+    function = "receive-add" if m.plan.history else "receive"
     asked: List[bool] = []
 
     def ask() -> None:
-        arguments = dict({"again": "true"} if asked else {}, vm=m.plan.vm, address=m.plan.address)
+        arguments = {"vm": m.plan.vm, "address": m.plan.address}
+        if asked and function == "receive":
+            arguments["again"] = "true"
         m.note(receiving=True)
         asked.append(True)
-        _take(
-            m,
-            m.plan.disks,
-            _asked(m, disks=json.dumps([_wanted(d) for d in m.plan.disks]), **arguments),
-        )
+        wanted = json.dumps([_wanted(disk) for disk in disks])
+        _take(m, disks, _asked(m, function, disks=wanted, **arguments))
 
-    durable.keep((m.destination,), ask, lambda: _unguarded(m), "the new disks")
+    durable.keep((m.destination,), ask, lambda: _unguarded(m, disks), "the new disks")
 
 
-def _unguarded(m: "Migration") -> List[str]:
-    """What xapi does not know, or does not keep from others, of the new disks: a list, in words."""
+def keep(m: "Migration", disks: Sequence["Disk"]) -> None:
+    """Have the destination keep disks of snapshots, which are whole there. What xapi forgets of
+    them until the next call is not taken for kept: others are to be based on them."""
+    keys = json.dumps([disk.key for disk in disks])
+
+    def ask() -> None:
+        m.plugin("receive-keep", disks=keys)
+
+    durable.keep((m.destination,), ask, lambda: _unkept(m, disks), "disks of snapshots")
+
+
+def _unkept(m: "Migration", disks: Sequence["Disk"]) -> List[str]:
     found: List[str] = []
     api = m.destination.xenapi.VDI
-    for disk in m.plan.disks:
+    for disk in disks:
+        uuid = m.disk(disk.key)["destination_vdi"]
+        vdi = Records(m.destination).ref("VDI", uuid)
+        if not vdi:
+            found.append("VDI %s" % uuid)
+        elif gate.is_shut(api.get_sm_config(vdi)):
+            found.append("that VDI %s is open" % uuid)
+        elif not api.get_is_a_snapshot(vdi):
+            found.append("that VDI %s is a snapshot" % uuid)
+    return found
+
+
+def _unguarded(m: "Migration", disks: Sequence["Disk"]) -> List[str]:
+    """What xapi does not know, or does not keep from others, of new disks: a list, in words."""
+    found: List[str] = []
+    api = m.destination.xenapi.VDI
+    for disk in disks:
         uuid = m.disk(disk.key)["destination_vdi"]
         vdi = Records(m.destination).ref("VDI", uuid)
         if not vdi:
@@ -59,12 +91,13 @@ def _unguarded(m: "Migration") -> List[str]:
     return found
 
 
-def _asked(m: "Migration", **arguments: str) -> str:
-    """What `receive` answers. Where the answer is lost with a xapi that was killed it is asked
-    `again`: it then begins with taking away what the call before has made."""
+def _asked(m: "Migration", function: str, **arguments: str) -> str:
+    """What `receive` or `receive-add` answers. Where the answer is lost with a xapi that was killed
+    it is asked again (`receive` is told so): it then begins with taking away what the call before
+    has made."""
     for left in reversed(range(repeated.TRIES)):
         try:
-            return m.plugin("receive", **arguments)
+            return m.plugin(function, **arguments)
         except (XenAPI.Failure, OSError) + NOT_XAPI as error:
             if not left or not repeated.is_away(error):
                 raise
@@ -76,7 +109,8 @@ def _asked(m: "Migration", **arguments: str) -> str:
             )
         m.pulse()
         time.sleep(repeated.PAUSE)
-        arguments["again"] = "true"
+        if function == "receive":
+            arguments["again"] = "true"
     raise AssertionError("the last try answers or raises")
 
 
@@ -134,13 +168,13 @@ def abort(m: "Migration") -> None:
 
 def _abort(m: "Migration", force: Dict[str, str]) -> None:
     m.plugin("receive-abort", **force)
-    for sr in {disk.destination_sr for disk in m.plan.disks} if _there(m) else ():
+    for sr in {disk.destination_sr for disk in m.plan.sent} if _there(m) else ():
         # an older database has brought records back without images
         m.destination.xenapi.SR.scan(m.destination.xenapi.SR.get_by_uuid(sr))
 
 
 def _there(m: "Migration") -> List[str]:
-    made = [m.disk(disk.key).get("destination_vdi") for disk in m.plan.disks if not disk.target]
+    made = [m.disk(disk.key).get("destination_vdi") for disk in m.plan.sent if not disk.target]
     return [
         "VDI %s is back" % uuid for uuid in made if uuid and Records(m.destination).ref("VDI", uuid)
     ]
@@ -163,4 +197,8 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "allow_caching": disk.allow_caching,
         "read_only": disk.read_only,
         "unplugged": disk.unplugged,
+        "base": disk.base,
+        "frozen": bool(disk.snapshot),
+        "snapshot_of": disk.snapshot_of,
+        "snapshot_time": disk.snapshot_time,
     }

@@ -4,7 +4,13 @@
 from typing import TYPE_CHECKING, List
 
 from storage_motion.migration import durable
-from storage_motion.migration.phases import block_tracking, claim, ha_protection
+from storage_motion.migration.phases import (
+    block_tracking,
+    blocking,
+    claim,
+    ha_protection,
+    snapshot_vms,
+)
 from storage_motion.plan.checks import CLAIM
 from storage_motion.switch import source_lock
 from storage_motion.xapi.records import Records
@@ -39,9 +45,10 @@ def _marked(m: "Migration") -> List[str]:
     vm = m.source.xenapi.VM.get_record(m.vm())
     if (
         vm["other_config"].get(CLAIM) == m.id
-        or claim.reason(m.id) in vm["blocked_operations"].values()
+        or blocking.reason(m.id) in vm["blocked_operations"].values()
     ):
         found.append("the VM is claimed again")
+    found += snapshot_vms.blocked(m)
     found += ha_protection.lacking(m, m.source, m.vm())
     for uuid in m.entry.get("fastened", []):
         vbd = Records(m.source).ref("VBD", uuid)

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Dict, List, Optional
 
 from storage_motion.errors import BadMetadata, Undecided
-from storage_motion.migration.phases import claim, ha_protection
+from storage_motion.migration.phases import blocking, claim, ha_protection, snapshot_vms
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
 from storage_motion.plan.inquiry import SUSPENDED
@@ -89,7 +89,7 @@ def _bring(m: "Migration") -> str:
     m.receiving_host = m.receiving_host or receiving_host.ask(
         m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
     )
-    counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.disks}
+    counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.sent}
     ha_protection.take_off(m)  # in case somebody has set it since; it would go with the document
     document = _document(m.source, m.destination, m.plan, counterparts, m.id)
     m.note(imported=True)
@@ -98,7 +98,8 @@ def _bring(m: "Migration") -> str:
     )
     vm = destination_vm(m)
     _require_tpms(m, vm)
-    claim.block_arrived(m, vm)
+    snapshot_vms.block_arrived(m)
+    claim.block_arrived(m, vm)  # last: by that it is known to be there as a whole
     return vm
 
 
@@ -123,7 +124,7 @@ def bring_again(m: "Migration") -> None:
     """Have the destination's xapi know the VM and its disks again, if it has forgotten them:
     records that it had not written to disk are lost when it is killed; images and the source's
     records are not. Raises XenAPI.Failure, UUID_INVALID, for a disk that no scan finds."""
-    for disk in m.plan.disks:
+    for disk in m.plan.sent:
         uuid = m.disk(disk.key)["destination_vdi"]
         if not Records(m.destination).ref("VDI", uuid):
             log.warning("%s: VDI %s is looked for by a scan", m.id, uuid)
@@ -148,6 +149,7 @@ def remove(m: "Migration") -> None:
                     raise Undecided("VM %s has been started at the destination" % m.plan.vm)
                 m.destination.xenapi.VM.power_state_reset(vm)
             _destroy(m, vm)
+        snapshot_vms.remove_arrived(m)
         m.note(imported=False)
     if m.receiving_host:
         receiving_host.leave(m.destination, m.receiving_host)
@@ -155,6 +157,7 @@ def remove(m: "Migration") -> None:
 
 
 def _destroy(m: "Migration", vm: str) -> None:
+    snapshot_vms.remove_arrived(m)
     claim.unblock_arrived(m, vm, ("destroy",))
     m.destination.xenapi.VM.destroy(vm)
 
@@ -175,9 +178,12 @@ def _document(
 ) -> bytes:
     """The rewritten metadata. Our marks and blocks stay behind; so do the counterparts of an
     earlier migration. What is in the VM's TPM only goes along if `secrets`."""
-    vifs = {vif.vif: destination.xenapi.network.get_by_uuid(vif.network) for vif in plan.vifs}
-    exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm))
-    ours = claim.reason(migration) if migration else None
+    vifs = {
+        vif.vif: destination.xenapi.network.get_by_uuid(vif.network)
+        for vif in plan.vifs + plan.snapshot_vifs
+    }
+    exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm), bool(plan.kept))
+    ours = blocking.reason(migration) if migration else None
     drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
     drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
     return ova.rewrite(exported, disks, vifs, drop, _tpms(source, plan.vm), secrets)

@@ -11,49 +11,21 @@ Every snapshot stays until the VM has moved, or the migration is taken back (sna
 """
 
 import functools
-import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Callable, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, List, Sequence, Tuple
 
 from storage_motion import waiting
-from storage_motion.dom0.launch import Process
-from storage_motion.errors import (
-    CopyFailed,
-    DestinationFull,
-    MirrorBroken,
-    SmFault,
-    TimedOut,
-    VmNotRunning,
-)
-from storage_motion.migration import (
-    bandwidth,
-    durable,
-    mirror_health,
-    snapshots,
-    unplugged_disks,
-    verified_before,
-)
+from storage_motion.errors import CopyFailed, MirrorBroken, SmFault, TimedOut, VmNotRunning
+from storage_motion.migration import durable, mirror_health, snapshots, unplugged_disks
 from storage_motion.migration.mover_handle import MoverHandle
-from storage_motion.migration.phases import block_tracking, receive
-from storage_motion.plan import changes
-from storage_motion.sm import repeated_commands, smapi
-from storage_motion.wire.mover_status import fault_of
-from storage_motion.xapi.records import Records
+from storage_motion.migration.phases import block_tracking, copying, receive
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Disk
 
-POLL = 0.1
-# a bound for form's sake: a stall of the mirror or of the channel ends a copy much earlier
-COPY_TIMEOUT = 30 * 24 * 3600.0
 SNAPSHOT_TIMEOUT = 180.0
-SM_TIMEOUT = 120.0
-# Faults of vdi_mirror_start (drivers/mirror_lib.py, FAULTS) that pass: the guest is rebooting, SM
-# has its disk paused, or xapi is restarted.
-NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK = 480, 482, 484, 485
-PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK, smapi.AWAY)
 RUNNING = ("Running", "Paused")
 REBOOT_BOUND = 120.0  # seconds for a VM that reboots to have its disks active again
 REBOOT_POLL = 1.0
@@ -91,11 +63,11 @@ def _synchronise(m: "Migration", disk: "Disk") -> None:
         m.pulse()
         copied_from = _mirror(m, disk, mover) if m.plan.mirrors(disk) else disk.key
         m.pulse()
-        _copy(m, disk, mover, copied_from)
-    _await_copy(m, disk)
+        copying.begin(m, disk, mover, copied_from)
+    copying.await_end(m, disk)
     if disk.unplugged:
         unplugged_disks.keep_copying(m, disk)
-    _close(m, disk)
+    copying.close(m, disk)
     if disk.unplugged:
         unplugged_disks.keep_closed(m, disk)
     m.pulse()
@@ -183,13 +155,9 @@ def _await_closed(m: "Migration") -> bool:
     return True
 
 
-def _end_mover(m: "Migration", disk: "Disk") -> None:
-    m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "abort")
-
-
 def _detach(m: "Migration", disk: "Disk") -> None:
     if m.disk(disk.key).get("mirror"):
-        _sm(m, disk, "vdi_mirror_stop", disk.key)
+        copying.ask(m, disk, "vdi_mirror_stop", disk.key)
         m.note(disk.key, mirror=False)
 
 
@@ -206,7 +174,7 @@ def _mirror(m: "Migration", disk: "Disk", mover: MoverHandle) -> str:
     while True:
         try:
             m.closed()  # a word from before says nothing of the mirror that begins now
-            snapshot: str = _sm(
+            snapshot: str = copying.ask(
                 m,
                 disk,
                 "vdi_mirror_start",
@@ -218,11 +186,11 @@ def _mirror(m: "Migration", disk: "Disk", mover: MoverHandle) -> str:
         except SmFault as fault:
             # A guest that reboots is no try's fault: its disk is active again in a moment.
             reboots = (
-                fault.fault == NOT_ACTIVE
+                fault.fault == copying.NOT_ACTIVE
                 and time.monotonic() < end
                 and m.source.xenapi.VM.get_power_state(m.vm()) in RUNNING
             )
-            if not reboots and fault.fault in PASSING:
+            if not reboots and fault.fault in copying.PASSING:
                 raise MirrorBroken(disk.key, str(fault))
             if not reboots:
                 raise
@@ -241,90 +209,12 @@ def _mirror(m: "Migration", disk: "Disk", mover: MoverHandle) -> str:
     return snapshot
 
 
-def _copy(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) -> None:
-    """Begin to copy what the VDI `copied_from` (a UUID) holds."""
-    entry = m.disk(disk.key)
-    m.note(disk.key, copy_open=copied_from)
-    opened = json.loads(_open(m, disk, copied_from))
-    m.pulse()
-    extents = json.loads(_sm(m, disk, "vdi_extents", copied_from))
-    compare = entry.get("renewed", False) and not entry["blank"]
-    ask = functools.partial(_sm, m, disk)
-    known = verified_before.look(m, disk, copied_from, ask) if compare else None
-    heading = verified_before.heading(m, disk, copied_from)
-    mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known)
-    m.note(disk.key, state="copying", verified_windows=mover.verified)
-
-
-def _open(m: "Migration", disk: "Disk", copied_from: str) -> str:
-    """What vdi_copy_open answers. Raises MirrorBroken where a guest that has the disk read-only has
-    it closed just now, as while it reboots."""
-    if not m.plan.uses(disk) or m.plan.mirrors(disk):
-        if disk.unplugged:
-            unplugged_disks.let_go(m, disk)  # of an earlier try: it would keep us out, too
-            changes.require_none(m)
-        answer: str = _sm(m, disk, "vdi_copy_open", copied_from)
-        if disk.unplugged:
-            unplugged_disks.keep_copying(m, disk)
-        return answer
-    try:
-        return str(_sm(m, disk, "vdi_copy_open", copied_from, args=(smapi.BESIDE_READER,)))
-    except SmFault as fault:
-        if fault.fault in PASSING:
-            raise MirrorBroken(disk.key, str(fault))
-        raise
-
-
-def _await_copy(m: "Migration", disk: "Disk") -> None:
-    """Wait until all of it is there and verified."""
-
-    share = bandwidth.Share(m, disk.key)
-
-    def done() -> bool:
-        m.pulse()
-        statuses = mirror_health.watch(m)
-        share.keep(statuses)
-        status = statuses[disk.key]
-        copy = status["copy"]
-        if copy["state"] == "failed":
-            fault = fault_of(disk.key, status, str(copy.get("error")))
-            raise (
-                fault
-                if isinstance(fault, DestinationFull)
-                else CopyFailed(disk.key, str(copy.get("error")))
-            )
-        return bool(copy["state"] == "done")
-
-    waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
-
-
-def _close(m: "Migration", disk: "Disk") -> None:
-    opened = m.disk(disk.key).get("copy_open")
-    snapshots.find_again(m, disk, opened)
-    if opened and Records(m.source).ref("VDI", opened):
-        _sm(m, disk, "vdi_copy_close", opened)
-    m.note(disk.key, copy_open=None)
-    verified_before.close(m, disk, functools.partial(_sm, m, disk))
-
-
 # What ends the synchronising of a disk, in this order; each is idempotent. The mover first: when
 # its sockets close, a tapdisk that waits for the mirror goes on at once.
 _END: Tuple[Step, ...] = (
-    ("mover", _end_mover),
+    ("mover", copying.end_mover),
     ("mirror", _detach),
-    ("copy", _close),
+    ("copy", copying.close),
     ("lock", unplugged_disks.let_go),
 )
 _STOP = _END + (("snapshots", snapshots.drop),)
-
-
-def _sm(
-    m: "Migration",
-    disk: "Disk",
-    command: str,
-    vdi_uuid: str,
-    args: Sequence[str] = (),
-    timeout: float = SM_TIMEOUT,
-) -> Any:
-    """One of MirrorSR's commands for a VDI of the disk's SR. Raises SmFault."""
-    return repeated_commands.ask(m.source, disk.source_sr, command, vdi_uuid, args, timeout)

@@ -5,6 +5,7 @@ through.
     running VM                      halted VM
     claim    <-> release            claim    <-> release
     eject    <-> insert             -
+    history  <-> abort receiving    history  <-> abort receiving
     receive  <-> abort receiving    receive  <-> abort receiving
     sync     <-> stop mirrors       sync     <-> stop copies
     remap    <-> remove the remap   -
@@ -16,7 +17,7 @@ through.
     end                             end
 
 What breaks under sync or behind it is taken up again: back to sync, by the undos; then what is
-broken is cleared away, and sync done again.
+broken is cleared away, and sync done again. So is history, which only a VM with snapshots has.
 
 Every action takes the Migration and is idempotent: it may find part of its work done, or none, and
 an undo also finds its phase half done. An undo never touches what it is not sure of: it raises
@@ -31,6 +32,7 @@ from storage_motion.migration.phases import (
     claim,
     cleanup,
     complete,
+    history,
     move,
     receive,
     release,
@@ -54,6 +56,10 @@ def _live(plan: "Plan") -> bool:
 
 def _live_cross_pool(plan: "Plan") -> bool:
     return plan.live and plan.cross_pool
+
+
+def _with_snapshots(plan: "Plan") -> bool:
+    return bool(plan.history)
 
 
 def _halted(plan: "Plan") -> bool:
@@ -83,6 +89,7 @@ PHASES = (
     # name, what the user reads, for, do, undo
     Phase("claim", "claiming the VM", _always, claim.claim, release.release),
     Phase("eject", "ejecting CDs", _live, cd_drives.eject, cd_drives.insert),
+    Phase("history", "copying the disks of snapshots", _with_snapshots, history.send, history.stop, history.clear_broken),  # noqa: E501
     Phase("receive", "preparing the destination", _always, receive.begin, receive.abort),
     Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.clear_broken),  # noqa: E501
     Phase("remap", "describing the VM to the pool", _live_cross_pool, remap.bring_live, remap.remove),  # noqa: E501

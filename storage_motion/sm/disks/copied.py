@@ -10,6 +10,8 @@ import contextlib
 import time
 from typing import Any, Dict, Iterator
 
+import XenAPI
+
 from storage_motion.dom0 import blktap, images, tapctl
 from storage_motion.errors import DiskInUse, DiskPaused, MotionError, NotActive
 from storage_motion.sm import marks, stock_sm
@@ -94,12 +96,17 @@ class CopiedDisk(Disk):
         The images have to be accessible: on LVM that is between open and close. Raises DiskPaused,
         DiskStuck.
         """
-        base = self.sr.vdi(base_uuid).path if base_uuid else None
         if self._is_open_by_guest() and self.tapped.get_tap_type() == QCOW2:
             # whose tapdisk may be merging, and is not to be paused for this
             size = int(self.api.get_virtual_size(self.ref))
             return {"size": size, "extents": [[0, size]]}
-        with self._still():
+        with contextlib.ExitStack() as still:
+            base = None
+            if base_uuid:
+                below = CopiedDisk(self.sr, base_uuid)
+                still.enter_context(below._still())
+                base = below.path
+            still.enter_context(self._still())
             size, found = images.extents(self.tapped.get_tap_type(), self.path, base)
         return {"size": size, "extents": found}
 
@@ -147,7 +154,16 @@ class CopiedDisk(Disk):
     def _is_beside_the_guest(self) -> bool:
         """Whether the guest's tapdisk has the images below the disk open, too."""
         of = self.api.get_snapshot_of(self.ref)
-        return of != NULL and Disk(self.sr, self.api.get_uuid(of)).running() is not None
+        if of == NULL:
+            return False
+        try:
+            elsewhere = self.api.get_SR(of) != self.api.get_SR(self.ref)
+            uuid = self.api.get_uuid(of)
+        except XenAPI.Failure as failure:
+            if failure.details[0] != "HANDLE_INVALID":
+                raise
+            return False  # that disk has been destroyed
+        return not elsewhere and Disk(self.sr, uuid).running() is not None
 
     @staticmethod
     def _goes_on(vbd: tapctl.Vbd) -> bool:

@@ -395,3 +395,32 @@ def test_a_bandwidth_is_kept_to_and_lifted_while_the_copy_goes(site):
     assert mover.await_copy()["state"] == "done"
     assert not mover.ask("limit", bandwidth=-1)["ok"]
     assert same_bytes(source, destination)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_disk_that_is_based_on_another_is_sent_as_far_as_it_differs(site, mirrored):
+    """The destination has all of the base; where this disk has zeros in its place they are written,
+    and what neither differs in is not touched."""
+    base = pattern(1, 8 * MIB) + bytes(SIZE - 8 * MIB)
+    content = bytearray(base)
+    content[MIB : 2 * MIB] = bytes(MIB)
+    content[20 * MIB : 20 * MIB + 512] = pattern(3, 512)
+    leaf = site.image("leaf", bytes(content))
+    shutil.copy(leaf, site.path("snapshot"))
+    destination = site.image("destination", base)
+    differing = [[MIB, MIB], [20 * MIB, 512]]
+    receiver = Receiver(site, {"d": (site.serve(destination)[1], SIZE)})
+    mover = Mover(site, "d", SIZE, receiver.address())
+    guest = Tapdisk(site.serve(leaf)[1], mover.secondary, SIZE) if mirrored else None
+    if guest:
+        guest.write([(30 * MIB, pattern(4, 4096)), (MIB, pattern(5, 512))])
+    mover.copy(site.serve(site.path("snapshot"))[1], differing, SIZE, False, based=True)
+    status = mover.await_copy()
+    assert (status["state"], status["to_copy"]) == ("done", MIB + 512)
+    assert status["verified"] + status["skipped"] == MIB + 512
+    if guest:
+        guest.mirror.disconnect()
+        eventually(lambda: mover.ask("status")["state"] == "ended", "the mirror ends")
+        guest.leaf.close()
+    assert mover.ask("finish", unmirrored=not mirrored) == {"ok": True}
+    assert same_bytes(leaf, destination)

@@ -9,6 +9,8 @@ import uuid as uuids
 import XenAPI
 
 NULL = "OpaqueRef:NULL"
+# of a VDI, which xapi keeps for SM's drivers
+OF_DRIVERS = ("set_managed", "set_is_a_snapshot", "set_snapshot_of", "set_snapshot_time")
 
 
 def failure(*details):
@@ -97,7 +99,7 @@ class FakePool:
                 return ""
             raise failure("MESSAGE_METHOD_UNKNOWN", "%s.%s" % (class_name, method))
         verb, field = match.groups()
-        if (class_name, method) == ("VDI", "set_managed"):
+        if class_name == "VDI" and method in OF_DRIVERS:
             raise failure("PERMISSION_DENIED", "")
         record = self.get(class_name, arguments[0])
         if verb == "get":
@@ -133,12 +135,12 @@ class _Local:
         if (class_name, method) == ("session", "logout"):
             del self._pool.tables["session"][self._session]
             return ""
-        if (class_name, method) == ("VDI", "set_managed"):
+        if class_name == "VDI" and method in OF_DRIVERS:
             vdi, value = arguments
             marked = self._pool.get("session", self._session)["other_config"].get("_sm_session")
             if marked != self._pool.get("VDI", vdi)["SR"]:
                 raise failure("PERMISSION_DENIED", "")
-            self._pool.tables["VDI"][vdi]["managed"] = value
+            self._pool.tables["VDI"][vdi][method[len("set_") :]] = value
             return ""
         return self._pool.call(class_name, method, arguments)
 
@@ -216,6 +218,8 @@ def add_vdi(pool, sr, size=GIB, **changes):
         missing=False,
         location="loc",
         snapshots=[],
+        snapshot_of=NULL,
+        snapshot_time="19700101T00:00:00Z",
         current_operations={},
     )
     vdi = pool.add("VDI", **dict(record, **changes))

@@ -14,7 +14,7 @@ from storage_motion.dom0.launch import Process
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, recovery, recovery_source, run
-from storage_motion.migration.phases import claim, complete, table
+from storage_motion.migration.phases import blocking, claim, complete, table
 from storage_motion.sm import marks
 
 DEAD = {"pid": 1, "started": -1}
@@ -93,7 +93,7 @@ class Interrupted:
         for vm in pool.tables["VM"].values():
             vm.update(
                 scheduled_to_be_resident_on=host,
-                blocked_operations={name: claim.reason(ID) for name in claim.DISTURBING},
+                blocked_operations={name: blocking.reason(ID) for name in claim.DISTURBING},
             )
 
     def begin(self, phase, task=None, gate=None, one=ID, **fields):

@@ -9,7 +9,7 @@ from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
 from storage_motion.errors import JournalNotWritten
 from storage_motion.migration import durable, move_watch, xenopsd_leftovers
-from storage_motion.migration.phases import claim, move, shut_gates
+from storage_motion.migration.phases import blocking, move, shut_gates
 from storage_motion.switch import disk_switch, gate, source_lock, whereabouts
 from storage_motion.xapi import receiving_host
 
@@ -126,6 +126,7 @@ class World:
             VBDs=[vbd],
             VIFs=[],
             VTPMs=[],
+            snapshots=[],
         )
         self.source.tables["VDI"][self._here]["uuid"] = "k"
         self.source.add("SR", uuid="s")
@@ -133,7 +134,7 @@ class World:
         there = self.destination.add(
             "VM",
             uuid="v",
-            blocked_operations={"destroy": claim.reason("m")},
+            blocked_operations={"destroy": blocking.reason("m")},
             ha_restart_priority="",
             resident_on=NULL,
             power_state="Running",

@@ -26,7 +26,12 @@ from storage_motion.errors import (
 )
 from storage_motion.journal import arrival, journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import at_destination, received_vdis, recovery_destination
+from storage_motion.migration import (
+    at_destination,
+    received_vdis,
+    receiving_calls,
+    recovery_destination,
+)
 from storage_motion.sm import smapi
 from storage_motion.sm.disks.record import Record
 from storage_motion.xapi import managed
@@ -347,7 +352,7 @@ def test_asked_again_after_a_call_that_was_killed_it_leaves_nothing_of_that(dest
     destination.fails = "after create 2"
     with pytest.raises(Exception, match="LOST"), pytest.MonkeyPatch.context() as held:
         held.setattr(at_destination, "_undo", lambda session, entry: ())
-        held.setattr(at_destination, "_myself", lambda: None)  # its process is gone
+        held.setattr(receiving_calls, "myself", lambda: None)  # its process is gone
         destination.receive()
     assert len(destination.vdis()) == 2
     destination.fails = None

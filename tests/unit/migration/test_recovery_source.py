@@ -17,7 +17,7 @@ from storage_motion.errors import NoSuchMigration, TimedOut, Unreachable, Waits
 from storage_motion.journal import journal, secret_files, xenopsd_export
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, recovery, recovery_decision, recovery_source
-from storage_motion.migration.phases import claim
+from storage_motion.migration.phases import blocking
 from storage_motion.xapi.session import BadCredentials, HostIsSlave
 
 OTHER = ID[:-1] + "6"
@@ -481,7 +481,7 @@ def test_another_migration_of_the_vm_keeps_what_it_has_claimed(monkeypatch):
     scene = Interrupted(monkeypatch)
     scene.begin("sync")
     scene.vm["other_config"] = {"sxm_migration": OTHER}
-    scene.vm["blocked_operations"] = {"start": claim.reason(OTHER)}
+    scene.vm["blocked_operations"] = {"start": blocking.reason(OTHER)}
     answer = scene.recover()
     assert (
         answer["outcome"] == recovery_decision.WAITING and "SXM_ALREADY_MIGRATING" in answer["why"]

@@ -10,7 +10,7 @@ from fake_pool import add_sr, add_vdi, make_pool, uuid_of
 from storage_motion.errors import NotDurable
 from storage_motion.journal import steps
 from storage_motion.migration import mover_handle, snapshots
-from storage_motion.migration.phases import claim, cleanup, sync
+from storage_motion.migration.phases import claim, cleanup, copying, sync
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm.smapi import MIRROR_MARK
 
@@ -172,7 +172,7 @@ def test_one_that_xapi_forgets_before_it_is_on_disk_is_looked_for(source, monkey
             )
 
     crashes = [pool.goes_back]
-    monkeypatch.setattr(sync, "_sm", sm)
+    monkeypatch.setattr(copying, "ask", sm)
     monkeypatch.setattr(
         sync.durable.database,
         "sync",
@@ -240,7 +240,9 @@ def test_when_the_first_try_was_begun_is_kept_if_it_was_not_the_last(
     """What it has left may come about when another xapi is there, at any time."""
     source.entry.update(snapshot_since=1000.25 if given_up else None, given_up=given_up)
     monkeypatch.setattr(
-        sync, "_sm", lambda *_, **__: uuid_of(source.pool, "VDI", add_vdi(source.pool, source.sr))
+        copying,
+        "ask",
+        lambda *_, **__: uuid_of(source.pool, "VDI", add_vdi(source.pool, source.sr)),
     )
     monkeypatch.setattr(sync.durable.database, "sync", lambda session: None)
     source.m.closed = lambda: None

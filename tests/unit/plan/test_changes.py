@@ -6,7 +6,7 @@ import pytest
 from fake_pool import NULL, add_vdi, by_name
 from storage_motion.errors import VmChanged
 from storage_motion.plan import changes
-from storage_motion.plan.plan import Cd, Vif
+from storage_motion.plan.plan import Cd, Snapshot, Vif
 from test_claim import FakeMigration
 
 
@@ -86,3 +86,13 @@ def test_a_suspended_vm_that_has_been_resumed_meanwhile(m, resumed):
 def test_a_disk_less(m):
     m.record["VBDs"] = []
     assert what(m) == ["disk %s is no longer its own" % m.vdi["uuid"]]
+
+
+def test_a_snapshot_more_or_less_between_pools(m):
+    """One that is not in the plan has no disks there; within the pool it is left where it is."""
+    refs = [m.source.add("VM", uuid=name) for name in ("kept", "taken")]
+    m.record["snapshots"] = refs
+    m.plan = m.plan._replace(snapshots=[Snapshot("kept", "a", True), Snapshot("gone", "b", True)])
+    assert what(m) == ["snapshot taken was taken", "snapshot gone is gone"]
+    m.plan = m.plan._replace(kind="in-pool")
+    changes.require_none(m)

@@ -33,7 +33,6 @@ def disk_field(name, value):
         (vm_field("power_state", "Paused"), "xe vm-unpause"),
         (vm_field("is_a_template", True), "template"),
         (vm_field("is_control_domain", True), "control domain"),
-        (vm_field("snapshots", ["OpaqueRef:1"]), "snapshots"),
         (vm_field("VGPUs", ["OpaqueRef:1"]), "GPU"),
         (vm_field("other_config", {"sxm_migration": "m"}), "being moved already by migration m"),
         (vm_field("current_operations", {"OpaqueRef:t": "pool_migrate"}), "being migrated already"),

@@ -13,10 +13,15 @@ with open(os.path.join(ROOT, "docs/what-moves.md"), encoding="utf-8") as page:
     DOCUMENT = page.read()
 ROWS = [line for line in DOCUMENT.splitlines() if line.startswith("| ") and "`tests/" in line]
 SAID = [said for row in ROWS for said in re.findall(r"`((?:is|has|belongs) [^`]+)`", row)]
-VM = {"power_state": "Paused", "other_config": {checks.CLAIM: "m"}}
+VM = {
+    "power_state": "Paused",
+    "other_config": {checks.CLAIM: "m"},
+    "current_operations": {"OpaqueRef:t": "copy"},
+}
 CONDITIONS = (
     checks.VM_CHECKS
     + checks.SUSPENDED_CHECKS
+    + checks.SNAPSHOT_CHECKS
     + checks.DISK_CHECKS
     + checks.TRACKING_CHECKS
     + checks.LIVE_DISK_CHECKS

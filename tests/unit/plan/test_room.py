@@ -13,6 +13,7 @@ from storage_motion.api.arguments import Problems
 from storage_motion.plan import room, volumes
 from storage_motion.xapi.records import Records
 from test_formats import pbd_of
+from test_vm_snapshots import WithSnapshots
 
 MIB = 1 << 20
 KIB = 1 << 10
@@ -238,3 +239,33 @@ def test_data_is_that_of_the_whole_chain_and_at_most_the_size(world):
     assert room.data_of(records, world.disk) == GIB // 2
     assert room.data_of(records, world.disk, 5) == GIB // 4 + 5
     assert room.data_of(records, world.disk, 9 * GIB) == 2 * GIB
+    shared = {"uuid": "other", "physical_utilisation": "0", "sm_config": world.disk["sm_config"]}
+    assert room.data_of(records, world.disk, base=shared) == GIB // 4
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+@pytest.mark.parametrize("sr_type", ["ext", "lvm"])
+def test_room_for_the_disks_of_snapshots(monkeypatch, sr_type, missing):
+    """Of two snapshots of both disks: what is each one's own, below an empty image. On LVM one of
+    them at a time has its whole size, as it is filled."""
+    world = WithSnapshots()
+    monkeypatch.setattr(room.repeated_commands, "ask", lambda *_, **__: None)
+    for ref in (world.first, world.second):
+        for number in (0, 1):
+            world.of_disk(ref, number)["physical_utilisation"] = str(100 * MIB)
+    if sr_type == "lvm":
+        needed = disks_of("vhd") + 4 * (100 * MIB + 2 * EMPTY_VHD)
+        needed += FULL_VHD[2 * GIB] - 100 * MIB - EMPTY_VHD
+    else:
+        needed = DATA + FILES + 4 * (100 * MIB + FILES)
+    sr = world.b.tables["SR"][by_name(world.b, "SR", "b1-sr")]
+    sr.update(type=sr_type, physical_utilisation=str(100 * GIB - needed + missing))
+    found, (plan, wrong) = Problems(), world.cross()
+    assert wrong == []
+    request = type("Request", (), {"vdis": {}, "retry_limit": 5})
+    room.require(world.a, Records(world.a), Records(world.b), plan, request, found)
+    assert len(found.details) == missing
+    if missing:
+        assert found.details[0].startswith("destination-sr-uuid, snapshots: SR ")
+        assert "GiB for the disks of the VM's snapshots (4)" in found.details[0]
+        assert found.details[0].endswith("an SR with room, or fewer snapshots")

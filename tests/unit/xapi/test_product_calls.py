@@ -19,6 +19,9 @@ PRODUCT = ("storage_motion", "plugins", "drivers", "xapi-hooks")
 # them not (ocaml/idl/datamodel*.ml): name -> how many parameters, the session apart.
 HIDDEN = {
     "VDI.set_managed": 2,
+    "VDI.set_is_a_snapshot": 2,
+    "VDI.set_snapshot_of": 2,
+    "VDI.set_snapshot_time": 2,
     "VM.pool_migrate_complete": 2,
     "host.allocate_resources_for_vm": 3,
     "host.get_sm_diagnostics": 1,

@@ -7,7 +7,7 @@ import xmlrpc.client
 import pytest
 import XenAPI
 
-from storage_motion.migration.phases import claim
+from storage_motion.migration.phases import blocking
 from storage_motion.xapi import ova, tasks
 from storage_motion.xapi.records import Records
 
@@ -106,9 +106,9 @@ def test_a_mark_that_is_there_already():
         VDI__add_to_sm_config="VDI.add_to_sm_config-duplicate",
         VM__add_to_other_config="VM.destroy-blocked",
     )
-    assert claim._add(session.xenapi.VDI.add_to_sm_config, "OpaqueRef:vdi", "k", "v") is False
+    assert blocking.add(session.xenapi.VDI.add_to_sm_config, "OpaqueRef:vdi", "k", "v") is False
     with pytest.raises(XenAPI.Failure, match="OPERATION_BLOCKED"):
-        claim._add(session.xenapi.VM.add_to_other_config, "OpaqueRef:vm", "k", "v")
+        blocking.add(session.xenapi.VM.add_to_other_config, "OpaqueRef:vm", "k", "v")
 
 
 def test_a_task_that_is_gone_or_refuses_hinders_nothing():

@@ -8,7 +8,7 @@ import XenAPI
 from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
 from storage_motion.errors import MotionError, Unreachable
-from storage_motion.migration.phases import claim, remap
+from storage_motion.migration.phases import blocking, claim, remap
 from storage_motion.xapi import repeated
 from storage_motion.xapi.metadata import NotAsked
 
@@ -164,7 +164,7 @@ def test_room_that_went_with_a_restart_is_kept_again(monkeypatch):
     world.is_there()
 
 
-@pytest.mark.parametrize("blocked", [{}, {"start": claim.reason("m")}])
+@pytest.mark.parametrize("blocked", [{}, {"start": blocking.reason("m")}])
 def test_a_part_of_an_import_goes_first(monkeypatch, blocked):
     world = World(monkeypatch)
     world.entry["imported"] = True

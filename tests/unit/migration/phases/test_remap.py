@@ -164,7 +164,7 @@ class WithTpm:
         self.vm = lambda: vm
         self.destination.add("host", uuid=self.plan.destination_host)
         self.destination.add("network", uuid=self.plan.network)
-        monkeypatch.setattr(remap.metadata, "export", lambda session, ref: with_tpm())
+        monkeypatch.setattr(remap.metadata, "export", lambda session, ref, snapshots: with_tpm())
         monkeypatch.setattr(remap.metadata, "bring", self._import)
         monkeypatch.setattr(
             remap.receiving_host, "ask", lambda *_: {"xenops": "https://b/x", "session_id": "s"}

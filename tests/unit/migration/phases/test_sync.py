@@ -21,8 +21,8 @@ from storage_motion.errors import (
     MotionError,
     SmFault,
 )
-from storage_motion.migration import mirror_health, resume, verified_before
-from storage_motion.migration.phases import receive, sync, table as phases
+from storage_motion.migration import mirror_health, resume
+from storage_motion.migration.phases import copying, receive, sync, table as phases
 from storage_motion.sm import smapi
 
 
@@ -46,8 +46,8 @@ class World:
         }
         self.log, self.looks, self.cancelled_at = [], 0, cancelled_at
         monkeypatch.setattr(
-            sync,
-            "_sm",
+            copying,
+            "ask",
             lambda m, disk, command, vdi, args=(), timeout=None: (
                 self.log.append(command),
                 '{"size": 1}',
@@ -58,7 +58,7 @@ class World:
         monkeypatch.setattr(
             sync.durable, "keep", lambda pools, make, lacking, what: self.log.append("database")
         )
-        monkeypatch.setattr(sync, "_close", lambda m, disk: self.log.append("close"))
+        monkeypatch.setattr(copying, "close", lambda m, disk: self.log.append("close"))
         monkeypatch.setattr(
             mirror_health, "watch", lambda m: {key: {"copy": {"state": "done"}} for key in keys}
         )
@@ -88,9 +88,8 @@ class World:
         self.log.append("mover")
         return Process()
 
-    def copy(self, source, extents, blank, heading, compare, known):
+    def copy(self, source, extents, blank, heading, compare, known, based):
         self.log.append("copy")
-        self.told = {"heading": heading, "compare": compare, "known": known}
 
     def pulse(self):
         self.looks += 1
@@ -158,7 +157,9 @@ def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypat
     with pytest.raises(error) as raised:
         sync.synchronise(world)
     taken_up = resume.begins(
-        type("M", (), {"plan": world.plan, "entry": world.entry}), phases.PHASES[3], raised.value
+        type("M", (), {"plan": world.plan, "entry": world.entry}),
+        next(phase for phase in phases.PHASES if phase.name == "sync"),
+        raised.value,
     )
     assert (taken_up is None) == (error is DestinationFull)
 
@@ -166,10 +167,10 @@ def test_a_full_destination_is_no_broken_mirror_that_could_be_taken_up(monkeypat
 @pytest.mark.parametrize(
     "power_state, fault, faults, tries, error",
     [
-        ("Running", sync.NOT_ACTIVE, 3, 4, None),
-        ("Running", sync.NOT_ACTIVE, 1000, 121, MirrorBroken),
-        ("Halted", sync.NOT_ACTIVE, 1000, 1, MirrorBroken),
-        ("Running", sync.PAUSED, 1000, 1, MirrorBroken),
+        ("Running", copying.NOT_ACTIVE, 3, 4, None),
+        ("Running", copying.NOT_ACTIVE, 1000, 121, MirrorBroken),
+        ("Halted", copying.NOT_ACTIVE, 1000, 1, MirrorBroken),
+        ("Running", copying.PAUSED, 1000, 1, MirrorBroken),
         ("Running", smapi.AWAY, 1000, 1, MirrorBroken),
         ("Running", 1200, 1000, 1, SmFault),
     ],
@@ -192,7 +193,7 @@ def test_a_disk_that_is_closed_while_the_guest_reboots_is_waited_for(
             raise SmFault(command, fault, "no")
         return "snapshot"
 
-    monkeypatch.setattr(sync, "_sm", refused)
+    monkeypatch.setattr(copying, "ask", refused)
     with pytest.raises(error) if error else contextlib.ExitStack():
         assert sync._mirror(world, world.plan.disks[0], world) == "snapshot"
     assert [step for step in world.log if step != "database"] == ["vdi_mirror_start"] * tries
@@ -254,8 +255,8 @@ def read_only(monkeypatch, **changes):
 def test_a_read_only_disk_is_copied_beside_its_guest_and_not_mirrored(monkeypatch):
     world, asked = read_only(monkeypatch), []
     monkeypatch.setattr(
-        sync,
-        "_sm",
+        copying,
+        "ask",
         lambda m, disk, command, vdi, args=(), timeout=None: (
             asked.append((command, vdi, args)),
             '{"size": 1}',
@@ -270,9 +271,9 @@ def test_one_whose_guest_has_it_closed_just_now_is_tried_again(monkeypatch):
     world = read_only(monkeypatch)
 
     def refuse(*_, **__):
-        raise SmFault("vdi_copy_open", sync.NOT_ACTIVE, "SXM_NOT_ACTIVE")
+        raise SmFault("vdi_copy_open", copying.NOT_ACTIVE, "SXM_NOT_ACTIVE")
 
-    monkeypatch.setattr(sync, "_sm", refuse)
+    monkeypatch.setattr(copying, "ask", refuse)
     with pytest.raises(MirrorBroken):
         sync.synchronise(world)
 
@@ -298,7 +299,6 @@ def test_what_others_may_have_written_while_the_guest_rebooted_is_copied_anew(
     assert world.log == made_anew
 
 
-SNAPSHOT = '{"size": 1}'  # what every command of SM's answers here
 STEPS = ["mover", "vdi_mirror_start", "database", "vdi_copy_open", "vdi_extents", "copy", "close"]
 
 
@@ -314,25 +314,6 @@ def test_a_cancel_is_noticed_between_any_two_commands(monkeypatch):
         longest = max(longest, len(stopped.log))
         assert stopped.log == STEPS[: len(stopped.log)] and look <= len(stopped.log) + 1
     assert longest == len(STEPS)
-
-
-@pytest.mark.parametrize(
-    "renewed, blank, looked", [(False, True, False), (True, True, False), (True, False, True)]
-)
-def test_what_was_verified_before_is_looked_for_where_something_is_compared(
-    monkeypatch, renewed, blank, looked
-):
-    world = World(monkeypatch)
-    known = verified_before.Known("/run/v0-0.map", {"size": 1, "extents": []})
-    monkeypatch.setattr(verified_before, "look", lambda m, disk, snapshot, ask: known)
-    world.disk("k").update(renewed=renewed, blank=blank, contents="c")
-    sync.synchronise(world)
-    assert world.told == {
-        "heading": {"migration": "m", "snapshot": SNAPSHOT, "contents": "c"},
-        "compare": looked,
-        "known": known if looked else None,
-    }
-    assert world.disk("k")["verified_windows"] == "/run/v0-0.map"
 
 
 def stopping(monkeypatch, abort, keys=("k", "l")):

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The copy of one frozen disk, by its mover: the snapshot that a mirror was begun with, the disk of
+a VM that is halted, or the disk of a snapshot.
+
+A disk that arrives as a clone of another one (`base`) is sent as far as it differs from that. How
+far that is the storage manager's images say, and nothing else; where they know nothing of each
+other, all of the disk is compared.
+"""
+
+import functools
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
+
+from storage_motion import waiting
+from storage_motion.dom0.launch import Process
+from storage_motion.errors import CopyFailed, DestinationFull, MirrorBroken, SmFault
+from storage_motion.migration import (
+    bandwidth,
+    mirror_health,
+    snapshots,
+    unplugged_disks,
+    verified_before,
+)
+from storage_motion.migration.mover_handle import MoverHandle
+from storage_motion.plan import changes
+from storage_motion.sm import repeated_commands, smapi
+from storage_motion.wire.mover_status import fault_of
+from storage_motion.xapi.records import Records
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+    from storage_motion.plan.plan import Disk
+
+POLL = 0.1
+# a bound for form's sake: a stall of the mirror or of the channel ends a copy much earlier
+COPY_TIMEOUT = 30 * 24 * 3600.0
+SM_TIMEOUT = 120.0
+UNRELATED = 487  # a fault of vdi_extents (drivers/mirror_lib.py, FAULTS)
+# Faults of MirrorSR (drivers/mirror_lib.py, FAULTS) that pass: the guest is rebooting, SM has its
+# disk paused, or xapi is restarted.
+NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK = 480, 482, 484, 485
+PASSING = (NOT_ACTIVE, NOT_PROVEN, PAUSED, STUCK, smapi.AWAY)
+OPENED = ("copy_open", "base_open")  # in the journal, of a disk: what is open for its copy
+
+log = logging.getLogger("sxm")
+
+
+def begin(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) -> None:
+    """Begin to copy what the VDI `copied_from` (a UUID) holds. Raises SmFault, MoverFailed,
+    MirrorBroken."""
+    entry = m.disk(disk.key)
+    m.note(disk.key, copy_open=copied_from)
+    opened = json.loads(_open(m, disk, copied_from))
+    m.pulse()
+    # What is taken up again has been mirrored to: which part of it is as the base nobody knows.
+    renewed = entry.get("renewed", False)
+    based = bool(disk.base) and not renewed
+    if based:
+        extents, based = _differing(m, disk, copied_from)
+    else:
+        extents = json.loads(ask(m, disk, "vdi_extents", copied_from))
+    compare = (renewed or bool(disk.base) and not based) and not entry["blank"]
+    known = None
+    if renewed and compare:
+        known = verified_before.look(m, disk, copied_from, functools.partial(_since, m, disk))
+    heading = verified_before.heading(m, disk, copied_from)
+    mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known, based=based)
+    m.note(disk.key, state="copying", verified_windows=mover.verified)
+
+
+def _open(m: "Migration", disk: "Disk", copied_from: str) -> str:
+    """What vdi_copy_open answers. Raises MirrorBroken where a guest that has the disk read-only has
+    it closed just now, as while it reboots."""
+    if not m.plan.uses(disk) or m.plan.mirrors(disk):
+        if disk.unplugged:
+            unplugged_disks.let_go(m, disk)  # of an earlier try: it would keep us out, too
+            changes.require_none(m)
+        answer: str = ask(m, disk, "vdi_copy_open", copied_from)
+        if disk.unplugged:
+            unplugged_disks.keep_copying(m, disk)
+        return answer
+    try:
+        return str(ask(m, disk, "vdi_copy_open", copied_from, (smapi.BESIDE_READER,)))
+    except SmFault as fault:
+        if fault.fault in PASSING:
+            raise MirrorBroken(disk.key, str(fault))
+        raise
+
+
+def _differing(m: "Migration", disk: "Disk", copied_from: str) -> Tuple[Dict[str, Any], bool]:
+    """(the extents in which it may differ from its base, True), or, where their images are not
+    known to be of one tree, (all that hold data, False)."""
+    try:
+        return _since(m, disk, copied_from, disk.base), True
+    except SmFault as fault:
+        if fault.fault != UNRELATED:
+            raise
+        log.warning("%s: all of VDI %s is compared: %s", m.id, disk.key, fault)
+        return json.loads(ask(m, disk, "vdi_extents", copied_from)), False
+
+
+def _since(m: "Migration", disk: "Disk", copied_from: str, base: str) -> Dict[str, Any]:
+    """The extents in which the VDI `copied_from` may differ from the VDI `base` (UUIDs). Raises
+    SmFault.
+
+    On LVM images are there only while they are open, so the base is opened, too."""
+    m.note(disk.key, base_open=base)
+    ask(m, disk, "vdi_copy_open", base)
+    try:
+        found: Dict[str, Any] = json.loads(ask(m, disk, "vdi_extents", copied_from, (base,)))
+        return found
+    finally:
+        _close(m, disk, "base_open")
+
+
+def await_end(m: "Migration", disk: "Disk") -> None:
+    """Wait until all of it is there and verified. Raises CopyFailed, DestinationFull, MirrorBroken,
+    Cancelled."""
+
+    share = bandwidth.Share(m, disk.key)
+
+    def done() -> bool:
+        m.pulse()
+        statuses = mirror_health.watch(m)
+        share.keep(statuses)
+        status = statuses[disk.key]
+        copy = status["copy"]
+        if copy["state"] == "failed":
+            fault = fault_of(disk.key, status, str(copy.get("error")))
+            raise (
+                fault
+                if isinstance(fault, DestinationFull)
+                else CopyFailed(disk.key, str(copy.get("error")))
+            )
+        return bool(copy["state"] == "done")
+
+    waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
+
+
+def close(m: "Migration", disk: "Disk") -> None:
+    """Close what is open for its copy. Idempotent."""
+    for opened in OPENED:
+        _close(m, disk, opened)
+
+
+def _close(m: "Migration", disk: "Disk", what: str) -> None:
+    opened = m.disk(disk.key).get(what)
+    snapshots.find_again(m, disk, opened)
+    if opened and Records(m.source).ref("VDI", opened):
+        ask(m, disk, "vdi_copy_close", opened)
+    m.note(disk.key, **{what: None})
+
+
+def end_mover(m: "Migration", disk: "Disk", command: str = "abort") -> None:
+    """Have its mover go. Idempotent."""
+    m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), command)
+
+
+def ask(
+    m: "Migration",
+    disk: "Disk",
+    command: str,
+    vdi_uuid: str,
+    args: Sequence[str] = (),
+    timeout: float = SM_TIMEOUT,
+) -> Any:
+    """One of MirrorSR's commands for a VDI of the disk's SR. Raises SmFault."""
+    return repeated_commands.ask(m.source, disk.source_sr, command, vdi_uuid, args, timeout)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The disks of snapshots at the destination: made as clones of the disks that they are based on, so
+that the chain arrives as a chain, and known to xapi as snapshots.
+
+xapi's importer sets no field of a VDI, and only SM's drivers may say that one is a snapshot
+(message_forwarding.ml, assert_session_has_internal_sr_access).
+"""
+
+import logging
+import time
+import xmlrpc.client
+from typing import Any, Dict, List
+
+import XenAPI
+
+from storage_motion.errors import BadArguments
+from storage_motion.journal.journal import Journal
+from storage_motion.plan.checks import CLAIM
+from storage_motion.plan.room import PARENT
+from storage_motion.xapi import managed
+from storage_motion.xapi.records import NULL, Records
+
+# What a clone has in its other_config before xapi has copied the other's (storage_smapiv1.ml).
+OF_LAYER = {"content_id"}
+
+log = logging.getLogger("sxm")
+
+
+def clone(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> str:
+    """Make a disk as a clone of its `base`, which has been kept; its ref. Raises BadArguments.
+
+    xapi clones only what it manages. The mark of the migration, by which whatever is made is found
+    again, is on the base, and xapi copies it to the clone."""
+    key = disk["key"]
+    base = entry.entry["disks"].get(disk["base"])
+    if base is None or not base.get("kept") or base["sr"] != disk["sr"]:
+        raise BadArguments("base: disk %s is not kept in SR %s" % (disk["base"], disk["sr"]))
+    entry.write_disks({key: {"base": disk["base"], "since": time.time()}})
+    sr, below = (
+        session.xenapi.SR.get_by_uuid(disk["sr"]),
+        session.xenapi.VDI.get_by_uuid(base["vdi"]),
+    )
+    managed.set_managed(sr, below, True)
+    try:
+        vdi: str = session.xenapi.VDI.clone(below, {})
+    finally:
+        managed.set_managed(sr, below, False)
+    entry.write_disks({key: {"vdi": session.xenapi.VDI.get_uuid(vdi)}})
+    api = session.xenapi.VDI
+    api.set_name_label(vdi, disk["name_label"])
+    api.set_name_description(vdi, disk["name_description"])
+    api.set_other_config(vdi, dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}))
+    api.set_xenstore_data(vdi, disk["xenstore_data"])
+    api.set_tags(vdi, disk["tags"])
+    return vdi
+
+
+def mark(session: "XenAPI.Session", vdi: str, disk: Dict[str, Any], of: str) -> None:
+    """Have xapi know that a VDI (a ref) is a snapshot, since when, and, unless `of` is NULL, of
+    which VDI. `disk`: its entry in the journal. Idempotent."""
+    record = session.xenapi.VDI.get_record(vdi)
+    wanted = xmlrpc.client.DateTime(disk["snapshot_time"])
+    of = record["snapshot_of"] if of == NULL else of
+    if (record["is_a_snapshot"], str(record["snapshot_time"]), record["snapshot_of"]) == (
+        True,
+        str(wanted),
+        of,
+    ):
+        return
+    with managed.as_driver(record["SR"]) as driver:
+        driver.xenapi.VDI.set_is_a_snapshot(vdi, True)
+        driver.xenapi.VDI.set_snapshot_time(vdi, wanted)
+        driver.xenapi.VDI.set_snapshot_of(vdi, of)
+
+
+def owner_of(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> str:
+    """The ref of the VDI that a disk of a snapshot is one of; NULL if that has not come along."""
+    of = entry.entry["disks"].get(disk["snapshot_of"])
+    return session.xenapi.VDI.get_by_uuid(of["vdi"]) if of else NULL
+
+
+def destroy_lost(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> None:
+    """Destroy what was cloned for a disk, if xapi ended before it could mark it: a VDI on the same
+    image as its base, of which xapi knows nothing else. Nobody else can have made it, as xapi
+    refuses to clone what it does not manage."""
+    base = entry.entry["disks"].get(disk["base"])
+    sr = Records(session).ref("SR", disk["sr"])
+    if base is None or sr is None:
+        return
+    session.xenapi.SR.scan(sr)  # which tells xapi of images that it does not know
+    view = Records(session)
+    below = view.by_uuid("VDI", base["vdi"])[1]
+    parent = below and below["sm_config"].get(PARENT)
+    if not parent:
+        return  # nothing was cloned of it
+    known = {one["vdi"] for one in entry.entry["disks"].values()}
+    for ref in _on(view, session.xenapi.SR.get_VDIs(sr), parent):
+        uuid = view.of("VDI", ref)["uuid"]
+        if uuid not in known:
+            log.warning("%s: VDI %s, which xapi has lost, is destroyed", entry.path, uuid)
+            try:
+                session.xenapi.VDI.destroy(ref)
+            except XenAPI.Failure as failure:
+                if failure.details[0] != "HANDLE_INVALID":
+                    raise
+
+
+def _on(view: Records, refs: List[str], parent: str) -> List[str]:
+    """Those of these VDIs whose image is on that of the VDI `parent` (a UUID), and that are
+    nobody's."""
+    found = []
+    for ref in refs:
+        vdi = view.of("VDI", ref)
+        if (
+            vdi
+            and vdi["sm_config"].get(PARENT) == parent
+            and vdi["managed"]
+            and not vdi["is_a_snapshot"]
+            and vdi["snapshot_of"] == NULL
+            and not [vbd for vbd in vdi["VBDs"] if vbd != NULL]
+            and not set(vdi["other_config"]) - OF_LAYER
+        ):
+            found.append(ref)
+    return found

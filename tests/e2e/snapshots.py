@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A VM with a tree of snapshots, and all that must be the same of them wherever they are."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import threading
+
+from lab.pools import at_switch
+
+CONVERT = 60.0
+POKE = 0.02
+QEMU_IMG = "qemu-img"
+
+
+def contents(lab, pool, vdi):
+    """The digest of what is in a VDI, as a guest would read it."""
+    x = pool.xapi
+    locator = "%s/%s" % (x.SR.get_uuid(x.VDI.get_SR(vdi)), x.VDI.get_location(vdi))
+    with at_switch.image(lab.directory, locator) as path:
+        copy = os.path.join(lab.directory, "contents.raw")
+        line = [QEMU_IMG, "convert", "-U", "-O", "raw", path, copy]
+        subprocess.run(line, check=True, timeout=CONVERT)
+        with open(copy, "rb") as stream:
+            digest = hashlib.sha256(stream.read()).hexdigest()
+        os.unlink(copy)
+    return digest
+
+
+def backing_of(lab, pool, vdi):
+    """The names of the images that a VDI's image is on, the nearest first."""
+    x = pool.xapi
+    locator = "%s/%s" % (x.SR.get_uuid(x.VDI.get_SR(vdi)), x.VDI.get_location(vdi))
+    with at_switch.image(lab.directory, locator) as path:
+        line = [QEMU_IMG, "info", "-U", "--backing-chain", "--output=json", path]
+        told = subprocess.run(line, check=True, stdout=subprocess.PIPE, timeout=CONVERT).stdout
+    return [os.path.basename(image["filename"]) for image in json.loads(told)[1:]]
+
+
+@contextlib.contextmanager
+def poked(host):
+    """While the body runs, the tapdisks of a host are asked something every now and then: of one
+    that is busy the reply to a pause may stay out without that, as of the real one
+    (docs/facts/tapdisk-and-sm.md, "The pause that hangs")."""
+    over = threading.Event()
+
+    def poke():
+        while not over.wait(POKE):
+            subprocess.run(
+                [host.root + "/usr/sbin/tap-ctl", "list"],
+                stdout=subprocess.DEVNULL,
+                timeout=CONVERT,
+            )
+
+    poker = threading.Thread(target=poke)
+    poker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        poker.join()
+
+
+class Tree:
+    """The VM of a scene with snapshots: `first`, `branch` on it, and, after the VM went back to
+    `first`, `last`, which it is on now."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        x = scene.pool.xapi
+        self.take("first")
+        scene.wait_for_writes(30)
+        self.take("branch")
+        scene.wait_for_writes(10)
+        x.VM.revert(self.snapshots()["first"])
+        scene.pool.start_vm(self.vm, scene.host.name)
+        scene.wait_for_writes(30)
+        self.take("last")
+        scene.wait_for_writes(30)
+        x.pool.sync_database()
+        self.taken = self.described()
+
+    @property
+    def vm(self):
+        return self.scene.pool.xapi.VM.get_by_uuid(self.scene.uuid)
+
+    def other_sr(self):
+        """The name of the SR of its host in which its disks are not."""
+        x = self.scene.pool.xapi
+        now = x.SR.get_name_label(x.VDI.get_SR(self.disks(self.vm)["0"])).split("-")[1]
+        return {"fast": "big", "big": "fast"}[now]
+
+    def take(self, name):
+        """Take a snapshot."""
+        with poked(self.scene.host):
+            self.scene.pool.xapi.VM.snapshot(self.vm, name)
+
+    def snapshots(self):
+        """{name: ref}"""
+        x = self.scene.pool.xapi
+        return {x.VM.get_name_label(ref): ref for ref in x.VM.get_snapshots(self.vm)}
+
+    def disks(self, vm):
+        """{userdevice: VDI} of a VM or a snapshot."""
+        x = self.scene.pool.xapi
+        return {
+            x.VBD.get_userdevice(vbd): x.VBD.get_VDI(vbd)
+            for vbd in x.VM.get_VBDs(vm)
+            if x.VBD.get_type(vbd) == "Disk"
+        }
+
+    def described(self):
+        """What must be the same wherever it is."""
+        x, found, own = self.scene.pool.xapi, {}, self.disks(self.vm)
+        names = {ref: name for name, ref in self.snapshots().items()}
+        for ref, name in names.items():
+            record, disks = x.VM.get_record(ref), self.disks(ref)
+            assert record["is_a_snapshot"] and record["snapshot_of"] == self.vm
+            assert record["power_state"] == "Halted" and record["blocked_operations"] == {}
+            assert sorted(disks) == sorted(own)
+            for device, vdi in disks.items():
+                known = x.VDI.get_record(vdi)
+                assert known["is_a_snapshot"] and known["snapshot_of"] == own[device], known
+                assert known["managed"] and "sxm_migration" not in known["other_config"]
+                assert not [key for key in known["sm_config"] if key in ("paused", "relinking")]
+            found[name] = (
+                record["uuid"],
+                names.get(record["parent"]),
+                str(record["snapshot_time"]),
+                sorted(x.VIF.get_MAC(vif) for vif in record["VIFs"]),
+                {
+                    device: (
+                        x.VDI.get_name_label(vdi),
+                        str(x.VDI.get_snapshot_time(vdi)),
+                        contents(self.scene.lab, self.scene.pool, vdi),
+                    )
+                    for device, vdi in disks.items()
+                },
+            )
+        found["the VM"] = names.get(x.VM.get_parent(self.vm))
+        return found
+
+    def assert_chains(self):
+        """Each of them, and the VM, shares an image with what it comes after."""
+        lab, pool = self.scene.lab, self.scene.pool
+        own, snapshots = self.disks(self.vm), self.snapshots()
+        for above, below in (("branch", "first"), ("last", "first"), (None, "last")):
+            for device, vdi in (self.disks(snapshots[above]) if above else own).items():
+                shared = set(backing_of(lab, pool, vdi)) & set(
+                    backing_of(lab, pool, self.disks(snapshots[below])[device])
+                )
+                assert shared, "%s is on nothing of %s" % (above or "the VM", below)
+
+    def gone(self):
+        """A function that fails if something of it is still where it is now."""
+        pool = self.scene.pool
+        x, vms = pool.xapi, [self.vm] + list(self.snapshots().values())
+        vdis = {x.VDI.get_uuid(vdi) for vm in vms for vdi in self.disks(vm).values()}
+        uuids = {x.VM.get_uuid(vm) for vm in vms}
+
+        def check(records=True):
+            known = {vdi["uuid"] for vdi in pool.xapi.VDI.get_all_records().values()}
+            assert not vdis & known
+            known = {vm["uuid"] for vm in pool.xapi.VM.get_all_records().values()}
+            assert not records or not uuids & known
+
+        return check
+
+    def go_back(self, name):
+        """Revert to one, and have the VM run."""
+        x = self.scene.pool.xapi
+        x.VM.revert(self.snapshots()[name])
+        for device, vdi in self.disks(self.vm).items():
+            assert contents(self.scene.lab, self.scene.pool, vdi) == self.taken[name][4][device][2]
+        self.scene.pool.start_vm(self.vm, self.scene.host.name)
+        self.scene.wait_for_writes(30)

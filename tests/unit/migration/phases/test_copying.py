@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a copy sends of a disk: all of it, or as far as its images differ from those of the disk
+that it is based on."""
+
+import json
+
+import pytest
+
+from fake_migration import make_plan
+from storage_motion.errors import SmFault
+from storage_motion.migration.phases import copying
+
+ALL, SOME = {"size": 1024, "extents": [[0, 1024]]}, {"size": 1024, "extents": [[0, 512]]}
+
+
+class World:
+    id, verified = "m", "/run/v0-0.map"
+
+    def __init__(self, monkeypatch, base="b", fault=None, **entry):
+        self.plan = make_plan()
+        self.disk_of_plan = self.plan.disks[0]._replace(base=base)
+        self.entry = dict({"state": "mirroring", "blank": False}, **entry)
+        self.asked, self.fault, self.sent = [], fault, None
+        self.known = {"b", "k", "snapshot"}
+        monkeypatch.setattr(copying, "ask", self.ask)
+        monkeypatch.setattr(copying.snapshots, "find_again", lambda m, disk, uuid: None)
+        monkeypatch.setattr(copying, "Records", lambda session: self)
+        self.source = None
+
+    def ref(self, class_name, uuid):
+        return uuid if uuid in self.known else None
+
+    def ask(self, m, disk, command, vdi, args=(), timeout=None):
+        self.asked.append((command, vdi) + tuple(args))
+        if command == "vdi_extents" and args:
+            assert self.entry["base_open"] == "b", "it could not be closed after a crash"
+            if self.fault:
+                raise SmFault(command, self.fault, "no")
+            return json.dumps(SOME)
+        return json.dumps(ALL)
+
+    def disk(self, key):
+        return self.entry
+
+    def note(self, key, **fields):
+        self.entry.update(fields)
+
+    def pulse(self):
+        pass
+
+    def copy(self, source, extents, blank, heading, compare, known, based):
+        assert heading == {"migration": "m", "snapshot": "snapshot", "contents": None}
+        self.sent, self.before = (extents, blank, compare, based), known
+
+    def begin(self):
+        copying.begin(self, self.disk_of_plan, self, "snapshot")
+        return self.sent
+
+
+def test_one_that_is_based_on_nothing(monkeypatch):
+    world = World(monkeypatch, base="", blank=True)
+    assert world.begin() == (ALL, True, False, False)
+    assert world.asked == [("vdi_copy_open", "snapshot"), ("vdi_extents", "snapshot")]
+
+
+def test_as_far_as_it_differs(monkeypatch):
+    """On LVM the base's images are there only while it is open."""
+    world = World(monkeypatch)
+    assert world.begin() == (SOME, False, False, True)
+    assert world.asked == [
+        ("vdi_copy_open", "snapshot"),
+        ("vdi_copy_open", "b"),
+        ("vdi_extents", "snapshot", "b"),
+        ("vdi_copy_close", "b"),
+    ]
+    assert world.entry["copy_open"] == "snapshot" and world.entry["base_open"] is None
+
+
+def test_images_that_know_nothing_of_each_other_are_compared_whole(monkeypatch):
+    world = World(monkeypatch, fault=copying.UNRELATED)
+    assert world.begin() == (ALL, False, True, False)
+    assert world.asked[-2:] == [("vdi_copy_close", "b"), ("vdi_extents", "snapshot")]
+
+
+def test_what_else_fails_closes_the_base(monkeypatch):
+    world = World(monkeypatch, fault=1200)
+    with pytest.raises(SmFault):
+        world.begin()
+    assert world.asked[-1] == ("vdi_copy_close", "b") and world.entry["base_open"] is None
+
+
+def test_a_mirror_that_is_made_anew_trusts_no_base(monkeypatch):
+    """The guest has written to the destination since it was cloned."""
+    world = World(monkeypatch, renewed=True)
+    assert world.begin() == (ALL, False, True, False)
+    assert ("vdi_copy_open", "b") not in world.asked
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_what_was_verified_before_is_looked_for_where_a_copy_is_taken_up_again(
+    monkeypatch, renewed
+):
+    world = World(monkeypatch, base="", renewed=renewed)
+    known = copying.verified_before.Known("/run/v0-0.map", SOME)
+    monkeypatch.setattr(
+        copying.verified_before,
+        "look",
+        lambda m, disk, snapshot, since: since(snapshot, "b") and known,
+    )
+    world.begin()
+    assert world.before == (known if renewed else None)
+    assert (("vdi_extents", "snapshot", "b") in world.asked) is renewed
+    assert world.entry["base_open"] is None if renewed else "base_open" not in world.entry
+    assert world.entry["verified_windows"] == "/run/v0-0.map"
+
+
+def test_what_is_open_is_closed_whoever_died(monkeypatch):
+    world = World(monkeypatch, copy_open="snapshot", base_open="b")
+    copying.close(world, world.disk_of_plan)
+    copying.close(world, world.disk_of_plan)
+    assert world.asked == [("vdi_copy_close", "snapshot"), ("vdi_copy_close", "b")]

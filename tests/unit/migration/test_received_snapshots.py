@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The disks of snapshots at the destination: made one after the other, each as a clone of the one
+that it is based on; kept when they are whole; and found again, whoever was killed."""
+
+import json
+
+import pytest
+
+from fake_destination import ID, KEYS, VM, nothing_left
+from fake_pool import NULL, add_vdi, failure, uuid_of
+from storage_motion.dom0 import gate_notes
+from storage_motion.errors import BadArguments, MotionError, ReceiverFailed
+from storage_motion.journal import journal
+from storage_motion.journal.journal import Journal
+from storage_motion.migration import at_destination, received_history, received_snapshots
+from storage_motion.xapi import managed
+
+TIME = "20260102T03:04:05Z"
+FROZEN = {"frozen": True, "snapshot_time": TIME, "snapshot_of": KEYS[1]}
+
+
+class Chain:
+    """A destination that receives the disk of a snapshot, and then the VM's, as a clone of it."""
+
+    def __init__(self, destination):
+        self.destination, self.cloned = destination, 0
+        destination.pool.handlers["VDI.clone"] = self.clone
+
+    def clone(self, ref, _):
+        vdi = self.destination.vdis()[ref]
+        assert vdi["managed"], "xapi clones nothing else"
+        self.cloned += 1
+        image = add_vdi(self.destination.pool, vdi["SR"], managed=False, name_label="base copy")
+        vdi["sm_config"]["vhd-parent"] = uuid_of(self.destination.pool, "VDI", image)
+        lost = self.destination.fails == "clone"
+        new = add_vdi(
+            self.destination.pool,
+            vdi["SR"],
+            int(vdi["virtual_size"]),
+            other_config={"content_id": "c"} if lost else dict(vdi["other_config"]),
+            sm_config={"vhd-parent": vdi["sm_config"]["vhd-parent"]},
+        )
+        if lost:
+            raise failure("HANDLE_INVALID", "session", "x")
+        return new
+
+    def add(self, disk):
+        return received_history.receive_add(
+            self.destination.pool,
+            {"migration": ID, "vm": VM, "address": "10.0.0.1", "disks": json.dumps([disk])},
+        )
+
+    def first(self):
+        return self.add(self.destination.wanted(**FROZEN)[0])
+
+    def second(self, **changes):
+        return self.add(dict(self.destination.wanted(base=KEYS[0])[1], **changes))
+
+    def finish(self, key):
+        vdi = self.entry["disks"][key]["vdi"]
+        gate_notes.note(vdi)
+        self.record(key)["sm_config"].pop("paused")
+        self.record(key)["sm_config"].pop("relinking")
+
+    def keep(self, *keys):
+        return received_history.receive_keep(
+            self.destination.pool, {"migration": ID, "disks": json.dumps(list(keys))}
+        )
+
+    @property
+    def entry(self):
+        return Journal.load(ID, journal.RECEIVING).entry
+
+    def record(self, key):
+        pool = self.destination.pool
+        return self.destination.vdis()[pool.xenapi.VDI.get_by_uuid(self.entry["disks"][key]["vdi"])]
+
+
+@pytest.fixture
+def chain(destination):
+    return Chain(destination)
+
+
+def kept(chain):
+    chain.first()
+    chain.finish(KEYS[0])
+    chain.keep(KEYS[0])
+    return chain
+
+
+def test_one_after_the_other(chain):
+    answer = chain.first()
+    assert list(answer["disks"]) == [KEYS[0]] and not chain.record(KEYS[0])["managed"]
+    # from its begin, so that SM gives back the room of its volume when it is closed
+    assert chain.record(KEYS[0])["is_a_snapshot"]
+    chain.finish(KEYS[0])
+    chain.keep(KEYS[0])
+    chain.keep(KEYS[0])
+    answer = chain.second(name_label="mine", other_config={"c": "d"})
+    record = chain.record(KEYS[1])
+    assert (record["name_label"], record["other_config"]) == (
+        "mine",
+        {"c": "d", "sxm_migration": ID},
+    )
+    assert not record["is_a_snapshot"] and not record["managed"] and record["sm_config"]["paused"]
+    assert not chain.record(KEYS[0])["managed"], "only while it is cloned"
+    assert chain.cloned == 1
+    assert chain.destination.spec["disks"].keys() == {KEYS[1]}
+    assert len(chain.entry["receivers"]) == 2 and chain.entry["receivers"][0]["keys"] == []
+
+
+def test_the_disks_are_given(chain):
+    kept(chain).second()
+    at_destination.receive_give(chain.destination.pool, {"migration": ID})
+    at_destination.receive_give(chain.destination.pool, {"migration": ID})
+    first, second = chain.record(KEYS[0]), chain.record(KEYS[1])
+    assert first["managed"] and second["managed"] and first["is_a_snapshot"]
+    assert str(first["snapshot_time"]) == TIME
+    ref = chain.destination.pool.xenapi.VDI.get_by_uuid(second["uuid"])
+    assert first["snapshot_of"] == ref and second["snapshot_of"] == NULL
+
+
+def test_one_that_somebody_has_destroyed_since_hinders_no_end(chain, tmp_path):
+    kept(chain).second()
+    pool = chain.destination.pool
+    at_destination.receive_give(pool, {"migration": ID})
+    chain.finish(KEYS[1])
+    pool.xenapi.VDI.destroy(pool.xenapi.VDI.get_by_uuid(chain.entry["disks"][KEYS[0]]["vdi"]))
+    at_destination.receive_give(pool, {"migration": ID})
+    at_destination.receive_end(pool, {"migration": ID})
+    assert journal.all_ids(journal.RECEIVING) == []
+
+
+def test_what_is_not_finished_is_not_kept(chain):
+    chain.first()
+    with pytest.raises(ReceiverFailed, match="is not finished"):
+        chain.keep(KEYS[0])
+    with pytest.raises(BadArguments, match="is not kept"):
+        chain.second()
+    assert list(chain.entry["disks"]) == [KEYS[0]]
+
+
+def test_a_disk_of_the_vm_is_never_kept(chain):
+    kept(chain).second()
+    gate_notes.note(chain.entry["disks"][KEYS[1]]["vdi"])
+    with pytest.raises(ReceiverFailed):
+        chain.keep(KEYS[1])
+
+
+@pytest.mark.parametrize("fails", ["clone", "vdi_receive_start 2", "receiver"])
+def test_what_fails_leaves_what_is_kept_and_may_be_asked_again(chain, fails):
+    kept(chain)
+    chain.destination.fails = fails
+    with pytest.raises((MotionError, Exception)):
+        chain.second()
+    assert list(chain.entry["disks"]) == [KEYS[0]] and chain.entry["busy"] is None
+    named = [vdi for vdi in chain.destination.vdis().values() if vdi["managed"]]
+    assert named == [], "a clone that nobody knows is left"
+    assert not chain.record(KEYS[0])["managed"]
+    chain.destination.fails = None
+    chain.second()
+    assert chain.cloned == 2
+
+
+def test_asked_again_after_a_lost_answer_it_is_made_anew(chain):
+    kept(chain).second()
+    before = chain.entry["disks"][KEYS[1]]["vdi"]
+    chain.second()
+    assert chain.entry["disks"][KEYS[1]]["vdi"] != before
+    assert before not in [vdi["uuid"] for vdi in chain.destination.vdis().values()]
+
+
+def test_all_is_taken_away_though_a_gate_has_been_opened(chain, tmp_path):
+    """It is that of the disk of a snapshot, on which no VM runs."""
+    kept(chain).second()
+    status = at_destination.receive_stop(chain.destination.pool, {"migration": ID, "vm": VM})
+    assert status == {"arrived": False, "opened": []}
+    at_destination.receive_abort(chain.destination.pool, {"migration": ID})
+    for ref, vdi in list(chain.destination.vdis().items()):
+        assert vdi["name_label"] == "base copy"  # SM's collector's
+        del chain.destination.vdis()[ref]
+    assert nothing_left(chain.destination, tmp_path)
+
+
+def test_others_disks_are_not_taken_for_a_lost_clone(chain):
+    kept(chain).second()
+    parent = chain.record(KEYS[0])["sm_config"]["vhd-parent"]
+    sr, pool = chain.destination.sr, chain.destination.pool
+    theirs = [
+        add_vdi(pool, sr, sm_config={"vhd-parent": parent}, **fields)
+        for fields in (
+            {"other_config": {"mine": ""}},
+            {"VBDs": ["OpaqueRef:vbd"]},
+            {"is_a_snapshot": True},
+            {"snapshot_of": "OpaqueRef:x"},
+            {"managed": False},
+        )
+    ] + [add_vdi(pool, sr)]
+    entry = Journal.load(ID, journal.RECEIVING)
+    received_snapshots.destroy_lost(pool, entry, entry.entry["disks"][KEYS[1]])
+    assert set(theirs) <= set(chain.destination.vdis())
+
+
+def test_only_a_session_of_a_driver_says_what_a_snapshot_is(destination):
+    vdi = add_vdi(destination.pool, destination.sr)
+    with managed.as_driver(destination.sr) as driver:
+        driver.xenapi.VDI.set_is_a_snapshot(vdi, True)
+    assert destination.vdis()[vdi]["is_a_snapshot"] and not destination.pool.tables["session"]
+    with managed.as_driver("OpaqueRef:other") as driver, pytest.raises(Exception, match="DENIED"):
+        driver.xenapi.VDI.set_is_a_snapshot(vdi, False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": "x"},
+        {"snapshot_of": "x"},
+        {"frozen": True},
+        {"frozen": True, "snapshot_time": "now"},
+        {"base": KEYS[1], "target": KEYS[1]},
+        {"frozen": "yes"},
+    ],
+)
+def test_what_is_asked_for_is_checked(destination, changes):
+    with pytest.raises(BadArguments):
+        destination.receive(destination.wanted(**changes)[:1])
+    assert not destination.vdis()

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The VM's snapshots in the plan: which come along, where their disks go, what each is based on."""
+
+import pytest
+
+from fake_pool import GIB, NULL, add_vdi, add_vm, by_name, uuid_of
+from plan_world import World, is_refused
+
+MAC = "aa:bb:cc:00:00:01"
+
+
+class WithSnapshots(World):
+    """Its VM has `first` and on that `second`, which it is on."""
+
+    def __init__(self):
+        super(WithSnapshots, self).__init__()
+        self.first = self.snapshot("first", NULL)
+        self.second = self.snapshot("second", self.first)
+        self.vm["parent"] = self.second
+
+    def snapshot(self, name, parent, of=None):
+        disks = [
+            add_vdi(
+                self.a,
+                self.sr,
+                int(self.a.tables["VDI"][vdi]["virtual_size"]),
+                snapshot_of=vdi,
+                is_a_snapshot=True,
+                snapshot_time="20260102T03:04:05Z",
+            )
+            for vdi in (self.vdis if of is None else of)
+        ]
+        ref = add_vm(
+            self.a,
+            NULL,
+            disks,
+            by_name(self.a, "network", "guests"),
+            name_label=name,
+            power_state="Halted",
+            is_a_snapshot=True,
+            is_a_template=True,
+            snapshot_of=self.vm_ref,
+            snapshot_time="20260102T03:04:05Z",
+            suspend_VDI=NULL,
+            parent=parent,
+        )
+        self.vm["snapshots"] = self.vm["snapshots"] + [ref]
+        return ref
+
+    def disks(self, ref):
+        """The UUIDs of the disks of a snapshot."""
+        vbds = [self.a.tables["VBD"][vbd] for vbd in self.a.tables["VM"][ref]["VBDs"]]
+        return [uuid_of(self.a, "VDI", vbd["VDI"]) for vbd in vbds]
+
+    def of_disk(self, ref, number=0):
+        """The record of a disk of a snapshot."""
+        return self.a.tables["VDI"][self.a.xenapi.VDI.get_by_uuid(self.disks(ref)[number])]
+
+
+@pytest.fixture
+def world():
+    return WithSnapshots()
+
+
+def based(plan):
+    return {disk.key: disk.base for disk in plan.sent}
+
+
+def test_a_chain_arrives_as_a_chain(world):
+    plan, problems = world.cross()
+    assert problems == []
+    first, second = world.disks(world.first), world.disks(world.second)
+    assert [disk.key for disk in plan.history] == first + second
+    assert based(plan) == dict(
+        zip(first + second + [world.vdi(0), world.vdi(1)], ["", ""] + first + second)
+    )
+    one = plan.history[2]
+    assert (one.snapshot, one.snapshot_of, one.snapshot_time, one.destination_sr) == (
+        uuid_of(world.a, "VM", world.second),
+        world.vdi(0),
+        "20260102T03:04:05Z",
+        world.target,
+    )
+    assert [snapshot.name for snapshot in plan.kept] == ["first", "second"]
+    assert {vif.network for vif in plan.snapshot_vifs} == {plan.vifs[0].network}
+    assert len(plan.snapshot_vifs) == 2 and plan.dropped == []
+    assert type(plan).from_json(plan.to_json()) == plan
+
+
+def test_after_a_revert_a_branch_stays_a_branch(world):
+    """The VM went back to the first, and had a third one taken, listed before the others."""
+    third = world.snapshot("third", world.first)
+    world.vm["parent"] = third
+    world.vm["snapshots"] = list(reversed(world.vm["snapshots"]))
+    plan, _ = world.cross()
+    base = based(plan)
+    assert base[world.disks(third)[0]] == base[world.disks(world.second)[0]]
+    assert base[world.vdi(0)] == world.disks(third)[0]
+    assert [disk.snapshot for disk in plan.history[:2]] == [uuid_of(world.a, "VM", world.first)] * 2
+
+
+@pytest.mark.parametrize(
+    "field, value", [("virtual_size", str(3 * GIB)), ("type", "system"), ("sharable", True)]
+)
+def test_what_a_clone_could_not_have_is_no_base(world, field, value):
+    world.of_disk(world.first)[field] = value
+    plan, _ = world.cross()
+    assert based(plan)[world.disks(world.second)[0]] == ""
+    assert based(plan)[world.vdi(0)] == world.disks(world.second)[0]
+
+
+def test_a_disk_that_fills_a_vdi_is_no_clone(world):
+    sr = by_name(world.b, "SR", "b1-sr")
+    target = uuid_of(world.b, "VDI", add_vdi(world.b, sr, 2 * GIB))
+    plan, problems = world.cross(**{"vdi:" + world.vdi(0): target})
+    assert problems == [] and based(plan)[world.vdi(0)] == ""
+    assert based(plan)[world.disks(world.second)[0]] == world.disks(world.first)[0]
+
+
+def test_a_snapshot_that_has_not_the_disk_is_passed_over(world):
+    second = world.disks(world.second)
+    world.a.tables["VM"][world.second]["VBDs"] = world.a.tables["VM"][world.second]["VBDs"][1:]
+    plan, _ = world.cross()
+    assert second[0] not in based(plan)
+    assert based(plan)[world.vdi(0)] == world.disks(world.first)[0]
+
+
+def test_within_the_pool_the_snapshots_of_a_disk_that_stays_stay(world):
+    other = uuid_of(world.a, "SR", by_name(world.a, "SR", "shared"))
+    plan, problems = world.within(**{"vdi:" + world.vdi(0): other})
+    assert problems == []
+    assert [disk.snapshot_of for disk in plan.history] == [world.vdi(0)] * 2
+    assert plan.snapshot_vifs == [] and len(plan.kept) == 2
+
+
+def test_a_disk_of_no_disk_of_the_vm_goes_where_all_others_do(world):
+    third = world.snapshot("third", world.second, [])
+    orphan = add_vdi(world.a, world.sr, GIB, is_a_snapshot=True)
+    vbd = world.a.add(
+        "VBD", VM=third, VDI=orphan, type="Disk", empty=False, userdevice="5", mode="RW",
+        device="xvdf", currently_attached=False, unpluggable=True,
+    )  # fmt: skip
+    world.a.tables["VM"][third]["VBDs"] = [vbd]
+    world.a.tables["VDI"][orphan]["VBDs"] = [vbd]
+    plan, problems = world.cross()
+    assert problems == [] and plan.history[-1].key == uuid_of(world.a, "VDI", orphan)
+    assert (plan.history[-1].base, plan.history[-1].snapshot_of) == ("", "")
+    named = {"vdi:" + world.vdi(number): world.target for number in (0, 1)}
+    answer = world.cross(**dict(named, **{"destination-sr-uuid": None}))
+    assert is_refused(answer, "destination-sr-uuid", "a snapshot of no disk of the VM")
+
+
+@pytest.mark.parametrize(
+    "prepare, part",
+    [
+        (lambda w: w.a.tables["VM"][w.first].update(power_state="Suspended"), "is a checkpoint"),
+        (lambda w: w.a.tables["VM"][w.first].update(current_operations={"t": "copy"}), "(copy)"),
+        (lambda w: w.of_disk(w.first).update(missing=True), "is missing"),
+        (lambda w: w.of_disk(w.first)["sm_config"].update(key_hash="x"), "is encrypted"),
+        (lambda w: w.of_disk(w.first)["sm_config"].update(paused="true"), "is paused"),
+        (lambda w: w.of_disk(w.first)["other_config"].update(sxm_migration="m"), "another"),
+        (lambda w: w.of_disk(w.first)["VBDs"].append("OpaqueRef:x"), "another VM"),
+        (
+            lambda w: w.of_disk(w.first).update(SR=by_name(w.a, "SR", "a2-sr")),
+            "which the VM's host does not see",
+        ),
+        (lambda w: w.b.add("VM", uuid=uuid_of(w.a, "VM", w.first), name_label="there"), "has a VM"),
+    ],
+)
+def test_what_keeps_a_snapshot_from_coming_along(world, prepare, part):
+    prepare(world)
+    assert is_refused(world.cross(), "snapshots", part)
+
+
+def test_dropped_between_pools(world):
+    """A memory image, too, goes with the checkpoint."""
+    image = add_vdi(world.a, world.sr, GIB, type="suspend")
+    world.a.tables["VM"][world.first].update(power_state="Suspended", suspend_VDI=image)
+    plan, problems = world.cross(snapshots="drop")
+    assert problems == [] and plan.history == [] and plan.kept == [] and plan.snapshot_vifs == []
+    assert set(based(plan).values()) == {""}
+    disks = world.disks(world.first) + world.disks(world.second)
+    assert plan.dropped == sorted(disks + [uuid_of(world.a, "VDI", image)])
+    assert (
+        len([text for text in plan.warnings if "does not come along, and is deleted" in text]) == 2
+    )
+
+
+def test_dropped_within_the_pool_is_refused(world):
+    answer = world.within(
+        snapshots="drop",
+        **{"destination-sr-uuid": uuid_of(world.a, "SR", by_name(world.a, "SR", "shared"))},
+    )
+    assert is_refused(answer, "snapshots", "within the pool the VM keeps its snapshots")
+
+
+def test_an_interface_of_a_snapshot_that_the_vm_has_no_more(world):
+    vif = world.a.tables["VM"][world.first]["VIFs"][0]
+    world.a.tables["VIF"][vif].update(
+        MAC="aa:bb:cc:00:00:02", network=world.a.add("network", name_label="gone", PIFs=[])
+    )
+    uuid = uuid_of(world.a, "VIF", vif)
+    assert is_refused(world.cross(), "vif:" + uuid, "has no network to go to")
+    network = uuid_of(world.b, "network", by_name(world.b, "network", "guests"))
+    plan, problems = world.cross(**{"vif:" + uuid: network})
+    assert problems == [] and network in {one.network for one in plan.snapshot_vifs}
+
+
+def test_changed_block_tracking_of_a_snapshot_is_told(world):
+    world.of_disk(world.first)["cbt_enabled"] = True
+    plan, _ = world.cross()
+    assert any("has changed block tracking" in text for text in plan.warnings)
