@@ -83,8 +83,8 @@ def test_where_both_hosts_are_one_the_copy_has_the_vms_id(monkeypatch):
     taken = []
     monkeypatch.setattr(
         xenopsd_leftovers.adopt,
-        "_replace",
-        lambda m, disk, vdi: taken.append((disk.key, vdi == m.source_vdi(disk))),
+        "replace",
+        lambda m, vm, disk, vdi: taken.append((disk.key, vdi == m.source_vdi(disk))),
     )
     (vbd,) = world.source.tables["VBD"].values()
     vbd.update(uuid=world.plan.disks[0].vbd, VDI="OpaqueRef:the new one")
