@@ -3,7 +3,7 @@ if tonumber(arg[2]) ~= 0 then
     return  -- an upgrade: what is installed has looked, before
 end
 refuse_while_running("removed")
-local left = journals_with('\n "left": %[\n')
+local left = journals_with('\n "left": %[[^%]]')
 if left ~= "" then
     error("Storage XenMotion is not removed: something is left of migration " .. left ..
           ", and nothing else would clear it away. Have it cleared away: xe host-call-plugin host-uuid=HOST plugin=sxm.py fn=recover args:migration=ID")

@@ -18,6 +18,8 @@ from storage_motion.errors import ImagesUnrelated, ImageToolFailed, UnknownImage
 
 QEMU_IMG = "qemu-img"
 VHD = "vhd"  # tapdisk's name of the type
+# whose tapdisk has answered before all of the image's tables are written (docs/facts/xcp-ng-8.3.md)
+CACHED = ("qcow2",)
 MAP_TIMEOUT = 600.0  # seconds: qemu-img reads all metadata of the chain
 
 _Ranges = Tuple[int, Iterator[Tuple[int, int]]]

@@ -44,12 +44,19 @@ def forget_all(migration: str) -> None:
     path = root.path("%s/%s" % (journal.RUN, journal.check_id(migration)))
     if os.path.isdir(path):
         launch.forget_failed(migration)
-        try:
-            shutil.rmtree(path)
-        except OSError as error:
-            # a word that comes too late: who has left it takes it away (late_word.py)
-            if error.errno != errno.ENOTEMPTY:
-                raise
+        _remove(path)
+
+
+def _remove(path: str) -> None:
+    """Remove a directory, in which somebody may leave a word just now, and take it away again as it
+    comes too late (late_word.py): what is gone is no error, and what has just come is his."""
+
+    def tolerate(_function: Any, _path: str, info: Any) -> None:
+        error = info[1]
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise error
+
+    shutil.rmtree(path, onerror=tolerate)
 
 
 def scrub(text: str, secrets: Iterable[Optional[str]]) -> str:

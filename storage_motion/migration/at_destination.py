@@ -28,6 +28,7 @@ from storage_motion.errors import (
     ImageLeft,
     JournalNotWritten,
     MotionError,
+    NoSuchMigration,
     ReceiverFailed,
 )
 from storage_motion.journal import arrival, journal, receiving, secret_files
@@ -96,7 +97,12 @@ def receive_renew(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str,
 
     `disks`: a JSON list of their keys. Idempotent: whatever it raises, nothing has been lost, and
     it may be called again."""
-    entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
+    found = journal.check_id(given.get("migration", ""))
+    # An earlier call, whose answer was lost, may be at it still: what it notes is not to be noted
+    # over.
+    entry = receiving_calls.idle(Journal.load(found, RECEIVING))
+    if entry is None:
+        raise NoSuchMigration(found)
     keys = wanted_disks.known_keys(entry, given.get("disks", ""))
     address = given.get("address") or receiving_calls.own_address(session)
     entry.write(busy=receiving_calls.myself())

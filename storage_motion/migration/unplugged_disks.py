@@ -54,10 +54,15 @@ def put_back(m: "Migration", disk: "Disk") -> None:
         gate.put(m.source.xenapi.VDI, m.source_vdi(disk), marks.PAUSED, marks.of_source(m.id))
 
 
+def may_have_been_opened(m: "Migration", disk: "Disk") -> bool:
+    """Whether neither mark is there any more, or it is open."""
+    config = m.source.xenapi.VDI.get_sm_config(m.source_vdi(disk))
+    return marks.of_source(m.id) not in config.values() or not gate.is_free(config)
+
+
 def require_kept(m: "Migration", disk: "Disk") -> None:
     """Raises MirrorBroken if it may have been opened since it was copied."""
-    config = m.source.xenapi.VDI.get_sm_config(m.source_vdi(disk))
-    if marks.of_source(m.id) not in config.values() or not gate.is_free(config):
+    if may_have_been_opened(m, disk):
         raise MirrorBroken(disk.key, "it was not plugged, and may have been opened since")
 
 

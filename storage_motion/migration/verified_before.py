@@ -5,15 +5,19 @@ A mover that is dead has left a file of the windows that it verified, of its sna
 (source/verified_windows.py). That is trusted only if all of this holds; else all of both disks is
 read and compared:
 
-* the file is of this migration, that snapshot, and the contents that the destination's disk has
-  still: the destination names them anew whenever the tapdisk that filled it has not been closed in
-  order, by us (received_vdis.py), as after a crash of its host;
+* the file is of this migration, that snapshot, and the mover that mirrored the disk last: what
+  another one has mirrored since is not in it;
+* the destination's disk has the same contents still: it names them anew whenever the tapdisk that
+  filled the disk has not been closed in order, by us (received_vdis.py), as after a crash of its
+  host, or where such a tapdisk may answer before all is in the image (sm/disks/filled.py);
 * the snapshot is there still, as the snapshots of earlier mirrors are (snapshots.py), and SM's
   driver tells where the new one may differ from it. Those windows are left out.
 """
 
 import logging
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional
+
+import XenAPI
 
 from storage_motion.errors import SmFault
 from storage_motion.source import verified_windows
@@ -42,26 +46,29 @@ def heading(m: "Migration", disk: "Disk", snapshot: str) -> Dict[str, Any]:
     return {"migration": m.id, "snapshot": snapshot, "contents": m.disk(disk.key).get("contents")}
 
 
-def look(m: "Migration", disk: "Disk", snapshot: str, since: Since) -> Optional[Known]:
+def look(
+    m: "Migration", disk: "Disk", snapshot: str, verified: str, since: Since
+) -> Optional[Known]:
     """What is known of a disk whose copy is taken up again with a `snapshot` (a UUID), which is
-    open; or None. Never raises for what SM's drivers refuse: then all is compared."""
-    path = m.disk(disk.key).get("verified_windows")
-    if path is None or not m.disk(disk.key).get("contents"):
-        return None
-    of = verified_windows.heading_of(path)
-    if of is None or of != heading(m, disk, of.get("snapshot", "")):
+    open, by the file at the path `verified`; or None. Never raises for what SM's drivers or xapi
+    refuse: then all is compared."""
+    of = verified_windows.heading_of(verified)
+    if (
+        of is None
+        or of != heading(m, disk, of.get("snapshot", ""))
+        or not of["contents"]
+        # One of no snapshot, which somebody may have had meanwhile: of a VM that is halted, or has
+        # the disk read-only, or not plugged.
+        or of["snapshot"] == snapshot
+    ):
         return None
     before: str = of["snapshot"]
-    if before == snapshot:
-        # The disk of a snapshot is as it was; that of a VM which is halted, or has it read-only,
-        # somebody may have had meanwhile.
-        return Known(path, {"size": disk.size, "extents": []}) if disk.snapshot else None
-    if Records(m.source).ref("VDI", before) is None:
-        return None
     try:
+        if Records(m.source).ref("VDI", before) is None:
+            return None
         changed = since(snapshot, before)
-    except SmFault as fault:
+    except (SmFault, XenAPI.Failure) as fault:
         log.warning("%s: what of VDI %s is known is not used: %s", m.id, disk.key, fault)
         return None
     log.info("%s: VDI %s: what was verified of %s is known", m.id, disk.key, before)
-    return Known(path, changed)
+    return Known(verified, changed)

@@ -10,7 +10,7 @@ ends before the VM has begun to move.
 from typing import TYPE_CHECKING, Any, List
 
 from storage_motion.errors import VmChanged
-from storage_motion.xapi.records import NULL
+from storage_motion.xapi.records import NULL, Records
 
 if TYPE_CHECKING:
     from storage_motion.plan.protocols import Migration
@@ -37,6 +37,7 @@ def require_none(m: "Migration") -> None:
         for uuid in sorted(moving & disks)
         if set(api.VDI.get_VBDs(api.VDI.get_by_uuid(uuid))) - set(own) - {NULL}
     ]
+    problems += _others_history(m)
     unplugged = {disk.key for disk in planned.disks if disk.unplugged}
     problems += [
         "disk %s was plugged" % uuid
@@ -44,6 +45,13 @@ def require_none(m: "Migration") -> None:
             _uuid(api, vbd["VDI"]) for vbd in found if unplugged and vbd["currently_attached"]
         )
         if uuid in unplugged
+    ]
+    problems += [
+        "disk %s, which is not plugged, was resized" % disk.key
+        for disk in planned.disks
+        if disk.unplugged
+        and disk.key in disks
+        and int(api.VDI.get_virtual_size(api.VDI.get_by_uuid(disk.key))) != disk.size
     ]
     problems += [
         "CD %s was inserted" % uuid for uuid in sorted(cds - {cd.vdi for cd in planned.cds})
@@ -65,6 +73,22 @@ def _snapshots(m: "Migration") -> List[str]:
     return ["snapshot %s was taken" % uuid for uuid in sorted(found - planned)] + [
         "snapshot %s is gone" % uuid for uuid in sorted(planned - found)
     ]
+
+
+def _others_history(m: "Migration") -> List[str]:
+    """Which disks of snapshots, that come along or are dropped, another VM has been given: a list,
+    in words."""
+    records, api = Records(m.source), m.source.xenapi
+    own = set()
+    for snapshot in m.plan.snapshots:
+        vm = records.ref("VM", snapshot.vm)
+        own |= set(api.VM.get_VBDs(vm)) if vm else set()
+    found = []
+    for uuid in [disk.key for disk in m.plan.history] + m.plan.dropped:
+        vdi = records.ref("VDI", uuid)
+        if vdi and set(api.VDI.get_VBDs(vdi)) - own - {NULL}:
+            found.append("disk %s of a snapshot was attached to another VM" % uuid)
+    return found
 
 
 def _uuid(api: Any, vdi: str) -> str:

@@ -65,8 +65,9 @@ SUSPENDED_CHECKS: Tuple[Condition, ...] = (
 SNAPSHOT_CHECKS: Tuple[Condition, ...] = (
     (
         lambda vm: vm["power_state"] != "Suspended",
+        # nor dropped: xapi takes its VBDs for attached (xapi_vbd_helpers.ml, copy)
         "is a checkpoint, and its memory image cannot be moved yet",
-        "delete it first (xe snapshot-uninstall), or, between pools, say snapshots=drop",
+        "delete it first (xe snapshot-uninstall)",
     ),
     (
         lambda vm: not vm["current_operations"],

@@ -36,6 +36,9 @@ def find(inquiry: Inquiry, moving: List[Disk], interfaces: List[Vif]) -> Found:
     """Look at all snapshots; what is wrong goes to the problems. `moving`, `interfaces`: the VM's
     own, as they are planned."""
     found = _Snapshots(inquiry)
+    for vm in found.records.values():
+        subject = "snapshot %s (%s)" % (vm["uuid"], vm["name_label"])
+        checks.check(checks.SNAPSHOT_CHECKS, inquiry.problems, ARGUMENT, subject, vm)
     snapshots = [
         Snapshot(vm["uuid"], vm["name_label"], not inquiry.request.drop_snapshots)
         for vm in found.records.values()
@@ -47,10 +50,10 @@ def find(inquiry: Inquiry, moving: List[Disk], interfaces: List[Vif]) -> Found:
                 "is drop, and within the pool the VM keeps its snapshots",
                 "leave it out; or delete them first (xe snapshot-uninstall)",
             )
+        for vm in found.records.values():
+            for _, vbd, vdi in disks_of(inquiry.source, vm):
+                _require_own(inquiry, vm, vbd, vdi)
         return Found(moving, [], snapshots, [], found.all_vdis())
-    for vm in found.records.values():
-        subject = "snapshot %s (%s)" % (vm["uuid"], vm["name_label"])
-        checks.check(checks.SNAPSHOT_CHECKS, inquiry.problems, ARGUMENT, subject, vm)
     if inquiry.cross_pool:
         _require_new(inquiry, snapshots)
     history = _History(inquiry, found, moving)
@@ -156,8 +159,7 @@ class _History:
         sr = inquiry.source.of("SR", vdi["SR"])
         argument = ("vdi:" + owner.key) if owner else SR_ARGUMENT
         checks.check(checks.FROZEN_DISK_CHECKS, problems, ARGUMENT, subject, vdi, vbd)
-        others = [one for one in vdi["VBDs"] if one != NULL and one not in vm["VBDs"]]
-        checks.others_disk(inquiry.source, problems, ARGUMENT, vbd, vdi, others)
+        _require_own(inquiry, vm, vbd, vdi)
         checks.source_sr(problems, ARGUMENT, sr, vdi, False)
         if not checks.plugged(inquiry.source, sr, inquiry.here):
             problems.add(
@@ -214,6 +216,14 @@ class _History:
                 alike = alike and base.destination_sr == disk.destination_sr
                 return base.key if alike and base.image_format == disk.image_format else None
         return None
+
+
+def _require_own(
+    inquiry: Inquiry, vm: Dict[str, Any], vbd: Dict[str, Any], vdi: Dict[str, Any]
+) -> None:
+    """The disk of a snapshot is nobody else's: it goes, at the end."""
+    others = [one for one in vdi["VBDs"] if one != NULL and one not in vm["VBDs"]]
+    checks.others_disk(inquiry.source, inquiry.problems, ARGUMENT, vbd, vdi, others)
 
 
 def _require_new(inquiry: Inquiry, snapshots: List[Snapshot]) -> None:

@@ -201,11 +201,16 @@ class Mover(object):
     def _known(self, before: Optional[Dict[str, str]]) -> RangeSet:
         """The sectors that the destination has already. `before`: {"verified": path of the file
         that another mover of this disk has left, "changed": path of the extents in which this
-        snapshot may differ from that mover's}, or None. Raises DataPathError."""
+        snapshot may differ from that mover's}, or None. Nothing, where that cannot be read: then
+        all is compared."""
         if before is None:
             return RangeSet()
-        changed = read_extents(before["changed"], self._spec["size"])
-        return known(before["verified"], self._spec["size"] // nbd.SECTOR, changed)
+        try:
+            changed = read_extents(before["changed"], self._spec["size"])
+            return known(before["verified"], self._spec["size"] // nbd.SECTOR, changed)
+        except DataPathError as error:
+            log.warning("what is known is not used: %s", error)
+            return RangeSet()
 
     def _fair_share(self) -> Optional[fair_share.FairShare]:
         """None where it is not told of the others, or cannot tell them."""

@@ -5,8 +5,10 @@ mover: so a copy that is taken up again need not read both disks to find that ou
 For each window the file has two bits, and each is only ever set, so a kill at any moment leaves it
 right:
 
-* *verified*: all of the window that the copy was about has been read back at the destination and
-  found the same, or, where the disk there began as zeros, holds no data;
+* *verified*: all of the window that the copy was about has been found the same at the destination:
+  read back, by a digest, or by an earlier mover of whose file that is known. Or the copy was about
+  nothing of it: where the disk there began as zeros, and the snapshot holds no data; where it began
+  as a clone of what the snapshot is based on, and does not differ from that;
 * *written*: the guest has written to it since the snapshot. It is set when a write arrives, before
   that is sent anywhere: one that the source's disk never got may have reached the destination.
 
@@ -29,7 +31,9 @@ from storage_motion.source.ranges import Range, RangeSet
 from storage_motion.source.windows import WINDOW
 
 HEADING = 4096  # bytes for the heading, JSON and then NULs; all NULs until the copy begins
-MOST_RANGES = 1 << 18  # as many as an image may have extents (dom0/extents.py)
+# With more of them what the copy has left would be so scattered that a guest's write had to wait
+# while those before it are taken from that (merge.py, confine).
+MOST_RANGES = 1 << 13
 _ONES = re.compile(b"\xff+|[^\x00\xff]")
 
 

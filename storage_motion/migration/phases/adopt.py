@@ -74,6 +74,8 @@ def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
     be changed, so there is a new VBD; what it is to be like is in the journal before the old one is
     gone."""
     api = m.source.xenapi.VBD
+    if is_taken_away(m, disk):
+        return
     if not m.disk(disk.key).get("vbd"):
         record = api.get_record(api.get_by_uuid(disk.vbd))
         if disk.vbd in m.entry.get("fastened", []):
@@ -92,3 +94,14 @@ def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
             if failure.details[0] != "HANDLE_INVALID":
                 raise
     api.create(dict(wanted, VDI=vdi))
+
+
+def is_taken_away(m: "Migration", disk: "Disk") -> bool:
+    """Whether somebody has destroyed the VBD of a disk, within a pool, which xapi lets him where no
+    guest uses it: then it is nobody's at the destination, too."""
+    return (
+        not m.plan.cross_pool
+        and not m.disk(disk.key).get("vbd")
+        and bool(disk.snapshot or disk.unplugged)
+        and Records(m.source).ref("VBD", disk.vbd) is None
+    )

@@ -65,7 +65,8 @@ def _destroy(m: "Migration") -> None:
 
 
 def _left(m: "Migration") -> List[str]:
-    wanted = [("VDI", disk.key) for disk in m.plan.sent]
+    wanted = [("VDI", disk.key) for disk in m.plan.disks]
+    wanted += [("VDI", disk.key) for disk in m.plan.history if not _is_lost_there(m, disk)]
     wanted += [("VDI", uuid) for uuid in m.plan.dropped]
     if m.plan.cross_pool:
         wanted += [("VM", snapshot.vm) for snapshot in m.plan.snapshots] + [("VM", m.plan.vm)]
@@ -210,10 +211,33 @@ def _destroy_history(m: "Migration") -> None:
     to be dropped."""
     for disk in m.plan.history:
         history.require_kept(m, disk)
-    for uuid in [disk.key for disk in m.plan.history] + m.plan.dropped:
+    gone = [disk.key for disk in m.plan.history if not _is_lost_there(m, disk)]
+    for uuid in gone + m.plan.dropped:
         vdi = Records(m.source).ref("VDI", uuid)
         if vdi:
+            _require_nobodys(m, uuid, vdi)
             m.source.xenapi.VDI.destroy(vdi)
+
+
+def _is_lost_there(m: "Migration", disk: "Disk") -> bool:
+    """Whether the disk of a snapshot has been destroyed at the destination, while the snapshot is
+    there still: then the source's is the only one."""
+    snapshot = Records(m.destination).ref("VM", disk.snapshot)
+    return snapshot is not None and whereabouts.vdi_there(m, disk) is None
+
+
+def _require_nobodys(m: "Migration", uuid: str, vdi: str) -> None:
+    """Raises NotCleanedUp if anybody has the disk of a snapshot: xapi destroys one that no VM which
+    runs has, whoever else has it (xapi_vdi.ml, check_operation_error)."""
+    records = Records(m.source)
+    for ref in m.source.xenapi.VDI.get_VBDs(vdi):
+        vbd = records.of("VBD", ref)
+        if vbd:
+            vm = records.of("VM", vbd["VM"]) or {"uuid": vbd["VM"], "name_label": "?"}
+            raise NotCleanedUp(
+                "VDI %s, of a snapshot, has been attached to VM %s (%s); copy it for that VM, "
+                "destroy VBD %s, and recover" % (uuid, vm["uuid"], vm["name_label"], vbd["uuid"])
+            )
 
 
 def _destroy_vm(m: "Migration") -> None:

@@ -10,7 +10,7 @@ other, all of the disk is compared.
 import functools
 import json
 import logging
-from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
 from storage_motion import waiting
 from storage_motion.dom0.launch import Process
@@ -46,8 +46,15 @@ OPENED = ("copy_open", "base_open")  # in the journal, of a disk: what is open f
 log = logging.getLogger("sxm")
 
 
-def begin(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) -> None:
-    """Begin to copy what the VDI `copied_from` (a UUID) holds. Raises SmFault, MoverFailed,
+def begin(
+    m: "Migration",
+    disk: "Disk",
+    mover: MoverHandle,
+    copied_from: str,
+    verified: Optional[str] = None,
+) -> None:
+    """Begin to copy what the VDI `copied_from` (a UUID) holds. `verified`: the path of the file of
+    the mover that mirrored and copied this disk last, or None. Raises SmFault, MoverFailed,
     MirrorBroken."""
     entry = m.disk(disk.key)
     m.note(disk.key, copy_open=copied_from)
@@ -62,8 +69,11 @@ def begin(m: "Migration", disk: "Disk", mover: MoverHandle, copied_from: str) ->
         extents = json.loads(ask(m, disk, "vdi_extents", copied_from))
     compare = (renewed or bool(disk.base) and not based) and not entry["blank"]
     known = None
-    if renewed and compare:
-        known = verified_before.look(m, disk, copied_from, functools.partial(_since, m, disk))
+    if verified and renewed and compare:
+        m.pulse()
+        since = functools.partial(_since, m, disk)
+        known = verified_before.look(m, disk, copied_from, verified, since)
+        m.pulse()
     heading = verified_before.heading(m, disk, copied_from)
     mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known, based=based)
     m.note(disk.key, state="copying", verified_windows=mover.verified)

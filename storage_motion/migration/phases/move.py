@@ -24,7 +24,7 @@ from storage_motion.migration import (
     xenopsd_leftovers,
 )
 from storage_motion.migration.move_watch import MoveWatch
-from storage_motion.migration.phases import claim, ha_protection, remap
+from storage_motion.migration.phases import claim, ha_protection, receive, remap
 from storage_motion.plan import changes, installed
 from storage_motion.switch import disk_switch, gate, pool_lock, source_lock, whereabouts
 from storage_motion.xapi import receiving_host, repeated, xenops
@@ -98,7 +98,7 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     xenopsd_leftovers.keep(m, here)
     pool_lock.put(m)
     _stand_by(m)  # before the locks, behind which a guest that reboots would wait
-    _protect(m, lambda disk: source_lock.begin(m, disk))
+    _protect(m, lambda disk: _begin_lock(m, disk))
     maps = _maps(m)
     # with a session of now: a xapi that was restarted knows no other
     receiving_host.ask_again(m)
@@ -168,8 +168,17 @@ def _protect(m: "Migration", begin_lock: Callable[["Disk"], None]) -> None:
     )
 
 
+def _begin_lock(m: "Migration", disk: "Disk") -> None:
+    """Raises MirrorBroken where a disk that is not plugged has not been kept closed: the lock would
+    hide that."""
+    if disk.unplugged and not disk_switch.has_begun(m, disk):
+        unplugged_disks.require_kept(m, disk)
+    source_lock.begin(m, disk)
+
+
 def _unprotected(m: "Migration") -> List[str]:
-    found = [
+    found = receive.unkept(m, m.plan.history)
+    found += [
         "the lock (relinking) of source VDI %s" % disk.key
         for disk in m.plan.disks
         if not source_lock.is_begun(m, disk)

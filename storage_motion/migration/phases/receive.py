@@ -59,10 +59,11 @@ def keep(m: "Migration", disks: Sequence["Disk"]) -> None:
     def ask() -> None:
         m.plugin("receive-keep", disks=keys)
 
-    durable.keep((m.destination,), ask, lambda: _unkept(m, disks), "disks of snapshots")
+    durable.keep((m.destination,), ask, lambda: unkept(m, disks), "disks of snapshots")
 
 
-def _unkept(m: "Migration", disks: Sequence["Disk"]) -> List[str]:
+def unkept(m: "Migration", disks: Sequence["Disk"]) -> List[str]:
+    """What xapi does not know of disks of snapshots that are kept there: a list, in words."""
     found: List[str] = []
     api = m.destination.xenapi.VDI
     for disk in disks:

@@ -84,7 +84,9 @@ def remove_arrived(m: "Migration") -> None:
 
 
 def forgotten(m: "Migration") -> List[str]:
-    """Those that xapi does not know there: a list, in words."""
+    """Those that the destination's xapi does not know, in another pool: a list, in words."""
+    if not m.plan.cross_pool:
+        return []  # they are where they were, but for those that somebody has destroyed
     return [
         "snapshot %s" % snapshot.vm
         for snapshot in m.plan.kept
@@ -93,13 +95,13 @@ def forgotten(m: "Migration") -> List[str]:
 
 
 def destroy_vbds(m: "Migration") -> None:
-    """Those at the source whose disks are to go: xapi destroys a VDI only when no VBD has it."""
+    """Those at the source whose disks are to go. Which VBDs are left then are somebody else's."""
     gone = {disk.key for disk in m.plan.history} | set(m.plan.dropped)
     api = m.source.xenapi
     for vm in _there(m.source, m.plan.snapshots):
         for vbd in api.VM.get_VBDs(vm):
-            vdi = api.VBD.get_VDI(vbd)
-            if not api.VBD.get_empty(vbd) and api.VDI.get_uuid(vdi) in gone:
+            vdi = Records(m.source).of("VDI", api.VBD.get_VDI(vbd))
+            if vdi and vdi["uuid"] in gone:
                 api.VBD.destroy(vbd)
 
 

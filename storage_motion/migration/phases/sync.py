@@ -59,11 +59,13 @@ def _synchronise(m: "Migration", disk: "Disk") -> None:
         # Each of these may take seconds: whoever cancels does not wait for more than one.
         m.pulse()
         mover = m.mover(disk.key)
-        m.note(disk.key, mover=mover.start(disk.size).to_json())
+        # Before another mirror begins: its writes are not in the file of the mover before.
+        before = m.disk(disk.key).get("verified_windows")
+        m.note(disk.key, mover=mover.start(disk.size).to_json(), verified_windows=None)
         m.pulse()
         copied_from = _mirror(m, disk, mover) if m.plan.mirrors(disk) else disk.key
         m.pulse()
-        copying.begin(m, disk, mover, copied_from)
+        copying.begin(m, disk, mover, copied_from, before)
     copying.await_end(m, disk)
     if disk.unplugged:
         unplugged_disks.keep_copying(m, disk)
@@ -112,7 +114,11 @@ def clear_broken(m: "Migration") -> None:
     broken = [
         disk
         for disk in m.plan.disks
-        if closed and _may_be_another_now(m, disk) or not mirror_health.is_sound(m, disk)
+        if closed
+        and _may_be_another_now(m, disk)
+        or m.disk(disk.key).get("kept")
+        and unplugged_disks.may_have_been_opened(m, disk)
+        or not mirror_health.is_sound(m, disk)
     ]
     for disk in broken:
         for _, action in _END:

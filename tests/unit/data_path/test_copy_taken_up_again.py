@@ -9,7 +9,6 @@ import pytest
 
 from data_harness import MIB, Mover, Receiver, Site, Tapdisk, pattern, random_batch, same_bytes
 from storage_motion.source.verified_windows import heading_of, known
-from storage_motion.wire import nbd_client
 from tests.eventually import eventually
 
 SIZE = 64 * MIB
@@ -155,19 +154,12 @@ def test_what_is_known_is_known_by_the_next_mover_as_well(site):
     assert same_bytes(move.leaf, move.destination)
 
 
-def test_what_is_no_file_of_this_disk_is_refused(site):
-    move = Move(site)
+def test_what_is_no_file_of_this_disk_costs_a_comparison(site):
+    move, generator = Move(site), random.Random(11)
+    break_in_the_middle(move, generator)
+    before = dict(move.known(), verified=site.path("nothing.map"))
     snapshot = move.begin(False)
-    other = site.path("nothing.map")
-    extents = move.mover.listed("extents.json", [], SIZE)
-    answer = move.mover.ask(
-        "copy",
-        socket=snapshot,
-        depth=nbd_client.DEPTH,
-        extents=extents,
-        blank=False,
-        compare=True,
-        heading={},
-        known={"verified": other, "changed": extents},
-    )
-    assert not answer["ok"] and "nothing.map" in answer["error"]
+    move.mover.copy(snapshot, [[0, 32 * MIB]], SIZE, False, compare=True, known=before)
+    copy = move.finish()
+    assert copy["verified"] + copy["same"] == SIZE and copy["same"] > 0
+    assert same_bytes(move.leaf, move.destination)

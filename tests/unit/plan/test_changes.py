@@ -58,9 +58,39 @@ def test_a_disk_that_another_vm_has_got_meanwhile(m):
     assert what(m) == ["disk %s was attached to another VM" % m.vdi["uuid"]]
 
 
+def unplug(m):
+    size = int(m.vdi["virtual_size"])
+    disks = [disk._replace(unplugged=True, size=size) for disk in m.plan.disks]
+    m.plan = m.plan._replace(disks=disks)
+    for vbd in m.record["VBDs"]:
+        m.source.tables["VBD"][vbd]["currently_attached"] = False
+
+
+def test_a_disk_that_is_not_plugged_and_was_resized(m):
+    unplug(m)
+    m.vdi["virtual_size"] = str(2 * int(m.vdi["virtual_size"]))
+    assert what(m) == ["disk %s, which is not plugged, was resized" % m.vdi["uuid"]]
+
+
+@pytest.mark.parametrize("field", ["history", "dropped"])
+def test_the_disk_of_a_snapshot_that_another_vm_has_got_meanwhile(m, field):
+    vdi = add_vdi(m.source, by_name(m.source, "SR", "a1-sr"))
+    record = m.source.tables["VDI"][vdi]
+    own = m.source.add("VBD", VDI=vdi)
+    m.source.add("VM", uuid="kept", VBDs=[own])
+    m.record["snapshots"] = [m.source.xenapi.VM.get_by_uuid("kept")]
+    frozen = m.plan.disks[0]._replace(key=record["uuid"], snapshot="kept")
+    value = [frozen] if field == "history" else [record["uuid"]]
+    m.plan = m.plan._replace(snapshots=[Snapshot("kept", "a", True)], **{field: value})
+    record["VBDs"] = [own]
+    changes.require_none(m)
+    record["VBDs"] = [own, m.source.add("VBD", VDI=vdi)]
+    assert what(m) == ["disk %s of a snapshot was attached to another VM" % record["uuid"]]
+
+
 @pytest.mark.parametrize("plugged", [True, False])
 def test_a_disk_that_has_been_plugged_meanwhile(m, plugged):
-    m.plan = m.plan._replace(disks=[disk._replace(unplugged=True) for disk in m.plan.disks])
+    unplug(m)
     for vbd in m.record["VBDs"]:
         m.source.tables["VBD"][vbd]["currently_attached"] = plugged
     if plugged:
@@ -90,7 +120,7 @@ def test_a_disk_less(m):
 
 def test_a_snapshot_more_or_less_between_pools(m):
     """One that is not in the plan has no disks there; within the pool it is left where it is."""
-    refs = [m.source.add("VM", uuid=name) for name in ("kept", "taken")]
+    refs = [m.source.add("VM", uuid=name, VBDs=[]) for name in ("kept", "taken")]
     m.record["snapshots"] = refs
     m.plan = m.plan._replace(snapshots=[Snapshot("kept", "a", True), Snapshot("gone", "b", True)])
     assert what(m) == ["snapshot taken was taken", "snapshot gone is gone"]

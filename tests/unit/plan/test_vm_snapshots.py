@@ -173,17 +173,31 @@ def test_what_keeps_a_snapshot_from_coming_along(world, prepare, part):
 
 
 def test_dropped_between_pools(world):
-    """A memory image, too, goes with the checkpoint."""
-    image = add_vdi(world.a, world.sr, GIB, type="suspend")
-    world.a.tables["VM"][world.first].update(power_state="Suspended", suspend_VDI=image)
     plan, problems = world.cross(snapshots="drop")
     assert problems == [] and plan.history == [] and plan.kept == [] and plan.snapshot_vifs == []
     assert set(based(plan).values()) == {""}
     disks = world.disks(world.first) + world.disks(world.second)
-    assert plan.dropped == sorted(disks + [uuid_of(world.a, "VDI", image)])
+    assert plan.dropped == sorted(disks)
     assert (
         len([text for text in plan.warnings if "does not come along, and is deleted" in text]) == 2
     )
+
+
+def test_what_another_vm_has_is_not_dropped(world):
+    """The end destroys it; xapi would, too, where that VM is halted."""
+    vdi = world.of_disk(world.first)
+    ref = world.a.xenapi.VDI.get_by_uuid(world.disks(world.first)[0])
+    network = by_name(world.a, "network", "guests")
+    other = add_vm(world.a, NULL, [ref], network, name_label="restore", power_state="Halted")
+    vdi["VBDs"] = sorted(set(vdi["VBDs"]) | set(world.a.tables["VM"][other]["VBDs"]))
+    answer = world.cross(snapshots="drop")
+    assert is_refused(answer, "snapshots", "is attached to VM restore")
+
+
+def test_a_checkpoint_is_not_dropped_either(world):
+    """xapi has the VBDs of one for attached (xapi_vbd_helpers.ml, copy), and destroys none."""
+    world.a.tables["VM"][world.first].update(power_state="Suspended")
+    assert is_refused(world.cross(snapshots="drop"), "snapshots", "is a checkpoint")
 
 
 def test_dropped_within_the_pool_is_refused(world):

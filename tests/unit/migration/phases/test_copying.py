@@ -52,8 +52,8 @@ class World:
         assert heading == {"migration": "m", "snapshot": "snapshot", "contents": None}
         self.sent, self.before = (extents, blank, compare, based), known
 
-    def begin(self):
-        copying.begin(self, self.disk_of_plan, self, "snapshot")
+    def begin(self, verified=None):
+        copying.begin(self, self.disk_of_plan, self, "snapshot", verified)
         return self.sent
 
 
@@ -105,9 +105,9 @@ def test_what_was_verified_before_is_looked_for_where_a_copy_is_taken_up_again(
     monkeypatch.setattr(
         copying.verified_before,
         "look",
-        lambda m, disk, snapshot, since: since(snapshot, "b") and known,
+        lambda m, disk, snapshot, verified, since: since(snapshot, "b") and known,
     )
-    world.begin()
+    world.begin("/run/v0-0.map")
     assert world.before == (known if renewed else None)
     assert (("vdi_extents", "snapshot", "b") in world.asked) is renewed
     assert world.entry["base_open"] is None if renewed else "base_open" not in world.entry

@@ -316,6 +316,23 @@ def test_a_cancel_is_noticed_between_any_two_commands(monkeypatch):
     assert longest == len(STEPS)
 
 
+def test_what_a_mover_has_verified_counts_only_until_the_next_one_mirrors(monkeypatch):
+    """The writes that one gets are not in the file of the mover before."""
+    world, noted = World(monkeypatch), []
+    world.disk("k")["verified_windows"] = "/run/v0-0.map"
+
+    def begin(m, disk, mover, copied_from, verified):
+        noted.append((m.disk("k")["verified_windows"], verified))
+        raise CopyFailed("k", "no")
+
+    monkeypatch.setattr(copying, "begin", begin)
+    for _ in range(2):
+        with pytest.raises(CopyFailed):
+            sync.synchronise(world)
+        world.disk("k")["state"] = "broken"
+    assert noted == [(None, "/run/v0-0.map"), (None, None)]
+
+
 def stopping(monkeypatch, abort, keys=("k", "l")):
     """The world after the undo, whose part at the destination is `abort(world)`."""
     world = World(monkeypatch, keys)

@@ -174,10 +174,19 @@ OTHER = tapctl.Vbd(5, 4, None, None)
     ],
 )
 def test_what_is_closed_in_order_is_the_one_tapdisk_that_was_noted(disk, noted, ended, in_order):
-    disk.record = {"blank": True, "tapdisk": noted}
+    disk.record, disk.tapped = {"blank": True, "tapdisk": noted}, mock.Mock()
+    disk.tapped.get_tap_type.return_value = "vhd"
     disk._close = lambda: ended
     assert disk.abort() is in_order
     assert disk.log == ["locked", "no record", "unlocked"]
+
+
+def test_a_qcow2_image_is_never_proven_whole(disk):
+    """Its tapdisk tells nobody that it could not write what it had in memory of the tables."""
+    disk.record, disk.tapped = {"blank": True, "tapdisk": ONLY}, mock.Mock()
+    disk.tapped.get_tap_type.return_value = "qcow2"
+    disk._close = lambda: [(OURS, True)]
+    assert disk.abort() is False
 
 
 @pytest.mark.parametrize("refused, gone, in_order", [(False, True, True), (True, True, False)])
