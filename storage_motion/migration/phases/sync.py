@@ -116,7 +116,7 @@ def clear_broken(m: "Migration") -> None:
         for disk in m.plan.disks
         if closed
         and _may_be_another_now(m, disk)
-        or m.disk(disk.key).get("kept")
+        or m.disk(disk.key).get("kept") == unplugged_disks.CLOSED
         and unplugged_disks.may_have_been_opened(m, disk)
         or not mirror_health.is_sound(m, disk)
     ]

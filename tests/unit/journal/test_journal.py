@@ -225,6 +225,30 @@ def test_secrets_are_for_root_alone_and_go(root):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_word_that_goes_or_comes_while_all_is_removed_is_no_error(root, monkeypatch, whole):
+    """Who leaves one too late takes it away himself (late_word.py)."""
+    secret_files.keep(ID, "remote", {"password": "hush"})
+    path = root / "run/sxm" / ID
+    (path / "resume").write_text("")
+    unlink, rmdir = os.unlink, os.rmdir
+
+    def meanwhile(name, *arguments, **options):
+        if os.path.basename(str(name)) == "resume" and (path / "resume").exists():
+            unlink(str(path / "resume"))
+        return unlink(name, *arguments, **options)
+
+    def removing(name, *arguments, **options):
+        if not whole:
+            (path / "cancel").write_text("")
+        return rmdir(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "unlink", meanwhile)
+    monkeypatch.setattr(os, "rmdir", removing)
+    secret_files.forget_all(ID)
+    assert path.exists() is not whole and not (path / "remote.json").exists()
+
+
 def failing(number):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))

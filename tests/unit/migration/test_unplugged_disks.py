@@ -9,8 +9,8 @@ import pytest
 from fake_migration import make_plan
 from fake_pool import FakePool, add_vdi
 from storage_motion.errors import MirrorBroken
-from storage_motion.migration import durable, unplugged_disks
-from storage_motion.migration.phases import shut_gates
+from storage_motion.migration import durable, mirror_health, unplugged_disks
+from storage_motion.migration.phases import move, receive, shut_gates, sync
 from storage_motion.switch import disk_switch, source_lock
 
 OURS, HOST = "sxm m", "host_OpaqueRef:1"
@@ -137,3 +137,38 @@ def test_it_is_handed_over_behind_both(world, monkeypatch):
     assert seen == [(False, BOTH)] and world.disk("k")["gate"] == "open"
     unplugged_disks.hand_over(world)
     assert len(seen) == 1 and disk_switch.has_begun(world, world.one)
+
+
+def test_the_lock_before_the_move_does_not_hide_that_somebody_was_in(world, monkeypatch):
+    """It is the same mark: what is looked for afterwards would be there."""
+    monkeypatch.setattr(source_lock, "begin", lambda m, disk: m.config.update(relinking=OURS))
+    closed(world)
+    move._begin_lock(world, world.one)
+    world.config = {}
+    with pytest.raises(MirrorBroken):
+        move._begin_lock(world, world.one)
+    assert world.config == {}
+    world.entry["disks"]["k"]["gate"] = "open"  # it has been handed over: nobody else was in
+    move._begin_lock(world, world.one)
+    assert world.config == {"relinking": OURS}
+
+
+@pytest.mark.parametrize("config, anew", [(BOTH, []), ({}, ["k"]), ({"paused": OURS}, [])])
+def test_one_that_was_not_kept_closed_is_made_anew_though_its_copy_is_sound(
+    world, monkeypatch, config, anew
+):
+    closed(world)
+    world.config, renewed = config, []
+    world.guest_closes = lambda: None
+    world.vm = lambda: "ref"
+    state = types.SimpleNamespace(get_power_state=lambda ref: "Running")
+    world.source = types.SimpleNamespace(
+        xenapi=types.SimpleNamespace(VM=state, VDI=world.pool.xenapi.VDI)
+    )
+    monkeypatch.setattr(mirror_health, "is_sound", lambda m, disk: True)
+    monkeypatch.setattr(sync, "_END", ())
+    monkeypatch.setattr(
+        receive, "reopen", lambda m, disks: renewed.extend(disk.key for disk in disks)
+    )
+    sync.clear_broken(world)
+    assert renewed == anew

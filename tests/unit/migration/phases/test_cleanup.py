@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from fake_pool import NULL, add_vdi, add_vm, by_name, make_pool, uuid_of
+from fake_pool import NULL, add_vdi, add_vm, by_name, failure, make_pool, uuid_of
 from storage_motion.errors import NotCleanedUp
 from storage_motion.migration.phases import cleanup
 from storage_motion.plan.checks import CLAIM
@@ -168,3 +168,59 @@ def test_a_vm_that_another_migration_has_is_that_ones_to_give_back_to(arrived, m
     assert cleanup._has_moved_on(arrived.m) is moved_on
     arrived.m.plan.cross_pool = False
     assert not cleanup._has_moved_on(arrived.m)
+
+
+class Left:
+    """What a VM that has moved has left at the source of one snapshot: its disk."""
+
+    id = "m"
+
+    def __init__(self):
+        self.source, self.destination = make_pool("A", ["a1"]), make_pool("B", ["b1"])
+        self.old = add_vdi(self.source, by_name(self.source, "SR", "a1-sr"))
+        self.new = add_vdi(self.destination, by_name(self.destination, "SR", "b1-sr"))
+        self.snapshot = self.destination.add("VM", uuid="snapshot")
+        self.key = uuid_of(self.source, "VDI", self.old)
+        frozen = types.SimpleNamespace(key=self.key, snapshot="snapshot")
+        self.plan = types.SimpleNamespace(history=[frozen], dropped=[])
+
+    def disk(self, key):
+        return {"state": "kept"}
+
+    def destination_vdi(self, disk):
+        if self.new not in self.destination.tables["VDI"]:
+            raise failure("UUID_INVALID", "VDI", "x")
+        return self.new
+
+    def is_there(self):
+        return self.old in self.source.tables["VDI"]
+
+
+def test_the_disk_of_a_snapshot_goes():
+    left = Left()
+    cleanup._destroy_history(left)
+    assert not left.is_there()
+
+
+def test_one_that_another_vm_has_got_meanwhile_stays_and_is_told():
+    """xapi itself would destroy it: that VM does not run."""
+    left = Left()
+    vm = left.source.add("VM", uuid="other", name_label="restore")
+    vbd = left.source.add("VBD", VM=vm, VDI=left.old)
+    left.source.tables["VDI"][left.old]["VBDs"] = [vbd]
+    with pytest.raises(NotCleanedUp, match="restore"):
+        cleanup._destroy_history(left)
+    assert left.is_there()
+    del left.source.tables["VBD"][vbd]  # xapi takes such a reference away in its time
+    cleanup._destroy_history(left)
+    assert not left.is_there()
+
+
+@pytest.mark.parametrize("snapshot_is_there", [True, False])
+def test_one_whose_copy_is_gone_is_the_only_one_if_its_snapshot_is_there(snapshot_is_there):
+    left = Left()
+    del left.destination.tables["VDI"][left.new]
+    if not snapshot_is_there:  # somebody has deleted all of it there
+        del left.destination.tables["VM"][left.snapshot]
+    cleanup._destroy_history(left)
+    assert left.is_there() is snapshot_is_there
