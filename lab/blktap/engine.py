@@ -8,7 +8,7 @@ import socket
 import time
 
 from . import commit, detach, nbd_server, records
-from .qmp import Monitor, MonitorTimeout
+from .qmp import Monitor, MonitorError
 
 PROGRAM = "qemu-storage-daemon"
 # dom0's callers may have a short PATH, or none
@@ -24,15 +24,18 @@ def spawn(layout):
     cannot be started.
 
     QEMU's daemon does not answer now and then, from its beginning on (7.2, seen under load: a VM
-    could not be activated after its move, 30 s later). Then there is another one."""
+    could not be activated after its move, 30 s later), or not as it should. Then there is another
+    one."""
     layout.prepare()
     for _ in range(SPAWNS):
         pid = _spawn(layout)
         try:
             with Monitor(layout.ctl(pid), FIRST_ANSWER):
                 return pid
-        except MonitorTimeout:
-            kill(layout, records.load(layout, pid))
+        except (MonitorError, OSError):
+            record = records.load(layout, pid)
+            if record is not None:
+                kill(layout, record)
     raise records.failure(errno.ETIMEDOUT)
 
 

@@ -345,6 +345,11 @@ def _run(layout, function, letters, usage, arguments):
         code = error.errno or errno.EIO
         if error.strerror != os.strerror(code):
             _explain(error.strerror)
+    except Exception:  # pylint: disable=broad-except -- Python's own exit code, 1, would be EPERM
+        import traceback
+
+        code = errno.EIO
+        traceback.print_exc()
     if code:
         sys.stderr.write(os.strerror(code) + "\n")
     return code
