@@ -33,9 +33,8 @@ def spawn(layout):
             with Monitor(layout.ctl(pid), FIRST_ANSWER):
                 return pid
         except (MonitorError, OSError):
-            record = records.load(layout, pid)
-            if record is not None:
-                kill(layout, record)
+            record = records.load(layout, pid) or records.Record(pid, records.start_time(pid))
+            kill(layout, record)
     raise records.failure(errno.ETIMEDOUT)
 
 
