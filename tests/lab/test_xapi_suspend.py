@@ -5,14 +5,15 @@
 import pytest
 
 from xapi_archive import document, export, imported, packed
-from xapi_fixture import (
+from xapi_fixture import (  # noqa: F401
     failure_of,
-    make_sr,
     pool_with_xenopsds,
+    sr,
     vbd_record,
     vdi_record,
     vif_record,
     vm_record,
+    x,
 )
 
 NULL = "OpaqueRef:NULL"
@@ -22,16 +23,6 @@ NULL = "OpaqueRef:NULL"
 def pool():
     with pool_with_xenopsds(1) as pool:
         yield pool
-
-
-@pytest.fixture(scope="module")
-def x(pool):
-    return pool.master.remote().xenapi
-
-
-@pytest.fixture(scope="module")
-def sr(pool, x):
-    return make_sr(x, pool.master.ref(x), "/shared", shared=True)
 
 
 @pytest.fixture

@@ -9,16 +9,18 @@ import pytest
 
 from lab.http_client import UnixConnection
 from xapi_archive import document, export, imported, packed
-from xapi_fixture import (
+from xapi_fixture import (  # noqa: F401
     LabPool,
     TinyXenopsd,
     failure_of,
     make_sr,
     pool_with_xenopsds,
+    sr,
     vbd_record,
     vdi_record,
     vif_record,
     vm_record,
+    x,
 )
 
 NULL = "OpaqueRef:NULL"
@@ -28,16 +30,6 @@ NULL = "OpaqueRef:NULL"
 def pool():
     with pool_with_xenopsds(2) as pool:
         yield pool
-
-
-@pytest.fixture(scope="module")
-def x(pool):
-    return pool.master.remote().xenapi
-
-
-@pytest.fixture(scope="module")
-def sr(pool, x):
-    return make_sr(x, pool.master.ref(x), "/shared", shared=True)
 
 
 @pytest.fixture

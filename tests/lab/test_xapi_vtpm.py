@@ -12,7 +12,7 @@ from lab.xapi.database import Database
 from lab.xapi.failures import Failure
 from lab.xenopsd import wire
 from xapi_archive import document, export, imported, packed
-from xapi_fixture import failure_of, make_sr, pool_with_xenopsds, vbd_record, vdi_record, vm_record
+from xapi_fixture import failure_of, pool_with_xenopsds, sr, vbd_record, vdi_record, vm_record, x  # noqa: F401
 
 UEFI = {"HVM_boot_params": {"order": "c", "firmware": "uefi"}}
 # as xapi-guard writes it: what swtpm has for good, saved, and of the moment
@@ -23,16 +23,6 @@ CONTENTS = "dGhlIHBlcm1hbmVudCBzdGF0ZQ== c2F2ZWQ= "
 def pool():
     with pool_with_xenopsds(2) as pool:
         yield pool
-
-
-@pytest.fixture(scope="module")
-def x(pool):
-    return pool.master.remote().xenapi
-
-
-@pytest.fixture(scope="module")
-def sr(pool, x):
-    return make_sr(x, pool.master.ref(x), "/shared", shared=True)
 
 
 @pytest.fixture

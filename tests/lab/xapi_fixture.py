@@ -16,6 +16,7 @@ import threading
 import uuid
 import xmlrpc.client
 
+import pytest
 import XenAPI
 
 from tests.eventually import eventually
@@ -495,3 +496,15 @@ def pool_with_xenopsds(hosts):
     for host in pool.hosts:
         host.xenopsd.stop()
     pool.stop()
+
+
+@pytest.fixture(scope="module")
+def x(pool):
+    """XenAPI of the pool that the module has."""
+    return pool.master.remote().xenapi
+
+
+@pytest.fixture(scope="module")
+def sr(pool, x):
+    """A shared SR of that pool: its ref."""
+    return make_sr(x, pool.master.ref(x), "/shared", shared=True)

@@ -175,7 +175,7 @@ def _has_moved_on(m: "Migration") -> bool:
 
 
 def _destroy_vbds(m: "Migration") -> None:
-    """Those of the moved disks: xapi destroys a VDI only when no VBD has it."""
+    """Those of the moved disks."""
     vm = _source_vm(m)
     if vm is None:
         return
