@@ -26,12 +26,14 @@ from bench import (
     engines,
     extents,
     machine,
+    memory_disk,
     mirroring,
     sanity,
     shares,
     switch,
     tables,
 )
+from bench.stage import Stage
 
 FULL = (  # name, module, its effort, rounds
     ("copy", copying, copying.FULL, 3),
@@ -108,7 +110,8 @@ def main():
     if options.command == "render":
         document.render()
         return 0
-    result = measure(engine_of(os.environ), options)
+    with memory_disk.mounted() as Stage.HOME:
+        result = measure(engine_of(os.environ), options)
     for text in tables.render(result).values():
         print("\n" + text)
     wrong = sanity.faults(result)

@@ -48,7 +48,8 @@ class StorageDaemon(object):
                 "--nbd-server",
                 "addr.type=unix,addr.path=" + self.socket,
                 "--blockdev",
-                "driver=raw,node-name=%s,file.driver=file,file.filename=%s" % (NODE, image),
+                "driver=raw,node-name=%s,cache.direct=on,file.driver=file,file.cache.direct=on,"
+                "file.filename=%s" % (NODE, image),
                 "--export",
                 "type=nbd,id=e,node-name=%s,name=%s,writable=on" % (NODE, EXPORT),
             ]
@@ -122,10 +123,10 @@ class StorageDaemon(object):
 
 
 class Lab(object):
-    """qemu-nbd at both ends, qemu-storage-daemon below the guest; raw images in memory."""
+    """qemu-nbd at both ends, qemu-storage-daemon below the guest; raw images on a disk in memory."""
 
     name = "lab"
-    what = "qemu-storage-daemon and qemu-nbd, raw images in memory"
+    what = "qemu-storage-daemon and qemu-nbd, raw images on a disk in memory"
     largest = 2048 * images.GIB
     mirrors_by_itself = True
 
@@ -138,7 +139,7 @@ class Lab(object):
         return images.make(site.path(name), size)
 
     def serve(self, site, image):
-        process, socket = site.serve(image)
+        process, socket = site.serve(image, cache="none")  # past the page cache, as tapdisk does
         return process.pid, socket
 
     def source(self, image, socket):
@@ -186,10 +187,10 @@ class TapdiskGuest(object):
 
 
 class Tapdisk(object):
-    """The real tapdisk at both ends and below the guest; VHDs in memory."""
+    """The real tapdisk at both ends and below the guest; VHDs on a disk in memory."""
 
     name = "tapdisk"
-    what = "tapdisk, VHDs in memory"
+    what = "tapdisk, VHDs on a disk in memory"
     largest = 2040 * images.GIB  # of a VHD
     mirrors_by_itself = False
 

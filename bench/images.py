@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Raw images in memory: what they hold, and whether two are the same."""
+"""Raw images: what they hold, and whether two are the same."""
 
 import os
 import random
@@ -42,6 +42,7 @@ def make(path, size, extents=()):
                 # no two pieces alike, so that one in the wrong place is found
                 mark = (offset + done).to_bytes(8, "little")
                 target.write((mark + noise[8:])[: length - done])
+        os.fsync(target.fileno())  # nothing is left to be written while others are timed
     return path
 
 

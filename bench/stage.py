@@ -104,7 +104,7 @@ class Stage(Site):
         port = free_port()
         if self.engine.mirrors_by_itself:
             tls = "tls-creds-x509,id=tls,endpoint=server,verify-peer=no,dir=" + self.pki()
-            command = "qemu-nbd -t -e 16 -f raw --cache=writeback -x tapdisk_client".split()
+            command = "qemu-nbd -t -e 16 -f raw --cache=none -x tapdisk_client".split()
             command += ["-b", "127.0.0.1", "-p", str(port), "--object", tls, "--tls-creds", "tls"]
             self.stand(role, [*command, image], port=port)
         else:

@@ -52,8 +52,10 @@ def pattern(seed, length):
 class Site(object):
     """A directory and the processes that work in it."""
 
+    HOME = "/dev/shm"  # where the directory is
+
     def __enter__(self):
-        self.directory = tempfile.mkdtemp(prefix="sxm-data-", dir="/dev/shm")
+        self.directory = tempfile.mkdtemp(prefix="sxm-data-", dir=self.HOME)
         self._processes = []
         return self
 
@@ -96,8 +98,8 @@ class Site(object):
             target.write(content)
         return path
 
-    def serve(self, image, clients=16):
-        """Serve `image` as a tapdisk would: (Popen, path of the NBD socket)."""
+    def serve(self, image, clients=16, cache="writeback"):
+        """Serve `image` as a tapdisk would: (Popen, path of the NBD socket). `cache`: qemu-nbd's."""
         path = image + ".nbd"
         process = self.start(
             [
@@ -107,7 +109,7 @@ class Site(object):
                 str(clients),
                 "-f",
                 "raw",
-                "--cache=writeback",
+                "--cache=" + cache,
                 "-x",
                 nbd_client.EXPORT_NAME,
                 "-k",
