@@ -123,7 +123,7 @@ class StorageDaemon(object):
 
 
 class Lab(object):
-    """qemu-nbd at both ends, qemu-storage-daemon below the guest; raw images on a disk in memory."""
+    """qemu-nbd at both ends, qemu-storage-daemon below the guest; raw images."""
 
     name = "lab"
     what = "qemu-storage-daemon and qemu-nbd, raw images on a disk in memory"

@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Any, Callable, Dict, Optional
 
+from storage_motion.destination import tapdisk
 from storage_motion.destination.copy_role import CopyRole
 from storage_motion.destination.mirror_role import MirrorRole
 from storage_motion.errors import DataPathError, NotFinished, PeerRefused, ProtocolError
@@ -113,6 +114,7 @@ class ReceivedDisk(object):
             if role == "copy":
                 self._clear_beyond(client)
                 reading = self.connect()
+                tapdisk.have_memory_kept(reading)
                 CopyRole(tls, client, reading, self._guest).run()
             else:
                 MirrorRole(tls, client, self._guest).run()

@@ -8,10 +8,28 @@ anybody: it is one thread that serves the mover, sends to tapdisk, and takes its
 
 from typing import Dict, Iterable, List, Optional, Tuple
 
+from storage_motion.dom0 import blktap
 from storage_motion.errors import ProtocolError
 from storage_motion.wire import nbd, nbd_client, stream
 
 NAME = "the destination's tapdisk"
+# bytes of a read that is more than all requests of a copy that are with tapdisk at a time
+LARGE_READ = 4 << 20
+
+
+def have_memory_kept(client: nbd_client.Client) -> None:
+    """Have tapdisk keep the memory of a copy's requests from one to the next. `client`: with
+    nothing in flight. Raises RequestFailed, ConnectionLost.
+
+    It allocates the data of each request anew (tapdisk-nbdserver.c, posix_memalign). glibc gives
+    1 MiB back to the kernel each time, and takes new pages for the next: a quarter of tapdisk's
+    processor time in a copy, more in a virtual machine (docs/performance.md). Once something
+    larger has been freed, glibc keeps what is smaller, and up to twice as much in all (mallopt(3),
+    M_MMAP_THRESHOLD). A QCOW2 tapdisk, which may not have as many requests, is left alone: it
+    works on each cluster of a large one by itself.
+    """
+    if client.depth == blktap.MOST:
+        client.read(0, min(LARGE_READ, client.size))
 
 
 class _Connection(object):

@@ -99,7 +99,8 @@ class Site(object):
         return path
 
     def serve(self, image, clients=16, cache="writeback"):
-        """Serve `image` as a tapdisk would: (Popen, path of the NBD socket). `cache`: qemu-nbd's."""
+        """Serve `image` as a tapdisk would: (Popen, path of the NBD socket). `cache`: see
+        qemu-nbd(8)."""
         path = image + ".nbd"
         process = self.start(
             [
