@@ -12,9 +12,11 @@ beside it.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -35,6 +37,7 @@ from bench import (
 )
 from bench.stage import Stage
 
+DISK, QUICK_DISK = 8 << 30, 1 << 30  # bytes in which the images of a run have room
 FULL = (  # name, module, its effort, rounds
     ("copy", copying, copying.FULL, 3),
     ("mirror", mirroring, mirroring.FULL, 3),
@@ -110,7 +113,15 @@ def main():
     if options.command == "render":
         document.render()
         return 0
-    with memory_disk.mounted() as Stage.HOME:
+    with contextlib.ExitStack() as undo:
+        try:
+            Stage.HOME = undo.enter_context(
+                memory_disk.mounted(QUICK_DISK if options.quick else DISK)
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            if not options.quick:
+                raise SystemExit("no disk in memory for the images: %s" % error)
+            tell("the images are plain files in %s: %s" % (Stage.HOME, error))
         result = measure(engine_of(os.environ), options)
     for text in tables.render(result).values():
         print("\n" + text)

@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 
 HOME = "/dev/shm"
-SIZE = 8 << 30  # bytes
 PIECE = 1 << 20
 # no journal, so nothing is written twice; what is deleted keeps its pages (nodiscard)
 FILE_SYSTEM = "mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0,nodiscard".split()
@@ -23,7 +22,7 @@ BOUND = 300.0  # seconds of any command
 
 
 @contextlib.contextmanager
-def mounted(size=SIZE):
+def mounted(size):
     """The directory of such a disk of `size` bytes. Raises OSError, CalledProcessError."""
     home = tempfile.mkdtemp(prefix="sxm-bench-", dir=HOME)
     with contextlib.ExitStack() as undo:
