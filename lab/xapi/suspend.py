@@ -88,8 +88,8 @@ def resume_on(context, vm, host, start_paused, _force):
 
 def go_on(context, vm, wanted, start_paused=False):
     """Resume a VM on the host `wanted`, or on one that sees what it needs, as a part of another
-    operation (xapi_xenops.ml, resume). Raises VM_HAS_NO_SUSPEND_VDI ["VM", vm]: it is halted then; VM_REQUIRES_SR. If xenopsd fails,
-    the VM stays suspended, with its image."""
+    operation (xapi_xenops.ml, resume). Raises VM_HAS_NO_SUSPEND_VDI ["VM", vm]: it is halted then;
+    VM_REQUIRES_SR. If xenopsd fails, the VM stays suspended, with its image."""
     database, pool = context.database, context.pool
     if start_paused:
         raise Failure("VALUE_NOT_SUPPORTED", "start_paused", "true", "not by this xenopsd")
