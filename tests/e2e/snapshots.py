@@ -127,9 +127,10 @@ class Tree:
             assert suspended is (record["suspend_VDI"] != NULL)
             images = {"memory": record["suspend_VDI"]} if suspended else {}
             assert sorted(disks) == sorted(own)
-            for device, vdi in disks.items():
+            for device, vdi in dict(disks, **images).items():
                 known = x.VDI.get_record(vdi)
-                assert known["is_a_snapshot"] and known["snapshot_of"] == own[device], known
+                assert known["is_a_snapshot"], known
+                assert device in images or known["snapshot_of"] == own[device], known
                 assert known["managed"] and "sxm_migration" not in known["other_config"]
                 assert not [key for key in known["sm_config"] if key in ("paused", "relinking")]
             found[name] = (
