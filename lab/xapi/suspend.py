@@ -15,25 +15,30 @@ _BESIDE_MEMORY = 100 * _MIB
 @call("VM.suspend", "vm:ref(VM)")
 def suspend(context, vm):
     """Raises VM_NO_SUSPEND_SR [vm]. What has no image in the end is halted, or runs on."""
-    database, pool = context.database, context.pool
     with operation(context, vm, "suspend"):
-        record = database.record("VM", vm)
-        database.set("VM", vm, ha_always_run=False)
-        image = vdis.create(context, _image(record, _suspend_sr(database, vm, record)))
-        database.set("VM", vm, suspend_VDI=image)
-        host = record["resident_on"]
-        try:
-            place = xenops.locator(database, image)
-            xenops.run(context, host, "VM.suspend", id=record["uuid"], disk=place)
-            xenops.await_events(pool, host)
-            xenops.update_vm(pool, vm, host)
-            if database.get("VM", vm, "power_state") != "Suspended":
-                raise Failure("VM_BAD_POWER_STATE", vm, "suspended", "running")
-        except Failure:
-            xenops.refresh(pool, vm, host)
-            vdis.destroy(context, image)
-            database.set("VM", vm, suspend_VDI=NULL)
-            raise
+        context.database.set("VM", vm, ha_always_run=False)
+        put_away(context, vm)
+
+
+def put_away(context, vm):
+    """The same as a part of another operation (xapi_xenops.ml, suspend)."""
+    database, pool = context.database, context.pool
+    record = database.record("VM", vm)
+    image = vdis.create(context, _image(record, _suspend_sr(database, vm, record)))
+    database.set("VM", vm, suspend_VDI=image)
+    host = record["resident_on"]
+    try:
+        place = xenops.locator(database, image)
+        xenops.run(context, host, "VM.suspend", id=record["uuid"], disk=place)
+        xenops.await_events(pool, host)
+        xenops.update_vm(pool, vm, host)
+        if database.get("VM", vm, "power_state") != "Suspended":
+            raise Failure("VM_BAD_POWER_STATE", vm, "suspended", "running")
+    except Failure:
+        xenops.refresh(pool, vm, host)
+        vdis.destroy(context, image)
+        database.set("VM", vm, suspend_VDI=NULL)
+        raise
 
 
 def _image(record, sr):
@@ -72,18 +77,19 @@ def _suspend_sr(database, vm, record):
 @call("VM.resume", "vm:ref(VM) start_paused:bool force:bool")
 def resume(context, vm, start_paused, _force):
     with operation(context, vm, "resume"):
-        _resume(context, vm, None, start_paused)
+        go_on(context, vm, None, start_paused)
 
 
 @call("VM.resume_on", "vm:ref(VM) host:ref(host) start_paused:bool force:bool")
 def resume_on(context, vm, host, start_paused, _force):
     with operation(context, vm, "resume_on"):
-        _resume(context, vm, host, start_paused)
+        go_on(context, vm, host, start_paused)
 
 
-def _resume(context, vm, wanted, start_paused):
-    """Raises VM_HAS_NO_SUSPEND_VDI ["VM", vm]: it is halted then; VM_REQUIRES_SR. If xenopsd fails,
-    the VM stays suspended, with its image."""
+def go_on(context, vm, wanted, start_paused=False):
+    """Resume a VM on the host `wanted`, or on one that sees what it needs, as a part of another
+    operation (xapi_xenops.ml, resume). Raises VM_HAS_NO_SUSPEND_VDI ["VM", vm]: it is halted then;
+    VM_REQUIRES_SR. If xenopsd fails, the VM stays suspended, with its image."""
     database, pool = context.database, context.pool
     if start_paused:
         raise Failure("VALUE_NOT_SUPPORTED", "start_paused", "true", "not by this xenopsd")

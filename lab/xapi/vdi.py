@@ -202,6 +202,8 @@ def destroy(context, self):
         with Operation(context, "SR", database.get("VDI", self, "SR"), "vdi_destroy"):
             storage.run_vdi(self, "vdi_delete", task=context.task)
         _remove_object(database, self, vbds)
+        for vm in database.where("VM", suspend_VDI=self):
+            database.set("VM", vm, suspend_VDI=NULL)
 
 
 def _remove_object(database, vdi, vbds):

@@ -335,7 +335,6 @@ def _refusing(name):
 for _name, _more in (
     ("pause", ""),
     ("unpause", ""),
-    ("checkpoint", " new_name:string"),
     ("clone", " new_name:string"),
     ("copy", " new_name:string sr:ref(SR)"),
     ("pool_migrate", " host:ref(host) options:map(string,string)"),

@@ -13,7 +13,7 @@ _ANY = ("Halted", "Paused", "Running", "Suspended")
 OPERATIONS = {
     "start": ("Halted",),
     "start_on": ("Halted",),
-    "destroy": ("Halted",),
+    "destroy": ("Halted", "Suspended"),
     "create_vtpm": ("Halted",),
     "clean_shutdown": ("Running",),
     "hard_shutdown": ("Paused", "Running", "Suspended"),
@@ -24,7 +24,7 @@ OPERATIONS = {
     "resume_on": ("Suspended",),
     "pause": ("Running",),
     "unpause": ("Paused",),
-    "checkpoint": ("Running",),
+    "checkpoint": ("Paused", "Running", "Suspended"),
     "clone": ("Halted", "Suspended"),
     "copy": ("Halted", "Suspended"),
     "revert": _ANY,
@@ -52,6 +52,10 @@ def refusal(ref, record, operation):
         for key, name in record["current_operations"].items()
         if name not in _BESIDE_OTHERS
     }
+    states = OPERATIONS[operation]
+    if record["power_state"] not in states:  # the first that xapi looks at (check_operation_error)
+        expected = ", ".join(state.lower() for state in states)
+        return Failure("VM_BAD_POWER_STATE", ref, expected, record["power_state"].lower())
     if others and operation not in _BESIDE_OTHERS:
         return Failure("OTHER_OPERATION_IN_PROGRESS", "VM", ref, *sorted(others.values())[:1])
     if record["is_a_snapshot"] and operation not in _FOR_SNAPSHOTS:
@@ -63,9 +67,6 @@ def refusal(ref, record, operation):
         return Failure("OPERATION_NOT_ALLOWED", "Operations on domain 0 are not allowed")
     if operation == "revert" and not record["is_a_snapshot"]:
         return Failure("REVERT_ONLY_ALLOWED_ON_SNAPSHOT")
-    states = OPERATIONS[operation]
-    if record["power_state"] not in states:
-        return Failure("VM_BAD_POWER_STATE", ref, states[0].lower(), record["power_state"].lower())
     if operation == "create_vtpm" and record["VTPMs"]:
         return Failure("VTPM_MAX_AMOUNT_REACHED", len(record["VTPMs"]))
     return None

@@ -77,6 +77,12 @@ def _forgotten_history(m: "Migration") -> List[str]:
         known = api.VDI.get_record(vdi)
         if not known["managed"] or not known["is_a_snapshot"]:
             found.append("that VDI %s is a snapshot" % known["uuid"])
+        if disk.is_memory:
+            if vm and api.VM.get_suspend_VDI(vm) != vdi:
+                found.append(
+                    "that VDI %s is the memory of snapshot %s" % (known["uuid"], disk.snapshot)
+                )
+            continue
         own = vm and not adopt.is_taken_away(m, disk)
         if own and vm not in [api.VBD.get_VM(vbd) for vbd in known["VBDs"]]:
             found.append("that VDI %s is of snapshot %s" % (known["uuid"], disk.snapshot))

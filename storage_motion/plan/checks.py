@@ -61,18 +61,30 @@ SUSPENDED_CHECKS: Tuple[Condition, ...] = (
     ),
 )
 
-# For the record of a snapshot that is to come along.
+# For the record of a snapshot.
 SNAPSHOT_CHECKS: Tuple[Condition, ...] = (
-    (
-        lambda vm: vm["power_state"] != "Suspended",
-        # nor dropped: xapi takes its VBDs for attached (xapi_vbd_helpers.ml, copy)
-        "is a checkpoint, and its memory image cannot be moved yet",
-        "delete it first (xe snapshot-uninstall)",
-    ),
     (
         lambda vm: not vm["current_operations"],
         lambda vm: "is in use (%s)" % ", ".join(sorted(vm["current_operations"].values())),
         "wait for that",
+    ),
+)
+
+# More for a checkpoint, which is a suspended one: {"image": whether that of its memory is there,
+# "arrives": whether it comes along to another pool, "remapped": whether it is to have other disks
+# within its pool}.
+CHECKPOINT_CHECKS: Tuple[Condition, ...] = (
+    (
+        lambda checkpoint: checkpoint["image"] or not checkpoint["arrives"],
+        "is a checkpoint, and has no image of its memory, without which no pool takes it",
+        "delete it first (xe snapshot-uninstall)",
+    ),
+    (
+        # as of a VM: it has its VBDs plugged (xapi_vbd_helpers.ml, copy), so that nobody destroys
+        # them, and who makes it halted (VM.hard_shutdown) destroys the image
+        lambda checkpoint: not checkpoint["remapped"],
+        "is a checkpoint, and within its pool xapi lets nobody give it other disks",
+        "delete it first (xe snapshot-uninstall); to another pool it would come along",
     ),
 )
 

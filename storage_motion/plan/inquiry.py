@@ -14,7 +14,7 @@ Attached = Tuple[str, Dict[str, Any], Dict[str, Any]]
 
 
 SUSPENDED = "Suspended"
-# In place of a VBD, of the image of a suspended VM's memory, which has none.
+# In place of a VBD, of the image of a suspended VM's memory, or a checkpoint's, which has none.
 MEMORY = {
     "uuid": "",
     "device": "",

@@ -42,8 +42,9 @@ class Disk(NamedTuple):
 
     @property
     def is_memory(self) -> bool:
-        """Whether it is the image of a suspended VM's memory: no VBD has it."""
-        return not self.vbd and not self.snapshot
+        """Whether it is the image of a suspended VM's memory, or of a checkpoint's: no VBD has
+        it."""
+        return not self.vbd
 
 
 class Cd(NamedTuple):

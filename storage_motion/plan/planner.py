@@ -133,7 +133,7 @@ def make(
     moving, staying = disk_goals.moving_disks(inquiry, disks, goals, host_ref, host)
     drives = cds.of_drives(inquiry, host_ref) if host_ref else []
     interfaces = vifs.find_networks(inquiry, host_ref, host)
-    snapshots = vm_snapshots.find(inquiry, moving, interfaces)
+    snapshots = vm_snapshots.find(inquiry, moving, interfaces, host_ref, host)
     if problems:
         return None
     assert host_ref is not None and host is not None
@@ -175,7 +175,7 @@ def make(
 def _foreign_keys(inquiry: Inquiry, disks: List[Attached]) -> None:
     """Arguments that name a disk or an interface have to name one of this VM."""
     keys = {vdi["uuid"] for _, _, vdi in disks}
-    for uuid in sorted(set(inquiry.request.vdis) - keys):
+    for uuid in sorted(set(inquiry.request.vdis) - keys - set(vm_snapshots.images(inquiry))):
         inquiry.problems.add(
             "vdi:" + uuid,
             "is not a disk of VM %s" % inquiry.vm["name_label"],

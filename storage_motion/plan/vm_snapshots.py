@@ -2,7 +2,8 @@
 """The VM's snapshots: which come along, where their disks go, and which disk each of these is based
 on.
 
-A disk of a snapshot goes where the disk goes that it is a snapshot of. What it is based on the tree
+A disk of a snapshot goes where the disk goes that it is a snapshot of; the image of a checkpoint's
+memory, between pools, where a suspended VM's would. What it is based on the tree
 of snapshots says (VM.parent; a revert makes a branch of it): the nearest one above it that has a
 disk of the same disk. That only is where to look: how far two disks differ is read from their
 images when they are copied (migration/phases/copying.py).
@@ -12,13 +13,19 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from storage_motion.plan import checks, disk_goals, vifs
 from storage_motion.plan.disk_goals import SR_ARGUMENT
-from storage_motion.plan.inquiry import Inquiry, disks_of
+from storage_motion.plan.inquiry import MEMORY, SUSPENDED, Inquiry, disks_of
 from storage_motion.plan.plan import Disk, Snapshot, Vif
 from storage_motion.xapi.records import NULL
 
 ARGUMENT = "snapshots"
 # What a clone has of the disk that it is one of, and cannot be given.
 INHERITED = ("virtual_size", "type", "sharable", "SR")
+# Of a disk that has no SR to go to; whether it is the image of a checkpoint's memory: what it is,
+# and what would be right.
+WITHOUT_SR = {
+    False: ("is a snapshot of no disk of the VM", "the UUID of an SR"),
+    True: ("is the image of its memory", "the UUID of an SR, for it alone by vdi:<image>=<SR>"),
+}
 
 
 class Found(NamedTuple):
@@ -32,9 +39,15 @@ class Found(NamedTuple):
     dropped: List[str]
 
 
-def find(inquiry: Inquiry, moving: List[Disk], interfaces: List[Vif]) -> Found:
+def find(
+    inquiry: Inquiry,
+    moving: List[Disk],
+    interfaces: List[Vif],
+    host_ref: Optional[str],
+    host: Optional[Dict[str, Any]],
+) -> Found:
     """Look at all snapshots; what is wrong goes to the problems. `moving`, `interfaces`: the VM's
-    own, as they are planned."""
+    own, as they are planned; `host_ref`, `host`: where to, if that is known."""
     found = _Snapshots(inquiry)
     for vm in found.records.values():
         subject = "snapshot %s (%s)" % (vm["uuid"], vm["name_label"])
@@ -56,7 +69,8 @@ def find(inquiry: Inquiry, moving: List[Disk], interfaces: List[Vif]) -> Found:
         return Found(moving, [], snapshots, [], found.all_vdis())
     if inquiry.cross_pool:
         _require_new(inquiry, snapshots)
-    history = _History(inquiry, found, moving)
+    history = _History(inquiry, found, moving, host_ref, host)
+    _require_possible(inquiry, found, history)
     return Found(
         [history.based(disk) for disk in moving],
         history.disks,
@@ -111,24 +125,38 @@ class _Snapshots:
             yield ref
             ref = self.records[ref]["parent"]
 
+    def image(self, vm: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """The record of the image of the memory of a checkpoint (its record), if it is there."""
+        return self._inquiry.source.of("VDI", vm.get("suspend_VDI", NULL))
+
     def all_vdis(self) -> List[str]:
         """The UUIDs of all their disks and memory images."""
         found = []
         for vm in self.records.values():
             found += [vdi["uuid"] for _, _, vdi in disks_of(self._inquiry.source, vm)]
-            image = self._inquiry.source.of("VDI", vm.get("suspend_VDI", NULL))
+            image = self.image(vm)
             found += [image["uuid"]] if image else []
         return sorted(set(found))
 
 
 class _History:
-    """The disks of snapshots that move: `disks`, each behind the one that it is based on."""
+    """The disks of snapshots that move: `disks`, each behind the one that it is based on.
+    `remapped`: the refs of checkpoints that would have other disks within their pool."""
 
-    def __init__(self, inquiry: Inquiry, snapshots: _Snapshots, moving: List[Disk]) -> None:
+    def __init__(
+        self,
+        inquiry: Inquiry,
+        snapshots: _Snapshots,
+        moving: List[Disk],
+        host_ref: Optional[str],
+        host: Optional[Dict[str, Any]],
+    ) -> None:
         self._inquiry = inquiry
+        self._to = host_ref, host
         self._snapshots = snapshots
         self._moving = {disk.key: disk for disk in moving}
         self.disks: List[Disk] = []
+        self.remapped: List[str] = []
         # (snapshot, the disk that it is of; refs) -> (the planned disk, the record of its VDI)
         self._found: Dict[Tuple[str, str], Tuple[Disk, Dict[str, Any]]] = {}
         for ref, vm in snapshots.records.items():
@@ -146,18 +174,17 @@ class _History:
         inquiry, problems = self._inquiry, self._inquiry.problems
         of = inquiry.source.of("VDI", vdi["snapshot_of"])
         owner = self._moving.get(of["uuid"]) if of else None
-        goal = self._goal(vdi, owner, of is not None)
+        argument, goal = self._goal(vbd, vdi, owner, of is not None)
         subject = "disk %s (%s) of snapshot %s" % (vbd["userdevice"], vdi["uuid"], vm["name_label"])
         if goal is None:
             if inquiry.cross_pool and not problems:
-                problems.add(
-                    SR_ARGUMENT,
-                    "%s is a snapshot of no disk of the VM, and has no SR to go to" % subject,
-                    "the UUID of an SR",
-                )
+                wrong, right = WITHOUT_SR[vbd is MEMORY]
+                problems.add(argument, "%s %s, and has no SR to go to" % (subject, wrong), right)
             return  # else it stays where it is
+        if vm["power_state"] == SUSPENDED and not inquiry.cross_pool:
+            self.remapped.append(ref)
+            return
         sr = inquiry.source.of("SR", vdi["SR"])
-        argument = ("vdi:" + owner.key) if owner else SR_ARGUMENT
         checks.check(checks.FROZEN_DISK_CHECKS, problems, ARGUMENT, subject, vdi, vbd)
         _require_own(inquiry, vm, vbd, vdi)
         checks.source_sr(problems, ARGUMENT, sr, vdi, False)
@@ -176,8 +203,7 @@ class _History:
             problems,
             argument,
             there,
-            None,
-            None,
+            *((None, None) if owner else self._to),  # where that one goes has been looked at
             [(owner.key if owner else vdi["uuid"], size, image_format)],
         )
         disk = disk_goals.as_planned(inquiry, vbd, vdi, sr, there, None)._replace(
@@ -192,16 +218,23 @@ class _History:
         self.disks.append(disk)
         self._found[(ref, vdi["snapshot_of"])] = disk, vdi
 
-    def _goal(self, vdi: Dict[str, Any], owner: Optional[Disk], has_owner: bool) -> Optional[str]:
-        """The ref of the SR that a disk of a snapshot goes to; None if it has none, or stays."""
-        destination = self._inquiry.destination
+    def _goal(
+        self, vbd: Dict[str, Any], vdi: Dict[str, Any], owner: Optional[Disk], has_owner: bool
+    ) -> Tuple[str, Optional[str]]:
+        """(the argument that says so, the ref of the SR that a disk of a snapshot goes to; None if
+        it has none, or stays)."""
+        destination, request = self._inquiry.destination, self._inquiry.request
+        if vbd is MEMORY and not self._inquiry.cross_pool:
+            return SR_ARGUMENT, None  # it stays, as xapi has it (xapi_vm_migrate.ml, suspends_vdis)
         if owner:
-            return destination.ref("SR", owner.destination_sr)
+            return "vdi:" + owner.key, destination.ref("SR", owner.destination_sr)
         if has_owner and not self._inquiry.cross_pool:
-            return None  # that disk stays, too
-        named = self._inquiry.request.destination_sr
+            return SR_ARGUMENT, None  # that disk stays, too
+        argument, named = SR_ARGUMENT, request.destination_sr
+        if vdi["uuid"] in request.vdis:  # which planner.py takes of an image only
+            argument, named = "vdi:" + vdi["uuid"], request.vdis[vdi["uuid"]]
         sr = destination.ref("SR", named) if named else None
-        return None if not self._inquiry.cross_pool and sr == vdi["SR"] else sr
+        return argument, None if not self._inquiry.cross_pool and sr == vdi["SR"] else sr
 
     def _base(self, vm: Dict[str, Any], of: str, vdi: Dict[str, Any], disk: Disk) -> Optional[str]:
         """The key of the disk that another one (its VDI's record) is based on: of the nearest
@@ -216,6 +249,29 @@ class _History:
                 alike = alike and base.destination_sr == disk.destination_sr
                 return base.key if alike and base.image_format == disk.image_format else None
         return None
+
+
+def images(inquiry: Inquiry) -> List[str]:
+    """The UUIDs of the images of the memory of the VM's checkpoints that come along to another
+    pool: `vdi:` may say where to."""
+    if not inquiry.cross_pool or inquiry.request.drop_snapshots:
+        return []
+    found = _Snapshots(inquiry)
+    images = [found.image(vm) for vm in found.records.values() if vm["power_state"] == SUSPENDED]
+    return [image["uuid"] for image in images if image]
+
+
+def _require_possible(inquiry: Inquiry, found: _Snapshots, history: _History) -> None:
+    """What xapi can do with a checkpoint."""
+    for ref, vm in found.records.items():
+        if vm["power_state"] == SUSPENDED:
+            checkpoint = {
+                "image": found.image(vm) is not None,
+                "arrives": inquiry.cross_pool,
+                "remapped": ref in history.remapped,
+            }
+            subject = "snapshot %s (%s)" % (vm["uuid"], vm["name_label"])
+            checks.check(checks.CHECKPOINT_CHECKS, inquiry.problems, ARGUMENT, subject, checkpoint)
 
 
 def _require_own(

@@ -12,6 +12,7 @@ from lab.pools import at_switch
 
 CONVERT = 60.0
 POKE = 0.02
+NULL = "OpaqueRef:NULL"
 QEMU_IMG = "qemu-img"
 
 
@@ -67,6 +68,9 @@ class Tree:
     """The VM of a scene with snapshots: `first`, `branch` on it, and, after the VM went back to
     `first`, `last`, which it is on now."""
 
+    # (one of them, or None for the VM; the one that it is on)
+    ON = (("branch", "first"), ("last", "first"), (None, "last"))
+
     def __init__(self, scene):
         self.scene = scene
         x = scene.pool.xapi
@@ -118,11 +122,15 @@ class Tree:
         for ref, name in names.items():
             record, disks = x.VM.get_record(ref), self.disks(ref)
             assert record["is_a_snapshot"] and record["snapshot_of"] == self.vm
-            assert record["power_state"] == "Halted" and record["blocked_operations"] == {}
+            assert record["blocked_operations"] == {}
+            suspended = record["power_state"] == "Suspended"
+            assert suspended is (record["suspend_VDI"] != NULL)
+            images = {"memory": record["suspend_VDI"]} if suspended else {}
             assert sorted(disks) == sorted(own)
-            for device, vdi in disks.items():
+            for device, vdi in dict(disks, **images).items():
                 known = x.VDI.get_record(vdi)
-                assert known["is_a_snapshot"] and known["snapshot_of"] == own[device], known
+                assert known["is_a_snapshot"], known
+                assert device in images or known["snapshot_of"] == own[device], known
                 assert known["managed"] and "sxm_migration" not in known["other_config"]
                 assert not [key for key in known["sm_config"] if key in ("paused", "relinking")]
             found[name] = (
@@ -136,8 +144,9 @@ class Tree:
                         str(x.VDI.get_snapshot_time(vdi)),
                         contents(self.scene.lab, self.scene.pool, vdi),
                     )
-                    for device, vdi in disks.items()
+                    for device, vdi in dict(disks, **images).items()
                 },
+                [x.VDI.get_type(vdi) for vdi in images.values()],
             )
         found["the VM"] = names.get(x.VM.get_parent(self.vm))
         return found
@@ -146,7 +155,7 @@ class Tree:
         """Each of them, and the VM, shares an image with what it comes after."""
         lab, pool = self.scene.lab, self.scene.pool
         own, snapshots = self.disks(self.vm), self.snapshots()
-        for above, below in (("branch", "first"), ("last", "first"), (None, "last")):
+        for above, below in self.ON:
             for device, vdi in (self.disks(snapshots[above]) if above else own).items():
                 shared = set(backing_of(lab, pool, vdi)) & set(
                     backing_of(lab, pool, self.disks(snapshots[below])[device])
@@ -158,6 +167,8 @@ class Tree:
         pool = self.scene.pool
         x, vms = pool.xapi, [self.vm] + list(self.snapshots().values())
         vdis = {x.VDI.get_uuid(vdi) for vm in vms for vdi in self.disks(vm).values()}
+        images = [x.VM.get_suspend_VDI(vm) for vm in vms]
+        vdis |= {x.VDI.get_uuid(image) for image in images if image != NULL}
         uuids = {x.VM.get_uuid(vm) for vm in vms}
 
         def check(records=True):

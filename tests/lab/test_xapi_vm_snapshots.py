@@ -98,6 +98,74 @@ def test_going_back_to_a_snapshot(x, vm):
     assert x.VM.get_parent(third) == NULL == x.VM.get_parent(second)
 
 
+def test_a_checkpoint_and_going_back_to_it(pool, x, vm, sr):
+    """The VM goes on at once. What is of the checkpoint nobody destroys but with it, and back at it
+    the VM is suspended, with an image of its own."""
+    x.VM.set_suspend_SR(vm, sr)
+    assert failure_of(x.VM.checkpoint, vm, "c")[:2] == ["VM_BAD_POWER_STATE", vm]
+    x.VM.start(vm, False, False)
+    checkpoint = x.VM.checkpoint(vm, "c")
+    assert x.VM.get_power_state(vm) == "Running" and x.VM.get_suspend_VDI(vm) == NULL
+    record = x.VM.get_record(checkpoint)
+    image = record["suspend_VDI"]
+    assert record["power_state"] == "Suspended" and record["is_a_snapshot"]
+    assert record["suspend_SR"] == NULL and record["resident_on"] == NULL
+    assert record["snapshot_info"]["power-state-at-snapshot"] == "Running"
+    assert x.VDI.get_is_a_snapshot(image) and x.VDI.get_type(image) == "suspend"
+    assert x.VM.get_parent(vm) == checkpoint
+    assert set(record["allowed_operations"]) == {
+        "clone",
+        "copy",
+        "destroy",
+        "hard_shutdown",
+        "metadata_export",
+        "revert",
+        "update_allowed_operations",
+    }
+    assert failure_of(x.VM.resume, checkpoint, False, False) == [
+        "VM_IS_SNAPSHOT",
+        checkpoint,
+        "resume",
+    ]
+    disk = disk_of(x, checkpoint)
+    (vbd,) = x.VDI.get_VBDs(disk)
+    assert x.VBD.get_currently_attached(vbd) and x.VIF.get_currently_attached(record["VIFs"][0])
+    assert failure_of(x.VBD.destroy, vbd)[0] == "OPERATION_NOT_ALLOWED"
+    assert failure_of(x.VBD.unplug, vbd)[0] == "VM_BAD_POWER_STATE"
+    assert failure_of(x.VDI.destroy, disk)[:2] == ["VDI_IN_USE", disk]
+
+    x.VM.revert(checkpoint)
+    record = x.VM.get_record(vm)
+    own = record["suspend_VDI"]
+    assert record["power_state"] == "Suspended" and own not in (image, NULL)
+    assert x.VDI.get_type(own) == "suspend" and not x.VDI.get_is_a_snapshot(own)
+    assert x.VBD.get_currently_attached(x.VDI.get_VBDs(disk_of(x, vm))[0])
+    x.VM.resume(vm, False, False)
+    assert x.VM.get_power_state(vm) == "Running" and own not in x.VDI.get_all()
+    x.VM.hard_shutdown(vm)
+
+    x.VM.destroy(checkpoint)
+    assert disk in x.VDI.get_all() and image in x.VDI.get_all()
+    x.VDI.destroy(disk)
+    x.VDI.destroy(image)
+
+
+def test_a_checkpoint_that_has_lost_its_image_is_none_to_go_back_to(x, vm, sr):
+    x.VM.set_suspend_SR(vm, sr)
+    x.VM.start(vm, False, False)
+    x.VM.suspend(vm)
+    checkpoint = x.VM.checkpoint(vm, "c")
+    assert x.VM.get_snapshot_info(checkpoint) == {}
+    x.VDI.destroy(x.VM.get_suspend_VDI(checkpoint))
+    assert x.VM.get_suspend_VDI(checkpoint) == NULL
+    assert failure_of(x.VM.revert, checkpoint)[:2] == ["HANDLE_INVALID", "VDI"]
+    assert x.VM.get_power_state(vm) == "Suspended", "nothing was done"
+    x.VM.hard_shutdown(checkpoint)  # as xe snapshot-uninstall does
+    assert x.VM.get_power_state(checkpoint) == "Halted"
+    x.VDI.destroy(disk_of(x, checkpoint))
+    x.VM.hard_shutdown(vm)
+
+
 def test_a_move_wants_a_network_for_the_interfaces_of_snapshots(x, vm):
     other = LabPool()
     try:

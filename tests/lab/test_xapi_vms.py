@@ -78,7 +78,8 @@ def test_a_vm_from_creation_to_destruction(pool, x, vm):
     assert x.VM_guest_metrics.get_other(running["guest_metrics"])["writes"] == "12"
     assert vm in x.host.get_resident_VMs(pool.hosts[1].ref(x))
     assert failure_of(x.VM.start, vm, False, False)[:2] == ["VM_BAD_POWER_STATE", vm]
-    assert failure_of(x.VM.destroy, vm) == ["VM_BAD_POWER_STATE", vm, "halted", "running"]
+    refused = failure_of(x.VM.destroy, vm)
+    assert refused == ["VM_BAD_POWER_STATE", vm, "halted, suspended", "running"]
     assert failure_of(x.VDI.destroy, vdi) == ["VDI_IN_USE", vdi, "destroy"]
     assert failure_of(x.VBD.destroy, record["VBDs"][0])[0] == "OPERATION_NOT_ALLOWED"
     x.VM.clean_shutdown(vm)

@@ -51,6 +51,8 @@ def clean_up(m: "Migration") -> None:
 def _destroy(m: "Migration") -> None:
     for disk in m.plan.disks:
         _require_verified(m, disk)
+    for disk in m.plan.history:
+        history.require_kept(m, disk)
     if m.plan.cross_pool:
         _destroy_vbds(m)
         snapshot_vms.destroy_vbds(m)
@@ -207,10 +209,7 @@ def _destroy_disk(m: "Migration", disk: "Disk") -> None:
 
 
 def _destroy_history(m: "Migration") -> None:
-    """The disks of snapshots: those that have been verified at the destination, and those that were
-    to be dropped."""
-    for disk in m.plan.history:
-        history.require_kept(m, disk)
+    """The disks of snapshots: those that came along, and those that were to be dropped."""
     gone = [disk.key for disk in m.plan.history if not _is_lost_there(m, disk)]
     for uuid in gone + m.plan.dropped:
         vdi = Records(m.source).ref("VDI", uuid)

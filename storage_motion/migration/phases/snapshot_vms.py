@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Iterator, List
 from storage_motion.errors import BadMetadata
 from storage_motion.migration.phases import blocking
 from storage_motion.plan.checks import CLAIM
+from storage_motion.plan.inquiry import SUSPENDED
 from storage_motion.xapi.records import Records
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Snapshot
 
-# What reads or changes the disks of a snapshot (xapi_vm_lifecycle.ml, check_snapshot).
-DISTURBING = ("revert", "clone", "copy", "export", "create_template", "destroy")
+# What reads or changes the disks of a snapshot (xapi_vm_lifecycle.ml, check_snapshot), the image of
+# a checkpoint's memory among them, which hard_shutdown destroys.
+DISTURBING = ("revert", "clone", "copy", "export", "create_template", "destroy", "hard_shutdown")
 
 
 def claim(m: "Migration") -> None:
@@ -95,10 +97,17 @@ def forgotten(m: "Migration") -> List[str]:
 
 
 def destroy_vbds(m: "Migration") -> None:
-    """Those at the source whose disks are to go. Which VBDs are left then are somebody else's."""
+    """Those at the source whose disks are to go. Which VBDs are left then are somebody else's.
+
+    A checkpoint goes as a whole, and its VBDs with it: it has them plugged, and so xapi destroys
+    neither them nor the disks (xapi_vbd_helpers.ml, destroy; xapi_vdi.ml, check_operation_error).
+    `VM.hard_shutdown` would unplug them, and destroy its image, verified or not."""
     gone = {disk.key for disk in m.plan.history} | set(m.plan.dropped)
     api = m.source.xenapi
     for vm in _there(m.source, m.plan.snapshots):
+        if api.VM.get_power_state(vm) == SUSPENDED:
+            _destroy(m, vm)
+            continue
         for vbd in api.VM.get_VBDs(vm):
             vdi = Records(m.source).of("VDI", api.VBD.get_VDI(vbd))
             if vdi and vdi["uuid"] in gone:
@@ -108,10 +117,14 @@ def destroy_vbds(m: "Migration") -> None:
 def destroy(m: "Migration") -> None:
     """Destroy them at the source, which the VM has left with them or without them."""
     for vm in _there(m.source, m.plan.snapshots):
-        # whoever has blocked it: they are of a VM that is gone
-        for operation in set(m.source.xenapi.VM.get_blocked_operations(vm)) & {"destroy"}:
-            m.source.xenapi.VM.remove_from_blocked_operations(vm, operation)
-        m.source.xenapi.VM.destroy(vm)
+        _destroy(m, vm)
+
+
+def _destroy(m: "Migration", vm: str) -> None:
+    # whoever has blocked it: they are of a VM that is gone
+    for operation in set(m.source.xenapi.VM.get_blocked_operations(vm)) & {"destroy"}:
+        m.source.xenapi.VM.remove_from_blocked_operations(vm, operation)
+    m.source.xenapi.VM.destroy(vm)
 
 
 def _there(session: "XenAPI.Session", snapshots: "List[Snapshot]") -> Iterator[str]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What the destination's xapi has to know of a suspended VM: that the image is its memory."""
+"""What the destination's xapi has to know of a suspended VM, and of a checkpoint: that the image is
+its memory."""
 
 import types
 
@@ -26,3 +27,22 @@ def test_the_image_of_its_memory_is_the_vms(known):
     )
     found = known_at_destination.forgotten(m)
     assert found == ([] if known else ["that VDI d is the VM's memory"])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_image_of_a_checkpoint_is_its_memory(known):
+    pool = FakePool("B")
+    image = add_vdi(pool, "OpaqueRef:sr", uuid="d", is_a_snapshot=True)
+    pool.add("VM", uuid="v", resident_on=NULL)
+    pool.add("VM", uuid="s", suspend_VDI=image if known else NULL)
+    plan = make_plan(live=False)
+    disk = plan.disks[0]._replace(vbd="", snapshot="s")
+    m = types.SimpleNamespace(
+        destination=pool,
+        plan=plan._replace(disks=[], history=[disk]),
+        host=lambda: "OpaqueRef:i",
+        disk=lambda key: {"destination_vdi": "d"},
+        destination_vdi=lambda disk: image,
+    )
+    found = known_at_destination.forgotten(m)
+    assert found == ([] if known else ["that VDI d is the memory of snapshot s"])

@@ -153,7 +153,10 @@ def test_a_disk_of_no_disk_of_the_vm_goes_where_all_others_do(world):
 @pytest.mark.parametrize(
     "prepare, part",
     [
-        (lambda w: w.a.tables["VM"][w.first].update(power_state="Suspended"), "is a checkpoint"),
+        (
+            lambda w: w.a.tables["VM"][w.first].update(power_state="Suspended"),
+            "has no image of its memory",
+        ),
         (lambda w: w.a.tables["VM"][w.first].update(current_operations={"t": "copy"}), "(copy)"),
         (lambda w: w.of_disk(w.first).update(missing=True), "is missing"),
         (lambda w: w.of_disk(w.first)["sm_config"].update(key_hash="x"), "is encrypted"),
@@ -194,10 +197,77 @@ def test_what_another_vm_has_is_not_dropped(world):
     assert is_refused(answer, "snapshots", "is attached to VM restore")
 
 
-def test_a_checkpoint_is_not_dropped_either(world):
-    """xapi has the VBDs of one for attached (xapi_vbd_helpers.ml, copy), and destroys none."""
-    world.a.tables["VM"][world.first].update(power_state="Suspended")
-    assert is_refused(world.cross(snapshots="drop"), "snapshots", "is a checkpoint")
+def checkpoint(world, of=NULL):
+    """Make the second snapshot a checkpoint; the ref of the image of its memory. The image that the
+    VM had then, which it is a snapshot `of`, is gone as soon as that goes on."""
+    image = add_vdi(world.a, world.sr, 3 * GIB, type="suspend", is_a_snapshot=True, snapshot_of=of)
+    world.a.tables["VM"][world.second].update(power_state="Suspended", suspend_VDI=image)
+    return image
+
+
+@pytest.mark.parametrize("of", [NULL, "OpaqueRef:gone"])
+def test_a_checkpoint_comes_along_with_the_image_of_its_memory(world, of):
+    image = uuid_of(world.a, "VDI", checkpoint(world, of))
+    plan, problems = world.cross()
+    assert problems == []
+    (found,) = [disk for disk in plan.history if disk.is_memory]
+    assert (found.key, found.snapshot, found.destination_sr, found.type) == (
+        image,
+        uuid_of(world.a, "VM", world.second),
+        world.target,
+        "suspend",
+    )
+    assert (found.base, found.snapshot_of, found.vbd) == ("", "", "")
+    assert not plan.suspended, "the VM itself runs"
+    assert len(plan.history) == 5 and based(plan)[world.vdi(0)] == world.disks(world.second)[0]
+
+
+def test_the_image_of_a_checkpoint_goes_where_it_is_told_to_alone(world):
+    image = uuid_of(world.a, "VDI", checkpoint(world))
+    named = {"vdi:" + world.vdi(number): world.target for number in (0, 1)}
+    named["destination-sr-uuid"] = None
+    assert is_refused(world.cross(**named), "destination-sr-uuid", "is the image of its memory")
+    plan, problems = world.cross(**dict(named, **{"vdi:" + image: world.target}))
+    assert problems == [] and image in [disk.key for disk in plan.history]
+    target = uuid_of(world.b, "VDI", add_vdi(world.b, by_name(world.b, "SR", "b1-sr"), 3 * GIB))
+    answer = world.cross(**dict(named, **{"vdi:" + image: target}))
+    assert is_refused(answer, "vdi:" + image, "is the image of its memory")
+    other = uuid_of(world.b, "SR", by_name(world.b, "SR", "b2-sr"))
+    answer = world.cross(**dict(named, **{"vdi:" + image: other}))
+    assert is_refused(answer, "vdi:" + image, "is not seen by host")
+
+
+def test_a_checkpoint_of_a_suspended_vm_shares_its_image(world):
+    """Its own is a snapshot of the VM's, which is there still: the VM's arrives as its clone."""
+    own = add_vdi(world.a, world.sr, 3 * GIB, type="suspend")
+    world.vm.update(power_state="Suspended", suspend_VDI=own, resident_on=NULL)
+    image = uuid_of(world.a, "VDI", checkpoint(world, own))
+    plan, problems = world.cross()
+    assert problems == [] and plan.suspended
+    assert based(plan)[uuid_of(world.a, "VDI", own)] == image and based(plan)[image] == ""
+
+
+def test_within_the_pool_a_checkpoint_only_stays(world):
+    """Refused where a disk of it would move; its image, with the other disks, stays else."""
+    image = uuid_of(world.a, "VDI", checkpoint(world))
+    other = uuid_of(world.a, "SR", by_name(world.a, "SR", "shared"))
+    answer = world.within(**{"destination-sr-uuid": other})
+    assert is_refused(answer, "snapshots", "within its pool xapi lets nobody give it other disks")
+    assert len(answer[1]) == 1
+    second = world.a.tables["VM"][world.second]
+    second["VBDs"] = second["VBDs"][1:]  # it has none of the disk that moves
+    plan, problems = world.within(**{"vdi:" + world.vdi(0): other})
+    assert problems == [] and [disk.key for disk in plan.history] == world.disks(world.first)[:1]
+    assert is_refused(world.within(**{"vdi:" + image: other}), "vdi:" + image, "is not a disk")
+
+
+def test_a_checkpoint_is_dropped_with_its_image(world):
+    image = uuid_of(world.a, "VDI", checkpoint(world))
+    plan, problems = world.cross(snapshots="drop")
+    assert problems == [] and image in plan.dropped and len(plan.dropped) == 5
+    world.a.tables["VM"][world.second]["suspend_VDI"] = NULL
+    plan, problems = world.cross(snapshots="drop")
+    assert problems == [] and len(plan.dropped) == 4
 
 
 def test_dropped_within_the_pool_is_refused(world):

@@ -202,6 +202,15 @@ def test_the_disk_of_a_snapshot_goes():
     assert not left.is_there()
 
 
+def test_nothing_is_touched_while_one_is_not_verified():
+    """Not even the record of its snapshot."""
+    left = Left()
+    left.disk = lambda key: {"state": "copying"}
+    left.plan.disks, left.plan.cross_pool = [], True
+    with pytest.raises(NotCleanedUp, match="was not verified"):
+        cleanup._destroy(left)
+
+
 def test_one_that_another_vm_has_got_meanwhile_stays_and_is_told():
     """xapi itself would destroy it: that VM does not run."""
     left = Left()

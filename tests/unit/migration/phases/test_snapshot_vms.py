@@ -24,7 +24,11 @@ class World:
             self.source.add("VBD", VDI=vdi, empty=vdi == NULL) for vdi in (self.vdi, other, NULL)
         ]
         self.vm = self.source.add(
-            "VM", uuid="s", blocked_operations={"copy": "the user's"}, VBDs=list(self.vbds)
+            "VM",
+            uuid="s",
+            power_state="Halted",
+            blocked_operations={"copy": "the user's"},
+            VBDs=list(self.vbds),
         )
         self.plan = make_plan(
             history=[make_plan().disks[0]._replace(key="f", snapshot="s")],
@@ -88,6 +92,16 @@ def test_destroyed_at_the_source_with_the_vbds_of_what_goes(world):
     for _ in range(2):
         snapshot_vms.destroy(world)
     assert world.source.tables["VM"] == {}
+
+
+def test_a_checkpoint_is_destroyed_as_a_whole(world):
+    """Its VBDs are plugged, for xapi: nobody destroys them."""
+    world.source.tables["VM"][world.vm]["power_state"] = "Suspended"
+    snapshot_vms.claim(world)
+    for _ in range(2):
+        snapshot_vms.destroy_vbds(world)
+    assert world.source.tables["VM"] == {} and len(world.source.tables["VBD"]) == 3
+    assert world.vdi in world.source.tables["VDI"]
 
 
 def test_what_is_blocked_is_an_operation_of_xapis():
