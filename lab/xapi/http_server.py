@@ -38,6 +38,12 @@ def refusal(status, text):
 
 RESET = response(b"", status=0)
 """In place of an answer: the connection is reset."""
+Reading = namedtuple("Reading", "until take")
+"""In place of an answer to one of UNREAD: 200, and the body is read only then, up to `until`
+(bytes, or None) or to the end of the connection. `take(body)`: what raises there is only logged."""
+# what xapi answers before it has read the body, which lasts as long as the connection
+# (xapi_message.ml; rrdd_http_handler.ml)
+UNREAD = (("PUT", "/messages"), ("PUT", "/rrd"))
 
 
 def cookies_of(header):
@@ -63,10 +69,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().setup()
 
     def handle_request(self):
-        body = self._body()
+        parts = urlsplit(self.path)
+        unread = (self.command, parts.path) in UNREAD
+        body = b"" if unread else self._body()
         if body is None:
             return
-        parts = urlsplit(self.path)
         cookies = cookies_of(self.headers.get("Cookie", ""))
         request = Request(
             self.command,
@@ -83,7 +90,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except Exception:  # a bug must not leave the client waiting
             log.exception("%s %s", self.command, parts.path)
             answer = refusal(500, "internal error")
-        self._send(answer)
+        self.close_connection = self.close_connection or unread
+        if isinstance(answer, Reading):
+            self._read_on(answer, parts.path)
+        else:
+            self._send(answer)
 
     do_GET = do_PUT = do_POST = handle_request
 
@@ -103,6 +114,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         return body
+
+    def _read_on(self, reading, path):
+        self.send_response(200)
+        self.send_header("Connection", "keep-alive")
+        self.end_headers()
+        body = b""
+        try:
+            while reading.until is None or reading.until not in body:
+                more = self.rfile.read1(65536)
+                if not more:
+                    self._assert_ended()
+                    break
+                body += more
+                if len(body) > _LARGEST_BODY:
+                    raise ValueError("more than %d bytes" % _LARGEST_BODY)
+            reading.take(body)
+        except Exception:
+            log.exception("%s: what came is not taken", path)
+
+    def _assert_ended(self):
+        """Raises OSError where a TLS connection was cut: stunnel resets the one to xapi then."""
+        if isinstance(self.request, ssl.SSLSocket):
+            self.request.unwrap()
 
     def _give_up(self, answer):
         self.close_connection = True

@@ -5,7 +5,7 @@ import logging
 import time
 
 from lab import patience
-from lab.xapi import vm_lifecycle
+from lab.xapi import rrd_service, vm_lifecycle
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, Timestamp
 
@@ -196,6 +196,7 @@ def update_vm(pool, vm, host):
             _update_vifs(database, vm, state["vifs"])
             _update_guest_metrics(database, vm, state.get("guest", {}))
     if state["power_state"] in _AT_REST:
+        rrd_service.archive(pool, host, uuid)
         forget(pool, host, uuid)
 
 

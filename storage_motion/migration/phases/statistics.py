@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The VM's statistics (xapi/rrd.py) come along, at the end, as xapi has them do: into the memory of
+the host where the VM runs now, or, of a VM that does not run, to the files of its new master.
+
+Unlike xapi it looks whether they have arrived before they leave the source. What the new host has
+noted of the VM since it arrived, some seconds, gives way to the history. Nothing else depends on
+them: what goes wrong is warned of.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import XenAPI
+
+from storage_motion.errors import MotionError, NotMoved
+from storage_motion.migration.phases import remap
+from storage_motion.switch import whereabouts
+from storage_motion.xapi import receiving_host, rrd
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import NOT_XAPI, reason
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+
+TRIES = 2
+
+log = logging.getLogger("sxm")
+
+
+def move(m: "Migration") -> None:
+    """Move them, unless they are where they should be, or have moved already."""
+    if m.plan.same_host or not (m.plan.live or m.plan.cross_pool):
+        return  # rrdd finds the VM again by its UUID; and a file of the master's stays there
+    if Records(m.source).ref("VM", m.plan.vm) is None:
+        return
+    try:
+        _move(m)
+    except (XenAPI.Failure, MotionError, OSError) + NOT_XAPI as error:
+        m.warn(
+            "the statistics (RRD) of VM %s could not be moved to host %s: %s; the VM's history "
+            "begins anew there"
+            % (
+                m.plan.vm_name,
+                m.plan.destination_host_name,
+                error if isinstance(error, MotionError) else reason(error),
+            )
+        )
+
+
+def _move(m: "Migration") -> None:
+    vm, here = m.plan.vm, rrd.in_memory(m.plan.vm) if m.plan.live else None
+    document = here
+    if here is None and m.plan.cross_pool:  # archived, when the source's xapi noted it as halted
+        document = rrd.of_own_pool(m.source, vm)
+    if document is None:
+        log.info("%s: VM %s has no statistics at the source", m.id, vm)
+        return
+    runs = _runs(m)
+    if runs or m.plan.cross_pool:
+        _bring(m, document, runs)
+    if here is not None:
+        # else it would be archived once a day, over what the VM has by then
+        rrd.archive(m.source, m.source.xenapi.host.get_by_uuid(m.plan.source_host), vm)
+
+
+def _runs(m: "Migration") -> bool:
+    state = m.destination.xenapi.VM.get_power_state(remap.destination_vm(m))
+    return m.plan.live and state in whereabouts.LIVE
+
+
+def _bring(m: "Migration", document: bytes, runs: bool) -> None:
+    """Raises NotMoved, Unreachable."""
+    if not runs:
+        return _bring_to(m, m.destination.base_url, document, archive=True)
+    answer = receiving_host.ask(
+        m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
+    )
+    try:
+        _bring_to(m, receiving_host.base_url(answer), document, archive=False)
+    finally:
+        receiving_host.leave(m.destination, answer)
+
+
+def _bring_to(m: "Migration", url: str, document: bytes, archive: bool) -> None:
+    vm = m.plan.vm
+    for _ in range(TRIES):
+        # first: what has arrived is not put once more over what has come to it since
+        there = rrd.at(url, m.destination, vm)
+        if there is not None and rrd.holds(there, document):
+            return
+        rrd.send(url, m.destination, vm, document, archive)
+    there = rrd.at(url, m.destination, vm)
+    if there is None or not rrd.holds(there, document):
+        raise NotMoved("it was sent, and is not there")
