@@ -235,12 +235,6 @@ class ArrivedHalted(MotionError):
     code = "SXM_ARRIVED_HALTED"
 
 
-class NotMoved(MotionError):
-    """[why]: something that goes with the VM, and that nothing depends on, has not arrived."""
-
-    code = "SXM_NOT_MOVED"
-
-
 class NotCleanedUp(MotionError):
     """[what is left, ...]: the VM has moved, and this could not be taken away behind it."""
 

@@ -50,7 +50,6 @@ class Session(XenAPI.Session):
         """`to_server`: a transport. `server`: how the log names it. `patient`: whether calls wait
         for it."""
         super(Session, self).__init__(url, transport=to_server)
-        self.base_url = url.rstrip("/")
         self._to_server = to_server
         self._patient = patient
         self.outage = outage.Outage(server)

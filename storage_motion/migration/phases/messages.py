@@ -26,7 +26,7 @@ def move(m: "Migration") -> None:
     try:
         left = _move(m)
     except (XenAPI.Failure, MotionError, OSError) + NOT_XAPI as error:
-        _warn(m, "the", error if isinstance(error, MotionError) else reason(error))
+        _warn(m, "the", str(error) if isinstance(error, MotionError) else reason(error))
     else:
         if left:
             _warn(m, "%d" % len(left), "they were sent, and are not there")
@@ -38,7 +38,7 @@ def _move(m: "Migration") -> List[str]:
     there = messages.about(m.destination, m.plan.vm) if here else {}
     lacking = {ref: record for ref, record in here.items() if not _is_there(ref, record, there)}
     if lacking:
-        messages.send(m.destination.base_url, m.destination, m.plan.vm, lacking)
+        messages.send(m.plan.master, m.destination, m.plan.vm, lacking)
         there = messages.about(m.destination, m.plan.vm)
     left = []
     for ref, record in sorted(here.items()):
@@ -58,7 +58,7 @@ def _is_there(ref: str, record: Dict[str, Any], there: messages.Messages) -> boo
     return all(found.get(field) == record[field] for field in messages.FIELDS)
 
 
-def _warn(m: "Migration", which: str, why: object) -> None:
+def _warn(m: "Migration", which: str, why: str) -> None:
     m.warn(
         "%s messages (alerts) about VM %s could not be moved to its new pool: %s; they stay in the "
         "pool that it leaves: xe message-list obj-uuid=%s there"

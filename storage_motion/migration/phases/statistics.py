@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import XenAPI
 
-from storage_motion.errors import MotionError, NotMoved
+from storage_motion.errors import MotionError
 from storage_motion.migration.phases import remap
 from storage_motion.switch import whereabouts
 from storage_motion.xapi import receiving_host, rrd
@@ -34,33 +34,34 @@ def move(m: "Migration") -> None:
     if Records(m.source).ref("VM", m.plan.vm) is None:
         return
     try:
-        _move(m)
+        arrived, why = _move(m), "they were sent, and are not there"
     except (XenAPI.Failure, MotionError, OSError) + NOT_XAPI as error:
+        arrived, why = False, str(error) if isinstance(error, MotionError) else reason(error)
+    if not arrived:
         m.warn(
-            "the statistics (RRD) of VM %s could not be moved to host %s: %s; the VM's history "
-            "begins anew there"
-            % (
-                m.plan.vm_name,
-                m.plan.destination_host_name,
-                error if isinstance(error, MotionError) else reason(error),
-            )
+            "the statistics (RRD) of VM %s could not be moved to host %s: %s; its history begins "
+            "anew there" % (m.plan.vm_name, m.plan.destination_host_name, why)
         )
 
 
-def _move(m: "Migration") -> None:
-    vm, here = m.plan.vm, rrd.in_memory(m.plan.vm) if m.plan.live else None
+def _move(m: "Migration") -> bool:
+    """Returns whether nothing is amiss. Raises as what it calls does."""
+    vm = m.plan.vm
+    here = rrd.in_memory(vm) if m.plan.live else None
     document = here
     if here is None and m.plan.cross_pool:  # archived, when the source's xapi noted it as halted
         document = rrd.of_own_pool(m.source, vm)
     if document is None:
         log.info("%s: VM %s has no statistics at the source", m.id, vm)
-        return
-    runs = _runs(m)
-    if runs or m.plan.cross_pool:
-        _bring(m, document, runs)
-    if here is not None:
+        return True
+    if _runs(m):
+        arrived = _bring_to_host(m, document)
+    else:
+        arrived = not m.plan.cross_pool or _bring(m, m.plan.master, document, archive=True)
+    if arrived and here is not None:
         # else it would be archived once a day, over what the VM has by then
         rrd.archive(m.source, m.source.xenapi.host.get_by_uuid(m.plan.source_host), vm)
+    return arrived
 
 
 def _runs(m: "Migration") -> bool:
@@ -68,27 +69,22 @@ def _runs(m: "Migration") -> bool:
     return m.plan.live and state in whereabouts.LIVE
 
 
-def _bring(m: "Migration", document: bytes, runs: bool) -> None:
-    """Raises NotMoved, Unreachable."""
-    if not runs:
-        return _bring_to(m, m.destination.base_url, document, archive=True)
+def _bring_to_host(m: "Migration", document: bytes) -> bool:
     answer = receiving_host.ask(
         m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
     )
     try:
-        _bring_to(m, receiving_host.base_url(answer), document, archive=False)
+        return _bring(m, receiving_host.base_url(answer), document, archive=False)
     finally:
         receiving_host.leave(m.destination, answer)
 
 
-def _bring_to(m: "Migration", url: str, document: bytes, archive: bool) -> None:
-    vm = m.plan.vm
-    for _ in range(TRIES):
+def _bring(m: "Migration", url: str, document: bytes, archive: bool) -> bool:
+    for tries_left in reversed(range(TRIES + 1)):
         # first: what has arrived is not put once more over what has come to it since
-        there = rrd.at(url, m.destination, vm)
+        there = rrd.at(url, m.destination, m.plan.vm)
         if there is not None and rrd.holds(there, document):
-            return
-        rrd.send(url, m.destination, vm, document, archive)
-    there = rrd.at(url, m.destination, vm)
-    if there is None or not rrd.holds(there, document):
-        raise NotMoved("it was sent, and is not there")
+            return True
+        if tries_left:
+            rrd.send(url, m.destination, m.plan.vm, document, archive)
+    return False
