@@ -92,9 +92,7 @@ def put_at_member(xapi, request):
         return refusal(400, "bad request")
     query = request.target.partition("?")[2]
     url = xapi.known_rrd(request.query["uuid"])["master_url"]
-    return response(
-        b"", status=302, headers=[("Location", "%s%s?%s" % (url, request.path, query))]
-    )
+    return response(b"", status=302, headers=[("Location", "%s%s?%s" % (url, request.path, query))])
 
 
 def _take(pool, body):

@@ -45,9 +45,7 @@ class RrdService:
         return (self._get if request.method == "GET" else self._put)(request, uuid)
 
     def _may(self, request):
-        if request.local or forwarding.is_authentic(
-            request.cookies, self._xapi.config.pool_secret
-        ):
+        if request.local or forwarding.is_authentic(request.cookies, self._xapi.config.pool_secret):
             return True
         session = request.query.get("session_id") or request.cookies.get("session_id")
         return self._xapi.is_session(session or "")
@@ -157,6 +155,4 @@ def _text(rrd):
 
 def _redirect(url, request, more=()):
     query = urllib.parse.urlencode(list(more) + list(request.query.items()))
-    return response(
-        b"", status=302, headers=[("Location", "%s%s?%s" % (url, request.path, query))]
-    )
+    return response(b"", status=302, headers=[("Location", "%s%s?%s" % (url, request.path, query))])

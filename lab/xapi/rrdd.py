@@ -2,9 +2,9 @@
 """A host's xcp-rrdd: the statistics (RRDs) of the VMs that run there, in its memory, and those that
 are archived, files of the master's (rrdd_server.ml, rrdd_monitor.ml, rrdd_shared.ml).
 
-Its memory is a directory that a new boot would clear: it outlives xapi, as the real one's does. What
-it notes of a VM, each five seconds, it notes here when it is asked: that nothing is known. Its socket
-is served by this host's xapi, and so is gone while that is.
+Its memory is a directory that a new boot would clear: it outlives xapi, as the real one's does.
+What it notes of a VM, each five seconds, it notes here when it is asked: that nothing is known. Its
+socket is served by this host's xapi, and so is gone while that is.
 """
 
 import gzip
@@ -114,9 +114,7 @@ def advanced(rrd, now):
             b"".join(rows),
         )
 
-    rrd = re.sub(
-        rb"<pdp_per_row>(\d+)</pdp_per_row>(.*?)<database>(.*?)</database>", move_on, rrd
-    )
+    rrd = re.sub(rb"<pdp_per_row>(\d+)</pdp_per_row>(.*?)<database>(.*?)</database>", move_on, rrd)
     return re.sub(rb"<lastupdate>\d+<", b"<lastupdate>%d<" % now, rrd)
 
 

@@ -115,9 +115,7 @@ def _read(document: bytes) -> Dict[Tuple[bytes, bytes, bytes], _Archive]:
     found = {}
     for text in archives:
         cf, steps = _texts(b"cf", text)[0], _texts(b"pdp_per_row", text)[0]
-        rows = [
-            [float(value) for value in _texts(b"v", row)] for row in text.split(b"<row>")[1:]
-        ]
+        rows = [[float(value) for value in _texts(b"v", row)] for row in text.split(b"<row>")[1:]]
         for column, name in enumerate(names):
             values = [row[column] for row in rows]
             found[name, cf, steps] = _Archive(int(steps) * _number(b"step", head), values)

@@ -77,7 +77,9 @@ def get(connection: http.client.HTTPConnection, path: str, moved: bool = True) -
     finally:
         connection.close()
     if len(body) > MAX_ANSWER:
-        raise Unreachable(connection.host, "GET %s: more than %d bytes" % (_plain(path), MAX_ANSWER))
+        raise Unreachable(
+            connection.host, "GET %s: more than %d bytes" % (_plain(path), MAX_ANSWER)
+        )
     return body
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lab.pools.topology import PoolPlan
 from lab.xapi import rrdd
-from storage_motion.xapi import messages, rrd
+from storage_motion.xapi import rrd, sent_messages
 from storage_motion.xapi.session import remote
 
 PLAN = (PoolPlan("A", ("a1", "a2"), False), PoolPlan("B", ("b1",), False))
@@ -62,7 +62,8 @@ def test_statistics_go_to_another_host_of_the_pool(scene, history, lab):
 def test_both_go_to_another_pool(scene, history, lab):
     source, pool = scene.host, scene.pool
     about = pool.xapi.message.create("VM_STARTED", "5", "VM", scene.uuid, "a <b> & \u00e4\r\nc")
-    other = pool.xapi.message.create("POOL", "3", "Pool", pool.xapi.pool.get_uuid(pool.xapi.pool.get_all()[0]), "")
+    (record,) = pool.xapi.pool.get_all_records().values()
+    other = pool.xapi.message.create("POOL", "3", "Pool", record["uuid"], "")
     known = pool.xapi.message.get_record(about)
     migration = scene.begin()
     entry = scene.ended(migration, source)
@@ -71,7 +72,7 @@ def test_both_go_to_another_pool(scene, history, lab):
     scene.settle()
     assert_has(scene, history)
     with session_of(scene) as session:
-        assert messages.about(session, scene.uuid) == {about: known}
+        assert sent_messages.about(session, scene.uuid) == {about: known}
     assert about not in pool.xapi.message.get_all_records()
     assert other in pool.xapi.message.get_all_records()
     scene.assert_runs()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, List
 import XenAPI
 
 from storage_motion.errors import MotionError
-from storage_motion.xapi import messages
+from storage_motion.xapi import sent_messages
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
@@ -34,12 +34,12 @@ def move(m: "Migration") -> None:
 
 def _move(m: "Migration") -> List[str]:
     """Returns the refs of those that have not arrived."""
-    here = messages.about(m.source, m.plan.vm)
-    there = messages.about(m.destination, m.plan.vm) if here else {}
+    here = sent_messages.about(m.source, m.plan.vm)
+    there = sent_messages.about(m.destination, m.plan.vm) if here else {}
     lacking = {ref: record for ref, record in here.items() if not _is_there(ref, record, there)}
     if lacking:
-        messages.send(m.plan.master, m.destination, m.plan.vm, lacking)
-        there = messages.about(m.destination, m.plan.vm)
+        sent_messages.send(m.plan.master, m.destination, m.plan.vm, lacking)
+        there = sent_messages.about(m.destination, m.plan.vm)
     left = []
     for ref, record in sorted(here.items()):
         if not _is_there(ref, record, there):
@@ -53,9 +53,9 @@ def _move(m: "Migration") -> List[str]:
     return left
 
 
-def _is_there(ref: str, record: Dict[str, Any], there: messages.Messages) -> bool:
+def _is_there(ref: str, record: Dict[str, Any], there: sent_messages.Messages) -> bool:
     found = there.get(ref, {})
-    return all(found.get(field) == record[field] for field in messages.FIELDS)
+    return all(found.get(field) == record[field] for field in sent_messages.FIELDS)
 
 
 def _warn(m: "Migration", which: str, why: str) -> None:

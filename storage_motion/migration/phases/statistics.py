@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
 
 TRIES = 2
+_TROUBLE = (XenAPI.Failure, MotionError, OSError) + NOT_XAPI
 
 log = logging.getLogger("sxm")
 
@@ -35,8 +36,8 @@ def move(m: "Migration") -> None:
         return
     try:
         arrived, why = _move(m), "they were sent, and are not there"
-    except (XenAPI.Failure, MotionError, OSError) + NOT_XAPI as error:
-        arrived, why = False, str(error) if isinstance(error, MotionError) else reason(error)
+    except _TROUBLE as error:
+        arrived, why = False, _why(error)
     if not arrived:
         m.warn(
             "the statistics (RRD) of VM %s could not be moved to host %s: %s; its history begins "
@@ -59,9 +60,20 @@ def _move(m: "Migration") -> bool:
     else:
         arrived = not m.plan.cross_pool or _bring(m, m.plan.master, document, archive=True)
     if arrived and here is not None:
-        # else it would be archived once a day, over what the VM has by then
-        rrd.archive(m.source, m.source.xenapi.host.get_by_uuid(m.plan.source_host), vm)
+        _give_up(m)
     return arrived
+
+
+def _give_up(m: "Migration") -> None:
+    """What the source host still has of them it would archive once a day, over what the VM has by
+    then."""
+    try:
+        rrd.archive(m.source, m.source.xenapi.host.get_by_uuid(m.plan.source_host), m.plan.vm)
+    except _TROUBLE as error:
+        m.warn(
+            "host %s has not given up the statistics (RRD) of VM %s, which have moved: %s; it has "
+            "them until it is booted anew" % (m.plan.source_host_name, m.plan.vm_name, _why(error))
+        )
 
 
 def _runs(m: "Migration") -> bool:
@@ -88,3 +100,7 @@ def _bring(m: "Migration", url: str, document: bytes, archive: bool) -> bool:
         if tries_left:
             rrd.send(url, m.destination, m.plan.vm, document, archive)
     return False
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, MotionError) else reason(error)

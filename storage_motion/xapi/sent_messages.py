@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The messages (alerts) about a VM: files of a pool's master, out of its database
-(xapi_message.ml)."""
+"""The messages (alerts) about a VM, as one master sends them to another: they are files of its, and
+not in its database (xapi_message.ml)."""
 
 import xmlrpc.client
 from typing import TYPE_CHECKING, Any, Dict
