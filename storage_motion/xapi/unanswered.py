@@ -12,7 +12,7 @@ import logging
 import socket
 import ssl
 import urllib.parse
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Tuple, TypeVar
 
 from storage_motion.errors import Unreachable
 from storage_motion.xapi import transport
@@ -21,13 +21,28 @@ from storage_motion.xapi.session import NOT_XAPI, reason
 if TYPE_CHECKING:
     import XenAPI
 
-TIMEOUT = 60.0  # seconds without a word
+TIMEOUT = 30.0  # seconds without a word
 MAX_ANSWER = 64 * 1024 * 1024
 FOUND, ELSEWHERE = 200, 302  # HTTP statuses
 # of an RRD that there is not: rrdd's own word, and what a host says that has not read all yet
 NONE_THERE = (404, 503)
 
+Answer = TypeVar("Answer")
+
 log = logging.getLogger("sxm")
+
+
+def twice(sessions: Sequence["XenAPI.Session"], work: Callable[[], Answer]) -> Answer:
+    """What `work()` answers, which does no harm when it is done again: so it is where it raises
+    Unreachable. Before that each of `sessions` waits for its xapi, which may just be restarted, and
+    logs in anew."""
+    try:
+        return work()
+    except Unreachable as error:
+        log.warning("%s; once more", error)
+    for session in sessions:
+        session.xenapi.pool.get_all()
+    return work()
 
 
 def query(session: "XenAPI.Session", path: str, fields: List[Tuple[str, str]]) -> str:

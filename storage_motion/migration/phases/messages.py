@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, List
 import XenAPI
 
 from storage_motion.errors import MotionError
-from storage_motion.xapi import sent_messages
+from storage_motion.xapi import sent_messages, unanswered
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
@@ -24,7 +24,7 @@ def move(m: "Migration") -> None:
     if not m.plan.cross_pool or Records(m.source).ref("VM", m.plan.vm) is None:
         return
     try:
-        left = _move(m)
+        left = unanswered.twice((m.source, m.destination), lambda: _move(m))
     except (XenAPI.Failure, MotionError, OSError) + NOT_XAPI as error:
         _warn(m, "the", str(error) if isinstance(error, MotionError) else reason(error))
     else:

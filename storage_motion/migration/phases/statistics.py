@@ -15,7 +15,7 @@ import XenAPI
 from storage_motion.errors import MotionError
 from storage_motion.migration.phases import remap
 from storage_motion.switch import whereabouts
-from storage_motion.xapi import receiving_host, rrd
+from storage_motion.xapi import receiving_host, rrd, unanswered
 from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
@@ -35,7 +35,8 @@ def move(m: "Migration") -> None:
     if Records(m.source).ref("VM", m.plan.vm) is None:
         return
     try:
-        arrived, why = _move(m), "they were sent, and are not there"
+        arrived = unanswered.twice((m.source, m.destination), lambda: _move(m))
+        why = "they were sent, and are not there"
     except _TROUBLE as error:
         arrived, why = False, _why(error)
     if not arrived:

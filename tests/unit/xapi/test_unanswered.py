@@ -74,6 +74,31 @@ def test_a_refusal_is_told_without_the_session():
     assert "secret" not in str(away.value)
 
 
+@pytest.mark.parametrize(
+    "failures, expected", [(0, ["work"]), (1, ["work", "A", "B", "work"]), (2, None)]
+)
+def test_twice(failures, expected):
+    """And before the second time every xapi is waited for, as its session does."""
+    done = []
+
+    def pool(name):
+        get_all = types.SimpleNamespace(get_all=lambda: done.append(name))
+        return types.SimpleNamespace(xenapi=types.SimpleNamespace(pool=get_all))
+
+    def work():
+        done.append("work")
+        if done.count("work") <= failures:
+            raise Unreachable("b", "away")
+        return "answer"
+
+    pools = (pool("A"), pool("B"))
+    if expected:
+        assert unanswered.twice(pools, work) == "answer" and done == expected
+    else:
+        with pytest.raises(Unreachable):
+            unanswered.twice(pools, work)
+
+
 @contextlib.contextmanager
 def connection_to(answer):
     with serving(lambda method, path, headers, body: answer(path)) as url:

@@ -118,6 +118,19 @@ def test_nothing_of_it_makes_the_migration_fail(moved, monkeypatch, where, troub
     assert "the messages (alerts) about VM web could not be moved" in warning
 
 
+def test_a_xapi_that_is_just_restarted_costs_nothing(moved, monkeypatch):
+    send, failed = sent_messages.send, []
+
+    def fail_once(url, *arguments):
+        if not failed:
+            failed.append(url)
+            raise Unreachable(url, "PUT /messages: Connection refused")
+        send(url, *arguments)
+
+    monkeypatch.setattr(sent_messages, "send", fail_once)
+    assert moved.move() == [moved.other] and moved.warnings == []
+
+
 def test_when_there_is_nothing_to_do(moved):
     moved.plan = moved.plan._replace(kind="intra-pool")
     assert len(moved.move()) == 3

@@ -133,6 +133,20 @@ def test_nothing_of_it_makes_the_migration_fail(moved, monkeypatch, call, troubl
     assert ("have moved" in warning) == (call == "archive"), "else they could not be"
 
 
+def test_a_xapi_that_is_just_restarted_costs_nothing(moved, monkeypatch):
+    send, failed = rrd.send, []
+
+    def fail_once(url, *arguments):
+        if not failed:
+            failed.append(url)
+            raise Unreachable(url, "PUT /rrd: Connection refused")
+        send(url, *arguments)
+
+    monkeypatch.setattr(rrd, "send", fail_once)
+    assert moved.move() == ["end", ("send", HOST, False), "end", "archive"]
+    assert moved.warnings == [] and failed == [HOST]
+
+
 def test_a_journal_that_cannot_be_written_is_told(moved):
     def warn(text):
         raise JournalNotWritten("p", "full")
