@@ -18,6 +18,7 @@ from lab.blktap import nbd_server
 from lab.dom0 import systemd
 from lab.pools import volumes
 from lab.pools.daemons import environment, of_root
+from lab.xapi import rrdd
 
 QEMU_IMG = 30.0
 STANDING = {"run/sxm/disks"}
@@ -290,6 +291,19 @@ def _domains(view, host):
                 yield "xenopsd knows VM %s (%s)" % (record["id"], record["power_state"])
 
 
+def _statistics(view, host):
+    """What a host's rrdd has of a VM that runs elsewhere, it would archive over what that VM has
+    now."""
+    running = {record["uuid"] for record in view.running_on(host).values()}
+    memory = host.root + rrdd.MEMORY
+    names = os.listdir(memory) if os.path.isdir(memory) else []
+    return [
+        "its rrdd has statistics of VM %s, which does not run there" % name[: -len(".xml")]
+        for name in names
+        if name.endswith(".xml") and name[: -len(".xml")] not in running
+    ]
+
+
 _IN_A_POOL = (_unneeded_objects, _unmanaged_disks, _marks_on_vdis, _marks_on_vms)
 _ON_A_HOST = (
     _processes,
@@ -301,6 +315,7 @@ _ON_A_HOST = (
     _open_ports,
     _domains,
     _failed_units,
+    _statistics,
 )
 
 

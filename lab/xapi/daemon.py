@@ -15,6 +15,9 @@ from lab.xapi import (
     ha,
     handlers,
     host,
+    messages,
+    rrd_service,
+    rrdd,
     startup,
     storage_service,
     switch,
@@ -44,6 +47,8 @@ class Xapi:
         self.config = configuration
         self.work = HostWork(configuration.root)
         self.servers = Servers()
+        self.rrds = rrd_service.RrdService(self)
+        self.work.functions.update(self.rrds.functions)
         self._inventory = dom0_inventory(configuration.root)
         self._prepared = False
 
@@ -51,6 +56,7 @@ class Xapi:
         make_certificate(self._path("/etc/xensource/xapi-ssl.pem"), self.config.host["address"])
         # before it has a database (xapi.ml, server_init)
         self.servers.listen_unix(self._path("/var/lib/xcp/xapi"), self.answer)
+        self.servers.listen_unix(self._path(rrdd.SOCKET), self.rrds.answer_own)
         self.prepare()
         self._prepared = True
         # over the network nobody is served before (xapi.ml: start_database_engine, then
@@ -69,7 +75,7 @@ class Xapi:
 
     def stop(self):
         switch.forget(self.work)
-        for path in ("/run/xapi.ready", "/var/lib/xcp/xapi"):
+        for path in ("/run/xapi.ready", "/var/lib/xcp/xapi", rrdd.SOCKET):
             if os.path.lexists(self._path(path)):
                 os.unlink(self._path(path))
         self.servers.stop()
@@ -94,7 +100,7 @@ class Xapi:
             return response(wire.xml_response(""))  # lost: nobody listens
         if request.path == "/services/xenops" or request.path.startswith("/services/xenops/"):
             return self._xenops(request)
-        return self.answer_public(request)
+        return self.rrds.answer(request) or self.answer_public(request)
 
     def _not_yet(self, request):
         """What a xapi answers that has not read its database, as a real one was seen to: there is
@@ -146,7 +152,7 @@ class Master(Xapi):
     """It has the database, and answers everything."""
 
     def prepare(self):
-        self.pool = Pool(self.config, self.work)
+        self.pool = Pool(self.config, self.work, self.rrds.rrdd)
         self._dispatcher = Dispatcher(self.pool)
         existed = self.pool.open()
         if not existed:
@@ -199,8 +205,27 @@ class Master(Xapi):
 
     def internal_functions(self):
         return dict(
-            self.work.functions, begin=self._begin, join=self._admit, is_session=self.is_session
+            self.work.functions,
+            begin=self._begin,
+            join=self._admit,
+            is_session=self.is_session,
+            known_rrd=self.known_rrd,
+            archive_rrd=self._archive,
         )
+
+    def known_rrd(self, uuid):
+        """Of a VM or host: see rrd_service.known."""
+        return rrd_service.known(self.pool, uuid)
+
+    def archive_at_master(self, address, vm, rrd):
+        """What the rrdd of a master has no use for."""
+        raise ValueError("the master itself, at %s, is asked to archive of VM %s" % (address, vm))
+
+    def _archive(self, vm, rrd):
+        """As PUT /rrd?archive=true of a member's rrdd has it."""
+        if self.known_rrd(vm)["kind"] is None:
+            raise Failure("INTERNAL_ERROR", "HTTP 404")
+        self.rrds.rrdd.archive(vm, rrd.encode())
 
     def _begin(self, description, control_domain):
         """A slave starts: its ref."""
@@ -250,6 +275,7 @@ class Master(Xapi):
 _HTTP_HANDLERS = {
     ("GET", "/export_metadata"): handlers.export_metadata,
     ("PUT", "/import_metadata"): handlers.import_metadata,
+    messages.PUT: messages.put,
 }
 _LOCAL_HANDLERS = {
     ("POST", storage_service.STORAGE): storage_service.answer_storage,
@@ -301,7 +327,19 @@ class Slave(Xapi):
     def internal_functions(self):
         return self.work.functions
 
+    def known_rrd(self, uuid):
+        """Of a VM or host: see rrd_service.known."""
+        return self._master.ask("known_rrd", timeout=30.0, uuid=uuid)
+
+    def archive_at_master(self, address, vm, rrd):
+        """Have the master keep an RRD."""
+        if address != self.config.master["address"]:
+            raise ValueError("%s is not the master" % address)
+        self._master.ask("archive_rrd", timeout=30.0, vm=vm, rrd=rrd.decode())
+
     def answer_public(self, request):
+        if (request.method, request.path) == messages.PUT:
+            return messages.put_at_member(self, request)
         if request.path == storage_service.STORAGE and not self._serves_storage:
             return refusal(503, "not yet")  # it lies in message-switch's queue
         if request.local and request.path == storage_service.STORAGE:

@@ -11,14 +11,14 @@ from lab.xapi.http_server import RESET, refusal, response
 log = logging.getLogger("xapi.handlers")
 
 
-def _context(pool, request, host_uuid):
+def context(pool, request, host_uuid):
     """For whom the request is: a session by cookie or query, or dom0's root over the unix socket.
     Raises SESSION_INVALID."""
     session = request.cookies.get("session_id") or request.query.get("session_id")
-    context = Context(pool, session, host_uuid is not None, host_uuid)
+    found = Context(pool, session, host_uuid is not None, host_uuid)
     if host_uuid is None or session:
         pool.sessions.check(session or "")
-    return context
+    return found
 
 
 class _WithTask:
@@ -54,7 +54,7 @@ class _WithTask:
 def export_metadata(pool, request, host_uuid):
     """GET /export_metadata?ref=R|uuid=U&export_snapshots=B"""
     try:
-        context = _context(pool, request, host_uuid)
+        asking = context(pool, request, host_uuid)
     except Failure as failure:
         return refusal(401, failure.code)
     task = _WithTask(pool, request, "VM.export_metadata")
@@ -62,7 +62,7 @@ def export_metadata(pool, request, host_uuid):
     def work():
         vm = request.query.get("ref") or pool.database.by_uuid("VM", request.query.get("uuid", ""))
         return metadata_export.export(
-            context.within(task.task), vm, request.query.get("export_snapshots", "true") == "true"
+            asking.within(task.task), vm, request.query.get("export_snapshots", "true") == "true"
         )
 
     archive, failure = task.run(work)
@@ -84,7 +84,7 @@ def import_metadata(pool, request, host_uuid):
     one that is refused the connection is reset, as xapi does, which answers 200 and goes away with
     the rest of the archive unread: why is in the task alone."""
     try:
-        context = _context(pool, request, host_uuid)
+        asking = context(pool, request, host_uuid)
     except Failure as failure:
         return refusal(401, failure.code)
     flags = {
@@ -102,7 +102,7 @@ def import_metadata(pool, request, host_uuid):
     task = _WithTask(pool, request, "VM.metadata_import")
     _, failure = task.run(
         lambda: metadata_import.run(
-            context.within(task.task), metadata_import.read_ova(request.body), options
+            asking.within(task.task), metadata_import.read_ova(request.body), options
         )
     )
     task.forget()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """HTTP, HTTPS and HTTP over a unix socket: one thread per connection, every wait bounded."""
 
+import contextlib
 import http.server
 import logging
 import os
@@ -38,6 +39,12 @@ def refusal(status, text):
 
 RESET = response(b"", status=0)
 """In place of an answer: the connection is reset."""
+Reading = namedtuple("Reading", "until take")
+"""In place of an answer to one of UNREAD: 200, and the body is read only then, up to `until`
+(bytes, or None) or to the end of the connection. `take(body)`: what raises there is only logged."""
+# what xapi answers before it has read the body, which lasts as long as the connection
+# (xapi_message.ml; rrdd_http_handler.ml)
+UNREAD = (("PUT", "/messages"), ("PUT", "/rrd"))
 
 
 def cookies_of(header):
@@ -63,10 +70,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         super().setup()
 
     def handle_request(self):
-        body = self._body()
+        parts = urlsplit(self.path)
+        unread = (self.command, parts.path) in UNREAD
+        body = b"" if unread else self._body()
         if body is None:
             return
-        parts = urlsplit(self.path)
         cookies = cookies_of(self.headers.get("Cookie", ""))
         request = Request(
             self.command,
@@ -83,7 +91,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except Exception:  # a bug must not leave the client waiting
             log.exception("%s %s", self.command, parts.path)
             answer = refusal(500, "internal error")
-        self._send(answer)
+        self.close_connection = self.close_connection or unread
+        if isinstance(answer, Reading):
+            self._read_on(answer, parts.path)
+        else:
+            self._send(answer)
 
     do_GET = do_PUT = do_POST = handle_request
 
@@ -103,6 +115,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         return body
+
+    def _read_on(self, reading, path):
+        self.send_response(200)
+        self.send_header("Connection", "keep-alive")
+        self.end_headers()
+        body = b""
+        try:
+            while reading.until is None or reading.until not in body:
+                more = self.rfile.read1(65536)
+                if not more:
+                    break
+                body += more
+                if len(body) > _LARGEST_BODY:
+                    raise ValueError("more than %d bytes" % _LARGEST_BODY)
+            reading.take(body)
+        except Exception:
+            log.exception("%s: what came is not taken", path)
+        if isinstance(self.request, ssl.SSLSocket):
+            with contextlib.suppress(OSError, ValueError):
+                self.request.unwrap()  # as stunnel ends a connection that xapi has closed
 
     def _give_up(self, answer):
         self.close_connection = True
@@ -171,7 +203,11 @@ class _TlsServer(_TcpServer):
     def get_request(self):
         connection, address = super().get_request()
         return self.context.wrap_socket(
-            connection, server_side=True, do_handshake_on_connect=False
+            connection,
+            server_side=True,
+            do_handshake_on_connect=False,
+            # one that is cut, without TLS's own end, stunnel resets to xapi
+            suppress_ragged_eofs=False,
         ), address
 
 
@@ -193,6 +229,8 @@ class Servers:
         server = _TlsServer((address, port), _Handler)
         server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.context.load_cert_chain(certificate)
+        # see get_request; Python sets it
+        server.context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         self._start(server, answer, False)
 
     def listen_unix(self, path, answer):

@@ -18,10 +18,11 @@ HTTP_PORT, HTTPS_PORT = "lab-http-port", "lab-https-port"
 
 
 class Pool:
-    """`host_work`: what runs on the master itself."""
+    """`host_work`: what runs on the master itself; `rrdd`: the master's."""
 
-    def __init__(self, config, host_work):
+    def __init__(self, config, host_work, rrdd):
         self.config = config
+        self.rrdd = rrdd
         self.stopping = threading.Event()
         self.database = Database()
         self.store = Store(self.database, config.root + STATE, config.database_flush_seconds)
@@ -58,6 +59,11 @@ class Pool:
     @property
     def master(self):
         return self.database.get("pool", self.ref, "master")
+
+    def url(self, host):
+        """Where the xapi of that host is reached, by TLS."""
+        record = self.database.record("host", host)
+        return "https://%s:%s" % (record["address"], record["other_config"][HTTPS_PORT])
 
     def is_alive(self, host):
         """Whether the xapi of that host answers."""

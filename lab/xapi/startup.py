@@ -5,7 +5,7 @@
 import logging
 import threading
 
-from lab.xapi import sr, vdi, vm_lifecycle, xenops
+from lab.xapi import rrd_service, sr, vdi, vm_lifecycle, xenops
 from lab.xapi.automaton import DETACHED
 from lab.xapi.failures import Failure
 from lab.xapi.host_work import XENOPSD_AWAY
@@ -195,6 +195,7 @@ def resync_resident_on(pool, host, listed):
     for vm in missing:
         log.info("VM %s was resident here, and xenopsd does not know it: it is halted", vm)
         vm_lifecycle.reset(database, vm)
+        rrd_service.archive(pool, host, database.get("VM", vm, "uuid"))
 
 
 def _terminate(pool, host, identity, power_state):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """VM.suspend, resume and resume_on: a VM's memory in a VDI (xapi_vm.ml, xapi_xenops.ml)."""
 
-from lab.xapi import vdi as vdis, vm as vms, xenops
+from lab.xapi import rrd_service, vdi as vdis, vm as vms, xenops
 from lab.xapi.calls import call
 from lab.xapi.devices import assert_vm_attachable
 from lab.xapi.failures import Failure
@@ -118,5 +118,6 @@ def go_on(context, vm, wanted, start_paused=False):
         raise
     database.set("VM", vm, resident_on=host)
     xenops.refresh(pool, vm, host)
+    rrd_service.push(pool, host, described["id"])
     database.set("VM", vm, suspend_VDI=NULL)
     vdis.destroy(context, image)

@@ -3,7 +3,7 @@
 
 import logging
 
-from lab.xapi import ha_plan, vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
+from lab.xapi import ha_plan, rrd_service, vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
 from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import assert_vm_attachable
@@ -65,6 +65,7 @@ def make(database, fields):
 def destroy(context, self):
     """Remove the VM with its virtual TPM, its VBDs and VIFs; its disks stay."""
     with operation(context, self, "destroy"):
+        context.pool.rrdd.remove(context.database.get("VM", self, "uuid"))
         remove(context.database, self)
 
 
@@ -172,6 +173,7 @@ def _start(context, vm, host, start_paused):
                 "VM_metrics", database.get("VM", vm, "metrics"), start_time=Timestamp.now()
             )
         xenops.refresh(pool, vm, host)
+        rrd_service.push(pool, host, described["id"])
     except Failure:
         xenops.refresh(pool, vm, host)
         if database.get("VM", vm, "power_state") == "Halted":
@@ -270,6 +272,7 @@ def power_state_reset(context, vm):
         elif record["power_state"] in ("Running", "Paused") and pool.is_alive(host):
             raise Failure("HOST_IS_LIVE", host)
         vm_lifecycle.reset(context.database, vm)
+        rrd_service.archive(pool, pool.own_host, record["uuid"])
 
 
 @hidden("VM.pool_migrate_complete")

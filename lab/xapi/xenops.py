@@ -5,7 +5,7 @@ import logging
 import time
 
 from lab import patience
-from lab.xapi import vm_lifecycle
+from lab.xapi import rrd_service, vm_lifecycle
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, Timestamp
 
@@ -196,6 +196,7 @@ def update_vm(pool, vm, host):
             _update_vifs(database, vm, state["vifs"])
             _update_guest_metrics(database, vm, state.get("guest", {}))
     if state["power_state"] in _AT_REST:
+        rrd_service.archive(pool, host, uuid)
         forget(pool, host, uuid)
 
 
@@ -230,27 +231,36 @@ def refresh(pool, vm, host):
     """
     database = pool.database
     await_events(pool, host)
-    state = stat(pool, host, database.get("VM", vm, "uuid"))
+    uuid = database.get("VM", vm, "uuid")
+    state = stat(pool, host, uuid)
+    if _has_halted(database, vm, host, state):
+        rrd_service.archive(pool, host, uuid)
+
+
+def _has_halted(database, vm, host, state):
+    """Note what xenopsd says; whether the VM has halted since."""
     with database.lock:
         if not database.exists("VM", vm) or database.get("VM", vm, "resident_on") not in (
             host,
             NULL,
         ):
-            return
+            return False
         power_state = state["power_state"] if state else "Halted"
         if power_state == "Halted":
             if database.get("VM", vm, "resident_on") == host:
                 _end_protection(database, vm)
                 vm_lifecycle.reset(database, vm)
-            return
+                return True
+            return False
         if database.get("VM", vm, "resident_on") == NULL and power_state != "Running":
-            return  # being received: it is ours only once it runs
+            return False  # being received: it is ours only once it runs
         database.set(
             "VM", vm, resident_on=host, power_state=power_state, domid=int(state.get("domid", -1))
         )
         _update_disks(database, vm, state["disks"])
         _update_vifs(database, vm, state["vifs"])
         _update_guest_metrics(database, vm, state.get("guest", {}))
+        return False
 
 
 def _update_disks(database, vm, disks):

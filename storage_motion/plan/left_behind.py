@@ -3,11 +3,14 @@
 create) and nobody else brings, or what comes along and means something else there.
 
 It is named before the move, with what to do afterwards. Not named are operations that somebody has
-blocked, which the migration itself blocks again (migration/phases/claim.py, hand_on), and the
-statistics (RRDs), which each VM has."""
+blocked, which the migration itself blocks again (migration/phases/claim.py, hand_on), and what it
+brings at its end (phases/messages.py, statistics.py).
+
+Blobs stay named: xapi has them on the disk of whichever host somebody has put them to, gives nobody
+a checksum, and at the destination they are objects of a database that may go back by minutes. So to
+move one safely takes a sync and a look, for what next to no VM has."""
 
 import logging
-import xmlrpc.client
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import XenAPI
@@ -17,7 +20,6 @@ from storage_motion.xapi.records import NULL
 
 log = logging.getLogger("sxm")
 
-EPOCH = xmlrpc.client.DateTime("19700101T00:00:00Z")
 # of the pool's restrictions: without that feature the importer takes the locks off VIFs
 VIF_LOCKING = "restrict_vif_locking"
 CUSTOM_FIELDS = "XenCenter.CustomFields"  # in the pool's gui_config: which fields there are
@@ -107,15 +109,6 @@ def _crash_dumps(inquiry: Inquiry) -> Iterator[str]:
         )
 
 
-def _messages(inquiry: Inquiry) -> Iterator[str]:
-    found = inquiry.source.session.xenapi.message.get("VM", inquiry.vm["uuid"], EPOCH)
-    if found:
-        yield (
-            "%d messages (alerts) about the VM stay in the pool that it leaves; see xe "
-            "message-list obj-uuid=%s there" % (len(found), inquiry.vm["uuid"])
-        )
-
-
 def _usb(inquiry: Inquiry) -> Iterator[str]:
     for ref in inquiry.vm.get("VUSBs") or []:
         vusb = inquiry.source.of("VUSB", ref)
@@ -202,7 +195,6 @@ _NAMED: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (
     _references,
     _blobs,
     _crash_dumps,
-    _messages,
     _usb,
     _devices,
     _start_with_host,

@@ -51,6 +51,8 @@ REPEATABLE = (
     "network.attach_for_vm",
     "network.detach_for_vm",
     "VM.pool_migrate_complete",
+    "message.get",
+    "message.destroy",
     "pool.sync_database",
     "session.logout",
     "SR.scan",

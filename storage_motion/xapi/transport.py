@@ -121,6 +121,11 @@ def local_transport(timeout: float = DEFAULT_TIMEOUT) -> _BoundTransport:
     return _BoundTransport(lambda: local_connection(timeout), timeout)
 
 
+def socket_transport(path: str, timeout: float = DEFAULT_TIMEOUT) -> _BoundTransport:
+    """For `xmlrpc.client.ServerProxy`: a server at a unix socket of dom0."""
+    return _BoundTransport(lambda: UnixConnection(path, timeout), timeout)
+
+
 def remote_transport(url: str, timeout: float = DEFAULT_TIMEOUT) -> _BoundTransport:
     """For `XenAPI.Session`: the xapi at `url`."""
     return _BoundTransport(lambda: connection(url, timeout), timeout)

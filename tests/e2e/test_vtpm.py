@@ -204,8 +204,6 @@ def test_what_stays_behind_is_named_beforehand(scene):
     api = scene.pool.xapi
     vm = api.VM.get_by_uuid(scene.uuid)
     api.VM.set_affinity(vm, api.host.get_by_uuid(scene.host.uuid))
-    api.message.create("alert", "3", "VM", scene.uuid, "look at it")
     plan = scene.call("migrate", **dict(scene.arguments(), **{"dry-run": "true"}))["plan"]
-    first, second = plan["warnings"]
-    assert "home server, host %s" % scene.host.name in first
-    assert "1 messages (alerts)" in second and scene.uuid in second
+    (warning,) = plan["warnings"]
+    assert "home server, host %s" % scene.host.name in warning

@@ -17,8 +17,10 @@ from storage_motion.migration.phases import (
     claim,
     ha_protection,
     history,
+    messages,
     remap,
     snapshot_vms,
+    statistics,
 )
 from storage_motion.plan.checks import CLAIM
 from storage_motion.plan.inquiry import SUSPENDED
@@ -43,6 +45,8 @@ def clean_up(m: "Migration") -> None:
         known_at_destination.keep(m, lambda: known_at_destination.take_halted(m))
     for disk in m.plan.disks:
         m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
+    statistics.move(m)
+    messages.move(m)
     durable.keep(
         (m.source,), lambda: _destroy(m), lambda: _left(m), "VM %s at the source" % m.plan.vm
     )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The VM's statistics (xapi/rrd.py) come along, at the end, as xapi has them do: into the memory of
+the host where the VM runs now, or, of a VM that does not run, to the files of its new master.
+
+Unlike xapi it looks whether they have arrived before they leave the source. What the new host has
+noted of the VM since it arrived, some seconds, gives way to the history. Nothing else depends on
+them: what goes wrong is warned of.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+import XenAPI
+
+from storage_motion.errors import MotionError
+from storage_motion.migration.phases import remap
+from storage_motion.switch import whereabouts
+from storage_motion.xapi import receiving_host, rrd, unanswered
+from storage_motion.xapi.records import Records
+from storage_motion.xapi.session import NOT_XAPI, reason
+
+if TYPE_CHECKING:
+    from storage_motion.migration.migration import Migration
+
+TRIES = 2
+_TROUBLE = (XenAPI.Failure, MotionError, OSError) + NOT_XAPI
+
+log = logging.getLogger("sxm")
+
+
+def move(m: "Migration") -> None:
+    """Move them, unless they are where they should be, or have moved already."""
+    if m.plan.same_host or not (m.plan.live or m.plan.cross_pool):
+        return  # rrdd finds the VM again by its UUID; and a file of the master's stays there
+    if Records(m.source).ref("VM", m.plan.vm) is None:
+        return
+    try:
+        arrived = unanswered.twice((m.source, m.destination), lambda: _move(m))
+        why = "they were sent, and are not there"
+    except _TROUBLE as error:
+        arrived, why = False, _why(error)
+    if not arrived:
+        m.warn(
+            "the statistics (RRD) of VM %s could not be moved to host %s: %s; its history begins "
+            "anew there" % (m.plan.vm_name, m.plan.destination_host_name, why)
+        )
+
+
+def _move(m: "Migration") -> bool:
+    """Returns whether nothing is amiss. Raises as what it calls does."""
+    vm = m.plan.vm
+    here = rrd.in_memory(vm) if m.plan.live else None
+    document = here
+    if here is None and m.plan.cross_pool:  # archived, when the source's xapi noted it as halted
+        document = rrd.of_own_pool(m.source, vm)
+    if document is None:
+        log.info("%s: VM %s has no statistics at the source", m.id, vm)
+        return True
+    if _runs(m):
+        arrived = _bring_to_host(m, document)
+    else:
+        arrived = not m.plan.cross_pool or _bring(m, m.plan.master, document, archive=True)
+    if arrived and here is not None:
+        _give_up(m)
+    return arrived
+
+
+def _give_up(m: "Migration") -> None:
+    """What the source host still has of them it would archive once a day, over what the VM has by
+    then."""
+    try:
+        rrd.archive(m.source, m.source.xenapi.host.get_by_uuid(m.plan.source_host), m.plan.vm)
+    except _TROUBLE as error:
+        m.warn(
+            "host %s has not given up the statistics (RRD) of VM %s, which have moved: %s; it has "
+            "them until it is booted anew" % (m.plan.source_host_name, m.plan.vm_name, _why(error))
+        )
+
+
+def _runs(m: "Migration") -> bool:
+    state = m.destination.xenapi.VM.get_power_state(remap.destination_vm(m))
+    return m.plan.live and state in whereabouts.LIVE
+
+
+def _bring_to_host(m: "Migration", document: bytes) -> bool:
+    answer = receiving_host.ask(
+        m.destination, m.host(), m.destination.xenapi.network.get_by_uuid(m.plan.network)
+    )
+    try:
+        return _bring(m, receiving_host.base_url(answer), document, archive=False)
+    finally:
+        receiving_host.leave(m.destination, answer)
+
+
+def _bring(m: "Migration", url: str, document: bytes, archive: bool) -> bool:
+    for tries_left in reversed(range(TRIES + 1)):
+        # first: what has arrived is not put once more over what has come to it since
+        there = rrd.at(url, m.destination, m.plan.vm)
+        if there is not None and rrd.holds(there, document):
+            return True
+        if tries_left:
+            rrd.send(url, m.destination, m.plan.vm, document, archive)
+    return False
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, MotionError) else reason(error)

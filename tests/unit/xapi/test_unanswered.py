@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What xapi takes without a word of what came of it: sent whole, with the end that it waits for.
+A refusal is told, without the session."""
+
+import contextlib
+import socket
+import threading
+import types
+
+import pytest
+
+from storage_motion.errors import Unreachable
+from storage_motion.xapi import transport, unanswered
+from web_server import serving
+
+SESSION = types.SimpleNamespace(handle="OpaqueRef:secret")
+BODY = b"x" * (1 << 20)
+PATIENCE = 10.0
+
+
+@contextlib.contextmanager
+def reading(status=b"200 OK"):
+    """A server that answers as soon as it has the head of a request, and reads on until the end of
+    the connection. Yields its URL and a list with what it has read, before it closed."""
+    listener, got = socket.socket(), []
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+
+    def run():
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(PATIENCE)
+            found = b""
+            while b"\r\n\r\n" not in found:
+                found += connection.recv(1)
+            connection.sendall(b"HTTP/1.1 %s\r\nConnection: keep-alive\r\n\r\n" % status)
+            if not status.startswith(b"200"):
+                return
+            body = b""
+            while True:
+                more = connection.recv(1 << 16)
+                if not more:
+                    break
+                body += more
+            got.append(body)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield "http://127.0.0.1:%d" % listener.getsockname()[1], got
+    finally:
+        thread.join(PATIENCE)
+        listener.close()
+
+
+def test_it_is_sent_whole_and_waited_for():
+    path = unanswered.query(SESSION, "/messages", [("uuid", "a b")])
+    assert path == "/messages?session_id=OpaqueRef%3Asecret&uuid=a+b"
+    with reading() as (url, got):
+        unanswered.put(url, path, BODY)
+        assert got == [BODY], "when put has returned"
+
+
+def test_a_refusal_is_told_without_the_session():
+    path = unanswered.query(SESSION, "/rrd", [])
+    with reading(b"404 Not Found") as (url, _), pytest.raises(Unreachable) as refused:
+        unanswered.put(url, path, BODY)
+    assert "PUT /rrd: HTTP status 404" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(Unreachable) as away:
+            unanswered.put("http://127.0.0.1:%d" % nobody.getsockname()[1], path, BODY)
+    assert "secret" not in str(away.value)
+
+
+@pytest.mark.parametrize(
+    "failures, expected", [(0, ["work"]), (1, ["work", "A", "B", "work"]), (2, None)]
+)
+def test_twice(failures, expected):
+    """And before the second time every xapi is waited for, as its session does."""
+    done = []
+
+    def pool(name):
+        get_all = types.SimpleNamespace(get_all=lambda: done.append(name))
+        return types.SimpleNamespace(xenapi=types.SimpleNamespace(pool=get_all))
+
+    def work():
+        done.append("work")
+        if done.count("work") <= failures:
+            raise Unreachable("b", "away")
+        return "answer"
+
+    pools = (pool("A"), pool("B"))
+    if expected:
+        assert unanswered.twice(pools, work) == "answer" and done == expected
+    else:
+        with pytest.raises(Unreachable):
+            unanswered.twice(pools, work)
+
+
+@contextlib.contextmanager
+def connection_to(answer):
+    with serving(lambda method, path, headers, body: answer(path)) as url:
+        yield transport.connection(url, PATIENCE)
+
+
+@pytest.mark.parametrize("status, found", [(200, b"it"), (404, None), (503, None)])
+def test_what_is_there_or_nothing(status, found):
+    with connection_to(lambda path: (status, b"it")) as connection:
+        assert unanswered.get(connection, "/vm_rrd?uuid=v") == found
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_what_cannot_be_had_is_no_nothing(status):
+    with connection_to(lambda path: (status, b"")) as connection:
+        with pytest.raises(Unreachable) as refused:
+            unanswered.get(connection, unanswered.query(SESSION, "/vm_rrd", []))
+    assert "HTTP status %d" % status in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_too_much_is_refused(monkeypatch):
+    monkeypatch.setattr(unanswered, "MAX_ANSWER", 3)
+    with connection_to(lambda path: (200, b"1234")) as connection:
+        with pytest.raises(Unreachable, match="more than 3 bytes"):
+            unanswered.get(connection, "/")
+
+
+class Moved:
+    """A server that sends everybody on to `target`."""
+
+    def __init__(self, target):
+        self.host = "first"
+        self._target = target
+
+    def request(self, method, path):
+        pass
+
+    def getresponse(self):
+        return types.SimpleNamespace(status=302, getheader=lambda name: self._target)
+
+    def close(self):
+        pass
+
+
+def test_another_host_is_asked_once():
+    asked = []
+
+    def answer(path):
+        asked.append(path)
+        return 200, b"it"
+
+    with serving(lambda method, path, headers, body: answer(path)) as url:
+        there = url + "/vm_rrd?rrd_unarchive=&uuid=v"
+        assert unanswered.get(Moved(there), "/vm_rrd") == b"it"
+        assert unanswered.get(Moved(there), "/vm_rrd", moved=False) is None
+    assert asked == ["/vm_rrd?rrd_unarchive=&uuid=v"]
+    with pytest.raises(Unreachable):
+        unanswered.get(Moved("nowhere"), "/vm_rrd")
