@@ -7,6 +7,7 @@ import subprocess
 from lab.pools import at_switch, vms
 from tests.e2e.scene import MIB, Scene, assert_nothing_older
 
+QEMU_IMG = 60.0
 DISKS = (48 * MIB, 12 * MIB)
 KIND = "1"
 """The device of the disk that is not as the others."""
@@ -98,4 +99,5 @@ class Unplugged(Kinds):
 
 
 def run(*arguments):
-    subprocess.run(["qemu-img"] + list(arguments), check=True, timeout=60)
+    line = ["qemu-img"] + list(arguments)
+    subprocess.run(line, stdout=subprocess.DEVNULL, check=True, timeout=QEMU_IMG)
