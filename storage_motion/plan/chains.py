@@ -46,8 +46,8 @@ def require(source: Records, plan: Plan, problems: "Problems") -> List[str]:
                 "vm",
                 "disk %s (%s) is a chain of %d images, and SM takes no snapshot of one of %d"
                 % (disk.key, disk.name_label, length, LONGEST),
-                "delete a snapshot of the VM and wait until SM has coalesced its image, or shut the "
-                "VM down, and move it halted",
+                "delete a snapshot of the VM and wait until SM has coalesced its image, or shut "
+                "the VM down, and move it halted",
             )
         elif length == LONGEST - 1:
             warnings.append(

@@ -7,6 +7,7 @@ import XenAPI
 
 from lab.pools.lab import Lab
 from tests.e2e.moments import MOMENTS
+from tests.e2e.records import BETWEEN, Watched
 from tests.e2e.suspended import Sleeper
 
 
@@ -22,11 +23,14 @@ def scene(lab):
 
 
 def test_to_another_pool_and_back(scene):
+    watched = Watched(scene)
     for _ in range(2):
         written = scene.suspend()
+        watched.begin()
         entry = scene.ended(scene.begin())
         assert entry["state"] == "succeeded", entry["error"]
         scene.host = scene.there
+        watched.assert_alike(BETWEEN, lost=("VM.suspend_SR",))
         scene.assert_nothing_left()
         scene.resume(written)
 

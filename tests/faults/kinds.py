@@ -47,6 +47,12 @@ class Plain:
     def rest(self):
         """The VM is where it is to stay, and not started again: have it run, there."""
 
+    def start(self):
+        """The faults have halted it: start it where its disks are, as it was."""
+        self.scene.pool.start_vm(
+            self.scene.pool.xapi.VM.get_by_uuid(self.scene.uuid), self.scene.host.name
+        )
+
     def snapshots(self):
         """The UUIDs of its snapshots."""
         return set()
@@ -194,6 +200,9 @@ class WithUnpluggedDisk(WithReadOnlyDisk):
 
     def make(self, lab):
         return Unplugged(lab, TWO_DISKS)
+
+    def start(self):
+        self.scene.make()  # a start would plug it
 
 
 class Suspended(Plain):

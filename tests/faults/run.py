@@ -240,7 +240,7 @@ class Run:
         scene.host = pool.hosts[0]
         self._note("halted in pool %s" % pool.name)
         self._at_rest()
-        scene.pool.start_vm(pool.xapi.VM.get_by_uuid(scene.uuid), scene.host.name)
+        self.vm.start()
 
     def _may_halt(self):
         """xapi's own outcomes: a host without power, a xenopsd that dies, a move that fails after
