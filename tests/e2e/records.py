@@ -139,8 +139,8 @@ class Watched:
         self._before = of(self._scene)
 
     def assert_alike(self, kind, lost=()):
-        """It differs from what was said at `begin` in what the page lists for this kind of move, and
-        in what this VM loses (fields) by "What does not come along"."""
+        """It differs from what was said at `begin` in what the page lists for this kind of move,
+        and in what this VM loses (fields) by "What does not come along"."""
         found = differing(self._before, of(self._scene))
         self.seen[kind] |= set(found)
         more = {field: found[field] for field in set(found) - listed(kind) - set(lost)}
