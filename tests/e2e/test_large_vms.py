@@ -50,9 +50,8 @@ def made(lab):
 def arrived(scene):
     """It moves to the other pool, with all that was on its disks at the switch. Its journal."""
     there = scene.there
-    with memory.bounded(scene.lab) as peaks:
+    with memory.bounded(scene.lab, len(scene.record["VBDs"])):
         entry = scene.ended(scene.begin())
-    print({role: sorted(found.values()) for role, found in peaks.found.items()})
     assert entry["state"] == "succeeded", entry["error"]
     figures = there.xenopsd("VM.stat", id=scene.uuid)["migration"]
     assert figures["at_switch"]["exit"] == 0, figures
