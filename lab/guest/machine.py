@@ -12,12 +12,13 @@ from lab.guest.record import Record
 STOP = 90.0
 """Seconds that a suspend waits for outstanding I/O."""
 
-Settings = collections.namedtuple("Settings", "seed writes reads workers hot fill")
+Settings = collections.namedtuple("Settings", "seed writes reads workers hot fill reach")
 
-DEFAULTS = Settings(seed="guest", writes=100.0, reads=0.25, workers=3, hot=8, fill=0.1)
+DEFAULTS = Settings(seed="guest", writes=100.0, reads=0.25, workers=3, hot=8, fill=0.1, reach=0)
 """writes: I/Os a second and disk; reads: the share of them that reads back; workers: I/Os
 outstanding at once, at most; hot: spots that are rewritten all the time; fill: the share of an
-empty disk that is filled at its first start."""
+empty disk that is filled at its first start; reach: bytes at the begin of each disk that the guest
+knows of, 0: all of it."""
 
 
 def settings_from(strings):
@@ -90,7 +91,7 @@ class Machine:
     def _size(self, disk):
         connection = self._connect(disk)
         try:
-            return connection.size
+            return min(connection.size, self._settings.reach or connection.size)
         finally:
             connection.close()
 

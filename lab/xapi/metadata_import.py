@@ -263,6 +263,7 @@ class _Import:
         fields = dict(
             _carried("VM", record),
             power_state="Halted",
+            domid=-1,  # xapi_vm.ml, create
             suspend_VDI=NULL,
             appliance=NULL,
             uuid=self._uuid("VM", record),

@@ -71,29 +71,38 @@ def refresh_local_vdi_activations(pool, host, layer):
     """Make the marks of `host` in every VDI's sm_config anew, and take away those of hosts that are
     not in the pool. `paused` and whatever else SM or anybody has written there stays as it was on
     disk. How a VDI is, is asked with its lock (DP.stat_vdi): an activation that is under way is
-    waited for, as long as SM waits for its gate."""
+    waited for, as long as SM waits for its gate.
+
+    It goes by the records as they were at its begin, as the real one does. A VDI that has gone
+    since, by a command of SM's that outlived the xapi before, is told of in the log
+    (storage_access.ml)."""
     database = pool.database
-    known = {_LOCKED + other for other in database.refs("host")}
-    own = _LOCKED + host
     for ref, record in database.records("VDI").items():
         sr_uuid = (
             database.get("SR", record["SR"], "uuid") if database.exists("SR", record["SR"]) else ""
         )
-        attached = sr_uuid in layer.srs()
         state = DETACHED
-        if attached:
+        if sr_uuid in layer.srs():
             with pool.storage.exclusively(ref):
                 state = layer.state(sr_uuid, record["location"])
                 layer.remember(sr_uuid, record["location"])
-        locks = {key for key in database.get("VDI", ref, "sm_config") if key.startswith(_LOCKED)}
-        if state.level == "activated":
-            if own not in locks:
-                log.info("VDI %s is active on this host", ref)
-                database.add_to("VDI", ref, "sm_config", own, state.mode)
-        elif own in locks or locks and not locks & known:
-            log.info("VDI %s is not active on this host any more", ref)
-            for key in locks:
-                database.remove_from("VDI", ref, "sm_config", key)
+        try:
+            _make_marks_anew(database, host, ref, record, state)
+        except Failure:
+            log.exception("failed to lock or unlock VDI %s", ref)
+
+
+def _make_marks_anew(database, host, vdi, record, state):
+    known, own = {_LOCKED + other for other in database.refs("host")}, _LOCKED + host
+    locks = {key for key in record["sm_config"] if key.startswith(_LOCKED)}
+    if state.level == "activated":
+        if own not in locks:
+            log.info("VDI %s is active on this host", vdi)
+            database.add_to("VDI", vdi, "sm_config", own, state.mode)
+    elif own in locks or locks and not locks & known:
+        log.info("VDI %s is not active on this host any more", vdi)
+        for key in locks:
+            database.remove_from("VDI", vdi, "sm_config", key)
 
 
 def plug_all(pool, host):

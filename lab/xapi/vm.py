@@ -58,7 +58,7 @@ def make(database, fields):
                 "VCPUs_number": fields.get("VCPUs_at_startup", 0),
             },
         )
-        return database.create("VM", dict(fields, metrics=metrics))
+        return database.create("VM", dict(fields, metrics=metrics, domid=-1))
 
 
 @call("VM.destroy", "self:ref(VM)")

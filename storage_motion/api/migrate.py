@@ -14,7 +14,7 @@ from storage_motion.errors import BadCredentials, HostIsSlave, MotionError, Unre
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, xapi_verdict
-from storage_motion.plan import cautions, installed, planner, relinking, room, up_to_date
+from storage_motion.plan import cautions, chains, installed, planner, relinking, room, up_to_date
 from storage_motion.plan.plan import Plan
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
@@ -59,7 +59,8 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
         if plan and view and not problems:
             room.require(session, source, view, plan, request, problems)
             relinking.require(session, source, plan, problems)
-            warnings = unscanned + cautions.of(source, view, plan, hosts)
+            warnings = unscanned + chains.require(source, plan, problems)
+            warnings += cautions.of(source, view, plan, hosts)
             plan = plan._replace(warnings=plan.warnings + tuple(warnings))
         problems.raise_any()
         assert plan is not None

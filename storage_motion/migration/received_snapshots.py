@@ -15,8 +15,8 @@ import XenAPI
 
 from storage_motion.errors import BadArguments
 from storage_motion.journal.journal import Journal
+from storage_motion.plan.chains import PARENT
 from storage_motion.plan.checks import CLAIM
-from storage_motion.plan.room import PARENT
 from storage_motion.xapi import managed
 from storage_motion.xapi.records import NULL, Records
 

@@ -10,7 +10,7 @@ base shrinks to what is in it, if it is a VHD (LVHDSR.py and LVMSR.py, `_snapsho
 
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from storage_motion.plan import formats, volumes
+from storage_motion.plan import chains, formats, volumes
 from storage_motion.plan.plan import Disk, Plan
 from storage_motion.sm import repeated_commands
 from storage_motion.xapi.records import Records
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from storage_motion.plan.protocols import Problems, Request
 
 GIB = 1024.0**3
-# key in a VDI's sm_config: the UUID of the VDI whose image its own is based on
-PARENT = "vhd-parent"
 SM_TIMEOUT = 60.0
 DISKS, HISTORY, FILLING, SNAPSHOTS, RETRY = "disks", "history", "filling", "snapshots", "retry"
 WORDS = {
@@ -100,22 +98,11 @@ def data_of(
     size. `leaf`: those in its own image, if they are known better. `base`: another VDI (its
     record), whose images do not count."""
     size, total = int(vdi["virtual_size"]), leaf or 0
-    shared = {one["uuid"] for one in _chain(records, base)} if base else set()
-    for one in _chain(records, vdi):
+    shared = {one["uuid"] for one in chains.of(records, base)} if base else set()
+    for one in chains.of(records, vdi):
         if (one is not vdi or not leaf) and one["uuid"] not in shared:
             total += max(0, int(one["physical_utilisation"]))
     return min(total, size)
-
-
-def _chain(records: Records, vdi: Dict[str, Any]) -> List[Dict[str, Any]]:
-    """The VDI and those whose images are beneath its own, as records."""
-    found: Dict[str, Dict[str, Any]] = {}
-    one: Optional[Dict[str, Any]] = vdi
-    while one and one["uuid"] not in found:
-        found[one["uuid"]] = one
-        parent = one["sm_config"].get(PARENT)
-        one = records.by_uuid("VDI", parent)[1] if parent else None
-    return list(found.values())
 
 
 def _needs(found: Found, records: Records, ref: str, sr: Dict[str, Any]) -> List[Need]:

@@ -9,9 +9,9 @@ disk of the same disk. That only is where to look: how far two disks differ is r
 images when they are copied (migration/phases/copying.py).
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from storage_motion.plan import checks, disk_goals, vifs
+from storage_motion.plan import chains, checks, disk_goals, vifs
 from storage_motion.plan.disk_goals import SR_ARGUMENT
 from storage_motion.plan.inquiry import MEMORY, SUSPENDED, Inquiry, disks_of
 from storage_motion.plan.plan import Disk, Snapshot, Vif
@@ -157,6 +157,9 @@ class _History:
         self._moving = {disk.key: disk for disk in moving}
         self.disks: List[Disk] = []
         self.remapped: List[str] = []
+        # {key: images of the chain that it is at the destination by then, at most}
+        self._lengths: Dict[str, int] = {}
+        self._cloned: Set[str] = set()
         # (snapshot, the disk that it is of; refs) -> (the planned disk, the record of its VDI)
         self._found: Dict[Tuple[str, str], Tuple[Disk, Dict[str, Any]]] = {}
         for ref, vm in snapshots.records.items():
@@ -215,6 +218,7 @@ class _History:
         )
         base = self._base(vm, vdi["snapshot_of"], vdi, disk)
         disk = disk._replace(base=base or "")
+        self._lengths[disk.key] = self._lengths.get(disk.base, 1)
         self.disks.append(disk)
         self._found[(ref, vdi["snapshot_of"])] = disk, vdi
 
@@ -238,8 +242,8 @@ class _History:
 
     def _base(self, vm: Dict[str, Any], of: str, vdi: Dict[str, Any], disk: Disk) -> Optional[str]:
         """The key of the disk that another one (its VDI's record) is based on: of the nearest
-        snapshot above a VM or a snapshot (its record). None if it cannot arrive as a clone of
-        it."""
+        snapshot above a VM or a snapshot (its record). None if it cannot arrive as a clone of it,
+        as where SM makes no clone of so long a chain."""
         if of == NULL:
             return None
         for ref in self._snapshots.above(vm):
@@ -247,8 +251,19 @@ class _History:
                 base, record = self._found[(ref, of)]
                 alike = all(record[field] == vdi[field] for field in INHERITED)
                 alike = alike and base.destination_sr == disk.destination_sr
-                return base.key if alike and base.image_format == disk.image_format else None
+                alike = alike and base.image_format == disk.image_format
+                if not alike or self._lengths[base.key] >= chains.LONGEST:
+                    return None
+                self._have_cloned(base)
+                return base.key
         return None
+
+    def _have_cloned(self, base: Disk) -> None:
+        """Its image goes below an empty one of its own, at the first clone; later ones, whose base
+        is empty, are put beside that."""
+        if base.key not in self._cloned:
+            self._cloned.add(base.key)
+            self._lengths[base.key] += 1
 
 
 def images(inquiry: Inquiry) -> List[str]:

@@ -4,26 +4,19 @@ VM is in the end, by xapi, SM and the guest's tapdisk alike, whatever is killed.
 
 What has changed no tapdisk of the lab notes: only that it is told to."""
 
-import contextlib
-import json
-import os
-import re
-import subprocess
-
 import pytest
 import XenAPI
 
-from lab.blktap import reply
 from lab.dom0 import held_snapshot
 from lab.pools.host import Host
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
 from tests.e2e.scene import MIB
+from tests.e2e.tracked import assert_tracked, by_others, layers, place, vdi_of
 from tests.eventually import eventually
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 RATE = 1 * MIB  # bytes a second
-TAP_CTL = 30.0
 HELD = 120.0  # seconds for SM to come to that
 
 
@@ -46,50 +39,6 @@ def link(lab):
     with Link(lab.hosts) as link:
         link.limit(RATE)
         yield link
-
-
-@contextlib.contextmanager
-def by_others(scene):
-    """SM pokes no tapdisk that it pauses, and would stand there for minutes under I/O. The product
-    does poke."""
-    root = scene.host.root
-    reply.choose(root, "prompt")
-    try:
-        yield
-    finally:
-        reply.choose(root, None)
-
-
-def vdi_of(scene):
-    (vbd,) = scene.record["VBDs"]
-    return scene.pool.xapi.VBD.get_VDI(vbd)
-
-
-def place(scene):
-    """(SR's UUID, VDI's UUID) of the disk."""
-    api, vdi = scene.pool.xapi, vdi_of(scene)
-    return api.SR.get_uuid(api.VDI.get_SR(vdi)), api.VDI.get_uuid(vdi)
-
-
-def layers(scene):
-    """What the guest's tapdisk has in its chain, from the top."""
-    link = os.readlink("%s/run/blktap-control/nbd/%s/%s" % ((scene.host.root,) + place(scene)))
-    pid, minor = re.search(r"nbd(\d+)\.(\d+)$", link).groups()
-    shown = subprocess.run(
-        [scene.host.root + "/usr/sbin/tap-ctl", "stats", "-p", pid, "-m", minor],
-        stdout=subprocess.PIPE,
-        timeout=TAP_CTL,
-        check=True,
-    ).stdout
-    return [image["driver"]["name"] for image in json.loads(shown)["images"]]
-
-
-def assert_tracked(scene):
-    log = "%s/run/sr-mount/%s/%s.cbtlog" % ((scene.host.root,) + place(scene))
-    assert scene.pool.xapi.VDI.get_cbt_enabled(vdi_of(scene)) and os.path.exists(log)
-    assert layers(scene)[0] == "log"
-    assert "paused" not in scene.pool.xapi.VDI.get_sm_config(vdi_of(scene))
-    scene.wait_for_writes(20)
 
 
 def renewing(scene):

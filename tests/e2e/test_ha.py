@@ -6,37 +6,26 @@ HA looks five times a second here, so that it sees what passes quickly; a real o
 (lab/xapi/ha.py).
 """
 
-import os
-
 import pytest
 
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
-from lab.xapi import ha
+from tests.e2e import high_availability
 from tests.e2e.collector import stopped
+from tests.e2e.high_availability import assert_protected, protect, protection
 from tests.e2e.moments import MOMENTS, end_of
 from tests.e2e.test_database_goes_back import NEVER, forget
 from tests.eventually import eventually, never
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
-LOOK = 0.2
 LOOKS = 1.0  # seconds in which HA has looked
-ORDER = {"order": "7", "start_delay": "3", "shutdown_delay": "2"}
 KILLED_AT = ("receive", "copying", "opening", "clean-up", "end")
 
 
 @pytest.fixture(scope="module")
 def lab():
     with Lab(plan=PLAN, flush_seconds=NEVER) as lab:
-        for pool in lab.pools:
-            directory = pool.master.root + "/etc/xapi.conf.d"
-            os.makedirs(directory, exist_ok=True)
-            with open(directory + "/ha.conf", "w") as file:
-                file.write("%s = %g\n" % (ha.INTERVAL, LOOK))
-            this = pool.xapi.pool.get_all()[0]
-            pool.xapi.pool.add_to_other_config(this, ha.SWITCH, "on")
-            # its SRs are local, and its network has no PIF
-            pool.xapi.pool.set_ha_allow_overcommit(this, True)
+        high_availability.enable(lab)
         yield lab
 
 
@@ -51,15 +40,6 @@ def protected(lab, scene):
         assert looked(pool, scene.uuid) == begun[pool.name], "HA of pool %s" % pool.name
 
 
-def protect(scene):
-    api = scene.pool.xapi
-    vm = api.VM.get_by_uuid(scene.uuid)
-    api.VM.set_ha_restart_priority(vm, "restart")
-    for field, value in ORDER.items():
-        getattr(api.VM, "set_" + field)(vm, value)
-    api.pool.sync_database()
-
-
 def looked(pool, uuid):
     """What HA of a pool has done with the VM, and has told of it."""
     with open(pool.master.root + "/var/log/xensource.log") as log:
@@ -70,20 +50,6 @@ def looked(pool, uuid):
         if message["obj_uuid"] == uuid
     ]
     return len(starts), told
-
-
-def protection(pool, uuid):
-    record = pool.xapi.VM.get_record(pool.xapi.VM.get_by_uuid(uuid))
-    return record["ha_restart_priority"], record["ha_always_run"]
-
-
-def assert_protected(scene, priority="restart", runs=True):
-    record = scene.record
-    assert (record["ha_restart_priority"], record["ha_always_run"]) == (
-        priority,
-        runs and priority == "restart",
-    )
-    assert {field: record[field] for field in ORDER} == ORDER
 
 
 def assert_well(scene):

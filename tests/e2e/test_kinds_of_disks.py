@@ -2,8 +2,6 @@
 """Disks that the VM has read-only, or not plugged: live and halted, between pools and within one,
 with a worker that is killed, and a cancel."""
 
-import subprocess
-
 import pytest
 import XenAPI
 
@@ -11,98 +9,12 @@ from lab.pools import at_switch, vms
 from lab.pools.lab import Lab
 from storage_motion.dom0.launch import Process
 from tests.e2e import gate_patience
+from tests.e2e.kinds_of_disks import ReadOnly, Unplugged
 from tests.e2e.moments import MOMENTS
-from tests.e2e.scene import MIB, Scene, assert_nothing_older, task_ended
+from tests.e2e.scene import task_ended
 
-DISKS = (48 * MIB, 12 * MIB)
-KIND = "1"  # the device of the disk that is not as the others
 SLOW = {"bandwidth": "1MiB"}
 PATIENCE = 3  # seconds for which SM waits for a disk that is locked
-
-
-class Kinds(Scene):
-    """A VM with a writable disk, and one more of which it has written a part before, and which is
-    of another kind now."""
-
-    def __init__(self, lab, directory):
-        super().__init__(lab, DISKS)
-        self.taken = self.guest.records()
-        self.halt()
-        self._before = str(directory / "before.raw")
-        with at_switch.image(lab.directory, self.locator) as image:
-            run("convert", "-U", "-O", "raw", image, self._before)
-        self.make()
-
-    @property
-    def vm(self):
-        return self.pool.xapi.VM.get_by_uuid(self.uuid)
-
-    @property
-    def vbd(self):
-        """The ref of that disk's VBD."""
-        api = self.pool.xapi.VBD
-        (found,) = [ref for ref in self.record["VBDs"] if api.get_userdevice(ref) == KIND]
-        return found
-
-    @property
-    def vdi(self):
-        """The record of that disk's VDI."""
-        return self.pool.xapi.VDI.get_record(self.pool.xapi.VBD.get_VDI(self.vbd))
-
-    @property
-    def locator(self):
-        """As xenopsd has it."""
-        sr = self.pool.xapi.SR.get_uuid(self.vdi["SR"])
-        return "%s/%s" % (sr, self.vdi["location"])
-
-    def halt(self):
-        self.pool.xapi.VM.clean_shutdown(self.vm)
-
-    def start(self):
-        """Where its disks are."""
-        self.pool.start_vm(self.vm, self.host.name)
-        self.wait_for_writes(20)
-
-    def assert_as_before(self):
-        """It runs, and the disk is of its kind, and what it was."""
-        self.assert_runs()
-        self.assert_kind(self.pool.xapi.VBD.get_record(self.vbd))
-        with at_switch.image(self.lab.directory, self.locator) as image:
-            run("compare", "-U", image, self._before)
-        self.assert_nothing_left()
-
-
-class ReadOnly(Kinds):
-    """It has it read-only."""
-
-    plugged = True
-
-    def make(self):
-        self.pool.xapi.VBD.set_mode(self.vbd, "RO")
-        self.start()
-
-    def assert_kind(self, vbd):
-        assert (vbd["mode"], vbd["currently_attached"]) == ("RO", True)
-        assert_nothing_older(self.guest.records(), self.taken)
-
-
-class Unplugged(Kinds):
-    """It has it not plugged."""
-
-    plugged = False
-
-    def make(self):
-        vdi = self.pool.xapi.VBD.get_VDI(self.vbd)
-        self.pool.xapi.VBD.destroy(self.vbd)
-        self.start()
-        vms.attach_disk(self.pool.xapi, self.vm, vdi, int(KIND))
-
-    def assert_kind(self, vbd):
-        assert (vbd["mode"], vbd["currently_attached"]) == ("RW", False)
-
-
-def run(*arguments):
-    subprocess.run(["qemu-img"] + list(arguments), check=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +26,8 @@ def lab():
 
 
 @pytest.fixture(scope="module", params=[ReadOnly, Unplugged], ids=["read-only", "unplugged"])
-def scene(lab, request, tmp_path_factory):
-    return request.param(lab, tmp_path_factory.mktemp("kind"))
+def scene(lab, request):
+    return request.param(lab)
 
 
 def moved(scene, migration, host):

@@ -4,9 +4,7 @@ suspend, leaves none behind, and what is in it is to be read nowhere.
 
 Nothing writes to a TPM in the lab but these tests, by VTPM.set_contents, as xapi-guard does."""
 
-import base64
 import json
-import os
 
 import pytest
 
@@ -16,21 +14,14 @@ from lab.pools.topology import PoolPlan
 from tests.e2e.scene import MIB, MOVE, Scene
 from tests.e2e.test_database_goes_back import NEVER, forget
 from tests.e2e.test_secrets import Watch, holding, tasks
+from tests.e2e.tpm import Tpm, assert_only_here, give, start
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = (8 * MIB,)
-UEFI = {"order": "c", "firmware": "uefi"}
 # Just before xenopsd is asked: the VM's metadata is at the destination already.
 BEFORE_IT_LEAVES = ("migration", "xenops_task", ("starting",), True)
 # where xapi itself has it
 DATABASE = "/var/lib/xcp/state.db"
-
-
-def written():
-    """What a TPM's program has written: its permanent state, a saved one, and none of the
-    moment."""
-    texts = (base64.b64encode(os.urandom(size)).decode() for size in (6000, 300))
-    return "%s %s " % tuple(texts)
 
 
 @pytest.fixture(scope="module")
@@ -44,56 +35,8 @@ def lab():
 def scene(lab):
     """The VM boots by UEFI and has a TPM."""
     scene = Scene(lab, DISKS)
-    api = scene.pool.xapi
-    vm = api.VM.get_by_uuid(scene.uuid)
-    api.VM.hard_shutdown(vm)
-    api.VM.set_HVM_boot_params(vm, UEFI)
-    api.VTPM.create(vm, False)
-    start(scene)
-    api.pool.sync_database()
+    give(scene)
     return scene
-
-
-def start(scene):
-    scene.pool.start_vm(scene.pool.xapi.VM.get_by_uuid(scene.uuid), scene.host.name)
-    scene.wait_for_writes(20)
-
-
-class Tpm:
-    """The TPM of a scene's VM, wherever that is."""
-
-    def __init__(self, scene):
-        self._scene = scene
-        self.known = []
-
-    api = property(lambda self: self._scene.pool.xapi.VTPM)
-
-    @property
-    def ref(self):
-        (ref,) = self._scene.record["VTPMs"]
-        return ref
-
-    @property
-    def identity(self):
-        record = self.api.get_record(self.ref)
-        return record["uuid"], record["is_unique"], record["is_protected"]
-
-    def write(self):
-        """Have something new in it."""
-        self.known.append(written())
-        self.api.set_contents(self.ref, self.known[-1])
-
-    def has_the_last(self):
-        return self.api.get_contents(self.ref) == self.known[-1]
-
-    def secrets(self):
-        """{what it is: its text} of all that has been in it."""
-        parts = [text.split() for text in self.known]
-        return {
-            "%s of write %d" % (name, number): part.encode()
-            for number, pair in enumerate(parts)
-            for name, part in zip(("the permanent state", "the saved state"), pair)
-        }
 
 
 @pytest.fixture
@@ -101,14 +44,6 @@ def tpm(scene):
     tpm = Tpm(scene)
     tpm.write()
     return tpm
-
-
-def assert_only_here(scene, tpm):
-    """One TPM in the VM's pool, none in the other, and as many secrets."""
-    for pool in scene.lab.pools:
-        api, here = pool.xapi, pool is scene.pool
-        assert len(api.VTPM.get_all()) == here and len(api.secret.get_all()) == here, pool.name
-    assert tpm.has_the_last()
 
 
 def told(lab, secrets):

@@ -240,13 +240,18 @@ class Injection:
 
     # -- the processes
 
+    def _one(self, processes):
+        """One of those that there are, which are of several disks; or None."""
+        found = [process for process in processes if process]
+        return self._chance.choice(found) if found else None
+
     def _find(self, kind, side):
         entry = self.scene.journal(self.migration, self.hosts["source"])
-        disk = next(iter(entry["disks"].values()))
+        disks = list(entry["disks"].values())
         if kind == "worker":
             return _alive(entry["worker"])
         if kind == "mover":
-            return _alive(disk.get("mover"))
+            return self._one(_alive(disk.get("mover")) for disk in disks)
         if kind == "receiver":
             with contextlib.suppress(FileNotFoundError):
                 receivers = self.scene.journal(
@@ -255,16 +260,15 @@ class Injection:
                 return _alive(receivers[-1]["process"]) if receivers else None
             return None
         if kind.startswith("tapdisk"):
-            vdi = (
-                disk.get("destination_vdi") if side == "destination" else next(iter(entry["disks"]))
+            vdis = (
+                [disk.get("destination_vdi") for disk in disks]
+                if side == "destination"
+                else list(entry["disks"])
             )
-            return next(
-                (
-                    Process.of(one["pid"])
-                    for one in leftovers.tapdisks(self.hosts[side])
-                    if vdi and vdi in one["args"]
-                ),
-                None,
+            return self._one(
+                Process.of(one["pid"])
+                for one in leftovers.tapdisks(self.hosts[side])
+                if any(vdi and vdi in one["args"] for vdi in vdis)
             )
         host = self.hosts[side]
         pid = self.scene.lab.daemons.pids().get("%s/%s" % (host.name, _daemon(kind)))

@@ -4,7 +4,7 @@
 import collections
 import os
 
-from tests.faults import cases
+from tests.faults import cases, kinds
 
 PAGE = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
@@ -20,13 +20,14 @@ BEGIN, END = (
 def line(result, number, of):
     """One run, for the terminal."""
     said = "*** FAILED" if result["error"] else "ok"
-    text = "%4d/%d  seed %-5d %5.1f s  %-10s %s: %s" % (
+    text = "%4d/%d  seed %-5d %5.1f s  %-10s %s: %s: %s" % (
         number,
         of,
         result["seed"],
         result["seconds"],
         result["outcome"] or "-",
         said,
+        result["kind"],
         "; ".join(result["cases"]),
     )
     if result.get("missed"):
@@ -59,7 +60,6 @@ def table(results, seconds):
             if case.fault not in faults:
                 faults.append(case.fault)
     injected, missed = sum(done.values()), sum(len(result.get("missed", [])) for result in results)
-    outcomes = collections.Counter(result["outcome"] for result in results if not result["error"])
     rows = ["| process | %s |" % " | ".join(sorted(faults)), "|---|%s" % ("---|" * len(faults))]
     for process in cases.KINDS:
         cells = [
@@ -87,13 +87,25 @@ def table(results, seconds):
         ),
         "Ends: %s. Failed: %d. %.0f min on %d processors."
         % (
-            ", ".join("%s %d" % (name, count) for name, count in sorted(outcomes.items(), key=str)),
+            _ends([result for result in results if not result["error"]]),
             sum(bool(result["error"]) for result in results),
             seconds / 60,
             os.cpu_count(),
         ),
     ]
+    rows += ["", "| VM | runs | ends |", "|---|---|---|"]
+    for kind in kinds.KINDS:
+        of_it = [result for result in results if result["kind"] == kind]
+        rows.append("| %s | %d | %s |" % (kind, len(of_it), _ends(of_it)))
     return "\n".join(head + [""] + rows) + "\n"
+
+
+def _ends(results):
+    """How the runs have ended."""
+    outcomes = collections.Counter(
+        "*failed its checks*" if result["error"] else result["outcome"] for result in results
+    )
+    return ", ".join("%s %d" % (name, count) for name, count in sorted(outcomes.items(), key=str))
 
 
 def write(text):

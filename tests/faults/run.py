@@ -15,7 +15,7 @@ from lab.guest.control import GuestError
 from lab.pools import leftovers
 from lab.pools.link import Link
 from storage_motion.dom0.launch import Process
-from tests.e2e.moments import MOMENTS, NAMES
+from tests.e2e.moments import NAMES
 from tests.e2e.scene import ENDED, assert_nothing_older, assert_settles
 from tests.eventually import eventually
 from tests.faults import cases
@@ -35,8 +35,10 @@ class Run:
     """`done`: the cases that were injected; `missed`: those whose moment or process did not come;
     `log`: what happened."""
 
-    def __init__(self, scene, seed):
-        self.scene = scene
+    def __init__(self, vm, seed):
+        """`vm`: of a kind (tests.faults.kinds), and running."""
+        self.vm = vm
+        self.scene = vm.scene
         self.seed = seed
         self.cases = cases.plan(seed)
         # else: recovered by hand
@@ -51,7 +53,8 @@ class Run:
         """Do all of it. Raises AssertionError (and whatever else goes wrong) if the promise does
         not hold."""
         self.begun = time.monotonic()
-        source, there, arguments = self.scene.host, self.scene.there, self.scene.arguments()
+        self.vm.prepare()
+        source, there, arguments = self.scene.host, self.scene.there, self.vm.arguments()
         goes_back = any(case.fault == cases.GOES_BACK for case in self.cases)
         linked = any(case.process == "link" for case in self.cases)
         with Link([source]) if linked else contextlib.nullcontext() as link:
@@ -67,11 +70,11 @@ class Run:
             for root in unwritable:
                 broken_disk.install(root)
             for case in self.cases:
-                breakpoint.arm(
-                    source.root, MOMENTS[case.phase], signal=signal.SIGSTOP, name=case.phase
-                )
+                moment = self.vm.moment(case.phase, self._chance)
+                breakpoint.arm(source.root, moment, signal=signal.SIGSTOP, name=case.phase)
             if "detached" not in [case.phase for case in self.cases]:
-                breakpoint.arm(source.root, MOMENTS["detached"], signal=signal.SIGSTOP, name=LOOK)
+                moment = self.vm.moment("detached", self._chance)
+                breakpoint.arm(source.root, moment, signal=signal.SIGSTOP, name=LOOK)
             if self._is_followed:
                 systemd.release(source.root)
             try:
@@ -206,7 +209,8 @@ class Run:
     # -- the four checks
 
     def _settle(self, injection):
-        """One place: find the VM, and start it if the faults have halted it."""
+        """One place: find the VM, and have it run: if it is suspended, or the faults have halted
+        it."""
         scene = self.scene
         self._restart_the_deaf()
         present = [
@@ -218,6 +222,12 @@ class Run:
         (pool,) = present
         injection.remove_what_the_dead_left()
         state = pool.xapi.VM.get_power_state(pool.xapi.VM.get_by_uuid(scene.uuid))
+        if not self.vm.runs:
+            assert state == "Suspended", state
+            scene.host = pool.hosts[0]
+            self._at_rest()
+            self.vm.rest()
+            return
         if state == "Running":
             scene.settle()
             assert scene.pool is pool, "it is in pool %s and runs in pool %s" % (
@@ -230,8 +240,7 @@ class Run:
         scene.host = pool.hosts[0]
         self._note("halted in pool %s" % pool.name)
         self._at_rest()
-        scene.pool.start_vm(pool.xapi.VM.get_by_uuid(scene.uuid), scene.host.name)
-        self._compare(scene.guest.records())
+        self.vm.start()
 
     def _may_halt(self):
         """xapi's own outcomes: a host without power, a xenopsd that dies, a move that fails after
@@ -247,7 +256,9 @@ class Run:
     def _check(self, migration, source, there):
         scene = self.scene
         scene.assert_runs()
+        self._compare(scene.guest.records())
         self._at_rest()
+        self.vm.check()
         for host, name in ((source, "%s" % migration), (there, "receive-%s" % migration)):
             with contextlib.suppress(FileNotFoundError):
                 entry = scene.journal(name, host)
@@ -277,8 +288,8 @@ class Run:
                     self._records.append(host.guest(self.scene.uuid).records())
 
     def _compare(self, found):
-        """A guest that has booted has learned what stands on its disks: nothing older than what was
-        acknowledged."""
+        """A guest that has booted, after its halt or by HA, has learned what stands on its disks:
+        nothing older than what was acknowledged."""
         for taken in self._records:
             assert_nothing_older(found, taken)
 

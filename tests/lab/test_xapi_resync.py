@@ -2,10 +2,15 @@
 """What the lab's xapi does with the VMs of its host when it starts, where its database and xenopsd
 do not agree (resync_resident_on)."""
 
+import contextlib
 import signal
+import types
 
 import pytest
 
+from lab.xapi import startup
+from lab.xapi.automaton import DETACHED
+from lab.xapi.failures import Failure
 from lab.xenopsd import wire
 from test_xapi_database import restarted
 from tests.eventually import eventually, never
@@ -235,3 +240,34 @@ def test_a_member_that_hears_nothing_does_so_though_the_master_is_started_again(
         PATIENCE,
     )
     assert scene.x.VM.get_power_state(vm) == "Running"
+
+
+def test_a_disk_that_goes_while_xapi_looks_at_it_is_passed_over():
+    """A command of SM's that outlived the xapi before removes it. The next one is looked at."""
+    gone, stays = "OpaqueRef:gone", "OpaqueRef:stays"
+    vdis = {
+        ref: {"SR": "OpaqueRef:sr", "location": ref, "sm_config": {"host_OpaqueRef:here": "RW"}}
+        for ref in (gone, stays)
+    }
+
+    def remove_from(_, ref, field, key):
+        if ref not in vdis:
+            raise Failure("HANDLE_INVALID", "VDI", ref)
+        del vdis[ref][field][key]
+
+    def state(_, location):
+        vdis.pop(gone, None)
+        return DETACHED
+
+    database = types.SimpleNamespace(
+        records=lambda _: dict(vdis),
+        exists=lambda *_: True,
+        get=lambda *_: "the SR",
+        refs=lambda _: ["OpaqueRef:here"],
+        remove_from=remove_from,
+    )
+    layer = types.SimpleNamespace(srs=lambda: ["the SR"], state=state, remember=lambda *_: None)
+    storage = types.SimpleNamespace(exclusively=lambda _: contextlib.nullcontext())
+    pool = types.SimpleNamespace(database=database, storage=storage)
+    startup.refresh_local_vdi_activations(pool, "OpaqueRef:here", layer)
+    assert vdis == {stays: {"SR": "OpaqueRef:sr", "location": stays, "sm_config": {}}}

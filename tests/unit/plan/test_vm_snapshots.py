@@ -87,6 +87,22 @@ def test_a_chain_arrives_as_a_chain(world):
     assert type(plan).from_json(plan.to_json()) == plan
 
 
+def test_no_chain_becomes_longer_than_sm_makes_it(world):
+    """The one behind that begins a new one, whole. A disk that was cloned is one image more."""
+    refs = [world.first, world.second]
+    while len(refs) < 31:
+        refs.append(world.snapshot("number %d" % len(refs), refs[-1]))
+    world.vm["parent"] = refs[-1]
+    branch = world.snapshot("a branch", refs[28])
+    world.a.tables["VM"][branch]["snapshot_time"] = "20270102T03:04:05Z"
+    plan, problems = world.cross()
+    first = [world.disks(ref)[0] for ref in refs]
+    assert problems == []
+    base = based(plan)
+    assert [base[key] for key in first] == [""] + first[:29] + [""]
+    assert base[world.vdi(0)] == first[30] and base[world.disks(branch)[0]] == ""
+
+
 def test_after_a_revert_a_branch_stays_a_branch(world):
     """The VM went back to the first, and had a third one taken, listed before the others."""
     third = world.snapshot("third", world.first)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""All that xapi says of a VM, to be the same before and after a move, but for what
+docs/what-moves.md lists ("What differs afterwards")."""
+
+import os
+import re
+
+PAGE = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+    "docs",
+    "what-moves.md",
+)
+HEADING = "## What differs afterwards\n"
+BETWEEN, WITHIN = "between pools", "within its pool"
+"""Kinds of move: columns of that table."""
+MAY = "may"
+"""In place of "yes": what real hosts may say anew, and the lab's do not."""
+WORKED_OUT = ("allowed_operations",)
+"""Fields that are about what one may do just now, of which xapi keeps nothing."""
+NULL = "OpaqueRef:NULL"
+
+
+def listed(kind, cells=("yes", MAY)):
+    """What may differ after a move of this kind, by the page: {"VDI.uuid", ...}."""
+    with open(PAGE, encoding="utf-8") as page:
+        section = page.read().partition(HEADING)[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    column = rows[0].index(kind)
+    found = set()
+    for row in rows[2:]:
+        if row[column] in cells:
+            for name, fields in re.findall(r"`(\w+)\.([\w, ]+)`", row[0]):
+                found |= {"%s.%s" % (name, field) for field in fields.split(", ")}
+    return found
+
+
+def differing(before, after):
+    """{"VDI.uuid": (which one, what it was, what it is)}; of a field that
+    differs of several, one of them. An object that is gone, or is more, is a difference of its
+    class."""
+    found = {}
+    for name in sorted(set(before) | set(after)):
+        of = name.split(" ")[0]
+        was, now = before.get(name), after.get(name)
+        if was is None or now is None:
+            found[of] = (name, was, now)
+            continue
+        for field in sorted(set(was) | set(now)):
+            if was.get(field) != now.get(field):
+                found["%s.%s" % (of, field)] = (name, was.get(field), now.get(field))
+    return found
+
+
+def of(scene):
+    """{"VM", "VBD 0", "VDI 0", "VIF 0", "VM_metrics", ..., and the same of each snapshot, as "VBD 0
+    of first": its record}. A reference to one of them is its name here."""
+    api = scene.pool.xapi
+    vm = api.VM.get_by_uuid(scene.uuid)
+    objects = {}
+    for owner in [vm] + api.VM.get_snapshots(vm):
+        suffix = "" if owner == vm else " of %s" % api.VM.get_name_label(owner)
+        _collect(api, owner, suffix, objects)
+    names = {ref: name for name, (ref, _) in objects.items()}
+    return {
+        name: {
+            field: _known(value, names)
+            for field, value in record.items()
+            if field not in WORKED_OUT
+        }
+        for name, (_, record) in objects.items()
+    }
+
+
+def _collect(api, vm, suffix, objects):
+    record = api.VM.get_record(vm)
+    objects["VM" + suffix] = (vm, record)
+    for of_class, ref in [
+        ("VM_metrics", record["metrics"]),
+        ("VM_guest_metrics", record["guest_metrics"]),
+        ("VDI", record["suspend_VDI"]),
+    ]:
+        if ref != NULL:
+            objects[of_class + suffix] = (ref, getattr(api, of_class).get_record(ref))
+    for vif in record["VIFs"]:
+        interface = api.VIF.get_record(vif)
+        objects["VIF %s%s" % (interface["device"], suffix)] = (vif, interface)
+    for vbd in record["VBDs"]:
+        drive = api.VBD.get_record(vbd)
+        objects["VBD %s%s" % (drive["userdevice"], suffix)] = (vbd, drive)
+        if drive["VDI"] != NULL:
+            vdi = api.VDI.get_record(drive["VDI"])
+            objects["VDI %s%s" % (drive["userdevice"], suffix)] = (drive["VDI"], vdi)
+
+
+def _known(value, names):
+    """A field's value; the order of a set is none."""
+    if isinstance(value, list):
+        return sorted((_known(item, names) for item in value), key=str)
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+class Watched:
+    """A VM that has something in each field that somebody may have set, and what is said of it."""
+
+    def __init__(self, scene):
+        self._scene = scene
+        self.seen = {BETWEEN: set(), WITHIN: set()}
+        api = scene.pool.xapi
+        vm = api.VM.get_by_uuid(scene.uuid)
+        api.VM.set_name_description(vm, "what it is for")
+        api.VM.set_tags(vm, ["one", "another"])
+        api.VM.add_to_other_config(vm, "of.somebody", "x")
+        api.VM.add_to_xenstore_data(vm, "vm-data/of-somebody", "x")
+        api.VM.add_to_platform(vm, "viridian", "true")
+        api.VM.set_order(vm, "3")
+        api.VM.set_start_delay(vm, "4")
+        api.VM.set_shutdown_delay(vm, "5")
+        api.VM.set_actions_after_crash(vm, "restart")
+        for vbd in api.VM.get_VBDs(vm):
+            api.VBD.add_to_other_config(vbd, "of.somebody", "x")
+            api.VBD.set_qos_algorithm_type(vbd, "ionice")
+            api.VBD.add_to_qos_algorithm_params(vbd, "sched", "rt")
+            vdi = api.VBD.get_VDI(vbd)
+            api.VDI.set_name_description(vdi, "what is on it")
+            api.VDI.set_tags(vdi, ["one"])
+            api.VDI.add_to_other_config(vdi, "of.somebody", "x")
+            api.VDI.add_to_xenstore_data(vdi, "of-somebody", "x")
+        for vif in api.VM.get_VIFs(vm):
+            api.VIF.add_to_other_config(vif, "of.somebody", "x")
+            api.VIF.set_qos_algorithm_type(vif, "ratelimit")
+            api.VIF.add_to_qos_algorithm_params(vif, "kbps", "100")
+
+    def begin(self):
+        """What is said of it now."""
+        self._before = of(self._scene)
+
+    def assert_alike(self, kind, lost=()):
+        """It differs from what was said at `begin` in what the page lists for this kind of move,
+        and in what this VM loses (fields) by "What does not come along"."""
+        found = differing(self._before, of(self._scene))
+        self.seen[kind] |= set(found)
+        more = {field: found[field] for field in set(found) - listed(kind) - set(lost)}
+        assert not more, "\n".join("%s: %s" % pair for pair in sorted(more.items()))
