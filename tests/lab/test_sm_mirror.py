@@ -733,6 +733,23 @@ def test_what_a_killed_command_has_begun_to_open_is_waited_for(host, disks):
     assert len(tapctl.find(image)) == 1
 
 
+def test_what_is_destroyed_while_it_is_copied_is_closed_all_the_same(host, disks):
+    """xapi refuses that only of what a VM has."""
+    source, _, _ = disks
+    snapshot = host.xapi.VDI.snapshot(source, {})
+    uuid = host.xapi.VDI.get_uuid(snapshot)
+    frozen = copy_open(host, snapshot)
+    before = len(host.tapdisks())
+    host.xapi.VDI.destroy(snapshot)
+    io(frozen, "read -P 0xaa 0 1M", readonly=True)
+    for _ in range(2):
+        smapi.call(host.session, host.fast, "sr_copy_close", args=(uuid,))
+    assert len(host.tapdisks()) == before - 1
+    left = [name for _, _, names in os.walk(host.root + "/run") for name in names if uuid in name]
+    left += [name for _, _, names in os.walk(host.root + "/dev") for name in names if uuid in name]
+    assert left == [] and os.listdir(host.root + "/run/sxm/disks") == []
+
+
 @pytest.mark.parametrize("delay", [0.25, 0.3, 0.4, 0.5])
 def test_receive_and_copy_can_be_killed_and_repeated(host, disks, delay):
     source, _, destination = disks

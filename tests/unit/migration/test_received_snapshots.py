@@ -56,7 +56,7 @@ class Chain:
             self.destination.pool,
             dict(
                 {"migration": ID, "vm": VM, "address": "10.0.0.1", "disks": json.dumps([disk])},
-                **more
+                **more,
             ),
         )
 
