@@ -346,5 +346,6 @@ def run(driver: Callable[[MirrorCommand, str], Any], driver_info: Dict[str, Any]
         # Its answer is there, and its end is waited for while a guest is suspended: a Python that
         # tidies up first takes as long as all that it has done since it was told to open.
         sys.stdout.flush()
+        standby.log_out_if_deserted(command.params["session_ref"])
         os._exit(0)
     sys.exit(0)

@@ -228,6 +228,21 @@ def test_what_stands_by_may_end_at_any_moment(host, disks, moment, how):
     assert host.tags(destination) == {}
 
 
+@pytest.mark.parametrize("moment", ["begun", "closed"])
+def test_what_stands_by_ends_the_session_of_a_receiver_that_was_killed(host, disks, moment):
+    _, _, destination = disks
+    receive(host, destination)
+    session = host.pool.session()
+    one = standby.Standby(session, host.big, "vdi_receive_finish", destination, [standby.WHEN_TOLD])
+    if moment == "closed":
+        one.close_disk()
+        eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    one._process.communicate(timeout=60)  # its input ends
+    assert host.tags(destination) == SHUT
+    with pytest.raises(Exception, match="SESSION_INVALID|HANDLE_INVALID"):
+        host.xapi.session.get_uuid(session._session)
+
+
 def activation(host, vdi, writable):
     """SM's, by the SR's own driver, which waits at the gate."""
     argument = xmlrpc.client.dumps(

@@ -150,5 +150,7 @@ def test_what_was_destroyed_while_it_was_copied_is_not_taken_for_copied(
     monkeypatch.setattr(copying.mirror_health, "watch", lambda m: {"k": status})
     monkeypatch.setattr(copying.bandwidth, "Share", lambda m, key: world)
     monkeypatch.setattr(world, "keep", lambda statuses: None, raising=False)
-    with pytest.raises(raises) if raises else contextlib.suppress():
+    with contextlib.ExitStack() as expected:
+        if raises:
+            expected.enter_context(pytest.raises(raises))
         copying.await_end(world, world.disk_of_plan)
