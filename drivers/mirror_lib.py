@@ -27,6 +27,7 @@ another:
     vdi_end_relinking               nothing                                vdi_end_relinking
     vdi_lost_snapshots              nothing                                vdi_lost_snapshots
     sr_remove_unnamed               maybe the image still                  sr_remove_unnamed
+    sr_copy_close                   the record; maybe the tapdisk          sr_copy_close
 
 The same holds of one whose xapi ends under it, which is the fault AWAY; vdi_mirror_start then has
 the guest go on first, and vdi_mirror_stop also takes away sm's own `paused`, if its vdi_snapshot
@@ -51,7 +52,7 @@ from storage_motion import errors
 from storage_motion.dom0 import images, vhd
 from storage_motion.sm import smapi, standby, stock_sm
 from storage_motion.sm.disks import guard, pauses, relinking, unnamed
-from storage_motion.sm.disks.copied import CopiedDisk
+from storage_motion.sm.disks.copied import CopiedDisk, close_lost
 from storage_motion.sm.disks.disk import Disk
 from storage_motion.sm.disks.filled import FilledDisk
 from storage_motion.sm.disks.mirrored import MirroredDisk
@@ -124,6 +125,10 @@ class MirrorOperations(object):
     def copy_close(self, vdi_uuid: str) -> None:
         """Undo copy_open."""
         CopiedDisk(self, vdi_uuid).close()
+
+    def copy_close_lost(self, vdi_uuid: str) -> None:
+        """The same where xapi does not know the VDI any more."""
+        close_lost(self, vdi_uuid)
 
     def extents(self, vdi_uuid: str, base_uuid: str = "") -> str:
         """JSON {"size": bytes, "extents": [[offset, length], ...]}"""
@@ -222,7 +227,8 @@ COMMANDS: Dict[str, Tuple[str, Tuple[int, ...]]] = {
 
 # The same for an operation on the SR as a whole, which is called without a VDI.
 SR_COMMANDS: Dict[str, Tuple[str, Tuple[int, ...]]] = {
-    "sr_remove_unnamed": ("remove_unnamed", (2,))
+    "sr_remove_unnamed": ("remove_unnamed", (2,)),
+    "sr_copy_close": ("copy_close_lost", (1,)),
 }
 
 # The operations that attach a disk to write to it, with what sm has for such a call's argument.
@@ -340,5 +346,6 @@ def run(driver: Callable[[MirrorCommand, str], Any], driver_info: Dict[str, Any]
         # Its answer is there, and its end is waited for while a guest is suspended: a Python that
         # tidies up first takes as long as all that it has done since it was told to open.
         sys.stdout.flush()
+        standby.log_out_if_deserted(command.params["session_ref"])
         os._exit(0)
     sys.exit(0)

@@ -184,6 +184,13 @@ class ImageLeft(MotionError):
     code = "SXM_IMAGE_LEFT"
 
 
+class TakenAway(MotionError):
+    """[migration, what of it is not there, ...]: the destination has taken away disks that the
+    source counts on, as a recovery there does. It receives no further ones."""
+
+    code = "SXM_TAKEN_AWAY"
+
+
 class FirewallFailed(MotionError):
     """[command, what it said]: dom0's firewall was not changed."""
 

@@ -135,7 +135,16 @@ FUNCTIONS: Dict[str, Function] = {
     ),
     "receive-add": Function(
         "for the source: receives more disks, those of snapshots before those of the VM",
-        Takes((MIGRATION, FOR_VM, DISKS, ADDRESS), (("migration",), ("vm",), ("disks",))),
+        Takes(
+            (
+                MIGRATION,
+                FOR_VM,
+                DISKS,
+                ADDRESS,
+                Argument("kept", "a JSON list of the disks that are kept here already"),
+            ),
+            (("migration",), ("vm",), ("disks",)),
+        ),
         received_history.receive_add,
     ),
     "receive-keep": Function(

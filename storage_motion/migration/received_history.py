@@ -4,12 +4,18 @@ kept one after the other, and then those of the VM."""
 
 import contextlib
 import logging
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import XenAPI
 
 from storage_motion.dom0 import gate_notes
-from storage_motion.errors import ImageLeft, JournalNotWritten, MotionError, ReceiverFailed
+from storage_motion.errors import (
+    ImageLeft,
+    JournalNotWritten,
+    MotionError,
+    ReceiverFailed,
+    TakenAway,
+)
 from storage_motion.journal import journal
 from storage_motion.journal.journal import RECEIVING, Journal
 from storage_motion.migration import (
@@ -30,14 +36,18 @@ def receive_add(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, A
     the one that it is to be a clone of, and last those of the VM. Answers as `receive` does; on any
     failure these disks are taken away, and no others.
 
-    What a call before has made of them, which the source may know nothing of, is taken away
-    first."""
+    `kept`: a JSON list of the keys of the disks that the source knows to be kept here. Raises
+    TakenAway if one is not: a recovery on this host has taken them away, and nothing is begun anew.
+
+    What a call before has made of the wanted ones, which the source may know nothing of, is taken
+    away first."""
     found = journal.check_id(given.get("migration", ""))
     wanted = wanted_disks.read(given.get("disks", ""))
     vm = receiving_calls.vm_of(given)
     address = given.get("address") or receiving_calls.own_address(session)
     entry = receiving_calls.known(given)
     entry = entry and receiving_calls.idle(entry)
+    _require_kept(found, entry, wanted_disks.uuids(given.get("kept", "[]"), "kept"))
     srs = {disk["sr"] for disk in wanted} | set(entry.entry["srs"] if entry else ())
     if entry is None:
         fields: Dict[str, Any] = {"vm": vm, "disks": {}, "receivers": []}
@@ -61,6 +71,14 @@ def receive_add(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, A
         raise
     entry.write(busy=None)
     return answer
+
+
+def _require_kept(migration: str, entry: Optional[Journal], keys: List[str]) -> None:
+    """Raises TakenAway unless all these disks are kept."""
+    disks = entry.entry["disks"] if entry else {}
+    gone = [key for key in keys if not disks.get(key, {}).get("kept")]
+    if gone:
+        raise TakenAway(migration, *("the new disk of VDI %s" % key for key in gone))
 
 
 def _forget_disks(session: "XenAPI.Session", entry: Journal, keys: List[str]) -> None:

@@ -57,8 +57,8 @@ OPTIONAL: Dict[str, Any] = {
 TIME = re.compile(r"[0-9]{8}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")  # as xapi writes them
 
 
-def uuids(text: str) -> List[str]:
-    """A JSON list of UUIDs of VDIs. Raises BadArguments."""
+def uuids(text: str, name: str = "vdis") -> List[str]:
+    """The argument `name`, a JSON list of UUIDs of VDIs. Raises BadArguments."""
     try:
         found = strict_json.loads(text) if len(text) <= MAX_ARGUMENT else None
     except ValueError:
@@ -66,7 +66,7 @@ def uuids(text: str) -> List[str]:
     if not isinstance(found, list) or not all(
         isinstance(uuid, str) and UUID.match(uuid) for uuid in found
     ):
-        raise BadArguments("vdis: is not a list of UUIDs")
+        raise BadArguments("%s: is not a list of UUIDs" % name)
     return found
 
 

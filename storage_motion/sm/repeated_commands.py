@@ -9,7 +9,7 @@ that lead to it wait for that (xapi/outage.py).
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Optional, Sequence
 
 from storage_motion.errors import SmFault
 from storage_motion.sm import smapi
@@ -29,18 +29,19 @@ def ask(
     session: "XenAPI.Session",
     sr_uuid: str,
     command: str,
-    vdi_uuid: str,
+    vdi_uuid: Optional[str] = None,
     args: Sequence[str] = (),
     timeout: float = smapi.DEFAULT_TIMEOUT,
 ) -> Any:
-    """The answer of a command for a VDI. `args`: strings; `timeout`: seconds for one try. Raises
-    SmFault, XenAPI.Failure."""
+    """The answer of a command for a VDI, or, without one, for the SR. `args`: strings; `timeout`:
+    seconds for one try. Raises SmFault, XenAPI.Failure."""
     for left in reversed(range(repeated.TRIES)):
-        sr, vdi = session.xenapi.SR.get_by_uuid(sr_uuid), session.xenapi.VDI.get_by_uuid(vdi_uuid)
+        sr = session.xenapi.SR.get_by_uuid(sr_uuid)
+        vdi = session.xenapi.VDI.get_by_uuid(vdi_uuid) if vdi_uuid else None
         try:
             return smapi.call(session, sr, command, vdi_ref=vdi, args=args, timeout=timeout)
         except SmFault as fault:
             if fault.fault != smapi.AWAY or not left or command in NOT_REPEATED:
                 raise
-            log.warning("VDI %s: %s: it is asked again", vdi_uuid, fault)
+            log.warning("VDI %s: %s: it is asked again", vdi_uuid or args, fault)
         time.sleep(repeated.PAUSE)

@@ -6,16 +6,18 @@ needed. So a guest's pause does not wait for a Python to begin.
 
 It takes lines on its standard input. The first is its call, as JSON: what other commands have as
 their argument. Then it waits for each of two words before it does what that stands for. Where the
-input ends first it does nothing more: so it ends with the receiver that has begun it.
+input ends first it does nothing more: so it ends with the receiver that has begun it, and ends the
+session with xapi that the receiver had for it.
 """
 
+import contextlib
 import json
 import os
 import select
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 from storage_motion.errors import SmFault
 from storage_motion.sm import smapi
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import XenAPI
 
 CLOSE, OPEN = "close", "open"  # its disk's tapdisk; the gate
+END = "end"  # neither: who says so is there, and sees to the session
 # the argument by which a command is told that it is to wait for them
 WHEN_TOLD = "when-told"
 CALL_BOUND = 60.0  # seconds until it is called, which is done at once
@@ -32,9 +35,11 @@ CALL_BOUND = 60.0  # seconds until it is called, which is done at once
 OPEN_BOUND = 15.0
 END_BOUND = 30.0  # for one whose input has ended; it may be closing a tapdisk (disks/disk.py)
 KILL_BOUND = 5.0
+LOGOUT_BOUND = 5.0  # for xapi to end a session
 MAX_LINE = 1 << 16
 
 _unread = bytearray()  # of this process's standard input
+_deserted: List[bool] = []  # whether that has ended before a word came
 
 
 class Standby:
@@ -77,6 +82,8 @@ class Standby:
         if self._ended:
             return
         self._ended = True
+        with contextlib.suppress(SmFault):  # it has ended by itself
+            self._tell(END)
         try:
             self._process.communicate(timeout=END_BOUND)
         except subprocess.TimeoutExpired:
@@ -109,6 +116,17 @@ def told_to_open() -> bool:
     return _line(OPEN_BOUND) == OPEN
 
 
+def log_out_if_deserted(session: str) -> None:
+    """In such a process, at its end: end the session with xapi (its reference) if who has begun it
+    was killed before he said what to do, or not to. Nobody else knows of that session, which
+    would last until xapi ends it, a day later."""
+    if _deserted:
+        # as seldom as this is needed no command waits for its import
+        from storage_motion.xapi import session as sessions
+
+        sessions.end(sessions.joined(session, LOGOUT_BOUND), session)
+
+
 def _line(bound: Optional[float]) -> Optional[str]:
     """The next line of the standard input; None if there is none within `bound` seconds, or any
     more."""
@@ -117,6 +135,8 @@ def _line(bound: Optional[float]) -> Optional[str]:
         left = None if end is None else max(0.0, end - time.monotonic())
         ready: Tuple[Any, ...] = select.select([sys.stdin.fileno()], [], [], left)
         more = os.read(sys.stdin.fileno(), MAX_LINE) if ready[0] else b""
+        if ready[0] and not more:
+            _deserted.append(True)
         if not more or len(_unread) > MAX_LINE:
             return None
         _unread.extend(more)

@@ -16,6 +16,7 @@ from storage_motion.errors import SmFault
 from storage_motion.sm import marks, smapi, standby
 from storage_motion.sm.disks.guard import READ_ONLY, Guard
 from storage_motion.sm.standby import Standby
+from storage_motion.switch import gate
 from storage_motion.xapi import session as sessions
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class Gates(object):
         except Exception:
             self._activating.add(vdi_uuid)  # what is under way dies with its xapi
             raise
+        if self._unused and gate.active(config):
+            sessions.logout(self._unused.pop())  # no guest is suspended for it any more
         stuck = marks.ACTIVATING in config and vdi_uuid in self._activating
         (self._activating.add if marks.ACTIVATING in config else self._activating.discard)(vdi_uuid)
         if stuck or marks.SHUT in config.values():

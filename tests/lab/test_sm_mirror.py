@@ -228,6 +228,21 @@ def test_what_stands_by_may_end_at_any_moment(host, disks, moment, how):
     assert host.tags(destination) == {}
 
 
+@pytest.mark.parametrize("moment", ["begun", "closed"])
+def test_what_stands_by_ends_the_session_of_a_receiver_that_was_killed(host, disks, moment):
+    _, _, destination = disks
+    receive(host, destination)
+    session = host.pool.session()
+    one = standby.Standby(session, host.big, "vdi_receive_finish", destination, [standby.WHEN_TOLD])
+    if moment == "closed":
+        one.close_disk()
+        eventually(lambda: host.tapdisks()[1:] == [], "the tapdisk of ours is closed", 20)
+    one._process.communicate(timeout=60)  # its input ends
+    assert host.tags(destination) == SHUT
+    with pytest.raises(Exception, match="SESSION_INVALID|HANDLE_INVALID"):
+        host.xapi.session.get_uuid(session._session)
+
+
 def activation(host, vdi, writable):
     """SM's, by the SR's own driver, which waits at the gate."""
     argument = xmlrpc.client.dumps(
@@ -731,6 +746,23 @@ def test_what_a_killed_command_has_begun_to_open_is_waited_for(host, disks):
     receiving.join(60)
     assert not receiving.is_alive() and left.wait(60) == 0
     assert len(tapctl.find(image)) == 1
+
+
+def test_what_is_destroyed_while_it_is_copied_is_closed_all_the_same(host, disks):
+    """xapi refuses that only of what a VM has."""
+    source, _, _ = disks
+    snapshot = host.xapi.VDI.snapshot(source, {})
+    uuid = host.xapi.VDI.get_uuid(snapshot)
+    frozen = copy_open(host, snapshot)
+    before = len(host.tapdisks())
+    host.xapi.VDI.destroy(snapshot)
+    io(frozen, "read -P 0xaa 0 1M", readonly=True)
+    for _ in range(2):
+        smapi.call(host.session, host.fast, "sr_copy_close", args=(uuid,))
+    assert len(host.tapdisks()) == before - 1
+    left = [name for _, _, names in os.walk(host.root + "/run") for name in names if uuid in name]
+    left += [name for _, _, names in os.walk(host.root + "/dev") for name in names if uuid in name]
+    assert left == [] and os.listdir(host.root + "/run/sxm/disks") == []
 
 
 @pytest.mark.parametrize("delay", [0.25, 0.3, 0.4, 0.5])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
 from storage_motion import waiting
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import CopyFailed, DestinationFull, MirrorBroken, SmFault
+from storage_motion.errors import CopyFailed, DestinationFull, MirrorBroken, SmFault, VmChanged
 from storage_motion.migration import (
     bandwidth,
     mirror_health,
@@ -126,7 +126,7 @@ def _since(m: "Migration", disk: "Disk", copied_from: str, base: str) -> Dict[st
 
 def await_end(m: "Migration", disk: "Disk") -> None:
     """Wait until all of it is there and verified. Raises CopyFailed, DestinationFull, MirrorBroken,
-    Cancelled."""
+    VmChanged, Cancelled."""
 
     share = bandwidth.Share(m, disk.key)
 
@@ -146,6 +146,20 @@ def await_end(m: "Migration", disk: "Disk") -> None:
         return bool(copy["state"] == "done")
 
     waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
+    _require_there(m, disk)
+
+
+def _require_there(m: "Migration", disk: "Disk") -> None:
+    """Raises CopyFailed, or VmChanged if it cannot be made anew, where somebody has destroyed what
+    was copied. Our tapdisk has read on; but on LVM the SR's master may have given its room to
+    others, when this host is another one (LVHDSR.py, delete: it asks no other host)."""
+    copied = m.disk(disk.key).get("copy_open")
+    snapshots.find_again(m, disk, copied)
+    if copied and not Records(m.source).ref("VDI", copied):
+        gone = "VDI %s was destroyed while it was copied" % copied
+        if copied == disk.key:
+            raise VmChanged(m.plan.vm, gone)
+        raise CopyFailed(disk.key, gone)
 
 
 def close(m: "Migration", disk: "Disk") -> None:
@@ -159,6 +173,8 @@ def _close(m: "Migration", disk: "Disk", what: str) -> None:
     snapshots.find_again(m, disk, opened)
     if opened and Records(m.source).ref("VDI", opened):
         ask(m, disk, "vdi_copy_close", opened)
+    elif opened:  # somebody has destroyed it; our tapdisk still has it open
+        ask(m, disk, "sr_copy_close", None, (opened,))
     m.note(disk.key, **{what: None})
 
 
@@ -171,9 +187,9 @@ def ask(
     m: "Migration",
     disk: "Disk",
     command: str,
-    vdi_uuid: str,
+    vdi_uuid: Optional[str],
     args: Sequence[str] = (),
     timeout: float = SM_TIMEOUT,
 ) -> Any:
-    """One of MirrorSR's commands for a VDI of the disk's SR. Raises SmFault."""
+    """One of MirrorSR's commands for a VDI of the disk's SR, or for that. Raises SmFault."""
     return repeated_commands.ask(m.source, disk.source_sr, command, vdi_uuid, args, timeout)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Disk
 
-WAITING, KEPT = "waiting", "kept"  # states of such a disk, beside those of any that is copied
+WAITING, KEPT = "waiting", receive.KEPT  # states of such a disk, beside those of any that is copied
 
 
 def send(m: "Migration") -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Disk
 
+KEPT = "kept"  # state of the disk of a snapshot that is verified and kept there (history.py)
+
 log = logging.getLogger("sxm")
 
 
@@ -37,12 +39,15 @@ def add(m: "Migration", disks: Sequence["Disk"]) -> None:
     """The same for some of its disks. Of a VM with snapshots it is called for the disks of these
     before, and is to take away nothing of them when it is asked again."""
     function = "receive-add" if m.plan.history else "receive"
+    kept = [disk.key for disk in m.plan.history if m.disk(disk.key)["state"] == KEPT]
     asked: List[bool] = []
 
     def ask() -> None:
         arguments = {"vm": m.plan.vm, "address": m.plan.address}
         if asked and function == "receive":
             arguments["again"] = "true"
+        if kept:
+            arguments["kept"] = json.dumps(kept)
         m.note(receiving=True)
         asked.append(True)
         wanted = json.dumps([_wanted(disk) for disk in disks])

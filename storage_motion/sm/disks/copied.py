@@ -15,7 +15,7 @@ import XenAPI
 from storage_motion.dom0 import blktap, images, tapctl
 from storage_motion.errors import DiskInUse, DiskPaused, MotionError, NotActive
 from storage_motion.sm import marks, stock_sm
-from storage_motion.sm.disks.disk import Disk, listed, wait
+from storage_motion.sm.disks.disk import Disk, close_tapdisks, listed, wait
 from storage_motion.sm.disks.record import Record
 
 blktap2 = stock_sm.module("blktap2")
@@ -28,6 +28,7 @@ PAUSED_BOUND = 60.0  # seconds for sm's pause of the disk to end
 RESUME_BOUND = 60.0  # seconds for our tapdisk to go on
 LOCKED_BOUND = 30.0  # seconds for a tapdisk that merges below the disk to let go of the images
 POLL = 1.0
+LINKS = ("PhyLink", "BackendLink", "NBDLink")  # those that blktap2 has of a VDI, as far as it has
 
 
 class CopiedDisk(Disk):
@@ -41,7 +42,7 @@ class CopiedDisk(Disk):
             if record.read() is None:
                 if self.host_key in self.sm_config():
                     raise DiskInUse(self.uuid, "active on this host already")
-                record.write({})
+                record.write({"path": self.path})
             elif self.running() is not None:
                 return self._opened()
             else:  # of a call that was killed, or whose tapdisk was
@@ -173,3 +174,22 @@ class CopiedDisk(Disk):
             util.logException("unpause")
         now = listed(vbd.pid, vbd.minor)
         return now is None or not now.state & tapctl.PAUSED
+
+
+def close_lost(sr: Any, vdi_uuid: str) -> None:
+    """Undo `open` of a disk of the SR object `sr` that xapi does not know any more: somebody has
+    destroyed it, which xapi refuses only of one that a VM has. Nothing to do if this host did not
+    open it. Raises DiskStuck, DiskInUse, TapCtlError.
+
+    On LVM sm could not remove a volume that was open here (LVHDSR.py, delete); its collector does,
+    once it is closed. The images below stay active here as a killed `let_go` leaves them."""
+    record = Record("copy", vdi_uuid)
+    opened = record.read()
+    if opened is None:
+        return
+    close_tapdisks(vdi_uuid, opened["path"])
+    for name in LINKS:
+        link = getattr(blktap2.VDI, name, None)
+        if link is not None:
+            link.from_uuid(sr.uuid, vdi_uuid).unlink()
+    record.remove()

@@ -73,6 +73,25 @@ def end_tapdisk(vbd: tapctl.Vbd, process: Optional[launch.Process]) -> bool:
     return in_order
 
 
+def await_openers(uuid: str, path: str) -> None:
+    """Wait for what a command that was killed has begun to have a tapdisk open the image of a VDI:
+    only then does tap-ctl list all that have it open. Raises DiskStuck."""
+    wait(lambda: not tapctl.opening(path), OPEN_BOUND, "VDI %s has been about to be opened" % uuid)
+
+
+def close_tapdisks(uuid: str, path: str) -> List[Tuple[tapctl.Vbd, bool]]:
+    """End every tapdisk on this host that has the image of a VDI open, and prove them gone. Those
+    that had, each with whether it has closed the image itself, in order.
+
+    Raises DiskStuck, DiskInUse."""
+    await_openers(uuid, path)
+    ended = [(vbd, end_tapdisk(vbd, launch.Process.of(vbd.pid))) for vbd in tapctl.find(path)]
+    left = tapctl.find(path)
+    if left:
+        raise DiskInUse(uuid, "tapdisk %d still has it open" % left[0].pid)
+    return ended
+
+
 @contextlib.contextmanager
 def locked(lock: Any) -> Iterator[None]:
     """Hold a lock of sm, which itself is no context manager."""
@@ -121,29 +140,13 @@ class Disk(object):
         return listed(int(match.group(1)), int(match.group(2))) if match else None
 
     def await_openers(self) -> None:
-        """Wait for what a command that was killed has begun to have a tapdisk open the image: only
-        then does tap-ctl list all that have it open. Two tapdisks may write to one image, and each
-        writes its metadata when it closes. With the VDI's lock held nobody else begins one. Raises
-        DiskStuck."""
-        wait(
-            lambda: not tapctl.opening(self.path),
-            OPEN_BOUND,
-            "VDI %s has been about to be opened" % self.uuid,
-        )
+        """As the function. Two tapdisks may write to one image, and each writes its metadata when
+        it closes. With the VDI's lock held nobody else begins one."""
+        await_openers(self.uuid, self.path)
 
     def close_tapdisks(self) -> List[Tuple[tapctl.Vbd, bool]]:
-        """End every tapdisk on this host that has the image open, and prove them gone. Those that
-        had, each with whether it has closed the image itself, in order.
-
-        Raises DiskStuck, DiskInUse."""
-        self.await_openers()
-        ended = [
-            (vbd, end_tapdisk(vbd, launch.Process.of(vbd.pid))) for vbd in tapctl.find(self.path)
-        ]
-        left = tapctl.find(self.path)
-        if left:
-            raise DiskInUse(self.uuid, "tapdisk %d still has it open" % left[0].pid)
-        return ended
+        """As the function."""
+        return close_tapdisks(self.uuid, self.path)
 
     def let_go(self) -> None:
         """Deactivate and detach it, as sm does, on a host where nobody uses it; even if sm was

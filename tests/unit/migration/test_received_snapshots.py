@@ -9,12 +9,19 @@ import pytest
 from fake_destination import ID, KEYS, VM, nothing_left
 from fake_pool import NULL, add_vdi, failure, uuid_of
 from storage_motion.dom0 import gate_notes
-from storage_motion.errors import BadArguments, MotionError, ReceiverFailed
+from storage_motion.errors import BadArguments, MotionError, ReceiverFailed, TakenAway
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import at_destination, received_history, received_snapshots
+from storage_motion.migration import (
+    at_destination,
+    received_history,
+    received_snapshots,
+    recovery,
+    recovery_decision,
+)
 from storage_motion.xapi import managed
 
+DEAD = {"pid": 1, "started": -1}
 TIME = "20260102T03:04:05Z"
 FROZEN = {"frozen": True, "snapshot_time": TIME, "snapshot_of": KEYS[1]}
 
@@ -44,10 +51,13 @@ class Chain:
             raise failure("HANDLE_INVALID", "session", "x")
         return new
 
-    def add(self, disk):
+    def add(self, disk, **more):
         return received_history.receive_add(
             self.destination.pool,
-            {"migration": ID, "vm": VM, "address": "10.0.0.1", "disks": json.dumps([disk])},
+            dict(
+                {"migration": ID, "vm": VM, "address": "10.0.0.1", "disks": json.dumps([disk])},
+                **more,
+            ),
         )
 
     def first(self):
@@ -180,6 +190,39 @@ def test_all_is_taken_away_though_a_gate_has_been_opened(chain, tmp_path):
         assert vdi["name_label"] == "base copy"  # SM's collector's
         del chain.destination.vdis()[ref]
     assert nothing_left(chain.destination, tmp_path)
+
+
+@pytest.mark.parametrize("based", [False, True])
+def test_what_a_recovery_here_has_taken_back_is_not_received_further(chain, based):
+    """By hand, between two disks, when no receiver of it runs: a journal that begins anew would
+    lack what the source counts on."""
+    kept(chain)
+    counted = json.dumps([KEYS[0]])
+    wanted = chain.destination.wanted(**({"base": KEYS[0]} if based else {}))[1]
+    pool = chain.destination.pool
+    entry = Journal.load(ID, journal.RECEIVING)
+    entry.write(receivers=[dict(one, process=DEAD) for one in entry.entry["receivers"]])
+    (answer,) = recovery.recover(pool, {"migration": ID})["migrations"]
+    assert answer["outcome"] == recovery_decision.TAKEN_BACK
+    before = dict(chain.destination.vdis())
+    with pytest.raises(TakenAway) as raised:
+        chain.add(wanted, kept=counted)
+    assert raised.value.failure()[:2] == ["SXM_TAKEN_AWAY", ID] and KEYS[0] in str(raised.value)
+    assert journal.all_ids(journal.RECEIVING) == [] and chain.destination.vdis() == before
+    # so does one that is told to take back what the source itself begins anew
+    at_destination.receive_abort(pool, {"migration": ID})
+    with pytest.raises(TakenAway):
+        chain.add(wanted, kept=counted)
+
+
+def test_what_is_kept_is_found_to_be(chain):
+    kept(chain)
+    wanted = chain.destination.wanted(base=KEYS[0])[1]
+    with pytest.raises(BadArguments, match="kept"):
+        chain.add(wanted, kept="all")
+    chain.add(wanted, kept=json.dumps([KEYS[0]]))
+    with pytest.raises(TakenAway, match=KEYS[1]):
+        chain.add(wanted, kept=json.dumps([KEYS[1]]))  # it is there, and not kept
 
 
 def test_others_disks_are_not_taken_for_a_lost_clone(chain):

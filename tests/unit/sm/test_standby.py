@@ -30,7 +30,11 @@ if standby.told_to_close():
     note("closes")
     if standby.told_to_open():
         note("opens")
-        print(xmlrpc.client.dumps(("opened",), "", True))
+        print(xmlrpc.client.dumps(("opened",), "", True), flush=True)
+from storage_motion.xapi import session
+session.joined = lambda reference, timeout: reference
+session.end = lambda joined, reference: note("logs out of " + reference)
+standby.log_out_if_deserted(given["session_ref"])
 """
 PROGRAM = "#!%s\nimport sys, xmlrpc.client\n%s"
 
@@ -108,3 +112,24 @@ def test_a_word_that_does_not_come_is_not_waited_for_for_ever(monkeypatch):
         assert not standby.told_to_open()
         os.close(writing)
         assert not standby.told_to_close()
+
+
+def test_one_whose_receiver_was_killed_ends_the_session_that_it_was_given(host, told, tmp_path):
+    """Nobody else knows of it. What is told to end leaves it to who tells."""
+    receiver = os.fork()
+    if not receiver:
+        begun = standby.Standby(Known(), "s", "vdi_receive_finish", "v", [standby.WHEN_TOLD])
+        signal.pause()
+        begun.end()
+    try:
+        eventually(lambda: told() == [BEGUN], "it has made its disk", 30)
+    finally:
+        os.kill(receiver, signal.SIGKILL)
+        os.waitpid(receiver, 0)
+    eventually(lambda: told() == [BEGUN, "logs out of OpaqueRef:session"], "it logs out", 30)
+
+
+@pytest.mark.parametrize("word", ["end", "open"])
+def test_else_it_is_left_to_who_began_it(one, told, word):
+    getattr(one, word)()
+    assert one._process.returncode == 0 and "logs out of OpaqueRef:session" not in told()

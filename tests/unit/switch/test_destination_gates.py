@@ -123,6 +123,22 @@ def test_what_stands_by_opens_the_gate(monkeypatch, standing_by):
     assert host.ended == 1
 
 
+def test_its_session_ends_when_the_vm_has_the_disk(monkeypatch, standing_by):
+    """Not before, since the guest is suspended; and not as late as the receiver, which may be
+    killed."""
+    host, gates = Host(monkeypatch), destination_gates.Gates()
+    gates.stand_by("sr", "vdi")
+    gates.open("sr", "vdi")
+    gates.hold_open("sr", "vdi")
+    assert (host.sessions, host.ended) == (2, 0)  # one of them is that of the looks
+    host.sm_config = {marks.HOST + "OpaqueRef:1": "RW"}
+    gates.hold_open("sr", "vdi")
+    gates.hold_open("sr", "vdi")
+    assert host.ended == 1
+    gates.close()
+    assert host.sessions == host.ended == 2
+
+
 @pytest.mark.parametrize("fails", ["close", "open"])
 def test_where_it_does_not_a_command_that_begins_now_does(monkeypatch, standing_by, fails):
     monkeypatch.setattr(standing_by, "fails", fails)

@@ -2,12 +2,13 @@
 """What a copy sends of a disk: all of it, or as far as its images differ from those of the disk
 that it is based on."""
 
+import contextlib
 import json
 
 import pytest
 
 from fake_migration import make_plan
-from storage_motion.errors import SmFault
+from storage_motion.errors import CopyFailed, SmFault, VmChanged
 from storage_motion.migration.phases import copying
 
 ALL, SOME = {"size": 1024, "extents": [[0, 1024]]}, {"size": 1024, "extents": [[0, 512]]}
@@ -119,3 +120,37 @@ def test_what_is_open_is_closed_whoever_died(monkeypatch):
     copying.close(world, world.disk_of_plan)
     copying.close(world, world.disk_of_plan)
     assert world.asked == [("vdi_copy_close", "snapshot"), ("vdi_copy_close", "b")]
+
+
+def test_what_somebody_has_destroyed_is_closed_all_the_same(monkeypatch):
+    """The storage manager knows its tapdisk by a record of ours: xapi's is gone."""
+    world = World(monkeypatch, copy_open="snapshot")
+    world.known.discard("snapshot")
+    copying.close(world, world.disk_of_plan)
+    copying.close(world, world.disk_of_plan)
+    assert world.asked == [("sr_copy_close", None, "snapshot")]
+
+
+@pytest.mark.parametrize(
+    "opened, known, raises",
+    [
+        ("snapshot", True, None),
+        ("snapshot", False, CopyFailed),  # and is taken up again, with another snapshot
+        ("k", False, VmChanged),
+        (None, True, None),
+    ],
+)
+def test_what_was_destroyed_while_it_was_copied_is_not_taken_for_copied(
+    monkeypatch, opened, known, raises
+):
+    world = World(monkeypatch, copy_open=opened)
+    if not known:
+        world.known.discard(opened)
+    status = {"copy": {"state": "done"}}
+    monkeypatch.setattr(copying.mirror_health, "watch", lambda m: {"k": status})
+    monkeypatch.setattr(copying.bandwidth, "Share", lambda m, key: world)
+    monkeypatch.setattr(world, "keep", lambda statuses: None, raising=False)
+    with contextlib.ExitStack() as expected:
+        if raises:
+            expected.enter_context(pytest.raises(raises))
+        copying.await_end(world, world.disk_of_plan)

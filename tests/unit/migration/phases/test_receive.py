@@ -82,6 +82,24 @@ def test_a_lost_answer_is_asked_for_again(lost):
     )
 
 
+def test_it_is_told_which_disks_of_snapshots_are_kept(monkeypatch):
+    """So it can tell that they are not, any more."""
+    source, told = Source(), []
+    one = make_plan().disks[0]
+    source.plan = make_plan(history=[one._replace(key=key, snapshot="s") for key in "abc"])
+    for key, state in (("a", "kept"), ("b", "kept"), ("c", "waiting")):
+        source.note(key, state=state)
+
+    def plugin(function, **arguments):
+        told.append((function, arguments.get("kept")))
+        raise XenAPI.Failure(["SXM_TAKEN_AWAY", source.id, "the new disk of VDI a"])
+
+    source.plugin = plugin
+    with pytest.raises(XenAPI.Failure, match="SXM_TAKEN_AWAY"):
+        receive.add(source, source.plan.history[2:])
+    assert told == [("receive-add", '["a", "b"]')]
+
+
 def test_there_is_a_bound():
     source = Source(RESET, RESET, RESET)
     with pytest.raises(ConnectionResetError):
