@@ -134,7 +134,9 @@ def test_a_request_does_not_show_its_password():
         ),
         ({"vm": "a", "destination-sr": SR}, "destination-sr", "did you mean destination-sr-uuid?"),
         ({"vm": "a", "vgpu:" + VM: SR}, "vgpu:" + VM, "leave it out"),
-        ({"vm": "a", "copy": "true"}, "copy", "leave it out"),
+        ({"vm": "a", "copy": "perhaps"}, "copy", "true or false"),
+        ({"vm": "a", "copy": "true", "snapshots": "drop"}, "snapshots", "leave it out"),
+        ({"vm": "a", "copy": "true", "snapshots": "keep"}, "snapshots", "leave it out"),
         ({"vm": "x" * 2000}, "vm", ""),
     ],
 )
