@@ -6,7 +6,6 @@ import pytest
 import XenAPI
 
 from lab.pools.topology import PoolPlan
-from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import MIB
 from tests.e2e.snapshots import contents
 
@@ -105,11 +104,10 @@ def test_the_copy_is_another_vm_and_a_mover_that_is_killed_is_followed_by_anothe
 @pytest.mark.parametrize(
     "moment, outcome",
     [
-        (MOMENTS["copying"], "taken back"),
         (("migration", "imported", [True], True), "taken back"),
         (("migration", "phase", ["let-go"], True), "copied"),
     ],
-    ids=["copying", "imported", "let-go"],
+    ids=["imported", "let-go"],
 )
 def test_a_worker_that_is_killed(scene, moment, outcome):
     original = Original(scene)

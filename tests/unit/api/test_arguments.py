@@ -147,6 +147,14 @@ def test_what_is_wrong_is_named_with_what_is_right(wrong, argument, right):
     )
 
 
+def test_a_copy_is_asked_for():
+    assert [read(**given)[0].copy for given in ({"copy": "true"}, {"copy": "false"}, {})] == [
+        True,
+        False,
+        False,
+    ]
+
+
 def test_all_at_once():
     _, problems = read(**{"live": "x", "force": "y", "vdi:q": "z", "hots": "b1"})
     assert {problem.partition(":")[0] for problem in problems} == {
