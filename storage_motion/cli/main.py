@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="command")
     commands.required = True
-    one = commands.add_parser("migrate", help="move a VM and its disks")
+    one = commands.add_parser("migrate", help="move a VM and its disks, or copy it")
     one.add_argument(
         "arguments", nargs="+", metavar="name=value", help="as xe vm-migrate takes them"
     )

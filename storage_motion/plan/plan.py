@@ -98,7 +98,9 @@ class Plan(NamedTuple):
     warnings: Tuple[str, ...] = ()  # for whoever asked for it
     history: List[Disk] = []
     snapshots: List[Snapshot] = []
-    snapshot_vifs: List[Vif] = []  # the interfaces of those that come along to another pool
+    # the interfaces of those that come along to another pool; of a copy those of all, which xapi
+    # wants a network for as well (xapi_vm_migrate.ml, infer_vif_map)
+    snapshot_vifs: List[Vif] = []
     dropped: List[str] = []  # VDIs of snapshots that do not come along, and go with the VM
     copy: bool = False  # the VM stays as it is, and the other pool has a new one like it
 

@@ -42,7 +42,7 @@ def find(inquiry: Inquiry, moving: List[Disk], interfaces: List[Vif]) -> Found:
     found = _Snapshots(inquiry)
     if inquiry.request.copy:
         stay = [Snapshot(vm["uuid"], vm["name_label"], False) for vm in found.records.values()]
-        return Found(moving, [], stay, [], [])
+        return Found(moving, [], stay, _interfaces(inquiry, found, interfaces), [])
     for vm in found.records.values():
         subject = "snapshot %s (%s)" % (vm["uuid"], vm["name_label"])
         checks.check(checks.SNAPSHOT_CHECKS, inquiry.problems, ARGUMENT, subject, vm)

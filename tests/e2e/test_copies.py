@@ -88,6 +88,9 @@ def test_the_copy_is_another_vm_and_a_mover_that_is_killed_is_followed_by_anothe
             and "in-sync" in str(entry["disks"])
         ),
     )
+    whole = next(key for key, one in entry["disks"].items() if one["state"] == "in-sync")
+    config = original.x.VDI.get_sm_config(original.x.VDI.get_by_uuid(whole))
+    assert config["paused"] == config["relinking"] == "sxm " + migration
     with pytest.raises(XenAPI.Failure) as refused:
         scene.pool.start_vm(original.vm, scene.host.name)
     assert refused.value.details[0] == "OPERATION_BLOCKED"

@@ -196,7 +196,7 @@ def _document(
     if `secrets`."""
     vifs = {
         vif.vif: destination.xenapi.network.get_by_uuid(vif.network)
-        for vif in plan.vifs + plan.snapshot_vifs
+        for vif in plan.vifs + (plan.snapshot_vifs if plan.kept else [])
     }
     exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm), bool(plan.kept))
     ours = blocking.reason(migration) if migration else None

@@ -24,6 +24,7 @@ from storage_motion.migration.phases import (
 )
 from storage_motion.plan import changes, installed
 from storage_motion.plan.checks import CLAIM
+from storage_motion.plan.plan import Vif
 from storage_motion.sm import marks
 from storage_motion.switch import source_lock
 from tpm_document import with_tpm
@@ -261,7 +262,8 @@ def test_the_document_of_a_copy_has_the_mark(m, monkeypatch):
     source.add("VM", uuid="vm", VTPMs=[])
     monkeypatch.setattr(remap.metadata, "export", lambda session, ref, snapshots: with_tpm())
     for copy in (True, False):
-        plan = make_plan(vm="vm", disks=[], copy=copy)
+        # of the interfaces of snapshots, which are not in it, xapi alone is asked
+        plan = make_plan(vm="vm", disks=[], copy=copy, snapshot_vifs=[Vif("i", "0", "n")])
         found = remap._document(source, destination, plan, {}, ID)
         assert (b"<name>%s</name>" % CLAIM.encode() in found) == copy
         rehearsed = remap._document(source, destination, plan, {}, None)
