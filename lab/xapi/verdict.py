@@ -26,7 +26,7 @@ _TIMEOUT = 30.0
     "vif_map:map(ref(VIF),ref(network)) options:map(string,string) "
     "vgpu_map:map(ref(VGPU),ref(GPU_group))?",
 )
-def assert_can_migrate(context, vm, dest, _live, vdi_map, vif_map, _options, _vgpu_map):
+def assert_can_migrate(context, vm, dest, _live, vdi_map, vif_map, options, _vgpu_map):
     database = context.database
     record = database.record("VM", vm)
     inside = database.exists("host", dest["host"])
@@ -43,6 +43,9 @@ def assert_can_migrate(context, vm, dest, _live, vdi_map, vif_map, _options, _vg
             else Failure("VM_HOST_INCOMPATIBLE_VERSION_MIGRATE", vm, dest["host"])
         )
     _check_features(database, there, vdi_map)
+    copied = options.get("copy") == "true" and options.get("force") != "true"
+    if not inside and copied and record["power_state"] != "Halted":
+        raise Failure("VM_BAD_POWER_STATE", vm, "halted", record["power_state"].lower())
     if not (inside and record["resident_on"] == dest["host"]) and not host["enabled"]:
         raise Failure("HOST_DISABLED", dest["host"])
     if int(record["hardware_platform_version"]) not in [

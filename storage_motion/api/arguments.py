@@ -33,7 +33,6 @@ REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
 # in that way.
 NOT_HERE = {
-    "copy": "the VM is moved, not copied",
     "compress": "the destination pool's migration-compression decides",
     "vgpu": "a VM with a virtual GPU cannot be moved",
 }
@@ -93,6 +92,11 @@ MIGRATE = Takes(
         ),
         Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
         Argument("force", "true: do not compare the processors"),
+        Argument(
+            "copy",
+            "true, between pools: the VM, which has to be halted, stays as it is, and the other "
+            "pool gets a copy, with new UUIDs and MAC addresses, and without the snapshots",
+        ),
         Argument("retry-limit", "how often a broken mirror is taken up again (%d)" % resume.LIMIT),
         Argument("bandwidth", BANDWIDTH_MEANS),
         Argument(
@@ -147,6 +151,7 @@ class Request(NamedTuple):
     bandwidth: int
     renew_tracking: bool
     drop_snapshots: bool = False
+    copy: bool = False
 
 
 class Problems:
@@ -223,6 +228,7 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         bandwidth=bandwidth(reader.text("bandwidth"), problems),
         renew_tracking=reader.word("cbt", (RENEW,)) == RENEW,
         drop_snapshots=reader.word("snapshots", (KEEP, DROP)) == DROP,
+        copy=reader.copy(),
     )
 
 
@@ -321,6 +327,15 @@ class _Reader:
             else:
                 found[source] = value
         return found
+
+    def copy(self) -> bool:
+        if not self.boolean("copy", False):
+            return False
+        if self.text("snapshots"):
+            self._problems.add(
+                "snapshots", "is given, and a copy has none; those of the VM stay", "leave it out"
+            )
+        return True
 
     def remote(self) -> Optional[Remote]:
         master, username, password = [self.text(name) for name in REMOTE]

@@ -86,7 +86,7 @@ def _explained(function: Function) -> Dict[str, Any]:
 FUNCTIONS: Dict[str, Function] = {
     "help": Function("tells this", Takes((Argument("function", "only this one"),)), explain),
     "migrate": Function(
-        "moves a VM with its disks", arguments.MIGRATE, migrate.migrate, itself=True
+        "moves a VM with its disks, or copies it", arguments.MIGRATE, migrate.migrate, itself=True
     ),
     "status": Function("tells how far a migration is, or how it ended", ONE, commands.status_of),
     "list": Function(

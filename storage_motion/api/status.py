@@ -59,6 +59,8 @@ def brief(entry: Dict[str, Any]) -> Dict[str, Any]:
         "vm": plan["vm"],
         "vm_name": plan["vm_name"],
         "kind": plan["kind"],
+        "copy": plan.get("copy", False),
+        "new_vm": entry.get("new_vm", ""),
         "source_host": plan["source_host_name"],
         "destination_host": plan["destination_host_name"],
         "state": entry["state"],

@@ -74,6 +74,8 @@ def migrate(plugin: _Plugin, options: argparse.Namespace) -> int:
             "remote-password is no argument here: it is asked for, or read from "
             "--remote-password-file"
         )
+    if options.copy:
+        given["copy"] = "true"
     if "remote-master" in given:
         given.setdefault("remote-username", "root")
         given["remote-password"] = _password(options.remote_password_file, given["remote-master"])
@@ -81,7 +83,8 @@ def migrate(plugin: _Plugin, options: argparse.Namespace) -> int:
         Console().print_json(data=plugin("migrate", **given))
         return 0
     started = plugin("migrate", **dict(given, wait="false"))
-    Console().print("migration %s" % started["migration"], highlight=False)
+    what = "copy" if given.get("copy", "false") == "true" else "migration"
+    Console().print("%s %s" % (what, started["migration"]), highlight=False)
     return follow(plugin, started["migration"])
 
 
@@ -94,8 +97,14 @@ def listed(plugin: _Plugin, _: argparse.Namespace) -> int:
     """List the migrations of the pool."""
     for entry in plugin("list")["migrations"]:
         print(
-            "%s  %-9s  %-16s  %s"
-            % (entry["migration"], entry["state"], entry["phase"] or "", entry["vm_name"])
+            "%s  %-9s  %-16s  %s%s"
+            % (
+                entry["migration"],
+                entry["state"],
+                entry["phase"] or "",
+                entry["vm_name"],
+                " (copy)" if entry.get("copy") else "",
+            )
         )
     return 0
 
@@ -145,6 +154,8 @@ def follow(plugin: _Plugin, migration: str) -> int:
     if status["error"]:
         return _complain("%s: %s" % (status["state"], "\n  ".join(status["error"])))
     print(status["state"])
+    if status.get("copy"):
+        print("the copy is VM %s" % status["new_vm"])
     return 0
 
 
@@ -171,9 +182,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="command")
     commands.required = True
-    one = commands.add_parser("migrate", help="move a VM and its disks")
+    one = commands.add_parser("migrate", help="move a VM and its disks, or copy it")
     one.add_argument(
         "arguments", nargs="+", metavar="name=value", help="as xe vm-migrate takes them"
+    )
+    one.add_argument(
+        "--copy", action="store_true", help="copy the VM, which is halted, and leave it as it is"
     )
     one.add_argument(
         "--remote-password-file", help="that of the destination pool (default: asked for)"

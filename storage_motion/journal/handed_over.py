@@ -20,10 +20,13 @@ def locators(entry: Dict[str, Any]) -> Set[str]:
     disks, a set.
 
     For ever, if the migration went well: a disk that was verified elsewhere and removed is
-    nobody's. One that was taken back is at ATTACHED again."""
-    disks = Plan.from_json(entry["plan"]).disks
+    nobody's. One that was taken back is at ATTACHED again. A copy hands none over: the VM stays on
+    its disks."""
+    plan = Plan.from_json(entry["plan"])
+    if plan.copy:
+        return set()
     return {
         "%s/%s" % (disk.source_sr, disk.location)
-        for disk in disks
+        for disk in plan.disks
         if entry["committed"] or entry["disks"][disk.key].get("gate") in STEPS
     }

@@ -30,7 +30,12 @@ AT_SOURCE: Dict[str, Kinds] = {
     "downtime": NUMBER + (type(None),),
 }
 # What is there only when it is known, and what it is to be like.
-MAY_LACK: Dict[str, Any] = {"warnings": [], "ha_restart_priority": "", "cbt_disabled": []}
+MAY_LACK: Dict[str, Any] = {
+    "warnings": [],
+    "ha_restart_priority": "",
+    "cbt_disabled": [],
+    "new_vm": "",
+}
 SOURCE_DISK: Dict[str, Kinds] = {"state": TEXT}
 AT_DESTINATION: Dict[str, Kinds] = {"srs": (list,), "receivers": (list,)}
 RECEIVED_DISK: Dict[str, Kinds] = {
@@ -56,6 +61,7 @@ PLAN: Dict[str, type] = {
     "snapshots": list,
     "snapshot_vifs": list,
     "dropped": list,
+    "copy": bool,
 }
 DISK: Dict[str, type] = {
     "size": int,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Callable, List
 from storage_motion.migration import durable
 from storage_motion.migration.phases import (
     adopt,
+    arrived_vm,
     blocking,
     ha_protection,
     history,
@@ -44,7 +45,7 @@ def take_halted(m: "Migration") -> None:
 def forgotten(m: "Migration") -> List[str]:
     """What xapi does not know of it: a list, in words."""
     api = m.destination.xenapi
-    vm = Records(m.destination).ref("VM", m.plan.vm)
+    vm = arrived_vm.find(m)
     if not vm:
         return ["the VM"]
     found = [] if api.VM.get_resident_on(vm) in (m.host(), NULL) else ["where it runs"]
@@ -93,7 +94,7 @@ def marked(m: "Migration") -> List[str]:
     """What marks of ours the VM has there still, or has again, and that HA protects it as it did:
     what of that is wrong, a list, in words."""
     api = m.destination.xenapi
-    vm = Records(m.destination).ref("VM", m.plan.vm)
+    vm = arrived_vm.find(m)
     found = (
         ["its operations are blocked"]
         if vm and blocking.reason(m.id) in api.VM.get_blocked_operations(vm).values()
@@ -101,6 +102,7 @@ def marked(m: "Migration") -> List[str]:
     )
     if vm:
         found += ha_protection.lacking(m, m.destination, vm)
+        found += arrived_vm.marked(m, vm)
     found += snapshot_vms.blocked_there(m)
     for disk in m.plan.sent:
         vdi = whereabouts.vdi_there(m, disk)

@@ -74,9 +74,8 @@ def task_of(
     """The Task that shows a migration (its journal's content) in the source pool, noted nowhere
     yet; `ref`: it is there already."""
     vm = Records(source).ref("VM", plan.vm) or ""
-    shown = Shown(
-        "Storage XenMotion of %s" % plan.vm_name, description, vm, {CLAIM: entry["migration"]}
-    )
+    label = "Storage XenMotion, copy of %s" if plan.copy else "Storage XenMotion of %s"
+    shown = Shown(label % plan.vm_name, description, vm, {CLAIM: entry["migration"]})
     return ProgressTask(source, shown, ref)
 
 

@@ -14,8 +14,9 @@ from storage_motion.plan.plan import Plan
 START_TIMEOUT = 60.0  # seconds within which a worker says who it is
 
 # What has become of a migration.
-MOVED, TAKEN_BACK, UNFINISHED, UNDECIDED, WAITING, RUNNING, ENDED = (
+MOVED, COPIED, TAKEN_BACK, UNFINISHED, UNDECIDED, WAITING, RUNNING, ENDED = (
     "moved",
+    "copied",
     "taken back",
     "unfinished",
     "undecided",
@@ -79,7 +80,8 @@ def driven(entry: Dict[str, Any]) -> bool:
 def stays_at_the_source(entry: Dict[str, Any], direction: Direction) -> bool:
     """Whether it is certain without the other pool that the VM is at the source, and nothing of it
     can run elsewhere."""
-    return direction.first is None and not {"move", "hand-over", "adopt"} & set(entry["begun"])
+    opening = {"move", "hand-over", "open", "adopt"}
+    return direction.first is None and not opening & set(entry["begun"])
 
 
 def outcome(entry: Dict[str, Any], direction: Direction, gap: Optional[str]) -> Dict[str, Any]:
@@ -106,6 +108,13 @@ def outcome(entry: Dict[str, Any], direction: Direction, gap: Optional[str]) -> 
             answer,
             outcome=UNFINISHED,
             why="%s; left: %s" % (direction.why, "; ".join(entry["left"])),
+        )
+    if entry["committed"] and entry["plan"].get("copy"):
+        return dict(
+            answer,
+            outcome=COPIED,
+            new_vm=entry.get("new_vm"),
+            why="%s; the copy, VM %s, is at the destination" % (direction.why, entry.get("new_vm")),
         )
     if entry["committed"]:
         return dict(

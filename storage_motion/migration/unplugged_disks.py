@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The disks that a running VM has not plugged: kept closed from before they are copied until they
-are handed over, which is before the VM moves.
+are handed over, which is before the VM moves. And those of a halted VM that is copied
+(phases/copied_vm.py): to the end, and then they are its own again.
 
-xapi lets nobody forbid a VBD.plug. Who plugged one behind its copy, wrote and unplugged it would
-leave no trace, and the destination would lack that. While it is copied SM's own tag of our tapdisk
+xapi lets nobody forbid a VBD.plug, and forgets, with its database, that a VM is not to be started.
+Who opened one behind its copy, wrote and closed it would leave no trace, and the destination would
+lack that. While it is copied SM's own tag of our tapdisk
 keeps writers away. From then on SM's two marks do (sm/marks.py): a plug waits for them, fails after
 SM's two minutes, and nothing is lost. One mark is there before the copy is closed, so there is no
 moment between. Where both have gone, as to a master that plugs the SR beside a coalesce, somebody
@@ -34,7 +36,7 @@ def keep_copying(m: "Migration", disk: "Disk") -> None:
         (m.source,),
         lambda: source_lock.begin_when_relinked(m, disk),
         lambda: [] if source_lock.is_begun(m, disk) else ["the lock of VDI %s" % disk.key],
-        "what keeps VDI %s from being plugged" % disk.key,
+        "what keeps VDI %s from being opened" % disk.key,
     )
 
 
@@ -63,7 +65,7 @@ def may_have_been_opened(m: "Migration", disk: "Disk") -> bool:
 def require_kept(m: "Migration", disk: "Disk") -> None:
     """Raises MirrorBroken if it may have been opened since it was copied."""
     if may_have_been_opened(m, disk):
-        raise MirrorBroken(disk.key, "it was not plugged, and may have been opened since")
+        raise MirrorBroken(disk.key, "nobody was to open it, and it may have been opened since")
 
 
 def let_go(m: "Migration", disk: "Disk") -> None:
@@ -75,10 +77,10 @@ def let_go(m: "Migration", disk: "Disk") -> None:
 
 
 def hand_over(m: "Migration") -> None:
-    """Open their gates at the destination, each after its source is locked, while the VM still
-    runs at the source. Raises MirrorBroken, MoverFailed, TimedOut."""
+    """Open their gates at the destination, each after its source is locked, while the VM is still
+    at the source. Raises MirrorBroken, MoverFailed, TimedOut."""
     for disk in m.plan.disks:
-        if not disk.unplugged:
+        if not m.plan.keeps_closed(disk):
             continue
         if not disk_switch.has_begun(m, disk):
             require_kept(m, disk)

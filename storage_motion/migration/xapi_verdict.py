@@ -131,7 +131,8 @@ def _can_migrate(
     token: Dict[str, Any],
     vifs: Dict[str, str],
 ) -> None:
-    options = {} if plan.check_cpu else {"force": "true"}
+    # with "force" xapi would not see to it that the VM is halted (xapi_vm_migrate.ml)
+    options = {"copy": "true"} if plan.copy else {} if plan.check_cpu else {"force": "true"}
     disks = _disks(source, destination, plan)
     try:
         source.xenapi.VM.assert_can_migrate(vm, token, plan.live, disks, vifs, options)

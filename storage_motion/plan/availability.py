@@ -13,8 +13,8 @@ RESTART = "restart"  # the priority that HA plans for; "best-effort" it does not
 def cautions(inquiry: Inquiry, disks: Iterable[Disk]) -> List[str]:
     """A list of sentences. `disks`: those that move."""
     priority, name = inquiry.vm.get("ha_restart_priority"), inquiry.vm["name_label"]
-    if not priority:
-        return []
+    if not priority or inquiry.request.copy:
+        return []  # of a copy: it is that of both VMs, and neither runs
     found = [
         "HA does not restart VM %s until the move has ended: its restart priority (%s) is taken "
         "off, and set again at the end" % (name, priority)

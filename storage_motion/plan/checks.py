@@ -61,7 +61,28 @@ SUSPENDED_CHECKS: Tuple[Condition, ...] = (
     ),
 )
 
-# For the record of a snapshot.
+# More for one that is to be copied, as xapi has it (xapi_vm_migrate.ml: within a pool migrate_send'
+# refuses it, and assert_can_migrate a VM that is not halted).
+COPY_CHECKS: Tuple[Condition, ...] = (
+    (
+        lambda vm, move: move["cross_pool"],
+        "is to be copied within its pool, which xapi has other commands for",
+        "xe vm-copy, to another SR as well, or xe vm-clone; or give remote-...",
+    ),
+    (
+        lambda vm, move: vm["power_state"] == "Halted",
+        lambda vm, move: "is %s, and only a halted VM is copied" % vm["power_state"],
+        "shut it down first (xe vm-shutdown); or leave copy out to move it",
+    ),
+    (
+        # its start would fail in mid-copy; and the importer brings both fields to the other pool
+        lambda vm, move: not (vm.get("ha_always_run") and vm.get("ha_restart_priority")),
+        "is halted, and HA is about to start it",
+        "wait for that and shut it down, or take its ha-restart-priority off",
+    ),
+)
+
+# For the record of a snapshot that is to come along.
 SNAPSHOT_CHECKS: Tuple[Condition, ...] = (
     (
         lambda vm: not vm["current_operations"],

@@ -30,11 +30,12 @@ DEVICES = ("pci", "vgpu_pci")
 
 
 def cautions(inquiry: Inquiry) -> List[str]:
-    """What stays behind of the VM of an inquiry: a list of sentences; nothing within a pool."""
+    """What stays behind of the VM of an inquiry: a list of sentences; nothing within a pool. Of a
+    copy only what it brings and should not, or lacks and should have: the VM keeps all else."""
     if not inquiry.cross_pool:
         return []
     found: List[str] = []
-    for named in _NAMED:
+    for named in _OF_COPIES if inquiry.request.copy else _OF_COPIES + _OF_MOVES:
         try:
             found += list(named(inquiry))
         except XenAPI.Failure as failure:  # a xapi that has not all of it; no plan fails by that
@@ -190,15 +191,17 @@ def _pvs(inquiry: Inquiry) -> Iterator[str]:
             )
 
 
-_NAMED: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (
+_OF_COPIES: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (
     _affinity,
-    _references,
-    _blobs,
-    _crash_dumps,
     _usb,
     _devices,
     _start_with_host,
     _custom_fields,
     _interfaces,
     _pvs,
+)
+_OF_MOVES: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (
+    _references,
+    _blobs,
+    _crash_dumps,
 )

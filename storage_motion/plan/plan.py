@@ -99,8 +99,11 @@ class Plan(NamedTuple):
     warnings: Tuple[str, ...] = ()  # for whoever asked for it
     history: List[Disk] = []
     snapshots: List[Snapshot] = []
-    snapshot_vifs: List[Vif] = []  # the interfaces of those that come along to another pool
+    # the interfaces of those that come along to another pool; of a copy those of all, which xapi
+    # wants a network for as well (xapi_vm_migrate.ml, infer_vif_map)
+    snapshot_vifs: List[Vif] = []
     dropped: List[str] = []  # VDIs of snapshots that do not come along, and go with the VM
+    copy: bool = False  # the VM stays as it is, and the other pool has a new one like it
 
     @property
     def sent(self) -> List[Disk]:
@@ -131,6 +134,11 @@ class Plan(NamedTuple):
         """Whether the VM writes to a disk of it meanwhile: then it is mirrored. Else it is only
         copied."""
         return self.uses(disk) and not disk.read_only
+
+    def keeps_closed(self, disk: Disk) -> bool:
+        """Whether nobody uses a disk, and nobody may begin to, from its copy on until it is handed
+        over, or, where the VM stays, to the end (migration/unplugged_disks.py)."""
+        return disk.unplugged or self.copy
 
     def uses(self, disk: Disk) -> bool:
         """Whether the VM runs, and has a disk open: not that of a snapshot."""

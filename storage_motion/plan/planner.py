@@ -10,6 +10,7 @@ from storage_motion.plan import (
     availability,
     cds,
     checks,
+    copies,
     destination_host,
     disk_goals,
     left_behind,
@@ -105,6 +106,15 @@ def make(
             vm,
             {"cross_pool": inquiry.cross_pool},
         )
+    if request.copy:
+        checks.check(
+            checks.COPY_CHECKS,
+            problems,
+            "copy",
+            "VM %s" % vm["name_label"],
+            vm,
+            {"cross_pool": inquiry.cross_pool},
+        )
     if checks.CLAIM not in vm["other_config"]:
         checks.blocked(problems, request.vm_argument, vm)
     if request.live is False and inquiry.live:
@@ -164,11 +174,13 @@ def make(
             + tracked_disks.cautions(inquiry, moving)
             + left_behind.cautions(inquiry)
             + vm_snapshots.cautions(inquiry, snapshots)
+            + copies.cautions(inquiry)
         ),
         history=snapshots.history,
         snapshots=snapshots.snapshots,
         snapshot_vifs=snapshots.interfaces,
         dropped=snapshots.dropped,
+        copy=request.copy,
     )
 
 
@@ -206,7 +218,7 @@ def _other_pool(inquiry: Inquiry) -> None:
             "is the master of the VM's own pool",
             "another pool's, or leave remote-... out for a move within the pool",
         )
-    elif inquiry.destination.ref("VM", inquiry.vm["uuid"]):
+    elif not inquiry.request.copy and inquiry.destination.ref("VM", inquiry.vm["uuid"]):
         inquiry.problems.add(
             inquiry.request.vm_argument,
             "the destination pool has a VM %s already" % inquiry.vm["uuid"],

@@ -63,6 +63,9 @@ if TYPE_CHECKING:
         def drop_snapshots(self) -> bool: ...
 
         @property
+        def copy(self) -> bool: ...
+
+        @property
         def force(self) -> bool: ...
 
         @property

@@ -18,10 +18,10 @@ ENDED = (
 
 
 def cautions(inquiry: Inquiry, disks: List[Disk]) -> List[str]:
-    """A sentence for each disk that is tracked."""
+    """A sentence for each disk that is tracked. Of a copy it is said of the VM's own."""
     return [
         RENEWED % (disk.device, disk.name_label)
-        if _can_be_tracked(inquiry, disk)
+        if inquiry.request.copy or _can_be_tracked(inquiry, disk)
         else ENDED % (disk.device, disk.name_label, disk.destination_sr, disk.destination_sr_name)
         for disk in disks
         if disk.tracked

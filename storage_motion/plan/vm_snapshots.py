@@ -18,6 +18,10 @@ from storage_motion.plan.plan import Disk, Snapshot, Vif
 from storage_motion.xapi.records import NULL
 
 ARGUMENT = "snapshots"
+DELETED = (
+    "snapshot %s (%s) does not come along, and is deleted with its disks when the VM has moved"
+)
+STAYS = "snapshot %s (%s) stays with the VM: the copy has none"
 # What a clone has of the disk that it is one of, and cannot be given.
 INHERITED = ("virtual_size", "type", "sharable", "SR")
 # Of a disk that has no SR to go to; whether it is the image of a checkpoint's memory: what it is,
@@ -49,6 +53,9 @@ def find(
     """Look at all snapshots; what is wrong goes to the problems. `moving`, `interfaces`: the VM's
     own, as they are planned; `host_ref`, `host`: where to, if that is known."""
     found = _Snapshots(inquiry)
+    if inquiry.request.copy:
+        stay = [Snapshot(vm["uuid"], vm["name_label"], False) for vm in found.records.values()]
+        return Found(moving, [], stay, _interfaces(inquiry, found, interfaces), [])
     for vm in found.records.values():
         subject = "snapshot %s (%s)" % (vm["uuid"], vm["name_label"])
         checks.check(checks.SNAPSHOT_CHECKS, inquiry.problems, ARGUMENT, subject, vm)
@@ -83,8 +90,7 @@ def find(
 def cautions(inquiry: Inquiry, found: Found) -> List[str]:
     """What becomes of the snapshots, for whoever asked: a list of sentences."""
     dropped = [
-        "snapshot %s (%s) does not come along, and is deleted with its disks when the VM has moved"
-        % (snapshot.vm, snapshot.name)
+        (STAYS if inquiry.request.copy else DELETED) % (snapshot.vm, snapshot.name)
         for snapshot in found.snapshots
         if not snapshot.kept
     ]

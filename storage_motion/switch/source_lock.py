@@ -92,7 +92,7 @@ def _told_by_mover(m: "Migration", disk: "Disk") -> Dict[str, Any]:
 def lift(m: "Migration", disk: "Disk") -> None:
     """Take our `relinking` away, if it is there, or what SM has left in its place: else the disk
     could not be activated. One that SM puts later is seen before the next migration
-    (plan/relinking.py). Of an unplugged disk that is `kept` closed it stays
+    (plan/relinking.py). Of a disk that is `kept` closed it stays
     (migration/unplugged_disks.py)."""
     if not m.disk(disk.key).get("kept"):
         take_away(m, disk)

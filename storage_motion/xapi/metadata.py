@@ -97,23 +97,30 @@ def pack(document: bytes) -> bytes:
 
 
 def bring(
-    session: "XenAPI.Session", url: str, document: bytes, check_cpu: bool, dry_run: bool = False
+    session: "XenAPI.Session",
+    url: str,
+    document: bytes,
+    check_cpu: bool,
+    dry_run: bool = False,
+    copy: bool = False,
 ) -> None:
     """Import `document` at the host whose xapi answers at `url` (a base URL), as a VM that arrives
     live.
 
-    `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID and
-    MAC addresses. Raises tasks.TaskFailed with xapi's own error, NotAsked, Unreachable, or
-    TimedOut; XenAPI.Failure, HANDLE_INVALID of a task, where xapi was restarted meanwhile: then all
-    of the VM is there, a part of it, or nothing."""
+    `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID,
+    MAC addresses and generation id; a `copy` gets new ones. Raises tasks.TaskFailed with xapi's own
+    error, NotAsked, Unreachable, or TimedOut; XenAPI.Failure, HANDLE_INVALID of a task, where xapi
+    was restarted meanwhile: then all of the VM is there, a part of it, or nothing."""
     archive = pack(document)
     task = session.xenapi.task.create("Import of a VM's metadata", "")
     query = urllib.parse.urlencode(
         [
             ("session_id", session.handle),
             ("task_id", task),
-            ("restore", "true"),
-            ("live", "true"),
+            ("restore", _flag(not copy)),
+            # "live" keeps the generation id (import.ml, VM.do_import), as xapi's own copies do. By
+            # it a guest learns that it is a copy. A dry run is to find no disks, so is "live", too.
+            ("live", _flag(dry_run or not copy)),
             ("dry_run", _flag(dry_run)),
             ("check_cpu", _flag(check_cpu)),
             ("force", "false"),

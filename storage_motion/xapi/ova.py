@@ -73,13 +73,15 @@ def rewrite(
     drop: Iterable[Tuple[str, str, Callable[[str, str], bool]]] = (),
     tpms: Iterable[str] = (),
     secrets: bool = True,
+    add: Iterable[Tuple[str, str, str, str]] = (),
 ) -> bytes:
     """The document (bytes) with a counterpart for each of its disks and interfaces.
 
     `vdis`: {VDI uuid: ref of the importing pool}, `vifs`: {VIF uuid: ref of a network there}. A VDI
     or VIF that is not named gets no counterpart. `drop`: triples (class, field, test) where
     test(key, value) says whether an entry of that map is left out. `tpms`: the uuids of the virtual
-    TPMs that it must have; their contents are left out unless `secrets`. Raises BadMetadata, also
+    TPMs that it must have; their contents are left out unless `secrets`. `add`: (class, field, key,
+    value), entries that all objects of a class get in that map. Raises BadMetadata, also
     when a named object is not in the document."""
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
@@ -92,6 +94,9 @@ def rewrite(
         for name, field, test in drop:
             if name == class_name:
                 _drop(snapshot, field, test)
+        for name, field, key, value in add:
+            if name == class_name:
+                _add(_map(snapshot, field), key, value)
         counterparts = {"VDI": vdis, "VIF": vifs}.get(class_name)
         if counterparts is None:
             continue

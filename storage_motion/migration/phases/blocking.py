@@ -16,7 +16,7 @@ UNKNOWN_OPERATION = ["INTERNAL_ERROR", 'Failure("Unknown tag/contents")']
 def reason(migration: str) -> str:
     """The text with which xapi refuses a blocked operation."""
     return (
-        "Storage XenMotion %s is moving this VM; wait for it or cancel it: sxm.py fn=cancel "
+        "Storage XenMotion %s has this VM; wait for it or cancel it: sxm.py fn=cancel "
         "migration=%s" % (migration, migration)
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import XenAPI
 
 from storage_motion.errors import MotionError
-from storage_motion.xapi.records import Records
+from storage_motion.migration.phases import arrived_vm
 from storage_motion.xapi.session import NOT_XAPI
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def insert_namesakes(m: "Migration") -> None:
 
 def _insert(m: "Migration", cd: "Cd") -> None:
     api = m.destination.xenapi.VBD
-    vm = Records(m.destination).ref("VM", m.plan.vm)
+    vm = arrived_vm.find(m)
     for ref in m.destination.xenapi.VM.get_VBDs(vm) if vm else ():
         vbd = api.get_record(ref)
         # it has another UUID in another pool

@@ -83,11 +83,11 @@ def _open(m: "Migration", disk: "Disk", copied_from: str) -> str:
     """What vdi_copy_open answers. Raises MirrorBroken where a guest that has the disk read-only has
     it closed just now, as while it reboots."""
     if not m.plan.uses(disk) or m.plan.mirrors(disk):
-        if disk.unplugged:
+        if m.plan.keeps_closed(disk):
             unplugged_disks.let_go(m, disk)  # of an earlier try: it would keep us out, too
             changes.require_none(m)
         answer: str = ask(m, disk, "vdi_copy_open", copied_from)
-        if disk.unplugged:
+        if m.plan.keeps_closed(disk):
             unplugged_disks.keep_copying(m, disk)
         return answer
     try:

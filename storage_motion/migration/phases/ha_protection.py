@@ -8,6 +8,9 @@ until the end, and in no pool's database: the exported VM has none, either.
 Whatever protection is found at the source is taken off, and is what the VM gets at the end: that
 of the beginning, one that an older database has brought back, or another one that somebody has set
 meanwhile.
+
+Of a VM that is copied nothing is taken off: it is halted and stays so, and HA starts only what is
+to be kept running (ha_always_run), which such a VM is not (plan/checks.py).
 """
 
 from typing import TYPE_CHECKING, List
@@ -27,6 +30,8 @@ COMMAND = "xe vm-param-set uuid=%s ha-restart-priority=%s"
 
 def take_off(m: "Migration") -> None:
     """Have HA restart the VM nowhere. What it would have done is in the journal before."""
+    if m.plan.copy:
+        return
     vm = m.vm()
     priority = m.source.xenapi.VM.get_ha_restart_priority(vm)
     if priority:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The last undo: the VM at the source is one like any other again, and xapi cannot forget that."""
 
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING, Dict, List
 
 from storage_motion.migration import durable
 from storage_motion.migration.phases import (
@@ -12,11 +12,13 @@ from storage_motion.migration.phases import (
     snapshot_vms,
 )
 from storage_motion.plan.checks import CLAIM
-from storage_motion.switch import source_lock
+from storage_motion.sm import marks
+from storage_motion.switch import gate, source_lock
 from storage_motion.xapi.records import Records
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
+    from storage_motion.plan.plan import Disk
 
 
 def release(m: "Migration") -> None:
@@ -32,15 +34,22 @@ def _release(m: "Migration") -> None:
     for disk in m.plan.disks:
         if Records(m.source).ref("VDI", disk.key):
             source_lock.lift(m, disk)
+            if not m.disk(disk.key).get("kept"):
+                gate.remove(m.source, m.source_vdi(disk), marks.of_source(m.id))
     block_tracking.enable_at_source(m)  # while nobody moves the VM
     claim.release(m)
 
 
+def _is_locked(m: "Migration", disk: "Disk") -> bool:
+    config: Dict[str, str] = m.source.xenapi.VDI.get_sm_config(m.source_vdi(disk))
+    return marks.of_source(m.id) in (config.get(marks.PAUSED), config.get(marks.RELINKING))
+
+
 def _marked(m: "Migration") -> List[str]:
     found = [
-        "the lock (relinking) of source VDI %s is back" % disk.key
+        "the lock of source VDI %s is back" % disk.key
         for disk in m.plan.disks
-        if Records(m.source).ref("VDI", disk.key) and source_lock.is_begun(m, disk)
+        if Records(m.source).ref("VDI", disk.key) and _is_locked(m, disk)
     ]
     vm = m.source.xenapi.VM.get_record(m.vm())
     if (

@@ -5,8 +5,10 @@ interface."""
 import logging
 from typing import TYPE_CHECKING, Dict, List, Optional
 
+import XenAPI
+
 from storage_motion.errors import BadMetadata, Undecided
-from storage_motion.migration.phases import blocking, claim, ha_protection, snapshot_vms
+from storage_motion.migration.phases import arrived_vm, blocking, claim, ha_protection, snapshot_vms
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
 from storage_motion.plan.inquiry import SUSPENDED
@@ -14,8 +16,6 @@ from storage_motion.xapi import metadata, ova, receiving_host, repeated
 from storage_motion.xapi.records import Records
 
 if TYPE_CHECKING:
-    import XenAPI
-
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Plan
 
@@ -35,7 +35,12 @@ def rehearse(source: "XenAPI.Session", destination: "XenAPI.Session", plan: "Pla
         # What is in a TPM is shown to nobody who only says whether he would take it.
         document = _document(source, destination, plan, {}, None, secrets=False)
         metadata.bring(
-            destination, receiving_host.base_url(answer), document, plan.check_cpu, dry_run=True
+            destination,
+            receiving_host.base_url(answer),
+            document,
+            plan.check_cpu,
+            dry_run=True,
+            copy=plan.copy,
         )
     finally:
         receiving_host.leave(destination, answer)
@@ -74,16 +79,17 @@ def _keep_room(m: "Migration", vm: str) -> None:
 
 
 def bring(m: "Migration") -> str:
-    """Bring the VM's metadata to the destination pool. Returns its ref there: it keeps its UUID."""
+    """Bring the VM's metadata to the destination pool. Returns its ref there: it keeps its UUID, or
+    it is a copy with one of its own."""
     return repeated.done(m, lambda: _bring(m), "the import of VM %s" % m.plan.vm)
 
 
 def _bring(m: "Migration") -> str:
     """One try. What a former one has left of it is taken away first, unless it is whole."""
-    vm = Records(m.destination).ref("VM", m.plan.vm) if m.entry.get("imported") else None
-    if vm and claim.has_blocked_arrived(m, vm):
-        return vm
-    if vm:
+    for vm in arrived_vm.find_all(m) if m.entry.get("imported") else ():
+        if claim.has_blocked_arrived(m, vm):
+            arrived_vm.note(m, vm)
+            return vm
         log.warning("%s: VM %s is there in part, and is taken away", m.id, m.plan.vm)
         _destroy(m, vm)
     m.receiving_host = m.receiving_host or receiving_host.ask(
@@ -94,9 +100,14 @@ def _bring(m: "Migration") -> str:
     document = _document(m.source, m.destination, m.plan, counterparts, m.id)
     m.note(imported=True)
     metadata.bring(
-        m.destination, receiving_host.base_url(m.receiving_host), document, m.plan.check_cpu
+        m.destination,
+        receiving_host.base_url(m.receiving_host),
+        document,
+        m.plan.check_cpu,
+        copy=m.plan.copy,
     )
     vm = destination_vm(m)
+    arrived_vm.note(m, vm)
     _require_tpms(m, vm)
     snapshot_vms.block_arrived(m)
     claim.block_arrived(m, vm)  # last: by that it is known to be there as a whole
@@ -106,10 +117,11 @@ def _bring(m: "Migration") -> str:
 def _require_tpms(m: "Migration", vm: str) -> None:
     """Raises BadMetadata unless the VM (a ref) has its virtual TPMs at the destination: an importer
     before xapi 23.10 passes over what it does not know. By their UUIDs the destination's xenopsd
-    puts there what the running ones hold (service.ml, restore)."""
+    puts there what the running ones hold (service.ml, restore). Those of a copy have new ones."""
     api = m.destination.xenapi
-    there = {api.VTPM.get_uuid(ref) for ref in api.VM.get_VTPMs(vm)}
-    lacking = sorted(set(_tpms(m.source, m.plan.vm)) - there)
+    there = [api.VTPM.get_uuid(ref) for ref in api.VM.get_VTPMs(vm)]
+    wanted = sorted(_tpms(m.source, m.plan.vm))
+    lacking = wanted[len(there) :] if m.plan.copy else sorted(set(wanted) - set(there))
     if lacking:
         raise BadMetadata("the destination has not taken virtual TPM %s" % ", ".join(lacking))
 
@@ -132,7 +144,7 @@ def bring_again(m: "Migration") -> None:
             vdi = m.destination_vdi(disk)
             m.destination.xenapi.VDI.set_name_label(vdi, disk.name_label)
             m.destination.xenapi.VDI.set_name_description(vdi, disk.name_description)
-    if m.plan.cross_pool and not Records(m.destination).ref("VM", m.plan.vm):
+    if m.plan.cross_pool and not arrived_vm.find(m):
         log.warning("%s: VM %s is brought to the destination once more", m.id, m.plan.vm)
         bring(m)
 
@@ -141,8 +153,7 @@ def remove(m: "Migration") -> None:
     """Take the VM's metadata out of the destination pool again. The VM does not run there
     (shut_gates.py is sure of it)."""
     if m.entry.get("imported"):
-        vm = Records(m.destination).ref("VM", m.plan.vm)
-        if vm:
+        for vm in arrived_vm.find_all(m):
             state = m.destination.xenapi.VM.get_power_state(vm)
             if state != "Halted":
                 if not m.plan.live and not (m.plan.suspended and state == SUSPENDED):
@@ -150,7 +161,7 @@ def remove(m: "Migration") -> None:
                 m.destination.xenapi.VM.power_state_reset(vm)
             _destroy(m, vm)
         snapshot_vms.remove_arrived(m)
-        m.note(imported=False)
+        arrived_vm.forget(m)
     if m.receiving_host:
         receiving_host.leave(m.destination, m.receiving_host)
         m.receiving_host = None
@@ -163,8 +174,12 @@ def _destroy(m: "Migration", vm: str) -> None:
 
 
 def destination_vm(m: "Migration") -> str:
-    """The ref of the VM in the destination pool."""
-    vm: str = m.destination.xenapi.VM.get_by_uuid(m.plan.vm)
+    """The ref of the VM in the destination pool. Raises XenAPI.Failure, UUID_INVALID, if it is not
+    there."""
+    vm = arrived_vm.find(m)
+    if vm is None:
+        known = m.entry.get(arrived_vm.NEW_VM, "") if m.plan.copy else m.plan.vm
+        raise XenAPI.Failure(["UUID_INVALID", "VM", known])
     return vm
 
 
@@ -176,14 +191,16 @@ def _document(
     migration: Optional[str],
     secrets: bool = True,
 ) -> bytes:
-    """The rewritten metadata. Our marks and blocks stay behind; so do the counterparts of an
-    earlier migration. What is in the VM's TPM only goes along if `secrets`."""
+    """The rewritten metadata. Our marks and blocks stay behind, but for the one by which a copy is
+    known; so do the counterparts of an earlier migration. What is in the VM's TPM only goes along
+    if `secrets`."""
     vifs = {
         vif.vif: destination.xenapi.network.get_by_uuid(vif.network)
-        for vif in plan.vifs + plan.snapshot_vifs
+        for vif in plan.vifs + (plan.snapshot_vifs if plan.kept else [])
     }
     exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm), bool(plan.kept))
     ours = blocking.reason(migration) if migration else None
     drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
     drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
-    return ova.rewrite(exported, disks, vifs, drop, _tpms(source, plan.vm), secrets)
+    add = [("VM", "other_config", CLAIM, migration)] if plan.copy and migration else []
+    return ova.rewrite(exported, disks, vifs, drop, _tpms(source, plan.vm), secrets, add)

@@ -67,10 +67,10 @@ def _synchronise(m: "Migration", disk: "Disk") -> None:
         m.pulse()
         copying.begin(m, disk, mover, copied_from, before)
     copying.await_end(m, disk)
-    if disk.unplugged:
+    if m.plan.keeps_closed(disk):
         unplugged_disks.keep_copying(m, disk)
     copying.close(m, disk)
-    if disk.unplugged:
+    if m.plan.keeps_closed(disk):
         unplugged_disks.keep_closed(m, disk)
     m.pulse()
     m.note(disk.key, state="in-sync")

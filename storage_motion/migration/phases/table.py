@@ -2,18 +2,18 @@
 """The phases of a migration, each with what takes it back: the one table that run.py goes
 through.
 
-    running VM                      halted VM
-    claim    <-> release            claim    <-> release
-    eject    <-> insert             -
-    history  <-> abort receiving    history  <-> abort receiving
-    receive  <-> abort receiving    receive  <-> abort receiving
-    sync     <-> stop mirrors       sync     <-> stop copies
-    remap    <-> remove the remap   -
-    move     <-> shut the gates     hand-over <-> shut the gates
-    -                               adopt    <-> give back
-    ---------------------- the point of no return ----------------------
+    running VM                      halted VM                        halted VM that is copied
+    claim    <-> release            claim    <-> release             claim    <-> release
+    eject    <-> insert             -                                -
+    history  <-> abort receiving    history  <-> abort receiving     -
+    receive  <-> abort receiving    receive  <-> abort receiving     receive  <-> abort receiving
+    sync     <-> stop mirrors       sync     <-> stop copies         sync     <-> stop copies
+    remap    <-> remove the remap   -                                -
+    move     <-> shut the gates     hand-over <-> shut the gates     open     <-> shut the gates
+    -                               adopt    <-> give back           adopt    <-> give back
+    ----------------------------- the point of no return -----------------------------
     complete
-    clean-up                        clean-up
+    clean-up                        clean-up                         let-go
     end                             end
 
 What breaks under sync or behind it is taken up again: back to sync, by the undos; then what is
@@ -32,6 +32,7 @@ from storage_motion.migration.phases import (
     claim,
     cleanup,
     complete,
+    copied_vm,
     history,
     move,
     receive,
@@ -66,6 +67,18 @@ def _halted(plan: "Plan") -> bool:
     return not plan.live
 
 
+def _moved(plan: "Plan") -> bool:
+    return not plan.copy
+
+
+def _moved_halted(plan: "Plan") -> bool:
+    return not plan.live and not plan.copy
+
+
+def _copied(plan: "Plan") -> bool:
+    return plan.copy
+
+
 class Phase(NamedTuple):
     """`applies(plan)`, `do(migration)`, `undo(migration)`; an `undo` of None: past the point of no
     return.
@@ -94,12 +107,14 @@ PHASES = (
     Phase("sync", "copying and mirroring the disks", _always, sync.synchronise, sync.stop, sync.clear_broken),  # noqa: E501
     Phase("remap", "describing the VM to the pool", _live_cross_pool, remap.bring_live, remap.remove),  # noqa: E501
     Phase("move", "moving the VM", _live, move.move, shut_gates.shut_gates),
-    Phase("hand-over", "handing the disks over", _halted, move.hand_over, shut_gates.shut_gates),
+    Phase("hand-over", "handing the disks over", _moved_halted, move.hand_over, shut_gates.shut_gates),  # noqa: E501
+    Phase("open", "opening the new disks", _copied, copied_vm.open_disks, shut_gates.shut_gates),
     Phase("adopt", "giving the VM its disks", _halted, adopt.adopt, adopt.give_back),
     # ------------------------ the point of no return ------------------------
     Phase("complete", "completing the move", _live, complete.complete, None, essential=True),
-    Phase("clean-up", "cleaning up behind the VM", _always, cleanup.clean_up, None),
-    Phase("end", "ending", _always, cleanup.end, None),
+    Phase("clean-up", "cleaning up behind the VM", _moved, cleanup.clean_up, None),
+    Phase("end", "ending", _moved, cleanup.end, None),
+    Phase("let-go", "letting go of the VM and its copy", _copied, copied_vm.end, None),
 )
 # fmt: on
 NAMES = tuple(phase.name for phase in PHASES)

@@ -134,7 +134,9 @@ def test_a_request_does_not_show_its_password():
         ),
         ({"vm": "a", "destination-sr": SR}, "destination-sr", "did you mean destination-sr-uuid?"),
         ({"vm": "a", "vgpu:" + VM: SR}, "vgpu:" + VM, "leave it out"),
-        ({"vm": "a", "copy": "true"}, "copy", "leave it out"),
+        ({"vm": "a", "copy": "perhaps"}, "copy", "true or false"),
+        ({"vm": "a", "copy": "true", "snapshots": "drop"}, "snapshots", "leave it out"),
+        ({"vm": "a", "copy": "true", "snapshots": "keep"}, "snapshots", "leave it out"),
         ({"vm": "x" * 2000}, "vm", ""),
     ],
 )
@@ -143,6 +145,14 @@ def test_what_is_wrong_is_named_with_what_is_right(wrong, argument, right):
     assert any(problem.startswith(argument + ": ") and right in problem for problem in problems), (
         problems
     )
+
+
+def test_a_copy_is_asked_for():
+    assert [read(**given)[0].copy for given in ({"copy": "true"}, {"copy": "false"}, {})] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_all_at_once():

@@ -62,6 +62,18 @@ def test_the_status_has_all_that_is_promised(pool):
     json.dumps(answer)
 
 
+def test_of_a_copy_it_says_so_and_which_vm_that_is(pool):
+    entry = begin()
+    told = commands.status_of(pool, {"migration": ID})
+    assert (told["copy"], told["new_vm"]) == (False, "")
+    plan = dict(entry.entry["plan"], copy=True, live=False)
+    entry.write(plan=plan, new_vm="another")
+    told = commands.status_of(pool, {"migration": ID})
+    assert (told["copy"], told["new_vm"], told["phases"][-1]) == (True, "another", "let-go")
+    entry.write(plan={name: value for name, value in plan.items() if name != "copy"})
+    assert commands.status_of(pool, {"migration": ID})["copy"] is False, "of a plugin of before"
+
+
 def test_a_cancel_reaches_the_worker(pool, tmp_path):
     entry, told = begin(), tmp_path / "run/sxm" / ID / migration.CANCEL
     reached = []

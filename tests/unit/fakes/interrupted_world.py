@@ -24,10 +24,10 @@ LOCKED = {"paused": marks.of_source(ID), "relinking": marks.of_source(ID)}
 LIVE = [phase.name for phase in table.of(make_plan())]
 
 
-def entry(live=True, **fields):
+def entry(live=True, copy=False, **fields):
     """What the journal of an interrupted migration says."""
     begun = dict(
-        migration.initial(make_plan(live=live)),
+        migration.initial(make_plan(live=live, copy=copy)),
         state=journal.RUNNING,
         started=time.time(),
         worker=DEAD,

@@ -45,11 +45,27 @@ from storage_motion.migration import recovery_decision
         ),
         ({"phase": "hand-over", "begun": ["hand-over"], "live": False}, None),
         ({"phase": "adopt", "begun": ["hand-over", "adopt"], "live": False}, None),
+        ({"phase": "open", "begun": ["open"], "live": False, "copy": True}, None),
+        ({"phase": "let-go", "committed": True, "live": False, "copy": True}, "let-go"),
     ],
 )
 def test_decide(fields, first):
     direction = recovery_decision.direction_of(entry(**fields))
     assert direction.first == first and direction.why
+
+
+def test_of_a_copy_it_is_told_which_vm_it_is():
+    known = entry(live=False, copy=True, committed=True, new_vm="another", phase="let-go")
+    told = recovery_decision.outcome(known, recovery_decision.direction_of(known), None)
+    assert (told["outcome"], told["new_vm"]) == ("copied", "another")
+    assert "another, is at the destination" in told["why"]
+
+
+def test_whether_a_copy_has_come_to_be_the_other_pool_knows():
+    for begun, certain in ((["sync"], True), (["sync", "open"], False), (["adopt"], False)):
+        known = entry(live=False, copy=True, begun=begun)
+        back = recovery_decision.direction_of(known)
+        assert recovery_decision.stays_at_the_source(known, back) == certain
 
 
 @pytest.mark.parametrize(

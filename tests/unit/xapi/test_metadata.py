@@ -88,6 +88,27 @@ def test_session_and_task_are_in_the_query():
     assert document == b"<value/>" and session.destroyed == ["OpaqueRef:t"]
 
 
+@pytest.mark.parametrize(
+    "asked, restore, live",
+    [
+        ({}, "true", "true"),
+        ({"dry_run": True}, "true", "true"),
+        ({"copy": True}, "false", "false"),  # "live" would keep the generation id
+        ({"copy": True, "dry_run": True}, "false", "true"),  # and else it wants the disks
+    ],
+)
+def test_a_copy_is_no_restore_and_gets_a_generation_id_of_its_own(asked, restore, live):
+    seen = []
+
+    def answer(method, path, headers, body):
+        seen.append(urllib.parse.parse_qs(path.partition("?")[2]))
+        return 200, b""
+
+    with serving(answer) as url:
+        metadata.bring(Session(), url, b"<value/>", True, **asked)
+    assert (seen[0]["restore"], seen[0]["live"]) == ([restore], [live])
+
+
 @pytest.mark.parametrize("document", [b"<value/>", bytes(8 << 20)], ids=["small", "large"])
 def test_the_reason_of_a_refusal_is_read_from_the_task(document):
     session = Session("failure", ["VM_TO_IMPORT_IS_NOT_NEWER_VERSION", "OpaqueRef:vm", "0", "0"])

@@ -80,7 +80,7 @@ class World:
             scheduled_to_be_resident_on=NULL,
         )
 
-    def _import(self, *_):
+    def _import(self, *_, **__):
         assert self.entry["imported"] and not self.vms
         self.calls.append("import")
         step = self.script.pop(0) if self.script else None

@@ -39,7 +39,11 @@ class Arrived:
             disk=lambda key: {"destination_vdi": uuids[int(key)]},
             destination_vdi=lambda disk: self.vdis[int(disk.key)],
             plan=types.SimpleNamespace(
-                vm=uuid_of(self.pool, "VM", self.vm), live=True, cross_pool=cross_pool, disks=disks
+                vm=uuid_of(self.pool, "VM", self.vm),
+                live=True,
+                cross_pool=cross_pool,
+                disks=disks,
+                copy=False,
             ),
         )
 

@@ -6,6 +6,7 @@ import pytest
 
 from storage_motion.migration import durable
 from storage_motion.migration.phases import claim, release
+from storage_motion.sm import marks
 from storage_motion.switch import source_lock
 from test_claim import FakeMigration
 
@@ -33,6 +34,21 @@ def nothing_of_ours(m):
 def test_it_is_on_disk(m):
     for disk in m.plan.disks:
         source_lock.lift(m, disk)
+    release.release(m)
+    m.source.goes_back()
+    assert nothing_of_ours(m)
+
+
+def test_both_marks_that_come_back_are_taken_away(m, monkeypatch):
+    (vdi,) = m.source.tables["VDI"].values()
+    vdi["sm_config"] = {marks.PAUSED: marks.of_source(m.id)}
+    m.source.sync()
+    crashes = [m.source.goes_back]
+    monkeypatch.setattr(
+        durable.database,
+        "sync",
+        lambda session: (crashes.pop()() if crashes else None, session.sync()),
+    )
     release.release(m)
     m.source.goes_back()
     assert nothing_of_ours(m)

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A VM that is copied: how the copy is known, what keeps the VM from being started meanwhile, and
+that at the end both are their owners'."""
+
+import types
+
+import pytest
+
+from fake_migration import make_plan
+from fake_pool import NULL, FakePool, add_vdi, add_vm, by_name, make_pool
+from storage_motion.errors import BadMetadata, MirrorBroken, Undecided
+from storage_motion.journal import handed_over
+from storage_motion.migration import durable, mirror_health, unplugged_disks
+from storage_motion.migration.phases import (
+    arrived_vm,
+    blocking,
+    claim,
+    copied_vm,
+    receive,
+    release,
+    remap,
+    sync,
+    table,
+)
+from storage_motion.plan import changes, installed
+from storage_motion.plan.checks import CLAIM
+from storage_motion.plan.plan import Vif
+from storage_motion.sm import marks
+from storage_motion.switch import source_lock
+from tpm_document import with_tpm
+
+ID = "m"
+CLOSED = {"paused": "sxm m", "relinking": "sxm m"}
+
+
+class Copying:
+    """A halted VM with one disk that has been copied; the other pool, whose importer makes of each
+    document a VM, which is there in part if `cut`."""
+
+    id, lost = ID, False
+
+    def __init__(self, monkeypatch):
+        self.source, self.destination = make_pool("A", ["a1"]), FakePool("B")
+        vdi = add_vdi(self.source, by_name(self.source, "SR", "a1-sr"), sm_config={})
+        self.ref = add_vm(
+            self.source,
+            NULL,
+            [vdi],
+            by_name(self.source, "network", "guests"),
+            power_state="Halted",
+        )
+        self.record.update(ha_restart_priority="restart")
+        self.vdi = self.source.tables["VDI"][vdi]
+        vbd = self.source.tables["VBD"][self.record["VBDs"][0]]
+        plan = make_plan(vm=self.record["uuid"], live=False, copy=True)
+        (disk,) = plan.disks
+        self.one = disk._replace(key=self.vdi["uuid"], vbd=vbd["uuid"])
+        self.plan = plan._replace(disks=[self.one])
+        self.new = add_vdi(self.destination, "OpaqueRef:sr", uuid="d", other_config={CLAIM: ID})
+        self.entry = {"disks": {self.one.key: {"destination_vdi": "d"}}, "begun": ["claim"]}
+        self.receiving_host, self.cut, self.marks, self.ended, self.asked = None, [], [], [], []
+        monkeypatch.setattr(durable.database, "sync", FakePool.sync)
+        monkeypatch.setattr(remap, "_document", lambda s, d, p, disks, migration: migration)
+        monkeypatch.setattr(remap.metadata, "bring", self._import)
+        monkeypatch.setattr(remap.receiving_host, "ask", lambda *_: {"xenops": "x"})
+        monkeypatch.setattr(remap.receiving_host, "base_url", lambda answer: "https://b")
+        monkeypatch.setattr(remap.receiving_host, "leave", lambda *_: None)
+        self.destination.add("network", uuid=self.plan.network)
+        monkeypatch.setattr(changes, "require_none", lambda m: None)
+        monkeypatch.setattr(installed, "require_again", lambda m: None)
+        self.destination.handlers["VM.destroy"] = lambda ref: self.vms.pop(ref)
+
+    record = property(lambda self: self.source.tables["VM"][self.ref])
+    vms = property(lambda self: self.destination.tables.setdefault("VM", {}))
+
+    def _import(self, session, url, document, check_cpu, copy):
+        assert copy, "else it would be the VM itself"
+        vdi = self.destination.tables["VDI"][self.new]
+        vm = self.destination.add(
+            "VM",
+            VTPMs=[],
+            VBDs=[],
+            power_state="Halted",
+            resident_on=NULL,
+            blocked_operations={},
+            other_config={CLAIM: document},
+        )
+        vdi["VBDs"] = [self.destination.add("VBD", VM=vm, VDI=self.new)]
+        if self.cut:
+            raise self.cut.pop()
+
+    def vm(self):
+        return self.ref
+
+    def host(self):
+        return "OpaqueRef:i"
+
+    def disk(self, key):
+        return self.entry["disks"][key]
+
+    def note(self, key=None, **fields):
+        (self.entry if key is None else self.disk(key)).update(fields)
+
+    def source_vdi(self, disk):
+        return self.source.xenapi.VDI.get_by_uuid(disk.key)
+
+    def destination_vdi(self, disk):
+        return self.new
+
+    def pulse(self, cancellable=True):
+        pass
+
+    def plugin(self, function, **arguments):
+        self.asked.append(function)
+
+    def mover(self, key):
+        def finish(mirrored):
+            assert not mirrored
+            self.marks.append(dict(self.vdi["sm_config"]))
+
+        return types.SimpleNamespace(
+            key=key, finish=finish, end=lambda process, command: self.ended.append(command)
+        )
+
+    def copied(self):
+        """As it is when all is copied and verified."""
+        claim.claim(self)
+        unplugged_disks.keep_copying(self, self.one)
+        unplugged_disks.keep_closed(self, self.one)
+
+
+@pytest.fixture
+def m(monkeypatch):
+    return Copying(monkeypatch)
+
+
+def test_its_phases():
+    names = [phase.name for phase in table.of(make_plan(live=False, copy=True))]
+    assert names == ["claim", "receive", "sync", "open", "adopt", "let-go"]
+    moved = [phase.name for phase in table.of(make_plan(live=False))]
+    assert not {"open", "let-go"} & set(moved) and {"hand-over", "clean-up", "end"} <= set(moved)
+
+
+def test_ha_is_not_touched_and_starting_is_refused(m):
+    m.copied()
+    assert m.record["ha_restart_priority"] == "restart"
+    assert {"start", "destroy", "revert"} <= set(m.record["blocked_operations"])
+    assert m.vdi["sm_config"] == CLOSED, "whatever xapi forgets of that"
+    m.source.goes_back()
+    (vdi,) = m.source.tables["VDI"].values()
+    assert vdi["sm_config"]["relinking"] == CLOSED["relinking"]
+
+
+def test_the_gate_opens_while_the_original_is_closed(m):
+    m.copied()
+    copied_vm.open_disks(m)
+    assert m.marks == [CLOSED] and m.disk(m.one.key)["gate"] == "open"
+    assert "locked" not in m.entry, "no other host is told that anything is handed over"
+
+
+def test_where_somebody_may_have_written_it_is_copied_anew(m, monkeypatch):
+    m.copied()
+    m.vdi["sm_config"] = {}
+    with pytest.raises(MirrorBroken):
+        copied_vm.open_disks(m)
+    assert m.marks == []
+    anew = []
+    monkeypatch.setattr(mirror_health, "is_sound", lambda m, disk: True)
+    monkeypatch.setattr(sync, "_END", ())
+    monkeypatch.setattr(receive, "reopen", lambda m, disks: anew.extend(disks))
+    m.guest_closes = lambda: None
+    m.disk(m.one.key).update(state="in-sync", mover={"pid": 1})
+    sync.clear_broken(m)
+    assert anew == [m.one] and m.disk(m.one.key)["state"] == "broken"
+
+
+def test_no_hook_refuses_the_vm_during_it_or_afterwards(m):
+    disks = {m.one.key: {"gate": "open"}}
+    for committed in (False, True):
+        entry = {"plan": m.plan.to_json(), "disks": disks, "committed": committed}
+        assert handed_over.locators(entry) == set()
+        moved = dict(entry, plan=m.plan._replace(copy=False).to_json())
+        assert handed_over.locators(moved) == {"s/l"}
+
+
+def test_a_copy_is_known_by_its_mark_until_its_uuid_is_noted(m):
+    another = m.destination.add("VM", other_config={CLAIM: "another"}, uuid=m.plan.vm)
+    assert arrived_vm.find(m) is None, "nor is it the VM that has the UUID of the original"
+    vm = remap.bring(m)
+    assert vm != another and m.entry["new_vm"] == m.vms[vm]["uuid"]
+    m.entry["new_vm"] = ""  # a worker that was killed has not noted it
+    assert arrived_vm.find(m) == vm and remap.bring(m) == vm and len(m.vms) == 2
+    assert m.entry["new_vm"] == m.vms[vm]["uuid"]
+    arrived_vm.unmark(m, vm)
+    assert CLAIM not in m.vms[vm]["other_config"] and arrived_vm.find(m) == vm
+
+
+def test_what_an_import_has_left_goes_before_the_next(m):
+    m.cut = [BadMetadata("cut")]
+    with pytest.raises(BadMetadata):
+        remap.bring(m)
+    (left,) = m.vms
+    vm = remap.bring(m)
+    assert list(m.vms) == [vm] != [left]
+
+
+def test_taken_back_no_copy_is_there(m):
+    remap.bring(m)
+    m.entry["new_vm"] = ""
+    remap.remove(m)
+    assert not m.vms and not m.entry["imported"] and not m.entry["new_vm"]
+
+
+def test_a_copy_that_has_been_started_is_not_taken_away(m):
+    m.vms[remap.bring(m)]["power_state"] = "Running"
+    with pytest.raises(Undecided):
+        remap.remove(m)
+
+
+def test_where_the_destination_is_lost_nobody_is_asked_for_it(m):
+    remap.bring(m)
+    m.lost = True
+    m.vms.clear()
+    m.destination.handlers["VM.get_all_records"] = None
+    assert arrived_vm.find_all(m) == []
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_at_the_end_both_are_as_any_others(m, monkeypatch, forgets):
+    m.copied()
+    copied_vm.open_disks(m)
+    vm = remap.bring(m)
+    m.destination.tables["VDI"][m.new].update(sm_config={}, managed=True)
+    m.destination.sync()
+    m.source.sync()
+    if forgets:
+        crashes = [m.source.goes_back, m.destination.goes_back]
+
+        def crash_and_sync(session):
+            if crashes and crashes[-1].__self__ is session and "receive-end" in m.asked:
+                crashes.pop()()
+            session.sync()
+
+        monkeypatch.setattr(durable.database, "sync", crash_and_sync)
+    copied_vm.end(m)
+    for pool in (m.source, m.destination):
+        pool.goes_back()
+    if forgets:
+        assert not crashes
+    (vdi,) = m.source.tables["VDI"].values()
+    assert m.record["blocked_operations"] == m.record["other_config"] == {}
+    assert vdi["sm_config"] == vdi["other_config"] == {}
+    assert m.record["ha_restart_priority"] == "restart"
+    there = m.vms[vm]
+    assert there["blocked_operations"] == there["other_config"] == {}
+    assert m.ended == ["exit"]
+
+
+def test_the_document_of_a_copy_has_the_mark(m, monkeypatch):
+    monkeypatch.undo()
+    source, destination = FakePool("A"), FakePool("B")
+    source.add("VM", uuid="vm", VTPMs=[])
+    monkeypatch.setattr(remap.metadata, "export", lambda session, ref, snapshots: with_tpm())
+    for copy in (True, False):
+        # of the interfaces of snapshots, which are not in it, xapi alone is asked
+        plan = make_plan(vm="vm", disks=[], copy=copy, snapshot_vifs=[Vif("i", "0", "n")])
+        found = remap._document(source, destination, plan, {}, ID)
+        assert (b"<name>%s</name>" % CLAIM.encode() in found) == copy
+        rehearsed = remap._document(source, destination, plan, {}, None)
+        assert CLAIM.encode() not in rehearsed
+
+
+def test_a_copy_has_as_many_tpms_with_other_uuids(m):
+    m.record["VTPMs"] = [m.source.add("VTPM", uuid="old")]
+    there = m.destination.add("VM", VTPMs=[m.destination.add("VTPM", uuid="new")])
+    remap._require_tpms(m, there)
+    m.vms[there]["VTPMs"] = []
+    with pytest.raises(BadMetadata):
+        remap._require_tpms(m, there)
+
+
+def test_a_mark_that_comes_back_on_a_disk_is_taken_away_at_the_end(m):
+    m.copied()
+    m.disk(m.one.key)["kept"] = None
+    release.release(m)
+    assert m.vdi["sm_config"] == {}
+    assert source_lock.begin_again(m, m.one) and release._marked(m)
+    m.vdi["sm_config"] = {marks.PAUSED: marks.of_source(ID)}
+    assert release._marked(m)
+    assert blocking.reason(ID) not in m.record["blocked_operations"].values()
