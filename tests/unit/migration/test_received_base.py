@@ -65,6 +65,7 @@ class Base:
         return self.destination.receive([disk])["disks"][KEYS[0]]
 
     def abort(self):
+        self.entry.write(busy=None)  # as of a process that has ended
         at_destination.receive_abort(self.destination.pool, {"migration": ID})
 
     def is_as_it_was(self):
@@ -134,7 +135,7 @@ def test_a_clone_that_nobody_has_told_us_of_is_told_and_stays(base, fails):
     (told,) = raised.value.details
     named = [uuid_of(base.destination.pool, "VDI", ref) for ref in base.clones()]
     assert named[1] in told and base.uuid in told
-    assert named[0] not in told or fails == "away", "it was there before"
+    assert named[0] not in told, "it was there before"
     assert base.clones()[0] == theirs and base.is_as_it_was() and len(base.clones()) == 2
     assert base.destination.unnamed == [] and journal.all_ids(journal.RECEIVING) == []
 
