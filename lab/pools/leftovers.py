@@ -26,6 +26,8 @@ STANDING = {"run/sxm/disks"}
 HIDDEN = ".hidden"
 """What the lab's SM puts behind the name of an image that is no VDI any more, for a marker beside
 it."""
+NOTED = "sxm_related"
+"""The key of a VDI's other_config that stays: where it came from (storage_motion/plan/bases.py)."""
 DAEMONS = ("lab.xapi", "lab.xenopsd")
 
 Footprint = collections.namedtuple("Footprint", "vm objects locations")
@@ -168,7 +170,7 @@ def _marks_on_vdis(view):
             ):
                 yield "VDI %s has %s in its sm_config" % (vdi["uuid"], key)
         for key in vdi["other_config"]:
-            if key.startswith("sxm") or key == "maps_to":
+            if key.startswith("sxm") and key != NOTED or key == "maps_to":
                 yield "VDI %s has %s in its other_config" % (vdi["uuid"], key)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The plugin's arguments: what may be given, and for `migrate` what it means: those of `xe
 vm-migrate` by the same names (docs/design.md, 5), and `wait`, `dry-run`,
-`retry-limit`, `bandwidth`, `cbt` and `snapshots`.
+`retry-limit`, `bandwidth`, `cbt`, `snapshots` and `base`.
 
 Everything wrong is collected, and raised once: one detail per problem, "argument: what is wrong;
 what would be right".
@@ -28,6 +28,7 @@ BANDWIDTH_MEANS = (
 )
 RENEW = "renew"
 KEEP, DROP = "keep", "drop"
+AUTO, NONE = "auto", "none"
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
@@ -81,6 +82,16 @@ MIGRATE = Takes(
         Argument("destination-sr-uuid", "the SR for all disks that no vdi: names"),
         Argument("vdi:<VDI>", "where this disk goes: an SR, or an existing VDI to fill"),
         Argument(
+            "base:<VDI>",
+            "a VDI in the SR that this disk goes to, which holds most of it: the disk arrives as a "
+            "clone of that, and only what differs is sent",
+        ),
+        Argument(
+            "base",
+            "none: no other disk is made as a clone of a VDI that is there; auto, as without it: "
+            "where one is known to be related",
+        ),
+        Argument(
             "image-format:<VDI>",
             "the image format that this disk shall have there, vhd or "
             "qcow2; without it the destination SR decides",
@@ -130,8 +141,8 @@ class Remote(NamedTuple):
 
 class Request(NamedTuple):
     """What was asked for. `vdis`: {source VDI uuid: SR or VDI uuid}, `vifs`: {source VIF uuid:
-    network or VIF uuid},
-    `formats`: {source VDI uuid: one of formats.ASKED}."""
+    network or VIF uuid}, `formats`: {source VDI uuid: one of formats.ASKED}, `bases`: {source VDI
+    uuid: VDI uuid of the destination}. `find_bases`: others are looked for as well."""
 
     vm: str
     vm_argument: str
@@ -152,6 +163,8 @@ class Request(NamedTuple):
     renew_tracking: bool
     drop_snapshots: bool = False
     copy: bool = False
+    bases: Dict[str, str] = {}
+    find_bases: bool = True
 
 
 class Problems:
@@ -229,6 +242,8 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         renew_tracking=reader.word("cbt", (RENEW,)) == RENEW,
         drop_snapshots=reader.word("snapshots", (KEEP, DROP)) == DROP,
         copy=reader.copy(),
+        bases=reader.mapping("base", "base:<VDI>=<VDI of the destination>"),
+        find_bases=reader.word("base", (AUTO, NONE)) != NONE,
     )
 
 

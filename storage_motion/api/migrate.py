@@ -14,7 +14,16 @@ from storage_motion.errors import BadCredentials, HostIsSlave, MotionError, Unre
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, xapi_verdict
-from storage_motion.plan import cautions, chains, installed, planner, relinking, room, up_to_date
+from storage_motion.plan import (
+    bases,
+    cautions,
+    chains,
+    installed,
+    planner,
+    relinking,
+    room,
+    up_to_date,
+)
 from storage_motion.plan.plan import Plan
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
@@ -57,7 +66,8 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
                 problems.add(request.vm_argument, "the VM was destroyed meanwhile", "name another")
             plan = planner.make(request, source, view, vm, home, problems) if vm else None
         if plan and view and not problems:
-            room.require(session, source, view, plan, request, problems)
+            short = room.require(session, source, view, plan, request, problems)
+            plan, unscanned = bases.without(plan, short), unscanned + bases.cautions(short)
             relinking.require(session, source, plan, problems)
             warnings = unscanned + chains.require(source, plan, problems)
             warnings += cautions.of(source, view, plan, hosts)

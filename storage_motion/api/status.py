@@ -104,6 +104,7 @@ def _disk(disk: Disk, entry: Dict[str, Any]) -> Dict[str, Any]:
         "destination_sr": disk.destination_sr,
         "destination_vdi": entry.get("destination_vdi"),
         "size": disk.size,
+        "base_there": disk.base_there,
         "state": entry["state"],
     }
     answer.update({field: entry.get(field, default) for field, default in DISK_FIELDS})

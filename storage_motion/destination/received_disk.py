@@ -17,6 +17,7 @@ from storage_motion.wire.guest_writes import GuestWrites
 from storage_motion.wire.json_lines import JsonLines
 
 MAX_DIGEST = 1 << 20  # bytes that one digest may cover: a window of the copier
+MAX_PARTS = 256  # of which a digest each may be asked for at once: the window in parts of 4 KiB
 # seconds of silence after which a control role is lost; its heartbeat comes every 10
 CONTROL_BOUND = 90.0
 
@@ -152,6 +153,7 @@ class ReceivedDisk(object):
         each request."""
         commands: Dict[str, Handler] = {
             "digest": self._digest,
+            "digests": self._digests,
             "finish": self._finish,
             "stand-by": self._stand_by,
             "heartbeat": lambda _: {"ok": True},
@@ -185,14 +187,33 @@ class ReceivedDisk(object):
             return {"ok": False, "error": str(error) or repr(error)}
 
     def _digest(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        """Of all `ranges` together."""
         ranges: Any = message.get("ranges")
         self._require_ranges(ranges)
+        reading = self._for_digests()
+        return {"ok": True, "digest": digest.of_disk(message.get("algorithm"), reading, ranges)}
+
+    def _digests(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        """Of each of the `parts`, lists of ranges of one window, which ascend."""
+        parts: Any = message.get("parts")
+        if not isinstance(parts, list) or not 0 < len(parts) <= MAX_PARTS:
+            raise ProtocolError("digests of no parts, or of too many")
+        done: Optional[int] = None
+        for part in parts:
+            self._require_ranges(part)
+            for offset, length in part:
+                if done is not None and offset < done:
+                    raise ProtocolError("parts that do not ascend")
+                done = offset + length
+        if done is not None and done - parts[0][0][0] > MAX_DIGEST:
+            raise ProtocolError("digests of more than %d bytes" % MAX_DIGEST)
+        reading = self._for_digests()
+        return {"ok": True, "digests": digest.of_parts(message.get("algorithm"), reading, parts)}
+
+    def _for_digests(self) -> nbd_client.Client:
         if self._reading is None:
             self._reading = self.connect()
-        return {
-            "ok": True,
-            "digest": digest.of_disk(message.get("algorithm"), self._reading, ranges),
-        }
+        return self._reading
 
     def _require_ranges(self, ranges: Any) -> None:
         if not isinstance(ranges, list) or not ranges:

@@ -46,13 +46,19 @@ def clone(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> st
     finally:
         managed.set_managed(sr, below, False)
     entry.write_disks({key: {"vdi": session.xenapi.VDI.get_uuid(vdi)}})
+    name(session, vdi, disk, entry)
+    return vdi
+
+
+def name(session: "XenAPI.Session", vdi: str, disk: Dict[str, Any], entry: Journal) -> None:
+    """Give a clone (a ref) the mark of the migration, and what a disk is to have, in place of what
+    xapi has copied."""
     api = session.xenapi.VDI
+    api.set_other_config(vdi, dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}))
     api.set_name_label(vdi, disk["name_label"])
     api.set_name_description(vdi, disk["name_description"])
-    api.set_other_config(vdi, dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}))
     api.set_xenstore_data(vdi, disk["xenstore_data"])
     api.set_tags(vdi, disk["tags"])
-    return vdi
 
 
 def mark(session: "XenAPI.Session", vdi: str, disk: Dict[str, Any], of: str) -> None:

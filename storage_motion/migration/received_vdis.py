@@ -12,6 +12,7 @@ import secrets as tokens
 from typing import TYPE_CHECKING, Any, Collection, Dict, Iterable, List, Optional, Set, Tuple
 
 from storage_motion import waiting
+from storage_motion.dom0 import gate_notes
 from storage_motion.errors import (
     BadArguments,
     DiskInUse,
@@ -21,9 +22,9 @@ from storage_motion.errors import (
     TimedOut,
 )
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import received_snapshots
+from storage_motion.migration import received_base, received_snapshots
 from storage_motion.migration.phases import blocking
-from storage_motion.plan import formats
+from storage_motion.plan import formats, room
 from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks, smapi
 from storage_motion.switch import gate
@@ -65,7 +66,7 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
     if disk["target"]:
         vdi = _take(session, entry, disk, sr)
     else:
-        vdi = (received_snapshots.clone if disk["base"] else _create)(session, entry, disk)
+        vdi = _made(session, entry, disk)
         if disk["allow_caching"]:
             session.xenapi.VDI.set_allow_caching(vdi, True)
         _require_as_asked(session, entry, disk, vdi)
@@ -74,6 +75,7 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
         # detach).
         received_snapshots.mark(session, vdi, disk, NULL)
     _keep_from_others(session, vdi)  # first: an older database that has the gate then has this, too
+    images = room.image_names(Records(session), vdi)
     opened = json.loads(
         smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT)
     )
@@ -86,12 +88,20 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
             }
         }
     )
-    return _record(entry.entry["disks"][key], opened)
+    return _record(entry.entry["disks"][key], opened, images)
 
 
-def _record(disk: Dict[str, Any], opened: Dict[str, Any]) -> Dict[str, Any]:
-    """A disk of the journal, and what `vdi_receive_start` has answered, as one record for the
-    receiver and for the source."""
+def _made(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> str:
+    """The ref of a VDI that is made: as a clone, or empty."""
+    if disk["base"]:
+        return received_snapshots.clone(session, entry, disk)
+    cloned = received_base.clone(session, entry, disk) if disk["base_there"] else None
+    return cloned or _create(session, entry, disk)
+
+
+def _record(disk: Dict[str, Any], opened: Dict[str, Any], images: List[str]) -> Dict[str, Any]:
+    """A disk of the journal, what `vdi_receive_start` has answered, and the images that it has
+    opened, as one record for the receiver and for the source."""
     return {
         "vdi": disk["vdi"],
         "sr": disk["sr"],
@@ -101,6 +111,8 @@ def _record(disk: Dict[str, Any], opened: Dict[str, Any]) -> Dict[str, Any]:
         "blank": bool(opened["blank"]) and disk["created"],
         "contents": disk.get("contents"),  # one of an earlier version has none
         "read_only": disk.get("read_only", False),
+        "images": images,
+        "no_base": disk.get("no_base"),
     }
 
 
@@ -192,16 +204,28 @@ def reopen(session: "XenAPI.Session", entry: Journal, key: str) -> Dict[str, Any
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
     config = session.xenapi.VDI.get_sm_config(vdi)
     ours = session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration
-    if not ours or not gate.is_shut(config) or gate.active(config):
+    shut = gate.is_shut(config) or _is_shut_beside_collector(disk, config)
+    if not ours or not shut or gate.active(config):
         raise GateOpen(migration, disk["vdi"])
     closed = smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
     if closed != smapi.CLOSED_IN_ORDER:
         # A tapdisk that is dead may have had more in its memory than on the disk.
         entry.write_disks({key: {"contents": _new_contents()}})
+    images = room.image_names(Records(session), vdi)
     opened = json.loads(
         smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT)
     )
-    return _record(entry.entry["disks"][key], opened)
+    return _record(entry.entry["disks"][key], opened, images)
+
+
+def _is_shut_beside_collector(disk: Dict[str, Any], config: Dict[str, str]) -> bool:
+    """Whether only half of a gate is there, as SM's collector leaves it that has merged images of
+    others below the disk: it takes `relinking` for its own (cleanup.py, _tagChildrenForRelink)."""
+    return (
+        bool(disk.get("cloned_from"))
+        and not gate_notes.noted(disk["vdi"])
+        and config.get(marks.PAUSED) == marks.SHUT
+    )
 
 
 def _take(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any], sr: str) -> str:
@@ -237,11 +261,15 @@ def take_away(
     for disk in known:
         if disk.get("base") and not disk["vdi"]:
             received_snapshots.destroy_lost(session, entry, disk)
+    clones = [disk for disk in known if disk.get("cloned_from") and not disk["vdi"]]
+    unproven = sum((received_base.left(session, disk) for disk in clones), ())
     found_again = _find_again(session, known)
     there = [disk for disk in known if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
     waiting.at_once(lambda disk: _remove(session, disk, found, disk["vdi"] in found_again), there)
-    unnamed = [disk for disk in known if not disk["vdi"] and not disk.get("base")]
-    return sum((_remove_unnamed(session, disk, entry) for disk in unnamed), ())
+    unnamed = [
+        disk for disk in known if not (disk["vdi"] or disk.get("base") or disk.get("cloned_from"))
+    ]
+    return sum((_remove_unnamed(session, disk, entry) for disk in unnamed), unproven)
 
 
 def _find_again(session: "XenAPI.Session", disks: Iterable[Dict[str, Any]]) -> Set[str]:
@@ -262,8 +290,9 @@ def _remove(
 ) -> None:
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
     # What a scan has just brought back has no mark any more, nor has a disk of the user's that an
-    # older database has.
-    unmarked = (None,) if found_again or not disk["created"] else ()
+    # older database has, nor a clone that is not marked yet.
+    ours = found_again or not disk["created"] or received_base.may_be_unmarked(session, disk)
+    unmarked = (None,) if ours else ()
     if session.xenapi.VDI.get_other_config(vdi).get(CLAIM) not in unmarked + (migration,):
         return  # not ours, or not ours any more
     try:

@@ -35,6 +35,8 @@ FIELDS: Tuple[Tuple[str, type], ...] = (
     ("unplugged", bool),
     # the key of the disk of this migration that it shall be a clone of, or ""
     ("base", str),
+    # a VDI that is there, which it shall be a clone of if it can, or ""
+    ("base_there", str),
     # whether it is the disk of a snapshot; of which disk (a key), or ""; and when that was taken
     ("frozen", bool),
     ("snapshot_of", str),
@@ -50,6 +52,7 @@ OPTIONAL: Dict[str, Any] = {
     "read_only": False,
     "unplugged": False,
     "base": "",
+    "base_there": "",
     "frozen": False,
     "snapshot_of": "",
     "snapshot_time": "",
@@ -91,13 +94,18 @@ def read(text: str) -> List[Dict[str, Any]]:
         if problems:
             continue
         named = [disk["key"], disk["sr"]]
-        named += [disk[name] for name in ("target", "base", "snapshot_of") if disk[name]]
+        named += [
+            disk[name] for name in ("target", "base", "base_there", "snapshot_of") if disk[name]
+        ]
         if not all(UUID.match(uuid) for uuid in named):
             problems.append(
-                "disks[%d]: key, sr, target, base and snapshot_of are UUIDs; %s" % (index, right)
+                "disks[%d]: key, sr, target, base, base_there and snapshot_of are UUIDs; %s"
+                % (index, right)
             )
-        if disk["target"] and (disk["base"] or disk["frozen"]):
+        if disk["target"] and (disk["base"] or disk["base_there"] or disk["frozen"]):
             problems.append("disks[%d]: a target is filled, and is no clone or snapshot" % index)
+        if disk["base"] and disk["base_there"]:
+            problems.append("disks[%d]: base and base_there are both given" % index)
         if disk["frozen"] and not TIME.match(disk["snapshot_time"]):
             problems.append("disks[%d]: snapshot_time is %r" % (index, disk["snapshot_time"][:64]))
         if disk["size"] <= 0 or disk["size"] % SECTOR:

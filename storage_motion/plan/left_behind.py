@@ -200,8 +200,4 @@ _OF_COPIES: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (
     _interfaces,
     _pvs,
 )
-_OF_MOVES: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (
-    _references,
-    _blobs,
-    _crash_dumps,
-)
+_OF_MOVES: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (_references, _blobs, _crash_dumps)

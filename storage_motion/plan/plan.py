@@ -34,6 +34,10 @@ class Disk(NamedTuple):
     read_only: bool = False  # the VM has it so: nobody writes to it
     unplugged: bool = False  # the VM runs, and has it not plugged: nobody uses it
     base: str = ""  # the key of the disk of a snapshot that it arrives as a clone of, or ""
+    # A VDI that is at the destination already, which it arrives as a clone of, or ""; and why it
+    # may hold most of it, in words.
+    base_there: str = ""
+    base_why: str = ""
     # Of a disk of a snapshot: the VM that the snapshot is, the key of the moving disk that it is a
     # snapshot of or "", and when it was taken, as xapi writes times.
     snapshot: str = ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from storage_motion.plan import (
     availability,
+    bases,
     cds,
     checks,
     copies,
@@ -144,6 +145,7 @@ def make(
     drives = cds.of_drives(inquiry, host_ref) if host_ref else []
     interfaces = vifs.find_networks(inquiry, host_ref, host)
     snapshots = vm_snapshots.find(inquiry, moving, interfaces, host_ref, host)
+    own, history = bases.find(inquiry, snapshots.disks, snapshots.history, snapshots.dropped)
     if problems:
         return None
     assert host_ref is not None and host is not None
@@ -160,7 +162,7 @@ def make(
         master=request.remote.url if request.remote is not None else "",
         network=network,
         address=address,
-        disks=sorted(snapshots.disks, key=lambda disk: (disk.size, disk.device)),
+        disks=sorted(own, key=lambda disk: (disk.size, disk.device)),
         staying=staying,
         cds=drives,
         vifs=interfaces,
@@ -176,7 +178,7 @@ def make(
             + vm_snapshots.cautions(inquiry, snapshots)
             + copies.cautions(inquiry)
         ),
-        history=snapshots.history,
+        history=history,
         snapshots=snapshots.snapshots,
         snapshot_vifs=snapshots.interfaces,
         dropped=snapshots.dropped,

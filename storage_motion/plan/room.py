@@ -51,9 +51,11 @@ def require(
     plan: Plan,
     request: "Request",
     problems: "Problems",
-) -> None:
+) -> List[Disk]:
     """Look at all SRs of a plan; what is wrong goes to `problems`. `session`: of this host's pool;
-    `source`, `destination`: Records, the same object for a move within a pool. Raises SmFault."""
+    `source`, `destination`: Records, the same object for a move within a pool. Answers those disks
+    for which there is room, and none for what SM wants of a VDI that they would be clones of
+    (`base_there`). Raises SmFault."""
     found: Found = {}
     ends = {disk.key: data_end(session, source, plan, disk) for disk in plan.disks}
     there = destination.ref("host", plan.destination_host)
@@ -72,8 +74,19 @@ def require(
             needs.extend(Need("vm", SNAPSHOTS, size) for size in sizes)
             if request.retry_limit:
                 needs.append(Need("vm", RETRY, max(sizes)))
-    for sr, needs in found.values():
-        _judge(sr, needs, problems)
+    beside: Dict[Tuple[int, str], int] = {}
+    for disk in plan.sent:
+        if disk.base_there:
+            ref, sr = destination.by_uuid("SR", disk.destination_sr)
+            assert ref is not None
+            wanted = _of_base(sr, destination.by_uuid("VDI", disk.base_there)[1])
+            beside[id(destination), ref] = beside.get((id(destination), ref), 0) + wanted
+    short = set()
+    for key, (sr, needs) in found.items():
+        free = _judge(sr, needs, problems)
+        if beside.get(key, 0) > free:
+            short.add(sr["uuid"])
+    return [disk for disk in plan.sent if disk.base_there and disk.destination_sr in short]
 
 
 def data_end(session: "XenAPI.Session", source: Records, plan: Plan, disk: Disk) -> Optional[int]:
@@ -103,6 +116,12 @@ def data_of(
         if (one is not vdi or not leaf) and one["uuid"] not in shared:
             total += max(0, int(one["physical_utilisation"]))
     return min(total, size)
+
+
+def image_names(records: Records, vdi: str) -> List[str]:
+    """The UUIDs of a VDI (a ref) and of those whose images are beneath its own."""
+    found = records.of("VDI", vdi)
+    return [one["uuid"] for one in chains.of(records, found)] if found else []
 
 
 def _needs(found: Found, records: Records, ref: str, sr: Dict[str, Any]) -> List[Need]:
@@ -182,14 +201,24 @@ def _of_snapshot(sr: Dict[str, Any], vdi: Dict[str, Any], end: Optional[int]) ->
     return shrunk + volumes.smallest(kind, size)
 
 
-def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> None:
-    """Whether an SR (its record) has room for all of that at once."""
+def _of_base(sr: Dict[str, Any], vdi: Dict[str, Any]) -> int:
+    """What SM takes when it makes a clone of a VDI (its record), besides the clone: that VDI gets a
+    new leaf. On LVM of its whole size, unless it is a snapshot (LVHDSR.py, _snapshot), which has SM
+    look for the room at once; what its old one gives back is not counted, as it is not known."""
+    kind, size = _kind(vdi), int(vdi["virtual_size"])
+    if sr["type"] not in volumes.TYPES:
+        return 2 * volumes.file(kind, size)
+    return volumes.smallest(kind, size) if vdi["is_a_snapshot"] else volumes.full(kind, size)
+
+
+def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> int:
+    """Whether an SR (its record) has room for all of that at once; how much more, in bytes."""
     sizes = {what: [need.size for need in needs if need.what == what] for what in WORDS}
     journals = 2 * volumes.JOURNAL if sr["type"] in volumes.TYPES else 0
     needed = sum(need.size for need in needs) + journals
     free = int(sr["physical_size"]) - int(sr["physical_utilisation"])
     if needed <= free:
-        return
+        return free - needed
     parts = [
         WORDS[what] % ((sum(sizes[what]) / GIB, len(sizes[what]))[: WORDS[what].count("%")])
         for what in WORDS
@@ -211,3 +240,4 @@ def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> None:
         % (sr["uuid"], sr["name_label"], free / GIB, needed / GIB, ", ".join(parts)),
         right,
     )
+    return 0

@@ -36,9 +36,9 @@ from storage_motion.wire.tls import server_context, unverified_context
 
 Tls = TypeVar("Tls", ssl.SSLSocket, BufferedTls)
 
-VERSION = (
-    3  # of hello and roles: 2 since an answer to a copy says that it was read back, 3 `stand-by`
-)
+# Of hello and roles: 2 since an answer to a copy says that it was read back, 3 `stand-by`, 4
+# `digests`.
+VERSION = 4
 ROLES = ("mirror", "copy", "control")
 MAX_HELLO = 4096  # bytes
 HELLO_BOUND = 10.0  # seconds from the connection to the complete hello

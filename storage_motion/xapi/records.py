@@ -16,6 +16,7 @@ class Records:
     def __init__(self, session: "XenAPI.Session") -> None:
         self.session = session
         self._records: Dict[Union[str, Tuple[str, str]], Any] = {}
+        self._refs: Dict[Tuple[str, str], str] = {}  # by class and UUID, of whole classes
 
     def _api(self, class_name: str) -> Any:
         return getattr(self.session.xenapi, class_name)
@@ -36,6 +37,8 @@ class Records:
 
     def ref(self, class_name: str, uuid: str) -> Optional[str]:
         """The ref of the object with this UUID, or None."""
+        if (class_name, uuid) in self._refs:
+            return self._refs[(class_name, uuid)]
         try:
             return self._api(class_name).get_by_uuid(uuid)
         except XenAPI.Failure as failure:
@@ -50,13 +53,14 @@ class Records:
         return (ref, record) if record else (None, None)
 
     def all(self, class_name: str) -> Dict[str, Dict[str, Any]]:
-        """{ref: record} of a whole class: for the small ones (host, SR, PBD, network, PIF,
-        pool)."""
+        """{ref: record} of a whole class: for the small ones (host, SR, PBD, network, PIF, pool),
+        and for who looks at all VDIs."""
         if class_name not in self._records:
             records = self._api(class_name).get_all_records()
             self._records[class_name] = records
             for ref, record in records.items():
                 self._records[(class_name, ref)] = record
+                self._refs[(class_name, record["uuid"])] = ref
         return self._records[class_name]
 
     def named(self, class_name: str, text: str, *fields: str) -> List[Tuple[str, Dict[str, Any]]]:

@@ -42,6 +42,8 @@ WORDS = st.sampled_from(
         "algorithm",
         "unmirrored",
         "digest",
+        "digests",
+        "parts",
         "finish",
         "heartbeat",
         "abort",
@@ -302,6 +304,13 @@ COMMANDS = st.one_of(
             "cmd": st.just("digest"),
             "algorithm": st.sampled_from(["blake2b", "sha256", "md5"]),
             "ranges": RANGES,
+        }
+    ).map(lambda message: json.dumps(message).encode() + b"\n"),
+    st.fixed_dictionaries(
+        {
+            "cmd": st.just("digests"),
+            "algorithm": st.sampled_from(["blake2b", "sha256", "md5"]),
+            "parts": st.lists(RANGES, max_size=3),
         }
     ).map(lambda message: json.dumps(message).encode() + b"\n"),
     st.just(b'{"cmd": "finish", "unmirrored": true}\n'),

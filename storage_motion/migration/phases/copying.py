@@ -4,7 +4,8 @@ a VM that is halted, or the disk of a snapshot.
 
 A disk that arrives as a clone of another one (`base`) is sent as far as it differs from that. How
 far that is the storage manager's images say, and nothing else; where they know nothing of each
-other, all of the disk is compared.
+other, all of the disk is compared. So it is if it arrives as a clone of a VDI that was at the
+destination before (`base_there`): what that holds nobody has verified.
 """
 
 import functools
@@ -23,7 +24,7 @@ from storage_motion.migration import (
     verified_before,
 )
 from storage_motion.migration.mover_handle import MoverHandle
-from storage_motion.plan import changes
+from storage_motion.plan import changes, room
 from storage_motion.sm import repeated_commands, smapi
 from storage_motion.wire.mover_status import fault_of
 from storage_motion.xapi.records import Records
@@ -67,9 +68,10 @@ def begin(
         extents, based = _differing(m, disk, copied_from)
     else:
         extents = json.loads(ask(m, disk, "vdi_extents", copied_from))
-    compare = (renewed or bool(disk.base) and not based) and not entry["blank"]
+    cloned = bool(disk.base or disk.base_there)
+    compare = (renewed or cloned and not based) and not entry["blank"]
     known = None
-    if verified and renewed and compare:
+    if verified and renewed and compare and not _is_on_images_of_others(m):
         m.pulse()
         since = functools.partial(_since, m, disk)
         known = verified_before.look(m, disk, copied_from, verified, since)
@@ -147,6 +149,7 @@ def await_end(m: "Migration", disk: "Disk") -> None:
 
     waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
     _require_there(m, disk)
+    _require_same_images(m, disk)
 
 
 def _require_there(m: "Migration", disk: "Disk") -> None:
@@ -160,6 +163,28 @@ def _require_there(m: "Migration", disk: "Disk") -> None:
         if copied == disk.key:
             raise VmChanged(m.plan.vm, gone)
         raise CopyFailed(disk.key, gone)
+
+
+def _require_same_images(m: "Migration", disk: "Disk") -> None:
+    """Of a disk that is on images which are not ours: that the images are those still that its
+    tapdisk has opened. Raises MirrorBroken.
+
+    SM's collector merges what others have left in such a chain, and has those tapdisks open it anew
+    that it knows of, not ours. An image that it has taken away since ours may read as anything, and
+    what was found the same there was not: so what a mover before has verified does not count
+    either."""
+    opened = m.disk(disk.key).get("images")
+    if not opened or not _is_on_images_of_others(m):
+        return
+    now = room.image_names(Records(m.destination), m.destination_vdi(disk))
+    if now != opened:
+        m.note(disk.key, state="broken")
+        raise MirrorBroken(disk.key, "SM has merged images below VDI %s meanwhile" % opened[0])
+
+
+def _is_on_images_of_others(m: "Migration") -> bool:
+    """Whether a disk of this migration is; one that is a clone of that is, too."""
+    return any(disk.base_there for disk in m.plan.sent)
 
 
 def close(m: "Migration", disk: "Disk") -> None:

@@ -146,7 +146,13 @@ def _take(m: "Migration", disks: Sequence["Disk"], text: str) -> None:
             destination_vdi=made["vdi"],
             blank=bool(made["blank"]),
             contents=made.get("contents"),
+            images=made.get("images"),
         )
+        if made.get("no_base"):
+            m.warn(
+                "disk %s is not made as a clone of VDI %s, and all of it is sent: %s"
+                % (disk.key, disk.base_there, made["no_base"])
+            )
 
 
 def give(m: "Migration") -> None:
@@ -204,6 +210,7 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "read_only": disk.read_only,
         "unplugged": disk.unplugged,
         "base": disk.base,
+        "base_there": disk.base_there,
         "frozen": bool(disk.snapshot),
         "snapshot_of": disk.snapshot_of,
         "snapshot_time": disk.snapshot_time,

@@ -131,7 +131,7 @@ def test_a_plan_is_made_of_what_a_scan_has_found(pool, monkeypatch):
         return ["not scanned"]
 
     monkeypatch.setattr(migrate.up_to_date, "scan", scan)
-    monkeypatch.setattr(migrate.room, "require", lambda *given: judged.append(given))
+    monkeypatch.setattr(migrate.room, "require", lambda *given: judged.append(given) or [])
     shared = uuid_of(world.a, "SR", by_name(world.a, "SR", "shared"))
     plan = migrate.migrate(
         world.a, {"vm": world.vm["uuid"], "destination-sr-uuid": shared, "dry-run": "true"}

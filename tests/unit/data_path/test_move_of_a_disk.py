@@ -243,6 +243,25 @@ def test_four_tebibytes_with_little_data(site):
     assert found[0] == found[1] and [bytes(512)] * 2 == found[1][-2:]
 
 
+def test_of_what_was_written_here_and_there_no_more_is_sent(site):
+    """4 KiB in each of many windows, as the file systems of guests write: no byte beside them."""
+    content = bytearray(pattern(1, SIZE // 2) + bytes(SIZE // 2))
+    destination = site.image("destination", bytes(content))
+    changed = [number * MIB + 4096 * (7 * number % 256) for number in range(48)]
+    changed += [30 * MIB + 65536 + 4096, 30 * MIB + 2 * 65536]
+    for number, offset in enumerate(changed):
+        content[offset : offset + 4096] = pattern(100 + number, 4096)
+    source = site.image("source", bytes(content))
+    receiver = Receiver(site, {"d": (site.serve(destination)[1], SIZE)})
+    mover = Mover(site, "d", SIZE, receiver.address())
+    mover.copy(site.serve(source)[1], [[0, SIZE]], SIZE, False, compare=True)
+    copy = mover.await_copy()
+    assert copy["state"] == "done", copy
+    assert copy["copied"] == copy["verified"] == 4096 * len(changed)
+    assert copy["same"] == SIZE - copy["copied"]
+    assert same_bytes(source, destination)
+
+
 @pytest.mark.parametrize("blank", [True, False])
 def test_what_is_there_already_is_compared_and_not_sent_again(site, blank):
     """The destination has the first 12 MiB of it, and 2 MiB of something else: stale writes, and,

@@ -96,6 +96,11 @@ def test_reading_and_writing(site, server):
         )
         parts = digest.of_disk(name, client, [[0, 512], [MIB, 2 * MIB]])
         assert parts == digest.of_buffers(name, [client.read(0, 512), client.read(MIB, 2 * MIB)])
+        each = digest.of_parts(name, client, [[[512, 512], [4096, 512]], [[MIB, 512]]])
+        assert each == [
+            digest.of_buffers(name, [client.read(512, 512), client.read(4096, 512)]),
+            digest.of_buffers(name, [client.read(MIB, 512)]),
+        ]
     client.disconnect()
 
 

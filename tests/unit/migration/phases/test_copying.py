@@ -8,7 +8,7 @@ import json
 import pytest
 
 from fake_migration import make_plan
-from storage_motion.errors import CopyFailed, SmFault, VmChanged
+from storage_motion.errors import CopyFailed, MirrorBroken, SmFault, VmChanged
 from storage_motion.migration.phases import copying
 
 ALL, SOME = {"size": 1024, "extents": [[0, 1024]]}, {"size": 1024, "extents": [[0, 512]]}
@@ -95,6 +95,43 @@ def test_a_mirror_that_is_made_anew_trusts_no_base(monkeypatch):
     world = World(monkeypatch, renewed=True)
     assert world.begin() == (ALL, False, True, False)
     assert ("vdi_copy_open", "b") not in world.asked
+
+
+def on_a_vdi_that_was_there(monkeypatch, **entry):
+    world = World(monkeypatch, base="", **entry)
+    world.disk_of_plan = world.disk_of_plan._replace(base_there="t")
+    world.plan = world.plan._replace(disks=[world.disk_of_plan], history=[])
+    return world
+
+
+def test_all_of_a_clone_of_what_was_there_before_is_compared(monkeypatch):
+    assert on_a_vdi_that_was_there(monkeypatch).begin() == (ALL, False, True, False)
+
+
+def test_where_it_could_not_be_cloned_all_is_sent(monkeypatch):
+    assert on_a_vdi_that_was_there(monkeypatch, blank=True).begin() == (ALL, True, False, False)
+
+
+def test_what_is_on_images_of_others_is_compared_again_whatever_was_verified(monkeypatch):
+    world = on_a_vdi_that_was_there(monkeypatch, renewed=True)
+    monkeypatch.setattr(copying.verified_before, "look", lambda *_: pytest.fail("it is trusted"))
+    assert world.begin("/run/v0-0.map") == (ALL, False, True, False) and world.before is None
+
+
+@pytest.mark.parametrize("now", [["d", "p", "q"], ["d", "q"]])
+def test_a_copy_on_images_that_were_merged_meanwhile_is_done_again(monkeypatch, now):
+    world = on_a_vdi_that_was_there(monkeypatch, images=["d", "p", "q"])
+    world.destination, world.destination_vdi = None, lambda disk: "ref"
+    monkeypatch.setattr(copying.room, "image_names", lambda records, vdi: now)
+    monkeypatch.setattr(copying.waiting, "until", lambda *_: None)
+    monkeypatch.setattr(copying.bandwidth, "Share", lambda *_: None)
+    if now == world.entry["images"]:
+        copying.await_end(world, world.disk_of_plan)
+        assert world.entry["state"] == "mirroring"
+        return
+    with pytest.raises(MirrorBroken, match="SM has merged images below VDI d"):
+        copying.await_end(world, world.disk_of_plan)
+    assert world.entry["state"] == "broken"
 
 
 @pytest.mark.parametrize("renewed", [True, False])

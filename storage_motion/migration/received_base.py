@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A disk that is made as a clone of a VDI that was at the destination before: an older copy of it,
+or what it was based on (plan/bases.py). That VDI is somebody's. SM puts its image below both; else
+nothing here changes it, and nothing of ours ever has it as its disk: the journal names the clone.
+
+Where it cannot be cloned the disk is made as any other, and the source told why.
+"""
+
+import logging
+from typing import Any, Dict, List, Optional, Tuple
+
+import XenAPI
+
+from storage_motion.journal.journal import Journal
+from storage_motion.migration import received_snapshots
+from storage_motion.plan import bases
+from storage_motion.plan.chains import PARENT
+from storage_motion.xapi import repeated
+from storage_motion.xapi.records import NULL, Records
+
+log = logging.getLogger("sxm")
+
+
+def clone(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Optional[str]:
+    """The ref of a clone of the VDI `base_there`, which is the disk from now on; None where SM
+    makes none: why is noted. Raises what says that xapi is away, as it may have begun."""
+    key, uuid = disk["key"], disk["base_there"]
+    view = Records(session)
+    ref, vdi = view.by_uuid("VDI", uuid)
+    sr = view.ref("SR", disk["sr"])
+    wanted = bases.Wanted(disk["size"], disk["type"], disk["sharable"], disk["image_format"])
+    there = vdi is not None and vdi["SR"] == sr
+    wrong = bases.unfit(view, vdi, wanted) if there else "it is not in SR %s" % disk["sr"]
+    if wrong:
+        _go_without(entry, key, wrong)
+        return None
+    # What is not among these, and looks like a clone that xapi has not noted whose it is, may be
+    # ours, should we be killed.
+    before = [one["uuid"] for one in _nobodys(view, vdi)]
+    entry.write_disks({key: {"cloned_from": uuid, "before": before}})
+    try:
+        made: str = session.xenapi.VDI.clone(ref, {})
+    except XenAPI.Failure as failure:
+        if repeated.is_away(failure):
+            raise
+        _go_without(entry, key, " ".join(str(detail) for detail in failure.details))
+        return None
+    entry.write_disks({key: {"vdi": session.xenapi.VDI.get_uuid(made)}})
+    received_snapshots.name(session, made, disk, entry)
+    session.xenapi.VDI.set_allow_caching(made, disk["allow_caching"])
+    return made
+
+
+def _go_without(entry: Journal, key: str, why: str) -> None:
+    log.warning("%s: disk %s is made anew: %s", entry.entry["migration"], key, why)
+    entry.write_disks({key: {"cloned_from": None, "no_base": why}})
+
+
+def left(session: "XenAPI.Session", disk: Dict[str, Any]) -> Tuple[str, ...]:
+    """Of a disk (its entry in the journal) for which a clone was begun, and none is known: what may
+    be one, for people to look at, as details of ImageLeft, or (). Nothing proves that it is ours:
+    others may clone that VDI as well, and xapi copies to the clone what its record says."""
+    sr = Records(session).ref("SR", disk["sr"])
+    if sr is None:
+        return ()
+    session.xenapi.SR.scan(sr)  # which tells xapi of images that it does not know
+    view = Records(session)
+    vdi = view.by_uuid("VDI", disk["cloned_from"])[1]
+    found = [one["uuid"] for one in _nobodys(view, vdi)] if vdi else []
+    return tuple(
+        "SR %s: VDI %s may be a clone of VDI %s that was begun for this migration"
+        % (disk["sr"], uuid, disk["cloned_from"])
+        for uuid in found
+        if uuid not in disk.get("before", ())
+    )
+
+
+def may_be_unmarked(session: "XenAPI.Session", disk: Dict[str, Any]) -> bool:
+    """Whether a disk (its entry in the journal) is ours without our mark, which comes after the
+    clone: a xapi that is killed between the two has none. Who has the disk later has a VBD."""
+    if not disk.get("cloned_from"):
+        return False
+    vbds: List[str] = session.xenapi.VDI.get_VBDs(session.xenapi.VDI.get_by_uuid(disk["vdi"]))
+    return not [vbd for vbd in vbds if vbd != NULL]
+
+
+def _nobodys(view: Records, vdi: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """The VDIs on the same image as a VDI (its record) of which xapi's records say no more than
+    what it copies from that."""
+    parent = vdi["sm_config"].get(PARENT)
+    if not parent:
+        return []  # nothing has been cloned of it
+    copied = vdi["other_config"]
+    found = []
+    for ref in view.session.xenapi.SR.get_VDIs(vdi["SR"]):
+        one = view.of("VDI", ref)
+        if (
+            one
+            and one["uuid"] != vdi["uuid"]
+            and one["sm_config"].get(PARENT) == parent
+            and one["managed"]
+            and not one["is_a_snapshot"]
+            and not [vbd for vbd in one["VBDs"] if vbd != NULL]
+            and all(
+                name in received_snapshots.OF_LAYER or copied.get(name) == value
+                for name, value in one["other_config"].items()
+            )
+        ):
+            found.append(one)
+    return found

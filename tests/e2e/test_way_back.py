@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A disk that goes where its base is already: it arrives as a clone of that, and only what differs
+is sent. That it does differ is found by comparison, whatever the hint says."""
+
+import os
+import subprocess
+
+import pytest
+
+from lab.pools import at_switch, vms
+from lab.pools.topology import PoolPlan
+from tests.e2e.scene import MIB
+from tests.e2e.snapshots import backing_of
+
+PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
+SIZE = 32 * MIB
+DISKS = (SIZE,)
+BLOCK = 4096
+CONVERT = 60.0
+
+
+def disk_of(scene):
+    """The VDI of its only disk."""
+    (vdi,) = [scene.pool.xapi.VBD.get_VDI(vbd) for vbd in scene.record["VBDs"]]
+    return vdi
+
+
+def raw(scene, vdi):
+    """What is in a VDI."""
+    x = scene.pool.xapi
+    locator = "%s/%s" % (x.SR.get_uuid(x.VDI.get_SR(vdi)), x.VDI.get_location(vdi))
+    with at_switch.image(scene.lab.directory, locator) as path:
+        copy = os.path.join(scene.lab.directory, "raw")
+        line = ["qemu-img", "convert", "-U", "-O", "raw", path, copy]
+        subprocess.run(line, check=True, timeout=CONVERT)
+    with open(copy, "rb") as stream:
+        found = stream.read()
+    os.unlink(copy)
+    return found
+
+
+def shut_down(scene):
+    scene.pool.xapi.VM.clean_shutdown(scene.pool.xapi.VM.get_by_uuid(scene.uuid))
+
+
+def start(scene):
+    scene.pool.start_vm(scene.pool.xapi.VM.get_by_uuid(scene.uuid), scene.host.name)
+
+
+def changed(first, second):
+    """Bytes of the blocks that differ."""
+    assert len(first) == len(second)
+    places = range(0, len(first), BLOCK)
+    return BLOCK * sum(first[at : at + BLOCK] != second[at : at + BLOCK] for at in places)
+
+
+def owned(pool, vdi):
+    """Have a VM that never runs have a VDI, as a template has."""
+    vms.attach_disk(pool.xapi, pool.create_vm("owner", []), vdi, 0)
+
+
+@pytest.fixture(scope="module")
+def template(scene):
+    """A VDI that shares with the VM's disk what was written to it, as a golden image does."""
+    x = scene.pool.xapi
+    shut_down(scene)
+    made = x.VDI.clone(disk_of(scene), {})
+    owned(scene.pool, made)
+    start(scene)
+    scene.wait_for_writes(40)
+    return x.VDI.get_uuid(made)
+
+
+def moved(scene, there, **more):
+    """A migration that succeeds; its journal."""
+    arguments = dict(scene.arguments(), **more)
+    plan = scene.call("migrate", **dict(arguments, **{"dry-run": "true"}))["plan"]
+    entry = scene.ended(scene.begin(**arguments))
+    assert entry["state"] == "succeeded", entry["error"]
+    assert [disk["base_there"] for disk in plan["disks"]] == [
+        disk["base_there"] for disk in entry["plan"]["disks"]
+    ]
+    scene.host = there
+    scene.assert_runs()
+    scene.assert_nothing_left()
+    return entry
+
+
+def figures(entry):
+    (disk,) = entry["plan"]["disks"]
+    return disk["base_there"], disk["base_why"], entry["disks"][disk["key"]]
+
+
+def test_back_to_where_its_template_stayed_only_what_changed_is_sent(scene, template):
+    x, home = scene.pool.xapi, scene.host
+    was = raw(scene, x.VDI.get_by_uuid(template))
+    base, _, there = figures(moved(scene, scene.there))
+    assert base == "" and there["same"] == 0
+    scene.wait_for_writes(40)
+    base, why, back = figures(moved(scene, home))
+    assert base == template and why.startswith("both come from VDI "), why
+    shut_down(scene)
+    differs = changed(was, raw(scene, disk_of(scene)))
+    print("sent %d bytes, of %d that differ, of %d" % (back["copied"], differs, SIZE))
+    assert 0 < back["copied"] <= 1.05 * differs < there["copied"] + there["mirrored_bytes"]
+    x = scene.pool.xapi
+    shared = backing_of(scene.lab, scene.pool, disk_of(scene))
+    assert set(shared) & set(backing_of(scene.lab, scene.pool, x.VDI.get_by_uuid(template)))
+    assert raw(scene, x.VDI.get_by_uuid(template)) == was, "it is nobody's but its owner's"
+    start(scene)
+    scene.assert_runs()
+
+
+def test_a_base_of_other_contents_makes_no_difference(scene, template):
+    """It is named by hand, is full of something else, and has what the disk has as zeros."""
+    there, pool = scene.there, scene.lab.pool("B")
+    vdi = vms.create_disk(pool.xapi, pool.sr(there.name, "fast"), "other", SIZE)
+    owned(pool, vdi)
+    uuid = pool.xapi.VDI.get_uuid(vdi)
+    path = "%s/srs/fast/%s.qcow2" % (there.root, uuid)
+    line = ["qemu-io", "-f", "qcow2", "-c", "write -P 0x5a 0 %d" % SIZE, path]
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL, timeout=CONVERT)
+    key = scene.pool.xapi.VDI.get_uuid(disk_of(scene))
+    shut_down(scene)
+    was = raw(scene, disk_of(scene))
+    entry = scene.ended(scene.begin(**dict(scene.arguments(), **{"base:" + key: uuid})))
+    assert entry["state"] == "succeeded", entry["error"]
+    base, why, disk = figures(entry)
+    assert (base, why, disk["same"]) == (uuid, "it is named", 0)
+    scene.host = there
+    assert raw(scene, disk_of(scene)) == was and was.count(bytes(BLOCK)) > 100
+    assert raw(scene, vdi) == b"\x5a" * SIZE
+    start(scene)
+    scene.assert_runs()
+    scene.assert_nothing_left()
