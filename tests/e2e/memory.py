@@ -15,7 +15,7 @@ ROLES = {
     "storage_motion.migration.receiver_process": "receiver",
 }
 BOUNDS = {"worker": 48 * MIB, "mover": 64 * MIB, "receiver": 64 * MIB}
-"""Bytes, whatever is moved (24 for a mover and 34 for a worker as measured, with 1 disk or 17)."""
+"""Bytes, whatever is moved. As measured, with one disk or 17: 24 MiB a mover, 33 the worker."""
 A_DISK = {"receiver": 2 * MIB}
 """More for each disk: all are received by one process (36 MiB with one disk, 61 with 17)."""
 

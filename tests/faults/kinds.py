@@ -185,8 +185,8 @@ class Tracked(Plain):
         self.scene.pool.xapi.pool.sync_database()
 
     def start(self):
-        """SM itself gives up the log of a disk whose tapdisk did not close it (blktap2.py), as when
-        its host had no power."""
+        """SM itself gives up the log of a disk whose tapdisk did not close it (VDI.py), as when its
+        host had no power."""
         super().start()
         _, vdi = tracked.place(self.scene)
         with open(self.scene.host.root + "/var/log/SMlog") as log:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import threading
 import time
+import uuid
 import xmlrpc.client
 
 import pytest
@@ -69,6 +70,21 @@ def test_snapshots_share_a_hidden_base(host, disk):
     host.xapi.SR.scan(host.fast)
     assert [record["uuid"] for record in bases(host)] == [base["uuid"]]  # the leaf is based on it
     write(host, disk, "read -P 0xbb 0 64k")
+
+
+def test_of_so_long_a_chain_no_snapshot_is_taken_and_no_clone_made(host, disk):
+    """Thirty images (FileSR.py, _snapshot)."""
+    place = "%s/srs/fast/%%s.qcow2" % host.root
+    names = [str(uuid.uuid4()) for _ in range(29)] + [host.xapi.VDI.get_uuid(disk)]
+    for above, name in enumerate(names):
+        below = ["-b", place % names[above - 1], "-F", "qcow2"] if above else []
+        line = ["qemu-img", "create", "-q", "-f", "qcow2"] + below + [place % name, str(SIZE)]
+        subprocess.run(line, check=True, timeout=30)
+        if name is not names[-1]:
+            open(place % name + ".hidden", "w").close()
+    for again in (host.xapi.VDI.snapshot, host.xapi.VDI.clone):
+        with pytest.raises(XenAPI.Failure, match="SR_BACKEND_FAILURE_109"):
+            again(disk, {})
 
 
 def test_nothing_written_since_the_last_snapshot_adds_no_base(host, disk):
