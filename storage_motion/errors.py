@@ -396,7 +396,7 @@ class TapCtlError(MotionError):
     which is an errno.
 
     ETIMEDOUT also where tap-ctl had to be killed since it did not end; the tapdisk may have done,
-    or yet do, what it was asked.
+    or yet do, what it was asked. One that was to open an image is killed as well.
     """
 
     code = "SXM_TAP_CTL"

@@ -8,6 +8,7 @@ it knows few properties of transient units. What it is not booted with (a bed of
 by a double fork. Standard output and error go to /var/log/sxm.log.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -166,6 +167,21 @@ def running(
         if process is not None and wanted(arguments(int(name))):
             found.append(process)
     return found
+
+
+def with_environment(name: str, value: str) -> List[Process]:
+    """The processes that began with this variable in their environment, this one left out: what a
+    program that was given it has begun, by whatever name, and whoever is its parent now."""
+    wanted = ("%s=%s" % (name, value)).encode()
+    found = []
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        process = Process.of(int(pid))
+        with contextlib.suppress(PermissionError):  # whose it is it did not begin as ours did
+            if process is not None and wanted in _file_of(int(pid), "environ").split(b"\0"):
+                found.append(process)
+    return [process for process in found if process.alive()]
 
 
 def arguments(pid: int) -> List[str]:

@@ -15,10 +15,12 @@ import os
 import re
 import subprocess
 import threading
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
+import time
+import uuid
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from storage_motion.dom0 import launch, root
-from storage_motion.errors import TapCtlError
+from storage_motion.errors import LaunchFailed, TapCtlError
 
 PROGRAM = "/usr/sbin/tap-ctl"
 CONTROL = "/run/blktap-control"
@@ -43,6 +45,9 @@ KILL_TIMEOUT = 5.0
 # Under I/O the reply to `pause` waits for some other event. Pokes at this interval ended all of 240
 # measured pauses.
 POKE_INTERVAL = 0.02
+# A variable of the environment of `tap-ctl create`, and so of the tapdisk that it begins
+# (tap-ctl-spawn.c, execl), which is not its child any more (tapdisk2.c, daemon).
+MARK = "SXM_TAP_CTL"
 
 Vbd = collections.namedtuple("Vbd", "pid minor state args")
 Vbd.__doc__ = """A row of `tap-ctl list`: ints, but None where the row lacks it (a tapdisk without a
@@ -72,8 +77,24 @@ def opening(path: str) -> List[launch.Process]:
 
 
 def create(args: str, readonly: bool = False, timeout: float = CREATE_TIMEOUT) -> Vbd:
-    """Start a tapdisk that serves `args` ("type:path"). Returns its Vbd."""
-    printed = _run(["create", "-a", args] + (["-R"] if readonly else []), timeout)
+    """Start a tapdisk that serves `args` ("type:path"). Returns its Vbd.
+
+    One that has not opened it within `timeout` is killed, since it would go on when its storage
+    answers, and write to the image beside another one: nobody has been told of it yet, so nothing
+    is lost. It may have to wait for its storage before it ends; then the error names it. Its minor
+    is not freed."""
+    arguments = ["create", "-a", args] + (["-R"] if readonly else [])
+    mark = str(uuid.uuid4())
+    try:
+        printed = _run(arguments, timeout, {MARK: mark})
+    except TapCtlError as error:
+        if error.errno != errno.ETIMEDOUT:
+            raise
+        left = _kill_marked(mark)
+        told = "no end after %s s; its tapdisk is killed" % timeout
+        if left:
+            told += ", and ends when its storage answers: pid " + ", ".join(map(str, left))
+        raise TapCtlError(_line(arguments), errno.ETIMEDOUT, told)
     # blktap 4 prints the marker of the minor, blktap 3 the kernel's device,
     # /dev/xen/blktap-2/tapdevN
     match = re.search(r"tap(?:disk-|dev)(\d+)$", printed.strip())
@@ -86,6 +107,19 @@ def create(args: str, readonly: bool = False, timeout: float = CREATE_TIMEOUT) -
     raise TapCtlError(
         "create -a %s" % args, errno.ESRCH, "the tapdisk of minor %d is gone already" % minor
     )
+
+
+def _kill_marked(mark: str) -> List[int]:
+    """Kill what a `create` with this mark has begun. The pids of those that do not end within
+    KILL_TIMEOUT: what is killed while it waits for its storage does nothing more but end."""
+    end = time.monotonic() + KILL_TIMEOUT
+    while True:
+        found = launch.with_environment(MARK, mark)
+        if not found or time.monotonic() > end:
+            return sorted(process.pid for process in found)
+        for process in found:
+            with contextlib.suppress(LaunchFailed):  # it is looked for again
+                process.kill()
 
 
 def destroy(vbd: Vbd, timeout: float = DESTROY_TIMEOUT) -> None:
@@ -189,14 +223,17 @@ def _line(arguments: Sequence[Union[str, int]]) -> str:
     return " ".join(str(argument) for argument in arguments)
 
 
-def _run(arguments: Sequence[Union[str, int]], timeout: float) -> str:
-    """Run tap-ctl; what it printed."""
+def _run(
+    arguments: Sequence[Union[str, int]], timeout: float, marked: Optional[Mapping[str, str]] = None
+) -> str:
+    """Run tap-ctl, with the variables `marked` in its environment; what it printed."""
     try:
         process = subprocess.Popen(
             [root.path(PROGRAM)] + [str(argument) for argument in arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=dict(os.environ, **marked) if marked else None,
         )
     except OSError as error:
         assert error.errno is not None

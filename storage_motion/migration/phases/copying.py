@@ -60,7 +60,7 @@ def begin(
     entry = m.disk(disk.key)
     m.note(disk.key, copy_open=copied_from)
     opened = json.loads(_open(m, disk, copied_from))
-    m.pulse()
+    _look(m)
     # What is taken up again has been mirrored to: which part of it is as the base nobody knows.
     renewed = entry.get("renewed", False)
     based = bool(disk.base) and not renewed
@@ -72,13 +72,21 @@ def begin(
     compare = (renewed or cloned and not based) and not entry["blank"]
     known = None
     if verified and renewed and compare and not _is_on_images_of_others(m):
-        m.pulse()
+        _look(m)
         since = functools.partial(_since, m, disk)
         known = verified_before.look(m, disk, copied_from, verified, since)
-        m.pulse()
+        _look(m)
     heading = verified_before.heading(m, disk, copied_from)
     mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known, based=based)
     m.note(disk.key, state="copying", verified_windows=mover.verified)
+
+
+def _look(m: "Migration") -> None:
+    """Between two commands of SM's, each of which may take SM_TIMEOUT: whoever cancels, or a mirror
+    of another disk that has broken meanwhile, waits for no more than one. Raises Cancelled,
+    MirrorBroken."""
+    m.pulse()
+    mirror_health.watch(m)
 
 
 def _open(m: "Migration", disk: "Disk", copied_from: str) -> str:
@@ -120,6 +128,7 @@ def _since(m: "Migration", disk: "Disk", copied_from: str, base: str) -> Dict[st
     m.note(disk.key, base_open=base)
     ask(m, disk, "vdi_copy_open", base)
     try:
+        _look(m)
         found: Dict[str, Any] = json.loads(ask(m, disk, "vdi_extents", copied_from, (base,)))
         return found
     finally:

@@ -4,11 +4,12 @@ fails."""
 
 import errno
 import os
+import subprocess
 import time
 
 import pytest
 
-from storage_motion.dom0 import tapctl
+from storage_motion.dom0 import launch, tapctl
 from storage_motion.errors import TapCtlError
 from tests.eventually import never
 
@@ -145,6 +146,39 @@ def test_create_without_a_tapdisk_fails(fake, created, number):
     with pytest.raises(TapCtlError) as caught:
         tapctl.create("vhd:/p/x")
     assert caught.value.errno == number
+
+
+def test_a_tapdisk_that_hangs_in_its_open_is_killed_and_no_other(fake, tmp_path, monkeypatch):
+    """It would open the image when its storage answers, beside the next one. It is nobody's child
+    any more."""
+    fake(
+        """case $1 in
+list) exec sleep 60;;
+create) (setsid sleep 60 & echo $! > {0}/tapdisk); exec sleep 60;;
+esac""".format(tmp_path)
+    )
+    other = subprocess.Popen(["sleep", "60"], env=dict(os.environ, SXM_TAP_CTL="another's"))
+    try:
+        with pytest.raises(TapCtlError) as caught:
+            tapctl.create("vhd:/p/x", timeout=2.0)
+        (pid,) = (tmp_path / "tapdisk").read_text().split()
+        assert launch.Process.of(int(pid)) is None and other.poll() is None
+    finally:
+        other.kill()
+        other.wait(10)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert caught.value.details[2] == "no end after 2.0 s; its tapdisk is killed"
+
+
+def test_one_that_cannot_end_yet_is_named(fake, monkeypatch):
+    """As while the kernel waits for a dead NFS server."""
+    fake("exec sleep 60")
+    stuck = launch.Process(4711, 1)
+    monkeypatch.setattr(launch.Process, "kill", lambda process: None)
+    monkeypatch.setattr(tapctl.launch, "with_environment", lambda name, value: [stuck])
+    monkeypatch.setattr(tapctl, "KILL_TIMEOUT", 0.2)
+    with pytest.raises(TapCtlError, match="ends when its storage answers: pid 4711"):
+        tapctl.create("vhd:/p/x", timeout=0.5)
 
 
 def test_unpause_says_only_what_is_asked(fake):

@@ -26,7 +26,13 @@ class World:
         monkeypatch.setattr(copying, "ask", self.ask)
         monkeypatch.setattr(copying.snapshots, "find_again", lambda m, disk, uuid: None)
         monkeypatch.setattr(copying, "Records", lambda session: self)
-        self.source = None
+        self.source, self.breaks_after = None, None
+        monkeypatch.setattr(copying.mirror_health, "watch", self.watch)
+
+    def watch(self, _):
+        if self.asked and self.asked[-1] == self.breaks_after:
+            raise MirrorBroken("another")
+        return {}
 
     def ref(self, class_name, uuid):
         return uuid if uuid in self.known else None
@@ -191,3 +197,26 @@ def test_what_was_destroyed_while_it_was_copied_is_not_taken_for_copied(
         if raises:
             expected.enter_context(pytest.raises(raises))
         copying.await_end(world, world.disk_of_plan)
+
+
+@pytest.mark.parametrize(
+    "command, closes",
+    [
+        (("vdi_copy_open", "snapshot"), []),
+        (("vdi_extents", "snapshot"), []),
+        (("vdi_copy_open", "b"), [("vdi_copy_close", "b")]),
+    ],
+)
+def test_a_mirror_that_breaks_meanwhile_waits_for_one_command_and_no_more(
+    monkeypatch, command, closes
+):
+    world = World(monkeypatch, base="", renewed=True)
+    monkeypatch.setattr(
+        copying.verified_before,
+        "look",
+        lambda m, disk, snapshot, verified, since: since(snapshot, "b"),
+    )
+    world.breaks_after = command
+    with pytest.raises(MirrorBroken):
+        world.begin("/run/v0-0.map")
+    assert world.asked[world.asked.index(command) + 1 :] == closes and world.sent is None
