@@ -148,10 +148,10 @@ def await_end(m: "Migration", disk: "Disk") -> None:
         return bool(copy["state"] == "done")
 
     waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
-    _require_same_images(m, disk)
+    require_same_images(m, disk)
 
 
-def _require_same_images(m: "Migration", disk: "Disk") -> None:
+def require_same_images(m: "Migration", disk: "Disk") -> None:
     """Of a disk that is on images which are not ours: that the images are those still that its
     tapdisk has opened. Raises MirrorBroken.
 
