@@ -158,7 +158,7 @@ def await_end(m: "Migration", disk: "Disk") -> None:
 
     waiting.until(done, COPY_TIMEOUT, "copy of %s" % disk.key, POLL)
     _require_there(m, disk)
-    _require_same_images(m, disk)
+    require_same_images(m, disk)
 
 
 def _require_there(m: "Migration", disk: "Disk") -> None:
@@ -174,7 +174,7 @@ def _require_there(m: "Migration", disk: "Disk") -> None:
         raise CopyFailed(disk.key, gone)
 
 
-def _require_same_images(m: "Migration", disk: "Disk") -> None:
+def require_same_images(m: "Migration", disk: "Disk") -> None:
     """Of a disk that is on images which are not ours: that the images are those still that its
     tapdisk has opened. Raises MirrorBroken.
 

@@ -24,7 +24,7 @@ from storage_motion.migration import (
     xenopsd_leftovers,
 )
 from storage_motion.migration.move_watch import MoveWatch
-from storage_motion.migration.phases import claim, ha_protection, receive, remap
+from storage_motion.migration.phases import claim, copying, ha_protection, receive, remap
 from storage_motion.plan import changes, installed
 from storage_motion.switch import disk_switch, gate, pool_lock, source_lock, whereabouts
 from storage_motion.xapi import receiving_host, repeated, xenops
@@ -90,6 +90,9 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     if m.receiving_host is None:
         receiving_host.ask_again(m)
     changes.require_none(m)
+    for disk in m.plan.disks:
+        # a collector that has merged below it since has taken half of its gate away, too
+        copying.require_same_images(m, disk)
     installed.require_again(m)
     if not m.plan.cross_pool and not m.plan.same_host:
         xapi_verdict.ask_again(m)

@@ -293,6 +293,19 @@ def test_a_destination_that_has_another_version_by_now_is_not_sent_it(monkeypatc
     assert "it has version 9 of" in raised.value.details[1] and "xenops_task" not in world.entry
 
 
+def test_a_disk_below_which_sm_has_merged_others_images_is_done_again_first(monkeypatch):
+    world, looked = World(monkeypatch, []), []
+
+    def require(m, disk):
+        looked.append(disk.key)
+        raise MirrorBroken(disk.key, "SM has merged")
+
+    monkeypatch.setattr(move.copying, "require_same_images", require)
+    with pytest.raises(MirrorBroken):
+        move.move(world)
+    assert looked == [world.plan.disks[0].key] and "xenops_task" not in world.entry
+
+
 def test_a_host_that_does_not_take_the_vm_any_more_is_not_sent_it(monkeypatch):
     world = world_of(monkeypatch, PENDING)
     world.plan = make_plan(kind="in-pool", destination_host="h2")
