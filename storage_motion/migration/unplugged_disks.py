@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The disks that a running VM has not plugged: kept closed from before they are copied until they
-are handed over, which is before the VM moves. And those of a halted VM that is copied
-(phases/copied_vm.py): to the end, and then they are its own again.
+"""The disks that nobody uses: those of a halted VM, and those that a running one has not plugged.
+They are kept closed from before they are copied until they are handed over, which is before the VM
+moves; those of a VM that is copied (phases/copied_vm.py) to the end, and then they are its own
+again.
 
 xapi lets nobody forbid a VBD.plug, and forgets, with its database, that a VM is not to be started.
 Who opened one behind its copy, wrote and closed it would leave no trace, and the destination would

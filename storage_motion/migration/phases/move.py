@@ -3,7 +3,7 @@
 through the switch."""
 
 import logging
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import XenAPI
 
@@ -101,7 +101,7 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     xenopsd_leftovers.keep(m, here)
     pool_lock.put(m)
     _stand_by(m)  # before the locks, behind which a guest that reboots would wait
-    _protect(m, lambda disk: _begin_lock(m, disk))
+    _protect(m)
     maps = _maps(m)
     # with a session of now: a xapi that was restarted knows no other
     receiving_host.ask_again(m)
@@ -156,13 +156,13 @@ def _ask(m: "Migration", here: xenops.Xenops, maps: Tuple[Dict[str, str], Dict[s
     raise AssertionError("the last try answers or raises")
 
 
-def _protect(m: "Migration", begin_lock: Callable[["Disk"], None]) -> None:
+def _protect(m: "Migration") -> None:
     """Have on disk what keeps the VM from being started on a stale disk, or forgotten, before it
     may leave. The guest runs on meanwhile."""
 
     def put() -> None:
         claim.put_back(m)
-        waiting.at_once(begin_lock, m.plan.disks)
+        waiting.at_once(lambda disk: _begin_lock(m, disk), m.plan.disks)
         if m.plan.live and m.plan.cross_pool:
             remap.keep_live(m)
 
@@ -172,9 +172,9 @@ def _protect(m: "Migration", begin_lock: Callable[["Disk"], None]) -> None:
 
 
 def _begin_lock(m: "Migration", disk: "Disk") -> None:
-    """Raises MirrorBroken where a disk that is not plugged has not been kept closed: the lock would
+    """Raises MirrorBroken where a disk that nobody uses has not been kept closed: the lock would
     hide that."""
-    if disk.unplugged and not disk_switch.has_begun(m, disk):
+    if m.plan.keeps_closed(disk) and not disk_switch.has_begun(m, disk):
         unplugged_disks.require_kept(m, disk)
     source_lock.begin(m, disk)
 
@@ -199,10 +199,8 @@ def hand_over(m: "Migration") -> None:
     changes.require_none(m)
     installed.require_again(m)
     pool_lock.put(m)
-    _protect(m, lambda disk: source_lock.begin_when_relinked(m, disk))
-    for disk in m.plan.disks:
-        one = disk_switch.of_disk(m, disk)
-        waiting.until(one.advance, gate.SETTLE_TIMEOUT, "hand-over of %s" % disk.key)
+    _protect(m)
+    unplugged_disks.hand_over(m)
 
 
 def _maps(m: "Migration") -> Tuple[Dict[str, str], Dict[str, str]]:

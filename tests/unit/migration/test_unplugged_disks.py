@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A disk that a running VM has not plugged: what keeps it closed, and what it says when somebody
-may have been in."""
+"""A disk that a running VM has not plugged, or a halted VM has: what keeps it closed, and what it
+says when somebody may have been in."""
 
 import types
 
@@ -22,12 +22,12 @@ class World:
 
     id = "m"
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, live):
         self.pool = self.source = FakePool("A")
         self._vdi = add_vdi(self.pool, "OpaqueRef:sr", sm_config={})
         plan = make_plan()
-        self.one = plan.disks[0]._replace(unplugged=True)
-        self.plan = plan._replace(disks=[self.one])
+        self.one = plan.disks[0]._replace(unplugged=live)
+        self.plan = plan._replace(disks=[self.one], live=live)
         self.entry = {"disks": {"k": {}}}
         self.notes = []
         monkeypatch.setattr(durable.database, "sync", FakePool.sync)
@@ -51,9 +51,9 @@ class World:
         return self._vdi
 
 
-@pytest.fixture
-def world(monkeypatch):
-    return World(monkeypatch)
+@pytest.fixture(params=[True, False], ids=["unplugged", "halted"])
+def world(request, monkeypatch):
+    return World(monkeypatch, request.param)
 
 
 def closed(world):
