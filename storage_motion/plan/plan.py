@@ -142,7 +142,7 @@ class Plan(NamedTuple):
     def keeps_closed(self, disk: Disk) -> bool:
         """Whether nobody uses a disk, and nobody may begin to, from its copy on until it is handed
         over, or, where the VM stays, to the end (migration/unplugged_disks.py)."""
-        return disk.unplugged or not self.live
+        return not disk.snapshot and (disk.unplugged or not self.live)
 
     def uses(self, disk: Disk) -> bool:
         """Whether the VM runs, and has a disk open: not that of a snapshot."""

@@ -172,3 +172,9 @@ def test_one_that_was_not_kept_closed_is_made_anew_though_its_copy_is_sound(
     )
     sync.clear_broken(world)
     assert renewed == anew
+
+
+def test_the_disk_of_a_snapshot_is_not_kept_closed(world):
+    """Others may read it, as we do for the next one that is based on it; nobody writes to it."""
+    assert world.plan.keeps_closed(world.one)
+    assert not world.plan.keeps_closed(world.one._replace(snapshot="s", unplugged=False))

@@ -115,6 +115,16 @@ def test_the_nearest_and_of_these_the_latest(world):
     assert world.base()[0] == more, "which has more in common"
 
 
+@pytest.mark.parametrize("holds, found", [(GIB // 2, True), (GIB // 2 - 1, False)])
+def test_of_a_disk_that_holds_little_all_is_sent_and_not_all_compared(world, holds, found):
+    uuid = uuid_of(world.b, "VDI", world.candidate)
+    world.note(world.vdi(0))
+    world.disk["physical_utilisation"] = str(holds)
+    world.a.tables["VDI"][world.image]["physical_utilisation"] = "0"
+    assert world.base()[0] == (uuid if found else "")
+    assert world.base(**{"base:" + world.vdi(0): uuid})[0] == uuid, "as somebody wants it"
+
+
 def test_none_is_looked_for_if_nobody_wants_it(world):
     world.note(world.vdi(0))
     assert world.base(base="none") == ("", "")
