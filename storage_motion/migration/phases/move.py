@@ -162,6 +162,7 @@ def _protect(m: "Migration", begin_lock: Callable[["Disk"], None]) -> None:
         waiting.at_once(begin_lock, m.plan.disks)
         if m.plan.live and m.plan.cross_pool:
             remap.keep_live(m)
+        receive.tell_owed(m)
 
     durable.keep(
         (m.source, m.destination), put, lambda: _unprotected(m), "what protects VM %s" % m.plan.vm
