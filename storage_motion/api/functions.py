@@ -167,6 +167,18 @@ FUNCTIONS: Dict[str, Function] = {
         THIS,
         at_destination.receive_give,
     ),
+    "receive-owed": Function(
+        "for the source: what the VM is to get back in the end, should the source never come back",
+        Takes(
+            (
+                MIGRATION,
+                Argument("ha-restart-priority", "what it had in HA: restart, best-effort or none"),
+                Argument("vdis", "a JSON list of the disks whose changed blocks were tracked"),
+            ),
+            (("migration",), ("vdis",)),
+        ),
+        at_destination.receive_owed,
+    ),
     "receive-status": Function(
         "for the source: the new disks and their gates", THIS, at_destination.receive_status
     ),

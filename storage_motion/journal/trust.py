@@ -38,6 +38,7 @@ MAY_LACK: Dict[str, Any] = {
 }
 SOURCE_DISK: Dict[str, Kinds] = {"state": TEXT}
 AT_DESTINATION: Dict[str, Kinds] = {"srs": (list,), "receivers": (list,)}
+OWED: Dict[str, Kinds] = {"ha_restart_priority": TEXT, "tracked": (list,)}
 RECEIVED_DISK: Dict[str, Kinds] = {
     "vdi": MAYBE_TEXT,
     "sr": TEXT,
@@ -128,6 +129,9 @@ def _receiving(entry: Dict[str, Any]) -> str:
         _lacking(entry, AT_DESTINATION)
         or _each("srs", entry["srs"], str)
         or _process(entry.get("busy"))
+        or "owed" in entry
+        and (_lacking(entry["owed"], OWED) or _each("tracked", entry["owed"]["tracked"], str))
+        or ""
     )
     for disk in entry["disks"].values() if not wrong else ():
         wrong = wrong or _lacking(disk, RECEIVED_DISK)

@@ -24,6 +24,7 @@ import XenAPI
 from storage_motion.dom0 import gate_notes
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import (
+    BadArguments,
     GateOpen,
     ImageLeft,
     JournalNotWritten,
@@ -46,6 +47,7 @@ from storage_motion.sm.disks.record import Record
 from storage_motion.switch import gate, stale_activation
 from storage_motion.xapi.records import Records
 
+PRIORITIES = ("", "best-effort", "restart")  # of HA (xapi, constants.ml)
 REFUSED_FOR = 24 * 3600.0  # seconds for which it is remembered that a migration is not to begin
 
 log = logging.getLogger("sxm")
@@ -218,6 +220,19 @@ def receive_give(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, 
             of = received_snapshots.owner_of(session, entry, disk)
             received_snapshots.mark(session, vdi, disk, of)
         received_vdis.manage(session, vdi)
+    return {}
+
+
+def receive_owed(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """Note what the source has taken off the VM for the move, and gives back in the end: what HA
+    did for it, and which of its new disks are to have their changed blocks tracked. Nobody but its
+    journal knows, and that host may never come back. Idempotent."""
+    entry = Journal.load(journal.check_id(given.get("migration", "")), RECEIVING)
+    priority = given.get("ha-restart-priority", "")
+    if priority not in PRIORITIES:
+        raise BadArguments("ha-restart-priority: %r is not one" % priority[:64])
+    tracked = wanted_disks.uuids(given["vdis"])
+    entry.write(owed={"ha_restart_priority": priority, "tracked": tracked})
     return {}
 
 

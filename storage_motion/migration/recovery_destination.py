@@ -31,7 +31,9 @@ def recover(
     if receiving_calls.refused(entry):
         return None
     if arrival.read(migration):
-        raise Waits("a recovery at the source: the VM has run here, as this host has noted")
+        raise Waits(
+            "a recovery at the source: the VM has run here, as this host has noted" + _owed(entry)
+        )
     for known in [entry.entry.get("busy")] + [one["process"] for one in entry.entry["receivers"]]:
         process = Process.from_json(known)
         if process is not None and process.alive():
@@ -52,8 +54,8 @@ def recover(
     ]
     if open_there:
         raise Waits(
-            "a recovery at the source: the VM may be here, as the gate of %s has been opened"
-            % ", ".join(open_there)
+            "a recovery at the source: the VM may be here, as the gate of %s has been opened%s"
+            % (", ".join(open_there), _owed(entry))
         )
     age = min(time.time() - entry.entry["updated"], _uptime())
     if not given.get("migration") and age < ORPHAN_BOUND:
@@ -66,6 +68,18 @@ def recover(
         "outcome": recovery_decision.TAKEN_BACK,
         "why": "its receiver is gone and every gate is shut: the VM cannot be here",
     }
+
+
+def _owed(entry: Journal) -> str:
+    """What the source has yet to give back to the VM, in words for who knows that it never will."""
+    owed = entry.entry.get("owed", {"ha_restart_priority": "", "tracked": []})
+    commands = ["xe vdi-enable-cbt uuid=%s" % uuid for uuid in owed["tracked"]]
+    if owed["ha_restart_priority"]:
+        found = (entry.entry["vm"], owed["ha_restart_priority"])
+        commands.insert(0, "xe vm-param-set uuid=%s ha-restart-priority=%s" % found)
+    if not commands:
+        return ""
+    return "; if the source is lost, nobody gives back what the VM had: %s" % "; ".join(commands)
 
 
 def _shut(session: "XenAPI.Session", uuid: str) -> bool:

@@ -66,6 +66,7 @@ REPEATABLE_OF_OURS = (
     "receive-abort",
     "receive-give",
     "receive-keep",
+    "receive-owed",
     "receive-end",
     "receive-track",
     "lost-snapshots",

@@ -165,6 +165,7 @@ def _protect(m: "Migration") -> None:
         waiting.at_once(lambda disk: _begin_lock(m, disk), m.plan.disks)
         if m.plan.live and m.plan.cross_pool:
             remap.keep_live(m)
+        receive.tell_owed(m)
 
     durable.keep(
         (m.source, m.destination), put, lambda: _unprotected(m), "what protects VM %s" % m.plan.vm

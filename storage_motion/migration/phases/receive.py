@@ -155,6 +155,16 @@ def _take(m: "Migration", disks: Sequence["Disk"], text: str) -> None:
             )
 
 
+def tell_owed(m: "Migration") -> None:
+    """Have the destination know what the VM is to get back in the end, before it may leave: if this
+    host never comes back nobody else knows."""
+    tracked = [m.disk(key)["destination_vdi"] for key in m.entry.get("cbt_disabled", [])]
+    priority = m.entry.get("ha_restart_priority", "")
+    if tracked or priority:
+        wanted = {"ha-restart-priority": priority, "vdis": json.dumps(tracked)}
+        m.plugin("receive-owed", **wanted)
+
+
 def give(m: "Migration") -> None:
     """Have the new disks be the VM's for xapi, too: until then it refuses them to everybody."""
     m.plugin("receive-give")

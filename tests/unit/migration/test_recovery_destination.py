@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from fake_destination import ID, KEYS, nothing_left, open_gate
+from fake_destination import ID, KEYS, VM, nothing_left, open_gate
 from storage_motion.dom0 import gate_notes
 from storage_motion.dom0.launch import Process
-from storage_motion.errors import TimedOut
+from storage_motion.errors import BadArguments, JournalError, TimedOut
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import (
@@ -161,3 +161,41 @@ def test_within_a_pool_the_sources_journal_decides(left_alone, monkeypatch):
     (answer,) = recovery.recover(left_alone.pool, {})["migrations"]
     assert (answer["side"], answer["outcome"]) == ("source", recovery_decision.WAITING)
     assert len(left_alone.vdis()) == 2
+
+
+OWED = {"ha_restart_priority": "restart", "tracked": [KEYS[0]]}
+
+
+def owe(destination, **changes):
+    given = {"migration": ID, "ha-restart-priority": "restart", "vdis": '["%s"]' % KEYS[0]}
+    return at_destination.receive_owed(destination.pool, dict(given, **changes))
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_what_a_source_that_is_lost_owes_the_vm_is_told(left_alone, has_run, monkeypatch):
+    """Only its journal knew it."""
+    owe(left_alone)
+    assert Journal.load(ID, journal.RECEIVING).entry["owed"] == OWED
+    open_gate(left_alone)
+    monkeypatch.setattr(recovery_destination.arrival, "read", lambda migration: has_run)
+    assert waits(
+        left_alone,
+        "xe vm-param-set uuid=%s ha-restart-priority=restart; xe vdi-enable-cbt uuid=%s"
+        % (VM, KEYS[0]),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ha-restart-priority": "x; reboot"}, {"vdis": "x"}, {"vdis": '["x"]'}]
+)
+def test_what_another_pool_says_is_owed_is_checked(left_alone, changes):
+    with pytest.raises(BadArguments):
+        owe(left_alone, **changes)
+    assert "owed" not in Journal.load(ID, journal.RECEIVING).entry
+
+
+@pytest.mark.parametrize("owed", [None, {}, dict(OWED, tracked=[1]), dict(OWED, tracked="x")])
+def test_an_odd_one_is_no_journal(left_alone, owed):
+    Journal.load(ID, journal.RECEIVING).write(owed=owed)
+    with pytest.raises(JournalError):
+        Journal.load(ID, journal.RECEIVING)

@@ -51,6 +51,21 @@ def test_it_moves(monkeypatch):
     )
 
 
+def test_the_destination_knows_what_is_owed_to_the_vm_before_that_leaves(monkeypatch):
+    world, told = world_of(monkeypatch, PENDING, "suspend", PENDING, "arrive"), []
+    world.entry.update(ha_restart_priority="restart", cbt_disabled=["k"])
+    plugin = world.plugin
+
+    def tell(function, **arguments):
+        if function == "receive-owed":
+            told.append((arguments, world.entry.get("xenops_task")))
+        return plugin(function, **arguments)
+
+    monkeypatch.setattr(world, "plugin", tell)
+    move.move(world)
+    assert told == [({"ha-restart-priority": "restart", "vdis": '["d"]'}, None)]
+
+
 def test_a_broken_mirror_stops_it_before_the_suspend(monkeypatch):
     world = world_of(monkeypatch, PENDING, PENDING, FAILED)
     world.told = {"state": "broken", "clean": False, "error": "cut"}
