@@ -134,9 +134,7 @@ def _may_be_opened(records: Records, vdi: Dict[str, Any]) -> bool:
     return not (vdi["is_a_snapshot"] or kept)
 
 
-def _vbds(
-    records: Records, vdi: Dict[str, Any]
-) -> List[Tuple[Dict[str, Any], Dict[str, Any]]]:
+def _vbds(records: Records, vdi: Dict[str, Any]) -> List[Tuple[Dict[str, Any], Dict[str, Any]]]:
     """[(VBD, its VM)] of a VDI, as records, but for those that are gone."""
     vbds = [records.of("VBD", ref) for ref in vdi["VBDs"]]
     found = [(vbd, records.of("VM", vbd["VM"])) for vbd in vbds if vbd]

@@ -8,10 +8,11 @@ import pytest
 
 from fake_destination import ID, KEYS, receive_renew
 from fake_pool import GIB, add_vdi, add_vm, by_name, failure, uuid_of
+from storage_motion.dom0 import gate_notes
 from storage_motion.errors import GateOpen, ImageLeft
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import at_destination
+from storage_motion.migration import at_destination, recovery, recovery_decision
 from storage_motion.sm import marks
 
 CONFIG = {"theirs": "x", "content_id": "c"}
@@ -250,6 +251,53 @@ def test_the_end_leaves_what_was_there(base):
     at_destination.receive_end(base.destination.pool, {"migration": ID})
     assert base.is_as_it_was() and base.clones() == [ref]
     assert base.destination.vdis()[ref]["managed"] and made["vdi"]
+
+
+def recover(base):
+    """The answer of a recovery at the destination, where no source comes any more."""
+    entry = base.entry
+    entry.write(receivers=[], busy=None)
+    (answer,) = recovery.recover(base.destination.pool, {"migration": ID})["migrations"]
+    return answer
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_half_a_gate_is_made_whole_by_a_recovery_which_takes_all_away(base, second):
+    """The collector has taken `relinking`: of the clone, or of a disk on it."""
+    base.receive()
+    (ref,) = base.clones()
+    config = base.destination.vdis()[ref]["sm_config"]
+    del config[marks.RELINKING]
+    if second:
+        entry = base.entry
+        other = dict(entry.entry["disks"][KEYS[0]])
+        entry.entry["disks"][KEYS[0]]["cloned_from"] = None
+        entry.entry["disks"][KEYS[1]] = dict(other, vdi=None, shut=False, base=KEYS[0])
+        entry.write()
+    answer = recover(base)
+    assert answer["outcome"] == recovery_decision.TAKEN_BACK, answer
+    assert base.clones() == [] and base.is_as_it_was()
+
+
+@pytest.mark.parametrize(
+    "config, noted",
+    [
+        ({marks.PAUSED: marks.SHUT}, True),
+        ({marks.PAUSED: marks.SHUT, marks.HOST + "OpaqueRef:1": "RW"}, False),
+        ({marks.PAUSED: marks.SHUT, marks.RELINKING: marks.RELINKED_BY_SM}, False),
+        ({marks.PAUSED: marks.PAUSED_BY_SM}, False),
+        ({}, False),
+    ],
+)
+def test_nor_is_any_other_that_is_not_whole(base, config, noted):
+    made = base.receive()
+    (ref,) = base.clones()
+    base.destination.vdis()[ref]["sm_config"] = dict(config)
+    if noted:
+        gate_notes.note(made["vdi"])
+    answer = recover(base)
+    assert answer["outcome"] == recovery_decision.WAITING and "the gate of" in answer["why"]
+    assert base.destination.vdis()[ref]["sm_config"] == config
 
 
 @pytest.mark.parametrize("left, good", [({marks.PAUSED: marks.SHUT}, True), ({}, False)])
