@@ -204,7 +204,7 @@ def reopen(session: "XenAPI.Session", entry: Journal, key: str) -> Dict[str, Any
     sr, vdi = session.xenapi.SR.get_by_uuid(disk["sr"]), session.xenapi.VDI.get_by_uuid(disk["vdi"])
     config = session.xenapi.VDI.get_sm_config(vdi)
     ours = session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration
-    shut = gate.is_shut(config) or _is_shut_beside_collector(disk, config)
+    shut = gate.is_shut(config) or _is_shut_beside_collector(entry, disk, config)
     if not ours or not shut or gate.active(config):
         raise GateOpen(migration, disk["vdi"])
     closed = smapi.call(session, sr, "vdi_receive_abort", vdi_ref=vdi, timeout=SM_TIMEOUT)
@@ -218,13 +218,24 @@ def reopen(session: "XenAPI.Session", entry: Journal, key: str) -> Dict[str, Any
     return _record(entry.entry["disks"][key], opened, images)
 
 
-def _is_shut_beside_collector(disk: Dict[str, Any], config: Dict[str, str]) -> bool:
+def mend_gate(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any], vdi: str) -> None:
+    """Make the gate of a disk (its entry in the journal; a ref) whole of which SM has taken half
+    while it was shut. Nothing of a `finish` may be under way."""
+    gate.mend(session, vdi)
+    config = session.xenapi.VDI.get_sm_config(vdi)
+    if _is_shut_beside_collector(entry, disk, config) and not gate.active(config):
+        gate.put(session.xenapi.VDI, vdi, marks.RELINKING, marks.SHUT)
+
+
+def _is_shut_beside_collector(entry: Journal, disk: Dict[str, Any], config: Dict[str, str]) -> bool:
     """Whether only half of a gate is there, as SM's collector leaves it that has merged images of
-    others below the disk: it takes `relinking` for its own (cleanup.py, _tagChildrenForRelink)."""
+    others below the disk: it takes `relinking` for its own (cleanup.py, _tagChildrenForRelink).
+    Others' images are below each disk of a chain whose first is a clone of somebody's VDI."""
     return (
-        bool(disk.get("cloned_from"))
+        any(one.get("cloned_from") for one in entry.entry["disks"].values())
         and not gate_notes.noted(disk["vdi"])
         and config.get(marks.PAUSED) == marks.SHUT
+        and config.get(marks.RELINKING) in (None, marks.SHUT)
     )
 
 

@@ -10,7 +10,12 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import Waits
 from storage_motion.journal import arrival, journal, receiving
 from storage_motion.journal.journal import RECEIVING, SOURCE, Journal
-from storage_motion.migration import at_destination, receiving_calls, recovery_decision
+from storage_motion.migration import (
+    at_destination,
+    received_vdis,
+    receiving_calls,
+    recovery_decision,
+)
 from storage_motion.sm import smapi
 from storage_motion.switch import gate
 from storage_motion.wire.service import ORPHAN_BOUND
@@ -46,7 +51,7 @@ def recover(
     for disk in entry.entry["disks"].values():
         there = disk["shut"] and Records(session).ref("VDI", disk["vdi"])
         if there:
-            gate.mend(session, there)
+            received_vdis.mend_gate(session, entry, disk, there)
     open_there = [
         disk["vdi"]
         for disk in receiving.of_vm(entry.entry).values()

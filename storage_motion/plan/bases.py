@@ -18,7 +18,7 @@ from storage_motion.plan import chains, checks, formats, room
 from storage_motion.plan.inquiry import Inquiry
 from storage_motion.plan.plan import Disk, Plan
 from storage_motion.sm import marks
-from storage_motion.xapi.records import NULL, Records
+from storage_motion.xapi.records import Records
 
 ARGUMENT = "base"
 # Key in a VDI's other_config: when it was sent, in seconds since the epoch, and UUIDs, the most
@@ -33,6 +33,8 @@ CONTENTS = "content_id"  # of xapi's, in other_config (storage_smapiv1.ml)
 
 # Operations of others that xapi lets a clone go beside, or has it wait for a moment.
 SHORT = {"copy", "clone", "snapshot"}
+# Operations of a VM in which its disks are opened, or will be at once.
+OPENING = {"start", "start_on", "resume", "resume_on"}
 
 UNFIT = "VDI %s (%s) %s"
 NO_ROOM = (
@@ -59,9 +61,9 @@ def unfit(records: Records, vdi: Dict[str, Any], wanted: Wanted) -> str:
     xapi clones what it manages, plugged or not (xapi_vdi.ml, check_operation_error); but SM looks
     for who has it open at a snapshot only (LVHDSR.py, _snapshot), and clones no raw volume. Of a
     QCOW2 on LVM the collector may take an image away, on the SR's master, that our tapdisk reads
-    yet when the guest writes a part of a cluster."""
+    yet when the guest writes a part of a cluster. On LVM of several hosts none is taken that a VM
+    could be started with in that moment (`_may_be_opened`)."""
     config = vdi["sm_config"]
-    vbds = [records.of("VBD", ref) for ref in vdi["VBDs"] if ref != NULL]
     on_lvm = records.of("SR", vdi["SR"])["type"] in formats.ON_LVM
     for wrong, text in (
         (not vdi["managed"], "is not managed by xapi"),
@@ -78,11 +80,7 @@ def unfit(records: Records, vdi: Dict[str, Any], wanted: Wanted) -> str:
             wanted.image_format and formats.of(vdi) not in ("", wanted.image_format),
             "is not in the format asked for",
         ),
-        (
-            any(vbd and vbd["currently_attached"] for vbd in vbds)
-            or any(key.startswith(marks.HOST) for key in config),
-            "is in use",
-        ),
+        (users(records, vdi), "is in use"),
         (
             set(vdi["current_operations"].values()) - SHORT
             or checks.CLAIM in vdi["other_config"]
@@ -91,6 +89,11 @@ def unfit(records: Records, vdi: Dict[str, Any], wanted: Wanted) -> str:
         ),
         (on_lvm and formats.of(vdi) == formats.QCOW2, "is QCOW2 on LVM"),
         (
+            is_on_lvm_of_several(records, vdi) and _may_be_opened(records, vdi),
+            "may be opened on another host meanwhile: it is on LVM, and neither a snapshot nor a "
+            "template's",
+        ),
+        (
             len(chains.of(records, vdi)) + wanted.links >= chains.LONGEST,
             "has too many images below it",
         ),
@@ -98,6 +101,47 @@ def unfit(records: Records, vdi: Dict[str, Any], wanted: Wanted) -> str:
         if wrong:
             return UNFIT % (vdi["uuid"], vdi["name_label"], text)
     return ""
+
+
+def users(records: Records, vdi: Dict[str, Any]) -> List[str]:
+    """Who has a VDI (its record) open, or is about to, in words. A VM that starts has its volume
+    mapped (SM's attach) before anything but the VM's own operation shows it."""
+    found = [
+        "VM %s (%s)" % (vm["uuid"], vm["name_label"])
+        for vbd, vm in _vbds(records, vdi)
+        if vbd["currently_attached"]
+        or vbd["current_operations"]
+        or OPENING & set(vm["current_operations"].values())
+    ]
+    hosts = [key[len(marks.HOST) :] for key in vdi["sm_config"] if key.startswith(marks.HOST)]
+    known = [(ref, records.of("host", ref)) for ref in hosts]
+    return sorted(set(found)) + [
+        "host %s" % (host["name_label"] if host else ref) for ref, host in sorted(known)
+    ]
+
+
+def is_on_lvm_of_several(records: Records, vdi: Dict[str, Any]) -> bool:
+    """Whether a VDI (its record) is a volume that more than one host may have mapped. SM's clone
+    renames that of the VDI, and has it be the image below both; it tells other hosts so at a
+    snapshot only (LVHDSR.py, _snapshot: hostRefs). One that has it mapped already would write into
+    the image that is shared then."""
+    sr = records.of("SR", vdi["SR"])
+    return sr["type"] in formats.ON_LVM and len(sr["PBDs"]) > 1
+
+
+def _may_be_opened(records: Records, vdi: Dict[str, Any]) -> bool:
+    """Whether a VM may be started with it, or it is attached to one, while it is cloned. Not if it
+    is a snapshot, or if templates and snapshots have it, and nobody else: these do not start."""
+    having = [vm for _, vm in _vbds(records, vdi)]
+    kept = having and all(vm["is_a_template"] or vm["is_a_snapshot"] for vm in having)
+    return not (vdi["is_a_snapshot"] or kept)
+
+
+def _vbds(records: Records, vdi: Dict[str, Any]) -> List[Tuple[Dict[str, Any], Dict[str, Any]]]:
+    """[(VBD, its VM)] of a VDI, as records, but for those that are gone."""
+    vbds = [records.of("VBD", ref) for ref in vdi["VBDs"]]
+    found = [(vbd, records.of("VM", vbd["VM"])) for vbd in vbds if vbd]
+    return [(vbd, vm) for vbd, vm in found if vm]
 
 
 def find(
@@ -181,12 +225,7 @@ class _Vdis:
         return sorted(set(found), key=found.index)
 
     def _of_template(self, vdi: Dict[str, Any]) -> bool:
-        for ref in vdi["VBDs"]:
-            vbd = self._records.of("VBD", ref)
-            vm = vbd and self._records.of("VM", vbd["VM"])
-            if vm and vm["is_a_template"]:
-                return True
-        return False
+        return any(vm["is_a_template"] for _, vm in _vbds(self._records, vdi))
 
     def contents(self, uuids: Iterable[str]) -> List[str]:
         """What xapi has noted of the contents of those of these VDIs that are here."""

@@ -90,9 +90,7 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     if m.receiving_host is None:
         receiving_host.ask_again(m)
     changes.require_none(m)
-    for disk in m.plan.disks:
-        # a collector that has merged below it since has taken half of its gate away, too
-        copying.require_same_images(m, disk)
+    _require_same_images(m)
     installed.require_again(m)
     if not m.plan.cross_pool and not m.plan.same_host:
         xapi_verdict.ask_again(m)
@@ -115,6 +113,14 @@ def _task(m: "Migration", here: xenops.Xenops) -> Tuple[str, Optional[JournalNot
     except JournalNotWritten as error:
         return task, error  # the guest runs still, and would wait before its gates
     return task, None
+
+
+def _require_same_images(m: "Migration") -> None:
+    """Raises MirrorBroken where SM has merged images of others below a disk whose gate is shut: the
+    collector has taken half of that away, too."""
+    for disk in m.plan.disks:
+        if not disk_switch.has_begun(m, disk):
+            copying.require_same_images(m, disk)
 
 
 def _stand_by(m: "Migration") -> None:
@@ -198,6 +204,7 @@ def _unprotected(m: "Migration") -> List[str]:
 def hand_over(m: "Migration") -> None:
     """Open the gates of a halted VM's disks, each after its source is locked."""
     changes.require_none(m)
+    _require_same_images(m)
     installed.require_again(m)
     pool_lock.put(m)
     _protect(m)

@@ -260,6 +260,7 @@ def add_vm(pool, host, vdis, network, **changes):
             mode="RW",
             device="xvd" + "abcdefgh"[number],
             currently_attached=True,
+            current_operations={},
             unpluggable=True,
         )
         pool.tables["VM"][vm]["VBDs"].append(vbd)

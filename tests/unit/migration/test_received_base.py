@@ -7,11 +7,12 @@ import copy
 import pytest
 
 from fake_destination import ID, KEYS, receive_renew
-from fake_pool import GIB, add_vdi, failure, uuid_of
+from fake_pool import GIB, add_vdi, add_vm, by_name, failure, uuid_of
+from storage_motion.dom0 import gate_notes
 from storage_motion.errors import GateOpen, ImageLeft
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import at_destination
+from storage_motion.migration import at_destination, recovery, recovery_decision
 from storage_motion.sm import marks
 
 CONFIG = {"theirs": "x", "content_id": "c"}
@@ -19,10 +20,12 @@ CONFIG = {"theirs": "x", "content_id": "c"}
 
 class Base:
     """A VDI of somebody's, and what SM and xapi do when it is cloned. `fails`: "refused" by SM,
-    "away": xapi ends, and has not answered; "lost": and has not copied what its record says."""
+    "away": xapi ends, and has not answered; "lost": and has not copied what its record says;
+    "behind": xapi refuses what SM has done. `meanwhile`: is called when it is cloned."""
 
     def __init__(self, destination):
         self.destination, self.fails, self.cloned = destination, None, []
+        self.meanwhile = lambda: None
         self.ref = add_vdi(
             destination.pool,
             destination.sr,
@@ -56,9 +59,17 @@ class Base:
             **fields,
         )
         self.cloned.append(new)
+        self.meanwhile()
+        if self.fails == "behind":
+            raise failure("SR_BACKEND_FAILURE_40", "", "The SR scan failed")
         if self.fails in ("away", "lost"):
             raise failure("CANNOT_CONTACT_HOST", "x")
         return new
+
+    def is_started(self):
+        """By a VM of somebody's, on another host."""
+        network = by_name(self.destination.pool, "network", "guests")
+        add_vm(self.destination.pool, "OpaqueRef:other", [self.ref], network)
 
     def receive(self, **more):
         disk = dict(self.destination.wanted()[0], base_there=self.uuid, tags=["ours"], **more)
@@ -120,6 +131,62 @@ def test_where_it_cannot_be_cloned_the_disk_is_made_as_any_other(base, prepare, 
     base.abort()
     assert base.destination.unnamed == []
     assert [vdi["uuid"] for vdi in base.destination.vdis().values()] in ([uuid], [])
+
+
+def test_one_that_is_opened_before_the_clone_is_not_cloned(base, monkeypatch):
+    """While it is looked who else has a clone of it, and the journal is written."""
+    write = Journal.write_disks
+
+    def slowly(entry, changes):
+        write(entry, changes)
+        if any(fields.get("cloned_from") for fields in changes.values()):
+            base.is_started()
+
+    monkeypatch.setattr(Journal, "write_disks", slowly)
+    made = base.receive()
+    assert "is in use" in made["no_base"] and base.cloned == [] and made["vdi"] != base.uuid
+    assert base.entry.entry["disks"][KEYS[0]]["cloned_from"] is None
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_the_clone_of_one_that_is_opened_meanwhile_is_given_up(base, several):
+    base.meanwhile = base.is_started
+    if several:
+        sr = base.destination.pool.tables["SR"][base.destination.sr]
+        sr.update(type="lvmoiscsi", PBDs=sr["PBDs"] * 2)
+        base.record["is_a_snapshot"] = True
+    made = base.receive()
+    assert len(base.cloned) == 1 and base.clones() == []
+    (vm,) = base.destination.pool.tables["VM"].values()
+    assert "was opened while it was cloned, by VM %s (web)" % vm["uuid"] in made["no_base"]
+    assert ("shut it down now" in made["no_base"]) == several
+    disk = base.entry.entry["disks"][KEYS[0]]
+    assert disk["cloned_from"] is None and disk["vdi"] == made["vdi"] and base.record
+    base.abort()
+    assert list(base.destination.vdis()) == [base.ref] + [
+        ref for ref, vdi in base.destination.vdis().items() if vdi["name_label"] == "base copy"
+    ]
+
+
+def test_what_a_clone_that_failed_has_left_is_told(base):
+    base.fails = "behind"
+    made = base.receive()
+    (left,) = base.clones()
+    uuid = uuid_of(base.destination.pool, "VDI", left)
+    assert "The SR scan failed; SR " in made["no_base"] and uuid in made["no_base"]
+    assert made["vdi"] not in (uuid, base.uuid)
+    base.abort()
+    assert base.clones() == [left], "it may be somebody's"
+
+
+def test_nor_is_it_hidden_that_nobody_could_look(base):
+    def busy(sr):
+        raise failure("OTHER_OPERATION_IN_PROGRESS", "SR", sr)
+
+    base.fails = "behind"
+    base.destination.pool.handlers["SR.scan"] = busy
+    made = base.receive()
+    assert "is left is not known: OTHER_OPERATION_IN_PROGRESS" in made["no_base"]
 
 
 @pytest.mark.parametrize("fails", ["away", "lost"])
@@ -184,6 +251,53 @@ def test_the_end_leaves_what_was_there(base):
     at_destination.receive_end(base.destination.pool, {"migration": ID})
     assert base.is_as_it_was() and base.clones() == [ref]
     assert base.destination.vdis()[ref]["managed"] and made["vdi"]
+
+
+def recover(base):
+    """The answer of a recovery at the destination, where no source comes any more."""
+    entry = base.entry
+    entry.write(receivers=[], busy=None)
+    (answer,) = recovery.recover(base.destination.pool, {"migration": ID})["migrations"]
+    return answer
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_half_a_gate_is_made_whole_by_a_recovery_which_takes_all_away(base, second):
+    """The collector has taken `relinking`: of the clone, or of a disk on it."""
+    base.receive()
+    (ref,) = base.clones()
+    config = base.destination.vdis()[ref]["sm_config"]
+    del config[marks.RELINKING]
+    if second:
+        entry = base.entry
+        other = dict(entry.entry["disks"][KEYS[0]])
+        entry.entry["disks"][KEYS[0]]["cloned_from"] = None
+        entry.entry["disks"][KEYS[1]] = dict(other, vdi=None, shut=False, base=KEYS[0])
+        entry.write()
+    answer = recover(base)
+    assert answer["outcome"] == recovery_decision.TAKEN_BACK, answer
+    assert base.clones() == [] and base.is_as_it_was()
+
+
+@pytest.mark.parametrize(
+    "config, noted",
+    [
+        ({marks.PAUSED: marks.SHUT}, True),
+        ({marks.PAUSED: marks.SHUT, marks.HOST + "OpaqueRef:1": "RW"}, False),
+        ({marks.PAUSED: marks.SHUT, marks.RELINKING: marks.RELINKED_BY_SM}, False),
+        ({marks.PAUSED: marks.PAUSED_BY_SM}, False),
+        ({}, False),
+    ],
+)
+def test_nor_is_any_other_that_is_not_whole(base, config, noted):
+    made = base.receive()
+    (ref,) = base.clones()
+    base.destination.vdis()[ref]["sm_config"] = dict(config)
+    if noted:
+        gate_notes.note(made["vdi"])
+    answer = recover(base)
+    assert answer["outcome"] == recovery_decision.WAITING and "the gate of" in answer["why"]
+    assert base.destination.vdis()[ref]["sm_config"] == config
 
 
 @pytest.mark.parametrize("left, good", [({marks.PAUSED: marks.SHUT}, True), ({}, False)])

@@ -132,10 +132,28 @@ def test_none_is_looked_for_if_nobody_wants_it(world):
     assert is_refused(world.cross(base="some"), "base", "auto or none")
 
 
-def busy(world, **vbd):
-    other = add_vm(world.b, NULL, [world.candidate], by_name(world.b, "network", "guests"))
+def busy(world, vm=None, **vbd):
+    network = by_name(world.b, "network", "guests")
+    other = add_vm(world.b, NULL, [world.candidate], network, **vm or {})
     (ref,) = world.b.tables["VM"][other]["VBDs"]
     world.b.tables["VBD"][ref].update(vbd)
+
+
+TEMPLATE = {"is_a_template": True}
+
+
+def halted(world, vm=None, keep=False, **vbd):
+    """A VM has it, and does not run. `keep`: one more."""
+    before = world.record["VBDs"] if keep else []
+    busy(world, vm, **dict({"currently_attached": False}, **vbd))
+    world.record["VBDs"] = before + world.record["VBDs"]
+
+
+def of_several(world):
+    """The SR is LVM, and two hosts have it."""
+    on_lvm(world, "vhd")
+    sr = world.b.tables["SR"][world.there]
+    sr["PBDs"] = sr["PBDs"] + [world.b.add("PBD", **dict(world.b.get("PBD", sr["PBDs"][0])))]
 
 
 UNFIT = [
@@ -151,6 +169,8 @@ UNFIT = [
     (lambda w: w.record["sm_config"].update(type="raw"), "is raw"),
     (lambda w: w.record["sm_config"].update({"host_OpaqueRef:1": "RW"}), "is in use"),
     (lambda w: busy(w), "is in use"),
+    (lambda w: halted(w, {"current_operations": {"t": "start_on"}}), "is in use"),
+    (lambda w: halted(w, current_operations={"t": "attach"}), "is in use"),
     (lambda w: w.record["sm_config"].update(paused="true"), "is held by another operation"),
     (lambda w: w.record["sm_config"].update(relinking="True"), "is held by another operation"),
     (lambda w: w.record["other_config"].update(sxm_migration="m"), "is held by another operation"),
@@ -160,6 +180,12 @@ UNFIT = [
     ),
     (lambda w: deep(w, 28), "has too many images below it"),
     (lambda w: on_lvm(w, "qcow2"), "is QCOW2 on LVM"),
+    (lambda w: of_several(w), "may be opened on another host meanwhile"),
+    (lambda w: (of_several(w), halted(w)), "may be opened on another host meanwhile"),
+    (
+        lambda w: (of_several(w), halted(w, TEMPLATE), halted(w, keep=True)),
+        "may be opened on another host meanwhile",
+    ),
     (lambda w: w.record.update(SR=by_name(w.b, "SR", "b2-sr")), "is not in SR"),
 ]
 
@@ -196,6 +222,11 @@ def test_what_cannot_be_cloned_is_no_base_and_refused_where_it_is_named(world, p
         lambda w: w.record.update(virtual_size=str(2 * GIB + (2 << 20))),
         lambda w: deep(w, 27),
         lambda w: on_lvm(w, "vhd"),
+        lambda w: (on_lvm(w, "vhd"), halted(w)),
+        lambda w: (of_several(w), halted(w, TEMPLATE)),
+        lambda w: (of_several(w), halted(w, {"is_a_snapshot": True})),
+        lambda w: (of_several(w), w.record.update(is_a_snapshot=True)),
+        lambda w: halted(w, dict(TEMPLATE, current_operations={"t": "clone"})),
     ],
 )
 def test_one_that_is_named_needs_no_note(world, prepare):

@@ -321,6 +321,27 @@ def test_a_disk_below_which_sm_has_merged_others_images_is_done_again_first(monk
     assert looked == [world.plan.disks[0].key] and "xenops_task" not in world.entry
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_so_is_one_of_a_halted_vm_whose_gate_is_not_opened_yet(monkeypatch, begun):
+    world, done = World(monkeypatch, []), []
+
+    def require(m, disk):
+        raise MirrorBroken(disk.key, "SM has merged")
+
+    monkeypatch.setattr(move.copying, "require_same_images", require)
+    monkeypatch.setattr(move.changes, "require_none", lambda m: None)
+    monkeypatch.setattr(move, "_protect", lambda m: done.append("protected"))
+    monkeypatch.setattr(move.unplugged_disks, "hand_over", lambda m: done.append("handed over"))
+    if begun:
+        world.note("k", gate="opening")
+        move.hand_over(world)
+        assert done == ["protected", "handed over"]
+        return
+    with pytest.raises(MirrorBroken):
+        move.hand_over(world)
+    assert done == []
+
+
 def test_a_host_that_does_not_take_the_vm_any_more_is_not_sent_it(monkeypatch):
     world = world_of(monkeypatch, PENDING)
     world.plan = make_plan(kind="in-pool", destination_host="h2")
