@@ -61,6 +61,7 @@ class Copying:
         self.new = add_vdi(self.destination, "OpaqueRef:sr", uuid="d", other_config={CLAIM: ID})
         self.entry = {"disks": {self.one.key: {"destination_vdi": "d"}}, "begun": ["claim"]}
         self.receiving_host, self.cut, self.marks, self.ended, self.asked = None, [], [], [], []
+        self.warned = []
         monkeypatch.setattr(durable.database, "sync", FakePool.sync)
         monkeypatch.setattr(remap, "_document", lambda s, d, p, disks, migration: migration)
         monkeypatch.setattr(remap.metadata, "bring", self._import)
@@ -75,8 +76,14 @@ class Copying:
     record = property(lambda self: self.source.tables["VM"][self.ref])
     vms = property(lambda self: self.destination.tables.setdefault("VM", {}))
 
-    def _import(self, session, url, document, check_cpu, copy):
+    def _import(self, session, url, document, check_cpu, copy, asked):
         assert copy, "else it would be the VM itself"
+        asked("OpaqueRef:import")
+        self._make(document)
+        if self.cut:
+            raise self.cut.pop()
+
+    def _make(self, document=ID):
         vdi = self.destination.tables["VDI"][self.new]
         vm = self.destination.add(
             "VM",
@@ -88,8 +95,6 @@ class Copying:
             other_config={CLAIM: document},
         )
         vdi["VBDs"] = [self.destination.add("VBD", VM=vm, VDI=self.new)]
-        if self.cut:
-            raise self.cut.pop()
 
     def vm(self):
         return self.ref
@@ -111,6 +116,9 @@ class Copying:
 
     def pulse(self, cancellable=True):
         pass
+
+    def warn(self, text):
+        self.warned.append(text)
 
     def plugin(self, function, **arguments):
         self.asked.append(function)
@@ -211,6 +219,52 @@ def test_taken_back_no_copy_is_there(m):
     m.entry["new_vm"] = ""
     remap.remove(m)
     assert not m.vms and not m.entry["imported"] and not m.entry["new_vm"]
+
+
+def outlives_its_worker(m, status):
+    """An import has been asked for, and goes on; its task ends by `status`, if it does, once it is
+    looked at again, or when what this returns is called."""
+    m.note(imported=True, import_task="OpaqueRef:import")
+    m.destination.tables["task"] = {"OpaqueRef:import": {"error_info": ["X"], "result": ""}}
+    looks, steps = ["pending"], [m._make] if status == "success" else []
+
+    def end():
+        while steps:
+            steps.pop()()
+
+    def get_status(task):
+        if looks or not status:
+            return looks.pop() if looks else "pending"
+        end()
+        return status
+
+    m.destination.handlers["task.get_status"] = get_status
+    return end
+
+
+@pytest.mark.parametrize("status", ["success", "failure"])
+def test_an_import_that_outlives_its_worker_is_waited_for(m, status):
+    end = outlives_its_worker(m, status)
+    remap.remove(m)
+    end()
+    assert not m.vms and not m.entry["imported"] and not m.warned
+    end = outlives_its_worker(m, status)
+    vm = remap.bring(m)
+    end()
+    assert list(m.vms) == [vm], "and no second copy"
+
+
+def test_of_an_import_that_does_not_end_the_user_is_warned(m, monkeypatch):
+    monkeypatch.setattr(remap.metadata, "IMPORT_TIMEOUT", 0.0)
+    outlives_its_worker(m, None)
+    remap.remove(m)
+    assert "sxm_migration=m in its other_config" in m.warned[0] and not m.entry["imported"]
+
+
+def test_an_import_whose_xapi_has_ended_is_over(m):
+    m.note(imported=True, import_task="OpaqueRef:gone")
+    remap.remove(m)
+    assert not m.warned and not m.entry["import_task"]
 
 
 def test_a_copy_that_has_been_started_is_not_taken_away(m):
