@@ -58,7 +58,8 @@ def receive(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     What it answers holds the token, and is for the source alone. On any failure everything is
     undone.
 
-    `vm`: the UUID of the VM that the disks are for, by which its arrival is known. `again`: the
+    `vm`: the UUID of the VM that the disks are for, by which its arrival is known; for a copy, of
+    which that is not known, the id of the migration, which no VM has. `again`: the
     source has asked before, and does not know what has come of it: whatever that has made, or makes
     yet, is taken away first."""
     found = journal.check_id(given.get("migration", ""))

@@ -79,7 +79,9 @@ def driven(entry: Dict[str, Any]) -> bool:
 
 def stays_at_the_source(entry: Dict[str, Any], direction: Direction) -> bool:
     """Whether it is certain without the other pool that the VM is at the source, and nothing of it
-    can run elsewhere."""
+    can run elsewhere; so it is of one that was copied, once all is done there."""
+    if direction.first == "let-go":
+        return True
     opening = {"move", "hand-over", "open", "adopt"}
     return direction.first is None and not opening & set(entry["begun"])
 

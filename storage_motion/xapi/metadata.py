@@ -11,7 +11,7 @@ import http.client
 import io
 import tarfile
 import urllib.parse
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional
 
 from storage_motion.errors import BadMetadata, TaskFailed, TimedOut, Unreachable
 from storage_motion.xapi import ova, tasks, transport
@@ -103,12 +103,14 @@ def bring(
     check_cpu: bool,
     dry_run: bool = False,
     copy: bool = False,
+    asked: Callable[[str], None] = lambda task: None,
 ) -> None:
     """Import `document` at the host whose xapi answers at `url` (a base URL), as a VM that arrives
     live.
 
     `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID,
-    MAC addresses and generation id; a `copy` gets new ones. Raises tasks.TaskFailed with xapi's own
+    MAC addresses and generation id; a `copy` gets new ones. `asked`: called with the task's ref
+    just before the document is sent, from when on the import may go on without us. Raises tasks.TaskFailed with xapi's own
     error, NotAsked, Unreachable, or TimedOut; XenAPI.Failure, HANDLE_INVALID of a task, where xapi
     was restarted meanwhile: then all of the VM is there, a part of it, or nothing."""
     archive = pack(document)
@@ -128,7 +130,7 @@ def bring(
         ]
     )
     try:
-        trouble = _put(url, "/import_metadata?" + query, archive)
+        trouble = _put(url, "/import_metadata?" + query, archive, lambda: asked(task))
         try:
             tasks.wait(session, task, REFUSAL_TIMEOUT if trouble else IMPORT_TIMEOUT)
         except TaskFailed as failed:
@@ -142,7 +144,7 @@ def bring(
         session.xenapi.task.destroy(task)
 
 
-def _put(url: str, path: str, body: bytes) -> Optional[str]:
+def _put(url: str, path: str, body: bytes, asked: Callable[[], None]) -> Optional[str]:
     """None, or what went wrong, in words. xapi resets the connection of an import that it refuses,
     before it has read the archive: only the task tells what came of it. Raises NotAsked where there
     was no connection."""
@@ -152,6 +154,7 @@ def _put(url: str, path: str, body: bytes) -> Optional[str]:
     except (OSError,) + NOT_XAPI as error:
         raise NotAsked(url, reason(error))
     try:
+        asked()
         connection.request("PUT", path, body=body)
         answer = connection.getresponse()
         answer.read(CHUNK)

@@ -45,6 +45,10 @@ DISTURBING = (
 )
 
 
+# A field of the journal: behind the point of no return the VM is being let go, as of a copy.
+RELEASING = "releasing"
+
+
 def claim(m: "Migration") -> None:
     """Mark the VM, take it out of HA, which would otherwise meet the blocks, then block what
     disturbs, then mark the disks, and have them tracked no more. Raises AlreadyMigrating if another
@@ -73,11 +77,11 @@ def claim(m: "Migration") -> None:
 
 def put_back(m: "Migration") -> None:
     """Put back what has gone of it, as when xapi has lost what it had not written to disk. That the
-    VM is ours the journal and its UUID say.
+    VM is ours the journal and its UUID say. Nothing, once it is being let go.
 
     Raises AlreadyMigrating if another migration has claimed it meanwhile."""
     vm = Records(m.source).ref("VM", m.plan.vm)
-    if vm is None or "claim" not in m.entry["begun"]:
+    if vm is None or "claim" not in m.entry["begun"] or m.entry.get(RELEASING):
         return
     if not blocking.add(m.source.xenapi.VM.add_to_other_config, vm, CLAIM, m.id):
         _require_ours(m, vm)

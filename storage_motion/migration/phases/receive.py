@@ -43,7 +43,8 @@ def add(m: "Migration", disks: Sequence["Disk"]) -> None:
     asked: List[bool] = []
 
     def ask() -> None:
-        arguments = {"vm": m.plan.vm, "address": m.plan.address}
+        # A VM with the original's UUID that arrives there is none of a copy's: no VM has our id.
+        arguments = {"vm": m.id if m.plan.copy else m.plan.vm, "address": m.plan.address}
         if asked and function == "receive":
             arguments["again"] = "true"
         if kept:

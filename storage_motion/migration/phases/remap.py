@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Dict, List, Optional
 
 import XenAPI
 
-from storage_motion.errors import BadMetadata, Undecided
+from storage_motion.errors import BadMetadata, TaskFailed, TimedOut, Undecided
 from storage_motion.migration.phases import arrived_vm, blocking, claim, ha_protection, snapshot_vms
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
 from storage_motion.plan.inquiry import SUSPENDED
-from storage_motion.xapi import metadata, ova, receiving_host, repeated
+from storage_motion.xapi import metadata, ova, receiving_host, repeated, tasks
 from storage_motion.xapi.records import Records
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Plan
+
+IMPORT_TASK = "import_task"  # a field of the journal: the ref of the task of a copy's import
 
 log = logging.getLogger("sxm")
 
@@ -86,6 +88,7 @@ def bring(m: "Migration") -> str:
 
 def _bring(m: "Migration") -> str:
     """One try. What a former one has left of it is taken away first, unless it is whole."""
+    _await_import(m)
     for vm in arrived_vm.find_all(m) if m.entry.get("imported") else ():
         if claim.has_blocked_arrived(m, vm):
             arrived_vm.note(m, vm)
@@ -105,6 +108,7 @@ def _bring(m: "Migration") -> str:
         document,
         m.plan.check_cpu,
         copy=m.plan.copy,
+        asked=lambda task: m.note(**{IMPORT_TASK: task}) if m.plan.copy else None,
     )
     vm = destination_vm(m)
     arrived_vm.note(m, vm)
@@ -112,6 +116,28 @@ def _bring(m: "Migration") -> str:
     snapshot_vms.block_arrived(m)
     claim.block_arrived(m, vm)  # last: by that it is known to be there as a whole
     return vm
+
+
+def _await_import(m: "Migration") -> None:
+    """Wait for the import of a copy that a former try, or a worker that was killed, has asked for:
+    only when it is over all that it makes can be found. With a bound, as xapi ends no task whose
+    document it has not got: then the user is warned of what may still come."""
+    task = m.entry.get(IMPORT_TASK)
+    if not task or m.lost:
+        return
+    try:
+        tasks.wait(m.destination, task, metadata.IMPORT_TIMEOUT)
+    except TaskFailed as failed:
+        log.info("%s: the import before came to nothing: %s", m.id, failed.details[0])
+    except TimedOut:
+        m.warn(
+            "an import of VM %s at the destination has not ended; if a VM with %s=%s in its "
+            "other_config appears there, destroy it" % (m.plan.vm, CLAIM, m.id)
+        )
+    except XenAPI.Failure as failure:
+        if failure.details[:2] != repeated.NO_TASK:
+            raise  # else it has ended, or its xapi has, and the import with that
+    m.note(**{IMPORT_TASK: None})
 
 
 def _require_tpms(m: "Migration", vm: str) -> None:
@@ -153,6 +179,7 @@ def remove(m: "Migration") -> None:
     """Take the VM's metadata out of the destination pool again. The VM does not run there
     (shut_gates.py is sure of it)."""
     if m.entry.get("imported"):
+        _await_import(m)
         for vm in arrived_vm.find_all(m):
             state = m.destination.xenapi.VM.get_power_state(vm)
             if state != "Halted":

@@ -13,8 +13,9 @@ through.
     -                               adopt    <-> give back           adopt    <-> give back
     ----------------------------- the point of no return -----------------------------
     complete
-    clean-up                        clean-up                         let-go
-    end                             end
+    clean-up                        clean-up                         keep
+    end                             end                              end-there
+    -                               -                                let-go
 
 What breaks under sync or behind it is taken up again: back to sync, by the undos; then what is
 broken is cleared away, and sync done again. So is history, which only a VM with snapshots has.
@@ -114,7 +115,9 @@ PHASES = (
     Phase("complete", "completing the move", _live, complete.complete, None, essential=True),
     Phase("clean-up", "cleaning up behind the VM", _moved, cleanup.clean_up, None),
     Phase("end", "ending", _moved, cleanup.end, None),
-    Phase("let-go", "letting go of the VM and its copy", _copied, copied_vm.end, None),
+    Phase("keep", "seeing that the copy is known", _copied, copied_vm.keep, None, essential=True),
+    Phase("end-there", "letting go of the copy", _copied, copied_vm.end_there, None),
+    Phase("let-go", "letting go of the VM", _copied, copied_vm.let_go, None),
 )
 # fmt: on
 NAMES = tuple(phase.name for phase in PHASES)

@@ -47,6 +47,7 @@ from storage_motion.migration import recovery_decision
         ({"phase": "adopt", "begun": ["hand-over", "adopt"], "live": False}, None),
         ({"phase": "open", "begun": ["open"], "live": False, "copy": True}, None),
         ({"phase": "let-go", "committed": True, "live": False, "copy": True}, "let-go"),
+        ({"phase": "end-there", "committed": True, "live": False, "copy": True}, "end-there"),
     ],
 )
 def test_decide(fields, first):
@@ -66,6 +67,11 @@ def test_whether_a_copy_has_come_to_be_the_other_pool_knows():
         known = entry(live=False, copy=True, begun=begun)
         back = recovery_decision.direction_of(known)
         assert recovery_decision.stays_at_the_source(known, back) == certain
+    for phase in ("keep", "end-there", "let-go"):
+        known = entry(live=False, copy=True, committed=True, phase=phase, begun=["adopt"])
+        forth = recovery_decision.direction_of(known)
+        # all is done there, and only the original is still to be let go
+        assert recovery_decision.stays_at_the_source(known, forth) == (phase == "let-go")
 
 
 @pytest.mark.parametrize(

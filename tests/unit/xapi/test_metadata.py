@@ -154,5 +154,21 @@ def test_a_connection_that_broke_and_a_task_that_says_nothing(monkeypatch):
 
 
 def test_nobody_there():
+    asked = []
     with pytest.raises(Unreachable, match="refused"):
-        metadata.bring(Session("pending"), "http://127.0.0.1:1", b"<value/>", True)
+        metadata.bring(
+            Session("pending"), "http://127.0.0.1:1", b"<value/>", True, asked=asked.append
+        )
+    assert asked == [], "nothing has been asked for"
+
+
+def test_the_task_is_told_before_the_document_is_sent():
+    order = []
+
+    def answer(method, path, headers, body):
+        order.append("sent")
+        return 200, b""
+
+    with serving(answer) as url:
+        metadata.bring(Session(), url, b"<value/>", True, asked=order.append)
+    assert order == ["OpaqueRef:t", "sent"]

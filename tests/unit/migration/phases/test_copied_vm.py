@@ -2,6 +2,7 @@
 """A VM that is copied: how the copy is known, what keeps the VM from being started meanwhile, and
 that at the end both are their owners'."""
 
+import copy
 import types
 
 import pytest
@@ -30,6 +31,7 @@ from storage_motion.switch import source_lock
 from tpm_document import with_tpm
 
 ID = "m"
+ENDING = (copied_vm.keep, copied_vm.end_there, copied_vm.let_go)
 CLOSED = {"paused": "sxm m", "relinking": "sxm m"}
 
 
@@ -59,6 +61,7 @@ class Copying:
         self.new = add_vdi(self.destination, "OpaqueRef:sr", uuid="d", other_config={CLAIM: ID})
         self.entry = {"disks": {self.one.key: {"destination_vdi": "d"}}, "begun": ["claim"]}
         self.receiving_host, self.cut, self.marks, self.ended, self.asked = None, [], [], [], []
+        self.warned = []
         monkeypatch.setattr(durable.database, "sync", FakePool.sync)
         monkeypatch.setattr(remap, "_document", lambda s, d, p, disks, migration: migration)
         monkeypatch.setattr(remap.metadata, "bring", self._import)
@@ -73,8 +76,14 @@ class Copying:
     record = property(lambda self: self.source.tables["VM"][self.ref])
     vms = property(lambda self: self.destination.tables.setdefault("VM", {}))
 
-    def _import(self, session, url, document, check_cpu, copy):
+    def _import(self, session, url, document, check_cpu, copy, asked):
         assert copy, "else it would be the VM itself"
+        asked("OpaqueRef:import")
+        self._make(document)
+        if self.cut:
+            raise self.cut.pop()
+
+    def _make(self, document=ID):
         vdi = self.destination.tables["VDI"][self.new]
         vm = self.destination.add(
             "VM",
@@ -86,8 +95,6 @@ class Copying:
             other_config={CLAIM: document},
         )
         vdi["VBDs"] = [self.destination.add("VBD", VM=vm, VDI=self.new)]
-        if self.cut:
-            raise self.cut.pop()
 
     def vm(self):
         return self.ref
@@ -109,6 +116,9 @@ class Copying:
 
     def pulse(self, cancellable=True):
         pass
+
+    def warn(self, text):
+        self.warned.append(text)
 
     def plugin(self, function, **arguments):
         self.asked.append(function)
@@ -136,9 +146,9 @@ def m(monkeypatch):
 
 def test_its_phases():
     names = [phase.name for phase in table.of(make_plan(live=False, copy=True))]
-    assert names == ["claim", "receive", "sync", "open", "adopt", "let-go"]
+    assert names == ["claim", "receive", "sync", "open", "adopt", "keep", "end-there", "let-go"]
     moved = [phase.name for phase in table.of(make_plan(live=False))]
-    assert not {"open", "let-go"} & set(moved) and {"hand-over", "clean-up", "end"} <= set(moved)
+    assert not {"open", "keep", "end-there", "let-go"} & set(moved) and {"hand-over", "clean-up", "end"} <= set(moved)
 
 
 def test_ha_is_not_touched_and_starting_is_refused(m):
@@ -211,6 +221,52 @@ def test_taken_back_no_copy_is_there(m):
     assert not m.vms and not m.entry["imported"] and not m.entry["new_vm"]
 
 
+def outlives_its_worker(m, status):
+    """An import has been asked for, and goes on; its task ends by `status`, if it does, once it is
+    looked at again, or when what this returns is called."""
+    m.note(imported=True, import_task="OpaqueRef:import")
+    m.destination.tables["task"] = {"OpaqueRef:import": {"error_info": ["X"], "result": ""}}
+    looks, steps = ["pending"], [m._make] if status == "success" else []
+
+    def end():
+        while steps:
+            steps.pop()()
+
+    def get_status(task):
+        if looks or not status:
+            return looks.pop() if looks else "pending"
+        end()
+        return status
+
+    m.destination.handlers["task.get_status"] = get_status
+    return end
+
+
+@pytest.mark.parametrize("status", ["success", "failure"])
+def test_an_import_that_outlives_its_worker_is_waited_for(m, status):
+    end = outlives_its_worker(m, status)
+    remap.remove(m)
+    end()
+    assert not m.vms and not m.entry["imported"] and not m.warned
+    end = outlives_its_worker(m, status)
+    vm = remap.bring(m)
+    end()
+    assert list(m.vms) == [vm], "and no second copy"
+
+
+def test_of_an_import_that_does_not_end_the_user_is_warned(m, monkeypatch):
+    monkeypatch.setattr(remap.metadata, "IMPORT_TIMEOUT", 0.0)
+    outlives_its_worker(m, None)
+    remap.remove(m)
+    assert "sxm_migration=m in its other_config" in m.warned[0] and not m.entry["imported"]
+
+
+def test_an_import_whose_xapi_has_ended_is_over(m):
+    m.note(imported=True, import_task="OpaqueRef:gone")
+    remap.remove(m)
+    assert not m.warned and not m.entry["import_task"]
+
+
 def test_a_copy_that_has_been_started_is_not_taken_away(m):
     m.vms[remap.bring(m)]["power_state"] = "Running"
     with pytest.raises(Undecided):
@@ -242,7 +298,8 @@ def test_at_the_end_both_are_as_any_others(m, monkeypatch, forgets):
             session.sync()
 
         monkeypatch.setattr(durable.database, "sync", crash_and_sync)
-    copied_vm.end(m)
+    for do in ENDING:
+        do(m)
     for pool in (m.source, m.destination):
         pool.goes_back()
     if forgets:
@@ -254,6 +311,109 @@ def test_at_the_end_both_are_as_any_others(m, monkeypatch, forgets):
     there = m.vms[vm]
     assert there["blocked_operations"] == there["other_config"] == {}
     assert m.ended == ["exit"]
+
+
+def started_elsewhere(m, vm):
+    m.vms[vm].update(power_state="Running", resident_on="OpaqueRef:elsewhere")
+
+
+def detached(m, vm):
+    m.destination.tables["VDI"][m.new].update(VBDs=[])
+
+
+def destroyed_but_for_its_disks(m, vm):
+    del m.vms[vm]
+    m.destination.tables["VDI"][m.new].update(VBDs=[])
+
+
+def destroyed(m, vm):
+    del m.vms[vm]
+    del m.destination.tables["VDI"][m.new]
+
+
+def filled_by_another_migration(m, vm):
+    m.destination.tables["VDI"][m.new].update(
+        sm_config={"paused": marks.SHUT}, managed=False, other_config={CLAIM: "another"}
+    )
+
+
+@pytest.mark.parametrize(
+    "use",
+    [started_elsewhere, detached, destroyed_but_for_its_disks, destroyed]
+    + [filled_by_another_migration],
+)
+def test_what_becomes_of_the_free_copy_keeps_nothing_from_its_end(m, monkeypatch, use):
+    m.copied()
+    copied_vm.open_disks(m)
+    vm = remap.bring(m)
+    m.destination.tables["VDI"][m.new].update(sm_config={}, managed=True)
+    m.source.sync()
+    copied_vm.keep(m)
+    copied_vm.end_there(m)
+    use(m, vm)  # the worker is killed just then
+    there = copy.deepcopy(m.destination.tables)
+    monkeypatch.setattr(copied_vm.whereabouts.gate, "open_again", None)
+    for do in ENDING:
+        do(m)
+    assert m.destination.tables == there, "nor is another copy made"
+    assert m.record["blocked_operations"] == m.record["other_config"] == {}
+    assert m.vdi["sm_config"] == m.vdi["other_config"] == {}
+
+
+def test_the_copy_is_unmarked_while_nobody_can_clone_it(m):
+    m.copied()
+    copied_vm.open_disks(m)
+    vm = m.vms[remap.bring(m)]
+    m.destination.tables["VDI"][m.new].update(sm_config={}, managed=True)
+    copied_vm.keep(m)
+    assert vm["other_config"] and set(vm["blocked_operations"]) == set(claim.DISTURBING)
+    marked = []
+
+    def remove(ref, operation):
+        marked.append(CLAIM in vm["other_config"])
+        del vm["blocked_operations"][operation]
+
+    m.destination.handlers["VM.remove_from_blocked_operations"] = remove
+    copied_vm.end_there(m)
+    assert marked == [False] * len(claim.DISTURBING)
+
+
+def test_once_the_original_is_being_let_go_no_recovery_locks_it_anew(m, monkeypatch):
+    m.copied()
+
+    def killed(m):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(copied_vm.release, "release", killed)
+    with pytest.raises(KeyboardInterrupt):
+        copied_vm.let_go(m)
+    monkeypatch.undo()
+    monkeypatch.setattr(durable.database, "sync", FakePool.sync)
+    claim.release(m)
+    claim.put_back(m)
+    assert m.record["blocked_operations"] == m.record["other_config"] == {}
+    copied_vm.let_go(m)
+    del m.source.tables["VM"][m.ref]  # by its user
+    m.source.tables["VDI"].clear()
+    copied_vm.let_go(m)
+
+
+def test_the_original_is_let_go_without_the_other_pool(m):
+    m.copied()
+    m.destination = None
+    copied_vm.let_go(m)
+    assert m.record["blocked_operations"] == m.record["other_config"] == {}
+
+
+def test_no_vm_that_arrives_there_is_taken_for_the_copy(m, monkeypatch):
+    asked = []
+    monkeypatch.setattr(receive, "_unguarded", lambda m, disks: [])
+    monkeypatch.setattr(receive, "_take", lambda m, disks, answer: None)
+    monkeypatch.setattr(receive, "_asked", lambda m, function, **given: asked.append(given["vm"]))
+    receive.begin(m)
+    m.plan = m.plan._replace(copy=False)
+    receive.begin(m)
+    assert asked == [ID, m.plan.vm]
 
 
 def test_the_document_of_a_copy_has_the_mark(m, monkeypatch):

@@ -576,7 +576,7 @@ def test_if_that_cannot_be_proven_the_vm_does_not_leave(monkeypatch):
 def test_a_vm_that_is_gone_at_the_destination_is_brought_there_again_before_it_leaves(monkeypatch):
     world, seen = world_of(monkeypatch, PENDING, FAILED), []
 
-    def bring(session, url, document, check_cpu, copy):
+    def bring(session, url, document, check_cpu, copy, asked):
         world.destination.add(
             "VM",
             uuid="v",

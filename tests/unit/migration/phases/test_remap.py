@@ -174,7 +174,7 @@ class WithTpm:
     def note(self, **fields):
         self.entry.update(fields)
 
-    def _import(self, session, url, document, check_cpu, dry_run=False, copy=False):
+    def _import(self, session, url, document, check_cpu, dry_run=False, copy=False, asked=None):
         self.sent.append((document, dry_run))
         if not dry_run:
             tpms = [self.destination.add("VTPM", uuid=uuid) for uuid in self._taken]
