@@ -220,7 +220,7 @@ def _trusted(vm: str, side: str) -> Iterator[Dict[str, Any]]:
 
 def _mirrored(vm: str) -> Iterator[str]:
     """The migrations of the VM that mirror a disk of it now, or rely on it that it has one open
-    read-only."""
+    read-only. Those that only send disks of snapshots do neither: the guest has none open."""
     for entry in _trusted(vm, SOURCE):
         if (entry["plan"]["vm"], entry["state"], entry["committed"]) == (
             vm,
@@ -228,9 +228,11 @@ def _mirrored(vm: str) -> Iterator[str]:
             False,
         ):
             live = entry["plan"]["live"]
+            frozen = {disk["key"] for disk in entry["plan"].get("history", ())}
             if any(
                 disk.get("mirror") or live and disk["state"] in ("copying", "in-sync")
-                for disk in entry["disks"].values()
+                for key, disk in entry["disks"].items()
+                if key not in frozen
             ):
                 yield entry["migration"]
 

@@ -20,11 +20,12 @@ def watch(m: "Migration") -> Dict[str, Dict[str, Any]]:
     """Look at all movers. Raises MirrorBroken for the first that is broken, or has died, or that
     the guest is about to end. Returns {key: status}."""
     found: Dict[str, Dict[str, Any]] = {}
-    why = m.guest_closes()
+    closes = m.guest_closes()
+    used = {disk.key for disk in m.plan.disks if m.plan.uses(disk)}
     mirrored = {disk.key for disk in m.plan.disks if m.plan.mirrors(disk)}
     for key in _with_movers(m):
-        if why:
-            raise MirrorBroken(key, "the guest closes the disk (%s)" % why)
+        if closes and key in used:  # one of a snapshot it cannot close
+            raise MirrorBroken(key, "the guest closes the disk (%s)" % closes)
         try:
             status = m.mover(key).status()
         except MoverFailed as error:

@@ -27,6 +27,7 @@ SOCKET = "/var/lib/xcp/xcp-rrdd"
 GET, PUT = "/vm_rrd", "/rrd"
 # rows that may have come besides, less one: hosts' clocks differ
 CLOCKS = 3
+MOST = 1000000  # data sources times archives: rrdd has some hundred of the ones, and 8 of the others
 
 
 def in_memory(vm: str) -> Optional[bytes]:
@@ -86,9 +87,9 @@ def holds(there: bytes, ours: bytes) -> bool:
     try:
         then, now = _read(ours), _read(there)
         later = (_number(b"lastupdate", ours), _number(b"lastupdate", there))
-    except (ValueError, IndexError):
+        return all(key in now and _goes_on(known, now[key], later) for key, known in then.items())
+    except (ValueError, IndexError, ArithmeticError):  # steps of 0 s, or of infinitely many
         return False
-    return all(key in now and _goes_on(known, now[key], later) for key, known in then.items())
 
 
 def _goes_on(then: _Archive, now: _Archive, updated: Tuple[int, int]) -> bool:
@@ -107,26 +108,35 @@ def _is_kept(old: float, new: float) -> bool:
 
 
 # What rrdd writes is flat enough to be looked at without a parser, which what another pool says
-# might blow up.
+# might blow up. Nothing here may take longer than in proportion to its length.
 def _read(document: bytes) -> Dict[Tuple[bytes, bytes, bytes], _Archive]:
-    """{(data source, consolidation function, steps): _Archive}. Raises ValueError, IndexError."""
+    """{(data source, consolidation function, steps): _Archive}. Raises ValueError, IndexError,
+    ArithmeticError."""
     head, *archives = document.split(b"<rra>")
     names = _texts(b"name", head)
+    if len(names) * len(archives) > MOST:
+        raise ValueError("not an RRD")
     found = {}
     for text in archives:
         cf, steps = _texts(b"cf", text)[0], _texts(b"pdp_per_row", text)[0]
         rows = [[float(value) for value in _texts(b"v", row)] for row in text.split(b"<row>")[1:]]
         for column, name in enumerate(names):
             values = [row[column] for row in rows]
-            found[name, cf, steps] = _Archive(int(steps) * _number(b"step", head), values)
+            found[name, cf, steps] = _Archive(_whole(steps) * _number(b"step", head), values)
     if not names or not found:
         raise ValueError("not an RRD")
     return found
 
 
 def _texts(tag: bytes, text: bytes) -> List[bytes]:
-    return re.findall(b"<%s>\\s*([^<]*?)\\s*</%s>" % (tag, tag), text)
+    # blanks are no part of the pattern: it would try each way to share them out
+    return [found.strip() for found in re.findall(b"<%s>([^<]*)</%s>" % (tag, tag), text)]
 
 
 def _number(tag: bytes, text: bytes) -> int:
-    return int(float(_texts(tag, text)[0]))
+    return _whole(_texts(tag, text)[0])
+
+
+def _whole(text: bytes) -> int:
+    # by way of float: int() of very many digits takes the square of their number
+    return int(float(text))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Dict, List
 
 import XenAPI
 
-from storage_motion.errors import MotionError
+from storage_motion.migration.accessory import no_more_than_warned_of
 from storage_motion.xapi import sent_messages, unanswered
 from storage_motion.xapi.records import Records
-from storage_motion.xapi.session import NOT_XAPI, reason
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
@@ -21,13 +20,12 @@ GONE = "HANDLE_INVALID"
 
 def move(m: "Migration") -> None:
     """Move those that are there still."""
-    if not m.plan.cross_pool or Records(m.source).ref("VM", m.plan.vm) is None:
+    if not m.plan.cross_pool:
         return
-    try:
+    with no_more_than_warned_of(m, lambda why: _warn(m, "the", why)):
+        if Records(m.source).ref("VM", m.plan.vm) is None:
+            return
         left = unanswered.twice((m.source, m.destination), lambda: _move(m))
-    except (XenAPI.Failure, MotionError, OSError) + NOT_XAPI as error:
-        _warn(m, "the", str(error) if isinstance(error, MotionError) else reason(error))
-    else:
         if left:
             _warn(m, "%d" % len(left), "they were sent, and are not there")
 

@@ -10,20 +10,16 @@ them: what goes wrong is warned of.
 import logging
 from typing import TYPE_CHECKING
 
-import XenAPI
-
-from storage_motion.errors import MotionError
+from storage_motion.migration.accessory import no_more_than_warned_of
 from storage_motion.migration.phases import remap
 from storage_motion.switch import whereabouts
 from storage_motion.xapi import receiving_host, rrd, unanswered
 from storage_motion.xapi.records import Records
-from storage_motion.xapi.session import NOT_XAPI, reason
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
 
 TRIES = 2
-_TROUBLE = (XenAPI.Failure, MotionError, OSError) + NOT_XAPI
 
 log = logging.getLogger("sxm")
 
@@ -32,18 +28,18 @@ def move(m: "Migration") -> None:
     """Move them, unless they are where they should be, or have moved already."""
     if m.plan.same_host or not (m.plan.live or m.plan.cross_pool):
         return  # rrdd finds the VM again by its UUID; and a file of the master's stays there
-    if Records(m.source).ref("VM", m.plan.vm) is None:
-        return
-    try:
-        arrived = unanswered.twice((m.source, m.destination), lambda: _move(m))
-        why = "they were sent, and are not there"
-    except _TROUBLE as error:
-        arrived, why = False, _why(error)
-    if not arrived:
+
+    def tell(why: str) -> None:
         m.warn(
             "the statistics (RRD) of VM %s could not be moved to host %s: %s; its history begins "
             "anew there" % (m.plan.vm_name, m.plan.destination_host_name, why)
         )
+
+    with no_more_than_warned_of(m, tell):
+        if Records(m.source).ref("VM", m.plan.vm) is None:
+            return
+        if not unanswered.twice((m.source, m.destination), lambda: _move(m)):
+            tell("they were sent, and are not there")
 
 
 def _move(m: "Migration") -> bool:
@@ -68,13 +64,15 @@ def _move(m: "Migration") -> bool:
 def _give_up(m: "Migration") -> None:
     """What the source host still has of them it would archive once a day, over what the VM has by
     then."""
-    try:
-        rrd.archive(m.source, m.source.xenapi.host.get_by_uuid(m.plan.source_host), m.plan.vm)
-    except _TROUBLE as error:
+
+    def tell(why: str) -> None:
         m.warn(
             "host %s has not given up the statistics (RRD) of VM %s, which have moved: %s; it has "
-            "them until it is booted anew" % (m.plan.source_host_name, m.plan.vm_name, _why(error))
+            "them until it is booted anew" % (m.plan.source_host_name, m.plan.vm_name, why)
         )
+
+    with no_more_than_warned_of(m, tell):
+        rrd.archive(m.source, m.source.xenapi.host.get_by_uuid(m.plan.source_host), m.plan.vm)
 
 
 def _runs(m: "Migration") -> bool:
@@ -101,7 +99,3 @@ def _bring(m: "Migration", url: str, document: bytes, archive: bool) -> bool:
         if tries_left:
             rrd.send(url, m.destination, m.plan.vm, document, archive)
     return False
-
-
-def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, MotionError) else reason(error)

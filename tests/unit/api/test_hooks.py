@@ -175,6 +175,21 @@ def test_a_guest_that_closes_its_disks_is_told_of(root, reason, mirror, fields, 
     assert closing.noted(ID) is None
 
 
+def test_a_guest_that_reboots_while_disks_of_snapshots_are_sent_is_not_told_of(root):
+    """It has none of them open: there is nothing to be made anew."""
+    one = make_plan().disks[0]
+    plan = make_plan(vm=VM, history=[one._replace(key="s", snapshot="t")])
+    entry = Journal.create(ID, **migration.initial(plan))
+    entry.entry["disks"]["s"]["state"] = "copying"
+    entry.write()
+    assert run("vm-pre-shutdown", "hard-reboot") == 0 == run("vm-pre-reboot")
+    assert closing.noted(ID) is None and not os.path.exists(resume._path(ID))
+    entry.entry["disks"]["k"]["state"] = "copying"
+    entry.write()
+    assert run("vm-pre-shutdown", "hard-reboot") == 0
+    assert closing.noted(ID) == "hard-reboot"
+
+
 def receiving(found=ID, vm=VM, **fields):
     disk = {"vdi": "n", "sr": "d", "created": True, "shut": True, "location": "n"}
     return Journal.create(

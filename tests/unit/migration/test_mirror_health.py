@@ -8,6 +8,7 @@ import types
 import pytest
 
 from fake_clock import Clock
+from fake_migration import make_plan
 from storage_motion.errors import MirrorBroken
 from storage_motion.migration import mirror_health
 
@@ -43,3 +44,30 @@ def test_what_has_fallen_silent_is_found_out_before_the_guest_is_suspended(
         or looks is None
         and clock.now == pytest.approx(2 * mirror_health.STALL_BOUND, abs=mirror_health.POLL)
     )
+
+
+class Movers:
+    """A migration of a guest that is about to close its disks: one of a snapshot, `s`, one that is
+    not plugged, `u`, and one that the VM has, `k`. `movers`: the keys of those that have one."""
+
+    def __init__(self, movers):
+        one = make_plan().disks[0]
+        self.plan = make_plan(
+            disks=[one, one._replace(key="u", unplugged=True)],
+            history=[one._replace(key="s", snapshot="t")],
+        )
+        self.entry = {"disks": {key: {"mover": key in movers} for key in "ksu"}}
+        self.progress = types.SimpleNamespace(take=lambda key, status: None)
+
+    def guest_closes(self):
+        return "hard-reboot"
+
+    def mover(self, key):
+        return types.SimpleNamespace(status=lambda: {"state": "ready"})
+
+
+def test_a_guest_that_reboots_closes_no_disk_but_its_own():
+    assert sorted(mirror_health.watch(Movers("su"))) == ["s", "u"]
+    with pytest.raises(MirrorBroken) as broken:
+        mirror_health.watch(Movers("sk"))
+    assert broken.value.failure()[1] == "k"

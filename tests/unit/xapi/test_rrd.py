@@ -92,11 +92,33 @@ def test_values_below_the_least_are_unknown_there():
 
 @pytest.mark.parametrize(
     "there",
-    [b"", b"<html>", OURS[:200], OURS.replace(b"</v>", b"</x>"), OURS.replace(b"5</step>", b"x")],
+    [b"", b"<html>", OURS[:200], OURS.replace(b"</v>", b"</x>"), OURS.replace(b"5</step>", b"x")]
+    + [
+        OURS.replace(b"<%s>%s<" % (tag, right), b"<%s>%s<" % (tag, wrong))
+        for tag, right in ((b"step", b"5"), (b"lastupdate", b"%d" % NOW), (b"pdp_per_row", b"1"))
+        for wrong in (b"inf", b"nan", b"1e999", b"9" * 5000)
+    ],
 )
 def test_what_is_no_rrd_holds_nothing(there):
     assert not rrd.holds(there, OURS)
     assert not rrd.holds(OURS, there), "nor is it believed that there was nothing"
+
+
+def test_steps_of_no_seconds_are_those_of_no_rrd():
+    none = OURS.replace(b"<step>5<", b"<step>0<")
+    assert none != OURS and not rrd.holds(none, OURS) and not rrd.holds(none, none)
+
+
+def test_blanks_around_a_value_cost_no_more_than_their_number():
+    """Some 20000 years with a pattern that shares them out."""
+    blanks = b" " * 1000000
+    assert rrd.holds(OURS.replace(b"<v>", b"<v>" + blanks, 1), OURS)
+    assert not rrd.holds(OURS.replace(b"<v>", b"<v>" + blanks + b"<x>", 1), OURS)
+
+
+def test_far_more_sources_than_any_vm_has_are_not_looked_at(monkeypatch):
+    monkeypatch.setattr(rrd, "MOST", 3)
+    assert not rrd.holds(OURS, OURS), "two of them in two archives"
 
 
 @contextlib.contextmanager

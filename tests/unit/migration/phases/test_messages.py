@@ -6,7 +6,7 @@ import pytest
 
 from fake_migration import make_plan
 from fake_pool import add_vm, by_name, failure, make_pool, uuid_of
-from storage_motion.errors import Unreachable
+from storage_motion.errors import JournalNotWritten, Unreachable
 from storage_motion.migration.phases import messages
 from storage_motion.xapi import sent_messages
 
@@ -24,7 +24,7 @@ class Moved:
         self.about = [self._message(uuid, "one"), self._message(uuid, "two")]
         self.other = self._message("another VM's", "three")
         self.plan = make_plan(vm=uuid, master="https://b")
-        self.warnings, self.sent = [], []
+        self.id, self.warnings, self.sent = "m", [], []
         self.lost = lambda record: False
         monkeypatch.setattr(sent_messages, "send", self._send)
 
@@ -100,7 +100,12 @@ def test_one_that_somebody_has_deleted_meanwhile(moved):
 
 @pytest.mark.parametrize(
     "trouble",
-    [Unreachable("b", "PUT /messages: refused"), OSError(5, "no"), failure("INTERNAL_ERROR", "x")],
+    [
+        Unreachable("b", "PUT /messages: refused"),
+        OSError(5, "no"),
+        failure("INTERNAL_ERROR", "x"),
+        AttributeError("of what is no struct"),
+    ],
     ids=lambda trouble: trouble.__class__.__name__,
 )
 @pytest.mark.parametrize("where", ["get at the source", "get", "destroy", "send"])
@@ -116,6 +121,15 @@ def test_nothing_of_it_makes_the_migration_fail(moved, monkeypatch, where, troub
     assert set(moved.move()) == set(moved.about + [moved.other])
     (warning,) = moved.warnings
     assert "the messages (alerts) about VM web could not be moved" in warning
+
+
+def test_a_journal_that_cannot_be_written_stops_the_worker(moved):
+    def warn(text):
+        raise JournalNotWritten("p", "full")
+
+    moved.lost, moved.warn = (lambda record: True), warn
+    with pytest.raises(JournalNotWritten):
+        moved.move()
 
 
 def test_a_xapi_that_is_just_restarted_costs_nothing(moved, monkeypatch):

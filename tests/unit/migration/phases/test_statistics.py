@@ -118,7 +118,12 @@ def test_what_does_not_arrive_stays(moved):
 
 @pytest.mark.parametrize(
     "trouble",
-    [Unreachable(HOST, "PUT /rrd: refused"), OSError(5, "no"), failure("PIF_HAS_NO_NETWORK", "x")],
+    [
+        Unreachable(HOST, "PUT /rrd: refused"),
+        OSError(5, "no"),
+        failure("PIF_HAS_NO_NETWORK", "x"),
+        AttributeError("of what is no struct"),
+    ],
     ids=lambda trouble: trouble.__class__.__name__,
 )
 @pytest.mark.parametrize("call", ["in_memory", "at", "send", "archive"])
