@@ -345,7 +345,7 @@ def run(driver: Callable[[MirrorCommand, str], Any], driver_info: Dict[str, Any]
     if stands_by:
         # Its answer is there, and its end is waited for while a guest is suspended: a Python that
         # tidies up first takes as long as all that it has done since it was told to open.
-        sys.stdout.flush()
-        standby.log_out_if_deserted(command.params["session_ref"])
+        # sm's command has no `params` at all where it could not be parsed (SRCommand.py, parse)
+        standby.finish(getattr(command, "params", {}).get("session_ref"))
         os._exit(0)
     sys.exit(0)

@@ -439,3 +439,7 @@ class Waits(MotionError):
     """[what for]: recovery can go on only then."""
 
     code = "SXM_WAITS"
+
+
+# What these stop goes neither forward nor back: it stays where it is, for a recovery
+STOPPING = (Undecided, JournalNotWritten)

@@ -53,7 +53,6 @@ class SRCommand(object):
     def __init__(self, driver_info):
         self.driver_info = driver_info
         self.cmd = None
-        self.params = {}
         self.dconf = ""
         self.sr_uuid = ""
         self.vdi_uuid = None

@@ -245,7 +245,9 @@ def _run(
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(KILL_TIMEOUT)
+            # one that waits for its storage ends later; what is said of it is said above
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_TIMEOUT)
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         process.stderr.close()

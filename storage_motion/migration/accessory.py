@@ -6,8 +6,7 @@ import logging
 import traceback
 from typing import TYPE_CHECKING, Callable, Iterator
 
-from storage_motion.errors import MotionError
-from storage_motion.migration.migration import STOPPING
+from storage_motion.errors import STOPPING, MotionError
 from storage_motion.xapi.session import reason
 
 if TYPE_CHECKING:

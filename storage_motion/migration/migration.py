@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 
 import XenAPI
 
-from storage_motion.errors import Cancelled, JournalNotWritten, MotionError, Undecided
+from storage_motion.errors import STOPPING, Cancelled, MotionError
 from storage_motion.journal import closing, journal, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import mover_handle, progress, resume
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 CANCEL = "cancel"  # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0  # seconds between two signs of life to the destination's xapi
-# What these stop goes neither forward nor back: it stays where it is, for a recovery
-STOPPING = (Undecided, JournalNotWritten)
 
 log = logging.getLogger("sxm")
 

@@ -10,6 +10,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from storage_motion.errors import (
+    STOPPING,
     ArrivedHalted,
     Cancelled,
     JournalNotWritten,
@@ -18,7 +19,6 @@ from storage_motion.errors import (
 )
 from storage_motion.journal import journal, secret_files, xenopsd_export
 from storage_motion.migration import progress, resume
-from storage_motion.migration.migration import STOPPING
 from storage_motion.migration.phases import table as phases
 
 if TYPE_CHECKING:

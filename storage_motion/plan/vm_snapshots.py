@@ -183,7 +183,9 @@ class _History:
         inquiry, problems = self._inquiry, self._inquiry.problems
         of = inquiry.source.of("VDI", vdi["snapshot_of"])
         owner = self._moving.get(of["uuid"]) if of else None
-        argument, goal = self._goal(vbd, vdi, owner, of is not None)
+        # the SR of which it goes to; not that of an image of which `vdi:` says where to
+        leads = None if vbd is MEMORY and vdi["uuid"] in inquiry.request.vdis else owner
+        argument, goal = self._goal(vbd, vdi, leads, of is not None)
         subject = "disk %s (%s) of snapshot %s" % (vbd["userdevice"], vdi["uuid"], vm["name_label"])
         if goal is None:
             if inquiry.cross_pool and not problems:
@@ -205,15 +207,15 @@ class _History:
                 "plug that SR there, or delete the snapshot",
             )
         there = inquiry.destination.of("SR", goal)
-        image_format = owner.image_format if owner else ""
+        image_format = leads.image_format if leads else ""
         size = int(vdi["virtual_size"])
         checks.destination_sr(
             inquiry.destination,
             problems,
             argument,
             there,
-            *((None, None) if owner else self._to),  # where that one goes has been looked at
-            [(owner.key if owner else vdi["uuid"], size, image_format)],
+            *((None, None) if leads else self._to),  # where that one goes has been looked at
+            [(leads.key if leads else vdi["uuid"], size, image_format)],
         )
         disk = disk_goals.as_planned(inquiry, vbd, vdi, sr, there, None)._replace(
             snapshot=vm["uuid"],

@@ -7,7 +7,9 @@ needed. So a guest's pause does not wait for a Python to begin.
 It takes lines on its standard input. The first is its call, as JSON: what other commands have as
 their argument. Then it waits for each of two words before it does what that stands for. Where the
 input ends first it does nothing more: so it ends with the receiver that has begun it, and ends the
-session with xapi that the receiver had for it.
+session with xapi that the receiver had for it. So it does if the receiver was killed while it did
+what it was told to. Only a receiver that is killed between its end and the end of the session,
+which is ended when nobody waits for it, leaves that to xapi: for a day.
 """
 
 import contextlib
@@ -39,7 +41,7 @@ LOGOUT_BOUND = 5.0  # for xapi to end a session
 MAX_LINE = 1 << 16
 
 _unread = bytearray()  # of this process's standard input
-_deserted: List[bool] = []  # whether that has ended before a word came
+_told: List[str] = []  # the words that have come
 
 
 class Standby:
@@ -75,7 +77,16 @@ class Standby:
             self.close_disk()
         self._tell(OPEN)
         self._ended = True
-        return smapi.answer(self._command, smapi.outputs(self._command, self._process, timeout))
+        # kept open until it has answered, by which it knows that we live: reading its outputs would
+        # close it first
+        stdin, self._process.stdin = self._process.stdin, None
+        try:
+            printed = smapi.outputs(self._command, self._process, timeout)
+        finally:
+            if stdin is not None:
+                with contextlib.suppress(OSError):  # it has ended, and left something unread
+                    stdin.close()
+        return smapi.answer(self._command, printed)
 
     def end(self) -> None:
         """Have it end without doing anything more: its input ends."""
@@ -116,15 +127,26 @@ def told_to_open() -> bool:
     return _line(OPEN_BOUND) == OPEN
 
 
-def log_out_if_deserted(session: str) -> None:
-    """In such a process, at its end: end the session with xapi (its reference) if who has begun it
-    was killed before he said what to do, or not to. Nobody else knows of that session, which
-    would last until xapi ends it, a day later."""
-    if _deserted:
+def finish(session: Optional[str]) -> None:
+    """In such a process, at its end: hand over what it has printed, and end the session with xapi
+    (its reference, if it has come so far as to know it) if who has begun it was killed by now.
+    Nobody else knows of that session, which would last until xapi ends it, a day later."""
+    with contextlib.suppress(BrokenPipeError):  # of one who was killed
+        sys.stdout.flush()
+    if session is not None and _is_deserted():
         # as seldom as this is needed no command waits for its import
         from storage_motion.xapi import session as sessions
 
         sessions.end(sessions.joined(session, LOGOUT_BOUND), session)
+
+
+def _is_deserted() -> bool:
+    """Whether the standard input has ended, and not because we were told to end."""
+    more = b"?"
+    while more and select.select([sys.stdin.fileno()], [], [], 0.0)[0]:
+        more = os.read(sys.stdin.fileno(), MAX_LINE)
+        _unread.extend(more)
+    return not more and END not in _told + _unread.decode().split("\n")
 
 
 def _line(bound: Optional[float]) -> Optional[str]:
@@ -135,11 +157,10 @@ def _line(bound: Optional[float]) -> Optional[str]:
         left = None if end is None else max(0.0, end - time.monotonic())
         ready: Tuple[Any, ...] = select.select([sys.stdin.fileno()], [], [], left)
         more = os.read(sys.stdin.fileno(), MAX_LINE) if ready[0] else b""
-        if ready[0] and not more:
-            _deserted.append(True)
         if not more or len(_unread) > MAX_LINE:
             return None
         _unread.extend(more)
     line, _, rest = bytes(_unread).partition(b"\n")
     _unread[:] = rest
-    return line.decode()
+    _told.append(line.decode())
+    return _told[-1]

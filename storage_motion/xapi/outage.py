@@ -35,6 +35,7 @@ COLD = (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 READS_OR_SETS = ("get_", "set_", "add_to_", "remove_from_", "assert_")
 # what no storage manager, other host or pool has a part in
 QUICK = ("get_", "set_", "add_to_", "remove_from_")
+QUICK_CLASS = "message."  # files of the master's, and nothing else is asked for them
 REPEATABLE = (
     "VDI.destroy",
     "VDI.enable_cbt",
@@ -99,7 +100,8 @@ def timeout(method: str, patient: bool) -> Optional[float]:
     be long work. `patient`: whether anybody needs it."""
     if not patient:
         return AT_ONCE_TIMEOUT
-    return QUICK_TIMEOUT if method.rpartition(".")[2].startswith(QUICK) else None
+    quick = method.startswith(QUICK_CLASS) or method.rpartition(".")[2].startswith(QUICK)
+    return QUICK_TIMEOUT if quick else None
 
 
 def was_done(

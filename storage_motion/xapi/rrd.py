@@ -27,7 +27,7 @@ SOCKET = "/var/lib/xcp/xcp-rrdd"
 GET, PUT = "/vm_rrd", "/rrd"
 # rows that may have come besides, less one: hosts' clocks differ
 CLOCKS = 3
-MOST = 1000000  # data sources times archives: rrdd has some hundred of the ones, and 8 of the others
+MOST = 1000000  # data sources times archives: rrdd has some hundred of the ones, and few others
 
 
 def in_memory(vm: str) -> Optional[bytes]:

@@ -7,12 +7,15 @@ put_rrd_handler). So whoever sends has to end the connection as TLS ends it (the
 xapi resets one that is cut), and to look at what is there afterwards.
 """
 
+import contextlib
+import errno
 import http.client
 import logging
 import socket
 import ssl
+import threading
 import urllib.parse
-from typing import TYPE_CHECKING, Callable, List, Optional, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence, Tuple, TypeVar
 
 from storage_motion.errors import Unreachable
 from storage_motion.xapi import transport
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import XenAPI
 
 TIMEOUT = 30.0  # seconds without a word
+BOUND = 120.0  # seconds for all of it: a word now and then could go on for years
 MAX_ANSWER = 64 * 1024 * 1024
 FOUND, ELSEWHERE = 200, 302  # HTTP statuses
 # of an RRD that there is not: rrdd's own word, and what a host says that has not read all yet
@@ -55,17 +59,18 @@ def put(url: str, path: str, body: bytes) -> None:
     to; that it does not raise says nothing."""
     connection = transport.connection(url, TIMEOUT)
     try:
-        connection.putrequest("PUT", path)
-        connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders()
-        own = connection.sock
-        # not connection.getresponse(): an answer without a length would end the connection
-        answer = http.client.HTTPResponse(own, method="PUT")
-        answer.begin()
-        if answer.status != FOUND:
-            raise Unreachable(url, "PUT %s: HTTP status %d" % (_plain(path), answer.status))
-        own.sendall(body)
-        _end(own)
+        with _within_bound(connection):
+            connection.putrequest("PUT", path)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders()
+            own = connection.sock
+            # not connection.getresponse(): an answer without a length would end the connection
+            answer = http.client.HTTPResponse(own, method="PUT")
+            answer.begin()
+            if answer.status != FOUND:
+                raise Unreachable(url, "PUT %s: HTTP status %d" % (_plain(path), answer.status))
+            own.sendall(body)
+            _end(own)
     except (OSError,) + NOT_XAPI as error:
         raise Unreachable(url, "PUT %s: %s" % (_plain(path), reason(error)))
     finally:
@@ -76,8 +81,10 @@ def get(connection: http.client.HTTPConnection, path: str, moved: bool = True) -
     """What a server answers (bytes) to a GET; None where it has nothing of that. Where it names
     another host, that one is asked, if `moved`. Raises Unreachable."""
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
+        with _within_bound(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read(MAX_ANSWER + 1) if answer.status == FOUND else b""
         if answer.status == ELSEWHERE:
             return _get_elsewhere(answer.getheader("Location") or "") if moved else None
         if answer.status in NONE_THERE:
@@ -86,7 +93,6 @@ def get(connection: http.client.HTTPConnection, path: str, moved: bool = True) -
             raise Unreachable(
                 connection.host, "GET %s: HTTP status %d" % (_plain(path), answer.status)
             )
-        body = answer.read(MAX_ANSWER + 1)
     except (OSError,) + NOT_XAPI as error:
         raise Unreachable(connection.host, "GET %s: %s" % (_plain(path), reason(error)))
     finally:
@@ -102,6 +108,33 @@ def _get_elsewhere(url: str) -> Optional[bytes]:
     parts = urllib.parse.urlsplit(url)
     path = urllib.parse.urlunsplit(("", "", parts.path, parts.query, ""))
     return get(transport.connection(url, TIMEOUT), path, moved=False)
+
+
+@contextlib.contextmanager
+def _within_bound(connection: http.client.HTTPConnection) -> Iterator[None]:
+    """Connect it, and cut it off after BOUND, whatever it is at then. Raises TimeoutError."""
+    connection.connect()
+    own = connection.sock  # which it may give to its answer, and forget
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with contextlib.suppress(OSError):  # it has ended
+            # not the method of an SSLSocket, which a thread that reads just now could not bear
+            socket.socket.shutdown(own, socket.SHUT_RDWR)
+
+    timer = threading.Timer(BOUND, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError,) + NOT_XAPI:
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():  # what was read may be less than all
+        raise TimeoutError(errno.ETIMEDOUT, "no end within %g s" % BOUND)
 
 
 def _plain(path: str) -> str:

@@ -15,7 +15,7 @@ import XenAPI
 from storage_motion.dom0 import blktap, images, tapctl
 from storage_motion.errors import DiskInUse, DiskPaused, MotionError, NotActive
 from storage_motion.sm import marks, stock_sm
-from storage_motion.sm.disks.disk import Disk, close_tapdisks, listed, wait
+from storage_motion.sm.disks.disk import Disk, close_tapdisks, listed, locked, wait
 from storage_motion.sm.disks.record import Record
 
 blktap2 = stock_sm.module("blktap2")
@@ -187,9 +187,16 @@ def close_lost(sr: Any, vdi_uuid: str) -> None:
     opened = record.read()
     if opened is None:
         return
-    close_tapdisks(vdi_uuid, opened["path"])
-    for name in LINKS:
-        link = getattr(blktap2.VDI, name, None)
-        if link is not None:
-            link.from_uuid(sr.uuid, vdi_uuid).unlink()
-    record.remove()
+    with locked(stock_sm.module("core.lock").Lock("vdi", vdi_uuid)):
+        if "path" in opened:
+            close_tapdisks(vdi_uuid, opened["path"])
+        else:  # of a version before this one
+            util.SMlog(
+                "VDI %s is lost, and which image a copy of it has open is not known: a tapdisk may "
+                "be left that has" % vdi_uuid
+            )
+        for name in LINKS:
+            link = getattr(blktap2.VDI, name, None)
+            if link is not None:
+                link.from_uuid(sr.uuid, vdi_uuid).unlink()
+        record.remove()

@@ -170,6 +170,23 @@ esac""".format(tmp_path)
     assert caught.value.details[2] == "no end after 2.0 s; its tapdisk is killed"
 
 
+def test_a_tap_ctl_that_cannot_end_yet_is_said_to_have_timed_out(fake, monkeypatch):
+    """And what it has begun is looked for all the same."""
+    fake("exec sleep 60")
+    wait, begun = subprocess.Popen.wait, []
+
+    def late(process, timeout=None):
+        begun.append(process)
+        raise subprocess.TimeoutExpired("tap-ctl", timeout)
+
+    monkeypatch.setattr(tapctl.launch, "with_environment", lambda name, value: [])
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess.Popen, "wait", late)
+        with pytest.raises(TapCtlError, match="its tapdisk is killed"):
+            tapctl.create("vhd:/p/x", timeout=0.5)
+    wait(begun[0], 10)
+
+
 def test_one_that_cannot_end_yet_is_named(fake, monkeypatch):
     """As while the kernel waits for a dead NFS server."""
     fake("exec sleep 60")

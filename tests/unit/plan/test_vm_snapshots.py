@@ -3,7 +3,7 @@
 
 import pytest
 
-from fake_pool import GIB, NULL, add_vdi, add_vm, by_name, uuid_of
+from fake_pool import GIB, NULL, add_sr, add_vdi, add_vm, by_name, uuid_of
 from plan_world import World, is_refused
 
 MAC = "aa:bb:cc:00:00:01"
@@ -261,6 +261,15 @@ def test_a_checkpoint_of_a_suspended_vm_shares_its_image(world):
     plan, problems = world.cross()
     assert problems == [] and plan.suspended
     assert based(plan)[uuid_of(world.a, "VDI", own)] == image and based(plan)[image] == ""
+    seen = by_name(world.b, "host", "b1")
+    named = {"vdi:" + image: uuid_of(world.b, "SR", add_sr(world.b, "for images", [seen]))}
+    plan, problems = world.cross(**named)
+    (found,) = [disk for disk in plan.history if disk.key == image]
+    assert problems == [] and found.destination_sr == named["vdi:" + image]
+    assert based(plan)[uuid_of(world.a, "VDI", own)] == "", "no clone of what is in another SR"
+    hidden = uuid_of(world.b, "SR", by_name(world.b, "SR", "b2-sr"))
+    answer = world.cross(**{"vdi:" + image: hidden})
+    assert is_refused(answer, "vdi:" + image, "is not seen by host")
 
 
 def test_within_the_pool_a_checkpoint_only_stays(world):

@@ -30,13 +30,15 @@ if standby.told_to_close():
     note("closes")
     if standby.told_to_open():
         note("opens")
-        print(xmlrpc.client.dumps(("opened",), "", True), flush=True)
+        while os.path.exists(%r):
+            select.select([], [], [], 0.01)
+        print(xmlrpc.client.dumps(("opened",), "", True))
 from storage_motion.xapi import session
 session.joined = lambda reference, timeout: reference
 session.end = lambda joined, reference: note("logs out of " + reference)
-standby.log_out_if_deserted(given["session_ref"])
+standby.finish(given["session_ref"])
 """
-PROGRAM = "#!%s\nimport sys, xmlrpc.client\n%s"
+PROGRAM = "#!%s\nimport os, select, sys, xmlrpc.client\n%s"
 
 
 class Known(Session):
@@ -52,7 +54,8 @@ def told(host, tmp_path):
     """What the process has noted by now: a list."""
     path = tmp_path / "told"
     program = tmp_path / "opt/xensource/sm/MirrorSR"
-    program.write_text(PROGRAM % (sys.executable, DRIVER % (sys.path, str(path))))
+    driver = DRIVER % (sys.path, str(path), str(tmp_path / "slow"))
+    program.write_text(PROGRAM % (sys.executable, driver))
     os.chmod(str(program), 0o700)
     return lambda: path.read_text().splitlines() if path.exists() else []
 
@@ -127,6 +130,23 @@ def test_one_whose_receiver_was_killed_ends_the_session_that_it_was_given(host, 
         os.kill(receiver, signal.SIGKILL)
         os.waitpid(receiver, 0)
     eventually(lambda: told() == [BEGUN, "logs out of OpaqueRef:session"], "it logs out", 30)
+
+
+def test_so_does_one_whose_receiver_is_killed_while_it_opens(host, told, tmp_path):
+    slow = tmp_path / "slow"
+    slow.touch()
+    receiver = os.fork()
+    if not receiver:
+        begun = standby.Standby(Known(), "s", "vdi_receive_finish", "v", [standby.WHEN_TOLD])
+        begun.open()
+        os._exit(0)
+    try:
+        eventually(lambda: told()[1:] == ["closes", "opens"], "it opens", 30)
+    finally:
+        os.kill(receiver, signal.SIGKILL)
+        os.waitpid(receiver, 0)
+        slow.unlink()
+    eventually(lambda: told()[3:] == ["logs out of OpaqueRef:session"], "it logs out", 30)
 
 
 @pytest.mark.parametrize("word", ["end", "open"])

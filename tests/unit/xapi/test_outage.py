@@ -223,6 +223,8 @@ def test_a_mistake_of_ours_is_not_an_outage():
     [
         ("VDI.get_sm_config", 300.0),
         ("VDI.add_to_sm_config", 300.0),
+        ("message.get", 300.0),
+        ("message.destroy", 300.0),
         ("VDI.create", None),
         ("host.call_plugin", None),
         ("VM.assert_can_migrate", None),

@@ -127,12 +127,46 @@ def test_too_much_is_refused(monkeypatch):
             unanswered.get(connection, "/")
 
 
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nmore"])
+@pytest.mark.parametrize("closes", [b"", b"Connection: close\r\n"])
+def test_one_that_goes_on_and_on_is_cut_off(monkeypatch, head, closes):
+    """However often it says a word."""
+    monkeypatch.setattr(unanswered, "BOUND", 0.2)
+    with silent(head.replace(b"Content", closes + b"Content")) as url:
+        with pytest.raises(Unreachable, match="GET /vm_rrd: no end within 0.2 s"):
+            unanswered.get(transport.connection(url, PATIENCE), "/vm_rrd?session_id=secret")
+    with silent(head) as url, pytest.raises(Unreachable, match="PUT /rrd: no end within 0.2 s"):
+        unanswered.put(url, "/rrd?session_id=secret", BODY * 64)
+
+
+@contextlib.contextmanager
+def silent(head):
+    """A server that says this, and then neither reads nor answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        accepted = []
+
+        def run():
+            accepted.append(listener.accept()[0])
+            accepted[0].sendall(head)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
+        thread.join(PATIENCE)
+        accepted[0].close()
+
+
 class Moved:
     """A server that sends everybody on to `target`."""
 
     def __init__(self, target):
-        self.host = "first"
+        self.host, self.sock = "first", None
         self._target = target
+
+    def connect(self):
+        pass
 
     def request(self, method, path):
         pass
