@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """More of everything than a VM has most often: seventeen disks; a disk of 4 TiB, which no VHD can
-be; many snapshots, and with LARGE_ALL=1 (a minute) as many as SM makes. The memory of each process
-stays bounded."""
+be; many snapshots, and with LARGE_ALL=1 (some minutes) as many as SM makes. The memory of each
+process stays bounded."""
 
 import os
 import subprocess
