@@ -110,9 +110,10 @@ def bring(
 
     `session`: of that host's pool. `dry_run`: only ask whether it could. The VM keeps its UUID,
     MAC addresses and generation id; a `copy` gets new ones. `asked`: called with the task's ref
-    just before the document is sent, from when on the import may go on without us. Raises tasks.TaskFailed with xapi's own
-    error, NotAsked, Unreachable, or TimedOut; XenAPI.Failure, HANDLE_INVALID of a task, where xapi
-    was restarted meanwhile: then all of the VM is there, a part of it, or nothing."""
+    just before the document is sent, from when on the import may go on without us. Raises
+    tasks.TaskFailed with xapi's own error, NotAsked, Unreachable, or TimedOut; XenAPI.Failure,
+    HANDLE_INVALID of a task, where xapi was restarted meanwhile: then all of the VM is there, a
+    part of it, or nothing."""
     archive = pack(document)
     task = session.xenapi.task.create("Import of a VM's metadata", "")
     query = urllib.parse.urlencode(

@@ -41,16 +41,13 @@ def keep(m: "Migration") -> None:
     known_at_destination.keep(m, lambda: known_at_destination.take_halted(m))
     for disk in m.plan.disks:
         m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
-    m.note(**{KNOWN_THERE: True})
+    m.note(None, **{KNOWN_THERE: True})
 
 
 def end_there(m: "Migration") -> None:
     """Let the copy be used as any other VM, as far as it is there still. Raises NotDurable."""
     durable.keep(
-        (m.destination,),
-        lambda: _end_there(m),
-        lambda: _owed_there(m),
-        "the end of copy %s" % m.id,
+        (m.destination,), lambda: _end_there(m), lambda: _owed_there(m), "the end of copy %s" % m.id
     )
     if m.receiving_host:
         receiving_host.leave(m.destination, m.receiving_host)
@@ -61,7 +58,7 @@ def end_there(m: "Migration") -> None:
 def let_go(m: "Migration") -> None:
     """Let the original be used as before, whatever has become of the copy. Of the source alone.
     Raises NotDurable."""
-    m.note(**{claim.RELEASING: True})  # first: from here on a recovery must not lock it anew
+    m.note(None, **{claim.RELEASING: True})  # first: from here on a recovery must not lock it anew
     if Records(m.source).ref("VM", m.plan.vm) is None:
         return  # its user has destroyed it, which is refused until it is let go
     for disk in m.plan.disks:
