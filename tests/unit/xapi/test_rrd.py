@@ -180,7 +180,9 @@ def test_giving_it_to_the_master(monkeypatch, host, arguments):
 
     session = types.SimpleNamespace(
         xenapi=types.SimpleNamespace(
-            pool=types.SimpleNamespace(get_all_records=lambda: {"p": {"master": "master", "uuid": "u"}}),
+            pool=types.SimpleNamespace(
+                get_all_records=lambda: {"p": {"master": "master", "uuid": "u"}}
+            ),
             host=types.SimpleNamespace(get_address=lambda ref: {"master": "10.0.0.1"}[ref]),
         )
     )
