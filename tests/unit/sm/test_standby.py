@@ -132,7 +132,8 @@ def test_one_whose_receiver_was_killed_ends_the_session_that_it_was_given(host, 
     eventually(lambda: told() == [BEGUN, "logs out of OpaqueRef:session"], "it logs out", 30)
 
 
-def test_so_does_one_whose_receiver_is_killed_while_it_opens(host, told, tmp_path):
+def test_so_does_one_whose_receiver_is_killed_while_it_opens(host, told, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # as in dom0
     slow = tmp_path / "slow"
     slow.touch()
     receiver = os.fork()
