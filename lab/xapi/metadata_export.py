@@ -121,7 +121,7 @@ def _ova(database, vm, with_snapshots):
         _object(database, name, ref, table, with_snapshots)
         for class_name in _ORDER
         for ref, (name, _) in table.items()
-        if name == class_name
+        if name == class_name and database.exists(class_name, ref)
     ]
     document = wire.value_document({"version": _version(database), "objects": objects})
     return b'<?xml version="1.0"?>' + document.encode("utf-8")
@@ -175,7 +175,11 @@ def _collect(database, vm, with_snapshots, table):
         ("host", "resident_on"),
         ("host", "affinity"),
     ):
-        add(class_name, record[field])
+        # Whether it is there or not (export.ml, update_table). So one null reference among them has
+        # each null reference of the document written as an id that no object has: seen on a real
+        # xapi, 26 (docs/checked-by-hand.md).
+        if record[field] not in table:
+            table[record[field]] = (class_name, "Ref:%d" % len(table))
     if with_snapshots:
         _collect(database, record["parent"], False, table)
 

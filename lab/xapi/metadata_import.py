@@ -113,12 +113,12 @@ class _Import:
             for identity, record in self.objects.get(class_name, []):
                 handle(identity, record)
         for vm, snapshot_of, parent in self.snapshot_links:
-            self.database.set(
-                "VM",
-                vm,
-                snapshot_of=self.table.get(snapshot_of, NULL),
-                parent=self.table.get(parent, NULL),
-            )
+            # import.ml, update_snapshot_and_parent_links: what it cannot look up stays as it is in
+            # the document, and of what is no snapshot it looks up only the parent
+            if self.database.get("VM", vm, "is_a_snapshot"):
+                snapshot_of = self.table.get(snapshot_of, NULL)
+            parent = self.table.get(parent, parent)
+            self.database.set("VM", vm, snapshot_of=snapshot_of, parent=parent)
         whole = [vm for vm in self.vms if not self.database.get("VM", vm, "is_a_snapshot")]
         self.vms = whole or self.vms
 

@@ -151,12 +151,17 @@ def _start(context, vm, host, start_paused):
             "VALUE_NOT_SUPPORTED", "start_paused", "true", "xenopsd here cannot start a VM paused"
         )
     pool, database = context.pool, context.database
-    firmware = database.get("VM", vm, "HVM_boot_params").get("firmware", "bios")
-    if database.get("VM", vm, "VTPMs") and firmware != "uefi":
-        raise Failure("NOT_IMPLEMENTED", "Booting BIOS VM with VTPMs attached")
     ha_plan.require_start(database, vm, host)
     if database.get("VM", vm, "ha_restart_priority") == ha_plan.RESTART:
         database.set("VM", vm, ha_always_run=True)
+    # Before anything is told to xenopsd, and not taken back where it then never is (xapi_xenops.ml,
+    # start): seen on a real xapi, which left a halted VM with disks that are attached
+    for class_name, field in (("VBD", "VBDs"), ("VIF", "VIFs")):
+        for device in database.get("VM", vm, field):
+            database.set(class_name, device, currently_attached=True)
+    firmware = database.get("VM", vm, "HVM_boot_params").get("firmware", "bios")
+    if database.get("VM", vm, "VTPMs") and firmware != "uefi":
+        raise Failure("NOT_IMPLEMENTED", "Booting BIOS VM with VTPMs attached")
     described = xenops.metadata(database, vm)
     database.set("VM", vm, scheduled_to_be_resident_on=host)
     try:

@@ -9,12 +9,15 @@ The document is a secret: what is in the VM's virtual TPM stands in it (export.m
 nothing of its text goes into an error, not even by way of the parser's own words.
 """
 
-from typing import Callable, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 from lxml import etree
 
 from storage_motion.errors import BadMetadata
+from storage_motion.xapi.records import NULL
 
+LINKS = ("parent", "snapshot_of")  # fields of a VM that the importer keeps as they are written, if
+# no object of the document has that id
 MAPS_TO = "maps_to"  # the other_config key that xapi's importer honours, of VDIs and VIFs
 # members of the record that xapi exports of a virtual TPM (importexport.ml, vtpm')
 TPM_UUID, TPM_CONTENT = "vTPM'_uuid", "vTPM'_content"
@@ -86,7 +89,10 @@ def rewrite(
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
     missing |= {("VTPM", uuid) for uuid in tpms}
+    known = _ids(root)
     for class_name, snapshot in objects(root):
+        if class_name == "VM":
+            _unlink(snapshot, known)
         if class_name == "VTPM":
             missing.discard((class_name, _text(_member(snapshot, TPM_UUID))))
             if not secrets:
@@ -136,6 +142,25 @@ def objects(root: "etree._Element") -> Iterator[Tuple[str, "etree._Element"]]:
     for value in data.findall("value"):
         obj = _struct(value)
         yield _text(_member(obj, "class")), _struct(_member(obj, "snapshot"))
+
+
+def _ids(root: "etree._Element") -> Set[str]:
+    """The ids of the objects that a parsed document has."""
+    listed = _member(_struct(root), "objects").findall("array/data/value")
+    return {_text(_member(_struct(value), "id")) for value in listed}
+
+
+def _unlink(snapshot: "etree._Element", known: Set[str]) -> None:
+    """Have the record of a VM lead nowhere where it leads to no object of the document.
+
+    xapi's exporter gives a null reference an id like any other, once one of the fields that it
+    walks has one (export.ml, update_table: `affinity` most often). Its importer would leave that id
+    in the database as the parent of the first snapshot, and as what the VM is a snapshot of."""
+    for member in snapshot.findall("member"):
+        value = member.find("value")
+        if member.findtext("name") in LINKS and value is not None and _text(value) not in known:
+            _empty(value)
+            value.text = NULL
 
 
 def _struct(element: "etree._Element") -> "etree._Element":

@@ -9,6 +9,7 @@ import subprocess
 import threading
 
 from lab.pools import at_switch
+from lab.xapi.database import NULL
 
 CONVERT = 60.0
 POKE = 0.02
@@ -118,8 +119,10 @@ class Tree:
     def described(self):
         """What must be the same wherever it is."""
         x, found, own = self.scene.pool.xapi, {}, self.disks(self.vm)
-        names = {ref: name for name, ref in self.snapshots().items()}
-        for ref, name in names.items():
+        snapshots = {ref: name for name, ref in self.snapshots().items()}
+        names = dict(snapshots, **{NULL: None})  # what leads to something else is a mistake
+        assert x.VM.get_snapshot_of(self.vm) == NULL
+        for ref, name in snapshots.items():
             record, disks = x.VM.get_record(ref), self.disks(ref)
             assert record["is_a_snapshot"] and record["snapshot_of"] == self.vm
             assert record["blocked_operations"] == {}
@@ -135,7 +138,7 @@ class Tree:
                 assert not [key for key in known["sm_config"] if key in ("paused", "relinking")]
             found[name] = (
                 record["uuid"],
-                names.get(record["parent"]),
+                names[record["parent"]],
                 str(record["snapshot_time"]),
                 sorted(x.VIF.get_MAC(vif) for vif in record["VIFs"]),
                 {
@@ -148,7 +151,7 @@ class Tree:
                 },
                 [x.VDI.get_type(vdi) for vdi in images.values()],
             )
-        found["the VM"] = names.get(x.VM.get_parent(self.vm))
+        found["the VM"] = names[x.VM.get_parent(self.vm)]
         return found
 
     def assert_chains(self):

@@ -220,11 +220,10 @@ def test_snapshots_move_to_another_pool_with_the_metadata(pool, x, vm):
             y.VM.get_by_uuid(x.VM.get_uuid(one)) for one in (vm, first, second)
         )
         assert set(y.VM.get_snapshots(new)) == {new_first, new_second}
-        assert [y.VM.get_parent(one) for one in (new, new_second, new_first)] == [
-            new_second,
-            new_first,
-            NULL,
-        ]
+        assert [y.VM.get_parent(one) for one in (new, new_second)] == [new_second, new_first]
+        # what was null is an id of the document, which no object there has: so on a real xapi, too
+        left = {y.VM.get_parent(new_first), y.VM.get_snapshot_of(new)}
+        assert len(left) == 1 and left.pop().startswith("Ref:")
         disk = disk_of(y, new_first)
         assert not y.VDI.get_is_a_snapshot(disk) and y.VDI.get_snapshot_of(disk) == NULL
         local = other.master.local()

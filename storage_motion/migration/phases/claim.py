@@ -72,6 +72,7 @@ def claim(m: "Migration") -> None:
         blocking.add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
     snapshot_vms.claim(m)
     _fasten(m)
+    _detach(m)
     block_tracking.disable(m)
 
 
@@ -104,6 +105,18 @@ def _require_ours(m: "Migration", vm: str) -> None:
     holder = m.source.xenapi.VM.get_other_config(vm).get(CLAIM)
     if holder != m.id:
         raise AlreadyMigrating(m.plan.vm, str(holder))
+
+
+def _detach(m: "Migration") -> None:
+    """Have xapi say of a halted VM's devices what is true. A start that fails before xenopsd has
+    heard of the VM leaves them "attached" (xapi_xenops.ml, start), and then VBD.destroy refuses. A
+    VM that is being started meanwhile is not reset: xapi says DOMAIN_EXISTS."""
+    api = m.source.xenapi
+    vm = m.vm()
+    if m.plan.live or api.VM.get_power_state(vm) != "Halted":
+        return
+    if any(api.VBD.get_currently_attached(vbd) for vbd in api.VM.get_VBDs(vm)):
+        api.VM.power_state_reset(vm)
 
 
 def _fasten(m: "Migration") -> None:

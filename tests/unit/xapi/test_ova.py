@@ -63,6 +63,29 @@ def test_an_old_counterpart_goes():
     assert read(ova.rewrite(exported(), {}, {}))[VDI]["other_config"] == {"a": "b"}
 
 
+def test_a_link_to_no_object_of_the_document_leads_nowhere():
+    def vm(identity, parent, snapshot_of):
+        snapshot = {"uuid": identity, "parent": parent, "snapshot_of": snapshot_of}
+        return {"class": "VM", "id": identity, "snapshot": snapshot}
+
+    # as xapi 26 writes it: Ref:156 is its id for the null reference
+    document = value(
+        {
+            "objects": [
+                vm("Ref:0", "Ref:2", "Ref:156"),
+                vm("Ref:1", "Ref:156", "Ref:0"),
+                vm("Ref:2", "Ref:1", "Ref:0"),
+            ]
+        }
+    )
+    after = read(ova.rewrite(b"<?xml version='1.0'?>" + document, {}, {}))
+    assert [(vm["parent"], vm["snapshot_of"]) for _, vm in sorted(after.items())] == [
+        ("Ref:2", "OpaqueRef:NULL"),
+        ("OpaqueRef:NULL", "Ref:0"),
+        ("Ref:1", "Ref:0"),
+    ]
+
+
 def test_our_marks_and_blocks_stay_behind():
     drop = [
         ("VM", "other_config", lambda key, text: key == "sxm_migration"),
