@@ -64,11 +64,17 @@ def test_the_whole_document_of_a_vm_is_rewritten():
     vifs = dict.fromkeys(uuids["VIF"], "OpaqueRef:network")
     after = read(ova.rewrite(document, vdis, vifs))
     assert len(after) == len(before)
+    dangling = []
     for was, now in zip(before, after):
+        for link in ova.LINKS if was["class"] == "VM" else ():
+            if was["snapshot"][link] not in [item["id"] for item in before]:
+                dangling.append(link)
+                was["snapshot"][link] = "OpaqueRef:NULL"
         where = vdis.get(was["snapshot"].get("uuid")) or vifs.get(was["snapshot"].get("uuid"))
         if where:
             was["snapshot"]["other_config"]["maps_to"] = where
         assert now == was
+    assert dangling == ["parent", "snapshot_of"], "as the real exporter leaves them"
 
 
 def test_a_task_that_failed():
