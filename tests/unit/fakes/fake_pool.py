@@ -84,6 +84,10 @@ class FakePool:
             return {ref: dict(row) for ref, row in found if row["obj_uuid"] == arguments[1]}
         if method == "get_record":
             return dict(self.get(class_name, arguments[0]))
+        if name == "VM.power_state_reset":
+            for vbd in self.get("VM", arguments[0])["VBDs"]:
+                self.get("VBD", vbd)["currently_attached"] = False
+            return ""
         return self._field(class_name, method, arguments)
 
     def _field(self, class_name, method, arguments):
