@@ -263,21 +263,21 @@ def _reboot(context, vm, hard):
 def power_state_reset(context, vm):
     """Make the objects say Halted. Of a VM that runs on the master its xenopsd is asked:
     DOMAIN_EXISTS [vm] if it runs there, else that forgets it. Of one that runs on another host
-    nobody is asked: HOST_IS_LIVE [host] as long as that host's xapi answers (xapi_vm.ml)."""
+    nobody is asked: HOST_IS_LIVE [host] as long as that host's xapi answers (xapi_vm.ml). Whatever
+    operation of it is under way (message_forwarding.ml)."""
     pool = context.pool
-    with operation(context, vm, "power_state_reset"):
-        record = context.database.record("VM", vm)
-        host = record["resident_on"]
-        if record["power_state"] in ("Running", "Paused") and host == pool.master:
-            state = xenops.stat(pool, host, record["uuid"])
-            if state and state["power_state"] == "Running":
-                raise Failure("DOMAIN_EXISTS", vm)
-            if state:
-                xenops.forget(pool, host, record["uuid"])
-        elif record["power_state"] in ("Running", "Paused") and pool.is_alive(host):
-            raise Failure("HOST_IS_LIVE", host)
-        vm_lifecycle.reset(context.database, vm)
-        rrd_service.archive(pool, pool.own_host, record["uuid"])
+    record = context.database.record("VM", vm)
+    host = record["resident_on"]
+    if record["power_state"] in ("Running", "Paused") and host == pool.master:
+        state = xenops.stat(pool, host, record["uuid"])
+        if state and state["power_state"] == "Running":
+            raise Failure("DOMAIN_EXISTS", vm)
+        if state:
+            xenops.forget(pool, host, record["uuid"])
+    elif record["power_state"] in ("Running", "Paused") and pool.is_alive(host):
+        raise Failure("HOST_IS_LIVE", host)
+    vm_lifecycle.reset(context.database, vm)
+    rrd_service.archive(pool, pool.own_host, record["uuid"])
 
 
 @hidden("VM.pool_migrate_complete")

@@ -109,11 +109,15 @@ def _require_ours(m: "Migration", vm: str) -> None:
 
 def _detach(m: "Migration") -> None:
     """Have xapi say of a halted VM's devices what is true. A start that fails before xenopsd has
-    heard of the VM leaves them "attached" (xapi_xenops.ml, start), and then VBD.destroy refuses. A
-    VM that is being started meanwhile is not reset: xapi says DOMAIN_EXISTS."""
+    heard of the VM leaves them "attached" (xapi_xenops.ml, start), and then VBD.destroy refuses.
+
+    xapi would reset a VM that is just being started, too (message_forwarding.ml): none begins any
+    more, as that is blocked by now, and who has begun is in its current_operations."""
     api = m.source.xenapi
     vm = m.vm()
     if m.plan.live or api.VM.get_power_state(vm) != "Halted":
+        return
+    if api.VM.get_current_operations(vm):
         return
     if any(api.VBD.get_currently_attached(vbd) for vbd in api.VM.get_VBDs(vm)):
         api.VM.power_state_reset(vm)

@@ -167,15 +167,19 @@ def test_a_failure_at_every_call_is_undone(calls):
     assert (dict(m.record), dict(m.vdi), dict(m.vbd)) == before
 
 
-@pytest.mark.parametrize("attached", [True, False])
-def test_devices_that_a_failed_start_has_left_attached(attached):
+@pytest.mark.parametrize(
+    "attached, operations, are_reset",
+    [(True, {}, True), (False, {}, False), (True, {"OpaqueRef:task": "start"}, False)],
+)
+def test_devices_that_a_failed_start_has_left_attached(attached, operations, are_reset):
     m = FakeMigration()
     m.plan = m.plan._replace(live=False)
     m.record["power_state"], m.vbd["currently_attached"] = "Halted", attached
+    m.record["current_operations"] = operations
     reset = []
     m.source.handlers["VM.power_state_reset"] = reset.append
     claim.claim(m)
-    assert reset == ([m.ref] if attached else [])
+    assert reset == ([m.ref] if are_reset else [])
 
 
 def test_its_disks_are_not_unplugged_meanwhile():
