@@ -55,6 +55,17 @@ def test_what_has_grown_since_is_still_it(later):
     assert rrd.holds(make(NOW + later, known), OURS)
 
 
+def test_what_rrdd_answers_is_sent_as_rrdd_reads_it(monkeypatch):
+    sent = []
+    monkeypatch.setattr(rrd.unanswered, "query", lambda session, path, fields: path)
+    monkeypatch.setattr(rrd.unanswered, "put", lambda url, path, body: sent.append(body))
+    answered = b"<lastupdate>7</lastupdate><ds><unknown_sec>0</unknown_sec></ds>"
+    told = answered.replace(b"</ds>", b"<last_updated>7</last_updated></ds>")
+    for document in (answered, told):
+        rrd.send("https://there", None, "vm", document, archive=False)
+    assert sent == [told, told]
+
+
 @pytest.mark.parametrize("later", [0, 4, 59])
 def test_a_history_that_begins_anew_is_not(later):
     assert not rrd.holds(make(NOW + later, fresh), OURS)
