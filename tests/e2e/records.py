@@ -5,6 +5,8 @@ docs/what-moves.md lists ("What differs afterwards")."""
 import os
 import re
 
+from storage_motion.plan.bases import RELATED
+
 PAGE = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
     "docs",
@@ -33,7 +35,7 @@ def listed(kind, cells=("yes", MAY)):
     found = set()
     for row in rows[2:]:
         if row[column] in cells:
-            for name, fields in re.findall(r"`(\w+)\.([\w, ]+)`", row[0]):
+            for name, fields in re.findall(r"`(\w+)\.([\w:, ]+)`", row[0]):
                 found |= {"%s.%s" % (name, field) for field in fields.split(", ")}
     return found
 
@@ -93,6 +95,8 @@ def _collect(api, vm, suffix, objects):
         objects["VBD %s%s" % (drive["userdevice"], suffix)] = (vbd, drive)
         if drive["VDI"] != NULL:
             vdi = api.VDI.get_record(drive["VDI"])
+            # by itself: all other keys stay
+            vdi["other_config:" + RELATED] = vdi["other_config"].pop(RELATED, None)
             objects["VDI %s%s" % (drive["userdevice"], suffix)] = (drive["VDI"], vdi)
 
 
