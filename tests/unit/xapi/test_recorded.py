@@ -52,9 +52,20 @@ def read(document):
 
 def test_the_whole_document_of_a_vm_is_rewritten():
     """With a snapshot, tags and a blocked operation of the user's in it: what is not ours stays as
-    it is, to the letter."""
+    it is, to the letter, but for links to what is not in it: the null reference has an id."""
     document = recorded("ova.xml")
     before = read(document)
+    known = {item["id"] for item in before}
+    unknown = [
+        (item["snapshot"], field)
+        for item in before
+        if item["class"] == "VM"
+        for field in ("parent", "snapshot_of")
+        if item["snapshot"][field] not in known
+    ]
+    assert {snapshot[field] for snapshot, field in unknown} == {"Ref:16"}
+    for snapshot, field in unknown:
+        snapshot[field] = "OpaqueRef:NULL"
     uuids = {
         kind: [item["snapshot"]["uuid"] for item in before if item["class"] == kind]
         for kind in ("VM", "VDI", "VIF")

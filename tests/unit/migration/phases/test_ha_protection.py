@@ -223,6 +223,7 @@ def test_of_a_vm_that_was_moved_halted_it_is_not():
     m = Protected()
     m.plan = m.plan._replace(live=False)
     m.record["power_state"] = m.there["power_state"] = "Halted"
+    m.vbd["currently_attached"] = False
     claim.claim(m)
     assert m.record["ha_always_run"], "as it was: xapi changes that of a running VM only"
     m.give_back_there()
