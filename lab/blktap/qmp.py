@@ -61,6 +61,8 @@ class Monitor(object):
                 self._events.append(message)
             elif "error" in message:
                 raise MonitorError("%s: %s" % (execute, message["error"]["desc"]))
+            elif "return" not in message:  # it greets once more, say (seen of 7.2, under load)
+                raise MonitorError("%s: QEMU says %s" % (execute, sorted(message)))
             else:
                 return message["return"]
 
