@@ -50,16 +50,18 @@ def at(url: str, session: "XenAPI.Session", vm: str) -> Optional[bytes]:
     return unanswered.get(transport.connection(url, unanswered.TIMEOUT), path, moved=False)
 
 
-def send(url: str, session: "XenAPI.Session", vm: str, document: bytes, archive: bool) -> None:
+def send(
+    url: str, session: "XenAPI.Session", vm: str, document: bytes, archive: bool, dated: bool = True
+) -> None:
     """Have the host whose xapi answers at `url` take `document` for the RRD of a VM (its UUID): go
     on to fill it, or, `archive`, as the pool's master, keep it. `document`: as one answers it.
-    Raises Unreachable."""
+    `dated`: as those of today read it. Raises Unreachable."""
     fields = [("archive", "true")] if archive else []
     path = unanswered.query(session, PUT, fields + [("uuid", vm)])
-    unanswered.put(url, path, _as_between_rrdds(document))
+    unanswered.put(url, path, _dated(document) if dated else document)
 
 
-def _as_between_rrdds(document: bytes) -> bytes:
+def _dated(document: bytes) -> bytes:
     """What rrdd reads, of what it answers: it wants to know of each data source when that was
     updated, and leaves that out of its answers (rrd.ml, xml_to_output; from_xml takes it for
     optional, and does not read on without it: docs/checked-by-hand.md)."""

@@ -19,7 +19,9 @@ from storage_motion.xapi.records import Records
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
 
-TRIES = 2
+# Whether each source of an RRD says when it was updated: rrdd has wanted that since October 2024
+# (rrd.ml, a897b53abc), and refuses it before.
+FORMS = (True, False)
 
 log = logging.getLogger("sxm")
 
@@ -91,11 +93,13 @@ def _bring_to_host(m: "Migration", document: bytes) -> bool:
 
 
 def _bring(m: "Migration", url: str, document: bytes, archive: bool) -> bool:
-    for tries_left in reversed(range(TRIES + 1)):
-        # first: what has arrived is not put once more over what has come to it since
+    def has_arrived() -> bool:
         there = rrd.at(url, m.destination, m.plan.vm)
-        if there is not None and rrd.holds(there, document):
+        return there is not None and rrd.holds(there, document)
+
+    for dated in FORMS:
+        # first: what has arrived is not put once more over what has come to it since
+        if has_arrived():
             return True
-        if tries_left:
-            rrd.send(url, m.destination, m.plan.vm, document, archive)
-    return False
+        rrd.send(url, m.destination, m.plan.vm, document, archive, dated)
+    return has_arrived()
