@@ -52,7 +52,10 @@ def machine(**changes):
     return Machine(
         "vm",
         Settings(
-            **dict(dict(seed="s", writes=400.0, reads=0.3, workers=3, hot=4, fill=0.25), **changes)
+            **dict(
+                dict(seed="s", writes=400.0, reads=0.3, workers=3, hot=4, fill=0.25, reach=0),
+                **changes,
+            )
         ),
         connect,
     )
