@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """More of everything than a VM has most often: seventeen disks; a disk of 4 TiB, which no VHD can
-be; many snapshots, and with LARGE_ALL=1 (some minutes) as many as SM makes. The memory of each
-process stays bounded."""
+be; a chain of snapshots. The memory of each process stays bounded."""
 
 import os
 import subprocess
@@ -11,7 +10,6 @@ import pytest
 from lab.pools import at_switch
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
-from storage_motion.plan import chains
 from tests.e2e import memory
 from tests.e2e.scene import MIB, Scene
 
@@ -19,10 +17,7 @@ PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = 17
 SIZE = 4 << 40
 REACH = 4 * MIB  # of the large disk, by the guest
-MOST = chains.LONGEST - 2
-"""Snapshots of a VM that moves while it runs, if each differs from the one before: its disk is an
-image more than it has snapshots, and its mirror begins with one more."""
-SNAPSHOTS = MOST if os.environ.get("LARGE_ALL") else 6
+SNAPSHOTS = 6
 PLACES = (REACH, (2 << 40) - 65536, SIZE - 65536)  # beyond that, in the large disk
 LARGE = {"writes": 20, "fill": 0.3, "reach": REACH}
 QEMU_IO = 60.0
@@ -116,5 +111,3 @@ def test_many_snapshots_of_one_disk(made):
     entry = arrived(scene)
     assert len(entry["plan"]["history"]) == len(scene.record["snapshots"]) == SNAPSHOTS
     assert all(disk["base"] for disk in entry["plan"]["history"][1:] + entry["plan"]["disks"])
-    told = [text for text in entry["plan"]["warnings"] if "just one more snapshot" in text]
-    assert len(told) == (SNAPSHOTS == MOST)

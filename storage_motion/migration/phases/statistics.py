@@ -8,8 +8,9 @@ them: what goes wrong is warned of.
 """
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
+from storage_motion.errors import Unreachable
 from storage_motion.migration.accessory import no_more_than_warned_of
 from storage_motion.migration.phases import remap
 from storage_motion.switch import whereabouts
@@ -97,9 +98,19 @@ def _bring(m: "Migration", url: str, document: bytes, archive: bool) -> bool:
         there = rrd.at(url, m.destination, m.plan.vm)
         return there is not None and rrd.holds(there, document)
 
+    trouble: Optional[Unreachable] = None
     for dated in FORMS:
         # first: what has arrived is not put once more over what has come to it since
         if has_arrived():
             return True
-        rrd.send(url, m.destination, m.plan.vm, document, archive, dated)
-    return has_arrived()
+        try:
+            rrd.send(url, m.destination, m.plan.vm, document, archive, dated)
+        except Unreachable as error:
+            # One that cannot read it cuts the connection, too: the other form has its turn.
+            log.info("%s: %s", m.id, error)
+            trouble = error
+    if has_arrived():
+        return True
+    if trouble:
+        raise trouble
+    return False

@@ -102,6 +102,18 @@ def test_an_older_rrdd_has_them_as_it_reads_them(moved):
     assert moved.there[HOST].startswith(OURS) and moved.warnings == []
 
 
+def test_an_older_rrdd_may_cut_the_connection_at_what_it_does_not_read(moved, monkeypatch):
+    moved.dated, send = False, rrd.send
+
+    def cut(url, session, vm, document, archive, dated):
+        if dated:
+            raise Unreachable(url, "PUT /rrd: handshake failed")
+        send(url, session, vm, document, archive, dated)
+
+    monkeypatch.setattr(rrd, "send", cut)
+    assert moved.move() == [("send", HOST, False), "end", "archive"] and moved.warnings == []
+
+
 def test_what_has_arrived_is_not_put_over_what_came_since(moved):
     """By a worker that was killed, or while the source's archive gave no answer."""
     moved.there[HOST] = OURS + b" and more"
@@ -155,7 +167,8 @@ def test_a_xapi_that_is_just_restarted_costs_nothing(moved, monkeypatch):
         send(url, *arguments)
 
     monkeypatch.setattr(rrd, "send", fail_once)
-    assert moved.move() == ["end", ("send", HOST, False), "end", "archive"]
+    sent = ("send", HOST, False)
+    assert moved.move() == [sent, "end", sent, "end", "archive"], "the first is of the other form"
     assert moved.warnings == [] and failed == [HOST]
 
 
