@@ -154,38 +154,41 @@ def _start(context, vm, host, start_paused):
     ha_plan.require_start(database, vm, host)
     if database.get("VM", vm, "ha_restart_priority") == ha_plan.RESTART:
         database.set("VM", vm, ha_always_run=True)
-    # Before anything is told to xenopsd, and not taken back where it then never is (xapi_xenops.ml,
-    # start): seen on a real xapi, which left a halted VM with disks that are attached
+    # before xenopsd hears of the VM (xapi_xenops.ml, start)
     for class_name, field in (("VBD", "VBDs"), ("VIF", "VIFs")):
         for device in database.get("VM", vm, field):
             database.set(class_name, device, currently_attached=True)
-    firmware = database.get("VM", vm, "HVM_boot_params").get("firmware", "bios")
-    if database.get("VM", vm, "VTPMs") and firmware != "uefi":
-        raise Failure("NOT_IMPLEMENTED", "Booting BIOS VM with VTPMs attached")
-    described = xenops.metadata(database, vm)
     database.set("VM", vm, scheduled_to_be_resident_on=host)
     try:
-        pool.on_host(
-            host,
-            "xenops",
-            method="VM.add",
-            members={"debug_info": "VM.start", "metadata": described},
-        )
-        xenops.run(context, host, "VM.start", id=described["id"])
+        identity = _push(pool, vm, host)
+        xenops.run(context, host, "VM.start", id=identity)
         with database.lock:
             database.set("VM", vm, resident_on=host, domarch="")
             database.set(
                 "VM_metrics", database.get("VM", vm, "metrics"), start_time=Timestamp.now()
             )
         xenops.refresh(pool, vm, host)
-        rrd_service.push(pool, host, described["id"])
+        rrd_service.push(pool, host, identity)
     except Failure:
-        xenops.refresh(pool, vm, host)
-        if database.get("VM", vm, "power_state") == "Halted":
-            xenops.forget(pool, host, described["id"])
+        # It looks at what xenopsd says of the VM. Of one that xenopsd has not heard of that is
+        # nothing: it stays halted, on that host, with its devices attached, as a real one did.
+        database.set("VM", vm, resident_on=host)
+        xenops.await_events(pool, host)
+        xenops.update_vm(pool, vm, host)
         raise
     finally:
         database.set("VM", vm, scheduled_to_be_resident_on=NULL)
+
+
+def _push(pool, vm, host):
+    """Tell a host's xenopsd of a VM that is to start there (Xenopsd_metadata.push). Its id."""
+    firmware = pool.database.get("VM", vm, "HVM_boot_params").get("firmware", "bios")
+    if pool.database.get("VM", vm, "VTPMs") and firmware != "uefi":
+        raise Failure("NOT_IMPLEMENTED", "Booting BIOS VM with VTPMs attached")
+    described = xenops.metadata(pool.database, vm)
+    members = {"debug_info": "VM.start", "metadata": described}
+    pool.on_host(host, "xenops", method="VM.add", members=members)
+    return described["id"]
 
 
 @call("VM.clean_shutdown", "vm:ref(VM)")

@@ -95,6 +95,7 @@ def test_a_vm_that_boots_by_bios_does_not_start_with_one(x, vm):
     # a real xapi has noted them before that, and leaves them so
     (vbd,) = x.VM.get_VBDs(vm)
     assert x.VM.get_power_state(vm) == "Halted" and x.VBD.get_currently_attached(vbd)
+    assert x.VM.get_resident_on(vm) in x.host.get_all()
     assert failure_of(x.VBD.destroy, vbd)[0] == "OPERATION_NOT_ALLOWED"
     x.VM.power_state_reset(vm)
     assert not x.VBD.get_currently_attached(vbd)

@@ -72,7 +72,8 @@ def claim(m: "Migration") -> None:
         blocking.add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
     snapshot_vms.claim(m)
     _fasten(m)
-    _detach(m)
+    if not m.plan.live:
+        detach(m, vm)
     block_tracking.disable(m)
 
 
@@ -107,17 +108,15 @@ def _require_ours(m: "Migration", vm: str) -> None:
         raise AlreadyMigrating(m.plan.vm, str(holder))
 
 
-def _detach(m: "Migration") -> None:
-    """Have xapi say of a halted VM's devices what is true. A start that fails before xenopsd has
-    heard of the VM leaves them "attached" (xapi_xenops.ml, start), and then VBD.destroy refuses.
+def detach(m: "Migration", vm: str) -> None:
+    """Have xapi say of the devices of `vm` (a ref, at the source), which is halted, what is true. A
+    start that fails before xenopsd has heard of the VM leaves them "attached" (xapi_xenops.ml,
+    start), and then VBD.destroy refuses. Nothing, if the VM is not halted.
 
     xapi would reset a VM that is just being started, too (message_forwarding.ml): none begins any
     more, as that is blocked by now, and who has begun is in its current_operations."""
     api = m.source.xenapi
-    vm = m.vm()
-    if m.plan.live or api.VM.get_power_state(vm) != "Halted":
-        return
-    if api.VM.get_current_operations(vm):
+    if api.VM.get_power_state(vm) != "Halted" or api.VM.get_current_operations(vm):
         return
     if any(api.VBD.get_currently_attached(vbd) for vbd in api.VM.get_VBDs(vm)):
         api.VM.power_state_reset(vm)

@@ -191,6 +191,7 @@ def _destroy_vbds(m: "Migration") -> None:
         m.source.xenapi.VM.power_state_reset(vm)
     elif state != "Halted":
         xenopsd_leftovers.note_halted(m)
+    claim.detach(m, vm)  # with an older database somebody may have tried to start it
     moved = {disk.vbd for disk in m.plan.disks}
     for ref in m.source.xenapi.VM.get_VBDs(vm):
         if m.source.xenapi.VBD.get_uuid(ref) in moved:

@@ -229,6 +229,33 @@ def test_one_that_another_vm_has_got_meanwhile_stays_and_is_told():
     assert not left.is_there()
 
 
+def test_a_start_that_failed_since_keeps_no_vbd():
+    """With an older database of xapi's nothing refuses it; where it fails before xenopsd hears of
+    it, the devices stay attached, and VBD.destroy refuses."""
+    source = make_pool("A", ["a1"])
+    host, network = by_name(source, "host", "a1"), by_name(source, "network", "guests")
+    vdi = add_vdi(source, by_name(source, "SR", "a1-sr"))
+    vm = add_vm(source, host, [vdi], network)
+    record = source.tables["VM"][vm]
+    (vbd,) = record["VBDs"]
+    record["power_state"], source.tables["VBD"][vbd]["currently_attached"] = "Halted", True
+    destroyed = []
+
+    def destroy(ref):
+        assert not source.tables["VBD"][ref]["currently_attached"], "still attached"
+        destroyed.append(ref)
+
+    def reset(ref):
+        assert ref == vm
+        source.tables["VBD"][vbd]["currently_attached"] = False
+
+    source.handlers.update({"VBD.destroy": destroy, "VM.power_state_reset": reset})
+    disk = types.SimpleNamespace(vbd=uuid_of(source, "VBD", vbd))
+    plan = types.SimpleNamespace(vm=record["uuid"], suspended=False, disks=[disk])
+    cleanup._destroy_vbds(types.SimpleNamespace(id="m", source=source, plan=plan))
+    assert destroyed == [vbd]
+
+
 @pytest.mark.parametrize("snapshot_is_there", [True, False])
 def test_one_whose_copy_is_gone_is_the_only_one_if_its_snapshot_is_there(snapshot_is_there):
     left = Left()
