@@ -7,8 +7,10 @@ answer says that it is there. What came is kept until then. Zeros on a disk that
 not written, but read: CMD_REQUIRE_ZEROES.
 
 Tapdisk works on one request after the other, and a guest's mirrored write waits for what is before
-it. So it has one write and one read of a copy at a time, and one small one of them while the guest
-writes.
+it. So it has one write and one read of a copy at a time. While the guest writes they are small, and
+one of the two at a time: the fewer writes a guest has in flight, the smaller, as it feels the wait
+the more. One that always has several waits for its own first of all, and would let a copy hardly go
+on (docs/performance.md, What a guest feels beside a copy).
 """
 
 import collections
@@ -25,7 +27,9 @@ MAX_LENGTH = 1 << 20  # bytes of one request: a window of the copier
 # requests that are taken from the mover and not answered: as many as it sends, so that it waits
 # for the network alone. They keep their data.
 MAX_REQUESTS = 8
-SMALL = 128 << 10  # bytes of a piece while the guest writes
+SMALL = 64 << 10  # bytes of a piece for each write that the guest has in flight
+# a guest that has so many waits for its own: tapdisk may have a write and a read of the copy
+SEVERAL = 4
 ZEROS = bytes(MAX_LENGTH)
 
 
@@ -134,7 +138,7 @@ class CopyRole(Role):
         """Give tapdisk as much as it may have: what has to be read back first, so that no more is
         kept than needed."""
         self._priority.adjust()
-        while not self._at_tapdisk or not self._guest.are_coming():
+        while not self._at_tapdisk or not 0 < self._guest.in_flight() < SEVERAL:
             if self._written and not self._reads.in_flight:
                 self._read_back(self._written.popleft())
             elif self._to_write and not self._writes.in_flight:
@@ -147,7 +151,7 @@ class CopyRole(Role):
     def _next_piece(self, copies: "collections.deque[_Copy]") -> _Piece:
         copy = copies[0]
         left = copy.request.length - copy.cut
-        piece = _Piece(copy, min(left, SMALL) if self._guest.are_coming() else left)
+        piece = _Piece(copy, min(left, SMALL * self._guest.in_flight() or left))
         if piece.length == left:
             copies.popleft()
         return piece

@@ -55,7 +55,7 @@ class MirrorRole(Role):
         return not self._waiting
 
     def _take(self, requests: List[nbd_server.Request]) -> None:
-        self._guest.came()
+        self._guest.came(len(requests) + len(self._waiting) + self._tapdisk.in_flight)
         for request in requests:
             if request.handle >= FIRST_PIECE:
                 raise ProtocolError("the mover sent handle %#x" % request.handle)

@@ -16,15 +16,22 @@ class GuestWrites(object):
     """Those of one disk."""
 
     def __init__(self) -> None:
-        self._latest = -RECENT
+        self._latest = self._most_at = -RECENT
+        self._most = 0
 
-    def came(self) -> None:
-        """One, or several, came just now."""
-        self._latest = time.monotonic()
+    def came(self, in_flight: int = 1) -> None:
+        """One, or several, came just now. `in_flight`: how many are not answered with them."""
+        self._latest = now = time.monotonic()
+        if in_flight >= self._most or now - self._most_at >= RECENT:
+            self._most, self._most_at = in_flight, now
 
     def are_coming(self) -> bool:
         """Whether one came a moment ago."""
         return time.monotonic() - self._latest < RECENT
+
+    def in_flight(self) -> int:
+        """How many of them the guest has had waiting at a time, a moment ago; 0: none came."""
+        return self._most if self.are_coming() else 0
 
 
 class CopyPriority(object):

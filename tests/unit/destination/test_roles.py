@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from fake_tapdisk import BOUND, FakeTapdisk
-from storage_motion.destination.copy_role import MAX_LENGTH, SMALL, CopyRole
+from storage_motion.destination.copy_role import MAX_LENGTH, SEVERAL, SMALL, CopyRole
 from storage_motion.destination.mirror_role import FIRST_PIECE, MirrorRole
 from storage_motion.errors import ConnectionLost, ProtocolError
 from storage_motion.wire import nbd, nbd_client, stream
@@ -168,10 +168,17 @@ def test_what_is_no_copy_ends_the_role(served, command, length):
 
 
 class Writing(GuestWrites):
-    """A guest that writes all the time."""
+    """A guest that writes all the time, and has so many writes in flight."""
+
+    def __init__(self, count=1):
+        GuestWrites.__init__(self)
+        self.count = count
 
     def are_coming(self):
         return True
+
+    def in_flight(self):
+        return self.count
 
 
 def beside_a_guest(mover, writing, reading):
@@ -193,6 +200,31 @@ def test_while_the_guest_writes_tapdisk_has_one_small_piece_at_a_time(served):
         for connection, command in ((0, WRITE), (1, READ))
     ]
     assert tapdisk.disk[: 3 * SMALL + 512] == data(1, 3 * SMALL) + data(2, 512)
+
+
+class Counted(CopyRole):
+    """Counts how many pieces tapdisk has at a time."""
+
+    most = 0
+
+    def _hand_over(self, piece):
+        handle = CopyRole._hand_over(self, piece)
+        self.most = max(self.most, len(self._at_tapdisk))
+        return handle
+
+
+@pytest.mark.parametrize(
+    "count, length, together",
+    [(2, 2 * SMALL, 1), (SEVERAL, SEVERAL * SMALL, 2), (100, MAX_LENGTH, 2)],
+)
+def test_a_guest_that_waits_for_its_own_writes_lets_the_copy_go_on(served, count, length, together):
+    role, tapdisk = served(lambda *sockets: Counted(*sockets, Writing(count)))
+    for number in range(3):
+        role.send(WRITE, number, number << 20, MAX_LENGTH, data(number, MAX_LENGTH))
+    tapdisk.go()
+    assert role.replies(3) == {0: 0, 1: 0, 2: 0}
+    assert max(length for _, _, _, length in tapdisk.seen) == length
+    assert role._role.most == together
 
 
 @pytest.mark.parametrize("command", [WRITE, READ])
@@ -232,9 +264,10 @@ def test_the_mirror_tells_the_copy(served):
     role, tapdisk = served(lambda mover, client, *_: MirrorRole(mover, client, guest))
     tapdisk.go()
     assert not guest.are_coming()
-    role.send(WRITE, 1, 0, 512, data(1, 512))
-    assert role.replies(1) == {1: 0}
-    assert guest._latest > 0
+    for handle in (1, 2, 3):
+        role.send(WRITE, handle, 0, 512, data(1, 512))
+    assert role.replies(3) == {1: 0, 2: 0, 3: 0}
+    assert guest._latest > 0 and 1 <= guest._most <= 3
 
 
 def test_beyond_the_disk_nothing_goes_to_tapdisk(served):

@@ -30,6 +30,22 @@ def test_a_guest_writes_for_a_moment_after_each_of_its_writes(now):
     assert not guest.are_coming()
 
 
+def test_as_many_as_it_had_in_flight_at_a_time_count_for_a_moment(now):
+    guest = GuestWrites()
+    assert guest.in_flight() == 0
+    guest.came(8)
+    guest.came(3)
+    assert guest.in_flight() == 8
+    now[0] += 0.9 * guest_writes.RECENT
+    guest.came(2)
+    assert guest.in_flight() == 8
+    now[0] += 0.2 * guest_writes.RECENT
+    guest.came(1)
+    assert guest.in_flight() == 1
+    now[0] += guest_writes.RECENT
+    assert guest.in_flight() == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="to raise a priority again is root's")
 def test_a_copy_gives_way_while_the_guest_writes_and_no_longer(now):
     """The thread that copies alone: the mirror's is as quick as before."""
