@@ -228,6 +228,13 @@ class MoveCutShort(MoveFailed):
     tried again."""
 
 
+class FieldNotWritten(MotionError):
+    """[class, UUID, why]: xapi's database has not another disk or memory image for what is
+    suspended (xapi/database_fields.py)."""
+
+    code = "SXM_DATABASE"
+
+
 class NotDurable(MotionError):
     """[why]: it is not proven that a pool's database is on disk, so a crash of xapi may take back
     what protects the VM."""

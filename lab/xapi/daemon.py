@@ -16,6 +16,7 @@ from lab.xapi import (
     handlers,
     host,
     messages,
+    remote_database,
     rrd_service,
     rrdd,
     startup,
@@ -276,6 +277,7 @@ _HTTP_HANDLERS = {
     ("GET", "/export_metadata"): handlers.export_metadata,
     ("PUT", "/import_metadata"): handlers.import_metadata,
     messages.PUT: messages.put,
+    remote_database.POST: remote_database.post,
 }
 _LOCAL_HANDLERS = {
     ("POST", storage_service.STORAGE): storage_service.answer_storage,
@@ -340,6 +342,8 @@ class Slave(Xapi):
     def answer_public(self, request):
         if (request.method, request.path) == messages.PUT:
             return messages.put_at_member(self, request)
+        if request.path == remote_database.URI:
+            return refusal(404, "not found")  # over its own socket as well
         if request.path == storage_service.STORAGE and not self._serves_storage:
             return refusal(503, "not yet")  # it lies in message-switch's queue
         if request.local and request.path == storage_service.STORAGE:

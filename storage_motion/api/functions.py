@@ -18,7 +18,7 @@ from storage_motion.migration import at_destination, received_history
 from storage_motion.plan import installed
 from storage_motion.sm import sr_master
 from storage_motion.switch import pool_lock
-from storage_motion.xapi import database
+from storage_motion.xapi import database, database_fields
 
 if TYPE_CHECKING:
     import XenAPI
@@ -250,6 +250,18 @@ FUNCTIONS: Dict[str, Function] = {
         "for either side: how much of xapi's database is on this host's disk",
         Takes(()),
         lambda session, given: {"generation": state_db.generation()},
+    ),
+    database_fields.FUNCTION: Function(
+        "for the source: what a suspended VM, or a checkpoint, has for a disk or for its memory",
+        Takes(
+            (
+                Argument("class", "VBD: a disk; VM: the memory"),
+                Argument("uuid", "the UUID of that VBD, or VM"),
+                DISK,
+            ),
+            (("class",), ("uuid",), ("vdi",)),
+        ),
+        database_fields.write_here,
     ),
 }
 

@@ -57,11 +57,11 @@ def forgotten(m: "Migration") -> List[str]:
             found.append("that VDI %s is open" % uuid)
         elif not api.VDI.get_managed(vdi):
             found.append("that VDI %s is managed" % uuid)
+        elif adopt.is_taken_away(m, disk):
+            continue
         elif disk.is_memory:
             if api.VM.get_suspend_VDI(vm) != vdi:
                 found.append("that VDI %s is the VM's memory" % uuid)
-        elif adopt.is_taken_away(m, disk):
-            continue
         elif vm not in [api.VBD.get_VM(vbd) for vbd in api.VDI.get_VBDs(vdi)]:
             found.append("that VDI %s is the VM's" % uuid)
     return found + snapshot_vms.forgotten(m) + _forgotten_history(m)
@@ -78,13 +78,13 @@ def _forgotten_history(m: "Migration") -> List[str]:
         known = api.VDI.get_record(vdi)
         if not known["managed"] or not known["is_a_snapshot"]:
             found.append("that VDI %s is a snapshot" % known["uuid"])
+        own = vm and not adopt.is_taken_away(m, disk)
         if disk.is_memory:
-            if vm and api.VM.get_suspend_VDI(vm) != vdi:
+            if own and api.VM.get_suspend_VDI(vm) != vdi:
                 found.append(
                     "that VDI %s is the memory of snapshot %s" % (known["uuid"], disk.snapshot)
                 )
             continue
-        own = vm and not adopt.is_taken_away(m, disk)
         if own and vm not in [api.VBD.get_VM(vbd) for vbd in known["VBDs"]]:
             found.append("that VDI %s is of snapshot %s" % (known["uuid"], disk.snapshot))
     return found

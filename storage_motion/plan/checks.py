@@ -46,16 +46,10 @@ VM_CHECKS: Tuple[Condition, ...] = (
     ),
 )
 
-# More for one that is suspended: its record, and {"cross_pool": whether it would leave its pool}.
+# More for one that is suspended.
 SUSPENDED_CHECKS: Tuple[Condition, ...] = (
     (
-        # VBD.destroy wants it unplugged, VBD.unplug wants the VM to run (xapi_vbd_helpers.ml)
-        lambda vm, move: move["cross_pool"],
-        "is Suspended, and within its pool xapi lets nobody give it other disks",
-        "resume it (xe vm-resume), or shut it down",
-    ),
-    (
-        lambda vm, move: vm["suspend_VDI"] != NULL,
+        lambda vm: vm["suspend_VDI"] != NULL,
         "is Suspended, and has no image of its memory",
         "shut it down (xe vm-shutdown)",
     ),
@@ -92,8 +86,8 @@ SNAPSHOT_CHECKS: Tuple[Condition, ...] = (
 )
 
 # More for a checkpoint, which is a suspended one: {"image": whether that of its memory is there,
-# "arrives": whether it comes along to another pool, "remapped": whether it is to have other disks
-# within its pool}.
+# "arrives": whether it comes along to another pool, "stays": the UUID of that image if the disks go
+# to a host which does not see it, "host": the name of that one}.
 CHECKPOINT_CHECKS: Tuple[Condition, ...] = (
     (
         lambda checkpoint: checkpoint["image"] or not checkpoint["arrives"],
@@ -101,11 +95,11 @@ CHECKPOINT_CHECKS: Tuple[Condition, ...] = (
         "delete it first (xe snapshot-uninstall)",
     ),
     (
-        # as of a VM: it has its VBDs plugged (xapi_vbd_helpers.ml, copy), so that nobody destroys
-        # them, and who makes it halted (VM.hard_shutdown) destroys the image
-        lambda checkpoint: not checkpoint["remapped"],
-        "is a checkpoint, and within its pool xapi lets nobody give it other disks",
-        "delete it first (xe snapshot-uninstall); to another pool it would come along",
+        # as of what stays of a VM; xapi itself moves it then (xapi_vm_migrate.ml, suspends_vdis)
+        lambda checkpoint: not checkpoint["stays"],
+        lambda checkpoint: "is a checkpoint, and host %(host)s does not see the SR of the image of "
+        "its memory, %(stays)s" % checkpoint,
+        "give that image an SR to go to, too: vdi:<image>=<SR>",
     ),
 )
 

@@ -4,7 +4,7 @@
 from typing import Any, Dict, List, Optional, Tuple
 
 from storage_motion.plan import checks, room
-from storage_motion.plan.inquiry import Attached, Inquiry
+from storage_motion.plan.inquiry import MEMORY, Attached, Inquiry
 from storage_motion.plan.plan import Disk
 from storage_motion.xapi.records import NULL
 
@@ -29,7 +29,8 @@ def find_goals(inquiry: Inquiry, disks: List[Attached]) -> Dict[str, Optional[Go
         key, argument = vdi["uuid"], "vdi:" + vdi["uuid"]
         if key in inquiry.request.vdis:
             goals[key] = _named_goal(inquiry, argument, inquiry.request.vdis[key])
-        elif default:
+        elif default and (inquiry.cross_pool or vbd is not MEMORY):
+            # within a pool an image stays, as xapi has it (xapi_vm_migrate.ml, suspends_vdis)
             goals[key] = (SR_ARGUMENT, default, None)
         else:
             goals[key] = None

@@ -4,7 +4,7 @@ at, and where what is wrong is named."""
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from storage_motion.xapi.records import NULL, Records
+from storage_motion.xapi.records import NULL, SUSPENDED, Records
 
 if TYPE_CHECKING:
     from storage_motion.plan.protocols import Problems, Request
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 Attached = Tuple[str, Dict[str, Any], Dict[str, Any]]
 
 
-SUSPENDED = "Suspended"
 # In place of a VBD, of the image of a suspended VM's memory, or a checkpoint's, which has none.
 MEMORY = {
     "uuid": "",

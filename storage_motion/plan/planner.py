@@ -20,9 +20,9 @@ from storage_motion.plan import (
     vifs,
     vm_snapshots,
 )
-from storage_motion.plan.inquiry import SUSPENDED, Attached, Inquiry, disks_of
+from storage_motion.plan.inquiry import Attached, Inquiry, disks_of
 from storage_motion.plan.plan import CROSS_POOL, IN_POOL, Plan
-from storage_motion.xapi.records import NULL, Records
+from storage_motion.xapi.records import NULL, SUSPENDED, Records
 
 if TYPE_CHECKING:
     from storage_motion.plan.protocols import Problems, Request
@@ -105,7 +105,6 @@ def make(
             request.vm_argument,
             "VM %s" % vm["name_label"],
             vm,
-            {"cross_pool": inquiry.cross_pool},
         )
     if request.copy:
         checks.check(

@@ -3,9 +3,8 @@
 on.
 
 A disk of a snapshot goes where the disk goes that it is a snapshot of; the image of a checkpoint's
-memory, between pools, where a suspended VM's would. What it is based on the tree
-of snapshots says (VM.parent; a revert makes a branch of it): the nearest one above it that has a
-disk of the same disk. That only is where to look: how far two disks differ is read from their
+memory where a suspended VM's would. What it is based on the tree of snapshots says (VM.parent; a
+revert makes a branch of it): the nearest one above it that has a disk of the same disk. That only is where to look: how far two disks differ is read from their
 images when they are copied (migration/phases/copying.py).
 """
 
@@ -13,9 +12,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from storage_motion.plan import chains, checks, disk_goals, vifs
 from storage_motion.plan.disk_goals import SR_ARGUMENT
-from storage_motion.plan.inquiry import MEMORY, SUSPENDED, Inquiry, disks_of
+from storage_motion.plan.inquiry import MEMORY, Inquiry, disks_of
 from storage_motion.plan.plan import Disk, Snapshot, Vif
-from storage_motion.xapi.records import NULL
+from storage_motion.xapi.records import NULL, SUSPENDED
 
 ARGUMENT = "snapshots"
 DELETED = (
@@ -77,7 +76,7 @@ def find(
     if inquiry.cross_pool:
         _require_new(inquiry, snapshots)
     history = _History(inquiry, found, moving, host_ref, host)
-    _require_possible(inquiry, found, history)
+    _require_possible(inquiry, found, history, host)
     return Found(
         [history.based(disk) for disk in moving],
         history.disks,
@@ -147,7 +146,8 @@ class _Snapshots:
 
 class _History:
     """The disks of snapshots that move: `disks`, each behind the one that it is based on.
-    `remapped`: the refs of checkpoints that would have other disks within their pool."""
+    `unseen`: {the ref of a checkpoint that gets other disks within its pool: the UUID of its image,
+    which stays where `host` does not see it}."""
 
     def __init__(
         self,
@@ -162,15 +162,26 @@ class _History:
         self._snapshots = snapshots
         self._moving = {disk.key: disk for disk in moving}
         self.disks: List[Disk] = []
-        self.remapped: List[str] = []
+        self.unseen: Dict[str, str] = {}
         # {key: images of the chain that it is at the destination by then, at most}
         self._lengths: Dict[str, int] = {}
         self._cloned: Set[str] = set()
         # (snapshot, the disk that it is of; refs) -> (the planned disk, the record of its VDI)
         self._found: Dict[Tuple[str, str], Tuple[Disk, Dict[str, Any]]] = {}
         for ref, vm in snapshots.records.items():
+            before = len(self.disks)
             for _, vbd, vdi in disks_of(inquiry.source, vm):
                 self._add(ref, vm, vbd, vdi)
+            if len(self.disks) > before:
+                self._look_at_image(ref, vm)
+
+    def _look_at_image(self, ref: str, vm: Dict[str, Any]) -> None:
+        """Of a snapshot (its ref and record) that gets other disks."""
+        (host_ref, _), image = self._to, self._snapshots.image(vm)
+        if image and host_ref and image["uuid"] not in [disk.key for disk in self.disks]:
+            sr = self._inquiry.source.of("SR", image["SR"])
+            if not checks.plugged(self._inquiry.source, sr, host_ref):
+                self.unseen[ref] = image["uuid"]
 
     def based(self, disk: Disk) -> Disk:
         """A disk of the VM, with what it is based on."""
@@ -192,9 +203,6 @@ class _History:
                 wrong, right = WITHOUT_SR[vbd is MEMORY]
                 problems.add(argument, "%s %s, and has no SR to go to" % (subject, wrong), right)
             return  # else it stays where it is
-        if vm["power_state"] == SUSPENDED and not inquiry.cross_pool:
-            self.remapped.append(ref)
-            return
         sr = inquiry.source.of("SR", vdi["SR"])
         checks.check(checks.FROZEN_DISK_CHECKS, problems, ARGUMENT, subject, vdi, vbd)
         _require_own(inquiry, vm, vbd, vdi)
@@ -236,7 +244,7 @@ class _History:
         """(the argument that says so, the ref of the SR that a disk of a snapshot goes to; None if
         it has none, or stays)."""
         destination, request = self._inquiry.destination, self._inquiry.request
-        if vbd is MEMORY and not self._inquiry.cross_pool:
+        if vbd is MEMORY and not self._inquiry.cross_pool and vdi["uuid"] not in request.vdis:
             return SR_ARGUMENT, None  # it stays, as xapi has it (xapi_vm_migrate.ml, suspends_vdis)
         if owner:
             return "vdi:" + owner.key, destination.ref("SR", owner.destination_sr)
@@ -275,23 +283,26 @@ class _History:
 
 
 def images(inquiry: Inquiry) -> List[str]:
-    """The UUIDs of the images of the memory of the VM's checkpoints that come along to another
-    pool: `vdi:` may say where to."""
-    if not inquiry.cross_pool or inquiry.request.drop_snapshots:
+    """The UUIDs of the images of the memory of the VM's checkpoints that come along: `vdi:` may say
+    where to."""
+    if inquiry.request.drop_snapshots:
         return []
     found = _Snapshots(inquiry)
     images = [found.image(vm) for vm in found.records.values() if vm["power_state"] == SUSPENDED]
     return [image["uuid"] for image in images if image]
 
 
-def _require_possible(inquiry: Inquiry, found: _Snapshots, history: _History) -> None:
+def _require_possible(
+    inquiry: Inquiry, found: _Snapshots, history: _History, host: Optional[Dict[str, Any]]
+) -> None:
     """What xapi can do with a checkpoint."""
     for ref, vm in found.records.items():
         if vm["power_state"] == SUSPENDED:
             checkpoint = {
                 "image": found.image(vm) is not None,
                 "arrives": inquiry.cross_pool,
-                "remapped": ref in history.remapped,
+                "stays": history.unseen.get(ref),
+                "host": host and host["name_label"],
             }
             subject = "snapshot %s (%s)" % (vm["uuid"], vm["name_label"])
             checks.check(checks.CHECKPOINT_CHECKS, inquiry.problems, ARGUMENT, subject, checkpoint)

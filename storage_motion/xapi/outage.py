@@ -73,6 +73,7 @@ REPEATABLE_OF_OURS = (
     "lost-snapshots",
     "relinking",
     "end-relinking",
+    "suspended-disk",
 )
 ASYNC = "Async."  # before a method's name: it answers a task
 GONE = ("HANDLE_INVALID", "UUID_INVALID")

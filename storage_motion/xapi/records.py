@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import XenAPI
 
 NULL = "OpaqueRef:NULL"
+SUSPENDED = "Suspended"  # a power_state: of a checkpoint, too
 UNKNOWN = ("UUID_INVALID", "HANDLE_INVALID")
 
 

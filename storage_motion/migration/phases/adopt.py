@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A halted VM gets its new disks: with its metadata in another pool, or by new VBDs within the
-pool."""
+"""A VM that does not run gets its new disks: with its metadata in another pool; within the pool by
+new VBDs, or, suspended, in those that it has."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, List
 
 import XenAPI
 
+from storage_motion.migration import durable
 from storage_motion.migration.phases import receive, remap
-from storage_motion.xapi.records import Records
+from storage_motion.xapi import database_fields, repeated
+from storage_motion.xapi.records import SUSPENDED, Records
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
@@ -47,34 +49,67 @@ def replace_unplugged(m: "Migration") -> None:
 
 
 def give_back(m: "Migration") -> None:
-    """Give it its old ones."""
+    """Give it its old ones, durably: its new ones are taken away then."""
     if m.plan.cross_pool:
         remap.remove(m)
         return
-    for disk in m.plan.disks:
-        if m.disk(disk.key).get("vbd"):
-            replace(m, m.vm(), disk, m.source_vdi(disk))
+    given = [disk for disk in m.plan.disks if _may_have_new(m, disk)]
+    if given:
+        durable.keep(
+            (m.source,),
+            lambda: take_back(m),
+            lambda: _not_back(m, given),
+            "that VM %s has its disks" % m.plan.vm,
+        )
 
 
 def take_back(m: "Migration") -> None:
     """The same for a VM that was to run on its new disks, on its own host: xapi takes the new one
     for each as soon as that is plugged, and keeps it if the move then fails."""
     for disk in m.plan.disks:
-        vbd = Records(m.source).ref("VBD", disk.vbd)
-        if (
-            m.disk(disk.key).get("vbd")
-            or vbd
-            and m.source.xenapi.VBD.get_VDI(vbd) != m.source_vdi(disk)
-        ):
+        if _may_have_new(m, disk):
             replace(m, m.vm(), disk, m.source_vdi(disk))
 
 
+def _may_have_new(m: "Migration", disk: "Disk") -> bool:
+    """Whether the VM has not its own old disk, within a pool, for all that is known."""
+    if m.disk(disk.key).get("vbd"):
+        return True
+    if disk.is_memory:
+        own = m.source.xenapi.VM.get_suspend_VDI(m.vm())
+        return _is_suspended(m, m.vm()) and bool(own != m.source_vdi(disk))
+    vbd = Records(m.source).ref("VBD", disk.vbd)
+    return vbd is not None and bool(m.source.xenapi.VBD.get_VDI(vbd) != m.source_vdi(disk))
+
+
+def _not_back(m: "Migration", disks: "List[Disk]") -> List[str]:
+    found = []
+    for disk in disks:
+        vbds = m.source.xenapi.VDI.get_VBDs(m.source_vdi(disk))
+        if disk.is_memory:
+            lacks = _may_have_new(m, disk)
+        else:
+            lacks = m.vm() not in [m.source.xenapi.VBD.get_VM(vbd) for vbd in vbds]
+        found += ["that VDI %s is the VM's" % disk.key] if lacks else []
+    return found
+
+
 def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
-    """Have the device of a VM, or of a snapshot of it (refs), be `vdi` (a ref). A VBD's VDI cannot
-    be changed, so there is a new VBD; what it is to be like is in the journal before the old one is
-    gone."""
+    """Have the device of a VM, or of a snapshot of it (refs), be `vdi` (a ref). No message of
+    xapi's changes a VBD's VDI, so there is a new VBD; what it is to be like is in the journal
+    before the old one is gone. What is suspended, as a checkpoint is, has its VBDs plugged, and
+    nobody destroys them: xapi's database is told."""
     api = m.source.xenapi.VBD
     if is_taken_away(m, disk):
+        return
+    if _is_suspended(m, vm):
+        field = database_fields.MEMORY if disk.is_memory else database_fields.DISK
+        of = vm if disk.is_memory else api.get_by_uuid(disk.vbd)
+        repeated.done(
+            m,
+            lambda: database_fields.write(m.source, field, of, vdi),
+            "what VDI %s is to be to VM %s" % (disk.key, m.plan.vm),
+        )
         return
     if not m.disk(disk.key).get("vbd"):
         record = api.get_record(api.get_by_uuid(disk.vbd))
@@ -98,10 +133,19 @@ def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
 
 def is_taken_away(m: "Migration", disk: "Disk") -> bool:
     """Whether somebody has destroyed the VBD of a disk, within a pool, which xapi lets him where no
-    guest uses it: then it is nobody's at the destination, too."""
+    guest uses it: then it is nobody's at the destination, too. The same of the image of the memory
+    of what is not suspended any more, though all that could end that is blocked."""
+    if m.plan.cross_pool:
+        return False
+    if disk.is_memory:
+        vm = Records(m.source).ref("VM", disk.snapshot or m.plan.vm)
+        return vm is None or not _is_suspended(m, vm)
     return (
-        not m.plan.cross_pool
-        and not m.disk(disk.key).get("vbd")
+        not m.disk(disk.key).get("vbd")
         and bool(disk.snapshot or disk.unplugged)
         and Records(m.source).ref("VBD", disk.vbd) is None
     )
+
+
+def _is_suspended(m: "Migration", vm: str) -> bool:
+    return bool(m.source.xenapi.VM.get_power_state(vm) == SUSPENDED)

@@ -23,11 +23,10 @@ from storage_motion.migration.phases import (
     statistics,
 )
 from storage_motion.plan.checks import CLAIM
-from storage_motion.plan.inquiry import SUSPENDED
 from storage_motion.sm import marks
 from storage_motion.switch import pool_lock, whereabouts
 from storage_motion.xapi import datapaths, receiving_host
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import SUSPENDED, Records
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration

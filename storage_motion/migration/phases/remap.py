@@ -11,9 +11,8 @@ from storage_motion.errors import BadMetadata, TaskFailed, TimedOut, Undecided
 from storage_motion.migration.phases import arrived_vm, blocking, claim, ha_protection, snapshot_vms
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
-from storage_motion.plan.inquiry import SUSPENDED
 from storage_motion.xapi import metadata, ova, receiving_host, repeated, tasks
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import SUSPENDED, Records
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Iterator, List
 from storage_motion.errors import BadMetadata
 from storage_motion.migration.phases import blocking
 from storage_motion.plan.checks import CLAIM
-from storage_motion.plan.inquiry import SUSPENDED
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import SUSPENDED, Records
 
 if TYPE_CHECKING:
     import XenAPI
