@@ -64,6 +64,21 @@ def test_live_to_another_pool_and_resumed_from_it_there(scene, tree):
     assert_as_it_was(scene, tree)
 
 
+def test_live_within_its_pool_and_resumed_from_it(scene, tree):
+    """A checkpoint keeps its VBDs and its image, and has other disks."""
+    x, gone = scene.pool.xapi, tree.gone()
+    checkpoint = tree.snapshots()["awake"]
+    kept = x.VM.get_VBDs(checkpoint), x.VM.get_suspend_VDI(checkpoint)
+    images = {x.VDI.get_uuid(kept[1])}
+    entry = scene.ended(scene.begin(**scene.within(tree.other_sr())))
+    assert entry["state"] == "succeeded", entry["error"]
+    assert_as_it_was(scene, tree)
+    assert (x.VM.get_VBDs(checkpoint), x.VM.get_suspend_VDI(checkpoint)) == kept
+    gone(records=False, but=images)
+    tree.resume_from_it()
+    assert_as_it_was(scene, tree)
+
+
 def test_taken_out_again_where_it_had_come(scene, tree):
     migration = scene.begin_and_kill(("migration", "imported", (True,), True))
     (answer,) = scene.call("recover", migration=migration)["migrations"]

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A suspended VM moves to another pool with the image of its memory, and goes on there; with a
-worker that is killed, and a cancel."""
+"""A suspended VM moves to another pool with the image of its memory, and goes on there; within its
+pool it goes on from the one that it has. With a worker that is killed, and a cancel. It begins on a
+member, whose master writes for it what no message of xapi's does."""
 
 import pytest
 import XenAPI
 
 from lab.pools.lab import Lab
 from tests.e2e.moments import MOMENTS
-from tests.e2e.records import BETWEEN, Watched
+from tests.e2e.records import BETWEEN, WITHIN, Watched
 from tests.e2e.suspended import Sleeper
 
 
@@ -19,11 +20,15 @@ def lab():
 
 @pytest.fixture(scope="module")
 def scene(lab):
-    return Sleeper(lab)
+    return Sleeper(lab, home="a2")
 
 
-def test_to_another_pool_and_back(scene):
-    watched = Watched(scene)
+@pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
+
+
+def test_to_another_pool_and_back(scene, watched):
     for _ in range(2):
         written = scene.suspend()
         watched.begin()
@@ -35,11 +40,19 @@ def test_to_another_pool_and_back(scene):
         scene.resume(written)
 
 
-def test_within_its_pool_it_is_refused_and_goes_on(scene):
-    written = scene.suspend()
-    with pytest.raises(XenAPI.Failure) as refused:
-        scene.begin(**scene.within("big"))
-    assert "xe vm-resume" in str(refused.value.details)
+def test_within_its_pool(scene, watched):
+    """Its VBDs stay, and so does its image."""
+    x, written = scene.pool.xapi, scene.suspend()
+    watched.begin()
+    before, image = x.VM.get_VBDs(scene.vm), scene.record["suspend_VDI"]
+    entry = scene.ended(scene.begin(**scene.within("big")))
+    assert entry["state"] == "succeeded", entry["error"]
+    assert entry["plan"]["staying"] == [x.VDI.get_uuid(image)]
+    watched.assert_alike(WITHIN)
+    assert x.VM.get_VBDs(scene.vm) == before and scene.record["suspend_VDI"] == image
+    (disk,) = [x.VBD.get_VDI(vbd) for vbd in before]
+    assert x.VDI.get_SR(disk) == scene.pool.sr(scene.host.name, "big")
+    scene.assert_nothing_left()
     scene.resume(written)
 
 

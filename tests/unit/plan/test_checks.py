@@ -113,9 +113,22 @@ def test_a_suspended_vm_moves_with_the_image_of_its_memory(world, suspended):
     assert home(Records(world.a), world.vm, None) == by_name(world.a, "host", "a1")
 
 
-def test_within_its_pool_it_is_refused(world, suspended):
-    answer = world.within(**{"destination-sr-uuid": uuid_of(world.a, "SR", world.sr)})
-    assert is_refused(answer, "vm", "is Suspended, and within its pool")
+def test_within_its_pool_its_image_stays_unless_it_is_named(world, suspended):
+    shared = uuid_of(world.a, "SR", by_name(world.a, "SR", "shared"))
+    plan, problems = world.within(**{"destination-sr-uuid": shared})
+    assert problems == [] and plan.staying == [suspended] and len(plan.disks) == 2
+    assert not any(disk.is_memory for disk in plan.disks)
+    assert all(plan.keeps_closed(disk) for disk in plan.disks)
+    plan, problems = world.within(**{"vdi:" + suspended: shared})
+    assert problems == [] and [disk.key for disk in plan.disks] == [suspended]
+    assert plan.suspended and len(plan.staying) == 2
+
+
+def test_within_its_pool_it_goes_to_no_host_that_does_not_see_its_image(world, suspended):
+    answer = world.within(
+        host="a2", **{"destination-sr-uuid": uuid_of(world.a, "SR", by_name(world.a, "SR", "a2-sr"))}
+    )
+    assert is_refused(answer, "vdi:" + suspended, "which host a2 does not see")
 
 
 def test_its_image_fills_no_disk_of_the_users(world, suspended):

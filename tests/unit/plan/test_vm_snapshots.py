@@ -272,18 +272,31 @@ def test_a_checkpoint_of_a_suspended_vm_shares_its_image(world):
     assert is_refused(answer, "vdi:" + image, "is not seen by host")
 
 
-def test_within_the_pool_a_checkpoint_only_stays(world):
-    """Refused where a disk of it would move; its image, with the other disks, stays else."""
+def test_within_the_pool_the_image_of_a_checkpoint_stays_unless_it_is_named(world):
     image = uuid_of(world.a, "VDI", checkpoint(world))
     other = uuid_of(world.a, "SR", by_name(world.a, "SR", "shared"))
-    answer = world.within(**{"destination-sr-uuid": other})
-    assert is_refused(answer, "snapshots", "within its pool xapi lets nobody give it other disks")
-    assert len(answer[1]) == 1
+    disks = world.disks(world.first) + world.disks(world.second)
+    plan, problems = world.within(**{"destination-sr-uuid": other})
+    assert problems == [] and sorted(disk.key for disk in plan.history) == sorted(disks)
+    named = {"destination-sr-uuid": other, "vdi:" + image: other}
+    plan, problems = world.within(**named)
+    assert problems == [] and image in [disk.key for disk in plan.history]
+    assert len(plan.history) == 5
     second = world.a.tables["VM"][world.second]
     second["VBDs"] = second["VBDs"][1:]  # it has none of the disk that moves
     plan, problems = world.within(**{"vdi:" + world.vdi(0): other})
     assert problems == [] and [disk.key for disk in plan.history] == world.disks(world.first)[:1]
-    assert is_refused(world.within(**{"vdi:" + image: other}), "vdi:" + image, "is not a disk")
+
+
+def test_a_checkpoint_goes_to_no_host_of_its_pool_that_does_not_see_its_image(world):
+    image = uuid_of(world.a, "VDI", checkpoint(world))
+    there = uuid_of(world.a, "SR", by_name(world.a, "SR", "a2-sr"))
+    to = {"host": "a2", "destination-sr-uuid": there}
+    answer = world.within(**to)
+    assert is_refused(answer, "snapshots", "and host a2 does not see the SR of the image")
+    assert image in str(answer[1])
+    plan, problems = world.within(**dict(to, **{"vdi:" + image: there}))
+    assert problems == [] and len(plan.history) == 5
 
 
 def test_a_checkpoint_is_dropped_with_its_image(world):
