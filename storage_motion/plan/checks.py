@@ -97,8 +97,10 @@ CHECKPOINT_CHECKS: Tuple[Condition, ...] = (
     (
         # as of what stays of a VM; xapi itself moves it then (xapi_vm_migrate.ml, suspends_vdis)
         lambda checkpoint: not checkpoint["stays"],
-        lambda checkpoint: "is a checkpoint, and host %(host)s does not see the SR of the image of "
-        "its memory, %(stays)s" % checkpoint,
+        lambda checkpoint: (
+            "is a checkpoint, and host %(host)s does not see the SR of the image of "
+            "its memory, %(stays)s" % checkpoint
+        ),
         "give that image an SR to go to, too: vdi:<image>=<SR>",
     ),
 )

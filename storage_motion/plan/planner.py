@@ -100,11 +100,7 @@ def make(
     checks.check(checks.VM_CHECKS, problems, request.vm_argument, "VM %s" % vm["name_label"], vm)
     if vm["power_state"] == SUSPENDED:
         checks.check(
-            checks.SUSPENDED_CHECKS,
-            problems,
-            request.vm_argument,
-            "VM %s" % vm["name_label"],
-            vm,
+            checks.SUSPENDED_CHECKS, problems, request.vm_argument, "VM %s" % vm["name_label"], vm
         )
     if request.copy:
         checks.check(

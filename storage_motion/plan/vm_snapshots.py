@@ -4,8 +4,9 @@ on.
 
 A disk of a snapshot goes where the disk goes that it is a snapshot of; the image of a checkpoint's
 memory where a suspended VM's would. What it is based on the tree of snapshots says (VM.parent; a
-revert makes a branch of it): the nearest one above it that has a disk of the same disk. That only is where to look: how far two disks differ is read from their
-images when they are copied (migration/phases/copying.py).
+revert makes a branch of it): the nearest one above it that has a disk of the same disk. That only
+is where to look: how far two disks differ is read from their images when they are copied
+(migration/phases/copying.py).
 """
 
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple

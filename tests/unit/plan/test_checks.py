@@ -126,7 +126,8 @@ def test_within_its_pool_its_image_stays_unless_it_is_named(world, suspended):
 
 def test_within_its_pool_it_goes_to_no_host_that_does_not_see_its_image(world, suspended):
     answer = world.within(
-        host="a2", **{"destination-sr-uuid": uuid_of(world.a, "SR", by_name(world.a, "SR", "a2-sr"))}
+        host="a2",
+        **{"destination-sr-uuid": uuid_of(world.a, "SR", by_name(world.a, "SR", "a2-sr"))},
     )
     assert is_refused(answer, "vdi:" + suspended, "which host a2 does not see")
 

@@ -170,7 +170,7 @@ class Asleep:
 
 
 def everything(what):
-    return {name: what for name in KEPT}
+    return dict.fromkeys(KEPT, what)
 
 
 def test_it_keeps_its_vbds_and_has_its_new_disks(monkeypatch):
