@@ -173,7 +173,7 @@ class _History:
             before = len(self.disks)
             for _, vbd, vdi in disks_of(inquiry.source, vm):
                 self._add(ref, vm, vbd, vdi)
-            if len(self.disks) > before:
+            if len(self.disks) > before and not inquiry.cross_pool:
                 self._look_at_image(ref, vm)
 
     def _look_at_image(self, ref: str, vm: Dict[str, Any]) -> None:
