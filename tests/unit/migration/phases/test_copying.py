@@ -114,6 +114,30 @@ def test_all_of_a_clone_of_what_was_there_before_is_compared(monkeypatch):
     assert on_a_vdi_that_was_there(monkeypatch).begin() == (ALL, False, True, False)
 
 
+@pytest.mark.parametrize(
+    "holds, data, compared", [(True, 1 << 20, True), (True, 1, False), (False, 1 << 20, False)]
+)
+def test_what_is_given_to_be_filled_is_compared_if_it_holds_something(
+    monkeypatch, holds, data, compared
+):
+    """Not for a disk that is larger than four times what it holds."""
+    world = World(monkeypatch, base="", holds=holds)
+    disk = world.disk_of_plan = world.disk_of_plan._replace(target="t", size=4 << 20, data=data)
+    world.plan = world.plan._replace(disks=[disk], history=[])
+    assert world.begin() == (ALL, False, compared, False)
+
+
+@pytest.mark.parametrize("images", [["t"], ["t", "p"]])
+def test_a_vdi_to_fill_is_on_images_of_others_if_there_are_some(monkeypatch, images):
+    world = World(monkeypatch, base="", holds=True, renewed=True, images=images)
+    world.disk_of_plan = world.disk_of_plan._replace(target="t")
+    world.plan = world.plan._replace(disks=[world.disk_of_plan], history=[])
+    looked = []
+    monkeypatch.setattr(copying.verified_before, "look", lambda *_: looked.append(True))
+    world.begin("/run/v0-0.map")
+    assert bool(looked) is (images == ["t"]), "what was verified may have gone with an image"
+
+
 def test_where_it_could_not_be_cloned_all_is_sent(monkeypatch):
     assert on_a_vdi_that_was_there(monkeypatch, blank=True).begin() == (ALL, True, False, False)
 
