@@ -25,7 +25,7 @@ from storage_motion.migration import (
     verified_before,
 )
 from storage_motion.migration.mover_handle import MoverHandle
-from storage_motion.plan import bases, changes, room
+from storage_motion.plan import bases, changes, formats, room
 from storage_motion.sm import repeated_commands, smapi
 from storage_motion.wire.mover_status import fault_of
 from storage_motion.xapi.records import Records
@@ -126,9 +126,11 @@ def _since(m: "Migration", disk: "Disk", copied_from: str, base: str) -> Dict[st
     """The extents in which the VDI `copied_from` may differ from the VDI `base` (UUIDs). Raises
     SmFault.
 
-    On LVM images are there only while they are open, so the base is opened, too."""
-    m.note(disk.key, base_open=base)
-    ask(m, disk, "vdi_copy_open", base)
+    On LVM images are there only while they are open, so the base is opened, too. Files are always
+    there."""
+    if Records(m.source).by_uuid("SR", disk.source_sr)[1]["type"] in formats.ON_LVM:
+        m.note(disk.key, base_open=base)
+        ask(m, disk, "vdi_copy_open", base)
     try:
         _look(m)
         found: Dict[str, Any] = json.loads(ask(m, disk, "vdi_extents", copied_from, (base,)))

@@ -26,7 +26,7 @@ class World:
         monkeypatch.setattr(copying, "ask", self.ask)
         monkeypatch.setattr(copying.snapshots, "find_again", lambda m, disk, uuid: None)
         monkeypatch.setattr(copying, "Records", lambda session: self)
-        self.source, self.breaks_after = None, None
+        self.source, self.breaks_after, self.sr_type = None, None, "lvm"
         monkeypatch.setattr(copying.mirror_health, "watch", self.watch)
 
     def watch(self, _):
@@ -37,10 +37,16 @@ class World:
     def ref(self, class_name, uuid):
         return uuid if uuid in self.known else None
 
+    def by_uuid(self, class_name, uuid):
+        assert (class_name, uuid) == ("SR", self.disk_of_plan.source_sr)
+        return "ref", {"type": self.sr_type}
+
     def ask(self, m, disk, command, vdi, args=(), timeout=None):
         self.asked.append((command, vdi) + tuple(args))
         if command == "vdi_extents" and args:
-            assert self.entry["base_open"] == "b", "it could not be closed after a crash"
+            assert self.sr_type == "ext" or self.entry["base_open"] == "b", (
+                "it could not be closed after a crash"
+            )
             if self.fault:
                 raise SmFault(command, self.fault, "no")
             return json.dumps(SOME)
@@ -81,6 +87,14 @@ def test_as_far_as_it_differs(monkeypatch):
         ("vdi_copy_close", "b"),
     ]
     assert world.entry["copy_open"] == "snapshot" and world.entry["base_open"] is None
+
+
+def test_a_base_in_a_file_is_not_opened(monkeypatch):
+    world = World(monkeypatch)
+    world.sr_type = "ext"
+    assert world.begin() == (SOME, False, False, True)
+    assert world.asked == [("vdi_copy_open", "snapshot"), ("vdi_extents", "snapshot", "b")]
+    assert world.entry["base_open"] is None
 
 
 def test_images_that_know_nothing_of_each_other_are_compared_whole(monkeypatch):
