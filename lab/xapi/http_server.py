@@ -65,7 +65,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if isinstance(self.request, ssl.SSLSocket):
             # here, not where connections are accepted: a slow client holds up itself only
             self.request.do_handshake()
-        elif self.request.family != socket.AF_UNIX:
+        if self.request.family != socket.AF_UNIX:
+            # as stunnel is told to (xapi_stunnel_server.ml): else each answer is 40 ms late, by
+            # Nagle's algorithm and the client's delayed acknowledgement
             self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().setup()
 

@@ -88,7 +88,8 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
             }
         }
     )
-    return _record(entry.entry["disks"][key], opened, images)
+    holds = _holds(session, vdi, entry.entry["disks"][key], opened, images)
+    return _record(entry.entry["disks"][key], opened, images, holds)
 
 
 def _made(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> str:
@@ -99,9 +100,29 @@ def _made(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> st
     return cloned or _create(session, entry, disk)
 
 
-def _record(disk: Dict[str, Any], opened: Dict[str, Any], images: List[str]) -> Dict[str, Any]:
-    """A disk of the journal, what `vdi_receive_start` has answered, and the images that it has
-    opened, as one record for the receiver and for the source."""
+def _holds(
+    session: "XenAPI.Session",
+    vdi: str,
+    disk: Dict[str, Any],
+    opened: Dict[str, Any],
+    images: List[str],
+) -> bool:
+    """Whether a VDI (a ref) that was given holds something, which the disk may be compared with.
+    Not a QCOW2 on LVM that has images of others below its own, for which none is cloned, either
+    (plan/bases.py, unfit)."""
+    if disk["created"] or opened["blank"]:
+        return False
+    view = Records(session)
+    record = view.of("VDI", vdi)
+    on_lvm = view.of("SR", record["SR"])["type"] in formats.ON_LVM
+    return not (on_lvm and len(images) > 1 and formats.of(record) == formats.QCOW2)
+
+
+def _record(
+    disk: Dict[str, Any], opened: Dict[str, Any], images: List[str], holds: bool
+) -> Dict[str, Any]:
+    """A disk of the journal, what `vdi_receive_start` has answered, the images that it has opened,
+    and what `_holds` says, as one record for the receiver and for the source."""
     return {
         "vdi": disk["vdi"],
         "sr": disk["sr"],
@@ -112,6 +133,7 @@ def _record(disk: Dict[str, Any], opened: Dict[str, Any], images: List[str]) -> 
         "contents": disk.get("contents"),  # one of an earlier version has none
         "read_only": disk.get("read_only", False),
         "images": images,
+        "holds": holds,
         "no_base": disk.get("no_base"),
     }
 
@@ -215,7 +237,8 @@ def reopen(session: "XenAPI.Session", entry: Journal, key: str) -> Dict[str, Any
     opened = json.loads(
         smapi.call(session, sr, "vdi_receive_start", vdi_ref=vdi, timeout=SM_TIMEOUT)
     )
-    return _record(entry.entry["disks"][key], opened, images)
+    holds = _holds(session, vdi, entry.entry["disks"][key], opened, images)
+    return _record(entry.entry["disks"][key], opened, images, holds)
 
 
 def mend_gate(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any], vdi: str) -> None:
@@ -230,9 +253,13 @@ def mend_gate(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any], v
 def _is_shut_beside_collector(entry: Journal, disk: Dict[str, Any], config: Dict[str, str]) -> bool:
     """Whether only half of a gate is there, as SM's collector leaves it that has merged images of
     others below the disk: it takes `relinking` for its own (cleanup.py, _tagChildrenForRelink).
-    Others' images are below each disk of a chain whose first is a clone of somebody's VDI."""
+    Others' images are below each disk of a chain whose first is a clone of somebody's VDI, and may
+    be below a VDI that was given to be filled."""
     return (
-        any(one.get("cloned_from") for one in entry.entry["disks"].values())
+        any(
+            one.get("cloned_from") or not one.get("created", True)
+            for one in entry.entry["disks"].values()
+        )
         and not gate_notes.noted(disk["vdi"])
         and config.get(marks.PAUSED) == marks.SHUT
         and config.get(marks.RELINKING) in (None, marks.SHUT)

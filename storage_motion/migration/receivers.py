@@ -24,7 +24,7 @@ RETIRE_TIMEOUT = 2.0
 SPEC = "receive%d"
 # Of each disk, what the receiver is told.
 RECEIVED = ("vdi", "sr", "size", "socket", "depth", "blank", "read_only")
-ANSWERED = ("vdi", "blank", "contents", "images", "no_base")  # and what the source is
+ANSWERED = ("vdi", "blank", "contents", "images", "holds", "no_base")  # and what the source is
 
 
 def start(entry: Journal, address: str, made: Dict[str, Dict[str, Any]]) -> Dict[str, Any]:

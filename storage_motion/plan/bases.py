@@ -43,6 +43,11 @@ NO_ROOM = (
 )
 
 
+def is_sparse(disk: Disk) -> bool:
+    """Whether a disk is sent as quickly as it is compared with another one, holes and all."""
+    return disk.size > SPARSE * disk.data
+
+
 class Wanted(NamedTuple):
     """What a clone of a VDI is to be. `size`: bytes; `links`: how many images more will be put on
     it, one on the other."""

@@ -2,12 +2,24 @@
 """How SM's activation and deactivation on a host of the lab wait for a disk that is `paused`, as
 behind a gate."""
 
+import contextlib
 import re
 
 from lab.dom0 import scripts
 
 MODULE = "%s/sm/blktap2.py" % scripts.SITE_PACKAGES
 TRIES, PAUSE = "ATTACH_DETACH_RETRY_SECS = ", "time.sleep("
+
+
+@contextlib.contextmanager
+def of(hosts, seconds):
+    """Have those of these hosts wait so many seconds meanwhile."""
+    former = [(host.root, choose(host.root, seconds)) for host in hosts]
+    try:
+        yield
+    finally:
+        for root, before in former:
+            choose(root, before)
 
 
 def choose(root, seconds):

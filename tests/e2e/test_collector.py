@@ -150,10 +150,8 @@ def test_a_collector_that_never_rests(scene, link):
 @pytest.fixture
 def impatient(lab):
     """SM waits 120 s for a gate, and as long again before it gives the disk back."""
-    former = [(host.root, gate_patience.choose(host.root, 15)) for host in lab.hosts]
-    yield
-    for root, seconds in former:
-        gate_patience.choose(root, seconds)
+    with gate_patience.of(lab.hosts, 15):
+        yield
 
 
 def test_what_was_pending_is_merged_when_it_is_too_late_for_another_try(scene, link, impatient):

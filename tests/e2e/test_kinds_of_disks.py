@@ -119,13 +119,10 @@ def test_nobody_writes_to_it_in_mid_move(scene, state):
     scene.until(migration, lambda entry: of_kind(entry)["state"] == state)
     other = scene.pool.create_vm("other", [])
     vms.attach_disk(api, other, api.VBD.get_VDI(scene.vbd), 0)
-    before = gate_patience.choose(scene.host.root, PATIENCE)
-    try:
-        with pytest.raises(XenAPI.Failure):
-            scene.pool.start_vm(other, scene.host.name)
-    finally:
-        gate_patience.choose(scene.host.root, before)
+    with gate_patience.of([scene.host], PATIENCE), pytest.raises(XenAPI.Failure):
+        scene.pool.start_vm(other, scene.host.name)
     api.VM.destroy(other)
     worker = scene.journal(migration)["worker"]
     assert Process.from_json(worker).alive()
+    scene.call("limit", migration=migration, bandwidth="0")
     moved(scene, migration, scene.there)

@@ -2,6 +2,7 @@
 """What xapi's record says after each end of a move, and that nothing is left in any xenopsd:
 whatever host of a pool the VM was on."""
 
+import contextlib
 import os
 
 import pytest
@@ -14,17 +15,15 @@ from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import Scene, task_ended
 
 PATIENT = 15  # seconds that SM at the destination waits for a gate, in place of 120
+IMPATIENT = 3  # the same, for a gate that nobody opens, and until it gives the disk back
 FAILS = 120.0
 HOOK = "/etc/xapi.d/vm-pre-migrate/99-test"
 
 
 @pytest.fixture(scope="module")
 def lab():
-    with Lab() as lab:
-        former = [(host.root, gate_patience.choose(host.root, PATIENT)) for host in lab.hosts]
+    with Lab() as lab, gate_patience.of(lab.hosts, PATIENT):
         yield lab
-        for root, seconds in former:
-            gate_patience.choose(root, seconds)
 
 
 @pytest.fixture(scope="module", params=["a1", "a2"])
@@ -65,8 +64,10 @@ def halted_and_started_again(scene, migration):
 def fails_behind_its_suspend(scene, **arguments):
     """A migration whose gate nobody opens until xenopsd has given up: its id. The worker goes on
     only then, and finds no mover any more, without which it opens no gate."""
-    with stopped(scene, MOMENTS["locked"], **arguments) as migration:
-        task_ended(scene.host, scene.journal(migration)["xenops_task"], FAILS)
+    with contextlib.ExitStack() as held:
+        with gate_patience.of(scene.lab.hosts, IMPATIENT):
+            migration = held.enter_context(stopped(scene, MOMENTS["locked"], **arguments))
+            task_ended(scene.host, scene.journal(migration)["xenops_task"], FAILS)
         assert known(scene, scene.host)[xenops.leaving(scene.uuid)] == "Suspended"
         assert scene.record["power_state"] in ("Running", "Paused"), "nobody has told xapi"
         for disk in scene.journal(migration)["disks"].values():
@@ -128,8 +129,9 @@ def test_what_an_earlier_move_has_left_hinders_no_other(scene):
 
 
 def test_recovery_ends_what_a_dead_worker_has_left(scene):
-    migration = scene.begin_and_kill(MOMENTS["locked"])
-    task_ended(scene.host, scene.journal(migration)["xenops_task"], FAILS)
+    with gate_patience.of(scene.lab.hosts, IMPATIENT):
+        migration = scene.begin_and_kill(MOMENTS["locked"])
+        task_ended(scene.host, scene.journal(migration)["xenops_task"], FAILS)
     (answer,) = scene.call("recover", migration=migration)["migrations"]
     assert answer["outcome"] == "taken back", answer
     halted_and_started_again(scene, migration)

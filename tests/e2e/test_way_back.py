@@ -29,9 +29,9 @@ def disk_of(scene):
     return vdi
 
 
-def raw(scene, vdi):
-    """What is in a VDI of the pool that the VM is in."""
-    x = scene.pool.xapi
+def raw(scene, vdi, x=None):
+    """What is in a VDI of the pool that the VM is in, or of that of the session `x`."""
+    x = x or scene.pool.xapi
     locator = "%s/%s" % (x.SR.get_uuid(x.VDI.get_SR(vdi)), x.VDI.get_location(vdi))
     with at_switch.image(scene.lab.directory, locator) as path:
         copy = os.path.join(scene.lab.directory, "raw")
@@ -157,3 +157,24 @@ def test_a_base_of_other_contents_below_which_sm_merges_makes_no_difference(scen
     scene.host = there
     arrived(scene, entry)
     assert raw(scene, vdi) == b"\x5b" * (4 * MIB) + b"\x5a" * (SIZE - 4 * MIB)
+
+
+def test_of_a_vdi_that_is_given_to_be_filled_only_what_differs_is_written(scene, template):
+    """It has what the disk was once, on images that are the template's, too. It is full of
+    something else where the disk has other than that."""
+    there = scene.there
+    x = scene.lab.pool("A").xapi
+    given = x.VDI.clone(x.VDI.get_by_uuid(template), {})
+    was = raw(scene, given, x)
+    key = scene.pool.xapi.VDI.get_uuid(disk_of(scene))
+    arguments = dict(scene.arguments(), **{"vdi:" + key: x.VDI.get_uuid(given)})
+    entry = scene.ended(scene.begin(**arguments))
+    scene.host = there
+    arrived(scene, entry)
+    (disk,) = entry["disks"].values()
+    assert x.VDI.get_uuid(disk_of(scene)) == x.VDI.get_uuid(given)
+    shut_down(scene)
+    differs = changed(was, raw(scene, given))
+    print("sent %d bytes, of %d that differ, of %d" % (disk["copied"], differs, SIZE))
+    assert 0 < disk["copied"] <= 1.05 * differs and disk["same"] > 0
+    assert raw(scene, x.VDI.get_by_uuid(template)) == was, "it is nobody's but its owner's"

@@ -5,7 +5,8 @@ a VM that is halted, or the disk of a snapshot.
 A disk that arrives as a clone of another one (`base`) is sent as far as it differs from that. How
 far that is the storage manager's images say, and nothing else; where they know nothing of each
 other, all of the disk is compared. So it is if it arrives as a clone of a VDI that was at the
-destination before (`base_there`): what that holds nobody has verified.
+destination before (`base_there`), or fills one that holds something: what that is nobody has
+verified.
 """
 
 import functools
@@ -24,7 +25,7 @@ from storage_motion.migration import (
     verified_before,
 )
 from storage_motion.migration.mover_handle import MoverHandle
-from storage_motion.plan import changes, room
+from storage_motion.plan import bases, changes, formats, room
 from storage_motion.sm import repeated_commands, smapi
 from storage_motion.wire.mover_status import fault_of
 from storage_motion.xapi.records import Records
@@ -69,7 +70,8 @@ def begin(
     else:
         extents = json.loads(ask(m, disk, "vdi_extents", copied_from))
     cloned = bool(disk.base or disk.base_there)
-    compare = (renewed or cloned and not based) and not entry["blank"]
+    filled = entry.get("holds", False) and not bases.is_sparse(disk)
+    compare = (renewed or filled or cloned and not based) and not entry["blank"]
     known = None
     if verified and renewed and compare and not _is_on_images_of_others(m):
         _look(m)
@@ -124,9 +126,11 @@ def _since(m: "Migration", disk: "Disk", copied_from: str, base: str) -> Dict[st
     """The extents in which the VDI `copied_from` may differ from the VDI `base` (UUIDs). Raises
     SmFault.
 
-    On LVM images are there only while they are open, so the base is opened, too."""
-    m.note(disk.key, base_open=base)
-    ask(m, disk, "vdi_copy_open", base)
+    On LVM images are there only while they are open, so the base is opened, too. Files are always
+    there."""
+    if Records(m.source).by_uuid("SR", disk.source_sr)[1]["type"] in formats.ON_LVM:
+        m.note(disk.key, base_open=base)
+        ask(m, disk, "vdi_copy_open", base)
     try:
         _look(m)
         found: Dict[str, Any] = json.loads(ask(m, disk, "vdi_extents", copied_from, (base,)))
@@ -192,8 +196,12 @@ def require_same_images(m: "Migration", disk: "Disk") -> None:
 
 
 def _is_on_images_of_others(m: "Migration") -> bool:
-    """Whether a disk of this migration is; one that is a clone of that is, too."""
-    return any(disk.base_there for disk in m.plan.sent)
+    """Whether a disk of this migration is; one that is a clone of that is, too. A VDI that was
+    given to be filled is one where it has images below its own."""
+    return any(
+        disk.base_there or disk.target and len(m.disk(disk.key).get("images") or ()) > 1
+        for disk in m.plan.sent
+    )
 
 
 def close(m: "Migration", disk: "Disk") -> None:

@@ -148,6 +148,7 @@ def _take(m: "Migration", disks: Sequence["Disk"], text: str) -> None:
             blank=bool(made["blank"]),
             contents=made.get("contents"),
             images=made.get("images"),
+            holds=bool(made.get("holds")),
         )
         if made.get("no_base"):
             m.warn(

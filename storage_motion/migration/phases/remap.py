@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Plan
 
-IMPORT_TASK = "import_task"  # a field of the journal: the ref of the task of a copy's import
+IMPORT_TASK = "import_task"  # a field of the journal: the ref of the import's task
 
 log = logging.getLogger("sxm")
 
@@ -87,7 +87,9 @@ def bring(m: "Migration") -> str:
 
 def _bring(m: "Migration") -> str:
     """One try. What a former one has left of it is taken away first, unless it is whole."""
-    _await_import(m)
+    may_come = _may_import_come(m)
+    if may_come and m.plan.copy:
+        m.warn(may_come)  # it would be another one; of a VM that moves it would be the same
     for vm in arrived_vm.find_all(m) if m.entry.get("imported") else ():
         if claim.has_blocked_arrived(m, vm):
             arrived_vm.note(m, vm)
@@ -107,7 +109,7 @@ def _bring(m: "Migration") -> str:
         document,
         m.plan.check_cpu,
         copy=m.plan.copy,
-        asked=lambda task: m.note(**{IMPORT_TASK: task}) if m.plan.copy else None,
+        asked=lambda task: m.note(**{IMPORT_TASK: task}),
     )
     vm = destination_vm(m)
     arrived_vm.note(m, vm)
@@ -117,26 +119,30 @@ def _bring(m: "Migration") -> str:
     return vm
 
 
-def _await_import(m: "Migration") -> None:
-    """Wait for the import of a copy that a former try, or a worker that was killed, has asked for:
-    only when it is over all that it makes can be found. With a bound, as xapi ends no task whose
-    document it has not got: then the user is warned of what may still come."""
+def _may_import_come(m: "Migration") -> str:
+    """Wait for the import that a former try, or a worker that was killed, has asked for: only when
+    it is over all that it makes can be found. With a bound, as xapi ends no task whose document it
+    has not got. What the user is to know if it has not ended by then: a sentence, or ""."""
     task = m.entry.get(IMPORT_TASK)
     if not task or m.lost:
-        return
+        return ""
+    may_come = ""
     try:
         tasks.wait(m.destination, task, metadata.IMPORT_TIMEOUT)
     except TaskFailed as failed:
         log.info("%s: the import before came to nothing: %s", m.id, failed.details[0])
     except TimedOut:
-        m.warn(
-            "an import of VM %s at the destination has not ended; if a VM with %s=%s in its "
-            "other_config appears there, destroy it" % (m.plan.vm, CLAIM, m.id)
+        seen = "a VM with %s=%s in its other_config" % (CLAIM, m.id) if m.plan.copy else "it"
+        may_come = (
+            "an import of VM %s at the destination has not ended; if %s appears there, destroy it "
+            "there" % (m.plan.vm, seen)
         )
+        log.warning("%s: an import of VM %s has not ended", m.id, m.plan.vm)
     except XenAPI.Failure as failure:
         if failure.details[:2] != repeated.NO_TASK:
             raise  # else it has ended, or its xapi has, and the import with that
     m.note(**{IMPORT_TASK: None})
+    return may_come
 
 
 def _require_tpms(m: "Migration", vm: str) -> None:
@@ -178,7 +184,9 @@ def remove(m: "Migration") -> None:
     """Take the VM's metadata out of the destination pool again. The VM does not run there
     (shut_gates.py is sure of it)."""
     if m.entry.get("imported"):
-        _await_import(m)
+        may_come = _may_import_come(m)
+        if may_come:
+            m.warn(may_come)
         for vm in arrived_vm.find_all(m):
             state = m.destination.xenapi.VM.get_power_state(vm)
             if state != "Halted":

@@ -30,6 +30,7 @@ class Destination:
         self.closes = smapi.CLOSED_IN_ORDER  # what vdi_receive_abort answers
         self.unnamed, self.unprovable = [], False
         self.larger = 0  # bytes by which SM rounds up
+        self.blank = True  # what SM says of each VDI that is opened
         self.makes = None  # the format in which SM makes a disk if none is asked for
         self.pool.handlers["SR.scan"] = lambda sr: ""
         self.pool.handlers["VDI.create"] = self.create
@@ -79,7 +80,7 @@ class Destination:
                 "others could begin with it while its gate is being shut"
             )
             config.update({"paused": marks.SHUT, "relinking": marks.SHUT})
-            return json.dumps({"socket": "/x", "depth": 6, "blank": True})
+            return json.dumps({"socket": "/x", "depth": 6, "blank": self.blank})
         return self.closes if command == "vdi_receive_abort" else None
 
     def start(self, name, argv):

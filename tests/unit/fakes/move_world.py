@@ -115,11 +115,14 @@ class World:
         self.installed = whole
         monkeypatch.setattr(move.installed, "_ask", lambda session, host: self.installed)
         monkeypatch.setattr(move.installed, "here", lambda: dict(whole))
-        vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
+        vbd = self.source.add(
+            "VBD", VDI=self._here, empty=False, type="Disk", currently_attached=False
+        )
         self.source.add(
             "VM",
             uuid="v",
             power_state="Running",
+            current_operations={},
             other_config={},
             blocked_operations={"hard_shutdown": "ours"},
             ha_restart_priority="",

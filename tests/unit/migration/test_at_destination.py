@@ -219,6 +219,36 @@ def test_abort_leaves_the_users_vdi(destination):
     assert record["other_config"] == {} and record["sm_config"] == {} and record["managed"]
 
 
+@pytest.mark.parametrize(
+    "blank, sr_type, image_format, parent, holds",
+    [
+        (False, "ext", "qcow2", True, True),
+        (True, "ext", "qcow2", True, False),
+        (False, "lvm", "qcow2", False, True),
+        (False, "lvm", "vhd", True, True),
+        (False, "lvm", "qcow2", True, False),
+    ],
+)
+def test_of_a_vdi_to_fill_it_says_whether_it_may_be_compared(
+    destination, blank, sr_type, image_format, parent, holds
+):
+    """Not QCOW2 on images of others on LVM: a guest's write to a part of a cluster would read the
+    rest from one that SM may have given to others."""
+    pool, destination.blank = destination.pool, blank
+    pool.tables["SR"][destination.sr]["type"] = sr_type
+    below = uuid_of(pool, "VDI", add_vdi(pool, destination.sr, GIB, managed=False))
+    config = {"image-format": image_format}
+    target = add_vdi(
+        pool, destination.sr, GIB, sm_config=dict(config, **{"vhd-parent": below} if parent else {})
+    )
+    disks = destination.wanted()
+    disks[0]["target"] = uuid_of(pool, "VDI", target)
+    answer = destination.receive(disks)["disks"]
+    assert [answer[key]["holds"] for key in KEYS] == [holds, False], "the other is made"
+    renewed = at_destination.receive_renew(pool, {"migration": ID, "disks": json.dumps(KEYS)})
+    assert renewed["disks"][KEYS[0]]["holds"] is holds
+
+
 def test_end(destination, tmp_path):
     destination.receive()
     with pytest.raises(MotionError):

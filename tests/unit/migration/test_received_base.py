@@ -314,3 +314,13 @@ def test_a_gate_of_which_the_collector_has_taken_its_part_is_shut(base, left, go
         return
     with pytest.raises(GateOpen):
         receive_renew(base.destination, KEYS[:1])
+
+
+def test_so_is_that_of_a_vdi_that_was_given_to_be_filled(base):
+    """Images of others may be below that, too."""
+    disk = dict(base.destination.wanted()[0], target=base.uuid)
+    base.destination.receive([disk])
+    config = base.record["sm_config"]
+    del config[marks.RELINKING]
+    receive_renew(base.destination, KEYS[:1])
+    assert config[marks.RELINKING] == marks.SHUT

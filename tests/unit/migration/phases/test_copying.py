@@ -26,7 +26,7 @@ class World:
         monkeypatch.setattr(copying, "ask", self.ask)
         monkeypatch.setattr(copying.snapshots, "find_again", lambda m, disk, uuid: None)
         monkeypatch.setattr(copying, "Records", lambda session: self)
-        self.source, self.breaks_after = None, None
+        self.source, self.breaks_after, self.sr_type = None, None, "lvm"
         monkeypatch.setattr(copying.mirror_health, "watch", self.watch)
 
     def watch(self, _):
@@ -37,10 +37,16 @@ class World:
     def ref(self, class_name, uuid):
         return uuid if uuid in self.known else None
 
+    def by_uuid(self, class_name, uuid):
+        assert (class_name, uuid) == ("SR", self.disk_of_plan.source_sr)
+        return "ref", {"type": self.sr_type}
+
     def ask(self, m, disk, command, vdi, args=(), timeout=None):
         self.asked.append((command, vdi) + tuple(args))
         if command == "vdi_extents" and args:
-            assert self.entry["base_open"] == "b", "it could not be closed after a crash"
+            assert self.sr_type == "ext" or self.entry["base_open"] == "b", (
+                "it could not be closed after a crash"
+            )
             if self.fault:
                 raise SmFault(command, self.fault, "no")
             return json.dumps(SOME)
@@ -83,6 +89,14 @@ def test_as_far_as_it_differs(monkeypatch):
     assert world.entry["copy_open"] == "snapshot" and world.entry["base_open"] is None
 
 
+def test_a_base_in_a_file_is_not_opened(monkeypatch):
+    world = World(monkeypatch)
+    world.sr_type = "ext"
+    assert world.begin() == (SOME, False, False, True)
+    assert world.asked == [("vdi_copy_open", "snapshot"), ("vdi_extents", "snapshot", "b")]
+    assert world.entry["base_open"] is None
+
+
 def test_images_that_know_nothing_of_each_other_are_compared_whole(monkeypatch):
     world = World(monkeypatch, fault=copying.UNRELATED)
     assert world.begin() == (ALL, False, True, False)
@@ -112,6 +126,30 @@ def on_a_vdi_that_was_there(monkeypatch, **entry):
 
 def test_all_of_a_clone_of_what_was_there_before_is_compared(monkeypatch):
     assert on_a_vdi_that_was_there(monkeypatch).begin() == (ALL, False, True, False)
+
+
+@pytest.mark.parametrize(
+    "holds, data, compared", [(True, 1 << 20, True), (True, 1, False), (False, 1 << 20, False)]
+)
+def test_what_is_given_to_be_filled_is_compared_if_it_holds_something(
+    monkeypatch, holds, data, compared
+):
+    """Not for a disk that is larger than four times what it holds."""
+    world = World(monkeypatch, base="", holds=holds)
+    disk = world.disk_of_plan = world.disk_of_plan._replace(target="t", size=4 << 20, data=data)
+    world.plan = world.plan._replace(disks=[disk], history=[])
+    assert world.begin() == (ALL, False, compared, False)
+
+
+@pytest.mark.parametrize("images", [["t"], ["t", "p"]])
+def test_a_vdi_to_fill_is_on_images_of_others_if_there_are_some(monkeypatch, images):
+    world = World(monkeypatch, base="", holds=True, renewed=True, images=images)
+    world.disk_of_plan = world.disk_of_plan._replace(target="t")
+    world.plan = world.plan._replace(disks=[world.disk_of_plan], history=[])
+    looked = []
+    monkeypatch.setattr(copying.verified_before, "look", lambda *_: looked.append(True))
+    world.begin("/run/v0-0.map")
+    assert bool(looked) is (images == ["t"]), "what was verified may have gone with an image"
 
 
 def test_where_it_could_not_be_cloned_all_is_sent(monkeypatch):

@@ -101,12 +101,12 @@ def test_it_is_told_which_disks_of_snapshots_are_kept(monkeypatch):
 
 
 def test_what_the_destination_has_opened_is_noted_and_why_there_is_no_clone_is_told():
-    made = {"vdi": "d", "blank": True, "images": ["d", "e"], "no_base": "no room"}
+    made = {"vdi": "d", "blank": True, "images": ["d", "e"], "holds": True, "no_base": "no room"}
     source = Source(json.dumps(dict(json.loads(ANSWER), disks={"k": made})))
     told = []
     source.warn = told.append
     receive.begin(source)
-    assert source.noted["k"]["images"] == ["d", "e"]
+    assert source.noted["k"]["images"] == ["d", "e"] and source.noted["k"]["holds"] is True
     assert len(told) == 1 and told[0].endswith(", and all of it is sent: no room")
 
 

@@ -22,6 +22,7 @@ class World:
     def __init__(self, live=True, power_state="Suspended"):
         self.plan = make_plan(live=live)
         self.destination, self.receiving_host, self.plugins = FakePool("B"), None, []
+        self.lost, self.warned = False, []
         self.entry = {
             "imported": True,
             "receiving": True,
@@ -54,6 +55,9 @@ class World:
 
     def note(self, **fields):
         self.entry.update(fields)
+
+    def warn(self, text):
+        self.warned.append(text)
 
     def plugin(self, function):
         assert "start" in self.record["blocked_operations"], "this comes before"
@@ -148,6 +152,37 @@ def test_a_suspended_vm_is_taken_away_unless_it_has_been_resumed(state):
         assert not world.destination.tables["VM"]
 
 
+@pytest.mark.parametrize("status", ["success", "failure"])
+def test_an_import_that_outlives_its_worker_is_waited_for(status):
+    """Else what it makes stays there, halted and blocked, when all else has been taken back."""
+    world = World(power_state="Halted")
+    made = world.destination.tables.pop("VM")
+    world.note(import_task="OpaqueRef:import")
+    world.destination.tables["task"] = {"OpaqueRef:import": {"error_info": ["X"], "result": ""}}
+    looks = ["pending", status]
+
+    def get_status(task):
+        if len(looks) == 1 and status == "success":
+            world.destination.tables["VM"] = made
+            claim.block_arrived(world, world.vm)
+        return looks.pop(0)
+
+    world.destination.handlers["task.get_status"] = get_status
+    remap.remove(world)
+    assert not looks and not world.destination.tables.get("VM")
+    assert not world.entry["imported"] and not world.entry["import_task"]
+
+
+def test_of_an_import_that_does_not_end_the_user_is_warned(monkeypatch):
+    monkeypatch.setattr(remap.metadata, "IMPORT_TIMEOUT", 0.0)
+    world = World(power_state="Halted")
+    world.destination.tables["VM"].clear()
+    world.note(import_task="OpaqueRef:import")
+    world.destination.tables["task"] = {"OpaqueRef:import": {"status": "pending"}}
+    remap.remove(world)
+    assert "if it appears there, destroy it there" in world.warned[0]
+
+
 class WithTpm:
     """A VM with a virtual TPM whose metadata is brought to another pool. `taken`: the UUIDs of
     those that the importer there makes of it. `sent`: [(document, whether for a rehearsal)]."""
@@ -177,6 +212,8 @@ class WithTpm:
     def _import(self, session, url, document, check_cpu, dry_run=False, copy=False, asked=None):
         self.sent.append((document, dry_run))
         if not dry_run:
+            asked("OpaqueRef:import")
+            assert self.entry["import_task"] == "OpaqueRef:import", "noted before it is sent"
             tpms = [self.destination.add("VTPM", uuid=uuid) for uuid in self._taken]
             self.destination.add("VM", uuid="vm", VTPMs=tpms, blocked_operations={})
 
