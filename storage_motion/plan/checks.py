@@ -62,7 +62,8 @@ SUSPENDED_CHECKS: Tuple[Condition, ...] = (
 )
 
 # More for one that is to be copied, as xapi has it (xapi_vm_migrate.ml: within a pool migrate_send'
-# refuses it, and assert_can_migrate a VM that is not halted).
+# refuses it, and assert_can_migrate a VM that is not halted): its record, and {"cross_pool": whether
+# it would go to another pool, "ha": whether HA is enabled in its own}.
 COPY_CHECKS: Tuple[Condition, ...] = (
     (
         lambda vm, move: move["cross_pool"],
@@ -75,8 +76,10 @@ COPY_CHECKS: Tuple[Condition, ...] = (
         "shut it down first (xe vm-shutdown); or leave copy out to move it",
     ),
     (
-        # its start would fail in mid-copy; and the importer brings both fields to the other pool
-        lambda vm, move: not (vm.get("ha_always_run") and vm.get("ha_restart_priority")),
+        # its start would fail in mid-copy. Where HA is off, the mark is left from when it was on.
+        lambda vm, move: (
+            not (move["ha"] and vm.get("ha_always_run") and vm.get("ha_restart_priority"))
+        ),
         "is halted, and HA is about to start it",
         "wait for that and shut it down, or take its ha-restart-priority off",
     ),

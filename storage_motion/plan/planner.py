@@ -114,7 +114,7 @@ def make(
             "copy",
             "VM %s" % vm["name_label"],
             vm,
-            {"cross_pool": inquiry.cross_pool},
+            {"cross_pool": inquiry.cross_pool, "ha": bool(source.pool().get("ha_enabled"))},
         )
     if checks.CLAIM not in vm["other_config"]:
         checks.blocked(problems, request.vm_argument, vm)

@@ -77,6 +77,7 @@ def rewrite(
     tpms: Iterable[str] = (),
     secrets: bool = True,
     add: Iterable[Tuple[str, str, str, str]] = (),
+    clear: Iterable[Tuple[str, str]] = (),
 ) -> bytes:
     """The document (bytes) with a counterpart for each of its disks and interfaces.
 
@@ -84,8 +85,9 @@ def rewrite(
     or VIF that is not named gets no counterpart. `drop`: triples (class, field, test) where
     test(key, value) says whether an entry of that map is left out. `tpms`: the uuids of the virtual
     TPMs that it must have; their contents are left out unless `secrets`. `add`: (class, field, key,
-    value), entries that all objects of a class get in that map. Raises BadMetadata, also
-    when a named object is not in the document."""
+    value), entries that all objects of a class get in that map. `clear`: (class, field), what is a
+    boolean and false in all of them. Raises BadMetadata, also when a named object is not in the
+    document."""
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
     missing |= {("VTPM", uuid) for uuid in tpms}
@@ -103,6 +105,9 @@ def rewrite(
         for name, field, key, value in add:
             if name == class_name:
                 _add(_map(snapshot, field), key, value)
+        for name, field in clear:
+            if name == class_name:
+                _clear(_member(snapshot, field))
         counterparts = {"VDI": vdis, "VIF": vifs}.get(class_name)
         if counterparts is None:
             continue
@@ -200,6 +205,11 @@ def _empty(value: "etree._Element") -> None:
     for child in list(value):
         value.remove(child)
     value.text = None
+
+
+def _clear(value: "etree._Element") -> None:
+    _empty(value)
+    etree.SubElement(value, "boolean").text = "0"
 
 
 def _drop(snapshot: "etree._Element", field: str, test: Callable[[str, str], bool]) -> None:

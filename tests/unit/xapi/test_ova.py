@@ -26,6 +26,7 @@ def exported(**changes):
                 "snapshot": {
                     "uuid": "vm",
                     "name_label": "caf\u00e9 & <b>",
+                    "ha_always_run": True,
                     "other_config": {"sxm_migration": "m", "keep": "1"},
                     "blocked_operations": {"destroy": "ours", "start": "the user's"},
                 },
@@ -49,6 +50,14 @@ def read(document):
         % document.partition(b"?>")[2]
     )
     return {entry["snapshot"]["uuid"]: entry["snapshot"] for entry in data["objects"]}
+
+
+def test_what_is_cleared_is_false():
+    before = read(exported())
+    after = read(ova.rewrite(exported(), {}, {}, clear=[("VM", "ha_always_run")]))
+    assert before["vm"].pop("ha_always_run") is True
+    assert after["vm"].pop("ha_always_run") is False
+    assert after["vm"] == before["vm"]
 
 
 def test_counterparts():
