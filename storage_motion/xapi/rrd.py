@@ -58,7 +58,7 @@ def send(
     `dated`: as those of today read it. Raises Unreachable."""
     fields = [("archive", "true")] if archive else []
     path = unanswered.query(session, PUT, fields + [("uuid", vm)])
-    unanswered.put(url, path, _dated(document) if dated else document)
+    unanswered.put(url, path, _dated(document) if dated else document, closes=True)
 
 
 def _dated(document: bytes) -> bytes:
