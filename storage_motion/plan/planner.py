@@ -14,6 +14,7 @@ from storage_motion.plan import (
     copies,
     destination_host,
     disk_goals,
+    gpus,
     left_behind,
     tpms,
     tracked_disks,
@@ -144,6 +145,7 @@ def make(
     moving, staying = disk_goals.moving_disks(inquiry, disks, goals, host_ref, host)
     drives = cds.of_drives(inquiry, host_ref) if host_ref else []
     interfaces = vifs.find_networks(inquiry, host_ref, host)
+    vgpus = gpus.find_groups(inquiry)
     snapshots = vm_snapshots.find(inquiry, moving, interfaces, host_ref, host)
     own, history = bases.find(inquiry, snapshots.disks, snapshots.history, snapshots.dropped)
     if problems:
@@ -172,6 +174,7 @@ def make(
         warnings=tuple(
             vifs.cautions(inquiry, interfaces)
             + availability.cautions(inquiry, moving)
+            + gpus.cautions(inquiry, vgpus)
             + cds.cautions(inquiry, drives)
             + tracked_disks.cautions(inquiry, moving)
             + left_behind.cautions(inquiry)
@@ -183,6 +186,7 @@ def make(
         snapshot_vifs=snapshots.interfaces,
         dropped=snapshots.dropped,
         copy=request.copy,
+        vgpus=vgpus,
     )
 
 

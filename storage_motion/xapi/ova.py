@@ -18,7 +18,7 @@ from storage_motion.xapi.records import NULL
 
 LINKS = ("parent", "snapshot_of")  # fields of a VM that the importer keeps as they are written, if
 # no object of the document has that id
-MAPS_TO = "maps_to"  # the other_config key that xapi's importer honours, of VDIs and VIFs
+MAPS_TO = "maps_to"  # the other_config key that xapi's importer honours, of VDIs, VIFs, VGPUs
 # members of the record that xapi exports of a virtual TPM (importexport.ml, vtpm')
 TPM_UUID, TPM_CONTENT = "vTPM'_uuid", "vTPM'_content"
 MAX_BYTES = 32 * 1024 * 1024  # a VM with a hundred disks needs about half a MiB
@@ -78,6 +78,7 @@ def rewrite(
     secrets: bool = True,
     add: Iterable[Tuple[str, str, str, str]] = (),
     clear: Iterable[Tuple[str, str]] = (),
+    vgpus: Mapping[str, str] = {},
 ) -> bytes:
     """The document (bytes) with a counterpart for each of its disks and interfaces.
 
@@ -86,11 +87,11 @@ def rewrite(
     test(key, value) says whether an entry of that map is left out. `tpms`: the uuids of the virtual
     TPMs that it must have; their contents are left out unless `secrets`. `add`: (class, field, key,
     value), entries that all objects of a class get in that map. `clear`: (class, field), what is a
-    boolean and false in all of them. Raises BadMetadata, also when a named object is not in the
+    boolean and false in all of them. `vgpus`: {VGPU uuid: ref of a GPU group there}. Raises BadMetadata, also when a named object is not in the
     document."""
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
-    missing |= {("VTPM", uuid) for uuid in tpms}
+    missing |= {("VTPM", uuid) for uuid in tpms} | {("VGPU", uuid) for uuid in vgpus}
     known = _ids(root)
     for class_name, snapshot in objects(root):
         if class_name == "VM":
@@ -108,7 +109,7 @@ def rewrite(
         for name, field in clear:
             if name == class_name:
                 _clear(_member(snapshot, field))
-        counterparts = {"VDI": vdis, "VIF": vifs}.get(class_name)
+        counterparts = {"VDI": vdis, "VIF": vifs, "VGPU": vgpus}.get(class_name)
         if counterparts is None:
             continue
         config = _map(snapshot, "other_config")

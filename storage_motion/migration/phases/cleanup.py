@@ -12,6 +12,7 @@ from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
 from storage_motion.migration.phases import (
     block_tracking,
+    blobs,
     blocking,
     cd_drives,
     claim,
@@ -47,6 +48,7 @@ def clean_up(m: "Migration") -> None:
         m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
     statistics.move(m)
     messages.move(m)
+    blobs.move(m)
     durable.keep(
         (m.source,), lambda: _destroy(m), lambda: _left(m), "VM %s at the source" % m.plan.vm
     )

@@ -232,4 +232,8 @@ def _document(
     add = [("VM", "other_config", CLAIM, migration)] if plan.copy and migration else []
     # else HA would start the copy there, where it is on, as soon as the document is imported
     clear = [("VM", "ha_always_run")] if plan.copy else []
-    return ova.rewrite(exported, disks, vifs, drop, _tpms(source, plan.vm), secrets, add, clear)
+    tpms = _tpms(source, plan.vm)
+    groups = {
+        vgpu.vgpu: destination.xenapi.GPU_group.get_by_uuid(vgpu.group) for vgpu in plan.vgpus
+    }
+    return ova.rewrite(exported, disks, vifs, drop, tpms, secrets, add, clear, groups)
