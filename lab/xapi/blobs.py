@@ -36,8 +36,7 @@ def create_of_vm(context, vm, name, mime_type, public):
 @call("blob.create", "mime_type:string public:bool?", is_async=False)
 def create(context, mime_type, public):
     return context.database.create(
-        "blob",
-        {"mime_type": mime_type or _ANY, "public": public, "size": 0, "last_updated": EPOCH},
+        "blob", {"mime_type": mime_type or _ANY, "public": public, "size": 0, "last_updated": EPOCH}
     )
 
 

@@ -10,7 +10,10 @@ RESTRICTION = "restrict_gpu"
 _DEVICES = range(21)
 
 
-@call("GPU_group.create", "name_label:string? name_description:string? other_config:map(string,string)?")
+@call(
+    "GPU_group.create",
+    "name_label:string? name_description:string? other_config:map(string,string)?",
+)
 def create_group(context, name_label, name_description, other_config):
     return context.database.create(
         "GPU_group",

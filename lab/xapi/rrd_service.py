@@ -81,7 +81,9 @@ class RrdService:
         keep = self.rrdd.archive if archive else self.rrdd.replace
         # of what it does not read it says so behind its 200 (docs/checked-by-hand.md)
         return Reading(
-            b"</rrd>", lambda body: keep(uuid, rrdd.check(body)), refused=refusal(500, "Parse_error")
+            b"</rrd>",
+            lambda body: keep(uuid, rrdd.check(body)),
+            refused=refusal(500, "Parse_error"),
         )
 
     # --- over rrdd's own socket

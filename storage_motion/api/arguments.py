@@ -33,9 +33,7 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
 # in that way.
-NOT_HERE = {
-    "compress": "the destination pool's migration-compression decides",
-}
+NOT_HERE = {"compress": "the destination pool's migration-compression decides"}
 
 Default = TypeVar("Default")
 
@@ -102,8 +100,8 @@ MIGRATE = Takes(
         ),
         Argument(
             "vgpu:<VGPU>",
-            "the GPU group of this virtual GPU in the other pool; without it the one there with the "
-            "same types of GPU",
+            "the GPU group of this virtual GPU in the other pool; without it the one there that has "
+            "the same types of GPU",
         ),
         Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
         Argument("force", "true: do not compare the processors"),
@@ -145,8 +143,9 @@ class Remote(NamedTuple):
 
 class Request(NamedTuple):
     """What was asked for. `vdis`: {source VDI uuid: SR or VDI uuid}, `vifs`: {source VIF uuid:
-    network or VIF uuid}, `vgpus`: {source VGPU uuid: GPU group uuid}, `formats`: {source VDI uuid: one of formats.ASKED}, `bases`: {source VDI
-    uuid: VDI uuid of the destination}. `find_bases`: others are looked for as well."""
+    network or VIF uuid}, `vgpus`: {source VGPU uuid: GPU group uuid}, `formats`: {source VDI uuid:
+    one of formats.ASKED}, `bases`: {source VDI uuid: VDI uuid of the destination}. `find_bases`:
+    others are looked for as well."""
 
     vm: str
     vm_argument: str

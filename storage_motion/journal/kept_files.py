@@ -57,7 +57,9 @@ def prune() -> None:
 
 
 def _files(directory: str) -> Iterable[str]:
-    return [os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(PREFIX)]
+    return [
+        os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(PREFIX)
+    ]
 
 
 def _require_room(path: str, directory: str, left: int, size: int) -> None:

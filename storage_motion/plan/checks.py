@@ -45,8 +45,8 @@ VM_CHECKS: Tuple[Condition, ...] = (
     ),
 )
 
-# More for one with a virtual GPU. xapi moves it as it runs, where the driver of the GPU can do that,
-# and what is in the GPU goes with it in the memory stream: nothing here could show that it arrives.
+# More for one with a virtual GPU. xapi moves it as it runs, where the GPU's driver can do that, and
+# what is in the GPU goes with it in the memory stream: nothing here could show that it arrives.
 VGPU_CHECKS: Tuple[Condition, ...] = (
     (
         lambda vm: vm["power_state"] == "Halted",
@@ -71,8 +71,8 @@ SUSPENDED_CHECKS: Tuple[Condition, ...] = (
 )
 
 # More for one that is to be copied, as xapi has it (xapi_vm_migrate.ml: within a pool migrate_send'
-# refuses it, and assert_can_migrate a VM that is not halted): its record, and {"cross_pool": whether
-# it would go to another pool, "ha": whether HA is enabled in its own}.
+# refuses it, and assert_can_migrate a VM that is not halted): its record, and {"cross_pool":
+# whether it would leave its pool, "ha": whether HA is enabled in that}.
 COPY_CHECKS: Tuple[Condition, ...] = (
     (
         lambda vm, move: move["cross_pool"],

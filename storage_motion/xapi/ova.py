@@ -87,8 +87,8 @@ def rewrite(
     test(key, value) says whether an entry of that map is left out. `tpms`: the uuids of the virtual
     TPMs that it must have; their contents are left out unless `secrets`. `add`: (class, field, key,
     value), entries that all objects of a class get in that map. `clear`: (class, field), what is a
-    boolean and false in all of them. `vgpus`: {VGPU uuid: ref of a GPU group there}. Raises BadMetadata, also when a named object is not in the
-    document."""
+    boolean and false in all of them. `vgpus`: {VGPU uuid: ref of a GPU group there}. Raises
+    BadMetadata, also when a named object is not in the document."""
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
     missing |= {("VTPM", uuid) for uuid in tpms} | {("VGPU", uuid) for uuid in vgpus}

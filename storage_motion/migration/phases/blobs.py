@@ -103,7 +103,11 @@ def _send(m: "Migration", host: str, blob: Dict[str, Any], ref: str) -> None:
         blobs.send(m.plan.master, m.destination, ref, content.length, sent.of(content.pieces))
     if sent.size != int(blob["size"]):
         log.warning(
-            "%s: blob %s has %d bytes, and xapi says %s", m.id, blob["uuid"], sent.size, blob["size"]
+            "%s: blob %s has %d bytes, and xapi says %s",
+            m.id,
+            blob["uuid"],
+            sent.size,
+            blob["size"],
         )
     arrived = _Digest()
     with blobs.at(m.plan.master, m.destination, ref) as content:
@@ -148,6 +152,4 @@ def _keep(m: "Migration", blob: Dict[str, Any]) -> Optional[str]:
 
 
 def _warn(m: "Migration", which: str, why: str) -> None:
-    m.warn(
-        "%s of VM %s could not be moved to its new pool: %s" % (which, m.plan.vm_name, why)
-    )
+    m.warn("%s of VM %s could not be moved to its new pool: %s" % (which, m.plan.vm_name, why))

@@ -11,8 +11,8 @@ from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
 from storage_motion.migration.phases import (
-    block_tracking,
     blobs,
+    block_tracking,
     blocking,
     cd_drives,
     claim,

@@ -23,7 +23,8 @@ PATIENCE = 10.0
 @contextlib.contextmanager
 def reading(status=b"200 OK", closes_after=None):
     """A server that answers as soon as it has the head of a request, and reads on until the end of
-    the connection, or for so many bytes. Yields its URL and a list with what it has read, before it closed."""
+    the connection, or for so many bytes. Yields its URL and a list with what it has read, before
+    it closed."""
     listener, got = socket.socket(), []
     listener.bind(("127.0.0.1", 0))
     listener.listen(1)

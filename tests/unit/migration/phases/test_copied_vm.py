@@ -2,8 +2,8 @@
 """A VM that is copied: how the copy is known, what keeps the VM from being started meanwhile, and
 that at the end both are their owners'."""
 
-import re
 import copy
+import re
 import types
 
 import pytest
