@@ -100,7 +100,7 @@ MIGRATE = Takes(
         ),
         Argument(
             "vgpu:<VGPU>",
-            "the GPU group of this virtual GPU in the other pool; without it the one there that has "
+            "the GPU group of this virtual GPU in the other pool; without it the one that has "
             "the same types of GPU",
         ),
         Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
