@@ -142,9 +142,8 @@ def _can_migrate(
         )
         for vgpu in plan.vgpus
     }
-    more = [groups] if groups else []  # which an older xapi does not know
     try:
-        source.xenapi.VM.assert_can_migrate(vm, token, plan.live, disks, vifs, options, *more)
+        source.xenapi.VM.assert_can_migrate(vm, token, plan.live, disks, vifs, options, groups)
     except XenAPI.Failure as failure:
         details = [str(detail) for detail in failure.details]
         # xapi looks at that last (xapi_vm_migrate.ml, assert_can_migrate_vdis), and the claim ends

@@ -41,8 +41,8 @@ def make(session: "XenAPI.Session", vm: str, name: str, like: Dict[str, Any]) ->
             ref = of_vm(session, vm).get(name)
             if ref is None:  # else it has been made before the connection broke
                 raise
-    for field in ("name_label", "name_description"):
-        getattr(api.blob, "set_" + field)(ref, like[field])
+    api.blob.set_name_label(ref, like["name_label"])
+    api.blob.set_name_description(ref, like["name_description"])
     made: str = ref
     return made
 
