@@ -3,9 +3,11 @@
 
 from lab.xapi import (  # noqa: F401
     accessors,
+    blobs,
     calls,
     devices,
     events,
+    gpus,
     ha,
     host,
     messages,

@@ -9,6 +9,7 @@ import xmlrpc.client
 from lab.http_client import UnixConnection, request as http_request
 from lab.xapi import (
     api,  # noqa: F401
+    blobs,
     config,
     forwarding,
     guard_service,
@@ -49,6 +50,7 @@ class Xapi:
         self.work = HostWork(configuration.root)
         self.servers = Servers()
         self.rrds = rrd_service.RrdService(self)
+        self.blobs = blobs.BlobService(self)
         self.work.functions.update(self.rrds.functions)
         self._inventory = dom0_inventory(configuration.root)
         self._prepared = False
@@ -101,7 +103,9 @@ class Xapi:
             return response(wire.xml_response(""))  # lost: nobody listens
         if request.path == "/services/xenops" or request.path.startswith("/services/xenops/"):
             return self._xenops(request)
-        return self.rrds.answer(request) or self.answer_public(request)
+        return (
+            self.rrds.answer(request) or self.blobs.answer(request) or self.answer_public(request)
+        )
 
     def _not_yet(self, request):
         """What a xapi answers that has not read its database, as a real one was seen to: there is
@@ -211,12 +215,22 @@ class Master(Xapi):
             join=self._admit,
             is_session=self.is_session,
             known_rrd=self.known_rrd,
+            known_blob=self.known_blob,
+            put_blob=self.put_blob,
             archive_rrd=self._archive,
         )
 
     def known_rrd(self, uuid):
         """Of a VM or host: see rrd_service.known."""
         return rrd_service.known(self.pool, uuid)
+
+    def known_blob(self, ref, uuid):
+        """See blobs.known."""
+        return blobs.known(self.pool, ref, uuid)
+
+    def put_blob(self, ref, size):
+        """See blobs.put."""
+        blobs.put(self.pool, ref, size)
 
     def archive_at_master(self, address, vm, rrd):
         """What the rrdd of a master has no use for."""
@@ -332,6 +346,14 @@ class Slave(Xapi):
     def known_rrd(self, uuid):
         """Of a VM or host: see rrd_service.known."""
         return self._master.ask("known_rrd", timeout=30.0, uuid=uuid)
+
+    def known_blob(self, ref, uuid):
+        """See blobs.known."""
+        return self._master.ask("known_blob", timeout=30.0, ref=ref, uuid=uuid)
+
+    def put_blob(self, ref, size):
+        """See blobs.put."""
+        self._master.ask("put_blob", timeout=30.0, ref=ref, size=size)
 
     def archive_at_master(self, address, vm, rrd):
         """Have the master keep an RRD."""

@@ -42,7 +42,11 @@ def make_pool(pool, config):
             "name_label": config.pool["name"],
             "ha_cluster_stack": "xhad",
             # Two of those in docs/facts/recorded, of which none is on: Features.all_features.
-            "restrictions": {"restrict_vtpm": "false", "restrict_vif_locking": "false"},
+            "restrictions": {
+                "restrict_vtpm": "false",
+                "restrict_vif_locking": "false",
+                "restrict_gpu": "false",
+            },
         },
     )
 

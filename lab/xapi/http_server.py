@@ -39,12 +39,14 @@ def refusal(status, text):
 
 RESET = response(b"", status=0)
 """In place of an answer: the connection is reset."""
-Reading = namedtuple("Reading", "until take")
+Reading = namedtuple("Reading", "until take length refused")
+Reading.__new__.__defaults__ = (None, None)
 """In place of an answer to one of UNREAD: 200, and the body is read only then, up to `until`
-(bytes, or None) or to the end of the connection. `take(body)`: what raises there is only logged."""
+(bytes, or None), for `length` bytes, or to the end of the connection. `take(body)`: what raises
+there is only logged; or answered as well, with the Response `refused`."""
 # what xapi answers before it has read the body, which lasts as long as the connection
-# (xapi_message.ml; rrdd_http_handler.ml)
-UNREAD = (("PUT", "/messages"), ("PUT", "/rrd"))
+# (xapi_message.ml; rrdd_http_handler.ml; xapi_blob.ml)
+UNREAD = (("PUT", "/messages"), ("PUT", "/rrd"), ("PUT", "/blob"))
 
 
 def cookies_of(header):
@@ -124,8 +126,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         body = b""
         try:
-            while reading.until is None or reading.until not in body:
-                more = self.rfile.read1(65536)
+            while len(body) != reading.length and (
+                reading.until is None or reading.until not in body
+            ):
+                more = self.rfile.read1(min(65536, (reading.length or _LARGEST_BODY) - len(body)))
                 if not more:
                     break
                 body += more
@@ -134,6 +138,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             reading.take(body)
         except Exception:
             log.exception("%s: what came is not taken", path)
+            if reading.refused is not None:
+                with contextlib.suppress(OSError):
+                    self._send(reading.refused)
         if isinstance(self.request, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):
                 self.request.unwrap()  # as stunnel ends a connection that xapi has closed

@@ -57,6 +57,9 @@ _EMPTIED = {
     },
     "VM_metrics": {},
     "VM_guest_metrics": {},
+    "GPU_group": {"PGPUs": []},
+    "VGPU_type": {},
+    "VGPU": {},
 }
 _REFERENCES = {
     "VM": (
@@ -78,6 +81,9 @@ _REFERENCES = {
     "host": ("crash_dump_sr", "suspend_image_sr", "resident_VMs"),
     "VM_metrics": (),
     "VM_guest_metrics": (),
+    "GPU_group": ("VGPUs",),
+    "VGPU_type": (),
+    "VGPU": ("VM", "GPU_group", "type"),
 }
 _SNAPSHOT_FIELDS = {
     "is_a_snapshot": False,
@@ -97,6 +103,9 @@ _ORDER = (
     "network",
     "VDI",
     "SR",
+    "GPU_group",
+    "VGPU_type",
+    "VGPU",
     "VTPM",
 )
 
@@ -162,6 +171,10 @@ def _collect(database, vm, with_snapshots, table):
         vdi = database.get("VBD", vbd, "VDI")
         if add("VDI", vdi):
             add("SR", database.get("VDI", vdi, "SR"))
+    for vgpu in record["VGPUs"]:
+        add("VGPU", vgpu)
+        add("VGPU_type", database.get("VGPU", vgpu, "type"))
+        add("GPU_group", database.get("VGPU", vgpu, "GPU_group"))
     for tpm in record["VTPMs"]:
         add("VTPM", tpm)
     if record["power_state"] == "Suspended" and add("VDI", record["suspend_VDI"]):

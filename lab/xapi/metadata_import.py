@@ -7,7 +7,7 @@ import random
 import tarfile
 from collections import namedtuple
 
-from lab.xapi import memory, vm as vms, vtpm as vtpms, wire
+from lab.xapi import gpus, memory, vm as vms, vtpm as vtpms, wire
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import random_mac
 from lab.xapi.failures import Failure
@@ -106,8 +106,11 @@ class _Import:
             ("VM_metrics", self.metrics("VM_metrics")),
             ("VM", self.vm),
             ("network", self.network),
+            ("GPU_group", self.gpu_group),
             ("VBD", self.vbd),
             ("VIF", self.vif),
+            ("VGPU_type", self.vgpu_type),
+            ("VGPU", self.vgpu),
             ("VTPM", self.vtpm),
         ):
             for identity, record in self.objects.get(class_name, []):
@@ -336,6 +339,58 @@ class _Import:
         vtpms.put(self.database, made, record["vTPM'_content"])
         if self.options.restore:
             self.database.set("VTPM", made, uuid=uuid)
+
+    # --- GPUs
+
+    def gpu_group(self, identity, record):
+        """The first one of the very same types of GPU. A metadata import makes none, and goes on
+        without none, whatever the virtual GPUs map to."""
+        types = record["GPU_types"]
+        found = [
+            ref
+            for ref, group in self.database.records("GPU_group").items()
+            if group["GPU_types"] == types
+        ]
+        if not found:
+            text = "Unable to find GPU group with matching GPU_types = '[%s]'" % ",".join(types)
+            raise Failure("INTERNAL_ERROR", 'Failure("%s")' % text)
+        self.table[identity] = found[0]
+
+    def vgpu_type(self, identity, record):
+        found = self.database.where(
+            "VGPU_type", identifier=record["identifier"]
+        ) or self.database.where(
+            "VGPU_type", vendor_name=record["vendor_name"], model_name=record["model_name"]
+        )
+        if found:
+            self.table[identity] = found[0]
+        else:
+            self.make("VGPU_type", identity, _carried("VGPU_type", record))
+
+    def vgpu(self, identity, record):
+        existing = self.database.find_uuid("VGPU", record["uuid"])
+        if self.options.restore and existing:
+            self.table[identity] = existing
+            return
+        vm = self.found(record["VM"])
+        other_config = dict(record["other_config"])
+        group = other_config.pop(MAPPED, None) or self.found(record["GPU_group"])
+        of_type = self.found(record["type"])
+        if self.options.live:
+            pool = self.database.refs("pool")[0]
+            master = self.database.get("pool", pool, "master")
+            gpus.require_capacity(self.database, master, vm, group, of_type)
+        if self.options.dry_run:
+            self.table[identity] = NULL
+            return
+        fields = {"device": record["device"], "GPU_group": group, "type": of_type}
+        made = gpus.make(self.database, vm, dict(fields, other_config=other_config))
+        self.made.append(("VGPU", made))
+        if self.options.restore:
+            self.database.set("VGPU", made, uuid=record["uuid"])
+        if self.database.get("VM", vm, "power_state") != "Halted":
+            self.database.set("VGPU", made, currently_attached=record["currently_attached"])
+        self.table[identity] = made
 
     # --- networks
 

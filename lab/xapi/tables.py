@@ -20,6 +20,11 @@ BACK_REFERENCES = {
     ("VM", "snapshot_of"): ("VM", "snapshots"),
     ("VM", "parent"): ("VM", "children"),
     ("VTPM", "VM"): ("VM", "VTPMs"),
+    ("VGPU", "VM"): ("VM", "VGPUs"),
+    ("VGPU", "GPU_group"): ("GPU_group", "VGPUs"),
+    ("VGPU", "type"): ("VGPU_type", "VGPUs"),
+    ("VGPU", "resident_on"): ("PGPU", "resident_VGPUs"),
+    ("PGPU", "GPU_group"): ("GPU_group", "PGPUs"),
     ("console", "VM"): ("VM", "consoles"),
     ("task", "subtask_of"): ("task", "subtasks"),
 }

@@ -3,7 +3,7 @@
 
 import logging
 
-from lab.xapi import ha_plan, rrd_service, vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
+from lab.xapi import blobs, ha_plan, rrd_service, vdi as vdis, vm_lifecycle, vtpm as vtpms, xenops
 from lab.xapi.calls import call, hidden
 from lab.xapi.database import new_uuid
 from lab.xapi.devices import assert_vm_attachable
@@ -63,8 +63,11 @@ def make(database, fields):
 
 @call("VM.destroy", "self:ref(VM)")
 def destroy(context, self):
-    """Remove the VM with its virtual TPM, its VBDs and VIFs; its disks stay."""
+    """Remove the VM with its blobs, virtual TPM, VBDs, VIFs and virtual GPUs; its disks stay."""
     with operation(context, self, "destroy"):
+        for blob in context.database.get("VM", self, "blobs").values():
+            if context.database.exists("blob", blob):
+                blobs.remove(context.pool, blob)
         context.pool.rrdd.remove(context.database.get("VM", self, "uuid"))
         remove(context.database, self)
 
@@ -77,6 +80,7 @@ def remove(database, vm):
         owned = [
             ("VBD", record["VBDs"]),
             ("VIF", record["VIFs"]),
+            ("VGPU", record["VGPUs"]),
             ("console", record["consoles"]),
             ("VM_metrics", [record["metrics"]]),
             ("VM_guest_metrics", [record["guest_metrics"]]),

@@ -8,7 +8,7 @@ VM's own fields (its name, its memory) is left out here: those stay."""
 
 import contextlib
 
-from lab.xapi import suspend, vdi as vdis, vm as vms, vm_lifecycle, vtpm as vtpms
+from lab.xapi import gpus, suspend, vdi as vdis, vm as vms, vm_lifecycle, vtpm as vtpms
 from lab.xapi.calls import call
 from lab.xapi.database import new_uuid
 from lab.xapi.failures import Failure
@@ -127,6 +127,8 @@ def _snapshot_object(database, vm, drives, power_state="Halted", **fields):
         _copy_interfaces(database, record, new, suspended)
         for vtpm in record["VTPMs"]:
             vtpms.copy(database, new, vtpm)
+        for vgpu in record["VGPUs"]:
+            gpus.copy(database, new, vgpu)
         database.set("VM", vm, parent=new)
         return new
 
@@ -200,5 +202,9 @@ def _revert(context, snapshot, vm):
             vtpms.remove(database, vtpm)
         for vtpm in database.get("VM", snapshot, "VTPMs"):
             vtpms.copy(database, vm, vtpm)
+        for vgpu in database.get("VM", vm, "VGPUs"):
+            database.destroy("VGPU", vgpu)
+        for vgpu in database.get("VM", snapshot, "VGPUs"):
+            gpus.copy(database, vm, vgpu)
         database.set("VM", vm, parent=snapshot, suspend_VDI=image)
     vm_lifecycle.reset(database, vm, state)

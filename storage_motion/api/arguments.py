@@ -33,10 +33,7 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
 # in that way.
-NOT_HERE = {
-    "compress": "the destination pool's migration-compression decides",
-    "vgpu": "a VM with a virtual GPU cannot be moved",
-}
+NOT_HERE = {"compress": "the destination pool's migration-compression decides"}
 
 Default = TypeVar("Default")
 
@@ -101,6 +98,11 @@ MIGRATE = Takes(
             "the network of this interface at the destination, or a VIF whose network is meant; "
             "without it the one that is called as its own is",
         ),
+        Argument(
+            "vgpu:<VGPU>",
+            "the GPU group of this virtual GPU in the other pool; without it the one that has "
+            "the same types of GPU",
+        ),
         Argument("live", "as in xe vm-migrate; false is refused while the VM runs"),
         Argument("force", "true: do not compare the processors"),
         Argument(
@@ -141,8 +143,9 @@ class Remote(NamedTuple):
 
 class Request(NamedTuple):
     """What was asked for. `vdis`: {source VDI uuid: SR or VDI uuid}, `vifs`: {source VIF uuid:
-    network or VIF uuid}, `formats`: {source VDI uuid: one of formats.ASKED}, `bases`: {source VDI
-    uuid: VDI uuid of the destination}. `find_bases`: others are looked for as well."""
+    network or VIF uuid}, `vgpus`: {source VGPU uuid: GPU group uuid}, `formats`: {source VDI uuid:
+    one of formats.ASKED}, `bases`: {source VDI uuid: VDI uuid of the destination}. `find_bases`:
+    others are looked for as well."""
 
     vm: str
     vm_argument: str
@@ -165,6 +168,7 @@ class Request(NamedTuple):
     copy: bool = False
     bases: Dict[str, str] = {}
     find_bases: bool = True
+    vgpus: Dict[str, str] = {}
 
 
 class Problems:
@@ -244,6 +248,7 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         copy=reader.copy(),
         bases=reader.mapping("base", "base:<VDI>=<VDI of the destination>"),
         find_bases=reader.word("base", (AUTO, NONE)) != NONE,
+        vgpus=reader.mapping("vgpu", "vgpu:<VGPU>=<GPU group of the destination>"),
     )
 
 

@@ -41,3 +41,9 @@ def private_file(absolute: str) -> str:
     finally:
         os.close(descriptor)
     return here
+
+
+def free_bytes(here: str) -> int:
+    """What root may still write to the file system of a path of this machine."""
+    found = os.statvfs(here)
+    return found.f_bavail * found.f_frsize

@@ -63,6 +63,7 @@ PLAN: Dict[str, type] = {
     "snapshot_vifs": list,
     "dropped": list,
     "copy": bool,
+    "vgpus": list,
 }
 DISK: Dict[str, type] = {
     "size": int,
@@ -113,6 +114,7 @@ def _source(entry: Dict[str, Any]) -> str:
         ("a disk of a snapshot", plan.history, DISK),
         ("a snapshot", plan.snapshots, SNAPSHOT),
         ("an interface of a snapshot", plan.snapshot_vifs, {}),
+        ("a virtual GPU", plan.vgpus, {}),
     ):
         for one in entries:
             wrong = wrong or _typed(name, one, types)

@@ -64,6 +64,8 @@ ADVICE = {
     "VM_LACKS_FEATURE": TOOLS,
     "VM_MISSING_PV_DRIVERS": TOOLS,
     "VM_OLD_PV_DRIVERS": TOOLS,
+    "VM_REQUIRES_GPU": "its GPU group has no room for it on the master of the destination pool, "
+    "where xapi looks for that: name another group (vgpu:...), or free some",
     "VM_REQUIRES_IOMMU": DEVICE,
     "VM_REQUIRES_NETWORK": "name a host that has all networks of the VM",
     "VM_REQUIRES_VGPU": DEVICE,
@@ -134,8 +136,14 @@ def _can_migrate(
     # with "force" xapi would not see to it that the VM is halted (xapi_vm_migrate.ml)
     options = {"copy": "true"} if plan.copy else {} if plan.check_cpu else {"force": "true"}
     disks = _disks(source, destination, plan)
+    groups = {
+        source.xenapi.VGPU.get_by_uuid(vgpu.vgpu): destination.xenapi.GPU_group.get_by_uuid(
+            vgpu.group
+        )
+        for vgpu in plan.vgpus
+    }
     try:
-        source.xenapi.VM.assert_can_migrate(vm, token, plan.live, disks, vifs, options)
+        source.xenapi.VM.assert_can_migrate(vm, token, plan.live, disks, vifs, options, groups)
     except XenAPI.Failure as failure:
         details = [str(detail) for detail in failure.details]
         # xapi looks at that last (xapi_vm_migrate.ml, assert_can_migrate_vdis), and the claim ends

@@ -60,6 +60,10 @@ def require_none(m: "Migration") -> None:
         "interface %s was added" % uuid for uuid in sorted(vifs - {vif.vif for vif in planned.vifs})
     ]
     problems += _snapshots(m)
+    if planned.cross_pool:
+        vgpus = {api.VGPU.get_uuid(ref) for ref in api.VM.get_VGPUs(m.vm())}
+        added = sorted(vgpus - {vgpu.vgpu for vgpu in planned.vgpus})
+        problems += ["virtual GPU %s was added" % uuid for uuid in added]
     if problems:
         raise VmChanged(planned.vm, *problems)
 

@@ -33,7 +33,6 @@ VM_CHECKS: Tuple[Condition, ...] = (
         "is Paused",
         "unpause it (xe vm-unpause), or shut it down",
     ),
-    (lambda vm: not vm.get("VGPUs"), "has a virtual GPU", "a VM without"),
     (
         lambda vm: CLAIM not in vm["other_config"],
         lambda vm: "is being moved already by migration %s" % vm["other_config"][CLAIM],
@@ -43,6 +42,16 @@ VM_CHECKS: Tuple[Condition, ...] = (
         lambda vm: not {"migrate_send", "pool_migrate"} & set(vm["current_operations"].values()),
         "is being migrated already",
         "wait for that",
+    ),
+)
+
+# More for one with a virtual GPU. xapi moves it as it runs, where the GPU's driver can do that, and
+# what is in the GPU goes with it in the memory stream: nothing here could show that it arrives.
+VGPU_CHECKS: Tuple[Condition, ...] = (
+    (
+        lambda vm: vm["power_state"] == "Halted",
+        lambda vm: "has a virtual GPU, and is %s" % vm["power_state"],
+        "shut it down (xe vm-shutdown), and move it halted",
     ),
 )
 
@@ -56,7 +65,8 @@ SUSPENDED_CHECKS: Tuple[Condition, ...] = (
 )
 
 # More for one that is to be copied, as xapi has it (xapi_vm_migrate.ml: within a pool migrate_send'
-# refuses it, and assert_can_migrate a VM that is not halted).
+# refuses it, and assert_can_migrate a VM that is not halted): its record, and {"cross_pool":
+# whether it would leave its pool, "ha": whether HA is enabled in that}.
 COPY_CHECKS: Tuple[Condition, ...] = (
     (
         lambda vm, move: move["cross_pool"],
@@ -69,8 +79,10 @@ COPY_CHECKS: Tuple[Condition, ...] = (
         "shut it down first (xe vm-shutdown); or leave copy out to move it",
     ),
     (
-        # its start would fail in mid-copy; and the importer brings both fields to the other pool
-        lambda vm, move: not (vm.get("ha_always_run") and vm.get("ha_restart_priority")),
+        # its start would fail in mid-copy. Where HA is off, the mark is left from when it was on.
+        lambda vm, move: (
+            not (move["ha"] and vm.get("ha_always_run") and vm.get("ha_restart_priority"))
+        ),
         "is halted, and HA is about to start it",
         "wait for that and shut it down, or take its ha-restart-priority off",
     ),

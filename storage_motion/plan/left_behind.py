@@ -4,11 +4,7 @@ create) and nobody else brings, or what comes along and means something else the
 
 It is named before the move, with what to do afterwards. Not named are operations that somebody has
 blocked, which the migration itself blocks again (migration/phases/claim.py, hand_on), and what it
-brings at its end (phases/messages.py, statistics.py).
-
-Blobs stay named: xapi has them on the disk of whichever host somebody has put them to, gives nobody
-a checksum, and at the destination they are objects of a database that may go back by minutes. So to
-move one safely takes a sync and a look, for what next to no VM has."""
+brings at its end (phases/messages.py, statistics.py, blobs.py)."""
 
 import logging
 from typing import Any, Callable, Dict, Iterator, List, Tuple
@@ -16,6 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import XenAPI
 
 from storage_motion.plan.inquiry import Inquiry
+from storage_motion.xapi import blobs
 from storage_motion.xapi.records import NULL
 
 log = logging.getLogger("sxm")
@@ -95,11 +92,14 @@ _REFERENCES: Tuple[Tuple[str, str, str], ...] = (
 
 
 def _blobs(inquiry: Inquiry) -> Iterator[str]:
-    for name in sorted(inquiry.vm.get("blobs") or {}):
-        yield (
-            "blob %s of the VM is deleted with it at the source; xe blob-get it before the move, "
-            "and xe blob-create and blob-put it afterwards" % name
-        )
+    for name, ref in sorted((inquiry.vm.get("blobs") or {}).items()):
+        blob = inquiry.source.of("blob", ref)
+        if blob and int(blob["size"]) > blobs.LARGEST:
+            yield (
+                "blob %s of the VM has more than %d MiB, and is deleted with it at the source; xe "
+                "blob-get it before the move, and xe blob-create and blob-put it afterwards"
+                % (name, blobs.LARGEST >> 20)
+            )
 
 
 def _crash_dumps(inquiry: Inquiry) -> Iterator[str]:

@@ -71,6 +71,14 @@ class Vif(NamedTuple):
     network: str
 
 
+class Vgpu(NamedTuple):
+    """A virtual GPU, of the VM or of a snapshot of it, and its GPU group in another pool."""
+
+    vgpu: str
+    device: str
+    group: str
+
+
 class Snapshot(NamedTuple):
     """A snapshot of the VM: the VM that it is, and whether it comes along."""
 
@@ -108,6 +116,7 @@ class Plan(NamedTuple):
     snapshot_vifs: List[Vif] = []
     dropped: List[str] = []  # VDIs of snapshots that do not come along, and go with the VM
     copy: bool = False  # the VM stays as it is, and the other pool has a new one like it
+    vgpus: List[Vgpu] = []  # between pools
 
     @property
     def sent(self) -> List[Disk]:
@@ -176,4 +185,5 @@ PARTS: Dict[str, Any] = {
     "history": Disk,
     "snapshots": Snapshot,
     "snapshot_vifs": Vif,
+    "vgpus": Vgpu,
 }

@@ -14,6 +14,7 @@ from storage_motion.plan import (
     copies,
     destination_host,
     disk_goals,
+    gpus,
     left_behind,
     tpms,
     tracked_disks,
@@ -109,7 +110,7 @@ def make(
             "copy",
             "VM %s" % vm["name_label"],
             vm,
-            {"cross_pool": inquiry.cross_pool},
+            {"cross_pool": inquiry.cross_pool, "ha": bool(source.pool().get("ha_enabled"))},
         )
     if checks.CLAIM not in vm["other_config"]:
         checks.blocked(problems, request.vm_argument, vm)
@@ -139,6 +140,7 @@ def make(
     moving, staying = disk_goals.moving_disks(inquiry, disks, goals, host_ref, host)
     drives = cds.of_drives(inquiry, host_ref) if host_ref else []
     interfaces = vifs.find_networks(inquiry, host_ref, host)
+    vgpus = gpus.find_groups(inquiry)
     snapshots = vm_snapshots.find(inquiry, moving, interfaces, host_ref, host)
     own, history = bases.find(inquiry, snapshots.disks, snapshots.history, snapshots.dropped)
     if problems:
@@ -167,6 +169,7 @@ def make(
         warnings=tuple(
             vifs.cautions(inquiry, interfaces)
             + availability.cautions(inquiry, moving)
+            + gpus.cautions(inquiry, vgpus)
             + cds.cautions(inquiry, drives)
             + tracked_disks.cautions(inquiry, moving)
             + left_behind.cautions(inquiry)
@@ -178,6 +181,7 @@ def make(
         snapshot_vifs=snapshots.interfaces,
         dropped=snapshots.dropped,
         copy=request.copy,
+        vgpus=vgpus,
     )
 
 

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
         def vifs(self) -> Dict[str, str]: ...
 
         @property
+        def vgpus(self) -> Dict[str, str]: ...
+
+        @property
         def formats(self) -> Dict[str, str]: ...
 
         @property

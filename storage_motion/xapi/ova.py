@@ -18,7 +18,7 @@ from storage_motion.xapi.records import NULL
 
 LINKS = ("parent", "snapshot_of")  # fields of a VM that the importer keeps as they are written, if
 # no object of the document has that id
-MAPS_TO = "maps_to"  # the other_config key that xapi's importer honours, of VDIs and VIFs
+MAPS_TO = "maps_to"  # the other_config key that xapi's importer honours, of VDIs, VIFs, VGPUs
 # members of the record that xapi exports of a virtual TPM (importexport.ml, vtpm')
 TPM_UUID, TPM_CONTENT = "vTPM'_uuid", "vTPM'_content"
 MAX_BYTES = 32 * 1024 * 1024  # a VM with a hundred disks needs about half a MiB
@@ -77,6 +77,8 @@ def rewrite(
     tpms: Iterable[str] = (),
     secrets: bool = True,
     add: Iterable[Tuple[str, str, str, str]] = (),
+    clear: Iterable[Tuple[str, str]] = (),
+    vgpus: Mapping[str, str] = {},
 ) -> bytes:
     """The document (bytes) with a counterpart for each of its disks and interfaces.
 
@@ -84,11 +86,12 @@ def rewrite(
     or VIF that is not named gets no counterpart. `drop`: triples (class, field, test) where
     test(key, value) says whether an entry of that map is left out. `tpms`: the uuids of the virtual
     TPMs that it must have; their contents are left out unless `secrets`. `add`: (class, field, key,
-    value), entries that all objects of a class get in that map. Raises BadMetadata, also
-    when a named object is not in the document."""
+    value), entries that all objects of a class get in that map. `clear`: (class, field), what is a
+    boolean and false in all of them. `vgpus`: {VGPU uuid: ref of a GPU group there}. Raises
+    BadMetadata, also when a named object is not in the document."""
     root = parse(document)
     missing = {("VDI", uuid) for uuid in vdis} | {("VIF", uuid) for uuid in vifs}
-    missing |= {("VTPM", uuid) for uuid in tpms}
+    missing |= {("VTPM", uuid) for uuid in tpms} | {("VGPU", uuid) for uuid in vgpus}
     known = _ids(root)
     for class_name, snapshot in objects(root):
         if class_name == "VM":
@@ -103,7 +106,10 @@ def rewrite(
         for name, field, key, value in add:
             if name == class_name:
                 _add(_map(snapshot, field), key, value)
-        counterparts = {"VDI": vdis, "VIF": vifs}.get(class_name)
+        for name, field in clear:
+            if name == class_name:
+                _clear(_member(snapshot, field))
+        counterparts = {"VDI": vdis, "VIF": vifs, "VGPU": vgpus}.get(class_name)
         if counterparts is None:
             continue
         config = _map(snapshot, "other_config")
@@ -200,6 +206,11 @@ def _empty(value: "etree._Element") -> None:
     for child in list(value):
         value.remove(child)
     value.text = None
+
+
+def _clear(value: "etree._Element") -> None:
+    _empty(value)
+    etree.SubElement(value, "boolean").text = "0"
 
 
 def _drop(snapshot: "etree._Element", field: str, test: Callable[[str, str], bool]) -> None:

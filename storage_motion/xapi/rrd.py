@@ -58,13 +58,13 @@ def send(
     `dated`: as those of today read it. Raises Unreachable."""
     fields = [("archive", "true")] if archive else []
     path = unanswered.query(session, PUT, fields + [("uuid", vm)])
-    unanswered.put(url, path, _dated(document) if dated else document)
+    unanswered.put(url, path, as_sent(document) if dated else document, closes=True)
 
 
-def _dated(document: bytes) -> bytes:
-    """What rrdd reads, of what it answers: it wants to know of each data source when that was
-    updated, and leaves that out of its answers (rrd.ml, xml_to_output; from_xml takes it for
-    optional, and does not read on without it: docs/checked-by-hand.md)."""
+def as_sent(document: bytes) -> bytes:
+    """What an rrdd of today reads, of what it answers: it wants to know of each data source when
+    that was updated, and leaves that out of its answers (rrd.ml, xml_to_output; from_xml takes it
+    for optional, and does not read on without it: docs/checked-by-hand.md)."""
     updated = re.search(rb"<lastupdate>[^<]*</lastupdate>", document)
     if updated is None or b"<last_updated>" in document:
         return document

@@ -268,6 +268,8 @@ def reason(error: BaseException) -> str:
         return str(error.details[0])
     if isinstance(error, xmlrpc.client.ProtocolError):
         return "not a xapi: HTTP status %d" % error.errcode
+    if isinstance(error, transport.CUT):
+        return "the connection was closed"
     if isinstance(error, ssl.SSLError):
         return "no TLS: %s" % (error.reason or "handshake failed")
     if isinstance(error, OSError):

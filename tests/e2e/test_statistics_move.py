@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What xapi keeps of a VM outside its database goes with it: its statistics (RRD), to another host
-as to another pool, and, to another pool, the messages about it."""
+as to another pool, and, to another pool, the messages about it, and its blobs."""
 
 import time
 
@@ -8,7 +8,7 @@ import pytest
 
 from lab.pools.topology import PoolPlan
 from lab.xapi import rrdd
-from storage_motion.xapi import rrd, sent_messages
+from storage_motion.xapi import blobs, rrd, sent_messages
 from storage_motion.xapi.session import remote
 
 PLAN = (PoolPlan("A", ("a1", "a2"), False), PoolPlan("B", ("b1",), False))
@@ -59,8 +59,32 @@ def test_statistics_go_to_another_host_of_the_pool(scene, history, lab):
     scene.assert_nothing_left()
 
 
-def test_both_go_to_another_pool(scene, history, lab):
+def add_blob(scene, name, content, host=None):
+    """A blob of the VM, whose contents are put to a host."""
+    vm = scene.pool.xapi.VM.get_by_uuid(scene.uuid)
+    ref = scene.pool.xapi.VM.create_new_blob(vm, name, "text/plain", False)
+    if host:
+        with session_of(scene) as session:
+            blobs.send(url_of(host), session, ref, len(content), [content])
+    return ref
+
+
+def blobs_of(scene):
+    """{name: what its master has in it} of the VM's blobs."""
+    found = {}
+    with session_of(scene) as session:
+        for name, ref in blobs.of_vm(session, session.xenapi.VM.get_by_uuid(scene.uuid)).items():
+            with blobs.at(url_of(scene.pool.master), session, ref) as content:
+                found[name] = content and b"".join(content.pieces)
+    return found
+
+
+def test_all_go_to_another_pool(scene, history, lab):
     source, pool = scene.host, scene.pool
+    note, picture = b"a note", bytes(range(256)) * 1000
+    add_blob(scene, "note", note, pool.master)
+    add_blob(scene, "picture", picture, lab.host("a2"))  # which the master has not
+    add_blob(scene, "empty", b"")
     about = pool.xapi.message.create("VM_STARTED", "5", "VM", scene.uuid, "a <b> & \u00e4\r\nc")
     (record,) = pool.xapi.pool.get_all_records().values()
     other = pool.xapi.message.create("POOL", "3", "Pool", record["uuid"], "")
@@ -68,9 +92,12 @@ def test_both_go_to_another_pool(scene, history, lab):
     migration = scene.begin()
     entry = scene.ended(migration, source)
     assert entry["state"] == "succeeded", entry["error"]
-    assert not [text for text in entry.get("warnings", []) if "message" in text or "RRD" in text]
+    about_them = ("message", "RRD", "blob")
+    assert not [text for text in entry.get("warnings", []) for word in about_them if word in text]
     scene.settle()
     assert_has(scene, history)
+    assert blobs_of(scene) == {"note": note, "picture": picture, "empty": None}
+    assert pool.xapi.blob.get_all() == []
     with session_of(scene) as session:
         assert sent_messages.about(session, scene.uuid) == {about: known}
     assert about not in pool.xapi.message.get_all_records()

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The lab's xapi and rrdd: a VM's statistics, and messages that come over HTTP, by the rules of
-rrdd_proxy.ml, rrdd_http_handler.ml, rrdd_server.ml and xapi_message.ml."""
+"""The lab's xapi and rrdd: a VM's statistics, messages that come over HTTP, and blobs, by the rules
+of rrdd_proxy.ml, rrdd_http_handler.ml, rrdd_server.ml, xapi_message.ml and xapi_blob.ml."""
 
 import http.client
 import os
 import socket
 import ssl
 import time
+import types
 import urllib.parse
 import xmlrpc.client
 
@@ -14,6 +15,8 @@ import pytest
 
 from lab.http_client import UnixConnection
 from lab.xapi import rrdd
+from storage_motion.errors import Unreachable
+from storage_motion.xapi import blobs, unanswered
 from tests.eventually import eventually
 from xapi_fixture import failure_of, pool_with_xenopsds, sr, vbd_record, vdi_record, vm_record, x  # noqa: F401
 
@@ -119,6 +122,46 @@ def test_who_may_and_what_is_asked_for(pool, session, vm):
     assert request(member, "PUT", "/messages", uuid=vm, cls="VM")[0] == 302
 
 
+class Blobs:
+    """The requests of /blob at a host."""
+
+    def __init__(self, host, handle):
+        self._url = "https://%s:%d" % (host.address, host.https_port)
+        self._session = types.SimpleNamespace(handle=handle)
+
+    def put(self, ref, content):
+        blobs.send(self._url, self._session, ref, len(content), [content])
+
+    def get(self, ref):
+        with blobs.at(self._url, self._session, ref) as found:
+            return found and b"".join(found.pieces)
+
+
+def test_a_blob_is_where_it_was_put(pool, session, x, vm):
+    ref = x.VM.get_by_uuid(vm)
+    blob = x.VM.create_new_blob(ref, "note", "", False)
+    assert failure_of(x.VM.create_new_blob, ref, "note", "", False)[0] == "MAP_DUPLICATE_KEY"
+    assert x.VM.get_blobs(ref) == {"note": blob} and int(x.blob.get_size(blob)) == 0
+    assert x.blob.get_mime_type(blob) == "application/octet-stream"
+    master, member = [Blobs(host, session._session) for host in pool.hosts]
+    assert master.get(blob) is None
+    for where, other, content in ((master, member, b"one" * 100000), (member, master, b"two")):
+        where.put(blob, content)
+        eventually(lambda: int(x.blob.get_size(blob)) == len(content), "its size")
+        assert where.get(blob) == content and other.get(blob) != content
+    query = {"session_id": session._session}
+    assert request(pool.master, "GET", "/blob", **query)[0] == 400
+    assert request(pool.master, "GET", "/blob", ref="OpaqueRef:no", **query)[0] == 404
+    assert request(pool.master, "PUT", "/blob", ref="OpaqueRef:no", **query)[0] == 404
+    assert request(pool.master, "GET", "/blob", ref=blob, session_id="x")[0] == 401
+    x.blob.set_public(blob, True)
+    assert request(pool.master, "GET", "/blob", ref=blob, session_id="x")[0] == 200
+    assert request(pool.master, "PUT", "/blob", ref=blob, session_id="x")[0] == 401
+    x.VM.hard_shutdown(ref)
+    x.VM.destroy(ref)
+    assert blob not in x.blob.get_all() and request(pool.master, "GET", "/blob", ref=blob)[0] == 401
+
+
 def test_a_vm_that_runs_has_statistics_on_its_host(pool, session, vm):
     handle, (master, member) = session._session, pool.hosts
     assert memory(master, vm) is None
@@ -136,17 +179,28 @@ def test_a_vm_that_runs_has_statistics_on_its_host(pool, session, vm):
     assert b"last_updated" not in memory(member, vm)
 
 
+def put_rrd(host, handle, vm, body, closes):
+    session = types.SimpleNamespace(handle=handle)
+    path = unanswered.query(session, "/rrd", [("uuid", vm)])
+    unanswered.put("https://%s:%d" % (host.address, host.https_port), path, body, closes)
+
+
 @pytest.mark.parametrize(
-    "cut",
+    "spoil",
     [
-        lambda rrd: rrd[:-1],
         lambda rrd: rrd.replace(b"<cf>", b"<x>"),
         lambda rrd: answered(),  # seen on a real one (docs/checked-by-hand.md)
     ],
 )
-def test_what_is_no_rrd_is_told_to_nobody(pool, session, vm, cut):
-    query = {"uuid": vm, "session_id": session._session}
-    assert request(pool.hosts[1], "PUT", "/rrd", cut(known()), **query)[0] == 200
+def test_what_is_no_rrd_is_told_behind_the_200(pool, session, vm, spoil):
+    member = pool.hosts[1]
+    with pytest.raises(Unreachable, match="PUT /rrd: HTTP status 500, behind a 200"):
+        put_rrd(member, session._session, vm, spoil(known()), closes=True)
+    assert b"<v>366365.0</v>" not in memory(member, vm)
+
+
+def test_an_rrd_that_is_cut_is_not_taken(pool, session, vm):
+    put_rrd(pool.hosts[1], session._session, vm, known()[:-1], closes=False)
     assert b"<v>366365.0</v>" not in memory(pool.hosts[1], vm)
 
 

@@ -11,6 +11,7 @@ from storage_motion.errors import NotCleanedUp, TimedOut
 from storage_motion.journal import steps
 from storage_motion.migration import durable, known_at_destination, snapshots, xenopsd_leftovers
 from storage_motion.migration.phases import (
+    blobs,
     block_tracking,
     blocking,
     cd_drives,
@@ -46,6 +47,7 @@ def clean_up(m: "Migration") -> None:
         m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
     statistics.move(m)
     messages.move(m)
+    blobs.move(m)
     durable.keep(
         (m.source,), lambda: _destroy(m), lambda: _left(m), "VM %s at the source" % m.plan.vm
     )

@@ -9,8 +9,9 @@ Whatever protection is found at the source is taken off, and is what the VM gets
 of the beginning, one that an older database has brought back, or another one that somebody has set
 meanwhile.
 
-Of a VM that is copied nothing is taken off: it is halted and stays so, and HA starts only what is
-to be kept running (ha_always_run), which such a VM is not (plan/checks.py).
+Of a VM that is copied nothing is taken off: it is halted and stays so. HA starts only what is to be
+kept running (ha_always_run): such a VM is refused where HA is on (plan/checks.py), and its copy is
+not to be (remap.py).
 """
 
 from typing import TYPE_CHECKING, List

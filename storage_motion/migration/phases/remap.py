@@ -237,4 +237,10 @@ def _document(
     drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
     drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
     add = [("VM", "other_config", CLAIM, migration)] if plan.copy and migration else []
-    return ova.rewrite(exported, disks, vifs, drop, _tpms(source, plan.vm), secrets, add)
+    # else HA would start the copy there, where it is on, as soon as the document is imported
+    clear = [("VM", "ha_always_run")] if plan.copy else []
+    tpms = _tpms(source, plan.vm)
+    groups = {
+        vgpu.vgpu: destination.xenapi.GPU_group.get_by_uuid(vgpu.group) for vgpu in plan.vgpus
+    }
+    return ova.rewrite(exported, disks, vifs, drop, tpms, secrets, add, clear, groups)

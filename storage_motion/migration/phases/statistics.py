@@ -8,10 +8,11 @@ them: what goes wrong is warned of.
 """
 
 import logging
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Tuple
 
 from storage_motion.errors import Unreachable
-from storage_motion.migration.accessory import no_more_than_warned_of
+from storage_motion.journal import kept_files
+from storage_motion.migration.accessory import kept, no_more_than_warned_of
 from storage_motion.migration.phases import remap
 from storage_motion.switch import whereabouts
 from storage_motion.xapi import receiving_host, rrd, unanswered
@@ -33,9 +34,10 @@ def move(m: "Migration") -> None:
         return  # rrdd finds the VM again by its UUID; and a file of the master's stays there
 
     def tell(why: str) -> None:
+        former = "; the former one: " + kept(m, lambda: _keep(m)) if m.plan.cross_pool else ""
         m.warn(
             "the statistics (RRD) of VM %s could not be moved to host %s: %s; its history begins "
-            "anew there" % (m.plan.vm_name, m.plan.destination_host_name, why)
+            "anew there%s" % (m.plan.vm_name, m.plan.destination_host_name, why, former)
         )
 
     with no_more_than_warned_of(m, tell):
@@ -47,13 +49,9 @@ def move(m: "Migration") -> None:
 
 def _move(m: "Migration") -> bool:
     """Returns whether nothing is amiss. Raises as what it calls does."""
-    vm = m.plan.vm
-    here = rrd.in_memory(vm) if m.plan.live else None
-    document = here
-    if here is None and m.plan.cross_pool:  # archived, when the source's xapi noted it as halted
-        document = rrd.of_own_pool(m.source, vm)
+    here, document = _at_source(m)
     if document is None:
-        log.info("%s: VM %s has no statistics at the source", m.id, vm)
+        log.info("%s: VM %s has no statistics at the source", m.id, m.plan.vm)
         return True
     if _runs(m):
         arrived = _bring_to_host(m, document)
@@ -62,6 +60,22 @@ def _move(m: "Migration") -> bool:
     if arrived and here is not None:
         _give_up(m)
     return arrived
+
+
+def _at_source(m: "Migration") -> Tuple[Optional[bytes], Optional[bytes]]:
+    """(what the source host has of them in memory, what the source has of them)."""
+    here = rrd.in_memory(m.plan.vm) if m.plan.live else None
+    if here is None and m.plan.cross_pool:  # archived, when the source's xapi noted it as halted
+        return None, rrd.of_own_pool(m.source, m.plan.vm)
+    return here, here
+
+
+def _keep(m: "Migration") -> Optional[str]:
+    """Keep them as a file; its path, None if there are none."""
+    document = _at_source(m)[1]
+    if document is None:
+        return None
+    return kept_files.keep(m.id, "rrd.xml", [rrd.as_sent(document)])
 
 
 def _give_up(m: "Migration") -> None:

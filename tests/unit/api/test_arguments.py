@@ -133,7 +133,7 @@ def test_a_request_does_not_show_its_password():
             "[2001:db8::1]:443",
         ),
         ({"vm": "a", "destination-sr": SR}, "destination-sr", "did you mean destination-sr-uuid?"),
-        ({"vm": "a", "vgpu:" + VM: SR}, "vgpu:" + VM, "leave it out"),
+        ({"vm": "a", "vgpu:" + VM: "x"}, "vgpu:" + VM, "vgpu:<VGPU>=<GPU group"),
         ({"vm": "a", "copy": "perhaps"}, "copy", "true or false"),
         ({"vm": "a", "copy": "true", "snapshots": "drop"}, "snapshots", "leave it out"),
         ({"vm": "a", "copy": "true", "snapshots": "keep"}, "snapshots", "leave it out"),

@@ -104,7 +104,10 @@ class Recording(dict):
 def test_migrate_reads_just_what_its_table_has():
     names = {one.name for one in arguments.MIGRATE.arguments}
     given = Recording(
-        {"vdi:%s" % ID: ID, "vif:%s" % ID: ID, "base:%s" % ID: ID, "image-format:%s" % ID: "vhd"}
+        dict(
+            {"%s:%s" % (kind, ID): ID for kind in ("vdi", "vif", "base", "vgpu")},
+            **{"image-format:%s" % ID: "vhd"},
+        )
     )
     problems = Problems()
     arguments.read(given, problems)

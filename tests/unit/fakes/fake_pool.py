@@ -293,7 +293,11 @@ def make_pool(name, hosts, shared=False):
         "pool",
         master=refs[hosts[0]],
         migration_compression=False,
-        restrictions={"restrict_vtpm": "false", "restrict_vif_locking": "false"},
+        restrictions={
+            "restrict_vtpm": "false",
+            "restrict_vif_locking": "false",
+            "restrict_gpu": "false",
+        },
         other_config={},
         gui_config={},
     )

@@ -128,6 +128,9 @@ class World:
             ha_restart_priority="",
             VBDs=[vbd],
             VIFs=[],
+            VGPUs=[],
+            blobs={},
+            current_operations={},
             VTPMs=[],
             snapshots=[],
         )

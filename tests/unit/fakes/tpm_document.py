@@ -16,7 +16,7 @@ def value(data):
 
 def with_tpm(content=SECRET):
     """The document (bytes) of VM `vm` with the TPM."""
-    vm = {"uuid": "vm", "other_config": {}, "blocked_operations": {}}
+    vm = {"uuid": "vm", "other_config": {}, "blocked_operations": {}, "ha_always_run": True}
     tpm = {
         "vTPM'_VM": "Ref:0",
         "vTPM'_uuid": UUID,

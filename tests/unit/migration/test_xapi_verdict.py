@@ -109,13 +109,21 @@ def test_what_is_asked_of_another_pool(world):
         "rehearse",
     ]
     assert world.asked[0][1:] == (world.vm, "migrate_send")
-    _, vm, token, live, vdis, vifs, options = world.asked[2]
-    assert (vm, token, live, options) == (world.vm, TOKEN, True, {})
+    _, vm, token, live, vdis, vifs, options, groups = world.asked[2]
+    assert (vm, token, live, options, groups) == (world.vm, TOKEN, True, {}, {})
     assert vdis == {world.vdis[0]: by_name(world.b, "SR", "b1-sr")}
     assert vifs == {
         world.a.tables["VM"][world.vm]["VIFs"][0]: by_name(world.b, "network", "guests")
     }
     assert world.ended == ["OpaqueRef:s"] and world.a.calls == world.b.calls == []
+
+
+def test_of_virtual_gpus_their_groups_are_asked(world):
+    group, there = [pool.add("GPU_group", GPU_types=["10de/20b5"]) for pool in (world.a, world.b)]
+    vgpu = world.a.add("VGPU", GPU_group=group, device="0", extra_args="")
+    world.a.tables["VM"][world.vm].update(power_state="Halted", VGPUs=[vgpu])
+    world.ask(world.plan())
+    assert world.asked[2][7] == {vgpu: there}
 
 
 def test_within_a_pool_no_networks_are_mapped(world):

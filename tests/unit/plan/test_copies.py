@@ -53,11 +53,16 @@ def test_within_the_pool_there_is_vm_copy_for_it(world):
 
 
 def test_not_while_ha_is_about_to_start_it(world):
+    (pool,) = world.a.tables["pool"].values()
+    pool.update(ha_enabled=True)
     world.vm.update(ha_always_run=True)
     plan, _ = world.cross(copy="true")
     assert plan
     world.vm.update(ha_restart_priority="restart")
     assert is_refused(world.cross(copy="true"), "copy", "HA is about to start it")
+    pool.update(ha_enabled=False)
+    assert world.cross(copy="true")[1] == [], "the mark is left from when HA was on"
+    pool.update(ha_enabled=True)
     world.vm.update(ha_always_run=False)
     plan, problems = world.cross(copy="true")
     assert problems == [] and "HA" not in str(plan.warnings), "it protects both, and starts neither"

@@ -8,6 +8,7 @@ import pytest
 
 from fake_pool import NULL, by_name, failure, uuid_of
 from plan_world import World
+from storage_motion.xapi import blobs
 
 ROOT = os.path.join(os.path.dirname(__file__), *[os.pardir] * 3)
 with open(os.path.join(ROOT, "docs/what-moves.md"), encoding="utf-8") as page:
@@ -50,7 +51,8 @@ def suspend_sr(world):
 
 
 def blob(world):
-    world.vm["blobs"] = {"screenshot": "OpaqueRef:b"}
+    large, small = [world.a.add("blob", size=str(size)) for size in (blobs.LARGEST + 1, 1)]
+    world.vm["blobs"] = {"screenshot": large, "note": small}
     return "blob screenshot"
 
 

@@ -13,7 +13,7 @@ from storage_motion.errors import BadMetadata
 from storage_motion.xapi import metadata, ova
 from tpm_document import SECRET, value, with_tpm
 
-VDI, OTHER, VIF = "vdi-1", "vdi-2", "vif-1"
+VDI, OTHER, VIF, VGPU = "vdi-1", "vdi-2", "vif-1", "vgpu-1"
 
 
 def exported(**changes):
@@ -26,6 +26,7 @@ def exported(**changes):
                 "snapshot": {
                     "uuid": "vm",
                     "name_label": "caf\u00e9 & <b>",
+                    "ha_always_run": True,
                     "other_config": {"sxm_migration": "m", "keep": "1"},
                     "blocked_operations": {"destroy": "ours", "start": "the user's"},
                 },
@@ -37,6 +38,7 @@ def exported(**changes):
             },
             {"class": "VDI", "id": "Ref:2", "snapshot": {"uuid": OTHER, "other_config": {}}},
             {"class": "VIF", "id": "Ref:3", "snapshot": {"uuid": VIF, "other_config": {}}},
+            {"class": "VGPU", "id": "Ref:4", "snapshot": {"uuid": VGPU, "other_config": {}}},
         ],
     }
     data.update(changes)
@@ -51,12 +53,24 @@ def read(document):
     return {entry["snapshot"]["uuid"]: entry["snapshot"] for entry in data["objects"]}
 
 
+def test_what_is_cleared_is_false():
+    before = read(exported())
+    after = read(ova.rewrite(exported(), {}, {}, clear=[("VM", "ha_always_run")]))
+    assert before["vm"].pop("ha_always_run") is True
+    assert after["vm"].pop("ha_always_run") is False
+    assert after["vm"] == before["vm"]
+
+
 def test_counterparts():
     before = read(exported())
     after = read(ova.rewrite(exported(), {VDI: "OpaqueRef:new"}, {VIF: "OpaqueRef:net"}))
     assert after[VDI]["other_config"] == {"maps_to": "OpaqueRef:new", "a": "b"}
     assert after[OTHER] == before[OTHER] and after["vm"] == before["vm"]
     assert after[VIF]["other_config"] == {"maps_to": "OpaqueRef:net"}
+    after = read(ova.rewrite(exported(), {}, {}, vgpus={VGPU: "OpaqueRef:group"}))
+    assert after[VGPU]["other_config"] == {"maps_to": "OpaqueRef:group"}
+    with pytest.raises(BadMetadata, match="VGPU vgpu-2"):
+        ova.rewrite(exported(), {}, {}, vgpus={"vgpu-2": "OpaqueRef:group"})
 
 
 def test_an_old_counterpart_goes():

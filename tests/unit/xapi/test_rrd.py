@@ -58,7 +58,7 @@ def test_what_has_grown_since_is_still_it(later):
 def test_what_rrdd_answers_is_sent_as_rrdd_reads_it(monkeypatch):
     sent = []
     monkeypatch.setattr(rrd.unanswered, "query", lambda session, path, fields: path)
-    monkeypatch.setattr(rrd.unanswered, "put", lambda url, path, body: sent.append(body))
+    monkeypatch.setattr(rrd.unanswered, "put", lambda url, path, body, closes: sent.append(body))
     answered = b"<lastupdate>7</lastupdate><ds><unknown_sec>0</unknown_sec></ds>"
     told = answered.replace(b"</ds>", b"<last_updated>7</last_updated></ds>")
     for document in (answered, told):

@@ -4,11 +4,13 @@ A refusal is told, without the session."""
 
 import contextlib
 import socket
+import ssl
 import threading
 import types
 
 import pytest
 
+from lab.xapi.http_server import make_certificate
 from storage_motion.errors import Unreachable
 from storage_motion.xapi import transport, unanswered
 from web_server import serving
@@ -19,9 +21,10 @@ PATIENCE = 10.0
 
 
 @contextlib.contextmanager
-def reading(status=b"200 OK"):
+def reading(status=b"200 OK", closes_after=None):
     """A server that answers as soon as it has the head of a request, and reads on until the end of
-    the connection. Yields its URL and a list with what it has read, before it closed."""
+    the connection, or for so many bytes. Yields its URL and a list with what it has read, before
+    it closed."""
     listener, got = socket.socket(), []
     listener.bind(("127.0.0.1", 0))
     listener.listen(1)
@@ -37,7 +40,7 @@ def reading(status=b"200 OK"):
             if not status.startswith(b"200"):
                 return
             body = b""
-            while True:
+            while closes_after is None or len(body) < closes_after:
                 more = connection.recv(1 << 16)
                 if not more:
                     break
@@ -59,6 +62,88 @@ def test_it_is_sent_whole_and_waited_for():
     with reading() as (url, got):
         unanswered.put(url, path, BODY)
         assert got == [BODY], "when put has returned"
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "TLS"])
+def refusing(request, tmp_path, monkeypatch):
+    """A server that answers 200, reads `reads` bytes of the body, answers 500 behind it, and ends
+    the connection as stunnel does: TLS's end first. `refusing(reads)` yields its URL."""
+    certificate = str(tmp_path / "pem")
+
+    @contextlib.contextmanager
+    def run(reads):
+        listener, done = socket.socket(), threading.Event()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+
+        def serve():
+            connection, _ = listener.accept()
+            connection.settimeout(PATIENCE)
+            if request.param:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(certificate)
+                connection = context.wrap_socket(connection, server_side=True)
+            found = b""
+            while b"\r\n\r\n" not in found:
+                found += connection.recv(1)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n\r\n")
+            while reads:
+                reads_now = len(connection.recv(min(reads[0], 1 << 16)))
+                reads[0] -= reads_now
+                if not reads[0]:
+                    break
+            connection.sendall(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n")
+            if request.param:
+                with contextlib.suppress(OSError, ValueError):
+                    connection.unwrap()
+            else:
+                connection.shutdown(socket.SHUT_WR)
+            done.wait(PATIENCE)  # what is unread would reset it, and take the answer with it
+            connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        reads = [reads]
+        thread.start()
+        try:
+            scheme = "https" if request.param else "http"
+            yield "%s://127.0.0.1:%d" % (scheme, listener.getsockname()[1])
+        finally:
+            done.set()
+            thread.join(PATIENCE)
+            listener.close()
+
+    if request.param:
+        make_certificate(certificate, "127.0.0.1")
+    return run
+
+
+@pytest.mark.parametrize("reads", [1000, len(BODY)], ids=["a part", "all"])
+def test_what_it_says_behind_its_200_is_told(refusing, reads):
+    """As rrdd does of what it cannot read."""
+    with refusing(reads) as url, pytest.raises(Unreachable) as refused:
+        unanswered.put(url, "/rrd?session_id=secret", BODY, closes=True)
+    assert "PUT /rrd: HTTP status 500, behind a 200" in str(refused.value)
+
+
+def test_one_that_goes_away_in_the_middle_is_told():
+    with reading(closes_after=1000) as (url, _), pytest.raises(Unreachable) as gone:
+        unanswered.put_all(url, "/blob?x", len(BODY) * 64, [BODY] * 64, PATIENCE)
+    assert "PUT /blob: " in str(gone.value) and "TLS" not in str(gone.value)
+
+
+def test_what_is_read_comes_in_pieces_and_whole():
+    with serving(lambda *_: (200, BODY)) as url:
+        with unanswered.reading(transport.connection(url), "/blob", PATIENCE) as found:
+            assert found.length == len(BODY)
+            pieces = list(found.pieces)
+    assert b"".join(pieces) == BODY and max(map(len, pieces)) <= unanswered.CHUNK
+
+
+def test_what_ends_too_early_is_not_whole():
+    with silent(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nmore", closes=True) as url:
+        with pytest.raises(Unreachable, match="GET /blob: the connection was closed"):
+            with unanswered.reading(transport.connection(url), "/blob?x", PATIENCE) as found:
+                list(found.pieces)
 
 
 def test_a_refusal_is_told_without_the_session():
@@ -140,8 +225,8 @@ def test_one_that_goes_on_and_on_is_cut_off(monkeypatch, head, closes):
 
 
 @contextlib.contextmanager
-def silent(head):
-    """A server that says this, and then neither reads nor answers."""
+def silent(head, closes=False):
+    """A server that says this, and then neither reads nor answers, or ends the connection."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
@@ -150,6 +235,8 @@ def silent(head):
         def run():
             accepted.append(listener.accept()[0])
             accepted[0].sendall(head)
+            if closes:
+                accepted[0].shutdown(socket.SHUT_WR)
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()

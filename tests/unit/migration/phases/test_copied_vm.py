@@ -3,6 +3,7 @@
 that at the end both are their owners'."""
 
 import copy
+import re
 import types
 
 import pytest
@@ -427,6 +428,8 @@ def test_the_document_of_a_copy_has_the_mark(m, monkeypatch):
         plan = make_plan(vm="vm", disks=[], copy=copied, snapshot_vifs=[Vif("i", "0", "n")])
         found = remap._document(source, destination, plan, {}, ID)
         assert (b"<name>%s</name>" % CLAIM.encode() in found) == copied
+        told = re.search(b"<name>ha_always_run</name>.{0,9}<value>(.*?)</value>", found, re.DOTALL)
+        assert told[1] == b"<boolean>%d</boolean>" % (not copied), "no HA there starts a copy"
         rehearsed = remap._document(source, destination, plan, {}, None)
         assert CLAIM.encode() not in rehearsed
 

@@ -583,6 +583,7 @@ def test_a_vm_that_is_gone_at_the_destination_is_brought_there_again_before_it_l
             blocked_operations={},
             scheduled_to_be_resident_on=NULL,
             VIFs=[],
+            VGPUs=[],
             VTPMs=[],
         )
 

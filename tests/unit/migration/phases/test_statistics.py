@@ -2,10 +2,13 @@
 """Statistics go to where the VM is, are looked for there, and leave the source only then; whatever
 happens is no more than a warning."""
 
+import os
+
 import pytest
 
 from fake_migration import make_plan
 from fake_pool import add_vm, by_name, failure, make_pool, uuid_of
+from storage_motion.dom0 import root
 from storage_motion.errors import JournalNotWritten, Unreachable
 from storage_motion.migration.phases import statistics
 from storage_motion.xapi import rrd
@@ -13,6 +16,7 @@ from storage_motion.xapi import rrd
 OURS, FRESH = b"ours", b"fresh"
 MASTER = "https://b0"
 HOST = "https://b1"
+ID = "11111111-2222-3333-4444-555555555555"
 
 
 class Moved:
@@ -39,7 +43,7 @@ class Moved:
             network=uuid_of(self.destination, "network", guests),
             **plan,
         )
-        self.id, self.warnings, self.steps = "m", [], []
+        self.id, self.warnings, self.steps = ID, [], []
         self.memory, self.archived = OURS if live else None, None
         self.there, self.deaf = {HOST: FRESH}, ()
         self.dated = True  # what rrdd there reads
@@ -86,6 +90,12 @@ class Moved:
         self.memory, self.archived = None, self.memory
 
 
+@pytest.fixture(autouse=True)
+def dom0(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+    monkeypatch.setattr(root, "free_bytes", lambda here: 1 << 40)
+
+
 @pytest.fixture(params=[True, False], ids=["cross-pool", "intra-pool"])
 def moved(request, monkeypatch):
     return Moved(monkeypatch, cross_pool=request.param)
@@ -128,11 +138,28 @@ def test_once_they_are_moved_nothing_is_left_to_do(moved):
 
 
 def test_what_does_not_arrive_stays(moved):
+    """Or is kept, where it goes with the VM."""
     moved.deaf = (HOST,)
     assert moved.move() == [("send", HOST, False)] * 2 + ["end"]
     (warning,) = moved.warnings
     assert "statistics (RRD) of VM web could not be moved to host i" in warning
     assert moved.memory == OURS
+    path = "/var/lib/sxm/kept-%s-rrd.xml" % ID
+    if moved.plan.cross_pool:
+        assert "it is kept for 30 days in %s of host" % path in warning
+        with open(root.path(path), "rb") as file:
+            assert file.read() == OURS
+    else:
+        assert path not in warning and not os.path.exists(root.path(path))
+
+
+def test_what_the_peer_says_is_what_is_told(moved, monkeypatch):
+    def refuse(url, *_):
+        raise Unreachable(url, "PUT /rrd: HTTP status 500, behind a 200")
+
+    monkeypatch.setattr(rrd, "send", refuse)
+    moved.move()
+    assert "PUT /rrd: HTTP status 500, behind a 200" in moved.warnings[0]
 
 
 @pytest.mark.parametrize(
