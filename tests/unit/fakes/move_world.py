@@ -130,7 +130,6 @@ class World:
             VIFs=[],
             VGPUs=[],
             blobs={},
-            current_operations={},
             VTPMs=[],
             snapshots=[],
         )
