@@ -115,7 +115,9 @@ class World:
         self.installed = whole
         monkeypatch.setattr(move.installed, "_ask", lambda session, host: self.installed)
         monkeypatch.setattr(move.installed, "here", lambda: dict(whole))
-        vbd = self.source.add("VBD", VDI=self._here, empty=False, type="Disk")
+        vbd = self.source.add(
+            "VBD", VDI=self._here, empty=False, type="Disk", currently_attached=False
+        )
         self.source.add(
             "VM",
             uuid="v",
