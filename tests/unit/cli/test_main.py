@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a person sees of `sxm` when it is asked wrongly, or what it asks goes wrong."""
+
+import pytest
+
+from fake_pool import failure
+from storage_motion.cli import exit_codes, main
+
+
+@pytest.mark.parametrize("name", sorted(main.COMMANDS))
+def test_each_command_explains_itself_within_80_columns(sxm, name):
+    seen = sxm(name, "--help")
+    assert (seen.status, seen.err) == (0, "")
+    assert "\n    sxm " in seen.out, "an example"
+    assert "--json" in seen.out and "--server" in seen.out
+    assert max(len(line) for line in seen.out.splitlines()) <= 80
+    assert "\x1b" not in seen.out
+
+
+def test_what_is_not_understood_is_said_in_a_line(sxm):
+    seen = sxm("lst")
+    assert seen.status == exit_codes.NOT_UNDERSTOOD and seen.out == ""
+    assert seen.err == "sxm: SXM_NOT_UNDERSTOOD: No such command 'lst'. Did you mean 'list'?\n"
+
+
+@pytest.mark.parametrize(
+    "error, status, told",
+    [
+        (
+            failure("SXM_BAD_ARGUMENTS", "vm: a", "vdi: b"),
+            5,
+            ["SXM_BAD_ARGUMENTS: vm: a", "  vdi: b"],
+        ),
+        (failure("SXM_UNREACHABLE", "https://b", "c"), 3, ["SXM_UNREACHABLE: https://b", "  c"]),
+        (OSError(13, "Permission denied", "/x"), 1, ["SXM_OS_ERROR: /x: Permission denied"]),
+        (ValueError("odd"), 1, ["SXM_INTERNAL: ValueError: odd"]),
+        (KeyboardInterrupt(), 130, ["SXM_INTERRUPTED: by you"]),
+    ],
+)
+def test_no_traceback_reaches_a_user(sxm, error, status, told):
+    def fail(_):
+        raise error
+
+    sxm.answers["list"] = fail
+    seen = sxm("list")
+    assert seen.status == status and seen.out == ""
+    assert seen.err.splitlines()[0].startswith("sxm: " + told[0])
+    assert seen.err.splitlines()[1 : len(told)] == told[1:]
+    document = sxm("list", "--json")
+    assert document.status == status and document.err == ""
+    assert document.document["error"]["code"] == told[0].partition(":")[0]
+
+
+def test_the_common_options_may_stand_before_or_after_the_command(sxm):
+    sxm.answers["list"] = {"migrations": [], "unreadable": []}
+    assert sxm("-s", "lyon", "list").status == sxm("list", "-s", "lyon").status == 0
+    assert sxm("--json", "list").document == sxm("list", "--json").document
+    assert [name for name, _, _ in sxm.asked] == ["lyon", "lyon", "paris", "paris"]
