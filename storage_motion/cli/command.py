@@ -4,7 +4,7 @@ called with."""
 
 import functools
 import inspect
-from typing import Annotated, Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Annotated, Any, Callable, Dict, List, NamedTuple, Optional, get_type_hints
 
 import typer
 
@@ -36,16 +36,14 @@ PasswordFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document.")]
 
-COMMON = {"server": Server, "user": User, "password_file": PasswordFile, "json": Json}
-
 
 class Settings(NamedTuple):
     """The common options as they were given."""
 
-    server: Optional[str] = None
-    user: Optional[str] = None
-    password_file: Optional[str] = None
-    json: bool = False
+    server: Server = None
+    user: User = None
+    password_file: PasswordFile = None
+    json: Json = False
 
 
 class Invocation:
@@ -85,14 +83,19 @@ class Invocation:
 
 def command(function: Callable[..., Optional[int]]) -> Callable[..., int]:
     """Makes a command of `function(invocation, its options)`, which answers what `sxm` ends with
-    (None: 0): the common options are added to its own."""
+    (None: 0): the common options are added to its own. A parameter of a NamedTuple's type stands
+    for the options that are its fields."""
+    own = list(inspect.signature(function).parameters.values())[1:]
+    groups = {one.name: one.annotation for one in own if _is_group(one.annotation)}
 
     @functools.wraps(function)
     def run(context: typer.Context, **given: Any) -> int:
+        common = _taken(Settings, given)
         before: Settings = context.obj or Settings()
-        own = Settings(**{name: given.pop(name) for name in COMMON})
+        for name, group in groups.items():
+            given[name] = _taken(group, given)
         invocation = Invocation(
-            Settings(*[late or early for late, early in zip(own, before)])  # type: ignore[arg-type]
+            before._replace(**{name: one for name, one in common._asdict().items() if one})
         )
         try:
             return function(invocation, **given) or exit_codes.DONE
@@ -101,18 +104,39 @@ def command(function: Callable[..., Optional[int]]) -> Callable[..., int]:
         finally:
             invocation.close()
 
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    one = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
-    defaults: Dict[str, Any] = Settings()._asdict()
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [one("context", annotation=typer.Context)]
-        + [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        + [one(name, annotation=kind, default=defaults[name]) for name, kind in COMMON.items()]
-    )
-    run.__annotations__ = dict(
-        {parameter.name: parameter.annotation for parameter in parameters},
-        context=typer.Context,
-        **COMMON,
-    )
+    parameters = [_option("context", typer.Context)]
+    for one in own:
+        parameters += (
+            _options_of(one.annotation)
+            if one.name in groups
+            else [one.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        )
+    parameters += _options_of(Settings)
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
     del run.__wrapped__  # whose signature typer would look at
     return run
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and hasattr(annotation, "_fields")
+
+
+def _taken(group: Any, given: Dict[str, Any]) -> Any:
+    return group(**{name: given.pop(name) for name in group._fields})
+
+
+def _option(
+    name: str, annotation: Any, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+def _options_of(group: Any) -> List[inspect.Parameter]:
+    defaults = group._field_defaults
+    return [
+        _option(name, annotation, defaults[name])
+        for name, annotation in get_type_hints(group, include_extras=True).items()
+    ]

@@ -22,6 +22,7 @@ from storage_motion.cli.commands import (
     limit,
     listed,
     migrate,
+    plan,
     recover,
     resume,
     show,
@@ -47,6 +48,7 @@ connection, 4 some of several failed, 5 refused with nothing changed, 130 interr
 
 # Each is a line: its name, and its function.
 COMMANDS: Dict[str, Callable[..., int]] = {
+    "plan": plan.plan,
     "migrate": migrate.migrate,
     "list": listed.listed,
     "show": show.show,

@@ -130,8 +130,8 @@ def known(text: Optional[str], user: Optional[str] = None) -> Known:
 
 
 class Pool:
-    """A pool that is logged in to. `xenapi`: the calls of XenAPI; `plugin` asks the master's, which finds the host that has a
-    migration by itself."""
+    """A pool that is logged in to. `xenapi`: the calls of XenAPI. `plugin` asks the master's, which
+    finds the host that has a migration by itself."""
 
     def __init__(self, one: Known, session: "sessions.Session", password: str) -> None:
         self.known = one

@@ -1,59 +1,52 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """`sxm migrate`."""
 
-from typing import Annotated, List, Optional
+from typing import Annotated
 
 import typer
 
-from storage_motion.cli import passwords, pools
-from storage_motion.cli.arguments import named
+from storage_motion.booleans import BOOLEANS
+from storage_motion.cli import exit_codes, planned
 from storage_motion.cli.command import Invocation, command
-from storage_motion.cli.failures import NotUnderstood
 from storage_motion.cli.following import follow
+from storage_motion.cli.moves import Wish, arguments_of
 
 
 @command
 def migrate(
     run: Invocation,
-    arguments: Annotated[
-        Optional[List[str]],
-        typer.Argument(metavar="NAME=VALUE", help="As xe vm-migrate takes them."),
-    ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the VM, which is halted.")] = False,
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file", metavar="FILE", help="That of the destination pool."
-        ),
-    ] = None,
-) -> Optional[int]:
-    """Move a VM and its disks, or copy it.
+    wish: Wish,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: as sxm plan.")
+    ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Tell the migration's id, and do not watch it.")
+    ] = False,
+) -> int:
+    """Move a VM and its disks, or copy it, and watch.
+
+    If this command is interrupted, the migration goes on: sxm watch shows it again, sxm cancel
+    takes it back.
 
     \b
+      sxm -s paris migrate --vm web --to-sr fast
+      sxm -s paris migrate --vm web --disk xvdb=fast --to-host p2
+      sxm -s paris migrate --vm web --to-pool lyon --to-sr fast
       sxm -s paris migrate vm=web destination-sr-uuid=UUID
     """
-    given = named(arguments or [])
-    if "remote-password" in given:
-        raise NotUnderstood(
-            "remote-password is no argument here: it is asked for, or read from "
-            "--remote-password-file"
-        )
-    if copy:
-        given["copy"] = "true"
-    if "remote-master" in given:
-        given.setdefault("remote-username", pools.USER)
-        given["remote-password"] = passwords.find(
-            given["remote-username"],
-            given["remote-master"],
-            remote_password_file,
-            passwords.REMOTE_VARIABLE,
-            None,
-            run.out.note,
-        )
-    if given.get("dry-run", "false") != "false":
-        run.out.document(run.pool.plugin("migrate", **given))
-        return None
+    given = arguments_of(run, wish)
+    if dry_run or BOOLEANS.get(given.get("dry-run", "").lower(), False):
+        answer = planned.ask(run.pool, given)
+        if run.out.json:
+            run.out.document(answer)
+        planned.show(run.out, answer)
+        return planned.status(answer)
+    no_wait = no_wait or not BOOLEANS.get(given.get("wait", "").lower(), True)
     started = run.pool.plugin("migrate", **dict(given, wait="false"))
-    what = "copy" if given.get("copy", "false") == "true" else "migration"
-    run.out.line("%s %s" % (what, started["migration"]))
+    if no_wait and run.out.json:
+        run.out.document(started)
+    copied = BOOLEANS.get(given.get("copy", "").lower(), False)
+    run.out.line("%s %s" % ("copy" if copied else "migration", started["migration"]))
+    if no_wait:
+        return exit_codes.DONE
     return follow(run.pool, started["migration"], run.out)
