@@ -57,6 +57,11 @@ def host(pool: Pool, text: str) -> Found:
     return _find(pool.records(), _HOST, _all(pool.records(), "host"), text)
 
 
+def hosts(pool: Pool) -> List[Found]:
+    """All of them, by their names."""
+    return sorted(_all(pool.records(), "host"), key=lambda one: one.name)
+
+
 def sr(pool: Pool, text: str, on: Optional[Found] = None) -> Found:
     """An SR; "HOST/NAME": the one of that name on that host. `on`: only those that this host is
     plugged to. Raises UnknownName, AmbiguousName."""

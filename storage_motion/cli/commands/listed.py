@@ -19,13 +19,13 @@ def listed(run: Invocation) -> int:
     for failure in answer["unreadable"]:
         run.out.warning(": ".join(failure))
     run.out.table(
-        ("Migration", "State", "Phase", "VM"),
+        ("Migration", "State", "VM", "from, to"),
         [
             (
                 one["migration"],
                 one["state"],
-                one["phase"] or "",
                 one["vm_name"] + (" (copy)" if one.get("copy") else ""),
+                "%s, %s" % (one["source_host"], one["destination_host"]),
             )
             for one in answer["migrations"]
         ],
