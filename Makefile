@@ -12,7 +12,7 @@ DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 NOT_DOM0 := (storage_motion|tests/unit)/cli/
 UNIT_TESTS := tests/unit tests/eventually.py lab/pools/daemons.py lab/xenopsd/process.py
 
-.PHONY: demo lint test test-code test-hosts test-unit test-coverage test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax rpm bench bench-quick bench-docs clean packages
+.PHONY: demo lint test test-code test-hosts test-unit test-coverage test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax man rpm bench bench-quick bench-docs clean packages
 
 demo: .venv/ready
 	@$(PYTHON) -m lab.demo
@@ -85,6 +85,10 @@ test-storage: .venv/ready
 	@tools/packages.sh storage
 	$(if $(ALL),$(PYTHON) -m lab.storage_guest.pairs,$(PYTHON) -m lab.storage_guest --storage --bound 3300 \
 	    --set SXM_PAIRS="$(PAIRS)" -- python3 -m pytest -v -p no:cacheprovider tests/storage)
+
+# The manual page of `sxm`.
+man: .venv/ready
+	@mkdir -p build/man && $(PYTHON) tools/man_page.py > build/man/sxm.1 && echo build/man/sxm.1
 
 rpm: packages
 	@rpm/build.sh

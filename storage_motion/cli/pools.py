@@ -159,13 +159,13 @@ class Pool:
             self._master = self.xenapi.pool.get_master(self.xenapi.pool.get_all()[0])
         return self._master
 
-    def plugin(self, function: str, **arguments: str) -> Dict[str, Any]:
+    def plugin(self, _function: str, **arguments: str) -> Dict[str, Any]:
         """What the plugin's function answers on the master. Raises XenAPI.Failure."""
-        return self.plugin_on(self.master, function, **arguments)
+        return self.plugin_on(self.master, _function, **arguments)
 
-    def plugin_on(self, host: str, function: str, **arguments: str) -> Dict[str, Any]:
+    def plugin_on(self, _host: str, _function: str, **arguments: str) -> Dict[str, Any]:
         """The same on one host, by its ref."""
-        return json.loads(self.xenapi.host.call_plugin(host, PLUGIN, function, arguments))
+        return json.loads(self.xenapi.host.call_plugin(_host, PLUGIN, _function, arguments))
 
     def close(self) -> None:
         """Log out."""

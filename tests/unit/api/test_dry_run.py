@@ -31,12 +31,9 @@ def test_where_each_disk_lies_and_what_it_will_be(world):
     world.a.tables["SR"][by_name(world.a, "SR", "shared")]["type"] = "lvmoiscsi"
     answer = ask(world)
     disk = answer["disks"][0]
-    assert (disk["device"], disk["size"], disk["data"]) == ("xvda", GIB, GIB // 2)
-    assert (disk["sr"]["name"], disk["sr"]["allocation"], disk["format"]) == (
-        "a1-sr",
-        "thin",
-        "vhd",
-    )
+    assert (disk["device"], disk["size"], disk["data"]) == ("xvda", 2 * GIB, GIB)
+    assert (disk["sr"]["name"], disk["sr"]["allocation"]) == ("a1-sr", "thin")
+    assert disk["format"] == "vhd"
     there = disk["destination"]
     assert (there["name"], there["type"], there["allocation"]) == ("shared", "lvmoiscsi", "thick")
     assert there["format"] == "vhd" and disk["moves"]
