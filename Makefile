@@ -49,6 +49,7 @@ test-fuzz: .venv/ready
 # Without a Python 3.6 the syntax of dom0's code is still held to it; CI insists on the real one (REQUIRE_PYTHON36).
 check-dom0-syntax: .venv/ready
 	@.venv/bin/vermin --quiet --no-tips --violations -t=3.6- --eval-annotations --exclude-regex '$(NOT_DOM0)' $(DOM0_CODE) $(UNIT_TESTS)
+	@.venv/bin/vermin --quiet --no-tips --violations -t=3.9- --eval-annotations storage_motion/cli
 
 # Exploring the model of the cut-over with databases that go back runs nothing of dom0's code: it is as good on one Python.
 MODEL_ALONE := $(addprefix --ignore=tests/unit/switch/test_cutover_,databases.py syncs.py)
