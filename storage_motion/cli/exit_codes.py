@@ -58,13 +58,13 @@ OF_CODE: Dict[str, Outcome] = {
     "SXM_BAD_ARGUMENTS": Outcome(REFUSED),
     "SXM_REFUSED": Outcome(REFUSED),
     "SXM_ALREADY_MIGRATING": Outcome(
-        REFUSED, "sxm list shows it; wait for it, or cancel it with sxm cancel vm=VM"
+        REFUSED, "sxm list shows it; wait for it, or cancel it with sxm cancel VM"
     ),
     "SXM_NO_SUCH_MIGRATION": Outcome(NOT_UNDERSTOOD, "sxm list shows those that are known"),
     "SXM_NOTHING_TO_RESUME": Outcome(REFUSED),
     "SXM_NOT_RUNNING": Outcome(REFUSED),
     "SXM_TOO_LATE": Outcome(REFUSED, "let it come to its end: sxm watch MIGRATION"),
-    "SXM_WORKER_DIED": Outcome(FAILED, "sxm recover --host HOST brings it to an end"),
+    "SXM_WORKER_DIED": Outcome(FAILED, "sxm recover brings it to an end"),
     "SXM_INTERRUPTED": Outcome(INTERRUPTED),
 }
 

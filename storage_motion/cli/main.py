@@ -39,7 +39,7 @@ HELP = """Moves running VMs' disks between storage repositories, hosts and pools
   sxm -s 10.0.0.1 plan --vm web --to-sr fast
   sxm -s 10.0.0.1 migrate --vm web --to-sr fast
   sxm -s paris migrate --vm web --to-pool lyon --to-sr fast
-  sxm -s paris watch vm=web
+  sxm -s paris watch web
 
 Passwords are asked for, or come from a file, from SXM_PASSWORD or from the keyring; they are no
 arguments, since everybody can read those. Exit status: 0 done, 1 failed, 2 not understood, 3 no

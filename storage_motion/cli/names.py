@@ -5,6 +5,8 @@ device, too. What is ambiguous or unknown is refused with those that may have be
 import difflib
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
+import XenAPI
+
 from storage_motion.cli.failures import AmbiguousName, UnknownName
 from storage_motion.cli.output import size
 from storage_motion.cli.pools import Pool
@@ -133,7 +135,8 @@ def migration(pool: Pool, text: str) -> Dict[str, Any]:
     UUID or name, with "vm=" before it or not: of those of one VM the one that runs, else the
     latest. Raises UnknownName, AmbiguousName."""
     wanted = text[len("vm=") :] if text.startswith("vm=") else text
-    known = pool.plugin("list")["migrations"]
+    answer = pool.plugin("list")
+    known = answer["migrations"]
     found = [one for one in known if one["migration"] == wanted] or [
         one for one in known if wanted in (one["vm"], one["vm_name"])
     ]
@@ -143,11 +146,15 @@ def migration(pool: Pool, text: str) -> Dict[str, Any]:
         by_vm = {one["migration"] for one in found}
     if len(by_vm) > 1:
         raise AmbiguousName("%d migrations may be meant by %r" % (len(found), text), *_told(found))
-    if not found:
+    if not found and not answer["unreadable"]:
         raise UnknownName(
             "there is no migration %r" % text, *(_told(known) or ["none is known in this pool"])
         )
-    return ([one for one in found if one["state"] == "running"] or found)[0]
+    running = [one for one in found if one["state"] == "running"]
+    if not running and answer["unreadable"]:
+        # it may be just the one that is meant
+        raise XenAPI.Failure(answer["unreadable"][0])
+    return (running or found)[0]
 
 
 def _told(migrations: List[Dict[str, Any]]) -> List[str]:

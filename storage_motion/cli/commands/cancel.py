@@ -12,7 +12,7 @@ def cancel(run: Invocation, migration: Migration) -> None:
     The VM goes on where it is. Past the point of no return it is refused.
 
     \b
-      sxm -s paris cancel vm=web
+      sxm -s paris cancel web
     """
     answer = run.pool.plugin("cancel", **which(migration))
     run.out.line(answer["state"])

@@ -21,7 +21,7 @@ def limit(
     """Change how much a migration that runs may send.
 
     \b
-      sxm -s paris limit vm=web 100MiB
+      sxm -s paris limit web 100MiB
     """
     answer = run.pool.plugin("limit", bandwidth=bandwidth, **which(migration))
     if run.out.json:

@@ -18,7 +18,10 @@ def recover(
     run: Invocation,
     migration: Annotated[
         Optional[str],
-        typer.Argument(metavar="MIGRATION", help="Its id, or vm=UUID or vm=NAME; else all."),
+        typer.Argument(
+            metavar="MIGRATION",
+            help="Its id or how that begins, or its VM's name or UUID; else all.",
+        ),
     ] = None,
     host: Annotated[
         Optional[List[str]],
@@ -51,7 +54,7 @@ def recover(
 
     \b
       sxm -s paris recover
-      sxm -s paris recover vm=web
+      sxm -s paris recover web
     """
     given: Dict[str, str] = {}
     if remote_user:

@@ -11,7 +11,7 @@ def resume(run: Invocation, migration: Migration) -> int:
     """Have a broken migration try again at once, and watch it.
 
     \b
-      sxm -s paris resume vm=web
+      sxm -s paris resume web
     """
     found = run.pool.plugin("resume", **which(migration))["migration"]
     return follow(run.pool, found, run.out)

@@ -31,8 +31,8 @@ def show(
     """Show a migration: how far it is, or how it ended.
 
     \b
-      sxm -s paris show vm=web
-      sxm -s paris show vm=web --log
+      sxm -s paris show web
+      sxm -s paris show web --log
     """
     answer = run.pool.plugin("status", **which(migration))
     lines = logs.of(run, answer, remote_password_file) if log else None

@@ -11,7 +11,7 @@ def watch(run: Invocation, migration: Migration) -> int:
     """Watch a migration that runs, or tell how one ended.
 
     \b
-      sxm -s paris watch vm=web
+      sxm -s paris watch web
     """
     found = run.pool.plugin("status", **which(migration))["migration"]
     return follow(run.pool, found, run.out)

@@ -49,7 +49,7 @@ def line(second, text):
 
 
 def test_show_tells_how_it_ended(sxm, status):
-    seen = sxm("show", "vm=web")
+    seen = sxm("show", "web")
     assert seen.status == 0 and max(map(len, seen.out.splitlines())) <= 80
     words = " ".join(seen.out.split())
     for part in (
@@ -112,7 +112,7 @@ def test_list(sxm, status):
 def test_cancel_and_limit(sxm):
     sxm.answers["cancel"] = {"migration": ID, "state": "cancelled"}
     sxm.answers["limit"] = lambda given: {"bandwidth": 100 << 20 if given["bandwidth"] else 0}
-    assert sxm("cancel", "vm=web").out == "cancelled\n"
+    assert sxm("cancel", "web").out == "cancelled\n"
     assert sxm("limit", "vm=web", "100MiB").out == "100.0 MiB a second\n"
     assert sxm.asked[-1][2] == {"vm": "web", "bandwidth": "100MiB"}
 

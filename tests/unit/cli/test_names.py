@@ -3,6 +3,7 @@
 may have been meant."""
 
 import pytest
+import XenAPI
 
 from fake_pool import add_sr, add_vdi, add_vm, by_name, make_pool
 from storage_motion.cli import names
@@ -98,7 +99,7 @@ MIGRATIONS = [
     [("vm=web", "11112222-b"), ("v2", "33333333-c"), ("3333", "33333333-c"), ("11111111-a",) * 2],
 )
 def test_a_migration(monkeypatch, pool, called, found):
-    monkeypatch.setattr(pool, "plugin", lambda _: {"migrations": MIGRATIONS})
+    monkeypatch.setattr(pool, "plugin", lambda _: {"migrations": MIGRATIONS, "unreadable": []})
     assert names.migration(pool, called)["migration"] == found
 
 
@@ -106,7 +107,16 @@ def test_a_migration(monkeypatch, pool, called, found):
     "called, error", [("db", AmbiguousName), ("1111", AmbiguousName), ("x", UnknownName)]
 )
 def test_a_migration_that_is_not_clear(monkeypatch, pool, called, error):
-    monkeypatch.setattr(pool, "plugin", lambda _: {"migrations": MIGRATIONS})
+    monkeypatch.setattr(pool, "plugin", lambda _: {"migrations": MIGRATIONS, "unreadable": []})
     with pytest.raises(error) as raised:
         names.migration(pool, called)
     assert len(raised.value.details) >= 2
+
+
+@pytest.mark.parametrize("called", ["v2", "nobody"])
+def test_one_whose_journal_is_torn_may_be_meant(monkeypatch, pool, called):
+    torn = {"migrations": MIGRATIONS, "unreadable": [["SXM_JOURNAL", "/x", "torn"]]}
+    monkeypatch.setattr(pool, "plugin", lambda _: torn)
+    with pytest.raises(XenAPI.Failure, match="SXM_JOURNAL"):
+        names.migration(pool, called)
+    assert names.migration(pool, "web")["migration"] == "11112222-b"
