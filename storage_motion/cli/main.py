@@ -6,6 +6,7 @@ reference. Each command is in a module of `commands`; here is the table of them,
 that turns errors into words and an exit status.
 """
 
+import io
 import json
 import os
 import sys
@@ -102,6 +103,9 @@ for _name, _function in COMMANDS.items():
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command. Returns the exit status, one of exit_codes."""
     given: List[str] = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name that the locale cannot write
     try:
         answer: Any = typer.main.get_command(application).main(
             given, prog_name=NAME, standalone_mode=False

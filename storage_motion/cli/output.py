@@ -4,6 +4,7 @@ text, 80 columns wide unless COLUMNS says otherwise, with no control codes."""
 
 import json
 import re
+import textwrap
 from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+LEAST_WIDTH = 40  # columns: a narrower terminal breaks the lines by itself
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -32,10 +34,18 @@ class Output:
         if not self.json:
             self.console.print(Text(clean(text), style=style), soft_wrap=True)
 
-    def paragraph(self, text: str, indent: int = 0) -> None:
-        """The same, broken to the width at blanks."""
-        if not self.json:
-            self.console.print(_Indented(clean(text), indent))
+    def paragraph(self, text: str, indent: int = 0, hanging: int = 0) -> None:
+        """The same, broken to the width at blanks. Its further lines are indented by `hanging`
+        more."""
+        lines = textwrap.wrap(
+            clean(text),
+            max(self.console.width, LEAST_WIDTH),
+            initial_indent=" " * indent,
+            subsequent_indent=" " * (indent + hanging),
+            break_on_hyphens=False,
+        )
+        for line in lines:
+            self.line(line)
 
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
@@ -51,7 +61,7 @@ class Output:
             )
         for row in rows:
             table.add_row(*[Text(clean(cell)) for cell in row])
-        self.console.print(table)
+        self._print(table)
 
     def pairs(self, pairs: Iterable["tuple[str, str]"], indent: int = 0) -> None:
         """Names and values, one a line, aligned."""
@@ -62,7 +72,17 @@ class Output:
         table.add_column(overflow="fold")
         for name, value in pairs:
             table.add_row(Text(" " * indent + name), Text(clean(value)))
-        self.console.print(table)
+        self._print(table)
+
+    def _print(self, table: Table) -> None:
+        """Without the blanks that fill up its lines, but on a terminal, where nobody sees them."""
+        if self.console.is_terminal:
+            self.console.print(table)
+            return
+        with self.console.capture() as captured:
+            self.console.print(table)
+        for line in captured.get().splitlines():
+            self.console.print(Text(line.rstrip()), soft_wrap=True)
 
     def warning(self, text: str) -> None:
         """On standard error, also with --json."""
@@ -75,16 +95,6 @@ class Output:
     def error_line(self, text: str) -> None:
         """One line on standard error."""
         self.errors.print(Text(clean(text)), soft_wrap=True)
-
-
-class _Indented:
-    def __init__(self, text: str, indent: int) -> None:
-        self._text, self._indent = text, indent
-
-    def __rich_console__(self, console: Console, options: Any) -> Iterable[Any]:
-        from rich.padding import Padding
-
-        yield Padding(Text(self._text, overflow="fold"), (0, 0, 0, self._indent), expand=False)
 
 
 def clean(text: object) -> str:

@@ -75,13 +75,13 @@ def show(out: Output, answer: Dict[str, Any]) -> None:
         out.line()
         out.line("Warnings", "bold")
         for warning in plan["warnings"]:
-            out.paragraph("- %s" % warning, 2)
+            out.paragraph("- %s" % warning, 2, hanging=2)
     problems = wrong(answer)
     out.line()
     if problems:
         out.line("Wrong (%d): nothing has been changed" % len(problems), "bold")
         for problem in problems:
-            out.paragraph("- %s" % problem, 2)
+            out.paragraph("- %s" % problem, 2, hanging=2)
     else:
         out.line("Nothing is wrong. Nothing has been changed.", "bold")
 

@@ -43,9 +43,15 @@ def show(
         run.out.line()
         run.out.line("Log", "bold")
         for line in lines:
-            run.out.line("%(time)s %(host)s %(by)s %(level)s" % line)
-            for text in line["text"].split("\n"):
-                run.out.paragraph(text, 4)
+            _tell(run.out, line, answer["migration"])
+
+
+def _tell(out: Output, line: Dict[str, str], migration: str) -> None:
+    first, *more = line["text"].split("\n")
+    own = first[len(migration) + 2 :] if first.startswith(migration + ": ") else first
+    out.paragraph("%s %s" % ("%(time)s %(host)s %(by)s %(level)s" % line, own), hanging=4)
+    for text in more:
+        out.line("    " + text)
 
 
 def _show(out: Output, answer: Dict[str, Any]) -> None:
@@ -91,4 +97,4 @@ def _show(out: Output, answer: Dict[str, Any]) -> None:
             out.line()
             out.line(title, "bold")
             for text in texts:
-                out.paragraph("- %s" % text, 2)
+                out.paragraph("- %s" % text, 2, hanging=2)

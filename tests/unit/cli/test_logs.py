@@ -68,20 +68,22 @@ def test_show_tells_how_it_ended(sxm, status):
 
 
 def test_both_hosts_logs_in_the_order_of_time(sxm, status):
-    sides = {"paris": [line(1, "begun"), line(3, "failed\nTraceback")], "lyon": [line(2, "made")]}
+    sides = {"paris": [line(1, ID + ": begun"), line(3, "failed\nTraceback")]}
+    sides["lyon"] = [line(2, "made " + "a " * 25 + "b")]
     sxm.answers["log"] = lambda _: {"lines": sides[sxm.asked[-1][0]], "cut": False}
     lines = sxm("show", ID, "--log").out.splitlines()
     assert lines[lines.index("Log") + 1 :] == [
-        "2026-11-27T10:00:01.000Z p2 x INFO",
-        "    begun",
-        "2026-11-27T10:00:02.000Z l1 x INFO",
-        "    made",
-        "2026-11-27T10:00:03.000Z p2 x INFO",
-        "    failed",
+        "2026-11-27T10:00:01.000Z p2 x INFO begun",
+        "2026-11-27T10:00:02.000Z l1 x INFO made " + "a " * 18 + "a",
+        "    a a a a a b",
+        "2026-11-27T10:00:03.000Z p2 x INFO failed",
         "    Traceback",
     ]
     log = sxm("show", ID, "--log", "--json").document["log"]
-    assert [(one["host"], one["text"]) for one in log][:2] == [("p2", "begun"), ("l1", "made")]
+    assert [(one["host"], one["text"]) for one in log][:2] == [
+        ("p2", ID + ": begun"),
+        ("l1", "made " + "a " * 25 + "b"),
+    ]
 
 
 def test_a_host_that_is_down_is_told(sxm, status):

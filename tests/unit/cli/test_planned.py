@@ -91,6 +91,7 @@ def world(sxm):
 def see(world, *words):
     seen = world("plan", "vm=web", *words)
     assert "\x1b" not in seen.out and max(map(len, seen.out.splitlines())) <= 80
+    assert [line for line in seen.out.splitlines() if line.endswith(" ")] == []
     return seen
 
 
