@@ -7,6 +7,7 @@ import json
 from lab.pools.topology import PoolPlan
 from storage_motion.cli import main
 
+DISKS = (4 << 20,)
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 
 
@@ -38,7 +39,6 @@ def test_a_move_to_another_pool_by_names(lab, scene, tmp_path, monkeypatch, caps
     status, out, err = sxm("plan", *move)
     assert status == 0 and err.count("is new to this machine") == 2, (out, err)
     assert "xapi would do it" in out and "SR %s (" % sr in out, out
-    assert sxm("plan", "--vm", vm, "--to-pool", "B", "--json")[0] == 5
     status, out, err = sxm("migrate", *move)
     assert status == 0 and out.splitlines()[-1] == "succeeded", (out, err)
     migration = out.split()[1]
@@ -48,8 +48,6 @@ def test_a_move_to_another_pool_by_names(lab, scene, tmp_path, monkeypatch, caps
     assert {line["host"] for line in found["log"]} == {"a1", "b1"}
     assert {line["by"] for line in found["log"]} >= {"worker", "mover", "receiver"}
     assert all(migration in line["text"] for line in found["log"])
-    again = json.loads(sxm("plan", *move, "--json")[1])
-    assert "no VM" in " ".join(again.get("problems") or again["error"]["details"])
     scene.settle()
     scene.assert_runs()
     scene.assert_nothing_left()

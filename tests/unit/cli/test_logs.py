@@ -74,7 +74,7 @@ def test_both_hosts_logs_in_the_order_of_time(sxm, status):
     lines = sxm("show", ID, "--log").out.splitlines()
     assert lines[lines.index("Log") + 1 :] == [
         "2026-11-27T10:00:01.000Z p2 x INFO begun",
-        "2026-11-27T10:00:02.000Z l1 x INFO made " + "a " * 18 + "a",
+        "2026-11-27T10:00:02.000Z l1 x INFO made " + "a " * 19 + "a",
         "    a a a a a b",
         "2026-11-27T10:00:03.000Z p2 x INFO failed",
         "    Traceback",
