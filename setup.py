@@ -16,6 +16,6 @@ setup(
     python_requires=">=3.6",
     packages=find_packages(include=("storage_motion", "storage_motion.*")),
     install_requires=["XenAPI", "lxml"],
-    extras_require={"cli": ["rich"]},
+    extras_require={"cli": ["rich", "typer>=0.15,<1", "keyring", "tomli; python_version < '3.11'"]},
     entry_points={"console_scripts": ["sxm = storage_motion.cli.main:main [cli]"]},
 )

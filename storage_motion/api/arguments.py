@@ -11,6 +11,7 @@ import difflib
 import re
 from typing import Dict, List, NamedTuple, Optional, Tuple, TypeVar, Union
 
+from storage_motion.booleans import BOOLEANS
 from storage_motion.errors import BadArguments
 from storage_motion.migration import resume
 from storage_motion.plan.formats import ASKED
@@ -28,8 +29,8 @@ BANDWIDTH_MEANS = (
 )
 RENEW = "renew"
 KEEP, DROP = "keep", "drop"
+ANSWER = "answer"
 AUTO, NONE = "auto", "none"
-BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REMOTE = ("remote-master", "remote-username", "remote-password")
 # Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
 # in that way.
@@ -124,6 +125,11 @@ MIGRATE = Takes(
         ),
         Argument("wait", "false: answer at once, with the migration's id"),
         Argument("dry-run", "true: check everything, change nothing, and show the plan"),
+        Argument(
+            "problems",
+            "answer, with dry-run: what is wrong is part of the answer, with all that is known, "
+            "and no failure",
+        ),
     ),
     (("vm", "uuid"),),
     NOT_HERE,
@@ -145,7 +151,7 @@ class Request(NamedTuple):
     """What was asked for. `vdis`: {source VDI uuid: SR or VDI uuid}, `vifs`: {source VIF uuid:
     network or VIF uuid}, `vgpus`: {source VGPU uuid: GPU group uuid}, `formats`: {source VDI uuid:
     one of formats.ASKED}, `bases`: {source VDI uuid: VDI uuid of the destination}. `find_bases`:
-    others are looked for as well."""
+    others are looked for as well. `answer_problems`: of a dry run, what is wrong is no failure."""
 
     vm: str
     vm_argument: str
@@ -169,6 +175,7 @@ class Request(NamedTuple):
     bases: Dict[str, str] = {}
     find_bases: bool = True
     vgpus: Dict[str, str] = {}
+    answer_problems: bool = False
 
 
 class Problems:
@@ -249,6 +256,7 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         bases=reader.mapping("base", "base:<VDI>=<VDI of the destination>"),
         find_bases=reader.word("base", (AUTO, NONE)) != NONE,
         vgpus=reader.mapping("vgpu", "vgpu:<VGPU>=<GPU group of the destination>"),
+        answer_problems=reader.answer_problems(),
     )
 
 
@@ -355,6 +363,13 @@ class _Reader:
             self._problems.add(
                 "snapshots", "is given, and a copy has none; those of the VM stay", "leave it out"
             )
+        return True
+
+    def answer_problems(self) -> bool:
+        if self.word("problems", (ANSWER,)) != ANSWER:
+            return False
+        if not self.boolean("dry-run", False):
+            self._problems.add("problems", "is for a dry run", "dry-run=true, or leave it out")
         return True
 
     def remote(self) -> Optional[Remote]:

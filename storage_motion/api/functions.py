@@ -10,7 +10,7 @@ import difflib
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple
 
 import storage_motion
-from storage_motion.api import arguments, commands, lookup, migrate
+from storage_motion.api import arguments, commands, log, lookup, migrate
 from storage_motion.api.arguments import Argument, Problems, Takes
 from storage_motion.dom0 import state_db
 from storage_motion.errors import BadArguments
@@ -94,6 +94,7 @@ FUNCTIONS: Dict[str, Function] = {
     ),
     "cancel": Function("stops a migration, and takes it back", ONE, commands.cancel),
     "resume": Function("has a broken migration try again at once", ONE, commands.resume_now),
+    "log": Function("tells what this host's log has of a migration", THIS, log.of),
     "limit": Function(
         "changes how much a migration that runs may send",
         Takes(

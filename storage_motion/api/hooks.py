@@ -19,7 +19,7 @@ import logging
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
-from storage_motion import strict_json
+from storage_motion import log_lines, strict_json
 from storage_motion.dom0 import root, xenopsd
 from storage_motion.errors import JournalError, NoSuchMigration
 from storage_motion.journal import arrival, closing, handed_over, journal, late_word, receiving
@@ -259,7 +259,7 @@ def _log_to_file() -> None:
         handler = logging.FileHandler(root.private_file(LOG), encoding="utf-8")
     except OSError:
         return
-    handler.setFormatter(logging.Formatter("%(asctime)s hook %(message)s"))
+    handler.setFormatter(log_lines.Formatter("hook"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
 

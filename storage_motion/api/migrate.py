@@ -3,14 +3,14 @@
 for it; or the host that the VM runs on is asked to do so."""
 
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from storage_motion import waiting
-from storage_motion.api import arguments, dead_worker, other_hosts, outcome, status
+from storage_motion.api import arguments, dead_worker, dry_run, other_hosts, outcome, status
 from storage_motion.api.arguments import Problems, Request
 from storage_motion.api.other_hosts import RemoteFailure
 from storage_motion.dom0 import inventory, launch
-from storage_motion.errors import BadCredentials, HostIsSlave, MotionError, Unreachable
+from storage_motion.errors import BadCredentials, HostIsSlave, MotionError, Refused, Unreachable
 from storage_motion.journal import journal, kept_files, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, xapi_verdict
@@ -51,6 +51,7 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     elif home is not None and home != here:
         return _elsewhere(session, home, request, given)
     destination, end = _connect(request, session, problems)
+    rooms: List[room.Room] = []
     try:
         view = source if destination is session else Records(destination) if destination else None
         plan = planner.make(request, source, view, vm, home, problems) if vm and home else None
@@ -66,21 +67,44 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
                 problems.add(request.vm_argument, "the VM was destroyed meanwhile", "name another")
             plan = planner.make(request, source, view, vm, home, problems) if vm else None
         if plan and view and not problems:
-            short = room.require(session, source, view, plan, request, problems)
+            short = room.require(session, source, view, plan, request, problems, rooms)
             plan, unscanned = bases.without(plan, short), unscanned + bases.cautions(short)
             relinking.require(session, source, plan, problems)
             warnings = unscanned + chains.require(source, plan, problems)
             warnings += cautions.of(source, view, plan, hosts)
             plan = plan._replace(warnings=plan.warnings + tuple(warnings))
+        if request.dry_run:
+            refused = _verdict(session, destination, request, plan, problems)
+            return dry_run.answer(source, view, vm, plan, rooms, problems, refused)
         problems.raise_any()
         assert plan is not None
         xapi_verdict.ask(session, destination, plan)
-        if request.dry_run:
-            return {"plan": plan.to_json()}
     finally:
         end()
     started = _start(request, plan)
     return outcome.wait(session, started["migration"]) if request.wait else started
+
+
+def _verdict(
+    session: "XenAPI.Session",
+    destination: Optional["XenAPI.Session"],
+    request: Request,
+    plan: Optional[Plan],
+    problems: Problems,
+) -> Optional[List[str]]:
+    """For a dry run: why xapi would not do it, [code, detail, ...]; None if it would, or is not
+    asked. Raises BadArguments or Refused instead, unless they are to be answered."""
+    if not request.answer_problems:
+        problems.raise_any()
+    if plan is None or problems:
+        return None
+    try:
+        xapi_verdict.ask(session, destination, plan)
+    except Refused as refused:
+        if not request.answer_problems:
+            raise
+        return refused.failure()
+    return None
 
 
 def _elsewhere(

@@ -66,7 +66,7 @@ def run(path: str, gates: Any) -> int:
     """The process, with the spec in the file `path`; its exit code. `gates`: who opens them
     (switch/destination_gates.py, Gates). Raises DataPathError."""
     spec = service.load_spec(path, ("address", "token", "control", "ready", "disks"))
-    service.start_log(spec.get("log", ""), "receiver")
+    service.start_log(spec.get("log", ""), "receiver", spec.get("migration", ""))
     service.switch_threads_often()
     bound = spec.get("orphan_bound", service.ORPHAN_BOUND)
     life = service.Life(bound)

@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import XenAPI
 
+from storage_motion import log_lines
 from storage_motion.dom0 import launch, root
 from storage_motion.errors import JournalError, MotionError, NoSuchMigration, Unreachable, Waits
 from storage_motion.journal import journal
@@ -100,7 +101,7 @@ def _safely(
 def _log_to_file() -> None:
     if not log.hasHandlers():
         handler = logging.FileHandler(root.private_file(launch.LOG), encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s recovery %(message)s"))
+        handler.setFormatter(log_lines.Formatter("recovery"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
 

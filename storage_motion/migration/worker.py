@@ -14,6 +14,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Optional, Tuple
 
+from storage_motion import log_lines
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalNotWritten, NoSuchMigration
 from storage_motion.journal import journal, secret_files
@@ -31,9 +32,9 @@ log = logging.getLogger("sxm")
 def main(migration_id: str) -> int:
     """Drive the migration to one of its ends. Returns the exit status: 0 if it is there, or there
     is none."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s worker %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(log_lines.Formatter("worker", migration_id))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         entry = _take(migration_id)
         status = _drive(entry) if entry else recovery.until_ended(migration_id)

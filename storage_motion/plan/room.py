@@ -40,6 +40,20 @@ class Need(NamedTuple):
     size: int
 
 
+class Room(NamedTuple):
+    """An SR as a plan finds it. `free`: now; `needed`: at once, in mid-move; `stays`: of that, what
+    the VM's disks take there for good."""
+
+    sr: str
+    name: str
+    type: str
+    destination: bool
+    size: int
+    free: int
+    needed: int
+    stays: int
+
+
 # An SR may be both, within a pool: {(which Records, SR's ref): (its record, Needs)}
 Found = Dict[Tuple[int, str], Tuple[Dict[str, Any], List[Need]]]
 
@@ -51,11 +65,12 @@ def require(
     plan: Plan,
     request: "Request",
     problems: "Problems",
+    rooms: List[Room],
 ) -> List[Disk]:
-    """Look at all SRs of a plan; what is wrong goes to `problems`. `session`: of this host's pool;
-    `source`, `destination`: Records, the same object for a move within a pool. Answers those disks
-    for which there is room, and none for what SM wants of a VDI that they would be clones of
-    (`base_there`). Raises SmFault."""
+    """Look at all SRs of a plan; what is wrong goes to `problems`, what is there to `rooms`.
+    `session`: of this host's pool; `source`, `destination`: Records, the same object for a move
+    within a pool. Answers those disks for which there is room, and none for what SM wants of a VDI
+    that they would be clones of (`base_there`). Raises SmFault."""
     found: Found = {}
     ends = {disk.key: data_end(session, source, plan, disk) for disk in plan.disks}
     there = destination.ref("host", plan.destination_host)
@@ -83,7 +98,9 @@ def require(
             beside[id(destination), ref] = beside.get((id(destination), ref), 0) + wanted
     short = set()
     for key, (sr, needs) in found.items():
-        free = _judge(sr, needs, problems)
+        room = _room(sr, needs)
+        rooms.append(room)
+        free = _judge(room, needs, problems)
         if beside.get(key, 0) > free:
             short.add(sr["uuid"])
     return [disk for disk in plan.sent if disk.base_there and disk.destination_sr in short]
@@ -165,12 +182,13 @@ def _of_disk(
         has, size = int(vdi["physical_utilisation"]), int(vdi["virtual_size"])
         if not on_lvm:
             return max(0, min(data, size - has))
-        return max(0, volumes.full(_kind(vdi), size) - has)
+        return max(0, volumes.full(kind_of(vdi), size) - has)
     kind = formats.will_be(destination, sr, host, disk.size, disk.image_format)
     return volumes.full(kind, disk.size) if on_lvm else data + volumes.file(kind, disk.size)
 
 
-def _kind(vdi: Dict[str, Any]) -> str:
+def kind_of(vdi: Dict[str, Any]) -> str:
+    """The format that a VDI (its record) has now."""
     if vdi["sm_config"].get("type") == formats.RAW:
         return formats.RAW
     return formats.of(vdi) or formats.VHD
@@ -205,18 +223,31 @@ def _of_base(sr: Dict[str, Any], vdi: Dict[str, Any]) -> int:
     """What SM takes when it makes a clone of a VDI (its record), besides the clone: that VDI gets a
     new leaf. On LVM of its whole size, unless it is a snapshot (LVHDSR.py, _snapshot), which has SM
     look for the room at once; what its old one gives back is not counted, as it is not known."""
-    kind, size = _kind(vdi), int(vdi["virtual_size"])
+    kind, size = kind_of(vdi), int(vdi["virtual_size"])
     if sr["type"] not in volumes.TYPES:
         return 2 * volumes.file(kind, size)
     return volumes.smallest(kind, size) if vdi["is_a_snapshot"] else volumes.full(kind, size)
 
 
-def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> int:
-    """Whether an SR (its record) has room for all of that at once; how much more, in bytes."""
-    sizes = {what: [need.size for need in needs if need.what == what] for what in WORDS}
+def _room(sr: Dict[str, Any], needs: List[Need]) -> Room:
     journals = 2 * volumes.JOURNAL if sr["type"] in volumes.TYPES else 0
-    needed = sum(need.size for need in needs) + journals
-    free = int(sr["physical_size"]) - int(sr["physical_utilisation"])
+    stays = [need.size for need in needs if need.what in (DISKS, HISTORY)]
+    return Room(
+        sr=sr["uuid"],
+        name=sr["name_label"],
+        type=sr["type"],
+        destination=bool(stays),
+        size=int(sr["physical_size"]),
+        free=int(sr["physical_size"]) - int(sr["physical_utilisation"]),
+        needed=sum(need.size for need in needs) + journals,
+        stays=sum(stays),
+    )
+
+
+def _judge(room: Room, needs: List[Need], problems: "Problems") -> int:
+    """Whether an SR has room for all of that at once; how much more, in bytes."""
+    sizes = {what: [need.size for need in needs if need.what == what] for what in WORDS}
+    free, needed = room.free, room.needed
     if needed <= free:
         return free - needed
     parts = [
@@ -237,7 +268,7 @@ def _judge(sr: Dict[str, Any], needs: List[Need], problems: "Problems") -> int:
     problems.add(
         ", ".join(sorted({need.argument for need in needs})),
         "SR %s (%s) has %.2f GiB free, and needs %.2f GiB: %s"
-        % (sr["uuid"], sr["name_label"], free / GIB, needed / GIB, ", ".join(parts)),
+        % (room.sr, room.name, free / GIB, needed / GIB, ", ".join(parts)),
         right,
     )
     return 0

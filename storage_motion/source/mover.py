@@ -271,7 +271,7 @@ def run(path: str) -> int:
     cannot even begin."""
     required = ("key", "size", "receiver", "secondary", "control", "log", "verified")
     spec = service.load_spec(path, required + ("stall_bound", "max_outstanding"))
-    service.start_log(spec["log"], "mover")
+    service.start_log(spec["log"], "mover", spec.get("migration", ""))
     service.switch_threads_often()
     life = service.Life(spec.get("orphan_bound", service.ORPHAN_BOUND))
     mover = Mover(spec, life)

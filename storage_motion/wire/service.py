@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, Iterable
 
+from storage_motion import log_lines
 from storage_motion.errors import DataPathError
 
 SWITCH_INTERVAL = 0.0005  # seconds
@@ -47,13 +48,11 @@ def write_private(path: str, message: Dict[str, Any]) -> None:
     os.rename(temporary, path)
 
 
-def start_log(path: str, name: str) -> None:
-    """Log plain lines to the file `path`, or to stderr where `path` is empty. `name` goes into each
-    line."""
+def start_log(path: str, name: str, migration: str = "") -> None:
+    """Log plain lines to the file `path`, or to stderr where `path` is empty. `name` and the id
+    `migration` go into each line."""
     handler = logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler()
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s " + name + "[%(process)d] %(levelname)s %(message)s")
-    )
+    handler.setFormatter(log_lines.Formatter(name, migration))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)

@@ -61,6 +61,7 @@ REPEATABLE = (
 REPEATABLE_OF_OURS = (
     "list",
     "status",
+    "log",
     "installed",
     "receive-status",
     "receive-stop",

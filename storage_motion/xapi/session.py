@@ -238,13 +238,18 @@ def _is_ipv6(text: str) -> bool:
 
 
 def remote(
-    url: str, username: str, password: str, timeout: float = transport.DEFAULT_TIMEOUT
+    url: str,
+    username: str,
+    password: str,
+    timeout: float = transport.DEFAULT_TIMEOUT,
+    certificate: str = "",
 ) -> Session:
-    """A session with the pool whose master answers at `url`.
+    """A session with the pool whose master answers at `url`. `certificate`: the SHA-256 of the one
+    that it has to show each time; without it any will do.
 
     It logs in again by itself when it has expired, or ended with a xapi that was restarted.
-    Raises Unreachable, BadCredentials or HostIsSlave."""
-    session = Session(url + "/", transport.remote_transport(url, timeout), url)
+    Raises Unreachable, BadCredentials, HostIsSlave or CertificateMismatch."""
+    session = Session(url + "/", transport.remote_transport(url, timeout, certificate), url)
     try:
         session.login_with_password(username, password, API_VERSION, ORIGINATOR)
     except XenAPI.Failure as failure:

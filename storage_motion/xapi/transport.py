@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """How requests reach a xapi: over its unix socket, or over HTTP(S); always with a timeout.
 
-xapi's certificates are self-signed, and a pool that is not ours has given us none to compare with,
-so HTTPS here keeps listeners out but does not prove who answers. The channel of the data pins its
-certificate (docs/design.md, 3).
+xapi's certificates are self-signed, and a pool that is not ours has given a host none to compare
+with, so HTTPS there keeps listeners out but does not prove who answers. The channel of the data
+pins its certificate (docs/design.md, 3), and `sxm` that of each pool that it logs in to.
 """
 
 import contextlib
 import errno
+import hashlib
 import http.client
 import socket
 import ssl
@@ -17,6 +18,7 @@ import xmlrpc.client
 from typing import Any, Callable, Dict, Iterator, Optional, Tuple, Union
 
 from storage_motion.dom0 import root
+from storage_motion.errors import CertificateMismatch
 from storage_motion.wire.tls import unverified_context
 
 LOCAL_SOCKET = "/var/lib/xcp/xapi"
@@ -49,11 +51,50 @@ def local_connection(timeout: float = DEFAULT_TIMEOUT) -> UnixConnection:
     return UnixConnection(root.path(LOCAL_SOCKET), timeout)
 
 
-def connection(url: str, timeout: float = DEFAULT_TIMEOUT) -> http.client.HTTPConnection:
-    """An HTTP(S) connection to the server that `url` names, not connected yet."""
+class PinnedConnection(http.client.HTTPSConnection):
+    """HTTPS to a server that has to show one certificate, whoever signed it."""
+
+    def __init__(self, host: str, port: int, timeout: float, certificate: str) -> None:
+        super(PinnedConnection, self).__init__(
+            host, port, timeout=timeout, context=unverified_context()
+        )
+        self._certificate = certificate
+
+    def connect(self) -> None:
+        """Raises CertificateMismatch, before anything was sent."""
+        super(PinnedConnection, self).connect()
+        found = fingerprint(self.sock)
+        if found != self._certificate:
+            self.close()
+            raise CertificateMismatch(self._certificate, found)
+
+
+def fingerprint(sock: socket.socket) -> str:
+    """The SHA-256, in lower-case hexadecimal, of the certificate that a TLS server has shown."""
+    assert isinstance(sock, ssl.SSLSocket)
+    return hashlib.sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
+
+
+def shown_certificate(url: str, timeout: float) -> str:
+    """The fingerprint of the certificate that the server at `url` shows now. Raises OSError."""
+    shown = connection(url, timeout)
+    try:
+        shown.connect()
+        return fingerprint(shown.sock)
+    finally:
+        shown.close()
+
+
+def connection(
+    url: str, timeout: float = DEFAULT_TIMEOUT, certificate: str = ""
+) -> http.client.HTTPConnection:
+    """An HTTP(S) connection to the server that `url` names, not connected yet. `certificate`: the
+    fingerprint of the one that it has to show; without it any will do."""
     parts = urllib.parse.urlsplit(url)
     if parts.hostname is None:
         raise ValueError("a URL without a host")  # http.client would take this one
+    if parts.scheme == "https" and certificate:
+        return PinnedConnection(parts.hostname, parts.port or 443, timeout, certificate)
     if parts.scheme == "https":
         return http.client.HTTPSConnection(
             parts.hostname, parts.port or 443, timeout=timeout, context=unverified_context()
@@ -126,6 +167,8 @@ def socket_transport(path: str, timeout: float = DEFAULT_TIMEOUT) -> _BoundTrans
     return _BoundTransport(lambda: UnixConnection(path, timeout), timeout)
 
 
-def remote_transport(url: str, timeout: float = DEFAULT_TIMEOUT) -> _BoundTransport:
-    """For `XenAPI.Session`: the xapi at `url`."""
-    return _BoundTransport(lambda: connection(url, timeout), timeout)
+def remote_transport(
+    url: str, timeout: float = DEFAULT_TIMEOUT, certificate: str = ""
+) -> _BoundTransport:
+    """For `XenAPI.Session`: the xapi at `url`. `certificate`: as `connection` takes it."""
+    return _BoundTransport(lambda: connection(url, timeout, certificate), timeout)

@@ -36,6 +36,7 @@ NAMES = [
     "force",
     "wait",
     "dry-run",
+    "problems",
     "retry-limit",
     "cbt",
     "copy",

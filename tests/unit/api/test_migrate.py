@@ -136,7 +136,7 @@ def test_a_plan_is_made_of_what_a_scan_has_found(pool, monkeypatch):
     plan = migrate.migrate(
         world.a, {"vm": world.vm["uuid"], "destination-sr-uuid": shared, "dry-run": "true"}
     )["plan"]
-    ((_, source, view, planned, request, _),) = judged
+    ((_, source, view, planned, request, _, _),) = judged
     assert source is view and request.retry_limit == 5
     assert [disk.data for disk in planned.disks] == [GIB // 2, 2 * GIB]
     assert [disk["data"] for disk in plan["disks"]] == [GIB // 2, 2 * GIB]

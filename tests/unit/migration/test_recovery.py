@@ -219,7 +219,7 @@ def test_what_it_did_is_in_the_log_once_and_no_password(monkeypatch, root):
     handler.close()
     path = root / "var/log/sxm.log"
     text = path.read_text()
-    assert text.count(" recovery recovery of %s (source): waiting: " % ID) == 2
+    assert text.count("] INFO recovery of %s (source): waiting: " % ID) == 2
     assert "hush" not in text and path.stat().st_mode & 0o777 == 0o600
 
 

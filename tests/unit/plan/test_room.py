@@ -80,7 +80,9 @@ class Room(World):
         found, source = Problems(), Records(self.a)
         vdis = {name[4:]: value for name, value in changes.items() if name.startswith("vdi:")}
         request = type("Request", (), {"vdis": vdis, "retry_limit": retry_limit})
-        room.require(self.a, source, source if within else Records(self.b), plan, request, found)
+        room.require(
+            self.a, source, source if within else Records(self.b), plan, request, found, []
+        )
         return found.details
 
 
@@ -263,7 +265,7 @@ def test_room_for_the_disks_of_snapshots(monkeypatch, sr_type, missing):
     found, (plan, wrong) = Problems(), world.cross()
     assert wrong == []
     request = type("Request", (), {"vdis": {}, "retry_limit": 5})
-    room.require(world.a, Records(world.a), Records(world.b), plan, request, found)
+    room.require(world.a, Records(world.a), Records(world.b), plan, request, found, [])
     assert len(found.details) == missing
     if missing:
         assert found.details[0].startswith("destination-sr-uuid, snapshots: SR ")

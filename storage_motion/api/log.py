@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The function `log`: what this host's log has of one migration."""
+
+import glob
+import gzip
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Deque, Dict, Iterator, List
+
+from storage_motion import log_lines
+from storage_motion.dom0 import inventory, launch, root
+from storage_motion.journal import journal
+
+if TYPE_CHECKING:
+    import XenAPI
+
+FILES = 3  # the log, and at most so many that logrotate has put away: the newest
+LINES = 2000  # the last ones
+LENGTH = 2000  # characters of one, with those of a traceback that follow it
+
+
+def of(_: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """{"host", "lines", "cut"}: the lines on this host that name the migration, the oldest first;
+    `cut`: there were more before them."""
+    migration = journal.check_id(given.get("migration", ""))
+    found: Deque[Dict[str, str]] = deque(maxlen=LINES)
+    count = 0
+    for line in _lines(migration):
+        found.append(line)
+        count += 1
+    return {"host": inventory.host_uuid(), "lines": list(found), "cut": count > len(found)}
+
+
+def _lines(migration: str) -> Iterator[Dict[str, str]]:
+    of_it: Dict[str, str] = {}
+    for text in _texts():
+        line = log_lines.read(text)
+        if line is None and of_it:
+            of_it["text"] = (of_it["text"] + "\n" + text)[:LENGTH]
+            continue
+        if of_it:
+            yield of_it
+        is_of_it = line is not None and migration in line.text
+        of_it = dict(line._asdict(), text=line.text[:LENGTH]) if line and is_of_it else {}
+    if of_it:
+        yield of_it
+
+
+def _texts() -> Iterator[str]:
+    for path in _paths():
+        stream = (
+            gzip.open(path, "rt", encoding="utf-8", errors="replace")
+            if path.endswith(".gz")
+            else open(path, encoding="utf-8", errors="replace")
+        )
+        with stream:
+            for text in stream:
+                yield text.rstrip("\n")
+
+
+def _paths() -> List[str]:
+    """Those that are there, the oldest first."""
+    found = glob.glob(root.path(launch.LOG) + "*")
+    return sorted(found, key=os.path.getmtime)[-FILES:]

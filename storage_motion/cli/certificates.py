@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The certificates of the pools, each trusted since its first use: a file of lines, "ADDRESS
+SHA-256", beside the configuration."""
+
+import os
+import tempfile
+import urllib.parse
+from typing import Callable, Dict
+
+from storage_motion.cli.failures import BadConfiguration, CertificateChanged
+from storage_motion.errors import Unreachable
+from storage_motion.xapi import session as sessions, transport
+
+FILE = "trusted-certificates"
+TIMEOUT = 30.0  # seconds for a pool's master to show its certificate
+ON_HOST = "openssl x509 -in /etc/xensource/xapi-ssl.pem -noout -fingerprint -sha256"
+
+
+def shown(url: str) -> str:
+    """The fingerprint of the certificate that the pool at `url` shows now. Raises Unreachable."""
+    try:
+        return transport.shown_certificate(url, TIMEOUT)
+    except (OSError,) + sessions.NOT_XAPI as error:
+        raise Unreachable(url, sessions.reason(error))
+
+
+def trusted(folder: str, url: str, tell: Callable[[str], None]) -> str:
+    """The fingerprint that the pool at `url` has to show. At its first use it is the one that it
+    shows, which `tell` is told of.
+
+    Raises CertificateChanged before anything is sent; Unreachable, BadConfiguration, OSError."""
+    address, found = _address(url), shown(url)
+    known = _read(folder).get(address)
+    if known is None:
+        trust(folder, url, found)
+        tell(
+            "%s is new to this machine: its certificate %s is trusted from now on (on its master, "
+            "%s tells it)" % (address, spelled(found), ON_HOST)
+        )
+    elif known != found:
+        raise CertificateChanged(
+            address,
+            "trusted: %s" % spelled(known),
+            "shown now: %s" % spelled(found),
+            "if its certificate was renewed on purpose (on its master, %s tells it): sxm trust %s; "
+            "else somebody may be in between: no password was sent" % (ON_HOST, address),
+        )
+    return found
+
+
+def trust(folder: str, url: str, fingerprint: str) -> None:
+    """Note that this is the certificate of the pool at `url`."""
+    known = dict(_read(folder), **{_address(url): fingerprint})
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    number, path = tempfile.mkstemp(dir=folder)
+    with os.fdopen(number, "w") as file:
+        file.writelines("%s %s\n" % item for item in sorted(known.items()))
+    os.rename(path, os.path.join(folder, FILE))
+
+
+def spelled(fingerprint: str) -> str:
+    """As openssl writes it: AB:CD:..."""
+    return ":".join(fingerprint[at : at + 2] for at in range(0, len(fingerprint), 2)).upper()
+
+
+def _address(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return parts.netloc if parts.port else "%s:443" % parts.netloc
+
+
+def _read(folder: str) -> Dict[str, str]:
+    path = os.path.join(folder, FILE)
+    try:
+        with open(path) as file:
+            rows = [line.split() for line in file if line.strip()]
+    except FileNotFoundError:
+        return {}
+    if any(len(row) != 2 for row in rows):
+        raise BadConfiguration(path, "each line is an address and a SHA-256")
+    return dict(rows)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`sxm recover`."""
+
+from typing import Annotated, Any, Dict, List, Optional
+
+import typer
+import XenAPI
+
+from storage_motion.cli import exit_codes, names, passwords
+from storage_motion.cli.command import Invocation, command
+from storage_motion.cli.failures import NotUnderstood
+
+OPEN = ("waiting", "undecided", "unfinished", "running")  # outcomes that are no end
+
+
+@command
+def recover(
+    run: Invocation,
+    migration: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="MIGRATION",
+            help="Its id or how that begins, or its VM's name or UUID; else all.",
+        ),
+    ] = None,
+    host: Annotated[
+        Optional[List[str]],
+        typer.Option("--host", metavar="HOST", help="Only on this host. Again for others."),
+    ] = None,
+    remote_user: Annotated[
+        Optional[str],
+        typer.Option(
+            "--remote-user",
+            metavar="NAME",
+            help="Who logs in to the other pool, where that is not known any more.",
+        ),
+    ] = None,
+    remote_password_file: Annotated[
+        Optional[str],
+        typer.Option(
+            "--remote-password-file",
+            metavar="FILE",
+            help="With --remote-user: the password (also: SXM_REMOTE_PASSWORD).",
+        ),
+    ] = None,
+    lost_destination: Annotated[
+        bool, typer.Option("--lost-destination", help="The other pool will never come back.")
+    ] = False,
+) -> int:
+    """Bring interrupted migrations to an end: to the destination, or taken back.
+
+    On all hosts of the pool, unless a migration or hosts are named. Exit status 0: all are at an
+    end; 4: some are not, and it is told why.
+
+    \b
+      sxm -s paris recover
+      sxm -s paris recover web
+    """
+    given: Dict[str, str] = {}
+    if remote_user:
+        given["remote-username"] = remote_user
+        given["remote-password"] = passwords.find(
+            remote_user,
+            "the other pool",
+            remote_password_file,
+            passwords.REMOTE_VARIABLE,
+            None,
+            run.out.note,
+        )
+    if lost_destination:
+        if not migration:
+            raise NotUnderstood("--lost-destination wants a migration to be named")
+        given["lost"] = "destination"
+    hosts = [names.host(run.pool, one) for one in host or []]
+    if migration:
+        one = names.migration(run.pool, migration)
+        given["migration"] = one["migration"]
+        hosts = hosts or [names.host(run.pool, one["source_host_uuid"])]
+    failed: Dict[str, List[str]] = {}
+    found: List[Dict[str, Any]] = []
+    for there in hosts or names.hosts(run.pool):
+        try:
+            answer = run.pool.plugin_on(there.ref, "recover", **given)
+            found += [dict(one, host=there.name) for one in answer["migrations"]]
+        except XenAPI.Failure as failure:
+            if migration:
+                raise
+            failed[there.name] = [str(detail) for detail in failure.details]
+    if run.out.json:
+        run.out.document({"migrations": found, "hosts that failed": failed})
+    for name, details in failed.items():
+        run.out.warning("host %s: %s" % (name, ": ".join(details)))
+    for one in found:
+        run.out.line("%(migration)s on %(host)s (%(side)s): %(outcome)s" % one)
+        run.out.paragraph(one["why"], 4)
+    if not found and not failed:
+        run.out.line("nothing to recover")
+    unfinished = [one for one in found if one["outcome"] in OPEN]
+    return exit_codes.SOME_FAILED if failed or unfinished else exit_codes.DONE

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`sxm show`."""
+
+import time
+from typing import Annotated, Any, Dict, List, Optional, Tuple
+
+import typer
+
+from storage_motion.cli import logs, output
+from storage_motion.cli.arguments import Migration, which
+from storage_motion.cli.command import Invocation, command
+from storage_motion.cli.output import Output
+
+
+@command
+def show(
+    run: Invocation,
+    migration: Migration,
+    log: Annotated[
+        bool, typer.Option("--log", help="With what the logs of both hosts have of it.")
+    ] = False,
+    remote_password_file: Annotated[
+        Optional[str],
+        typer.Option(
+            "--remote-password-file",
+            metavar="FILE",
+            help="With --log: the other pool's password (also: SXM_REMOTE_PASSWORD).",
+        ),
+    ] = None,
+) -> None:
+    """Show a migration: how far it is, or how it ended.
+
+    \b
+      sxm -s paris show web
+      sxm -s paris show web --log
+    """
+    answer = run.pool.plugin("status", **which(migration))
+    lines = logs.of(run, answer, remote_password_file) if log else None
+    if run.out.json:
+        run.out.document(answer if lines is None else dict(answer, log=lines))
+    _show(run.out, answer)
+    if lines is not None:
+        run.out.line()
+        run.out.line("Log", "bold")
+        for line in lines:
+            _tell(run.out, line, answer["migration"])
+
+
+def _tell(out: Output, line: Dict[str, str], migration: str) -> None:
+    first, *more = line["text"].split("\n")
+    own = first[len(migration) + 2 :] if first.startswith(migration + ": ") else first
+    out.paragraph("%s %s" % ("%(time)s %(host)s %(by)s %(level)s" % line, own), hanging=4)
+    for text in more:
+        out.line("    " + text)
+
+
+def _show(out: Output, answer: Dict[str, Any]) -> None:
+    seconds = answer["updated"] - answer["started"]
+    pairs: List[Tuple[str, str]] = [
+        ("Migration", answer["migration"]),
+        ("VM", "%s (%s)" % (answer["vm_name"], answer["vm"])),
+        ("from, to", "%s, %s" % (answer["source_host"], answer["destination_host"])),
+        ("State", answer["state"]),
+        ("Phase", "%s (%s)" % (answer["doing"], answer["phase"]) if answer["phase"] else ""),
+        (
+            "Moved",
+            "%s of %s" % (output.size(answer["bytes_moved"]), output.size(answer["bytes_to_move"])),
+        ),
+        ("Begun", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(answer["started"]))),
+        ("Took", output.duration(seconds)),
+    ]
+    if answer["downtime"] is not None:
+        pairs.append(("Guest stood", "%.2f s" % answer["downtime"]))
+    if answer.get("broken"):
+        pairs.append(("Broken", str(answer["broken"])))
+    if answer["copy"] and answer["new_vm"]:
+        pairs.append(("Copy", "VM %s" % answer["new_vm"]))
+    if answer["error"]:
+        pairs.append(("Error", ": ".join(answer["error"])))
+    out.pairs(pairs)
+    out.line()
+    out.table(
+        ("Disk", "State", "Copied", "Mirrored"),
+        [
+            (
+                "%s %s" % (disk["device"], disk["name"]),
+                disk["state"],
+                output.size(disk["copied"]),
+                output.size(disk["mirrored_bytes"]),
+            )
+            for disk in answer["disks"]
+        ],
+        right=("Copied", "Mirrored"),
+    )
+    for title, texts in (("Warnings", answer["warnings"]), ("Left", answer["left"])):
+        if texts:
+            out.line()
+            out.line(title, "bold")
+            for text in texts:
+                out.paragraph("- %s" % text, 2, hanging=2)

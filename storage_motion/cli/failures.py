@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What only `sxm` can find wrong, beside the errors of the product."""
+
+from storage_motion.errors import MotionError
+
+
+class NotUnderstood(MotionError):
+    """[what is wrong, ...]: on the command line."""
+
+    code = "SXM_NOT_UNDERSTOOD"
+
+
+class UnknownName(MotionError):
+    """[what is called so, and by which names something is known, ...]"""
+
+    code = "SXM_UNKNOWN_NAME"
+
+
+class AmbiguousName(MotionError):
+    """[what is called so, a candidate, ...]"""
+
+    code = "SXM_AMBIGUOUS_NAME"
+
+
+class BadConfiguration(MotionError):
+    """[path, what is wrong, ...]"""
+
+    code = "SXM_BAD_CONFIGURATION"
+
+
+class NoPassword(MotionError):
+    """[of whom]: none was given, and there is nobody to ask."""
+
+    code = "SXM_NO_PASSWORD"
+
+
+class CertificateChanged(MotionError):
+    """[address, the fingerprint that is trusted, the one that is shown, what to do]"""
+
+    code = "SXM_CERTIFICATE_CHANGED"
+
+
+class Interrupted(MotionError):
+    """[by what]"""
+
+    code = "SXM_INTERRUPTED"
