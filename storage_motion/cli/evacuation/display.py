@@ -16,7 +16,7 @@ from storage_motion.cli.evacuation.account import Account, Course
 from storage_motion.cli.evacuation.parts import described
 from storage_motion.cli.output import clean, duration, size
 
-BAR = 20  # characters
+BAR, NAME = 10, 14  # characters
 OLD = 10.0  # seconds over which a rate is taken
 
 
@@ -114,14 +114,15 @@ class Display:
     def drawn(self, account: Account, statuses: Mapping[str, Dict[str, Any]]) -> Group:
         """The table of those that run, and the line of counts."""
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
-        for column in ("left", "left", "right", "right", "right", "left"):
-            table.add_column(justify=column, no_wrap=True)  # type: ignore[arg-type]
+        for width in (NAME, BAR, 4, 20, 10):
+            table.add_column(min_width=width, justify="left" if width == NAME else "right")
+        table.add_column(no_wrap=True, overflow="ellipsis")  # which gives way
         for course in account.busy:
             status = statuses.get(course.planned.vm)
             moved = status["bytes_moved"] if status else 0
             whole = status["bytes_to_move"] if status else course.planned.data
             table.add_row(
-                Text(clean(course.planned.name)[:24]),
+                Text(clean(course.planned.name)[:NAME]),
                 ProgressBar(total=max(1, whole), completed=min(moved, whole), width=BAR),
                 "%d%%" % (100 * moved // whole if whole else 0),
                 "%s of %s" % (size(moved), size(whole)),

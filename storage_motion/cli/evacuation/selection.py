@@ -5,7 +5,7 @@ what of it is not to be moved, with the reason and what to do about it."""
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from storage_motion.cli.evacuation.parts import DISK, VM, Disk, Left
-from storage_motion.plan import room
+from storage_motion.plan import chains
 from storage_motion.xapi.records import Records
 
 ISO = "iso"
@@ -98,12 +98,15 @@ def disks_of(records: Records, vm: Dict[str, Any]) -> Tuple[Disk, ...]:
 
 
 def _disk(records: Records, vbd: Dict[str, Any], vdi: Dict[str, Any]) -> Disk:
+    size = int(vdi["virtual_size"])
+    images = chains.of(records, vdi)  # a guess, until the dry run tells
+    data = sum(max(0, int(image["physical_utilisation"])) for image in images)
     return Disk(
         vdi=vdi["uuid"],
         name=vdi["name_label"],
         device=vbd["device"] or vbd["userdevice"],
-        size=int(vdi["virtual_size"]),
-        data=room.data_of(records, vdi),
+        size=size,
+        data=min(size, data),
         source_sr=records.of("SR", vdi["SR"])["uuid"],
     )
 

@@ -147,7 +147,7 @@ def test_room_that_others_give_back_is_waited_for(tmp_path):
         "SXM_BAD_ARGUMENTS",
         "vm: SR x (old) has 0.10 GiB free, and needs 1.00 GiB: snapshots",
     )
-    pool = EvacuatedPool(PLANNED)
+    pool = EvacuatedPool(PLANNED, durations={one.vm: 20.0 for one in PLANNED})
     pool.refused["vm03"] = [no_room] * 2
     account = evacuated(pool, tmp_path)
     assert set(states(account).values()) == {accounts.MOVED}
