@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterable, List
 
 from storage_motion.cli.evacuation.parts import Left, Planned
+from storage_motion.cli.evacuation.state import BEGUN
 
 WAITING, STARTING, RUNNING = "waiting", "starting", "running"
 MOVED, FAILED, SKIPPED = "moved", "failed", "skipped"
 OVER = (MOVED, FAILED, SKIPPED)
 
 # The events' names. AGAIN: it has failed, and is tried again; QUEUED: it was refused, and waits.
-ASKED, PLANNED, LEFT, BEGUN, FINISHED = "asked", "planned", "left", "begun", "finished"
+ASKED, PLANNED, LEFT, FINISHED = "asked", "planned", "left", "finished"
 START, STARTED, NOT_STARTED, AGAIN, QUEUED = "starting", "started", "not-started", "again", "queued"
 
 

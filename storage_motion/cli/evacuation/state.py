@@ -14,6 +14,8 @@ from typing import IO, Any, Dict, List, Optional
 
 from storage_motion.errors import MotionError
 
+BEGUN = "begun"
+"""The event behind which something may have been started."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
@@ -84,11 +86,15 @@ class StateFile:
         self.events.append(event)
 
     def put_away(self) -> Optional[str]:
-        """Keep the file under another name, NAME.N.jsonl, and begin anew. That name; None if there
-        was no file."""
+        """Keep the file of an evacuation that was begun under another name, NAME.N.jsonl, and begin
+        anew. That name; None if there was none. One of which only the plan was noted is removed."""
         self._end()
+        begun = any(event["event"] == BEGUN for event in self.events)
         self.events = []
         if not os.path.exists(self.path):
+            return None
+        if not begun:
+            os.unlink(self.path)
             return None
         stem, number = self.path[: -len(".jsonl")], 1
         while os.path.exists("%s.%d.jsonl" % (stem, number)):

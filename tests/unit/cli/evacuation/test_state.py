@@ -91,9 +91,17 @@ def test_what_has_ended_is_kept_under_another_name(tmp_path):
         file = StateFile.open("it", str(tmp_path))
         assert file.put_away() is None or number == 2
         file.note(event="asked", at=1.0)
+        file.note(event="begun", at=1.0)
         assert file.put_away() == str(tmp_path / ("it.%d.jsonl" % number))
         assert file.events == []
         file.close()
+
+
+def test_a_plan_of_which_nothing_was_begun_is_not_kept(tmp_path):
+    file = StateFile.open("it", str(tmp_path))
+    file.note(event="asked", at=1.0)
+    assert file.put_away() is None
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["it.lock"]
 
 
 def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
