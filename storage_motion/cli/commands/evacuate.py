@@ -4,11 +4,10 @@
 from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 
 import typer
-from storage_motion.cli.arguments import named
-from storage_motion.cli.command import Invocation, command
-from storage_motion.cli.failures import Interrupted, NotUnderstood
 
 from storage_motion.cli import exit_codes, names, passwords, pools
+from storage_motion.cli.arguments import named
+from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.evacuation import (
     account as accounts,
     goals,
@@ -25,6 +24,7 @@ from storage_motion.cli.evacuation.rehearsal import Rehearsal
 from storage_motion.cli.evacuation.run import Evacuation, PoolAway
 from storage_motion.cli.evacuation.selection import What
 from storage_motion.cli.evacuation.state import StateError, StateFile
+from storage_motion.cli.failures import Interrupted, NotUnderstood
 
 USUAL = Limits()
 RETRIES = 2

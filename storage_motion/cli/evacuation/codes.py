@@ -118,6 +118,9 @@ XAPI: Dict[str, Code] = {
 }
 # Of SXM_WORKER_DIED with a third detail: the migration has not ended.
 ALONE = Code(NEVER, RECOVER, STAYS)
+# Of SXM_BAD_ARGUMENTS for want of room alone, where the dry run has found some: what others had for
+# their snapshots SM gives back some time after they have ended.
+SHORT = Code(RETRY, "make room there, then run this command again")
 OTHER = Code(NEVER, "do what xapi asks for, then run this command again")
 
 # Of the details of SXM_BAD_ARGUMENTS: storage_motion/plan/room.py, checks.py, disk_goals.py.
@@ -133,6 +136,8 @@ def of(error: List[str]) -> Code:
         return XAPI.get(error[2].split()[0], CODES[code])
     if code == "SXM_WORKER_DIED" and len(error) > 3:
         return ALONE
+    if says_no_room(error):
+        return SHORT
     return CODES.get(code) or XAPI.get(code, OTHER)
 
 
@@ -150,6 +155,9 @@ def says_there(error: List[str]) -> bool:
 
 
 def says_no_room(error: List[str]) -> bool:
-    """Whether it was refused for want of room alone. Others that run have some for their snapshots,
-    which they give back."""
-    return error[:1] == ["SXM_BAD_ARGUMENTS"] and all(ROOM in detail for detail in error[1:])
+    """Whether it was refused for want of room alone."""
+    return (
+        error[:1] == ["SXM_BAD_ARGUMENTS"]
+        and len(error) > 1
+        and all(ROOM in detail for detail in error[1:])
+    )

@@ -126,15 +126,15 @@ class Evacuation:
             self._look_for(course)
         while True:
             now = self._clock.now()
-            course = order.next_of(
+            found = order.next_of(
                 [one for one in self.account.of(accounts.WAITING) if one.not_before <= now],
                 [one.planned for one in self.account.busy],
                 self._limits,
                 lambda one: one.planned,
             )
-            if course is None:
+            if found is None:
                 return
-            self._start(course)
+            self._start(found)
             self._observer.look(self.account, self._statuses)
 
     # -- beginning one

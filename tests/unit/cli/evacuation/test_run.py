@@ -152,11 +152,12 @@ def test_room_that_others_give_back_is_waited_for(tmp_path):
     account = evacuated(pool, tmp_path)
     assert set(states(account).values()) == {accounts.MOVED}
     pool = EvacuatedPool(PLANNED[:1])
-    pool.refused["vm00"] = [no_room]
+    pool.refused["vm00"] = [no_room] * 3
     file = StateFile.open("alone", str(tmp_path))
     run = evacuation(pool, file)
     begin(run, PLANNED[:1])
     assert states(run.go()) == {"vm00": accounts.FAILED}, "nobody gives any back"
+    assert not pool.refused["vm00"] and pool.now >= 1030, "though it was asked for again, later"
 
 
 def test_one_that_has_arrived_has_moved_whatever_was_left(tmp_path):
