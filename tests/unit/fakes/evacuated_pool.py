@@ -28,6 +28,7 @@ class EvacuatedPool:
         self.dies_at = {}
         self.calls = 0
         self.most = {"all": 0}
+        self.alone = ()  # VMs whose workers have died
         self.away = 0  # so many calls more find nobody
         self.late = None  # arguments of a call of migrate that xapi carries out just before another
 
@@ -114,7 +115,7 @@ class EvacuatedPool:
             "vm_name": one["planned"].name,
             "state": state,
             "doing": "Copying",
-            "alive": not ended,
+            "alive": not ended and one["vm"] not in self.alone,
             "error": list(one["fate"]) if ended and one["fate"] else None,
             "committed": state == "succeeded" or bool(one["fate"] and one["fate"][0] in ARRIVED),
             "left": [],

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from evacuated_pool import Dies, EvacuatedPool
+from storage_motion.api import dead_worker
 from storage_motion.cli.evacuation import account as accounts, summary
 from storage_motion.cli.evacuation.order import Limits
 from storage_motion.cli.evacuation.parts import VM, Disk, Left, Planned
@@ -200,6 +201,17 @@ def test_a_migration_that_nobody_knows_any_more_is_not_begun_again(tmp_path):
     assert pool.starts("vm00") == 0
     (failed,) = [one for one in summary.of(run.account)["vms"] if one["state"] == "failed"]
     assert failed["data"].startswith("not known")
+
+
+def test_one_that_nobody_is_at_is_told_and_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(dead_worker, "FOLLOWED", -1.0)
+    pool = EvacuatedPool(PLANNED, durations={"vm05": 10**6})
+    pool.alone = ("vm05",)
+    account = evacuated(pool, tmp_path)
+    assert states(account)["vm05"] == accounts.FAILED and pool.starts("vm05") == 1
+    (failed,) = [one for one in summary.of(account)["vms"] if one["state"] == accounts.FAILED]
+    assert failed["code"] == "SXM_WORKER_DIED" and "recover" in failed["do"]
+    assert "has not ended" in failed["data"]
 
 
 def crashes(pool, tmp_path, at, cut=None):
