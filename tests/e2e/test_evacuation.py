@@ -121,7 +121,6 @@ def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
     pool, command = lab.pool("A"), Command(lab.pool("A"), tmp_path)
     xapi = pool.xapi
     kept = digests(pool, vms[FAILS])
-    guests = [pool.host("a1").guest(xapi.VM.get_uuid(vms[number])) for number in RUN]
 
     status, said = command.run("--dry-run")
     assert status == 0 and "40 disks of 12 VMs would move" in said, said
@@ -175,7 +174,8 @@ def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
         went += srs
     assert new < set(went)
     assert digests(pool, vms[FAILS]) == kept
-    for guest in guests:
+    for number in RUN:
+        guest = pool.host("a1").guest(xapi.VM.get_uuid(vms[number]))
         begun = guest.status()["writes_acknowledged"]
         eventually(lambda: guest.status()["writes_acknowledged"] > begun + 10, "writes", 30)
         assert guest.check()["missing"] == 0
