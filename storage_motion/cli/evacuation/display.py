@@ -81,6 +81,7 @@ class Display:
         self._console = console
         self._now = now
         self._live: Optional[Live] = None
+        self._statuses: Mapping[str, Dict[str, Any]] = {}
         self._rates: Dict[str, List[Tuple[float, int]]] = {}
 
     def __enter__(self) -> "Display":
@@ -100,6 +101,7 @@ class Display:
             text = says(event, account.courses[event["vm"]])
             over = event["event"] in accounts.OVER
             self.say(text + " (%s)" % counts(account) if over else text)
+            self.look(account, self._statuses)
 
     def say(self, text: str) -> None:
         """A line, with the time of day."""
@@ -108,6 +110,7 @@ class Display:
 
     def look(self, account: Account, statuses: Mapping[str, Dict[str, Any]]) -> None:
         """Draw the table anew."""
+        self._statuses = statuses
         if self._live is not None:
             self._live.update(self.drawn(account, statuses))
 
@@ -123,8 +126,10 @@ class Display:
             whole = status["bytes_to_move"] if status else course.planned.data
             table.add_row(
                 Text(clean(course.planned.name)[:NAME]),
-                ProgressBar(total=max(1, whole), completed=min(moved, whole), width=BAR),
-                "%d%%" % (100 * moved // whole if whole else 0),
+                ProgressBar(
+                    total=whole or 1, completed=moved if whole else bool(status), width=BAR
+                ),
+                "%d%%" % (100 * moved // whole if whole else 100 * bool(status)),
                 "%s of %s" % (size(moved), size(whole)),
                 self._rate(course.planned.vm, moved),
                 Text(clean(status["doing"] if status else "beginning")),

@@ -31,7 +31,8 @@ class To(NamedTuple):
 
 
 class Room:
-    """What the SRs of the destination have left, after what is planned."""
+    """What the SRs of the destination have left, after what is planned: a guess, by which one is
+    chosen. What there has to be the dry runs tell."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -45,19 +46,6 @@ class Room:
     def left(self, sr: str) -> int:
         """Bytes; negative where more is planned than there is."""
         return self._free(sr) - self._taken.get(sr, 0)
-
-    def figures(self) -> List[Dict[str, Any]]:
-        """[{"sr", "name", "free", "needed", "left"}] of the SRs that something is planned into."""
-        return [
-            {
-                "sr": self._records.of("SR", sr)["uuid"],
-                "name": self._records.of("SR", sr)["name_label"],
-                "free": self._free(sr),
-                "needed": taken,
-                "left": self.left(sr),
-            }
-            for sr, taken in sorted(self._taken.items())
-        ]
 
     def _free(self, sr: str) -> int:
         record = self._records.of("SR", sr)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The plan of all of it: a dry run of each VM, and the room that all of them take together."""
 
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 import XenAPI
 
 from storage_motion.cli.evacuation import codes, order
 from storage_motion.cli.evacuation.goals import GIB, Room, To, choose
-from storage_motion.cli.evacuation.parts import VM, Disk, Left, Planned, described
+from storage_motion.cli.evacuation.parts import VM, Left, Planned, described
 from storage_motion.cli.evacuation.run import Pool
 from storage_motion.cli.evacuation.selection import Selection
 from storage_motion.xapi.records import Records
@@ -76,7 +76,8 @@ def rehearse(
     secrets: Mapping[str, str],
     tell: Callable[[int, int, str], None] = lambda done, all_of_them, name: None,
 ) -> Rehearsal:
-    """Plan the smallest first, each with a dry run. `secrets`: arguments that are not kept.
+    """Plan the smallest first, each with a dry run, which tells what it takes of each SR
+    (storage_motion/plan/room.py). `secrets`: arguments that are not kept.
     `tell(done, of, name)`: before each. Raises what the pool's calls do."""
     wanted = sorted(
         selection.wanted,
@@ -89,14 +90,12 @@ def rehearse(
             left.append(found)
         else:
             planned.append(found)
-    rehearsed, room = [], Room(to.records)
+    rehearsed, room = [], _Room()
     for number, each in enumerate(planned):
         tell(number, len(planned), each.name)
-        done, disks = _dry_run(pool, each, secrets)
+        done, found_there = _dry_run(pool, each, secrets)
         rehearsed.append(done)
-        if not done.wrong:
-            for disk in disks:
-                room.take(to.records.ref("SR", disk.destination_sr) or "", (disk,))
+        room.take(found_there)
     first = {one.vm: at for at, one in enumerate(order.smallest_first(planned))}
     rehearsed.sort(key=lambda one: first[one.planned.vm])
     return Rehearsal(rehearsed, left, room.figures())
@@ -121,35 +120,49 @@ def without(rehearsal: Rehearsal, refused: Sequence[Rehearsed]) -> Rehearsal:
     return rehearsal._replace(rehearsed=kept, left=rehearsal.left + left)
 
 
+class _Room:
+    """What the SRs of the destination have, and all of them take."""
+
+    def __init__(self) -> None:
+        self._found: Dict[str, Dict[str, Any]] = {}
+        self._more: Dict[str, int] = {}  # that one of them takes only while it moves
+
+    def take(self, rooms: Iterable[Dict[str, Any]]) -> None:
+        """The room of a dry run: what stays is summed up; of what it takes for a time besides the
+        most counts, once."""
+        for one in rooms:
+            if one["destination"]:
+                sr = one["sr"]
+                known = self._found.setdefault(sr, dict(sr=sr, name=one["name"], needed=0))
+                known["free"] = min(one["free"], known.get("free", one["free"]))
+                known["needed"] += one["stays"]
+                self._more[sr] = max(self._more.get(sr, 0), one["needed"] - one["stays"])
+
+    def figures(self) -> List[Dict[str, Any]]:
+        """As Rehearsal has it."""
+        found = []
+        for sr, one in sorted(self._found.items()):
+            needed = one["needed"] + self._more[sr]
+            found.append(dict(one, needed=needed, left=one["free"] - needed))
+        return found
+
+
 def _dry_run(
     pool: Pool, planned: Planned, secrets: Mapping[str, str]
-) -> Tuple[Rehearsed, Tuple[Disk, ...]]:
-    """(What came of it, all disks that would move, those of snapshots among them)."""
+) -> Tuple[Rehearsed, List[Dict[str, Any]]]:
+    """(What came of it, the room that it found)."""
     arguments: Dict[str, str] = dict(planned.arguments, **secrets)
     arguments["dry-run"] = "true"
     try:
-        plan = pool.plugin("migrate", **arguments)["plan"]
+        answer = pool.plugin("migrate", **arguments)
     except XenAPI.Failure as failure:
-        error = [str(detail) for detail in failure.details]
-        return Rehearsed(planned, error, []), planned.disks
+        return Rehearsed(planned, [str(detail) for detail in failure.details], []), []
+    plan = answer["plan"]
     data = {disk["key"]: disk["data"] for disk in plan["disks"]}
     disks = tuple(disk._replace(data=data.get(disk.vdi, disk.data)) for disk in planned.disks)
-    history = tuple(_of_snapshot(disk) for disk in plan["history"])
     hosts = tuple(sorted({plan["source_host"], plan["destination_host"]}))
     found = planned._replace(disks=disks, hosts=hosts)
-    return Rehearsed(found, [], list(plan["warnings"]), len(history)), disks + history
-
-
-def _of_snapshot(disk: Dict[str, Any]) -> Disk:
-    return Disk(
-        vdi=disk["key"],
-        name=disk["name_label"],
-        device=disk["device"],
-        size=disk["size"],
-        data=disk["data"],
-        source_sr=disk["source_sr"],
-        destination_sr=disk["destination_sr"],
-    )
+    return Rehearsed(found, [], list(plan["warnings"]), len(plan["history"])), answer["room"]
 
 
 def to_json(rehearsal: Rehearsal) -> Dict[str, Any]:

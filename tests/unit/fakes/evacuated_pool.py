@@ -49,7 +49,7 @@ class EvacuatedPool:
         planned = self.planned[given["vm"]]
         self.calls += 1
         if given.get("dry-run") == "true":
-            return {"plan": self._plan(planned)}
+            return {"plan": self._plan(planned), "room": []}
         assert given["wait"] == "false"
         if self.late:
             late, self.late = self.late, None

@@ -29,13 +29,14 @@ class Plugin:
         if given.get("dry-run") == "true":
             disks = [{"key": key[4:], "data": 5} for key in given if key.startswith("vdi:")]
             return {
+                "room": [],
                 "plan": {
                     "source_host": "h",
                     "destination_host": "h",
                     "disks": disks,
                     "history": [],
                     "warnings": [],
-                }
+                },
             }
         self.begun.append((name, given))
         return {"migration": "m%d" % (len(self.begun) - 1), "task": "t"}

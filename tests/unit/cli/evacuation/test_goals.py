@@ -53,14 +53,12 @@ def test_each_goes_where_most_is_left(world):
     ]
     first, second = [world.uuid("SR", sr) for sr in world.new]
     assert found == [second, first, second]
-    assert [one["left"] < one["free"] for one in room.figures()] == [True, True]
 
 
 def test_on_lvm_a_disk_takes_its_whole_size(world):
     room = Room(Records(world.pool))
     planned = world.choose(world.vm(8), room, srs=(world.new[0],))
     assert planned.data == 4 * GIB and room.left(world.new[0]) < 2 * GIB
-    assert room.figures()[0]["needed"] > 8 * GIB
 
 
 def test_within_a_pool_only_the_disks_that_were_asked_for_are_named(world):

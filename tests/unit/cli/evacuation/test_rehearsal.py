@@ -14,14 +14,17 @@ from storage_motion.cli.evacuation.goals import To
 from storage_motion.cli.output import Output
 from storage_motion.xapi.records import Records
 
+MORE = 1 << 20
+"""Bytes that a VM takes there only while it moves."""
+
 
 class World:
-    """Three VMs, the largest first, and an SR with room for two."""
+    """Three VMs, the largest first, and an SR with room for them."""
 
     def __init__(self):
         self.fake = make_pool("A", ["a1"])
         self.goal = add_sr(
-            self.fake, "new", [by_name(self.fake, "host", "a1")], physical_size=str(4 * GIB)
+            self.fake, "new", [by_name(self.fake, "host", "a1")], physical_size=str(7 * GIB)
         )
         for size in (3, 2, 1):
             vdi = add_vdi(self.fake, by_name(self.fake, "SR", "a1-sr"), size * GIB)
@@ -44,14 +47,26 @@ class World:
         disks = [
             {"key": name[len("vdi:") :], "data": GIB} for name in given if name.startswith("vdi:")
         ]
+        size = int(vm["name_label"][-1]) * GIB
         return {
+            "room": [
+                {
+                    "sr": uuid_of(self.fake, "SR", self.goal),
+                    "name": "new",
+                    "destination": True,
+                    "free": int(self.fake.tables["SR"][self.goal]["physical_size"]),
+                    "needed": size + MORE,
+                    "stays": size,
+                },
+                {"sr": "old", "name": "old", "destination": False, "free": 0, "needed": 9},
+            ],
             "plan": {
                 "source_host": "h1",
                 "destination_host": "h2",
                 "disks": disks,
                 "history": [],
                 "warnings": ["HA"] if vm["name_label"] == "vm1" else [],
-            }
+            },
         }
 
     def rehearse(self):
@@ -70,19 +85,19 @@ def test_the_smallest_is_first_and_knows_its_hosts(world):
     found = world.rehearse()
     assert [one.planned.name for one in found.rehearsed] == ["vm1", "vm2", "vm3"] == world.asked
     assert found.rehearsed[0].planned.hosts == ("h1", "h2")
-    assert found.whole and found.room[0]["needed"] >= 3 * GIB
+    assert found.whole and [one["needed"] for one in found.room] == [6 * GIB + MORE]
     assert "hush" not in str(rehearsals.to_json(found))
 
 
 def test_each_has_room_and_all_together_have_not(world):
-    world.fake.tables["SR"][world.goal]["physical_size"] = str(2 * GIB)
+    world.fake.tables["SR"][world.goal]["physical_size"] = str(6 * GIB)
     found = world.rehearse()
     assert not found.refused and not found.whole
-    assert "2.00 GiB free" in found.short[0] and "3.0" in found.short[0]
+    assert "6.00 GiB free" in found.short[0] and found.room[0]["left"] == -MORE
 
 
 def test_all_that_is_refused_is_named_and_can_be_left_out(world):
-    world.fake.tables["SR"][world.goal]["physical_size"] = str(2 * GIB + GIB // 2)
+    world.fake.tables["SR"][world.goal]["physical_size"] = str(5 * GIB)
     world.refuses = {"vm2": ["SXM_BAD_ARGUMENTS", "vdi:x: is paused; wait", "vdi:y: is encrypted"]}
     found = world.rehearse()
     assert [one.planned.name for one in found.refused] == ["vm2"] and not found.whole
@@ -121,6 +136,6 @@ def test_a_person_is_told_all_of_it(world):
         "    vdi:x: is paused; wait",
         "not moved: VM diskless",
         "VM vm1: warning: HA",
-        "SR new: 4.0 GiB free",
+        "SR new: 7.0 GiB free",
     ):
         assert text in shown, shown
