@@ -117,9 +117,9 @@ class Display:
     def drawn(self, account: Account, statuses: Mapping[str, Dict[str, Any]]) -> Group:
         """The table of those that run, and the line of counts."""
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
-        for width in (NAME, BAR, 4, 20, 10):
-            table.add_column(min_width=width, justify="left" if width == NAME else "right")
-        table.add_column(no_wrap=True, overflow="ellipsis")  # which gives way
+        for justify in ("left", "left", "right", "right", "right"):
+            table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        table.add_column()  # which gives way
         for course in account.busy:
             status = statuses.get(course.planned.vm)
             moved = status["bytes_moved"] if status else 0
@@ -132,7 +132,11 @@ class Display:
                 "%d%%" % (100 * moved // whole if whole else 100 * bool(status)),
                 "%s of %s" % (size(moved), size(whole)),
                 self._rate(course.planned.vm, moved),
-                Text(clean(status["doing"] if status else "beginning")),
+                Text(
+                    clean(status["doing"] if status else "beginning"),
+                    no_wrap=True,
+                    overflow="ellipsis",
+                ),
             )
         return Group(table, Text(counts(account)))
 

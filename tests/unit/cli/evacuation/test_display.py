@@ -69,3 +69,7 @@ def test_the_table_has_those_that_run_and_fits_80_columns():
     world.now = 2.0
     lines = world.drawn({"db": dict(STATUS, bytes_moved=60 * MIB)})
     assert "20.0 MiB/s" in lines[1]
+    world.now = 6.0
+    moved = {"bytes_moved": 60 * MIB + 4096 * 1001, "bytes_to_move": 1023 * MIB + 800000}
+    lines = world.drawn({"db": dict(STATUS, **moved)})
+    assert len(lines) == 3 and "63.9 MiB of 1023.8 MiB" in lines[1] and "Cop" in lines[1], lines
