@@ -118,7 +118,7 @@ class Display:
         """The table of those that run, and the line of counts."""
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
         for justify in ("left", "left", "right", "right", "right"):
-            table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(justify=justify, no_wrap=True)
         table.add_column()  # which gives way
         for course in account.busy:
             status = statuses.get(course.planned.vm)

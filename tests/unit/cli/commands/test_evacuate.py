@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from cli_world import home, sxm  # noqa: F401
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
 from storage_motion.cli.evacuation import run as runs
 
