@@ -2,6 +2,8 @@
 """Twelve VMs with forty disks are moved, whatever dies and fails: no limit is ever exceeded, no VM
 is begun twice, and the summary adds up."""
 
+import os
+
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -18,6 +20,14 @@ DISKS = (1, 2, 3, 4, 5, 3, 4, 4, 3, 4, 3, 4)  # of each VM: forty
 LIMITS = Limits(4, 3, 3)
 BROKEN = ["SXM_CONNECTION_LOST", "reset"]
 FULL = ["SXM_DESTINATION_FULL", "vdi", "no space"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def not_synced():
+    """No power is lost here (test_state.py), and thousands of syncs take long."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda number: None)
+        yield
 
 
 def vm(number, disks):
