@@ -117,6 +117,7 @@ def digests(pool, vm):
     return found
 
 
+@pytest.mark.timeout(600)
 def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
     pool, command = lab.pool("A"), Command(lab.pool("A"), tmp_path)
     xapi = pool.xapi
