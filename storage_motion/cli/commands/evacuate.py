@@ -20,6 +20,7 @@ from storage_motion.cli.evacuation import (
 from storage_motion.cli.evacuation.account import Account
 from storage_motion.cli.evacuation.display import Display
 from storage_motion.cli.evacuation.order import Limits
+from storage_motion.cli.evacuation.parts import count
 from storage_motion.cli.evacuation.rehearsal import Rehearsal
 from storage_motion.cli.evacuation.run import Evacuation, PoolAway
 from storage_motion.cli.evacuation.selection import What
@@ -183,7 +184,7 @@ def _go(run: Invocation, evacuation: Evacuation, display: Display) -> int:
 def _how_to_go_on(account: Account) -> List[str]:
     running = account.busy
     return (
-        ["nothing further is begun; %d VMs wait" % len(account.of(accounts.WAITING))]
+        ["nothing further is begun; waiting: %s" % count(len(account.of(accounts.WAITING)), "VM")]
         + [
             "VM %s goes on by itself: migration %s"
             % (course.planned.name, course.migration or "(just begun)")

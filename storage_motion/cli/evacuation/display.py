@@ -13,7 +13,7 @@ from rich.text import Text
 
 from storage_motion.cli.evacuation import account as accounts
 from storage_motion.cli.evacuation.account import Account, Course
-from storage_motion.cli.evacuation.parts import described
+from storage_motion.cli.evacuation.parts import count, described
 from storage_motion.cli.output import clean, duration, size
 
 BAR, NAME = 10, 14  # characters
@@ -21,9 +21,9 @@ OLD = 10.0  # seconds over which a rate is taken
 
 
 def _moved(event: Dict[str, Any], course: Course) -> str:
-    return "moved %s: %d disks, %s sent in %s%s" % (
+    return "moved %s: %s, %s sent in %s%s" % (
         course.planned.name,
-        len(course.planned.disks),
+        count(len(course.planned.disks), "disk"),
         size(event["bytes"]),
         duration(event["seconds"]),
         "; " + described(event["error"]) if event["error"] else "",
@@ -33,10 +33,10 @@ def _moved(event: Dict[str, Any], course: Course) -> str:
 # What is said of an event; those that are not here are told by the plan or the summary.
 SAYS: Dict[str, Callable[[Dict[str, Any], Course], str]] = {
     accounts.STARTED: lambda event, course: (
-        "begun %s: %d disks, %s, migration %s"
+        "begun %s: %s, %s, migration %s"
         % (
             course.planned.name,
-            len(course.planned.disks),
+            count(len(course.planned.disks), "disk"),
             size(course.planned.size),
             event["migration"],
         )
@@ -64,9 +64,9 @@ SAYS: Dict[str, Callable[[Dict[str, Any], Course], str]] = {
 
 def counts(account: Account) -> str:
     """How far all of it is, in one line."""
-    return "%d of %d VMs moved, %d failed, %d not moved, %d run, %d wait" % (
+    return "%d of %s moved, %d failed, %d not moved, %d run, %d wait" % (
         len(account.of(accounts.MOVED)),
-        len(account.courses),
+        count(len(account.courses), "VM"),
         len(account.of(accounts.FAILED)),
         len(account.of(accounts.SKIPPED)),
         len(account.busy),

@@ -83,6 +83,11 @@ class Left(NamedTuple):
     refused: bool = False
 
 
+def count(number: int, thing: str) -> str:
+    """ "1 disk", "2 disks"."""
+    return "%d %s%s" % (number, thing, "" if number == 1 else "s")
+
+
 def described(error: List[str]) -> str:
     """A XenAPI failure, [code, detail, ...], in one line."""
     return "%s: %s" % (error[0], ", ".join(error[1:])) if len(error) > 1 else "".join(error)

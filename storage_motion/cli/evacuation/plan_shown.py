@@ -4,7 +4,7 @@
 from typing import Callable
 
 from storage_motion.cli.evacuation import codes
-from storage_motion.cli.evacuation.parts import Left
+from storage_motion.cli.evacuation.parts import Left, count
 from storage_motion.cli.evacuation.rehearsal import Rehearsal, to_json
 from storage_motion.cli.output import Output, size
 
@@ -31,8 +31,13 @@ def show(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> No
     )
     out.line()
     out.line(
-        "%d disks of %d VMs would move, %s, of which %s hold data"
-        % (totals["disks"], totals["vms"], size(totals["bytes"]), size(totals["data"]))
+        "%s of %s would move, %s, of which %s hold data"
+        % (
+            count(totals["disks"], "disk"),
+            count(totals["vms"], "VM"),
+            size(totals["bytes"]),
+            size(totals["data"]),
+        )
     )
     for room in rehearsal.room:
         out.line(
@@ -41,7 +46,10 @@ def show(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> No
         )
     for one in rehearsal.rehearsed:
         if one.snapshots:
-            out.line("VM %s: %d disks of snapshots come along" % (one.planned.name, one.snapshots))
+            out.line(
+                "VM %s: %s of snapshots come along"
+                % (one.planned.name, count(one.snapshots, "disk"))
+            )
         for warning in one.warnings:
             out.line("VM %s: warning: %s" % (one.planned.name, warning))
     for left in rehearsal.left:

@@ -6,10 +6,11 @@ from typing import Any, Callable, Dict, Iterable, List
 
 from storage_motion.cli.evacuation import account as accounts, codes
 from storage_motion.cli.evacuation.account import FAILED, MOVED, SKIPPED, Account, Course
-from storage_motion.cli.evacuation.parts import VM, described
+from storage_motion.cli.evacuation.parts import VM, count, described
 from storage_motion.cli.output import duration, size
 
 PARTS = ("moved", "failed", "skipped", "not_done")
+LOOK = "at the source, but not all could be taken back: see what is left"
 SIDES = ("vms", "disks", "bytes")
 
 
@@ -73,7 +74,7 @@ def _vm(course: Course) -> Dict[str, Any]:
         code = codes.of(course.error)
         answer.update(code=course.error[0], error=course.error, do=code.do)
         if course.state != MOVED:
-            answer["data"] = "see what is left" if course.left else code.where
+            answer["data"] = LOOK if course.left else code.where
     if course.left:
         answer["left"] = course.left
     return answer
@@ -83,21 +84,31 @@ def lines(account: Account) -> List[str]:
     """The same for a person, as lines."""
     found = of(account)
     shown = [
-        "%(disks)d disks of %(vms)d VMs were asked for" % found["asked"]
-        + ", %s:" % size(found["asked"]["bytes"])
+        "asked for: %s of %s, %s"
+        % (
+            count(found["asked"]["disks"], "disk"),
+            count(found["asked"]["vms"], "VM"),
+            size(found["asked"]["bytes"]),
+        )
     ]
     words = {"moved": "moved", "failed": "failed", "skipped": "not moved", "not_done": "not done"}
     for part in PARTS:
         if found[part]["disks"] or found[part]["vms"] or part == "moved":
             shown.append(
                 "  %-10s %4d disks of %3d VMs, %s"
-                % (words[part], found[part]["disks"], found[part]["vms"], _size(found[part]))
+                % (
+                    words[part],
+                    found[part]["disks"],
+                    found[part]["vms"],
+                    size(found[part]["bytes"]),
+                )
             )
     shown.append("%s were sent in %s" % (size(found["bytes_sent"]), duration(found["seconds"])))
     for vm in found["vms"]:
         if vm["state"] == FAILED:
             shown += [
-                "failed: VM %s (%d disks): %s" % (vm["name"], vm["disks"], described(vm["error"])),
+                "failed: VM %s (%s): %s"
+                % (vm["name"], count(vm["disks"], "disk"), described(vm["error"])),
                 "    its data: %s" % vm["data"],
                 "    do: %s" % vm["do"],
             ]
@@ -108,13 +119,10 @@ def lines(account: Account) -> List[str]:
                 "moved, with a warning: VM %s: %s" % (vm["name"], described(vm["error"])),
                 "    do: %s" % vm["do"],
             ]
+        shown += ["    left: %s" % one for one in vm.get("left", ())]
     for left in account.left:
         shown += [
             "not moved: %s %s (%s): %s" % (left.kind, left.name or "-", left.uuid, left.reason),
             "    do: %s" % left.todo,
         ]
     return shown
-
-
-def _size(figures: Dict[str, int]) -> str:
-    return size(figures["bytes"])

@@ -29,6 +29,7 @@ class EvacuatedPool:
         self.calls = 0
         self.most = {"all": 0}
         self.alone = ()  # VMs whose workers have died
+        self.left = {}  # {VM: what could not be taken away behind its migration}
         self.away = 0  # so many calls more find nobody
         self.late = None  # arguments of a call of migrate that xapi carries out just before another
 
@@ -118,7 +119,7 @@ class EvacuatedPool:
             "alive": not ended and one["vm"] not in self.alone,
             "error": list(one["fate"]) if ended and one["fate"] else None,
             "committed": state == "succeeded" or bool(one["fate"] and one["fate"][0] in ARRIVED),
-            "left": [],
+            "left": list(self.left.get(one["vm"], ())) if ended else [],
             "bytes_moved": whole if state == "succeeded" else whole // 2,
             "bytes_to_move": whole,
             "started": one["begun"],

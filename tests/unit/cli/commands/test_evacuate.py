@@ -124,7 +124,7 @@ def test_it_moves_all_and_adds_it_up(sxm, plugin, tmp_path):
     assert "moved web" in seen.err, "lines for who looks on"
     assert len(states(tmp_path)) == 1
     seen = sxm(*ARRAY)
-    assert seen.status == 0 and "4 disks of 2 VMs were asked for" in seen.out
+    assert seen.status == 0 and "asked for: 4 disks of 2 VMs" in seen.out
     assert len(states(tmp_path)) == 2, "what has ended is kept, and another one begun"
 
 
@@ -154,7 +154,7 @@ def test_ctrl_c_tells_what_goes_on_and_how_to(sxm, plugin, tmp_path):
         "VM db goes on by itself: migration m0",
         "run the same",
         "sxm cancel",
-        "1 VMs wait",
+        "waiting: 1 VM",
     ):
         assert text in seen.err, seen.err
     plugin.stops = False

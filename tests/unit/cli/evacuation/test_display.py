@@ -50,10 +50,10 @@ def test_a_line_for_each_event_where_there_is_no_terminal():
         world.note(accounts.FAILED, vm="db", error=["SXM_\x1b[31mX"])
     lines = world.screen.getvalue().splitlines()
     assert len(lines) == 5
-    assert "begun web: 1 disks, 80.0 MiB, migration m1" in lines[0]
+    assert "begun web: 1 disk, 80.0 MiB, migration m1" in lines[0]
     assert "failed web, and is tried again in 10 s: SXM_X: y" in lines[1]
     assert "db waits" in lines[2]
-    assert "moved web: 1 disks, 80.0 MiB sent in 1 min 01 s (1 of 2 VMs moved" in lines[3]
+    assert "moved web: 1 disk, 80.0 MiB sent in 1 min 01 s (1 of 2 VMs moved" in lines[3]
     assert "failed db" in lines[4] and "\x1b" not in world.screen.getvalue()
 
 

@@ -178,6 +178,15 @@ def test_one_that_has_arrived_has_moved_whatever_was_left(tmp_path):
     assert any("SXM_ARRIVED_HALTED" in line for line in summary.lines(account))
 
 
+def test_what_a_migration_has_left_is_told(tmp_path):
+    pool = EvacuatedPool(PLANNED, {"vm02": [FULL]})
+    pool.left = {"vm02": ["undo-sync: VDI x"], "vm03": ["cleanup: VDI y"]}
+    account = evacuated(pool, tmp_path)
+    shown = summary.lines(account)
+    assert "    left: undo-sync: VDI x" in shown and "    left: cleanup: VDI y" in shown
+    assert "    its data: %s" % summary.LOOK in shown
+
+
 def test_it_waits_for_a_pool_that_is_away(tmp_path):
     pool = EvacuatedPool(PLANNED)
     pool.away = 30
