@@ -80,7 +80,7 @@ class Evacuation:
         clock: Optional[Clock] = None,
     ) -> None:
         """`retries`: how often a migration that failed is tried again. `secrets`: arguments of
-        `migrate` that are not written down."""
+        `migrate` that are not written down. Raises StateError."""
         self._pool = pool
         self._file = file
         self._limits = limits
@@ -92,7 +92,11 @@ class Evacuation:
         self._watches: Dict[str, DeadWorkerWatch] = {}
         self._lost: Dict[str, float] = {}  # {VM: when its start was found to have no answer}
         self._silent: Dict[str, float] = {}  # {VM, "" for all: since when there is no word of it}
-        self.account = accounts.of(file.events)
+        try:
+            self.account = accounts.of(file.events)
+        except (KeyError, TypeError, ValueError) as error:
+            why = "an event that this version does not know (%s): move the file away" % error
+            raise StateError(file.path, why)
 
     def note(self, event: str, **fields: Any) -> None:
         """Write an event down, and tell of it. Raises StateError."""

@@ -13,7 +13,7 @@ from storage_motion.cli.evacuation import account as accounts, summary
 from storage_motion.cli.evacuation.order import Limits
 from storage_motion.cli.evacuation.parts import VM, Disk, Left, Planned
 from storage_motion.cli.evacuation.run import OUTAGE, Clock, Evacuation, PoolAway
-from storage_motion.cli.evacuation.state import StateFile
+from storage_motion.cli.evacuation.state import StateError, StateFile
 
 MIB = 1 << 20
 DISKS = (1, 2, 3, 4, 5, 3, 4, 4, 3, 4, 3, 4)  # of each VM: forty
@@ -231,6 +231,16 @@ def test_one_that_nobody_is_at_is_told_and_left(tmp_path, monkeypatch):
     (failed,) = [one for one in summary.of(account)["vms"] if one["state"] == accounts.FAILED]
     assert failed["code"] == "SXM_WORKER_DIED" and "recover" in failed["do"]
     assert "has not ended" in failed["data"]
+
+
+@pytest.mark.parametrize(
+    "event", [{"event": "danced"}, {"event": "moved", "vm": "nobody"}, {"event": "planned"}]
+)
+def test_a_file_of_another_version_is_told_and_not_guessed_at(tmp_path, event):
+    file = StateFile.open("it", str(tmp_path))
+    file.note(at=1.0, **event)
+    with pytest.raises(StateError, match="does not know"):
+        evacuation(EvacuatedPool(PLANNED), file)
 
 
 def crashes(pool, tmp_path, at, cut=None):
