@@ -42,7 +42,7 @@ class PoolAway(MotionError):
 class Pool(Protocol):
     """What is needed of the pool that the VMs are in."""
 
-    def plugin(self, function: str, /, **arguments: str) -> Dict[str, Any]:
+    def plugin(self, _function: str, **arguments: str) -> Dict[str, Any]:
         """Call sxm.py on its master. Raises XenAPI.Failure, or one of AWAY."""
 
 
