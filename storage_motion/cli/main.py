@@ -19,6 +19,7 @@ import storage_motion
 from storage_motion.cli import command, exit_codes, output
 from storage_motion.cli.commands import (
     cancel,
+    evacuate,
     explain,
     limit,
     listed,
@@ -51,6 +52,7 @@ connection, 4 some of several failed, 5 refused with nothing changed, 130 interr
 COMMANDS: Dict[str, Callable[..., int]] = {
     "plan": plan.plan,
     "migrate": migrate.migrate,
+    "evacuate": evacuate.evacuate,
     "list": listed.listed,
     "show": show.show,
     "watch": watch.watch,

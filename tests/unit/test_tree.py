@@ -29,7 +29,7 @@ LAYERS = (
 FURTHER = {
     "source": ("wire", "dom0", WORDS),
     "destination": ("wire", "dom0", WORDS),
-    "cli": ("api", "xapi", WORDS),
+    "cli": ("api", "plan", "sm", "xapi", WORDS),
     "drivers": ("sm", "dom0", WORDS),
     "plugins": ("api", "xapi", "dom0", WORDS),
 }

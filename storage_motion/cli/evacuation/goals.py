@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Where each VM goes: by what was said, and by the room that is left after what is planned
+already."""
+
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+
+from storage_motion.cli.evacuation.parts import VM, Disk, Left, Planned
+from storage_motion.cli.evacuation.selection import Wanted
+from storage_motion.plan import volumes
+from storage_motion.sm.sr_types import DRIVERS_OF_TYPES
+from storage_motion.xapi.records import NULL, Records
+
+GIB = 1024.0**3
+
+
+class To(NamedTuple):
+    """Where to. `records`: of the destination's pool, the same as the source's for a move within
+    it; `srs`: refs there, none for those that the host sees; `host`: a ref, or "". `networks`:
+    {network of the source's pool, a ref: network there, a UUID}; `network`: for all others, or "":
+    the one that is called alike. `leave`: SRs of the source (refs) in which nothing is to stay.
+    `further`: more arguments of the plugin."""
+
+    records: Records
+    cross_pool: bool = False
+    srs: Tuple[str, ...] = ()
+    host: str = ""
+    networks: Dict[str, str] = {}
+    network: str = ""
+    leave: Tuple[str, ...] = ()
+    further: Dict[str, str] = {}
+
+
+class Room:
+    """What the SRs of the destination have left, after what is planned: a guess, by which one is
+    chosen. What there has to be the dry runs tell."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._taken: Dict[str, int] = {}
+
+    def take(self, sr: str, disks: Tuple[Disk, ...]) -> None:
+        """Plan disks into an SR (a ref)."""
+        record = self._records.of("SR", sr)
+        self._taken[sr] = self._taken.get(sr, 0) + sum(needed(record, disk) for disk in disks)
+
+    def left(self, sr: str) -> int:
+        """Bytes; negative where more is planned than there is."""
+        return self._free(sr) - self._taken.get(sr, 0)
+
+    def _free(self, sr: str) -> int:
+        record = self._records.of("SR", sr)
+        return int(record["physical_size"]) - int(record["physical_utilisation"])
+
+
+def needed(sr: Dict[str, Any], disk: Disk) -> int:
+    """What a disk takes of an SR (its record), in bytes: on LVM its whole size, however much is in
+    it (storage_motion/plan/room.py judges each VM by itself, as exactly as SM does)."""
+    if sr["type"] in volumes.TYPES:
+        return volumes.full("vhd", disk.size)
+    return disk.data + volumes.file("vhd", disk.size)
+
+
+def choose(source: Records, wanted: Wanted, to: To, room: Room) -> Union[Planned, Left]:
+    """What is planned with a VM; or that it stays, as nothing of it has to move, or can."""
+    seen = _seeing(source, wanted, to)
+    srs = [sr for sr in to.srs or _possible(to.records) if _plugged(to.records, sr, seen)]
+    moving = tuple(disk for disk in wanted.disks if _moves(source, disk, to, seen))
+    if not moving:
+        return _stays(
+            wanted,
+            "all its disks are there already",
+            "nothing, or xe vm-migrate to move the VM alone",
+        )
+    uuids = {disk.source_sr for disk in moving}
+    if not to.cross_pool:
+        srs = [sr for sr in srs if to.records.of("SR", sr)["uuid"] not in uuids]
+    if not srs:
+        return _stays(
+            wanted,
+            "no SR that it may go to is plugged where it would run",
+            "plug the SR there (xe pbd-plug), or name another SR or host",
+        )
+    chosen = max(srs, key=lambda sr: (room.left(sr), to.records.of("SR", sr)["uuid"]))
+    room.take(chosen, moving)
+    uuid = to.records.of("SR", chosen)["uuid"]
+    moving = tuple(disk._replace(destination_sr=uuid) for disk in moving)
+    hosts = {ref for ref in (wanted.record["resident_on"], to.host) if ref and ref != NULL}
+    names = {source.of("host", ref)["uuid"] for ref in hosts if source.of("host", ref)}
+    return Planned(
+        vm=wanted.record["uuid"],
+        name=wanted.record["name_label"],
+        disks=moving,
+        arguments=_arguments(source, wanted, to, moving, uuid),
+        hosts=tuple(sorted(names)),
+    )
+
+
+def _arguments(
+    source: Records, wanted: Wanted, to: To, moving: Tuple[Disk, ...], sr: str
+) -> Dict[str, str]:
+    arguments = dict(to.further, vm=wanted.record["uuid"])
+    if to.cross_pool:
+        # for all that the VM has besides: snapshots, the image of its memory
+        arguments["destination-sr-uuid"] = sr
+        for ref in wanted.record["VIFs"]:
+            vif = source.of("VIF", ref)
+            network = to.networks.get(vif["network"], to.network)
+            if network:
+                arguments["vif:" + vif["uuid"]] = network
+    else:
+        arguments.update({"vdi:" + disk.vdi: sr for disk in moving})
+    if to.host:
+        arguments["host-uuid"] = to.records.of("host", to.host)["uuid"]
+    return arguments
+
+
+def _seeing(source: Records, wanted: Wanted, to: To) -> Optional[str]:
+    """The host (a ref) that has to see the new SR; None if any may."""
+    if to.host or to.cross_pool:
+        return to.host or None
+    resident = wanted.record["resident_on"]
+    return resident if wanted.record["power_state"] != "Halted" and resident != NULL else None
+
+
+def _moves(source: Records, disk: Disk, to: To, seen: Optional[str]) -> bool:
+    """Whether a disk has to move: to another pool, or out of an SR, always; within one, if it is in
+    no SR that was named; and without any named, if the host does not see its SR."""
+    ref = source.ref("SR", disk.source_sr)
+    if to.cross_pool or ref in to.leave:
+        return True
+    if to.srs:
+        return ref not in to.srs
+    return not _plugged(source, ref or "", seen)
+
+
+def _possible(records: Records) -> List[str]:
+    """The SRs (refs) that may take disks, where none is named."""
+    return [
+        ref
+        for ref, sr in sorted(records.all("SR").items())
+        if sr["type"] in DRIVERS_OF_TYPES and sr["content_type"] != "iso"
+    ]
+
+
+def _plugged(records: Records, sr: str, host: Optional[str]) -> bool:
+    """Whether an SR is plugged on a host (refs); on any, if that is None."""
+    return any(
+        pbd["SR"] == sr and pbd["currently_attached"] and host in (None, pbd["host"])
+        for pbd in records.all("PBD").values()
+    )
+
+
+def _stays(wanted: Wanted, reason: str, todo: str) -> Left:
+    record = wanted.record
+    return Left(
+        VM,
+        record["uuid"],
+        record["name_label"],
+        len(wanted.disks),
+        sum(disk.size for disk in wanted.disks),
+        reason,
+        todo,
+    )

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The plan of an evacuation, for a person."""
+
+from typing import Callable
+
+from storage_motion.cli.evacuation import codes
+from storage_motion.cli.evacuation.parts import Left, count
+from storage_motion.cli.evacuation.rehearsal import Rehearsal, to_json
+from storage_motion.cli.output import Output, size
+
+
+def show(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> None:
+    """Tell all of it: what would move, in which order, and everything that is wrong. `sr_name`: of
+    an SR of the destination, by its UUID."""
+    totals = to_json(rehearsal)["totals"]
+    out.table(
+        ("#", "VM", "Disks", "Size", "Data", "To SR", "Verdict"),
+        [
+            (
+                str(number),
+                one.planned.name,
+                str(len(one.planned.disks)),
+                size(one.planned.size),
+                size(one.planned.data),
+                ", ".join(sorted({sr_name(disk.destination_sr) for disk in one.planned.disks})),
+                "refused" if one.wrong else "waits" if one.error else "moves",
+            )
+            for number, one in enumerate(rehearsal.rehearsed, 1)
+        ],
+        right=("#", "Disks", "Size", "Data"),
+    )
+    out.line()
+    out.line(
+        "%s of %s would move, %s, of which %s hold data"
+        % (
+            count(totals["disks"], "disk"),
+            count(totals["vms"], "VM"),
+            size(totals["bytes"]),
+            size(totals["data"]),
+        )
+    )
+    for room in rehearsal.room:
+        out.line(
+            "SR %s: %s free, %s needed, %s left"
+            % (room["name"], size(room["free"]), size(room["needed"]), size(room["left"]))
+        )
+    for one in rehearsal.rehearsed:
+        if one.snapshots:
+            out.line(
+                "VM %s: %s of snapshots come along"
+                % (one.planned.name, count(one.snapshots, "disk"))
+            )
+        for warning in one.warnings:
+            out.line("VM %s: warning: %s" % (one.planned.name, warning))
+    for left in rehearsal.left:
+        show_left(left, out)
+    for one in rehearsal.rehearsed:
+        if one.error:
+            verdict = "refused" if one.wrong else "waits"
+            out.line("%s: VM %s: %s" % (verdict, one.planned.name, one.error[0]))
+            for detail in one.error[1:]:
+                out.line("    %s" % detail)
+            out.line("    do: %s" % codes.of(one.error).do)
+    for sentence in rehearsal.short:
+        out.line("no room: %s" % sentence)
+
+
+def show_left(left: Left, out: Output) -> None:
+    """What is not moved, why, and what to do about it."""
+    out.line("not moved: %s %s (%s): %s" % (left.kind, left.name or "-", left.uuid, left.reason))
+    out.line("    do: %s" % left.todo)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The plan of all of it: a dry run of each VM, and the room that all of them take together."""
+
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+
+import XenAPI
+
+from storage_motion.cli.evacuation import codes, order
+from storage_motion.cli.evacuation.goals import GIB, Room, To, choose
+from storage_motion.cli.evacuation.parts import VM, Left, Planned, described
+from storage_motion.cli.evacuation.run import Pool
+from storage_motion.cli.evacuation.selection import Selection
+from storage_motion.xapi.records import Records
+
+
+class Rehearsed(NamedTuple):
+    """A VM and its dry run. `error`: why it was refused, [code, detail, ...], or empty;
+    `snapshots`: how many disks of snapshots come along."""
+
+    planned: Planned
+    error: List[str]
+    warnings: List[str]
+    snapshots: int = 0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something has to be done about it before it moves. That it has to wait for
+        others is no such thing."""
+        return (
+            bool(self.error)
+            and codes.of(self.error).again != codes.QUEUE
+            and not codes.says_moving(self.error)
+        )
+
+    @property
+    def why(self) -> str:
+        """What was said of it, in one line."""
+        return described(self.error)
+
+
+class Rehearsal(NamedTuple):
+    """`rehearsed`: in the order in which they would be begun. `room`: of each SR that something
+    goes to, {"sr", "name", "free", "needed", "left"} in bytes."""
+
+    rehearsed: List[Rehearsed]
+    left: List[Left]
+    room: List[Dict[str, Any]]
+
+    @property
+    def refused(self) -> List[Rehearsed]:
+        """Those with which something is wrong."""
+        return [one for one in self.rehearsed if one.wrong]
+
+    @property
+    def short(self) -> List[str]:
+        """The SRs that have no room for all that goes there: sentences."""
+        return [
+            "SR %s has %.2f GiB free, and all that is planned into it takes %.2f GiB: name another "
+            "SR beside it (--to-sr), or make room there"
+            % (one["name"], one["free"] / GIB, one["needed"] / GIB)
+            for one in self.room
+            if one["left"] < 0
+        ]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.refused and not self.short
+
+
+def rehearse(
+    pool: Pool,
+    source: Records,
+    selection: Selection,
+    to: To,
+    secrets: Mapping[str, str],
+    tell: Callable[[int, int, str], None] = lambda done, all_of_them, name: None,
+) -> Rehearsal:
+    """Plan the smallest first, each with a dry run, which tells what it takes of each SR
+    (storage_motion/plan/room.py). `secrets`: arguments that are not kept.
+    `tell(done, of, name)`: before each. Raises what the pool's calls do."""
+    wanted = sorted(
+        selection.wanted,
+        key=lambda one: (sum(disk.size for disk in one.disks), one.record["name_label"]),
+    )
+    estimate, left, planned = Room(to.records), list(selection.left), []
+    for one in wanted:
+        found = choose(source, one, to, estimate)
+        if isinstance(found, Left):
+            left.append(found)
+        else:
+            planned.append(found)
+    rehearsed, room = [], _Room()
+    for number, each in enumerate(planned):
+        tell(number, len(planned), each.name)
+        done, found_there = _dry_run(pool, each, secrets)
+        rehearsed.append(done)
+        room.take(found_there)
+    first = {one.vm: at for at, one in enumerate(order.smallest_first(planned))}
+    rehearsed.sort(key=lambda one: first[one.planned.vm])
+    return Rehearsal(rehearsed, left, room.figures())
+
+
+def without(rehearsal: Rehearsal, refused: Sequence[Rehearsed]) -> Rehearsal:
+    """The same, with those left where they are."""
+    left = [
+        Left(
+            VM,
+            one.planned.vm,
+            one.planned.name,
+            len(one.planned.disks),
+            one.planned.size,
+            one.why,
+            codes.of(one.error).do,
+            refused=True,
+        )
+        for one in refused
+    ]
+    kept = [one for one in rehearsal.rehearsed if one not in refused]
+    return rehearsal._replace(rehearsed=kept, left=rehearsal.left + left)
+
+
+class _Room:
+    """What the SRs of the destination have, and all of them take."""
+
+    def __init__(self) -> None:
+        self._found: Dict[str, Dict[str, Any]] = {}
+        self._more: Dict[str, int] = {}  # that one of them takes only while it moves
+
+    def take(self, rooms: Iterable[Dict[str, Any]]) -> None:
+        """The room of a dry run: what stays is summed up; of what it takes for a time besides the
+        most counts, once."""
+        for one in rooms:
+            if one["destination"]:
+                sr = one["sr"]
+                known = self._found.setdefault(sr, dict(sr=sr, name=one["name"], needed=0))
+                known["free"] = min(one["free"], known.get("free", one["free"]))
+                known["needed"] += one["stays"]
+                self._more[sr] = max(self._more.get(sr, 0), one["needed"] - one["stays"])
+
+    def figures(self) -> List[Dict[str, Any]]:
+        """As Rehearsal has it."""
+        found = []
+        for sr, one in sorted(self._found.items()):
+            needed = one["needed"] + self._more[sr]
+            found.append(dict(one, needed=needed, left=one["free"] - needed))
+        return found
+
+
+def _dry_run(
+    pool: Pool, planned: Planned, secrets: Mapping[str, str]
+) -> Tuple[Rehearsed, List[Dict[str, Any]]]:
+    """(What came of it, the room that it found)."""
+    arguments: Dict[str, str] = dict(planned.arguments, **secrets)
+    arguments["dry-run"] = "true"
+    try:
+        answer = pool.plugin("migrate", **arguments)
+    except XenAPI.Failure as failure:
+        return Rehearsed(planned, [str(detail) for detail in failure.details], []), []
+    plan = answer["plan"]
+    data = {disk["key"]: disk["data"] for disk in plan["disks"]}
+    disks = tuple(disk._replace(data=data.get(disk.vdi, disk.data)) for disk in planned.disks)
+    hosts = tuple(sorted({plan["source_host"], plan["destination_host"]}))
+    found = planned._replace(disks=disks, hosts=hosts)
+    return Rehearsed(found, [], list(plan["warnings"]), len(plan["history"])), answer["room"]
+
+
+def to_json(rehearsal: Rehearsal) -> Dict[str, Any]:
+    """As JSON values."""
+    moving = [one for one in rehearsal.rehearsed if not one.wrong]
+    return {
+        "vms": [
+            dict(
+                one.planned.to_json(),
+                refused=one.wrong,
+                error=one.error,
+                warnings=one.warnings,
+                snapshots=one.snapshots,
+                bytes=one.planned.size,
+                data=one.planned.data,
+            )
+            for one in rehearsal.rehearsed
+        ],
+        "not_moved": [one._asdict() for one in rehearsal.left],
+        "room": rehearsal.room,
+        "short": rehearsal.short,
+        "totals": {
+            "vms": len(moving),
+            "disks": sum(len(one.planned.disks) for one in moving),
+            "bytes": sum(one.planned.size for one in moving),
+            "data": sum(one.planned.data for one in moving),
+            "refused_vms": len(rehearsal.refused),
+        },
+        "whole": rehearsal.whole,
+    }

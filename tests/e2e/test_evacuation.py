@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""An array is emptied: 40 disks of 12 VMs go from one SR to two others, four VMs at a time. The
+machine that runs sxm dies half-way, and one VM is changed while it moves; the same command, run
+again, brings it to its end, and what it tells adds up."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lab.pools import leftovers, vms as made_vms
+from lab.pools.topology import PoolPlan
+from tests.e2e.scene import assert_settles
+from tests.eventually import eventually
+
+MIB = 1 << 20
+PLAN = (PoolPlan("A", ("a1",), False, ("old", "new1", "new2")),)
+DISKS = (1, 2, 3, 4, 5, 3, 4, 4, 3, 4, 3, 4)
+"""Of each VM. The one with five is to fail."""
+FAILS = DISKS.index(5)
+RUN = (1, 6)
+"""VMs that run, and write."""
+GUEST = {"writes": 20, "fill": 0.3}
+CONCURRENCY = 4
+HALF = 5
+"""VMs that have moved when sxm dies."""
+BOUND = 240.0
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+class Command:
+    """sxm on a machine of its own, which is `home` and no more."""
+
+    def __init__(self, pool, home):
+        self._pool = pool
+        self._address = "%s:%d" % (pool.master.address, pool.master.https_port)
+        self._environment = dict(
+            os.environ,
+            SXM_PASSWORD=pool.password,
+            XDG_CONFIG_HOME=str(home / "config"),
+            XDG_STATE_HOME=str(home / "state"),
+            PYTHONPATH=REPOSITORY,
+        )
+        self.state = str(home / "state" / "sxm" / "evacuations" / "array.jsonl")
+
+    def begin(self, *options):
+        return subprocess.Popen(
+            [sys.executable, "-m", "storage_motion.cli.main", "-s", self._address, "evacuate"]
+            + ["--sr", "a1-old", "--to-sr", "a1-new1", "--to-sr", "a1-new2", "--name", "array"]
+            + ["--concurrency", "4", "--per-host", "4", "--per-sr", "4", "--retries", "0"]
+            + list(options),
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *options, meanwhile=lambda process: None):
+        """(exit status, what it said)"""
+        process = self.begin(*options)
+        try:
+            meanwhile(process)
+            said = process.communicate(timeout=BOUND)[0]
+        finally:
+            process.kill()
+        print(said)
+        return process.returncode, said
+
+    def listed(self):
+        """The migrations that the pool knows."""
+        api = self._pool.xapi
+        master = self._pool.host_ref(self._pool.master.name)
+        return json.loads(api.host.call_plugin(master, "sxm.py", "list", {}))["migrations"]
+
+    def events(self, kind):
+        if not os.path.exists(self.state):
+            return []
+        with open(self.state) as stream:
+            found = [json.loads(line) for line in stream if line.endswith("\n")]
+        return [event for event in found if event["event"] == kind]
+
+
+@pytest.fixture
+def vms(lab):
+    """The VMs (refs), and one disk that no VM has."""
+    pool = lab.pool("A")
+    made = [
+        pool.create_vm("vm%02d" % number, [(pool.sr("a1", "old"), 4 * MIB)] * disks, GUEST)
+        for number, disks in enumerate(DISKS)
+    ]
+    for number in RUN + (FAILS,):
+        uuid = pool.start_vm(made[number], "a1")
+        guest = pool.host("a1").guest(uuid)
+        eventually(lambda: guest.status()["writes_acknowledged"] >= 20, "its first writes", 30)
+    pool.xapi.VM.hard_shutdown(made[FAILS])
+    return made
+
+
+def disks_of(pool, vm):
+    return [pool.xapi.VBD.get_VDI(vbd) for vbd in pool.xapi.VM.get_VBDs(vm)]
+
+
+def digests(pool, vm):
+    """{UUID: digest of its image} of the disks of a halted VM."""
+    found = {}
+    for vdi in disks_of(pool, vm):
+        record = pool.xapi.VDI.get_record(vdi)
+        place = "%s/run/sr-mount/%s" % (pool.host("a1").root, pool.xapi.SR.get_uuid(record["SR"]))
+        (name,) = [name for name in os.listdir(place) if name.startswith(record["location"] + ".")]
+        with open(os.path.join(place, name), "rb") as image:
+            found[record["uuid"]] = hashlib.sha256(image.read()).hexdigest()
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
+    pool, command = lab.pool("A"), Command(lab.pool("A"), tmp_path)
+    xapi = pool.xapi
+    kept = digests(pool, vms[FAILS])
+
+    def dies(process):
+        eventually(
+            lambda: len(command.events("moved")) >= HALF or process.poll() is not None,
+            "half of them",
+            BOUND,
+        )
+        process.send_signal(signal.SIGKILL)
+
+    command.run(meanwhile=dies)
+    before = command.events("started")
+    assert HALF <= len(command.events("moved")) < len(before) < 12
+    assert not command.events("finished")
+
+    def changes(process):
+        """An interface more, of which its plan knows nothing."""
+        one = xapi.VM.get_uuid(vms[FAILS])
+        eventually(
+            lambda: (
+                one in [event["vm"] for event in command.events("started")]
+                or process.poll() is not None
+            ),
+            "the start of the one that fails",
+            BOUND,
+        )
+        made_vms.attach_network(xapi, vms[FAILS], pool.network(), 1)
+
+    status, said = command.run("--json", meanwhile=changes)
+    assert status == 4, "some have failed"
+    found = json.loads(said[said.index("\n{") :])
+    assert found["asked"] == {"vms": 12, "disks": 40, "bytes": 160 * MIB}
+    assert found["moved"] == {"vms": 11, "disks": 35, "bytes": 140 * MIB}
+    assert found["failed"] == {"vms": 1, "disks": 5, "bytes": 20 * MIB}
+    (failed,) = [one for one in found["vms"] if one["state"] == "failed"]
+    assert (failed["name"], failed["code"]) == ("vm04", "SXM_VM_CHANGED")
+    assert failed["data"] == "at the source, untouched" and failed["do"]
+
+    # each was begun once, by whichever of the two, as the pool tells as well
+    begun = [one["vm"] for one in command.listed()]
+    assert len(begun) == len(set(begun)) == 12
+    old, new = pool.sr("a1", "old"), {pool.sr("a1", "new1"), pool.sr("a1", "new2")}
+    went = []
+    for number, vm in enumerate(vms):
+        srs = [xapi.VDI.get_SR(vdi) for vdi in disks_of(pool, vm)]
+        assert len(srs) == DISKS[number]
+        assert set(srs) == {old} if number == FAILS else set(srs) < new, number
+        went += srs
+    assert new < set(went)
+    assert digests(pool, vms[FAILS]) == kept
+    for number in RUN:
+        guest = pool.host("a1").guest(xapi.VM.get_uuid(vms[number]))
+        begun = guest.status()["writes_acknowledged"]
+        eventually(lambda: guest.status()["writes_acknowledged"] > begun + 10, "writes", 30)
+        assert guest.check()["missing"] == 0
+    assert_settles(lambda: leftovers.at_rest(lab))

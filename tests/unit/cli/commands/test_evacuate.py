@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`sxm evacuate`, as a person gives it."""
+
+import json
+
+import pytest
+
+from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
+from storage_motion.cli.evacuation import run as runs
+
+
+class Plugin:
+    """Moves each VM as soon as it is asked; `fails`: {VM's name: its error}; `refuses`: the same,
+    before it begins. `stops`: Ctrl-C comes at the first look at one that runs."""
+
+    def __init__(self, pool):
+        self.pool, self.fails, self.refuses, self.stops = pool, {}, {}, False
+        self.begun = []
+        self.given = []
+
+    def migrate(self, given):
+        name = next(
+            vm["name_label"] for vm in self.pool.tables["VM"].values() if vm["uuid"] == given["vm"]
+        )
+        self.given.append(given)
+        if name in self.refuses:
+            raise failure(*self.refuses[name])
+        if given.get("dry-run") == "true":
+            disks = [{"key": key[4:], "data": 5} for key in given if key.startswith("vdi:")]
+            return {
+                "room": [],
+                "plan": {
+                    "source_host": "h",
+                    "destination_host": "h",
+                    "disks": disks,
+                    "history": [],
+                    "warnings": [],
+                },
+            }
+        self.begun.append((name, given))
+        return {"migration": "m%d" % (len(self.begun) - 1), "task": "t"}
+
+    def list(self, _):
+        return {
+            "migrations": [
+                {"migration": "m%d" % number, "vm": given["vm"], "state": "succeeded"}
+                for number, (_, given) in enumerate(self.begun)
+            ],
+            "unreadable": [],
+        }
+
+    def status(self, given):
+        if self.stops:
+            raise KeyboardInterrupt
+        name, asked = self.begun[int(given["migration"][1:])]
+        error = self.fails.get(name)
+        return {
+            "migration": given["migration"],
+            "state": "failed" if error else "succeeded",
+            "error": error,
+            "committed": not error,
+            "left": [],
+            "bytes_moved": 5,
+            "bytes_to_move": 5,
+            "started": 1.0,
+            "updated": 2.0,
+            "disks": [
+                {"vdi": key[4:], "destination_sr": sr}
+                for key, sr in asked.items()
+                if key.startswith("vdi:")
+            ],
+        }
+
+
+@pytest.fixture
+def plugin(sxm, tmp_path, monkeypatch):
+    """Of paris, whose SR p1-sr has the disks of web and db, and a disk of nobody."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(runs, "POLL", 0.0)
+    pool = sxm.pools["paris"]
+    sr, host = by_name(pool, "SR", "p1-sr"), by_name(pool, "host", "p1")
+    for name, disks in (("web", 2), ("db", 1)):
+        add_vm(
+            pool,
+            host,
+            [add_vdi(pool, sr, GIB) for _ in range(disks)],
+            by_name(pool, "network", "guests"),
+            name_label=name,
+            tags=["gold"],
+            snapshot_of="OpaqueRef:NULL",
+            suspend_VDI="OpaqueRef:NULL",
+        )
+    add_vdi(pool, sr, GIB, name_label="stray")
+    add_sr(pool, "new", [host])
+    found = Plugin(pool)
+    sxm.answers.update(migrate=found.migrate, list=found.list, status=found.status)
+    return found
+
+
+ARRAY = ("evacuate", "--sr", "p1-sr", "--to-sr", "new")
+
+
+def states(tmp_path):
+    return sorted((tmp_path / "state" / "sxm" / "evacuations").glob("*.jsonl"))
+
+
+def test_a_dry_run_shows_all_and_begins_nothing(sxm, plugin, tmp_path):
+    seen = sxm(*ARRAY, "--dry-run")
+    assert seen.status == 0 and seen.err == ""
+    assert "3 disks of 2 VMs would move" in seen.out and "stray" in seen.out
+    assert plugin.begun == [] and states(tmp_path) == []
+    assert max(len(line) for line in seen.out.splitlines()[:5]) <= 80
+    document = sxm(*ARRAY, "--dry-run", "--json").document
+    assert document["totals"]["disks"] == 3 and document["whole"]
+
+
+def test_it_moves_all_and_adds_it_up(sxm, plugin, tmp_path):
+    seen = sxm(*ARRAY, "--json")
+    assert seen.status == 0
+    found = seen.document
+    assert found["asked"]["disks"] == 4 and found["moved"]["disks"] == 3
+    assert found["skipped"] == {"vms": 0, "disks": 1, "bytes": GIB}
+    assert [name for name, _ in plugin.begun] == ["db", "web"], "the smaller one first"
+    assert "moved web" in seen.err, "lines for who looks on"
+    assert len(states(tmp_path)) == 1
+    seen = sxm(*ARRAY)
+    assert seen.status == 0 and "asked for: 4 disks of 2 VMs" in seen.out
+    assert len(states(tmp_path)) == 2, "what has ended is kept, and another one begun"
+
+
+def test_that_some_failed_is_said_by_its_status(sxm, plugin):
+    plugin.fails = {"web": ["SXM_DESTINATION_FULL", "vdi", "no space"]}
+    seen = sxm(*ARRAY)
+    assert seen.status == 4
+    assert "failed: VM web (2 disks): SXM_DESTINATION_FULL: vdi, no space" in seen.out
+    assert "its data: at the source, untouched" in seen.out and "do: make room" in seen.out
+
+
+def test_nothing_is_begun_if_anything_is_wrong(sxm, plugin, tmp_path):
+    plugin.refuses = {"web": ["SXM_BAD_ARGUMENTS", "vdi:x: is paused; wait for that"]}
+    seen = sxm(*ARRAY)
+    assert seen.status == 5 and plugin.begun == [] and states(tmp_path) == []
+    assert "refused: VM web" in seen.out and "--skip-refused" in seen.err
+    seen = sxm(*ARRAY, "--skip-refused")
+    assert seen.status == 4 and [name for name, _ in plugin.begun] == ["db"]
+    assert "not moved: VM web" in seen.out
+
+
+def test_ctrl_c_tells_what_goes_on_and_how_to(sxm, plugin, tmp_path):
+    plugin.stops = True
+    seen = sxm(*ARRAY, "--concurrency", "1")
+    assert seen.status == 130 and [name for name, _ in plugin.begun] == ["db"]
+    for text in (
+        "VM db goes on by itself: migration m0",
+        "run the same",
+        "sxm cancel",
+        "waiting: 1 VM",
+    ):
+        assert text in seen.err, seen.err
+    plugin.stops = False
+    seen = sxm(*ARRAY, "--json")
+    assert seen.status == 0 and "going on with" in seen.err
+    assert [name for name, _ in plugin.begun] == ["db", "web"]
+    assert seen.document["moved"]["disks"] == 3 and len(states(tmp_path)) == 1
+
+
+def test_another_evacuation_does_not_take_over_a_name(sxm, plugin):
+    plugin.stops = True
+    sxm(*ARRAY, "--name", "one")
+    seen = sxm("evacuate", "--tag", "gold", "--to-sr", "new", "--name", "one")
+    assert seen.status == 2 and "another evacuation" in seen.err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--to-sr", "new"), "what is to move?"),
+        (("--sr", "p1-sr"), "where to?"),
+        (("--sr", "p1-sr", "--pool", "--to-sr", "new"), "not --sr and --pool"),
+        (("--pool", "--to-sr", "new", "--network", "x"), "--network is for --to-pool"),
+        (("--pool", "--to-sr", "new", "--argument", "vdi:x=y"), "options of its own"),
+        (("--pool", "--to-sr", "new", "--argument", "bandwidth"), "not name=value"),
+        (("--sr", "nowhere", "--to-sr", "new"), "nowhere"),
+        (("--pool", "--to-sr", "new", "--concurrency", "0"), "concurrency"),
+    ],
+)
+def test_what_is_not_understood(sxm, plugin, words, said):
+    seen = sxm("evacuate", *words)
+    assert seen.status == 2 and said in seen.err and plugin.given == []
+
+
+def test_to_another_pool(sxm, plugin, tmp_path):
+    lyon = sxm.pools["lyon"]
+    words = ("evacuate", "--vm", "web", "--to-pool", "lyon", "--network", "guests=management")
+    seen = sxm(*words)
+    assert seen.status == 0, seen.err
+    ((_, given),) = plugin.begun
+    assert given["remote-master"] == "10.1.0.1" and given["remote-username"] == "admin"
+    assert given["remote-password"] == "secret of lyon"
+    assert given["destination-sr-uuid"] == uuid_of(lyon, "SR", by_name(lyon, "SR", "l1-sr"))
+    (network,) = [value for name, value in given.items() if name.startswith("vif:")]
+    assert network == uuid_of(lyon, "network", by_name(lyon, "network", "management"))
+    (state,) = states(tmp_path)
+    assert "secret" not in state.read_text()
+
+
+def test_what_each_is_to_have_reaches_the_plugin(sxm, plugin):
+    sxm(*ARRAY, "--argument", "bandwidth=1MiB", "--argument", "cbt=renew")
+    assert all((one["bandwidth"], one["cbt"]) == ("1MiB", "renew") for one in plugin.given)
+    assert json.dumps(plugin.begun)
