@@ -89,8 +89,8 @@ def _seen(found: List[Finding], name: str, connect: Callable[[], Pool]) -> Any:
     found.append(
         Finding(
             OK,
-            "its toolstack answers, with the certificate that is trusted here; %d hosts"
-            % len(seen.hosts),
+            "its toolstack answers, with the certificate that is trusted here; hosts: %s"
+            % ", ".join(host["name_label"] for _, host in seen.hosts),
             "pool %s" % pool.name,
             check="toolstack",
         )

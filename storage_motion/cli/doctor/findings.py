@@ -32,9 +32,9 @@ def document(found: List[Finding]) -> Dict[str, Any]:
 
 
 def show(out: Output, found: List[Finding]) -> None:
-    """For a person: each with its remedy below it, the verdict at the end."""
+    """For a person: each with its remedy below it, what is worst at the end, where it is seen."""
     rows = []
-    for one in found:
+    for one in sorted(found, key=lambda one: LEVELS.index(one.level)):
         rows.append((one.level, one.check, "%s: %s" % (one.where, one.what)))
         if one.remedy:
             rows.append(("", "", "What to do: %s" % one.remedy))

@@ -239,13 +239,13 @@ RENEW = {
 
 def certificates(seen: Seen) -> Iterator[Finding]:
     """Those by which the hosts show who they are."""
-    if seen.certificates is None:
-        yield Finding(OK, "this xapi tells no dates of certificates", "pool %s" % seen.name)
+    of_hosts = [one for one in seen.certificates.values() if one.get("type", "host") in RENEW]
+    where = "pool %s" % seen.name
+    if not of_hosts:
+        yield Finding(OK, "this xapi tells no dates of its hosts' certificates", where)
         return
     now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
-    for record in seen.certificates.values():
-        if record.get("type", "host") not in RENEW:
-            continue
+    for record in of_hosts:
         where = seen.where("host", record["host"])
         begins, ends = _time(record["not_before"]), _time(record["not_after"])
         right = RENEW[record.get("type", "host")] % _uuid(seen, record)

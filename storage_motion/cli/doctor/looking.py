@@ -4,7 +4,7 @@ later. Whoever does not answer in time is noted as such."""
 
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Tuple, TypeVar
 
 import XenAPI
 
@@ -36,7 +36,7 @@ class Seen:
     """A pool as it was found. `facts`: {host's ref: what the plugin's `doctor` says}; `failures`:
     {host's ref: [code, detail, ...]} of those that do not say it; `relinking`: {VDI's ref: "none",
     "left", "unknown"}; `paused`: the refs of VDIs that SM had paused at both of two looks;
-    `certificates`: {ref: record}, None if this xapi tells none."""
+    `certificates`: {ref: record}."""
 
     def __init__(self, name: str, url: str, view: Records) -> None:
         self.name = name
@@ -47,7 +47,7 @@ class Seen:
         self.clocks: Dict[str, Clock] = {}
         self.relinking: Dict[str, str] = {}
         self.paused: List[str] = []
-        self.certificates: Optional[Dict[str, Dict[str, Any]]] = None
+        self.certificates: Dict[str, Dict[str, Any]] = {}
 
     @property
     def hosts(self) -> List[Tuple[str, Dict[str, Any]]]:
@@ -127,14 +127,14 @@ def failure_of(error: Exception) -> List[str]:
     return [NO_ANSWER, sessions.reason(error)]
 
 
-def _certificates(view: Records) -> Optional[Dict[str, Dict[str, Any]]]:
+def _certificates(view: Records) -> Dict[str, Dict[str, Any]]:
     """None of a xapi that has none (before 1.290: datamodel_certificate.ml, rel_stockholm)."""
     try:
         return view.all("Certificate")
     except XenAPI.Failure as failure:
         if failure.details[0] != NOT_KNOWN:
             raise
-        return None
+        return {}
 
 
 def _ask_hosts(pool: Pool, seen: Seen) -> None:
