@@ -94,7 +94,7 @@ def same_version(pools: List[Seen]) -> Iterator[Finding]:
             where,
             INSTALL % sorted(by_version)[-1],
         )
-    elif by_version and storage_motion.__version__ not in by_version:
+    elif by_version and _release(storage_motion.__version__) not in map(_release, by_version):
         yield Finding(
             WARNING,
             "the hosts have version %s, and sxm is %s"
@@ -104,8 +104,13 @@ def same_version(pools: List[Seen]) -> Iterator[Finding]:
         )
 
 
+def _release(version: str) -> str:
+    """Without what the package adds to it (rpm/storage-xenmotion.spec): sxm has none."""
+    return version.partition("-")[0]
+
+
 def pools_in_words(pools: List[Seen]) -> str:
-    """ "pools paris and lyon"."""
+    """As "pools paris and lyon"."""
     return "pool%s %s" % ("s" if len(pools) > 1 else "", " and ".join(one.name for one in pools))
 
 

@@ -187,6 +187,9 @@ def test_versions(sxm, hosts):
     hosts.facts["p1"] = {"version": "0.0.1"}
     level, where, what = only(sxm("doctor", "--json"), "version")
     assert level == WARNING and "the hosts have version 0.0.1, and sxm is" in what
+    package = {"version": storage_motion.__version__ + "-1.git"}
+    hosts.facts = {"p1": package, "p2": package}
+    assert bad(sxm("doctor", "--json")) == [], "a package adds a release to it"
 
 
 @pytest.mark.parametrize(
