@@ -10,7 +10,7 @@ from storage_motion.cli import exit_codes, passwords, pools
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.doctor import findings, looking, reachability, table
 from storage_motion.cli.doctor.findings import OK, PROBLEM, Finding
-from storage_motion.cli.failures import CertificateChanged
+from storage_motion.cli.failures import CertificateChanged, NotUnderstood
 from storage_motion.cli.pools import Pool
 from storage_motion.errors import BadCredentials, CertificateMismatch, HostIsSlave, Unreachable
 
@@ -60,6 +60,8 @@ def doctor(
         )
     looked = [one for one in (first, second) if one]
     seen = [one[1] for one in looked]
+    if len({one.view.pool()["uuid"] for one in seen}) < len(seen):
+        raise NotUnderstood("--to-pool: that is the same pool")
     found += table.judged(seen, _tries(looked))
     if run.out.json:
         run.out.document(findings.document(found))

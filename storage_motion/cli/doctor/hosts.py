@@ -5,11 +5,15 @@ import datetime
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import storage_motion
-from storage_motion.cli import output
+from storage_motion.cli import exit_codes, output
 from storage_motion.cli.doctor.findings import OK, PROBLEM, WARNING, Finding
 from storage_motion.cli.doctor.looking import Seen
 
 MISSING, UNKNOWN = "XENAPI_MISSING_PLUGIN", "UNKNOWN_XENAPI_PLUGIN_FUNCTION"
+NO_ANSWER = (
+    "look in /var/log/xensource.log and /var/log/sxm.log there; xe-toolstack-restart there may "
+    "help, and hinders no migration"
+)
 INSTALL = "install storage-xenmotion %s on every host (docs/operations.md, Install)"
 APART = 5.0  # seconds that clocks may be apart before anybody minds
 FAR_APART = 300.0
@@ -56,8 +60,7 @@ def plugin(seen: Seen) -> Iterator[Finding]:
                 PROBLEM,
                 "does not answer: %s" % ": ".join(failure),
                 where,
-                "look in /var/log/xensource.log and /var/log/sxm.log there; xe-toolstack-restart "
-                "there may help, and hinders no migration",
+                exit_codes.of(failure).remedy or NO_ANSWER,
             )
 
 

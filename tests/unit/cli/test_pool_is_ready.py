@@ -468,6 +468,18 @@ def test_a_pool_that_cannot_be_reached(sxm, hosts):
     assert [where for _, where, _ in bad(alone, "toolstack")] == ["pool 10.9.9.9"]
 
 
+def test_a_pool_is_not_compared_with_itself(sxm, hosts):
+    seen = sxm("doctor", "--to-pool", "paris")
+    assert seen.status == exit_codes.NOT_UNDERSTOOD and "that is the same pool" in seen.err
+
+
+def test_who_may_not_ask_the_plugin_is_told_so(sxm, hosts):
+    hosts.facts["p1"] = hosts.facts["p2"] = failure("RBAC_PERMISSION_DENIED", "host.call_plugin")
+    seen = sxm("doctor", "--json")
+    remedies = [one["remedy"] for one in seen.document["findings"] if one["level"] == PROBLEM]
+    assert remedies == ["log in as a pool administrator"] * 2
+
+
 def test_a_toolstack_that_does_not_answer(sxm, hosts, paris):
     def gone():
         raise ConnectionRefusedError(111, "Connection refused")
