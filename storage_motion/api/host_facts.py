@@ -26,15 +26,17 @@ PACKAGES = ("xapi-core", "sm")  # blktap's is in `installed`
 
 def facts(_: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     """{"time": seconds since the epoch, "installed": as plan/installed.py has it, "packages":
-    {name: its version, or None}, "ports": [first, last] that a receiver may listen on, "room":
-    bytes that are free for journals, "journals": [those that have not come to their end],
-    "unreadable": [failures, one for each journal that cannot be trusted]}"""
+    {name: its version, or None}, "ports": [first, last] that a receiver may listen on, "port": one
+    of these that is nobody's now, "room": bytes that are free for journals, "journals": [those that
+    have not come to their end], "unreadable": [failures, one for each journal that cannot be
+    trusted]}"""
     unreadable: List[List[str]] = []
     journals = _open(SOURCE, unreadable) + _open(RECEIVING, unreadable)
     return {
         "installed": installed.here(),
         "packages": {name: _version(name) for name in PACKAGES},
         "ports": list(ports.of_receivers()),
+        "port": ports.unused(),
         "room": _room(),
         "journals": journals,
         "unreadable": unreadable,

@@ -32,7 +32,7 @@ UNUSUAL = (1024, 65535)  # the least that is taken for one, where that cannot be
 XAPI = 443  # also xenopsd's, for the memory of a VM
 NOTE = "doctor-port"  # in /var/lib/sxm: the port that the firewall was opened for, while it is
 LISTEN = 25.0  # seconds
-TRY = 12.0  # seconds for a listener to be there
+TRY = 15.0  # seconds for a listener to be there
 CONNECT = 4.0  # seconds for one connection
 PAUSE = 0.25  # seconds between two of them
 MOST = 256  # of those that are tried in one call
@@ -49,6 +49,14 @@ def of_receivers() -> Tuple[int, int]:
             return int(first), int(last)
     except (OSError, ValueError):
         return UNUSUAL
+
+
+def unused() -> int:
+    """One that the kernel gives just now, on all addresses: it is nobody's for the moment, whereas
+    one by chance may be that of a connection, be it one that has ended."""
+    with contextlib.closing(_bound(False, 0)) as sock:
+        port: int = sock.getsockname()[1]
+    return port
 
 
 def listen(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
@@ -81,7 +89,7 @@ def listen(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
 
 
 def reach(_: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
-    """Try each of `targets`, a JSON list of [address, port], all at once, at most 12 s.
+    """Try each of `targets`, a JSON list of [address, port], all at once, at most 15 s.
     {"found": [in their order: "open", or "refused", "silent", "unreachable", "other" (somebody
     else listens there)]}. At port 443 a connection is all that is asked for.
 

@@ -223,7 +223,7 @@ def test_the_doctor_finds_what_is_wrong_and_nothing_in_a_lab_that_is_well(lab, t
         os.rename(plugin + ".away", plugin)
     of_vm = "VM claimed (%s)" % here.xapi.VM.get_uuid(vm)
     of_vdi = "VDI %s (%s)" % (here.xapi.VDI.get_name_label(vdi), here.xapi.VDI.get_uuid(vdi))
-    bad = {key: what for key, what in found.items() if key[0] != "ok"}
+    bad = {key: what for key, what in found.items() if key[0] == "problem"}
     assert status == 1 and sorted(bad) == [
         ("problem", "SM", of_vdi),
         ("problem", "leftovers", of_vm),

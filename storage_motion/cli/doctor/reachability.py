@@ -98,12 +98,5 @@ def _of(node: Node, port: int) -> List[Tuple[str, int]]:
 
 
 def _ports(goals: List[Node]) -> Dict[str, int]:
-    """{host's ref: a port that a receiver may get there}: of all that listen each has another."""
-    found: Dict[str, int] = {}
-    for node in goals:
-        first, last = node.seen.facts[node.ref]["ports"]
-        while node.ref not in found:
-            port = first + secrets.randbelow(last - first + 1)
-            if port not in found.values() or last - first < len(goals):
-                found[node.ref] = port
-    return found
+    """{host's ref: a port that a receiver may get there}"""
+    return {node.ref: node.seen.facts[node.ref]["port"] for node in goals}

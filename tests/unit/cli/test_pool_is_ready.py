@@ -59,6 +59,7 @@ class Hosts:
                 },
                 "packages": {"xapi-core": "25.6", "sm": "3.2"},
                 "ports": [32768, 60999],
+                "port": 40000 + int(name[-1]) + (10 if name.startswith("l") else 0),
                 "room": 8 << 30,
                 "journals": [],
                 "unreadable": [],
@@ -131,7 +132,7 @@ def test_two_pools_that_are_well(sxm, hosts):
         ("p1", 1),
         ("p2", 1),
     ]
-    assert len({port for _, port, _ in hosts.listened}) == 3
+    assert {port for _, port, _ in hosts.listened} == {40001, 40002, 40011}
     assert {(one, goal) for one, goal, _ in hosts.tried} == {
         ("p1", "p2"),
         ("p2", "p1"),
