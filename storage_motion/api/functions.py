@@ -10,7 +10,7 @@ import difflib
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple
 
 import storage_motion
-from storage_motion.api import arguments, commands, log, lookup, migrate
+from storage_motion.api import arguments, commands, host_facts, log, lookup, migrate, ports
 from storage_motion.api.arguments import Argument, Problems, Takes
 from storage_motion.dom0 import state_db
 from storage_motion.errors import BadArguments
@@ -32,6 +32,10 @@ FOR_VM = Argument("vm", "the UUID of the VM that the disks are for")
 DISKS = Argument("disks", "a JSON list of the disks")
 DISK = Argument("vdi", "the disk's UUID")
 ADDRESS = Argument("address", "where the receiver listens")
+PORT = Argument("port", "one of those that receivers get")
+EXPECT = Argument("expect", "how many will call")
+WORD = Argument("word", "what they say: 32 hexadecimal digits")
+TARGETS = Argument("targets", "a JSON list of [address, port]")
 
 ONE = Takes((MIGRATION, VM, LOCAL), (("migration", "vm"),))
 THIS = Takes((MIGRATION,), (("migration",),))
@@ -119,6 +123,19 @@ FUNCTIONS: Dict[str, Function] = {
             )
         ),
         commands.recover,
+    ),
+    host_facts.FUNCTION: Function(
+        "for sxm doctor: what only this host knows of itself", Takes(()), host_facts.facts
+    ),
+    ports.LISTENS: Function(
+        "for sxm doctor: listens for a moment, as a receiver does",
+        Takes((PORT, EXPECT, WORD), (("port",), ("expect",), ("word",))),
+        ports.listen,
+    ),
+    ports.REACHES: Function(
+        "for sxm doctor: tries to connect to such listeners, and to xapi",
+        Takes((TARGETS, WORD), (("targets",), ("word",))),
+        ports.reach,
     ),
     "receive": Function(
         "for the source: makes the new disks and receives them",

@@ -19,6 +19,7 @@ import storage_motion
 from storage_motion.cli import command, exit_codes, output
 from storage_motion.cli.commands import (
     cancel,
+    doctor,
     evacuate,
     explain,
     limit,
@@ -60,6 +61,7 @@ COMMANDS: Dict[str, Callable[..., int]] = {
     "resume": resume.resume,
     "recover": recover.recover,
     "limit": limit.limit,
+    "doctor": doctor.doctor,
     "trust": trust.trust,
     "help": explain.explain,
 }

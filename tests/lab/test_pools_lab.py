@@ -2,9 +2,11 @@
 """The whole lab: a VM starts, writes, is looked at by xe, moves by xenopsd alone, survives kills,
 and nothing is left."""
 
+import json
 import os
 import subprocess
 import sys
+from uuid import uuid4
 
 import pytest
 
@@ -178,6 +180,59 @@ def test_a_guest_and_a_xenopsd_that_are_killed_are_noticed(lab):
     eventually(lambda: pool.xapi.VM.get_power_state(vm) == "Halted", "xapi knows of its end")
     delete(pool, vm)
     assert [text for text in leftovers.at_rest(lab) if "xenopsd knows" not in text] == []
+
+
+def doctor(lab, tmp_path):
+    """(exit status, {(level, check, where): what}) of what `sxm doctor` finds in both pools."""
+    here, there = lab.pool("A"), lab.pool("B")
+    done = subprocess.run(
+        [sys.executable, "-m", "storage_motion.cli.main"]
+        + ["-s", here.url, "doctor", "--to-pool", there.url, "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        cwd=REPOSITORY,
+        env=dict(
+            os.environ,
+            SXM_PASSWORD=here.password,
+            SXM_REMOTE_PASSWORD=there.password,
+            XDG_CONFIG_HOME=str(tmp_path),
+        ),
+    )
+    found = json.loads(done.stdout)["findings"]
+    return done.returncode, {
+        (one["level"], one["check"], one["where"]): one["what"] for one in found
+    }
+
+
+def test_the_doctor_finds_what_is_wrong_and_nothing_in_a_lab_that_is_well(lab, tmp_path):
+    here, there = lab.pool("A"), lab.pool("B")
+    status, found = doctor(lab, tmp_path)
+    assert status == 0 and {level for level, _, _ in found} == {"ok"}, found
+    assert "the hosts reach one another" in found.values()
+    vm = here.create_vm("claimed", [(here.sr("a1", "fast"), 8 * MIB)])
+    (vbd,) = here.xapi.VM.get_VBDs(vm)
+    vdi = here.xapi.VBD.get_VDI(vbd)
+    here.xapi.VM.add_to_other_config(vm, "sxm_migration", str(uuid4()))
+    here.xapi.VDI.add_to_sm_config(vdi, "relinking", "True")
+    plugin = there.host("b1").root + "/etc/xapi.d/plugins/sxm.py"
+    os.rename(plugin, plugin + ".away")
+    try:
+        status, found = doctor(lab, tmp_path)
+    finally:
+        os.rename(plugin + ".away", plugin)
+    of_vm = "VM claimed (%s)" % here.xapi.VM.get_uuid(vm)
+    of_vdi = "VDI %s (%s)" % (here.xapi.VDI.get_name_label(vdi), here.xapi.VDI.get_uuid(vdi))
+    bad = {key: what for key, what in found.items() if key[0] == "problem"}
+    assert status == 1 and sorted(bad) == [
+        ("problem", "SM", of_vdi),
+        ("problem", "leftovers", of_vm),
+        ("problem", "plugin", "host b1 of %s" % there.url),
+    ], bad
+    assert bad["problem", "plugin", "host b1 of %s" % there.url] == "has no Storage XenMotion"
+    assert "nobody is at it" in bad["problem", "SM", of_vdi]
+    here.xapi.VDI.remove_from_sm_config(vdi, "relinking")
+    delete(here, vm)
 
 
 def test_a_lab_that_goes_down_leaves_nothing():
