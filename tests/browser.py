@@ -42,7 +42,7 @@ class Browser:
         to_it, self._to = os.pipe()
         self._from, from_it = os.pipe()
         self._process = subprocess.Popen(
-            ["sh", "-c", 'exec "$@" 3<&%d 4>&%d' % (to_it, from_it), "sh", program()]
+            ["bash", "-c", 'exec "$@" 3<&%d 4>&%d' % (to_it, from_it), "bash", program()]
             + list(OPTIONS)
             + ["--user-data-dir=" + self._home],
             pass_fds=(to_it, from_it),

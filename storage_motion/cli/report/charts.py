@@ -275,9 +275,10 @@ def _chart(made: Any, name: str, title: str, caption: str) -> Chart:
 
 
 def _end(report: Dict[str, Any]) -> float:
+    """Never before the begin, whatever the host's clock has said."""
     end: float = report["ended"] or report["updated"]
     spans = report["timeline"]["phases"]
-    return max([end] + [span["ended"] or span["begun"] for span in spans])
+    return max([report["started"], end] + [span["ended"] or span["begun"] for span in spans])
 
 
 def _length(span: Dict[str, Any], end: float) -> float:
