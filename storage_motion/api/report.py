@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""All that a report of one migration needs (`fn=report`): its status, the plan, when what began, the
-samples, and what it all comes to. For a person to read afterwards: nothing is decided by it.
+"""All that a report of one migration needs (`fn=report`): its status, the plan, when what began,
+the samples, and what it all comes to. For a person to read afterwards: nothing is decided by it.
 
 No secret is in it: neither is one in the journal, and of a disk's plan only DISK is told.
 """

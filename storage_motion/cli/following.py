@@ -11,6 +11,7 @@ import XenAPI
 from storage_motion.api.dead_worker import DeadWorkerWatch
 from storage_motion.cli import exit_codes, quantities
 from storage_motion.cli.output import Output
+from storage_motion.cli.pools import PLUGIN
 from storage_motion.cli.screen import Screen
 from storage_motion.cli.watched import Watched
 from storage_motion.errors import MotionError, Unreachable, WorkerDied
@@ -18,7 +19,6 @@ from storage_motion.xapi import outage, session as sessions
 
 POLL = 1.0  # seconds between two looks
 AWAY_BOUND = 600.0  # seconds for which a xapi that does not answer is waited for
-PLUGIN = "sxm.py"
 NO_SUCH = "SXM_NO_SUCH_MIGRATION"
 # What a pool says whose xapi, or that of the host that has the migration, is just starting.
 AWAY = (outage.BOOTING, "SESSION_INVALID", "HOST_OFFLINE", "CANNOT_CONTACT_HOST", "HOST_NOT_LIVE")
@@ -85,7 +85,9 @@ class _Away:
 def follow(pool: Any, migrations: Union[str, Sequence[str]], out: Output) -> int:
     """Draw migrations of this pool until they have ended: one, by its id, or several. What `sxm`
     ends with. Of one alone it raises MigrationFailed, WorkerDied; Unreachable in any case."""
-    watched = [Watched(one) for one in ([migrations] if isinstance(migrations, str) else migrations)]
+    watched = [
+        Watched(one) for one in ([migrations] if isinstance(migrations, str) else migrations)
+    ]
     looks = {one.id: DeadWorkerWatch() for one in watched}
     away = _Away(pool)
     with Screen(out.errors if out.json else out.console) as screen:

@@ -98,9 +98,7 @@ class Screen:
         self._console.print(Text(clean(text)), soft_wrap=True)
 
 
-def picture(
-    migrations: Sequence[Watched], notice: str, width: int, height: int
-) -> List[Text]:
+def picture(migrations: Sequence[Watched], notice: str, width: int, height: int) -> List[Text]:
     """The lines of a screen of that size, in columns and rows; more only where even the shortest
     are too many."""
     told = [Text(_fit(clean(notice), width).rstrip(), style="yellow")] if notice else []

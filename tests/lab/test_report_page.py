@@ -14,7 +14,7 @@ from storage_motion.cli.report import page, series
 from storage_motion.journal import journal
 from tests import browser
 
-HOSTILE = '</title><script>alert(1)</script><img src=x onerror=alert(2)> $x^2$ "\'& {{ 7*7 }} \x1b[31m\u202egpj'
+HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(2)> $x^2$ \"'& {{ 7*7 }} \x1b[31m\u202egpj"
 PARTS = ("timeline", "copy", "mirror", "latency", "bytes")
 TABLES = ("plan", "timeline-table", "measured", "bytes-table", "pause", "verified")
 NARROW, EM = 390, 16
@@ -103,17 +103,16 @@ def test_a_name_that_means_ill_is_text_and_nothing_else(answer):
 
 
 def test_a_name_that_no_file_can_take_is_written_all_the_same(answer, tmp_path):
-    written = page.write([another(answer, vm_name="a\ud800b\x00c\u65e5\u672c")], str(tmp_path / "r.html"))
+    written = page.write(
+        [another(answer, vm_name="a\ud800b\x00c\u65e5\u672c")], str(tmp_path / "r.html")
+    )
     with open(written.html, encoding="utf-8") as source:
         assert "a\ufffdb\ufffdc\u65e5\u672c" in source.read()
 
 
 def test_the_json_beside_it_has_the_answers(answer, tmp_path):
     written = page.write([answer], str(tmp_path / "web.html"))
-    assert (written.html, written.json) == (
-        str(tmp_path / "web.html"),
-        str(tmp_path / "web.json"),
-    )
+    assert (written.html, written.json) == (str(tmp_path / "web.html"), str(tmp_path / "web.json"))
     with open(written.json) as source:
         assert json.load(source)["reports"] == [answer]
     assert sorted(os.listdir(str(tmp_path))) == ["var", "web.html", "web.json"]
@@ -145,7 +144,7 @@ def test_several_have_an_overview_that_adds_up(answer):
         dict(samples={"root-disk": [], "data-disk": []}),
         dict(timeline={"phases": [], "disks": [], "tries": []}),
         dict(state="running", ended=None),
-        dict(disks=[], snapshots=[], samples={}),
+        dict(disks=[], snapshots=[], samples={}, timeline={"phases": [], "disks": [], "tries": []}),
         dict(pause={"all": None, "storage": None}, state="cancelled"),
         dict(started=9e9),
     ],

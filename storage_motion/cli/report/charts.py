@@ -12,6 +12,7 @@ from storage_motion.cli.report import series, svg
 WIDTH = 7.6  # inches; the page scales it
 ROW = 0.27  # inches, of a timeline
 MOST_DISKS = 20  # that are drawn; the tables have all
+LABEL = 40  # characters of a phase's title in a figure
 # Colours of the states of a disk, and of where its bytes came from. In the order of the legend.
 STATES = (
     ("mirroring", "mirror begins", svg.SERIES[4]),
@@ -64,6 +65,7 @@ def _timeline(report: Dict[str, Any], name: str, names: Dict[str, str]) -> Optio
     for span in phases:
         if span["title"] not in rows:
             rows.append(span["title"])
+    labels = [title if len(title) <= LABEL else title[: LABEL - 1] + "…" for title in rows]
     disks = [one for one in report["timeline"]["disks"] if one["vdi"] in names]
     count = len(rows) + len(disks)
     made = svg.figure(WIDTH, 0.75 + ROW * count)
@@ -84,7 +86,7 @@ def _timeline(report: Dict[str, Any], name: str, names: Dict[str, str]) -> Optio
         for span in disk["states"]:
             if span["state"] in colours:
                 draw(row, span, colours[span["state"]])
-    axes.set_yticks(range(count), rows + [names[disk["vdi"]] for disk in disks])
+    axes.set_yticks(range(count), labels + [names[disk["vdi"]] for disk in disks])
     axes.set_ylim(count - 0.5, -0.5)
     axes.set_xlim(0, max(end - begun, 1e-3) / length)
     axes.grid(visible=False, axis="y")
@@ -253,9 +255,7 @@ def _band(report: Dict[str, Any]) -> str:
 
 def _coloured(lines: Dict[str, Any], names: Dict[str, str]) -> List[Tuple[str, str]]:
     """[(a line's key, its colour)]: a disk has the same one in all figures."""
-    return [
-        (key, svg.SERIES[at % len(svg.SERIES)]) for at, key in enumerate(names) if key in lines
-    ]
+    return [(key, svg.SERIES[at % len(svg.SERIES)]) for at, key in enumerate(names) if key in lines]
 
 
 def _legend(made: Any, entries: Sequence[Tuple[str, str]]) -> None:

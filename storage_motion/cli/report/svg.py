@@ -19,6 +19,7 @@ SERIES = ("#040401", "#040402", "#040403", "#040404", "#040405", "#040406", "#04
 VARIABLES: Dict[str, str] = {INK: "--ink", FAINT: "--faint", GRID: "--grid"}
 VARIABLES.update({colour: "--series-%d" % (at + 1) for at, colour in enumerate(SERIES)})
 STYLE: Dict[str, Any] = {
+    "svg.hashsalt": "sxm",  # the same page of the same report
     "svg.fonttype": "none",  # text stays text: it can be read, found and made larger
     "text.parse_math": False,  # a name with two dollars is no formula
     "font.size": 10,

@@ -120,6 +120,9 @@ def test_nothing_that_may_be_secret_is_in_it():
 
 def test_one_that_failed_tells_why():
     answer = report_sample.answer(
-        state=journal.FAILED, error=["SXM_MIRROR_BROKEN", "k", "why"], left=["sync: x"], downtime=None
+        state=journal.FAILED,
+        error=["SXM_MIRROR_BROKEN", "k", "why"],
+        left=["sync: x"],
+        downtime=None,
     )
     assert (answer["error"], answer["left"]) == (["SXM_MIRROR_BROKEN", "k", "why"], ["sync: x"])
