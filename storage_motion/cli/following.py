@@ -85,9 +85,8 @@ class _Away:
 def follow(pool: Any, migrations: Union[str, Sequence[str]], out: Output) -> int:
     """Draw migrations of this pool until they have ended: one, by its id, or several. What `sxm`
     ends with. Of one alone it raises MigrationFailed, WorkerDied; Unreachable in any case."""
-    watched = [
-        Watched(one) for one in ([migrations] if isinstance(migrations, str) else migrations)
-    ]
+    ids = [migrations] if isinstance(migrations, str) else migrations
+    watched = [Watched(one) for one in ids]
     looks = {one.id: DeadWorkerWatch() for one in watched}
     away = _Away(pool)
     with Screen(out.errors if out.json else out.console) as screen:

@@ -14,7 +14,10 @@ from storage_motion.cli.report import page, series
 from storage_motion.journal import journal
 from tests import browser
 
-HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(2)> $x^2$ \"'& {{ 7*7 }} \x1b[31m\u202egpj"
+HOSTILE = (
+    "</title><script>alert(1)</script><img src=x onerror=alert(2)>"
+    " $x^2$ \"'& {{ 7*7 }} \x1b[31m\u202egpj"
+)
 PARTS = ("timeline", "copy", "mirror", "latency", "bytes")
 TABLES = ("plan", "timeline-table", "measured", "bytes-table", "pause", "verified")
 NARROW, EM = 390, 16
@@ -159,7 +162,7 @@ def test_rates_come_out_as_they_were(answer):
     found = series.of(another(answer, samples={"k": rows}))
     line = found.lines["k"]
     assert line.copied == [pytest.approx(100.0)] * 20 and sum(line.mirrored) * found.step == 70
-    assert set(map(lambda value: round(value, 9), line.latency)) == {0.005}
+    assert {round(value, 9) for value in line.latency} == {0.005}
     assert max(value or 0 for value in line.longest) == 0.02
     # a mover that follows another one counts from nothing
     rows += [[begun + 10 + at, at * 50.0, 0, 0, 0, 0] for at in range(1, 11)]

@@ -4,7 +4,7 @@
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from storage_motion.cli import quantities
 from storage_motion.cli.report import series, svg
@@ -12,6 +12,7 @@ from storage_motion.cli.report import series, svg
 WIDTH = 7.6  # inches; the page scales it
 ROW = 0.27  # inches, of a timeline
 MOST_DISKS = 20  # that are drawn; the tables have all
+WIDE = 100.0  # how much longer the longest wait is where each power of ten has one label
 LABEL = 40  # characters of a phase's title in a figure
 # Colours of the states of a disk, and of where its bytes came from. In the order of the legend.
 STATES = (
@@ -95,9 +96,7 @@ def _timeline(report: Dict[str, Any], name: str, names: Dict[str, str]) -> Optio
     seen = {span["state"] for disk in disks for span in disk["states"]}
     _legend(made, [(title, colour) for state, title, colour in STATES if state in seen])
     longest = max(phases, key=lambda span: _length(span, end))
-    caption = "%d phases and %d disks within %s; longest: %s, %s." % (
-        len(rows),
-        len(disks),
+    caption = "All took %s; the longest phase: %s, %s." % (
         quantities.seconds(end - begun),
         longest["title"],
         quantities.seconds(_length(longest, end)),
@@ -204,6 +203,9 @@ def _latency(
             axes.plot(middles, [_ms(value) for value in means[key]], color=colour)
             axes.plot(middles, [_ms(value) for value in peaks[key]], ".", color=colour, ms=3)
     axes.set_yscale("log")
+    lowest = min(known)
+    wide = max(longest or known) / lowest > WIDE
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(lambda value, _: "%g" % value)
     axes.yaxis.set_minor_formatter(lambda value, _: "")
     axes.set_ylabel("ms")

@@ -43,7 +43,7 @@ STYLE: Dict[str, Any] = {
 
 def style() -> Any:
     """A context in which figures are to be made and drawn."""
-    return matplotlib.rc_context(STYLE)
+    return matplotlib.rc_context(STYLE)  # type: ignore[arg-type]  # which wants their names' types
 
 
 def figure(width: float, height: float) -> Figure:
@@ -84,9 +84,9 @@ def _for_page(drawn: bytes, name: str, title: str, description: str) -> str:
     root.set("role", "img")
     root.set("class", "chart")
     root.set("aria-labelledby", "%s-title %s-desc" % (name, name))
-    for at, (tag, text) in enumerate((("title", title), ("desc", description))):
+    for at, (tag, words) in enumerate((("title", title), ("desc", description))):
         element = etree.Element(SVG + tag, {"id": "%s-%s" % (name, tag)})
-        element.text = text
+        element.text = words
         root.insert(at, element)
     etree.cleanup_namespaces(root)
     text: str = etree.tostring(root, encoding="unicode")

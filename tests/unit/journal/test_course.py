@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The course of a migration: bounded, never synced, and whatever is wrong with it hinders nobody."""
+"""The course of a migration: bounded, never synced; whatever is wrong with it hinders nobody."""
 
 import os
 
@@ -172,3 +172,9 @@ def test_it_goes_with_its_journal_and_is_none_itself(monkeypatch):
     Journal.load(ID).write(state="succeeded")
     journal.prune(also=course.forget)
     assert os.listdir(os.path.dirname(course.path(ID))) == []
+
+
+def test_what_cannot_be_read_is_nothing_and_is_told(monkeypatch, caplog):
+    os.mkdir(course.path(ID))
+    assert course.read(ID) == ([], {}) and "cannot be read" in caplog.text
+    course.Course(ID, 1).flush()
