@@ -47,6 +47,16 @@ class Terminal:
         text = self._tmux("capture-pane", "-p")
         return [line.rstrip() for line in text.splitlines() if line.strip()]
 
+    def story(self):
+        """What there is to tell of it, where it does not come to its end."""
+        known = self._tmux("display-message", "-p", "#{pane_dead} #{pane_pid}").split()
+        try:
+            with open("/proc/%s/wchan" % known[1]) as source:
+                waits = source.read()
+        except OSError as error:
+            waits = str(error)
+        return "\n".join(self.lines() + ["dead %s, in %s" % (known[0], waits)])
+
     def status(self):
         """What the program has ended with; None while it runs, or that is not known yet."""
         told = self._tmux("display-message", "-p", "#{pane_dead_status}").strip()

@@ -62,6 +62,7 @@ class Course:
         self._writing = threading.Lock()
         self._unwritten: Deque[List[Any]] = collections.deque()
         self._due: Dict[int, float] = {}
+        self._latest: Dict[int, List[Any]] = {}  # SAMPLED, where no sample has it
         self._longest: Dict[int, float] = {}
         self._interval: Dict[int, float] = {}
         self._events = 0
@@ -70,7 +71,10 @@ class Course:
         self._told = False
 
     def note(self, kind: str, value: Any, disk: Optional[int] = None) -> None:
-        """A field of the journal has this value now. `kind`: one of KINDS."""
+        """A field of the journal has this value now. `kind`: one of KINDS. With the state of a disk
+        goes what was counted until then."""
+        if kind == "state" and disk is not None and disk in self._latest:
+            self._take(disk)
         self._unwritten.append([kind, round(time.time(), 3), disk, value])
         self._events += 1
 
@@ -79,13 +83,15 @@ class Course:
         that is known."""
         longest = max(self._longest.get(disk, 0.0), counts.get("recent_stall", 0.0))
         self._longest[disk] = longest
+        self._latest[disk] = [counts.get(name, 0) for name in SAMPLED]
         now = time.monotonic()
-        if now < self._due.get(disk, 0.0):
-            return
-        self._due[disk] = now + self._interval.get(disk, INTERVAL)
-        values = [counts.get(name, 0) for name in SAMPLED] + [longest]
+        if now >= self._due.get(disk, 0.0):
+            self._due[disk] = now + self._interval.get(disk, INTERVAL)
+            self._take(disk)
+
+    def _take(self, disk: int) -> None:
+        values = self._latest.pop(disk) + [self._longest.pop(disk, 0.0)]
         self._unwritten.append(["sample", round(time.time(), 3), disk] + values)
-        self._longest[disk] = 0.0
         self._counts[disk] = self._counts.get(disk, 0) + 1
 
     def flush(self) -> None:

@@ -70,10 +70,10 @@ def test_it_is_kept_to_and_changed_while_it_runs(scene, sxm, tmp_path):
         assert scene.call("limit", source, migration=migration, bandwidth="0")["bandwidth"] == 0
         entry = scene.ended(migration, source)
         assert entry["state"] == "succeeded", entry["error"]
-        ended = (
-            eventually(lambda: terminal.status() is not None, "the watch's end", PATIENCE)
-            and terminal.lines()
+        eventually(
+            lambda: terminal.status() is not None, "the watch's end", PATIENCE, seen=terminal.story
         )
+        ended = terminal.lines()
         assert terminal.status() == 0, ended
         assert any("succeeded; the guest stood still for" in line for line in ended), ended
     assert status()["bandwidth"] == 0 and sent() > 10 * MIB

@@ -61,6 +61,18 @@ def test_a_sample_is_taken_now_and_then_and_the_longest_wait_between_is_kept(mon
     assert [(row[1], row[-1]) for row in course.read(ID).samples[0]] == [(0, 0.1), (4, 0.9)]
 
 
+def test_what_was_counted_until_its_state_changed_is_not_left_out(monkeypatch):
+    clock = Clock(monkeypatch)
+    one = course.Course(ID, 1)
+    one.sample(0, counts(1))
+    clock.now += course.INTERVAL / 4
+    one.sample(0, counts(5))
+    one.note("state", "in-sync", 0)
+    one.note("state", "moved", 0)
+    one.flush()
+    assert [row[1] for row in course.read(ID).samples[0]] == [1, 5]
+
+
 def test_there_are_never_more_than_so_many_and_they_reach_from_the_begin_to_the_end(monkeypatch):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(course, "PER_DISK", 40)
