@@ -16,8 +16,7 @@ def report(
     migrations: Annotated[
         List[str],
         typer.Argument(
-            metavar="MIGRATION...",
-            help="The id of each; or vm=UUID or vm=NAME: the latest of that VM.",
+            metavar="MIGRATION...", help="The id of each; or its VM's name, or vm= and its UUID."
         ),
     ],
     output: Annotated[
@@ -33,8 +32,8 @@ def report(
     pause, what was verified, and all warnings.
 
     \b
-      sxm -s paris report vm=web
-      sxm -s paris report vm=web vm=db -o move.html --title "To the new array"
+      sxm -s paris report web
+      sxm -s paris report web db -o move.html --title "To the new array"
     """
     reports = [run.pool.plugin("report", **which(one)) for one in migrations]
     written = kept.write(reports, output or kept.file_name(reports), title)

@@ -18,8 +18,7 @@ def watch(
     migrations: Annotated[
         Optional[List[str]],
         typer.Argument(
-            metavar="MIGRATION...",
-            help="The id of each; or vm=UUID or vm=NAME: the latest of that VM.",
+            metavar="MIGRATION...", help="The id of each; or its VM's name, or vm= and its UUID."
         ),
     ] = None,
     everything: Annotated[

@@ -6,12 +6,12 @@ import json
 import os
 
 import pytest
+from test_screen import disk, status
 
 import report_sample
 from fake_pool import failure
 from storage_motion.cli import exit_codes, following
 from storage_motion.journal import journal
-from test_screen import disk, status
 
 ENDED = dict(state="succeeded", alive=False, warnings=[], new_vm="n")
 
@@ -43,8 +43,8 @@ def told(migration, *states, **changes):
 
 
 def plugin(**answers):
-    """`status` of several migrations, by id."""
-    return lambda given: answers[given["migration"]]()
+    """`status` of several migrations, by id, each of a VM that is called as its migration."""
+    return lambda given: answers[given.get("migration") or given["vm"]]()
 
 
 def test_it_is_followed_to_its_end(sxm):
