@@ -16,6 +16,10 @@ setup(
     python_requires=">=3.6",
     packages=find_packages(include=("storage_motion", "storage_motion.*")),
     install_requires=["XenAPI", "lxml"],
-    extras_require={"cli": ["rich", "typer>=0.15,<1", "keyring", "tomli; python_version < '3.11'"]},
+    extras_require={
+        "cli": ["rich", "typer>=0.15,<1", "keyring", "tomli; python_version < '3.11'"]
+        + ["jinja2>=3.1,<4", "matplotlib>=3.9,<4"]  # of the report
+    },
+    package_data={"storage_motion.cli.report": ["*.html"]},
     entry_points={"console_scripts": ["sxm = storage_motion.cli.main:main [cli]"]},
 )

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-only
 # Installs the Debian packages that the lab and the tests need and this machine lacks: names them first.
-# `packages.sh bench`, `storage`, `npm`: those that only `make bench`, `make test-storage` and one test of `make test-e2e` need.
+# `packages.sh bench`, `storage`, `npm`, `report`: those that only `make bench`, `make test-storage`, one test of `make test-e2e` and the browser of
+# `make test-lab` need; without that one the report's page is looked at by its markup alone.
 set -eu
 
 missing=
@@ -10,7 +11,7 @@ need() {  # need COMMAND PACKAGE
 }
 case "${1:-}" in
 "")
-    needed="qemu-img qemu-storage-daemon openssl rpmbuild nbdkit systemd-run"
+    needed="qemu-img qemu-storage-daemon openssl rpmbuild nbdkit systemd-run tmux"
     need python3 python3
     need qemu-img qemu-utils
     need qemu-storage-daemon qemu-system-common
@@ -20,6 +21,7 @@ case "${1:-}" in
     need nbdkit nbdkit
     need systemd-run systemd
     need nsenter util-linux
+    need tmux tmux
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     ;;
 bench)
@@ -40,6 +42,10 @@ storage)
     need mkfs.ext4 e2fsprogs
     need cpio cpio
     need setpriv util-linux
+    ;;
+report)
+    needed="chromium"
+    need chromium chromium
     ;;
 npm)
     needed="node npm"

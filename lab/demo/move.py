@@ -4,11 +4,13 @@
 import json
 import subprocess
 import threading
+import time
 
 from lab.demo import screen
 from lab.demo.verdict import Verdict
 from lab.pools.daemons import environment
-from storage_motion.cli.bars import Bars
+from storage_motion.cli.screen import Screen
+from storage_motion.cli.watched import Watched
 
 MOVE_TIMEOUT = 120.0
 POLL = 1.0
@@ -91,34 +93,29 @@ class Move:
         """Draw the bars until the command has ended."""
         xapi = self.source_pool.session().xenapi
         host = xapi.host.get_by_uuid(self.source.uuid)
-        migration = None
-        with Bars(screen.console) as bars:
+        watched = None
+        with Screen(screen.console) as shown:
             while reader.is_alive():
-                if migration is None:
+                if watched is None:
                     found = json.loads(
                         xapi.host.call_plugin(host, "sxm.py", "list", {"local": "true"})
                     )["migrations"]
-                    migration = next(
+                    watched = next(
                         (
-                            one["migration"]
+                            Watched(one["migration"])
                             for one in found
                             if one["vm"] == self.uuid and one["state"] == "running"
                         ),
                         None,
                     )
                 else:
-                    bars.update(
-                        json.loads(
-                            xapi.host.call_plugin(
-                                host, "sxm.py", "status", {"migration": migration}
-                            )
-                        )
-                    )
+                    self._draw(shown, xapi, host, watched)
                 reader.join(POLL)
-            if migration:
-                bars.update(
-                    json.loads(
-                        xapi.host.call_plugin(host, "sxm.py", "status", {"migration": migration})
-                    )
-                )
+            if watched:
+                self._draw(shown, xapi, host, watched)
         xapi.session.logout()
+
+    def _draw(self, shown, xapi, host, watched):
+        status = xapi.host.call_plugin(host, "sxm.py", "status", {"migration": watched.id})
+        watched.see(time.monotonic(), json.loads(status))
+        shown.draw([watched])

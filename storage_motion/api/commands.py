@@ -5,7 +5,7 @@ resume, limit, recover. Each takes (session, {name: string})."""
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from storage_motion import waiting
-from storage_motion.api import arguments, dead_worker, lookup, outcome, status
+from storage_motion.api import arguments, dead_worker, lookup, outcome, report, status
 from storage_motion.api.arguments import Problems
 from storage_motion.api.other_hosts import RemoteFailure
 from storage_motion.errors import (
@@ -30,6 +30,13 @@ CANCEL_TIMEOUT = 180.0
 def status_of(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     """The status of a migration of this pool, wherever its worker runs."""
     return lookup.where_known(session, given, "status", lambda entry: status.of(entry.entry))
+
+
+def report_of(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
+    """All that a report of a migration of this pool needs."""
+    return lookup.where_known(
+        session, given, "report", lambda entry: report.of(entry.entry, session)
+    )
 
 
 def cancel(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:

@@ -93,6 +93,11 @@ FUNCTIONS: Dict[str, Function] = {
         "moves a VM with its disks, or copies it", arguments.MIGRATE, migrate.migrate, itself=True
     ),
     "status": Function("tells how far a migration is, or how it ended", ONE, commands.status_of),
+    "report": Function(
+        "tells all that a report of a migration needs: plan, timeline, samples, outcome",
+        ONE,
+        commands.report_of,
+    ),
     "list": Function(
         "lists the migrations of the pool, the newest first", Takes((LOCAL,)), lookup.list_all
     ),

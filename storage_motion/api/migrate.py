@@ -11,7 +11,7 @@ from storage_motion.api.arguments import Problems, Request
 from storage_motion.api.other_hosts import RemoteFailure
 from storage_motion.dom0 import inventory, launch
 from storage_motion.errors import BadCredentials, HostIsSlave, MotionError, Refused, Unreachable
-from storage_motion.journal import journal, kept_files, secret_files
+from storage_motion.journal import course, journal, kept_files, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, xapi_verdict
 from storage_motion.plan import (
@@ -163,7 +163,7 @@ def _connect(
 
 def _start(request: Request, plan: Plan) -> Dict[str, Any]:
     """Write the journal, start the worker, and wait until it has a task. {"migration", "task"}"""
-    journal.prune()
+    journal.prune(also=course.forget)
     kept_files.prune()
     found = journal.new_id()
     if plan.cross_pool:

@@ -5,7 +5,7 @@ report."""
 from typing import Any, Dict, List, Optional
 
 from storage_motion.dom0.launch import Process
-from storage_motion.journal import journal
+from storage_motion.journal import journal, steps
 from storage_motion.migration import bandwidth, progress
 from storage_motion.migration.phases import table as phases
 from storage_motion.plan.plan import Disk, Plan
@@ -21,6 +21,8 @@ DISK_FIELDS = (
     ("mirrored_bytes", 0),
     ("mirrored_writes", 0),
     ("longest_stall", 0.0),
+    ("waited", 0.0),
+    ("recent_stall", 0.0),
 )
 
 
@@ -37,9 +39,10 @@ def of(entry: Dict[str, Any]) -> Dict[str, Any]:
         downtime=entry["downtime"],
         left=entry["left"],
         committed=entry["committed"],
-        disks=[_disk(disk, disks[disk.key]) for disk in plan.disks],
+        disks=[_disk(plan, disk, disks[disk.key]) for disk in plan.disks],
         snapshots=[
-            dict(_disk(disk, disks[disk.key]), snapshot=disk.snapshot) for disk in plan.history
+            dict(_disk(plan, disk, disks[disk.key]), snapshot=disk.snapshot)
+            for disk in plan.history
         ],
         cds=[dict(cd._asdict()) for cd in plan.cds],
         broken=entry.get("broken"),
@@ -99,7 +102,7 @@ def _disks(entry: Dict[str, Any]) -> Dict[str, Dict[str, Any]]:
     return entry["disks"]
 
 
-def _disk(disk: Disk, entry: Dict[str, Any]) -> Dict[str, Any]:
+def _disk(plan: Plan, disk: Disk, entry: Dict[str, Any]) -> Dict[str, Any]:
     answer = {
         "vdi": disk.key,
         "device": disk.device,
@@ -109,6 +112,7 @@ def _disk(disk: Disk, entry: Dict[str, Any]) -> Dict[str, Any]:
         "size": disk.size,
         "base_there": disk.base_there,
         "state": entry["state"],
+        "mirror": _mirror(plan, disk, entry),
     }
     answer.update({field: entry.get(field, default) for field, default in DISK_FIELDS})
     # What holds data in a disk is known when its copy begins; until then there is the pool's word.
@@ -116,3 +120,15 @@ def _disk(disk: Disk, entry: Dict[str, Any]) -> Dict[str, Any]:
     if answer["estimated"]:
         answer["to_copy"] = disk.data
     return answer
+
+
+def _mirror(plan: Plan, disk: Disk, entry: Dict[str, Any]) -> str:
+    """How the mirror of a disk is: "none" (nobody writes to it), "off" (not yet), "on", "ended" or
+    "broken"."""
+    if not plan.mirrors(disk):
+        return "none"
+    if entry["state"] == "broken":
+        return "broken"
+    if entry["state"] == "moved" or entry.get("gate", steps.ATTACHED) != steps.ATTACHED:
+        return "ended"
+    return "on" if entry.get("mirror") else "off"

@@ -17,7 +17,7 @@ import json
 import os
 import time
 import uuid
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, Callable, Dict, Iterator, List, Mapping
 
 from storage_motion import strict_json
 from storage_motion.dom0 import root
@@ -203,8 +203,9 @@ def all_ids(side: str = SOURCE) -> List[str]:
     return [migration for _, migration in sorted(found, reverse=True)]
 
 
-def prune() -> None:
-    """Forget the oldest journals of migrations that have ended, beyond KEPT."""
+def prune(also: Callable[[str], None] = lambda migration: None) -> None:
+    """Forget the oldest journals of migrations that have ended, beyond KEPT. `also(migration)`:
+    forgets what is beside one."""
     for migration in all_ids()[KEPT:]:
         try:
             journal = Journal.load(migration)
@@ -212,6 +213,7 @@ def prune() -> None:
             continue  # somebody will want to look at that one
         if journal.entry["state"] != RUNNING and not journal.entry.get("left"):
             journal.remove()
+            also(migration)
 
 
 def _path(migration: str, side: str) -> str:

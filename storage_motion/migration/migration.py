@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 import XenAPI
 
 from storage_motion.errors import STOPPING, Cancelled, MotionError
-from storage_motion.journal import closing, journal, secret_files
+from storage_motion.journal import closing, course, journal, secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import mover_handle, progress, resume
 from storage_motion.migration.progress import Progress
@@ -109,7 +109,9 @@ class Migration:
         self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
         self._alive = time.monotonic()
         self._noting = threading.RLock()  # disks may be seen to in threads of their own
-        self.progress = Progress(self.id, task, plan, entry_journal.entry["disks"])
+        disks = entry_journal.entry["disks"]
+        self._course = course.Course(self.id, len(disks))
+        self.progress = Progress(self.id, task, plan, disks, self._course)
         progress.forget_stopped(self.id)  # somebody is at it again
 
     # What the phases ask for.
@@ -132,6 +134,9 @@ class Migration:
                 self.journal.write(**fields)
             else:
                 self.journal.write_disks({key: fields})
+            self._note_course(key, fields)
+        if key is None and "phase" in fields or "state" in fields:
+            self._course.flush()
 
     def warn(self, text: str, **fields: Any) -> None:
         """Tell the user of what does not make the migration fail (a sentence): in the log, and once
@@ -147,6 +152,14 @@ class Migration:
         """Note how far several disks are in the switch, by their keys, at once. As `note`."""
         with self._noting:
             self.journal.write_disks({key: {"gate": step} for key, step in steps.items()})
+            for key, step in steps.items():
+                self._note_course(key, {"gate": step})
+
+    def _note_course(self, key: Optional[str], fields: Dict[str, Any]) -> None:
+        index = None if key is None else self.disk(key).get("index")
+        for kind in course.KINDS:
+            if kind in fields:
+                self._course.note(kind, fields[kind], index)
 
     def mover(self, key: str) -> mover_handle.MoverHandle:
         """The mover of a disk."""

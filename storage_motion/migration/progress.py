@@ -13,6 +13,7 @@ from storage_motion.dom0 import root
 from storage_motion.journal import journal
 
 if TYPE_CHECKING:
+    from storage_motion.journal.course import Course
     from storage_motion.plan.plan import Plan
     from storage_motion.xapi.tasks import ProgressTask
 
@@ -22,21 +23,28 @@ FILE = "progress"
 STOPPED = "stopped"
 # What a mover's status says of a disk, and what we call it.
 COPY_FIELDS = ("to_copy", "copied", "verified", "skipped", "same")
-MIRROR_FIELDS = ("mirrored_bytes", "mirrored_writes", "longest_stall")
+MIRROR_FIELDS = ("mirrored_bytes", "mirrored_writes", "longest_stall", "waited", "recent_stall")
 
 log = logging.getLogger("sxm")
 
 
 class Progress:
-    """Reports. `task`: the ProgressTask. `disks`: {key: the entry of the journal}."""
+    """Reports. `task`: the ProgressTask. `disks`: {key: the entry of the journal}. `course`: takes
+    the samples."""
 
     def __init__(
-        self, migration: str, task: "ProgressTask", plan: "Plan", disks: Dict[str, Dict[str, Any]]
+        self,
+        migration: str,
+        task: "ProgressTask",
+        plan: "Plan",
+        disks: Dict[str, Dict[str, Any]],
+        course: "Course",
     ) -> None:
         self._path = os.path.join(journal.run_directory(migration), FILE + ".json")
         self._task = task
         self._plan = plan
         self._disks = disks
+        self._course = course
         self._next = 0.0
         self._shown = 0.0
 
@@ -51,6 +59,7 @@ class Progress:
         # Of all movers that this disk has had: each found at the destination what those before it
         # had brought there.
         entry["saved"] = entry.get("saved_before", 0) + copy.get("saved", 0)
+        self._course.sample(entry["index"], entry)
 
     def report(self, force: bool = False) -> None:
         """Show where the disks are, at most every INTERVAL seconds."""
@@ -61,6 +70,7 @@ class Progress:
         journal.replace(
             self._path, json.dumps({"disks": self._disks, "updated": time.time()}), sync=False
         )
+        self._course.flush()
         # The rest of the way, the move itself, is not counted in bytes: the task is at 1 only when
         # all is done. It never goes back, though there may be more to copy than the pool has
         # estimated, once that is known, or once more, when a mirror is made anew.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from storage_motion.source.ranges import Range, RangeSet
 
 MAX_OUTSTANDING_BYTES = 256 << 20  # memory that held and unsent writes may take
+PEAK = 1.0  # seconds: a longest wait is told for so long, and for twice that at most
 
 
 class _Write(object):
@@ -60,6 +61,10 @@ class MirroredWrites(object):
         self._admitted: "collections.deque[int]" = collections.deque()
         self._errno: Optional[int] = None  # of a write that the destination has failed
         self._longest_stall = 0.0
+        self._waited = 0.0  # seconds, of all that are answered
+        # the longest waits of the last PEAK seconds that are over, and of those that go on
+        self._peak_before = self._peak = 0.0
+        self._peak_ends = 0.0
         self.mirrored_bytes = 0
         self.mirrored_writes = 0
 
@@ -84,6 +89,8 @@ class MirroredWrites(object):
                 "outstanding": self._merge.outstanding,
                 "held": self._merge.held,
                 "longest_stall": round(max(self._longest_stall, age), 6),
+                "waited": round(self._waited, 6),
+                "recent_stall": round(max(self._recent_stall(), age), 6),
             }
 
     # For the pump.
@@ -138,6 +145,7 @@ class MirroredWrites(object):
         ProtocolError; MirrorBroken if the destination has failed a write."""
         now = time.monotonic()
         answers = []
+        longest = 0.0
         with self._lock:
             for magic, error, handle in nbd.SIMPLE_REPLY.iter_unpack(replies):
                 write = self._writes.get(handle)
@@ -152,10 +160,29 @@ class MirroredWrites(object):
                 self._outstanding_bytes -= write.length
                 self.mirrored_bytes += write.length
                 self.mirrored_writes += 1
-                self._longest_stall = max(self._longest_stall, now - write.arrival)
+                wait = now - write.arrival
+                self._waited += wait
+                if wait > longest:
+                    longest = wait
                 self._admitted.extend(self._merge.answered(handle))
                 answers.append(nbd_server.simple_reply(write.handle))
+            if answers:
+                self._note_wait(longest, now)
         return answers
+
+    def _note_wait(self, longest: float, now: float) -> None:
+        self._longest_stall = max(self._longest_stall, longest)
+        if now >= self._peak_ends:
+            self._peak_before = self._peak if now < self._peak_ends + PEAK else 0.0
+            self._peak = 0.0
+            self._peak_ends = now + PEAK
+        self._peak = max(self._peak, longest)
+
+    def _recent_stall(self) -> float:
+        since = time.monotonic() - self._peak_ends
+        if since < 0:
+            return max(self._peak, self._peak_before)
+        return self._peak if since < PEAK else 0.0
 
     def oldest_age(self) -> float:
         """Seconds since the arrival of the oldest that is not answered; 0 where there is none."""

@@ -50,6 +50,8 @@ NOTHING_MIRRORED: Dict[str, Any] = {
     "held": 0,
     "oldest_wait": 0.0,
     "longest_stall": 0.0,
+    "waited": 0.0,
+    "recent_stall": 0.0,
 }
 NOTHING_COPIED: Dict[str, Any] = {
     "state": "idle",

@@ -10,7 +10,7 @@ SM out is told in gate.py.
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Callable, Dict, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Sequence
 
 from storage_motion.errors import MirrorBroken, MotionError, MoverFailed
 from storage_motion.journal import closing
@@ -39,7 +39,8 @@ class DiskSwitch:
     `mirrored`: whether a mirror has to end first; `mark`: what to write as `paused`, so that it is
     known as ours; `note(step)`: writes how far it is to the journal; `closed()`: whether the guest
     has closed, for the move, a disk without a mirror; `served()`: whether SM's deactivation at the
-    source has surely not come far yet, as this host's files show."""
+    source has surely not come far yet, as this host's files show; `heard(status)`: takes what the
+    mover says."""
 
     def __init__(
         self,
@@ -52,8 +53,10 @@ class DiskSwitch:
         step: Optional[str] = None,
         closed: Callable[[], bool] = lambda: True,
         served: Callable[[], bool] = lambda: False,
+        heard: Callable[[Dict[str, Any]], None] = lambda status: None,
     ) -> None:
         self._served = served
+        self._heard = heard
         self._awaited = False  # a thread waits for the mover to tell of its mirror's end
         self._asked: Dict[str, float] = {}  # condition -> when it was last looked at
         self._api = source.xenapi.VDI
@@ -106,6 +109,7 @@ class DiskSwitch:
         if self._awaited and self._soon_enough("detached"):
             return False
         status = self._mover.status()
+        self._heard(status)
         if status["state"] == BROKEN:
             raise fault_of(self._mover.key, status, str(status.get("error")))
         if status["state"] != ENDED:
@@ -199,6 +203,7 @@ def of_disk(m: "Migration", disk: "Disk") -> DiskSwitch:
         m.disk(disk.key).get("gate"),
         closed,
         lambda: active.is_served(disk.source_sr, disk.key),
+        lambda status: m.progress.take(disk.key, status),
     )
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
         def finish(self, mirrored: bool) -> None: ...
 
+    class Progress(Protocol):
+        def take(self, key: str, status: Dict[str, Any]) -> None: ...
+
     class Migration(Protocol):
         id: str
         plan: Plan
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
         lost: bool
         receiving_host: Optional[Dict[str, Any]]
         outage_there: Outage
+
+        @property
+        def progress(self) -> Progress: ...
 
         @property
         def entry(self) -> Dict[str, Any]: ...

@@ -62,6 +62,7 @@ REPEATABLE_OF_OURS = (
     "list",
     "status",
     "log",
+    "report",
     "installed",
     "receive-status",
     "receive-stop",

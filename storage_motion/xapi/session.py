@@ -283,9 +283,10 @@ def reason(error: BaseException) -> str:
 
 
 def logout(session: "XenAPI.Session") -> None:
-    """End a session. One that is gone already, or whose server is, needs no end."""
+    """End a session. One that is gone already, or whose server is, needs no end; nor is it waited
+    for as what somebody needs."""
     try:
-        session.xenapi.session.logout()
+        at_once(session).xenapi.session.logout()
     except (XenAPI.Failure, OSError) + NOT_XAPI:
         pass
 

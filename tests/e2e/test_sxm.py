@@ -13,6 +13,7 @@ PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 
 def test_a_move_to_another_pool_by_names(lab, scene, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     (tmp_path / "sxm").mkdir()
     tables = []
     for name in ("A", "B"):
@@ -42,6 +43,8 @@ def test_a_move_to_another_pool_by_names(lab, scene, tmp_path, monkeypatch, caps
     status, out, err = sxm("migrate", *move)
     assert status == 0 and out.splitlines()[-1] == "succeeded", (out, err)
     migration = out.split()[1]
+    page = tmp_path / "data" / "sxm" / "reports" / ("%s-%s.html" % (vm, migration[:8]))
+    assert page.exists() and str(page) in err.replace("\n", "")
     status, out, err = sxm("show", migration, "--log", "--json")
     found = json.loads(out)
     assert status == 0 and err == "" and found["state"] == "succeeded"

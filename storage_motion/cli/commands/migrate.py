@@ -8,8 +8,9 @@ import typer
 from storage_motion.booleans import BOOLEANS
 from storage_motion.cli import exit_codes, planned
 from storage_motion.cli.command import Invocation, command
-from storage_motion.cli.following import follow
+from storage_motion.cli.following import MigrationFailed, follow
 from storage_motion.cli.moves import Wish, arguments_of
+from storage_motion.cli.report import kept
 
 
 @command
@@ -22,6 +23,9 @@ def migrate(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Tell the migration's id, and do not watch it.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Keep a report of it on this machine.")
+    ] = True,
 ) -> int:
     """Move a VM and its disks, or copy it, and watch.
 
@@ -49,4 +53,15 @@ def migrate(
     run.out.line("%s %s" % ("copy" if copied else "migration", started["migration"]))
     if no_wait:
         return exit_codes.DONE
-    return follow(run.pool, started["migration"], run.out)
+    try:
+        ended = follow(run.pool, started["migration"], run.out)
+    except MigrationFailed:
+        _keep(run, started["migration"], report)
+        raise
+    _keep(run, started["migration"], report)
+    return ended
+
+
+def _keep(run: Invocation, migration: str, wanted: bool) -> None:
+    if wanted:
+        kept.keep(run.pool, [migration], run.out)

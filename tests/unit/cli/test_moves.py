@@ -6,20 +6,25 @@ import pytest
 
 from fake_pool import add_vdi, add_vm, by_name, uuid_of
 from storage_motion.cli import following
+from storage_motion.cli.report import kept
 
 ENDED = {
+    "vm_name": "web",
     "phase": "end",
     "doing": "Ending",
     "disks": [],
     "state": "succeeded",
     "error": None,
     "alive": True,
+    "bytes_moved": 0,
+    "bytes_to_move": 0,
 }
 ID = "0f0e0d0c-0000-4000-8000-000000000001"
 
 
 @pytest.fixture
-def world(sxm):
+def world(sxm, monkeypatch):
+    monkeypatch.setattr(kept, "keep", lambda pool, migrations, out: None)
     paris = sxm.pools["paris"]
     sr = by_name(paris, "SR", "p1-sr")
     disks = [add_vdi(paris, sr, name_label="root"), add_vdi(paris, sr, name_label="data")]
@@ -42,7 +47,7 @@ def test_names_become_uuids(world):
     words = ["--vm", "web", "--to-host", "p2", "--to-sr", "shared", "--disk", "xvdb=p2-sr"]
     seen = world("migrate", *words, "--bandwidth", "100MiB", "--force")
     assert (seen.status, seen.err) == (0, "")
-    assert seen.out.splitlines() == ["migration " + ID, "  Ending", "succeeded"]
+    assert seen.out.splitlines() == ["migration " + ID, "web: succeeded", "succeeded"]
     assert given(world) == {
         "vm": uuid(world, "paris", "VM", "web"),
         "host-uuid": uuid(world, "paris", "host", "p2"),

@@ -68,6 +68,7 @@ def home(tmp_path, monkeypatch):
     for name in ("SXM_SERVER", "SXM_PASSWORD", "SXM_REMOTE_PASSWORD", "COLUMNS", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr("sys.stdin", io.StringIO())
     (tmp_path / "sxm").mkdir()
     return tmp_path / "sxm"

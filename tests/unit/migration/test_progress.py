@@ -4,6 +4,7 @@
 import pytest
 
 from fake_migration import make_plan
+from storage_motion.journal import course
 from storage_motion.migration import progress
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -27,7 +28,8 @@ def reporting(tmp_path, monkeypatch):
         disks=[first._replace(key="k", data=100), first._replace(key="l", data=100)]
     )
     task = Task()
-    shown = progress.Progress(ID, task, plan, {"k": {}, "l": {}})
+    disks = {"k": {"index": 0}, "l": {"index": 1}}
+    shown = progress.Progress(ID, task, plan, disks, course.Course(ID, 2))
 
     def report(key, **copy):
         shown.take(key, {"copy": copy})

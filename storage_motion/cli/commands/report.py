@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`sxm report`: a page that shows how migrations went."""
+
+from typing import Annotated, List, Optional
+
+import typer
+
+from storage_motion.cli.arguments import which
+from storage_motion.cli.command import Invocation, command
+from storage_motion.cli.report import kept
+
+
+@command
+def report(
+    run: Invocation,
+    migrations: Annotated[
+        List[str],
+        typer.Argument(
+            metavar="MIGRATION...", help="The id of each; or its VM's name, or vm= and its UUID."
+        ),
+    ],
+    output: Annotated[
+        Optional[str],
+        typer.Option("-o", "--output", metavar="FILE", help="The page (VM and id, .html, here)."),
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="The heading, of several.")] = "",
+) -> None:
+    """Write a page that shows how migrations went, and its JSON beside it.
+
+    The page needs nothing beside it, and is to be printed as well: the plan and
+    what became of it, what happened when, the speed of copy and mirror, the
+    pause, what was verified, and all warnings.
+
+    \b
+      sxm -s paris report web
+      sxm -s paris report web db -o move.html --title "To the new array"
+    """
+    reports = [run.pool.plugin("report", **which(one)) for one in migrations]
+    written = kept.write(reports, output or kept.file_name(reports), title)
+    run.out.line("%s and %s" % written)
+    if run.out.json:
+        run.out.document(dict(written._asdict()))

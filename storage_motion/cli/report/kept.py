@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Where reports are kept on this machine: $XDG_DATA_HOME/sxm/reports, else
+~/.local/share/sxm/reports."""
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Sequence
+
+import XenAPI
+
+from storage_motion.cli.output import Output
+from storage_motion.xapi import session as sessions
+
+if TYPE_CHECKING:
+    from storage_motion.cli.report.page import Written
+
+PART = 40  # characters of a VM's name in that of a file
+UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def folder() -> str:
+    """The folder."""
+    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return os.path.join(base, "sxm", "reports")
+
+
+def file_name(reports: Sequence[Dict[str, Any]]) -> str:
+    """What the page is called, of no folder: by the VM and the id of the (first) migration."""
+    first = reports[0]
+    name = UNFIT.sub("-", first["vm_name"]).strip("-.")[:PART] or "vm"
+    others = "-and-%d-more" % (len(reports) - 1) if len(reports) > 1 else ""
+    return "%s%s-%s.html" % (name, others, first["migration"][:8])
+
+
+def write(reports: Sequence[Dict[str, Any]], path: str, title: str = "") -> "Written":
+    """See page.write. Raises OSError."""
+    # Not before: to draw takes half a second to be imported, which other commands do not need.
+    from storage_motion.cli.report import page
+
+    return page.write(reports, path, title)
+
+
+def keep(pool: Any, migrations: Iterable[str], out: Output, title: str = "") -> "Optional[Written]":
+    """Write one page of these migrations, which have ended, into the folder, and tell where it is.
+    A report is worth a warning at most: where there is none it returns None."""
+    try:
+        reports = [pool.plugin("report", migration=one) for one in migrations]
+        os.makedirs(folder(), exist_ok=True)
+        written = write(reports, os.path.join(folder(), file_name(reports)), title)
+    except (XenAPI.Failure, OSError) + sessions.NOT_XAPI as error:
+        # Such as of a plugin that has no such function yet.
+        out.warning("no report is written: %s" % _said(error))
+        return None
+    out.note("report: %s" % written.html)
+    return written
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, XenAPI.Failure):
+        return ": ".join(str(detail) for detail in error.details[:2])
+    return str(error) if isinstance(error, OSError) else sessions.reason(error)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""`sxm watch`, `migrate` and `report`: several migrations, a pool that does not answer for a while,
+and what it all ends with."""
+
+import json
+import os
+
+import pytest
+from test_screen import disk, status
+
+import report_sample
+from fake_pool import failure
+from storage_motion.cli import exit_codes, following
+from storage_motion.journal import journal
+
+ENDED = dict(state="succeeded", alive=False, warnings=[], new_vm="n")
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Time that passes only where somebody waits."""
+    now = [1000.0]
+    monkeypatch.setattr(following.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        following.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds)
+    )
+    return now
+
+
+def told(migration, *states, **changes):
+    """The answers of `status` for one, one after the other; the last one stays."""
+    left = list(states)
+
+    def answer():
+        state = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(state, Exception):
+            raise state
+        known = dict(ENDED, migration=migration, copy=False, vm_name="vm " + migration)
+        ended = dict(state=state, alive=state == "running")
+        return dict(status(disk(verified=5), **known), **dict(ended, **changes))
+
+    return answer
+
+
+def plugin(**answers):
+    """`status` of several migrations, by id, each of a VM that is called as its migration."""
+    return lambda given: answers[given.get("migration") or given["vm"]]()
+
+
+def test_it_is_followed_to_its_end(sxm):
+    sxm.answers["status"] = plugin(m=told("m", "running", "running", "succeeded"))
+    seen = sxm("watch", "m")
+    assert seen.status == 0 and seen.out.splitlines()[-1] == "succeeded"
+    assert len(sxm.asked) == 3, "once to find it, and then until its end"
+
+
+def test_several_are_watched_at_once_and_one_that_failed_is_told(sxm):
+    error = ["SXM_MIRROR_BROKEN", "k", "why"]
+    sxm.answers["status"] = plugin(
+        a=told("a", "running", "running", "running", "succeeded"),
+        b=told("b", "running", "failed", error=error),
+    )
+    seen = sxm("watch", "a", "b", "a")
+    assert seen.status == exit_codes.SOME_FAILED
+    assert "vm a: succeeded" in seen.out and "SXM_MIRROR_BROKEN: k" in seen.err
+    sxm.answers["status"] = plugin(
+        a=told("a", "failed", error=error), b=told("b", "cancelled", error=error)
+    )
+    assert sxm("watch", "a", "b").status == exit_codes.FAILED
+    answer = sxm("watch", "a", "b", "--json").document
+    assert [one["migration"] for one in answer["migrations"]] == ["a", "b"]
+
+
+def test_all_are_those_that_run(sxm):
+    sxm.answers["list"] = {
+        "migrations": [
+            {"migration": "a", "state": "running"},
+            {"migration": "b", "state": "succeeded"},
+        ]
+    }
+    sxm.answers["status"] = plugin(a=told("a", "succeeded"))
+    assert sxm("watch", "--all").status == 0
+    sxm.answers["list"] = {"migrations": []}
+    assert sxm("watch", "--all").out == "no migration runs\n"
+    for words in (["watch"], ["watch", "a", "--all"]):
+        assert sxm(*words).status == exit_codes.NOT_UNDERSTOOD
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(111, "Connection refused"),
+        failure("HOST_STILL_BOOTING"),
+        failure("SESSION_INVALID", "s"),
+        failure("SXM_NO_SUCH_MIGRATION", "m"),
+        TimeoutError("timed out"),
+    ],
+)
+def test_a_pool_that_does_not_answer_is_waited_for_and_that_is_told(sxm, error):
+    sxm.answers["status"] = plugin(
+        m=told("m", "running", "running", error, error, "running", "succeeded")
+    )
+    seen = sxm("watch", "m")
+    assert seen.status == 0 and seen.out.splitlines()[-1] == "succeeded"
+    assert seen.out.count("The pool does not answer") == 1
+
+
+def test_but_not_for_ever(sxm, clock):
+    sxm.answers["status"] = plugin(
+        m=told("m", "running", "running", ConnectionRefusedError(111, "Connection refused"))
+    )
+    begun = clock[0]
+    seen = sxm("watch", "m")
+    assert seen.status == exit_codes.NO_CONNECTION and "SXM_UNREACHABLE" in seen.err
+    assert following.AWAY_BOUND <= clock[0] - begun < following.AWAY_BOUND + 10
+
+
+def test_one_that_was_never_there_is_not_waited_for(sxm):
+    sxm.answers["status"] = plugin(m=told("m", failure("SXM_NO_SUCH_MIGRATION", "m")))
+    assert sxm("watch", "m").status == exit_codes.NOT_UNDERSTOOD
+
+
+def test_a_worker_that_died_and_is_not_followed_is_told(sxm):
+    sxm.answers["status"] = plugin(m=told("m", "running", alive=False))
+    seen = sxm("watch", "m")
+    assert seen.status == exit_codes.FAILED and "SXM_WORKER_DIED" in seen.err
+
+
+def test_what_it_warns_of_is_told_at_the_end(sxm):
+    sxm.answers["status"] = plugin(m=told("m", "succeeded", warnings=["no HA"]))
+    assert "sxm: warning: no HA" in sxm("watch", "m").err
+
+
+def test_a_copy_tells_which_vm_it_is(sxm):
+    sxm.answers["status"] = plugin(m=told("m", "succeeded", copy=True))
+    assert "the copy is VM n" in sxm("watch", "m").out
+
+
+@pytest.fixture
+def answer(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path / "dom0"))
+    os.makedirs(str(tmp_path / "dom0"))
+    return report_sample.answer()
+
+
+def test_a_report_is_written_where_one_wants_it(sxm, answer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sxm.answers["report"] = answer
+    seen = sxm("report", "vm=web")
+    assert seen.status == 0 and seen.out == "web-11111111.html and web-11111111.json\n"
+    assert ("paris", "report", {"vm": "web"}) in sxm.asked
+    path = str(tmp_path / "x.html")
+    assert sxm("report", "m", "n", "-o", path, "--title", "All", "--json").document == {
+        "html": path,
+        "json": str(tmp_path / "x.json"),
+    }
+    with open(path) as page, open(str(tmp_path / "x.json")) as document:
+        assert "<h1>All" in page.read() and len(json.load(document)["reports"]) == 2
+    assert sxm("report", "m", "-o", str(tmp_path / "none" / "x.html")).status == exit_codes.FAILED
+
+
+def test_the_name_of_a_vm_leads_to_no_other_folder(sxm, answer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sxm.answers["report"] = dict(answer, vm_name="../../etc/\x1b[2J passwd")
+    assert sxm("report", "m").out.startswith("etc-2J-passwd-11111111.html and ")
+    sxm.answers["report"] = dict(answer, vm_name="/../")
+    assert sxm("report", "m").out.startswith("vm-11111111.html and ")
+
+
+@pytest.mark.parametrize("state", [journal.SUCCEEDED, journal.FAILED])
+def test_each_move_leaves_its_report_also_one_that_failed(sxm, answer, tmp_path, state):
+    error = None if state == journal.SUCCEEDED else ["SXM_MIRROR_BROKEN", "k", "w"]
+    sxm.answers.update(
+        migrate={"migration": "m"}, status=plugin(m=told("m", state, error=error)), report=answer
+    )
+    seen = sxm("migrate", "vm=web")
+    page = tmp_path / "data" / "sxm" / "reports" / "web-11111111.html"
+    assert seen.status == (0 if error is None else exit_codes.FAILED)
+    assert "sxm: report: %s" % page in seen.err.replace("\n", "") and page.exists()
+
+
+def test_no_report_is_a_warning_at_most(sxm, tmp_path):
+    sxm.answers.update(migrate={"migration": "m"}, status=plugin(m=told("m", "succeeded")))
+    seen = sxm("migrate", "vm=web")
+    assert seen.status == 0 and "sxm: warning: no report is written: UNKNOWN" in seen.err
+    assert "warning" not in sxm("migrate", "vm=web", "--no-report").err

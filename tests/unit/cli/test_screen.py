@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What a person sees of migrations on their way: on a terminal of 80 columns, a wide one and a low
+one, and without any."""
+
+import io
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from storage_motion.cli import screen
+from storage_motion.cli.screen import Screen, picture
+from storage_motion.cli.watched import Watched
+
+MIB = 1 << 20
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def disk(at=0, **changes):
+    known = {
+        "vdi": "k%d" % at,
+        "device": "xvd" + "abcdefghijklmnopqrstuvwxyz"[at],
+        "name": "disk %d" % at,
+        "state": "copying",
+        "mirror": "on",
+        "estimated": False,
+        "to_copy": 400 * MIB,
+        "verified": 0,
+        "skipped": 0,
+        "same": 0,
+        "mirrored_bytes": 0,
+        "mirrored_writes": 0,
+        "waited": 0.0,
+    }
+    return dict(known, **changes)
+
+
+def status(*disks, **changes):
+    known = {
+        "vm_name": "web",
+        "state": "running",
+        "phase": "sync",
+        "doing": "copying and mirroring the disks",
+        "error": None,
+        "downtime": None,
+        "broken": None,
+        "disks": list(disks),
+        "snapshots": [],
+        "bytes_moved": sum(one["verified"] for one in disks),
+        "bytes_to_move": sum(one["to_copy"] or 0 for one in disks),
+    }
+    return dict(known, **changes)
+
+
+def watched(*statuses, name="m"):
+    """A migration that was seen so, a second between two looks."""
+    one = Watched(name)
+    for at, seen in enumerate(statuses):
+        one.see(100.0 + at, seen)
+    return one
+
+
+def going(at=0, **changes):
+    """Two looks at a disk of which 40 MiB came in between, and 10 mirrored writes."""
+    later = dict(
+        verified=140 * MIB, mirrored_bytes=5 * MIB, mirrored_writes=10, waited=0.008, **changes
+    )
+    return disk(at, verified=100 * MIB, **changes), disk(at, **later)
+
+
+def lines(*migrations, notice="", width=80, height=23):
+    return [line.plain for line in picture(migrations, notice, width, height)]
+
+
+def test_a_disk_has_its_bar_bytes_speed_time_and_mirror_within_80_columns():
+    before, after = going()
+    titles, head, line = lines(watched(status(before), status(after)))
+    assert "web: copying and mirroring the disks" in head and "35%" in head
+    assert "6.5 s left" in head
+    for title in ("copied", "speed", "left", "mirror"):
+        assert title in titles
+    assert line.startswith("  xvda disk 0    ━━━━────────  35%   140/400 MiB  40.0 MiB/s  6.5 s ")
+    assert line.rstrip().endswith("on, 0.8 ms")
+
+
+@pytest.mark.parametrize("width", [80, 100, 110, 200])
+def test_no_line_is_wider_than_the_screen(width):
+    names = ["n" * 300, "\u65e5\u672c\u8a9e" * 40, "a\x1b[2Jb\nc", "x"]
+    disks = [disk(at, name=name, state="copying") for at, name in enumerate(names)]
+    one = watched(status(*disks, vm_name="v" * 300), status(*disks, vm_name="v" * 300))
+    found = picture([one], "The pool does not answer " * 20, width, 40)
+    assert max(cell_len(line.plain) for line in found) <= width
+    assert "\x1b" not in "".join(line.plain for line in found)
+    assert all("\n" not in line.plain for line in found)
+
+
+def test_a_wide_one_tells_how_much_is_mirrored():
+    before, after = going()
+    found = "\n".join(lines(watched(status(before), status(after)), width=120))
+    assert "mirrored" in found and "5.0 MiB, 5.0 MiB/s" in found
+
+
+def test_what_does_not_move_is_said_to_be_stalled():
+    one = watched(*[status(disk(verified=MIB)) for _ in range(8)])
+    (line,) = [line for line in lines(one) if "xvda" in line]
+    assert "stalled" in line and "7.0 s" in line and "?" not in line and "MiB/s" not in line
+
+
+def test_no_figure_is_told_that_nobody_knows():
+    one = watched(status(disk(estimated=True, to_copy=4 * MIB), bytes_to_move=4 * MIB))
+    (line,) = [line for line in lines(one) if "xvda" in line]
+    assert "%" not in line and "about 4.0 MiB" in line and "begins" in line
+    unknown = watched(status(disk(estimated=True, to_copy=None, state="waiting", mirror="off")))
+    (line,) = [line for line in lines(unknown) if "xvda" in line]
+    assert "waiting" in line and "None" not in line
+    assert lines(watched()) == [screen._fit("m: not seen yet", 79)]
+
+
+def test_the_end_is_told_with_the_pause_or_the_reason():
+    ended = status(disk(state="moved"), state="succeeded", downtime=0.31)
+    assert lines(watched(ended))[0].rstrip() == "web: succeeded; the guest stood still for 0.31 s"
+    failed = status(disk(), state="failed", error=["SXM_MIRROR_BROKEN", "k", "more"])
+    assert lines(watched(failed))[0].rstrip() == "web: failed: SXM_MIRROR_BROKEN k"
+
+
+def test_a_broken_mirror_and_when_it_is_tried_again_is_told(monkeypatch):
+    monkeypatch.setattr(screen.time, "time", lambda: 1000.0)
+    broken = {"attempt": 2, "limit": 5, "until": 1008.0, "waiting": "the next try"}
+    one = watched(status(disk(state="broken", mirror="broken"), broken=broken))
+    found = lines(one)
+    assert "web: broken, the next try in 8.0 s" in found[1] and "broken" in found[2]
+
+
+def test_on_a_low_screen_what_stands_still_is_left_out_first_and_it_always_fits():
+    still = [disk(at, state="waiting", mirror="off") for at in range(1, 20)]
+    ready = [disk(at, state="in-sync") for at in range(20, 26)]
+    many = watched(status(disk(0), *still, *ready))
+    found = lines(many, height=12)
+    assert len(found) <= 12 and any("xvda" in line for line in found)
+    assert "and of its disks 6 in-sync, 19 waiting" in found[-1]
+    several = [watched(status(*still, vm_name="vm%d" % at), name=str(at)) for at in range(30)]
+    found = lines(*several, notice="told", height=23)
+    assert len(found) == 23 and found[-1] == "told" and "and 9 more" in found[-2]
+    for height in range(2, 40):
+        assert len(lines(*several, notice="told", height=height)) <= height
+
+
+def test_a_terminal_is_drawn_in_place():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, height=24)
+    with Screen(console) as shown:
+        for one in going():
+            shown.draw([watched(status(one))])
+    text = out.getvalue()
+    assert "\x1b[2K" in text or "\x1b[1A" in text, "the lines before are taken back"
+    assert "xvda disk 0" in CONTROL.sub("", text)
+
+
+def test_without_a_terminal_there_is_a_line_for_each_step_and_no_control_codes():
+    out = io.StringIO()
+    one = Watched("m")
+    with Screen(Console(file=out, width=80)) as shown:
+        for at in range(0, 401, 10):
+            one.see(float(at), status(disk(verified=at * MIB)))
+            shown.draw([one])
+            shown.draw([one])
+        shown.draw([one], "The pool does not answer (a).")
+        shown.draw([one], "The pool does not answer (b).")
+        shown.draw([one])
+    told = out.getvalue().splitlines()
+    assert told[0] == "web: copying and mirroring the disks" and "\x1b" not in out.getvalue()
+    steps = [line for line in told if "xvda" in line]
+    assert len(steps) == 5
+    assert "50% of 400 MiB, 1.0 MiB/s, mirror on" in steps[2]
+    assert [line for line in told if "does not" in line] == ["The pool does not answer (a)."]
