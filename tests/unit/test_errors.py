@@ -6,6 +6,7 @@ import re
 
 REPOSITORY = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PAGE = os.path.join(REPOSITORY, "docs", "operations.md")
+ENVIRONMENT = {"SXM_ROOT", "SXM_SERVER", "SXM_PASSWORD", "SXM_REMOTE_PASSWORD"}
 CODE = re.compile(r'"(SXM_[A-Z_]+)"')
 
 
@@ -18,7 +19,7 @@ def codes():
                 if name.endswith(".py"):
                     with open(os.path.join(directory, name), encoding="utf-8") as source:
                         found.update(CODE.findall(source.read()))
-    return found - {"SXM_ROOT"}
+    return found - ENVIRONMENT
 
 
 def test_each_code_is_documented_with_what_to_do():

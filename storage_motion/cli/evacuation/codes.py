@@ -61,6 +61,7 @@ CODES: Dict[str, Code] = {
     "SXM_WORKER_DIED": Code(RETRY, LOG),
     "SXM_TAKEN_AWAY": Code(RETRY, "run this command again"),
     "SXM_NOT_DURABLE": Code(RETRY, LOG),
+    "SXM_DATABASE": Code(RETRY, LOG),
     "SXM_VM_CHANGED": Code(RETRY, "run this command again"),
     "SXM_VM_NOT_RUNNING": Code(RETRY, "run this command again: it is moved halted"),
     # that would be the same again
