@@ -19,9 +19,11 @@ from tests.eventually import eventually
 
 MIB = 1 << 20
 PLAN = (PoolPlan("A", ("a1",), False, ("old", "new1", "new2")),)
-DISKS = (1, 2, 3, 4, 5, 3, 4, 4, 3, 4, 3, 4)
-"""Of each VM. The one with five is to fail."""
-FAILS = DISKS.index(5)
+DISKS = (1, 2, 3, 4, 1, 4, 3, 4, 4, 4, 5, 5)
+"""Of each VM."""
+SIZE = 4 * MIB
+FAILS, LARGEST = 4, 24 * MIB
+"""The VM that is to fail, with one disk. It comes last, since it has most."""
 RUN = (1, 6)
 """VMs that run, and write."""
 GUEST = {"writes": 20, "fill": 0.3}
@@ -90,8 +92,9 @@ def vms(lab):
     """The VMs (refs), and one disk that no VM has."""
     pool = lab.pool("A")
     made = [
-        pool.create_vm("vm%02d" % number, [(pool.sr("a1", "old"), 4 * MIB)] * disks, GUEST)
+        pool.create_vm("vm%02d" % number, [(pool.sr("a1", "old"), size)] * disks, GUEST)
         for number, disks in enumerate(DISKS)
+        for size in [LARGEST if number == FAILS else SIZE]
     ]
     for number in RUN + (FAILS,):
         uuid = pool.start_vm(made[number], "a1")
@@ -152,9 +155,9 @@ def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
     status, said = command.run("--json", meanwhile=changes)
     assert status == 4, "some have failed"
     found = json.loads(said[said.index("\n{") :])
-    assert found["asked"] == {"vms": 12, "disks": 40, "bytes": 160 * MIB}
-    assert found["moved"] == {"vms": 11, "disks": 35, "bytes": 140 * MIB}
-    assert found["failed"] == {"vms": 1, "disks": 5, "bytes": 20 * MIB}
+    assert found["asked"] == {"vms": 12, "disks": 40, "bytes": 39 * SIZE + LARGEST}
+    assert found["moved"] == {"vms": 11, "disks": 39, "bytes": 39 * SIZE}
+    assert found["failed"] == {"vms": 1, "disks": 1, "bytes": LARGEST}
     (failed,) = [one for one in found["vms"] if one["state"] == "failed"]
     assert (failed["name"], failed["code"]) == ("vm04", "SXM_VM_CHANGED")
     assert failed["data"] == "at the source, untouched" and failed["do"]
