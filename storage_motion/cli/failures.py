@@ -44,3 +44,15 @@ class Interrupted(MotionError):
     """[by what]"""
 
     code = "SXM_INTERRUPTED"
+
+
+class SelftestFailed(MotionError):
+    """[what did not hold, ...]"""
+
+    code = "SXM_SELFTEST_FAILED"
+
+
+class WayRefused(MotionError):
+    """[what is wrong with a way that a selftest would go, ...]"""
+
+    code = "SXM_WAY_REFUSED"

@@ -26,6 +26,7 @@ from storage_motion.cli.commands import (
     plan,
     recover,
     resume,
+    selftest,
     show,
     trust,
     watch,
@@ -58,6 +59,7 @@ COMMANDS: Dict[str, Callable[..., int]] = {
     "resume": resume.resume,
     "recover": recover.recover,
     "limit": limit.limit,
+    "selftest": selftest.selftest,
     "trust": trust.trust,
     "help": explain.explain,
 }
