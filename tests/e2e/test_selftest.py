@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""`sxm selftest` over two pools, as an owner of them runs it: out halted, back running, a worker that
-is killed and followed, a move that is cancelled; its report; and nothing is left."""
+"""`sxm selftest` over two pools, as an owner of them runs it: out halted, back running, a worker
+that is killed and followed, a move that is cancelled; its report; and nothing is left."""
 
 import json
 import os
@@ -70,6 +70,5 @@ def test_over_two_pools(lab, tmp_path):
         assert secret not in told and secret not in json.dumps(report)
     assert_settles(lambda: leftovers.at_rest(lab))
     for pool in lab.pools:
-        assert not any(
-            "selftest" in vm["name_label"] for vm in pool.xapi.VM.get_all_records().values()
-        )
+        names = [vm["name_label"] for vm in pool.xapi.VM.get_all_records().values()]
+        assert not any("selftest" in name for name in names), names

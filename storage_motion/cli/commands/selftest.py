@@ -92,8 +92,16 @@ def selftest(
     there = _places(known[1], to_sr) if to_pool else []
     if len(here) + len(there) < 2:
         raise NotUnderstood("there is one SR only: name another one, or give --to-pool")
+    given = [place for place in here if sr] + [place for place in there if to_sr]
     one = steps.Run(
-        marks.new_id(), run.out, {pool.name: pool for pool in known}, here, there, size * MIB, short
+        marks.new_id(),
+        run.out,
+        {pool.name: pool for pool in known},
+        here,
+        there,
+        given,
+        size * MIB,
+        short,
     )
     if vm:
         _take(run, one, known[0], vm, yes)
@@ -110,11 +118,7 @@ def _go(run: Invocation, one: steps.Run, known: List[Pool], path: str, named: bo
         run.out.note("interrupted: what was made is taken away; wait")
         _end(run, one)
     _tell_where(run, one)
-    held = (
-        not interrupted
-        and all(result.outcome in (steps.OK, steps.REFUSED) for result in one.results)
-        and bool(one.held)
-    )
+    held = not interrupted and bool(one.held) and not any(map(one.is_wrong, one.results))
     found = report.document(one.selftest, known, one.results, one.skipped, held, named)
     written = report.write(path, found)
     if run.out.json:

@@ -23,7 +23,8 @@ WAY = Tuple[Place, Place]
 
 class Run:
     """One selftest. `here`, `there`: the places of the VM's pool and of the other one, in the order
-    in which they are visited; `pools`: by name; `vm`: once there is one."""
+    in which they are visited; `given`: those that its user has named; `pools`: by name; `vm`: once
+    there is one."""
 
     def __init__(
         self,
@@ -32,11 +33,13 @@ class Run:
         pools: Dict[str, Pool],
         here: List[Place],
         there: List[Place],
+        given: List[Place],
         size: int,
         short: bool = False,
     ) -> None:
         self.selftest, self.out, self.pools = selftest, out, pools
         self.here, self.there, self.size, self.short = here, there, size, short
+        self.given = given
         self.vm: Optional[Subject] = None
         self.results: List[Result] = []
         self.held: List[WAY] = []
@@ -79,6 +82,13 @@ class Run:
 
     def _fail(self, result: Result, error: List[str]) -> None:
         result.outcome, result.error, self.lost = FAILED, error, True
+
+    def is_wrong(self, result: Result) -> bool:
+        """Whether a result means that not all held. A way that is refused between places that
+        nobody has named is none of those that these hosts allow."""
+        if result.outcome in (REFUSED, SKIPPED):
+            return bool(result.places) and all(place in self.given for place in result.places)
+        return result.outcome != OK
 
     def called(self, place: Place) -> str:
         """How a place is called on this machine's screen."""
