@@ -204,7 +204,7 @@ def _cancel(run: Run) -> None:
         migration = status["migration"]
         vm.pool.plugin("cancel", migration=migration)
         ended = vm.ended(migration)
-        result.bytes = ended["bytes_moved"]
+        result.bytes = status["bytes_moved"]
         if ended["state"] != "cancelled":
             raise SelftestFailed("it was cancelled, and is %s" % ended["state"])
         vm.require_at(at, was)
@@ -221,7 +221,7 @@ def _kill(run: Run) -> None:
         migration = status["migration"]
         source.plugin("selftest-kill", selftest=run.selftest, migration=migration)
         ended = vm.ended(migration)  # by the worker that follows; nobody asks for a recovery
-        result.bytes = ended["bytes_moved"]
+        result.bytes = status["bytes_moved"]
         result.note = (
             "the recovery finished it" if ended["state"] == "succeeded" else "it was taken back"
         )
