@@ -4,20 +4,22 @@
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
+import XenAPI
+
 from storage_motion.api.dead_worker import DeadWorkerWatch
 from storage_motion.api.selftest_marks import MADE, MADE_VM, TESTED
-from storage_motion.cli import names, planned
+from storage_motion.cli import names
 from storage_motion.cli.failures import NotUnderstood, SelftestFailed, WayRefused
-from storage_motion.cli.following import MigrationFailed
+from storage_motion.cli.following import POLL, MigrationFailed
 from storage_motion.cli.names import Found
 from storage_motion.cli.pools import Pool
 from storage_motion.cli.selftest import marks
 
 MIB = 1 << 20
-POLL = 0.5  # seconds between two looks at a migration
 MOVE_BOUND = 3600.0  # seconds for a migration that is waited for
 HALFWAY_BOUND = 300.0  # seconds for it to have sent its first bytes
 SLOW = 16  # one that is to be met half-way takes so many seconds at least
+REFUSALS = ("SXM_BAD_ARGUMENTS", "SXM_REFUSED")
 RUNNING, HALTED = "Running", "Halted"
 MEMORY = str(256 * MIB)
 
@@ -155,23 +157,21 @@ class Subject:
             chosen = hosts[0]
         return dict(given, **{"host-uuid": goal.xenapi.host.get_uuid(chosen)})
 
-    def require_allowed(self, given: Dict[str, str]) -> None:
-        """Raises WayRefused, with all that is wrong, unless a dry run finds nothing."""
-        wrong = planned.wrong(planned.ask(self.pool, given))
-        if wrong:
-            raise WayRefused(*wrong)
-
     def begin(self, given: Dict[str, str]) -> str:
-        """Begin a migration: its id."""
-        return self.pool.plugin("migrate", **dict(given, wait="false"))["migration"]
+        """Begin a migration: its id. Raises WayRefused with all that is wrong with it: nothing has
+        been changed then."""
+        try:
+            return self.pool.plugin("migrate", **dict(given, wait="false"))["migration"]
+        except XenAPI.Failure as failure:
+            if failure.details[0] not in REFUSALS:
+                raise
+            raise WayRefused(*failure.details[1:])
 
     def move(self, to: Place, goal: Pool) -> Dict[str, Any]:
         """Move it, and see that it is there, and nowhere else: its last status. Raises WayRefused,
         MigrationFailed, SelftestFailed, WorkerDied."""
-        given = self.arguments(to, goal)
-        self.require_allowed(given)
         was, source = self.power_state, self.pool
-        status = self.ended(self.begin(given))
+        status = self.ended(self.begin(self.arguments(to, goal)))
         if status["error"]:
             raise MigrationFailed(status["state"], *status["error"])
         self.pool = goal
@@ -200,7 +200,6 @@ class Subject:
         """Begin a slow migration, and wait until it has sent something: its status then."""
         size = max(int(disk.record["virtual_size"]) for disk in self.disks())
         given = dict(self.arguments(to, goal), bandwidth=str(max(size // SLOW, 1 << 16)))
-        self.require_allowed(given)
         migration = self.begin(given)
         for status in self._looks(migration, HALFWAY_BOUND):
             if status["state"] != "running":

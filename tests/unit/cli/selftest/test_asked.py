@@ -4,7 +4,7 @@ with a VM that is named."""
 
 import pytest
 
-from fake_pool import add_vdi, add_vm, by_name, uuid_of
+from fake_pool import add_vdi, add_vm, by_name, failure, uuid_of
 from storage_motion.api.selftest_marks import TESTED
 from storage_motion.cli import exit_codes
 
@@ -75,8 +75,6 @@ class Plugin:
         )
 
     def migrate(self, given):
-        if given.get("dry-run"):
-            return {"plan": None, "problems": [], "refused": None, "vm": None, "disks": []}
         self.begun.append(given)
         self.slow = given if "bandwidth" in given else None
         if not self.slow:
@@ -156,7 +154,10 @@ def test_what_did_not_hold_is_an_exit_status(named):
 
 def test_a_way_that_was_asked_for_has_to_be_possible(named):
     sxm, plugin = named
-    refuse = {"plan": None, "problems": ["disk: is odd"], "refused": None, "vm": None, "disks": []}
+
+    def refuse(_):
+        raise failure("SXM_BAD_ARGUMENTS", "disk: is odd")
+
     sxm.answers["migrate"] = refuse
     seen = sxm(*GO)
     assert seen.status == exit_codes.FAILED and "disk: is odd" in seen.out
