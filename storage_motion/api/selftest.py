@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Tuple
 
 from storage_motion.api import lookup
 from storage_motion.api.arguments import Problems
-from storage_motion.api.selftest_marks import ID, MADE, TESTED
+from storage_motion.api.selftest_marks import ID, MADE, MADE_VM, TESTED
 from storage_motion.dom0 import gate_notes, launch
 from storage_motion.errors import DiskInUse, NotOfSelftest, NotRunning, TimedOut, TooLate
 from storage_motion.journal import journal
@@ -186,7 +186,10 @@ def _require_made(vdi: Dict[str, Any], owners: List[Dict[str, Any]], selftest: s
     wrong = ""
     if vdi["other_config"].get(MADE) != selftest:
         wrong = "it has not made it"
-    elif any(vm["other_config"].get(TESTED) != selftest for vm in owners):
+    elif any(
+        vm["other_config"].get(TESTED) != selftest or vm["other_config"].get(MADE_VM) != vm["uuid"]
+        for vm in owners
+    ):
         wrong = "another VM has it, too"
     if wrong:
         raise NotOfSelftest("VDI %s" % vdi["uuid"], selftest, wrong)

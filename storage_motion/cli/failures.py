@@ -56,3 +56,9 @@ class WayRefused(MotionError):
     """[what is wrong with a way that a selftest would go, ...]"""
 
     code = "SXM_WAY_REFUSED"
+
+
+class TooQuick(MotionError):
+    """[why]: a move that was to be met half-way has ended before."""
+
+    code = "SXM_TOO_QUICK"

@@ -46,7 +46,7 @@ def test_over_two_pools(lab, tmp_path):
     (folder / "pools.toml").write_text("".join(tables))
     ran = subprocess.run(
         [sys.executable, "-m", "storage_motion.cli.main", "-s", "A", "selftest", "--short"]
-        + ["--sr", "a1-fast", "--to-pool", "B", "--to-sr", "b1-fast", "--size", "8"]
+        + ["--sr", "a1-fast", "--to-pool", "B", "--to-sr", "b1-fast", "--size", "16"]
         + ["--report", str(tmp_path / "report")],
         env=dict(os.environ, XDG_CONFIG_HOME=str(tmp_path)),
         stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from storage_motion.cli.pools import Pool
 from storage_motion.cli.selftest import cleaning, marks, report, steps, subject
 from storage_motion.cli.selftest.subject import MIB, Place
 
-LEAST, MOST = 8, 1024  # MiB of the disk that is made
+LEAST, MOST = 16, 1024  # MiB of the disk that is made
 
 
 @command

@@ -8,7 +8,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import XenAPI
 
-from storage_motion.cli.failures import Interrupted, SelftestFailed, WayRefused
+from storage_motion.cli.failures import Interrupted, SelftestFailed, TooQuick, WayRefused
 from storage_motion.cli.following import MigrationFailed
 from storage_motion.cli.output import Output
 from storage_motion.cli.pools import Pool
@@ -17,7 +17,7 @@ from storage_motion.cli.selftest.report import Result
 from storage_motion.cli.selftest.subject import HALTED, RUNNING, Place, Subject
 from storage_motion.errors import MotionError
 
-OK, FAILED, REFUSED, SKIPPED = "ok", "failed", "not possible", "skipped"
+OK, FAILED, REFUSED, SKIPPED, LEFT_OUT = "ok", "failed", "not possible", "skipped", "left out"
 WAY = Tuple[Place, Place]
 
 
@@ -65,6 +65,8 @@ class Run:
         except KeyboardInterrupt:
             result.outcome, result.error = FAILED, Interrupted("by you").failure()
             raise
+        except TooQuick as error:
+            result.outcome, result.error = LEFT_OUT, error.failure()
         except WayRefused as error:
             result.outcome, result.error = REFUSED, error.failure()
         except MigrationFailed as error:
@@ -88,7 +90,7 @@ class Run:
         nobody has named is none of those that these hosts allow."""
         if result.outcome in (REFUSED, SKIPPED):
             return bool(result.places) and all(place in self.given for place in result.places)
-        return result.outcome != OK
+        return result.outcome not in (OK, LEFT_OUT)
 
     def called(self, place: Place) -> str:
         """How a place is called on this machine's screen."""

@@ -9,7 +9,7 @@ import XenAPI
 from storage_motion.api.dead_worker import DeadWorkerWatch
 from storage_motion.api.selftest_marks import MADE, MADE_VM, TESTED
 from storage_motion.cli import names
-from storage_motion.cli.failures import NotUnderstood, SelftestFailed, WayRefused
+from storage_motion.cli.failures import NotUnderstood, SelftestFailed, TooQuick, WayRefused
 from storage_motion.cli.following import POLL, MigrationFailed
 from storage_motion.cli.names import Found
 from storage_motion.cli.pools import Pool
@@ -19,6 +19,7 @@ MIB = 1 << 20
 MOVE_BOUND = 3600.0  # seconds for a migration that is waited for
 HALFWAY_BOUND = 300.0  # seconds for it to have sent its first bytes
 SLOW = 16  # one that is to be met half-way takes so many seconds at least
+SLOWEST = MIB  # bytes a second, the least that `migrate` takes
 REFUSALS = ("SXM_BAD_ARGUMENTS", "SXM_REFUSED")
 RUNNING, HALTED = "Running", "Halted"
 MEMORY = str(256 * MIB)
@@ -196,12 +197,16 @@ class Subject:
     def _note_host(self) -> None:
         self.hosts_seen.append(self.pool.xenapi.VM.get_resident_on(self.ref))
 
-    def half_way(self, to: Place, goal: Pool) -> "Dict[str, Any]":
-        """Begin a slow migration, and wait until it has sent something: its status then."""
+    def half_way(self, to: Place, goal: Pool) -> Dict[str, Any]:
+        """Begin a slow migration, and wait until it has sent something: its status then. Raises
+        WayRefused, SelftestFailed; TooQuick, where a VM that was named has gone there."""
         size = max(int(disk.record["virtual_size"]) for disk in self.disks())
-        given = dict(self.arguments(to, goal), bandwidth=str(max(size // SLOW, 1 << 16)))
+        given = dict(self.arguments(to, goal), bandwidth=str(max(size // SLOW, SLOWEST)))
         migration = self.begin(given)
         for status in self._looks(migration, HALFWAY_BOUND):
+            if status["state"] == "succeeded" and not self.made:
+                self.pool = goal
+                raise TooQuick("its disks have too little data for a move to be met half-way")
             if status["state"] != "running":
                 raise SelftestFailed("it has ended before it was half-way", status["state"])
             if status["bytes_moved"] > 0:

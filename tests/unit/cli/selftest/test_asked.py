@@ -30,7 +30,7 @@ def add(pool, srs, state="Running", marks=None):
         (["--to-sr", "l1-sr"], "--to-sr is of the pool of --to-pool, which is missing"),
         (["--sr", "p1-sr"], "there is one SR only"),
         (["--to-pool", "paris"], "--to-pool: is the pool of --server"),
-        (["--size", "4"], "--size: from 8 to 1024 MiB"),
+        (["--size", "4"], "--size: from 16 to 1024 MiB"),
         (["--sr", "p9-sr"], "there is no SR 'p9-sr'"),
         (["--vm", "wob"], "there is no VM 'wob'"),
         (["--vm", "web"], "nobody can be asked: give --yes"),
@@ -138,6 +138,18 @@ def test_a_vm_that_was_named_is_moved_as_it_is(named):
     changed = {call[0] for call in paris.calls}
     assert changed == {"add_to_other_config", "remove_from_other_config"}
     assert paris.tables["VM"][plugin.vm]["other_config"] == {}
+
+
+def test_one_with_too_little_data_is_moved_and_comes_home(named):
+    sxm, plugin = named
+    go = plugin.migrate
+    sxm.answers["migrate"] = lambda given: go({k: v for k, v in given.items() if k != "bandwidth"})
+    seen = sxm(*GO, "--json")
+    assert seen.status == 0 and seen.document["held"]
+    assert [step["outcome"] for step in seen.document["steps"]] == ["ok"] * 2 + ["left out"] * 2 + [
+        "ok"
+    ]
+    assert "the VM is in" not in seen.err
 
 
 def test_what_did_not_hold_is_an_exit_status(named):
