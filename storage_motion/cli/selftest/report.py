@@ -16,7 +16,7 @@ from storage_motion.cli.selftest.subject import Place
 
 # of a host's software_version; some have the host's name there, too
 SOFTWARE = ("product_brand", "product_version", "platform_version", "xapi_build", "xen", "linux")
-PLUGIN = ("version", "driver_version", "blktap", "qcow2_safe")
+PLUGIN = ("version", "driver_version", "blktap", "qcow2_safe")  # of what `installed` answers
 NAMED = {
     "VM": ("name_label",),
     "VDI": ("name_label",),
@@ -176,20 +176,11 @@ def text(report: Dict[str, Any]) -> str:
     for pool in report["pools"]:
         lines += ["", pool["name"]]
         for host in pool["hosts"]:
-            ours = host["storage_xenmotion"]
-            lines.append(
-                "  %s: %s; storage-xenmotion %s"
-                % (
-                    host["name"],
-                    ", ".join("%s %s" % (name, host[name]) for name in SOFTWARE if name in host),
-                    ", ".join("%s %s" % one for one in sorted(ours.items())),
-                )
-            )
+            lines.append("  %s: %s" % (host["name"], _words(host, SOFTWARE)))
+            lines.append("    storage-xenmotion: %s" % _words(host["storage_xenmotion"]))
         for sr in pool["srs"]:
-            lines.append(
-                "  %s: %s%s, on %d hosts"
-                % (sr["name"], sr["type"], ", shared" if sr["shared"] else "", sr["hosts"])
-            )
+            kind = sr["type"] + (", shared" if sr["shared"] else "")
+            lines.append("  %s: %s, on %d host(s)" % (sr["name"], kind, sr["hosts"]))
     lines.append("")
     for step in report["steps"]:
         result = Result(step["what"], (), step["outcome"])
@@ -201,6 +192,15 @@ def text(report: Dict[str, Any]) -> str:
         lines.append(result.text(lambda place: ""))
     lines += ["left out     %s: %s" % one for one in sorted(report["left out"].items())]
     return "\n".join(lines) + "\n"
+
+
+def _words(found: Dict[str, Any], names: Optional[Sequence[str]] = None) -> str:
+    """Names and values in a line, in the order of `names`."""
+    return ", ".join(
+        "%s %s" % (name.replace("_", " "), found[name])
+        for name in names or sorted(found)
+        if name in found
+    )
 
 
 def write(path: str, report: Dict[str, Any]) -> List[str]:
