@@ -34,7 +34,7 @@ def test_over_two_pools(lab, tmp_path):
     folder.mkdir()
     tables = []
     for pool in lab.pools:
-        systemd.release(pool.master.root)
+        systemd.release(pool.master.root, after=1)
         password = folder / pool.name
         password.write_text(pool.password)
         password.chmod(0o600)
