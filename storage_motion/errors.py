@@ -134,6 +134,12 @@ class VmChanged(MotionError):
     code = "SXM_VM_CHANGED"
 
 
+class NotOfSelftest(MotionError):
+    """[what, the selftest's id, why]: a selftest keeps its hands off what is not its own."""
+
+    code = "SXM_NOT_OF_SELFTEST"
+
+
 class NothingToResume(MotionError):
     """[migration, its state]: it does not wait for anything."""
 

@@ -51,9 +51,12 @@ def hold(root):
     scripts.install_text("[Service]\nRestart=no\n", root, HELD)
 
 
-def release(root):
-    """Have a worker that dies on this host started again, as on any host."""
-    if os.path.exists(root + HELD):
+def release(root, after=None):
+    """Have a worker that dies on this host started again, as on any host; `after` so many seconds,
+    where the test has no time for those of its unit."""
+    if after is not None:
+        scripts.install_text("[Service]\nRestartSec=%d\n" % after, root, HELD)
+    elif os.path.exists(root + HELD):
         os.unlink(root + HELD)
 
 

@@ -13,6 +13,9 @@ _POLL = 0.05 * patience.TIMES  # seconds between looks at a task of xenopsd
 _LONGEST_TASK = 600.0  # seconds
 # keys of a VM's other_config that the lab's guest takes, without this
 _GUEST_SETTINGS = "lab-guest:"
+# of a VM that has none of these: it has no system on its disks, and stays in its firmware, which
+# reads them and writes nothing
+_FIRMWARE = {"workers": "0", "fill": "0"}
 _DEBUG = "lab-xapi"
 _AT_REST = ("Halted", "Suspended")
 
@@ -76,7 +79,8 @@ def metadata(database, vm, plugged_only=False):
             key[len(_GUEST_SETTINGS) :]: value
             for key, value in record["other_config"].items()
             if key.startswith(_GUEST_SETTINGS)
-        },
+        }
+        or _FIRMWARE,
     }
 
 

@@ -10,7 +10,16 @@ import difflib
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple
 
 import storage_motion
-from storage_motion.api import arguments, commands, host_facts, log, lookup, migrate, ports
+from storage_motion.api import (
+    arguments,
+    commands,
+    host_facts,
+    log,
+    lookup,
+    migrate,
+    ports,
+    selftest,
+)
 from storage_motion.api.arguments import Argument, Problems, Takes
 from storage_motion.dom0 import state_db
 from storage_motion.errors import BadArguments
@@ -31,6 +40,7 @@ LOCAL = Argument("local", "true: ask no other host")
 FOR_VM = Argument("vm", "the UUID of the VM that the disks are for")
 DISKS = Argument("disks", "a JSON list of the disks")
 DISK = Argument("vdi", "the disk's UUID")
+SELFTEST = Argument("selftest", "the selftest's id")
 ADDRESS = Argument("address", "where the receiver listens")
 PORT = Argument("port", "one of those that receivers get")
 EXPECT = Argument("expect", "how many will call")
@@ -268,6 +278,26 @@ FUNCTIONS: Dict[str, Function] = {
         "for the source on a member: takes away a mark of relinking that SM has left on a disk",
         Takes((DISK,), (("vdi",),)),
         sr_master.end_what_relinking_left,
+    ),
+    "selftest-digest": Function(
+        "for sxm selftest: the digest of a disk of its halted VM",
+        Takes((SELFTEST, DISK), (("selftest",), ("vdi",))),
+        selftest.digest,
+    ),
+    "selftest-fill": Function(
+        "for sxm selftest: writes a pattern to a disk that it made",
+        Takes((SELFTEST, DISK), (("selftest",), ("vdi",))),
+        selftest.fill,
+    ),
+    "selftest-release": Function(
+        "for sxm selftest: closes a disk that it made, and left open",
+        Takes((SELFTEST, DISK), (("selftest",), ("vdi",))),
+        selftest.release,
+    ),
+    "selftest-kill": Function(
+        "for sxm selftest: ends the worker of a migration of its VM",
+        Takes((SELFTEST, MIGRATION, LOCAL), (("selftest",), ("migration",))),
+        selftest.kill,
     ),
     database.FUNCTION: Function(
         "for either side: how much of xapi's database is on this host's disk",

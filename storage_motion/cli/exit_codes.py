@@ -65,6 +65,7 @@ OF_CODE: Dict[str, Outcome] = {
     "SXM_NOT_RUNNING": Outcome(REFUSED),
     "SXM_TOO_LATE": Outcome(REFUSED, "let it come to its end: sxm watch MIGRATION"),
     "SXM_WORKER_DIED": Outcome(FAILED, "sxm recover brings it to an end"),
+    "SXM_NOT_OF_SELFTEST": Outcome(REFUSED),
     "SXM_INTERRUPTED": Outcome(INTERRUPTED),
 }
 

@@ -44,3 +44,21 @@ class Interrupted(MotionError):
     """[by what]"""
 
     code = "SXM_INTERRUPTED"
+
+
+class SelftestFailed(MotionError):
+    """[what did not hold, ...]"""
+
+    code = "SXM_SELFTEST_FAILED"
+
+
+class WayRefused(MotionError):
+    """[what is wrong with a way that a selftest would go, ...]"""
+
+    code = "SXM_WAY_REFUSED"
+
+
+class TooQuick(MotionError):
+    """[why]: a move that was to be met half-way has ended before."""
+
+    code = "SXM_TOO_QUICK"

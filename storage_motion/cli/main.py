@@ -29,6 +29,7 @@ from storage_motion.cli.commands import (
     recover,
     report,
     resume,
+    selftest,
     show,
     trust,
     watch,
@@ -64,6 +65,7 @@ COMMANDS: Dict[str, Callable[..., int]] = {
     "recover": recover.recover,
     "limit": limit.limit,
     "doctor": doctor.doctor,
+    "selftest": selftest.selftest,
     "trust": trust.trust,
     "help": explain.explain,
 }

@@ -43,6 +43,15 @@ def vm(x, sr):
     return vm
 
 
+def test_a_vm_without_a_system_stays_in_its_firmware(pool, x, vm):
+    """It writes nothing: `sxm selftest` makes such a one."""
+    x.VM.remove_from_other_config(vm, "lab-guest:seed")
+    x.VM.start(vm, False, False)
+    found = [host.xenopsd.vms.get(x.VM.get_uuid(vm)) for host in pool.hosts]
+    (told,) = [one["metadata"]["guest"] for one in found if one]
+    assert told == {"workers": "0", "fill": "0"}
+
+
 def test_a_vm_from_creation_to_destruction(pool, x, vm):
     record = x.VM.get_record(vm)
     assert (
