@@ -21,14 +21,12 @@ STAYS_FREE = 1024 * 1024 * 1024  # bytes of the file system, for the journals an
 
 def keep(migration: str, name: str, pieces: Iterable[bytes]) -> str:
     """Keep a file of a migration, in place of one of that name. Returns its path (dom0's). Raises
-    NotNoted, and what `pieces` raises: then there is none of it."""
+    NotNoted, and what `pieces` raises: then there is what there was before."""
     path = "%s/%s%s-%s" % (journal.DIRECTORY, PREFIX, journal.check_id(migration), name)
     with noting(path):
         directory = root.private_directory(journal.DIRECTORY)
         here, temporary = root.path(path), root.path(path) + ".part"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(here)
-        left = MOST - sum(os.path.getsize(file) for file in _files(directory))
+        left = _room(directory, here, temporary)  # which are replaced
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as out:
@@ -47,6 +45,12 @@ def keep(migration: str, name: str, pieces: Iterable[bytes]) -> str:
     return path
 
 
+def room() -> int:
+    """How many bytes may be kept yet, where the file system has them."""
+    directory = root.path(journal.DIRECTORY)
+    return _room(directory) if os.path.isdir(directory) else MOST
+
+
 def prune() -> None:
     """Remove those of more than DAYS ago."""
     directory = root.path(journal.DIRECTORY)
@@ -60,6 +64,10 @@ def _files(directory: str) -> Iterable[str]:
     return [
         os.path.join(directory, name) for name in os.listdir(directory) if name.startswith(PREFIX)
     ]
+
+
+def _room(directory: str, *but: str) -> int:
+    return MOST - sum(os.path.getsize(file) for file in _files(directory) if file not in but)
 
 
 def _require_room(path: str, directory: str, left: int, size: int) -> None:

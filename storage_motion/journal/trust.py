@@ -35,6 +35,8 @@ MAY_LACK: Dict[str, Any] = {
     "ha_restart_priority": "",
     "cbt_disabled": [],
     "new_vm": "",
+    "blobs_moved": {},
+    "blobs_kept": [],
 }
 SOURCE_DISK: Dict[str, Kinds] = {"state": TEXT}
 AT_DESTINATION: Dict[str, Kinds] = {"srs": (list,), "receivers": (list,)}

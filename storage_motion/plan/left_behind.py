@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import XenAPI
 
+from storage_motion.journal import kept_files
 from storage_motion.plan.inquiry import Inquiry
 from storage_motion.xapi import blobs
 from storage_motion.xapi.records import NULL
@@ -92,13 +93,26 @@ _REFERENCES: Tuple[Tuple[str, str, str], ...] = (
 
 
 def _blobs(inquiry: Inquiry) -> Iterator[str]:
-    for name, ref in sorted((inquiry.vm.get("blobs") or {}).items()):
-        blob = inquiry.source.of("blob", ref)
-        if blob and int(blob["size"]) > blobs.LARGEST:
+    """Those that are not moved, and those for which there would be no room if they could not be."""
+    records = [
+        (name, inquiry.source.of("blob", ref))
+        for name, ref in (inquiry.vm.get("blobs") or {}).items()
+    ]
+    sizes = sorted((int(blob["size"]), name) for name, blob in records if blob)
+    left = kept_files.room()
+    for size, name in sizes:
+        left -= size
+        if size > blobs.LARGEST:
             yield (
                 "blob %s of the VM has more than %d MiB, and is deleted with it at the source; xe "
                 "blob-get it before the move, and xe blob-create and blob-put it afterwards"
                 % (name, blobs.LARGEST >> 20)
+            )
+        elif left < 0:
+            yield (
+                "blob %s of the VM is lost if it cannot be moved, as there is no room to keep it; "
+                "xe blob-get it before the move, or take away /var/lib/sxm/kept-* of the VM's host"
+                % name
             )
 
 

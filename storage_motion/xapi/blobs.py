@@ -8,7 +8,7 @@ that lasts, and the one that is sent to.
 """
 
 import contextlib
-from typing import Any, Dict, Iterable, Iterator, List, Optional
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
 import XenAPI
 
@@ -19,7 +19,9 @@ from storage_motion.xapi.records import Records
 from storage_motion.xapi.session import reason
 
 PATH = "/blob"
-LARGEST = 1024 * 1024 * 1024  # bytes of one that is moved: xapi's are pictures, notes
+# bytes of one that is moved: xapi's are pictures, notes; if it fails, there is room for it as a
+# file of the source host (journal/kept_files.py)
+LARGEST = 64 * 1024 * 1024
 BOUND = 600.0  # seconds for the contents of one
 
 
@@ -71,11 +73,11 @@ def send(
 
 
 def hosts(session: "XenAPI.Session") -> List[str]:
-    """The refs of all hosts of this host's pool that are enabled, the master's first."""
+    """The refs of all hosts of this host's pool, the master's first: one in maintenance has its
+    files, too."""
     records = Records(session)
     master = records.pool()["master"]
-    enabled = [ref for ref, host in records.all("host").items() if host["enabled"]]
-    return sorted(enabled, key=lambda ref: (ref != master, ref))
+    return sorted(records.all("host"), key=lambda ref: (ref != master, ref))
 
 
 @contextlib.contextmanager
@@ -107,21 +109,37 @@ def _management(session: "XenAPI.Session", host: str) -> str:
     raise Unreachable("host %s" % host, "it has no management interface")
 
 
-def find(session: "XenAPI.Session", ref: str, size: int) -> Optional[str]:
-    """A host (its ref) of this host's pool that has a file of a blob (a ref) of `size` bytes, or,
-    if none has, of any length; None if none has one. Raises Unreachable where none has, and one
-    does not answer."""
+class Found(NamedTuple):
+    """A host (its ref) that has a file of a blob, None if none has; whether that is as long as xapi
+    says, and so the newest (of two of one length it is not known); `trouble`: what one of the
+    others, which may have that, does not answer."""
+
+    host: Optional[str]
+    exact: bool
+    trouble: Optional[Unreachable]
+
+
+def look(session: "XenAPI.Session", ref: str, size: int) -> Found:
+    """Who of this host's pool has a file of a blob (a ref): of `size` bytes, or, if none has, of
+    any length."""
     other: Optional[str] = None
     trouble: Optional[Unreachable] = None
     for host in hosts(session):
         try:
             with of_host(session, host, ref) as found:
                 if found is not None and found.length == size:
-                    return host
+                    return Found(host, True, None)
                 if found is not None and other is None:
                     other = host
         except Unreachable as error:
             trouble = error
-    if other is None and trouble:
-        raise trouble
-    return other
+    return Found(other, False, trouble)
+
+
+def find(session: "XenAPI.Session", ref: str, size: int) -> Optional[str]:
+    """The host of `look`. Raises Unreachable where none has `size` bytes, and one does not answer:
+    what the others have may be older."""
+    found = look(session, ref, size)
+    if found.trouble:
+        raise found.trouble
+    return found.host

@@ -5,7 +5,7 @@
 One has come along when its record is on disk there, and what is in it has been read there again,
 and is the same. What has not stays as a file of the source host (journal/kept_files.py), since with
 the VM its blobs are deleted at the source. Nothing else depends on them: what goes wrong is warned
-of.
+of. But while the source does not say which there are, none of it may be deleted.
 """
 
 import hashlib
@@ -23,20 +23,22 @@ from storage_motion.xapi.records import Records
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
 
-MOVED = "blobs_moved"  # a field of the journal: the UUIDs of those that have come along
+# Fields of the journal: {UUID: bytes} of those that have come along; the UUIDs of those that have
+# not and are kept, which are not tried again.
+MOVED, KEPT = "blobs_moved", "blobs_kept"
 
 log = logging.getLogger("sxm")
 
 
 def move(m: "Migration") -> None:
-    """Move those that have not yet."""
+    """Move those that have not yet. Raises where the source does not say which there are."""
     if not m.plan.cross_pool:
         return
-    with no_more_than_warned_of(m, lambda why: _warn(m, "the blobs", why)):
-        vm = Records(m.source).ref("VM", m.plan.vm)
-        here = _records(m.source, blobs.of_vm(m.source, vm)) if vm else {}
-        if here:
-            _move_all(m, here)
+    vm = Records(m.source).ref("VM", m.plan.vm)
+    found = _records(m.source, blobs.of_vm(m.source, vm)) if vm else {}
+    here = {name: blob for name, blob in found.items() if blob["uuid"] not in m.entry.get(KEPT, [])}
+    if here:
+        _move_all(m, here)
 
 
 def _records(session: Any, refs: Dict[str, str]) -> Dict[str, Dict[str, Any]]:
@@ -61,16 +63,27 @@ def _move_all(m: "Migration", here: Dict[str, Dict[str, Any]]) -> None:
             if name not in failed and not _is_there(m, name, blob)
         ]
 
-    durable.keep((m.destination,), make, lacking, "the blobs of VM %s" % m.plan.vm)
-    for name, why in sorted(failed.items()):
-        _warn(m, "blob %s" % name, "%s; %s" % (why, kept(m, lambda: _keep(m, here[name]))))
+    unproven: List[str] = []
+    with no_more_than_warned_of(m, unproven.append):
+        durable.keep((m.destination,), make, lacking, "the blobs of VM %s" % m.plan.vm)
+    for why in unproven:  # of any of them it is not known what the destination has on disk
+        for name in set(here) - set(failed):
+            failed[name] = "it is not proven there: %s" % why
+    # the small ones first: there may not be room for all
+    for name in sorted(failed, key=lambda name: (int(here[name]["size"]), name)):
+        _keep(m, name, here[name], failed[name])
 
 
 def _is_there(m: "Migration", name: str, blob: Dict[str, Any]) -> bool:
-    """Whether it has come along, and the destination has not forgotten it since. What somebody has
-    put into it there stays."""
-    moved = blob["uuid"] in m.entry.get(MOVED, [])
-    return moved and name in blobs.of_vm(m.destination, remap.destination_vm(m))
+    """Whether it has come along, and the destination has not forgotten it since, nor, by an older
+    database, how long it is. What somebody has put into it there stays."""
+    moved = m.entry.get(MOVED, {})
+    if blob["uuid"] not in moved:
+        return False
+    ref = blobs.of_vm(m.destination, remap.destination_vm(m)).get(name)
+    if ref is None:
+        return False
+    return not moved[blob["uuid"]] or int(m.destination.xenapi.blob.get_size(ref)) > 0
 
 
 def _trouble(m: "Migration", name: str, blob: Dict[str, Any]) -> str:
@@ -84,14 +97,16 @@ def _trouble(m: "Migration", name: str, blob: Dict[str, Any]) -> str:
 def _move(m: "Migration", name: str, blob: Dict[str, Any]) -> None:
     ref = blobs.make(m.destination, remap.destination_vm(m), name, blob)
     host = blobs.find(m.source, blob["ref"], int(blob["size"]))
+    sent = 0
     if host is not None:
-        _send(m, host, blob, ref)
+        sent = _send(m, host, blob, ref)
     elif int(blob["size"]):
         raise Unreachable("blob %s" % blob["uuid"], "no host of the pool has it")
-    m.note(None, **{MOVED: sorted(set(m.entry.get(MOVED, [])) | {blob["uuid"]})})
+    m.note(None, **{MOVED: dict(m.entry.get(MOVED, {}), **{blob["uuid"]: sent})})
 
 
-def _send(m: "Migration", host: str, blob: Dict[str, Any], ref: str) -> None:
+def _send(m: "Migration", host: str, blob: Dict[str, Any], ref: str) -> int:
+    """Returns how many bytes it has."""
     sent = _Digest()
     with blobs.of_host(m.source, host, blob["ref"]) as content:
         if content is None or content.length is None:
@@ -120,6 +135,7 @@ def _send(m: "Migration", host: str, blob: Dict[str, Any], ref: str) -> None:
     size = int(m.destination.xenapi.blob.get_size(ref))
     if size != sent.size:  # it is set last; by it the next one will look for the file
         raise Unreachable(m.plan.master, "it has %d bytes, and says %d" % (sent.size, size))
+    return sent.size
 
 
 class _Digest:
@@ -142,14 +158,31 @@ class _Digest:
         return self._digest.hexdigest()
 
 
-def _keep(m: "Migration", blob: Dict[str, Any]) -> Optional[str]:
-    """Keep one as a file; its path, None if no host has anything of it."""
-    host = blobs.find(m.source, blob["ref"], int(blob["size"]))
-    if host is None:
-        return None
-    with blobs.of_host(m.source, host, blob["ref"]) as content:
-        return content and kept_files.keep(m.id, blob["uuid"], content.pieces)
+def _keep(m: "Migration", name: str, blob: Dict[str, Any], why: str) -> None:
+    """Keep what there is of one that has not come along, and tell the user; `why` it has not."""
+    more: List[str] = []
+    fields: Dict[str, Any] = {}
 
+    def keep() -> Optional[str]:
+        found = blobs.look(m.source, blob["ref"], int(blob["size"]))
+        if found.host is None:
+            if found.trouble:
+                raise found.trouble
+            return None
+        with blobs.of_host(m.source, found.host, blob["ref"]) as content:
+            if content is None:
+                return None
+            path = kept_files.keep(m.id, blob["uuid"], content.pieces)
+        if not found.exact:
+            more.append("; that is not of the %s bytes that xapi says" % blob["size"])
+        if found.trouble:
+            more.append(", and there may be a newer one: %s" % found.trouble)
+        fields[KEPT] = sorted(set(m.entry.get(KEPT, [])) | {blob["uuid"]})
+        return path
 
-def _warn(m: "Migration", which: str, why: str) -> None:
-    m.warn("%s of VM %s could not be moved to its new pool: %s" % (which, m.plan.vm_name, why))
+    told = kept(m, keep) + "".join(more)
+    m.warn(
+        "blob %s of VM %s could not be moved to its new pool: %s; %s"
+        % (name, m.plan.vm_name, why, told),
+        **fields,
+    )

@@ -25,26 +25,34 @@ def kept():
     return sorted(os.listdir(root.path("/var/lib/sxm")))
 
 
+def content(name):
+    with open(root.path("/var/lib/sxm/kept-%s-%s" % (ID, name)), "rb") as file:
+        return file.read()
+
+
 def test_it_is_whole_and_roots_alone():
-    for content in ([b"for", b"mer"], [b"one ", b"two"]):
-        path = kept_files.keep(ID, "rrd.xml", content)
+    for pieces in ([b"for", b"mer"], [b"one ", b"two"]):
+        path = kept_files.keep(ID, "rrd.xml", pieces)
     assert path == "/var/lib/sxm/kept-%s-rrd.xml" % ID and kept() == ["kept-%s-rrd.xml" % ID]
-    with open(root.path(path), "rb") as file:
-        assert file.read() == b"one two"
+    assert content("rrd.xml") == b"one two"
     assert stat.S_IMODE(os.stat(root.path(path)).st_mode) == 0o600
 
 
 def test_more_than_there_is_room_for_is_not_begun(monkeypatch):
     monkeypatch.setattr(kept_files, "MOST", 10)
+    assert kept_files.room() == 10
     kept_files.keep(ID, "a", [b"123456"])
+    assert kept_files.room() == 4
     with pytest.raises(NotNoted, match="more than"):
         kept_files.keep(ID, "b", [b"1234", b"5"])
+    with open(root.path("/var/lib/sxm/kept-%s-a.part" % ID), "wb") as file:
+        file.write(b"1234567890")  # of one that was killed
     kept_files.keep(ID, "a", [b"1234567890"])
     assert kept() == ["kept-%s-a" % ID]
     monkeypatch.setattr(root, "free_bytes", lambda here: kept_files.STAYS_FREE)
     with pytest.raises(NotNoted, match="would be free"):
         kept_files.keep(ID, "a", [b"1"])
-    assert kept() == []
+    assert kept() == ["kept-%s-a" % ID] and content("a") == b"1234567890"
 
 
 def test_what_breaks_off_leaves_nothing():
@@ -55,6 +63,10 @@ def test_what_breaks_off_leaves_nothing():
     with pytest.raises(ValueError):
         kept_files.keep(ID, "a", pieces())
     assert kept() == []
+    kept_files.keep(ID, "a", [b"before"])
+    with pytest.raises(ValueError):
+        kept_files.keep(ID, "a", pieces())
+    assert kept() == ["kept-%s-a" % ID] and content("a") == b"before"
 
 
 def test_old_ones_go():

@@ -8,6 +8,7 @@ import pytest
 
 from fake_pool import NULL, by_name, failure, uuid_of
 from plan_world import World
+from storage_motion.journal import kept_files
 from storage_motion.xapi import blobs
 
 ROOT = os.path.join(os.path.dirname(__file__), *[os.pardir] * 3)
@@ -217,6 +218,16 @@ def test_all_at_once(world):
     for leave in (affinity, blob, usb, guest_address):
         leave(world)
     assert len(world.cross()[0].warnings) == 4
+
+
+def test_blobs_that_there_would_be_no_room_to_keep(world, monkeypatch):
+    """Where they cannot be moved they are lost."""
+    monkeypatch.setattr(kept_files, "room", lambda: 5)
+    refs = [world.a.add("blob", size=size) for size in ("3", "2", "4")]
+    world.vm["blobs"] = dict(zip(("shot", "note", "film"), refs))
+    (warning,) = world.cross()[0].warnings
+    assert "blob film of the VM is lost if it cannot be moved" in warning
+    assert blobs.LARGEST <= kept_files.MOST
 
 
 def test_a_xapi_that_has_not_all_of_it_fails_no_plan(world):

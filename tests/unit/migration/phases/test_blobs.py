@@ -11,6 +11,7 @@ from fake_migration import make_plan
 from fake_pool import add_vm, by_name, failure, make_pool, uuid_of
 from storage_motion.dom0 import inventory, root
 from storage_motion.errors import JournalNotWritten, Unreachable
+from storage_motion.journal import kept_files
 from storage_motion.migration import durable
 from storage_motion.migration.phases import blobs as phase
 from storage_motion.xapi import blobs, unanswered
@@ -28,8 +29,7 @@ class Moved:
         monkeypatch.setattr(root, "free_bytes", lambda here: 1 << 40)
         self.source, self.destination = make_pool("A", ["a1", "a2"]), make_pool("B", ["b1"])
         self.master, self.member = [by_name(self.source, "host", name) for name in ("a1", "a2")]
-        for host in self.source.tables["host"].values():
-            host.setdefault("enabled", True)
+        self.silent = set()  # of the hosts of A
         own = uuid_of(self.source, "host", self.member)
         monkeypatch.setattr(inventory, "host_uuid", lambda: own)
         guests = by_name(self.destination, "network", "guests")
@@ -70,6 +70,8 @@ class Moved:
     def _at(self, url, session, ref):
         master = "https://" + uuid_of(self.source, "host", self.master)
         where = {"": self.member, MASTER: MASTER, master: self.master}[url]
+        if where in self.silent:
+            raise Unreachable(url, "no answer")
         content = self.files.get((where, ref))
         yield content if content is None else unanswered.Content(len(content), iter([content]))
 
@@ -80,8 +82,9 @@ class Moved:
         self.files[MASTER, ref] = self.spoil(content)
         self.destination.tables["blob"][ref]["size"] = str(len(self.files[MASTER, ref]))
 
-    def warn(self, text):
+    def warn(self, text, **fields):
         self.warnings.append(text)
+        self.note(**fields)
 
     def note(self, key=None, **fields):
         self.entry.update(fields)
@@ -166,6 +169,7 @@ def test_one_that_is_too_large_is_told(moved, monkeypatch):
     monkeypatch.setattr(blobs, "LARGEST", 3)
     moved.move()
     assert moved.sent == [] and "it has more than" in moved.warnings[0]
+    assert moved.kept() == [b"a note"]
 
 
 @pytest.mark.parametrize(
@@ -178,18 +182,92 @@ def test_one_that_is_too_large_is_told(moved, monkeypatch):
     ],
     ids=lambda trouble: trouble.__class__.__name__,
 )
-@pytest.mark.parametrize("where", ["send", "find", "make", "of_vm"])
+@pytest.mark.parametrize("where", ["send", "find", "make", "of_vm", "sync"])
 def test_nothing_of_it_makes_the_migration_fail(moved, monkeypatch, where, trouble):
+    """And what the destination may not have, or may forget, is kept: the VM goes next."""
+    of_vm = blobs.of_vm
+
     def fail(*_):
         raise trouble
 
-    monkeypatch.setattr(blobs, where, fail)
+    def not_there(session, vm):
+        return of_vm(session, vm) if session is moved.source else fail()
+
+    if where == "sync":
+        moved.destination.sync = fail
+    else:
+        monkeypatch.setattr(blobs, where, not_there if where == "of_vm" else fail)
     phase.move(moved)
     assert moved.warnings and all("could not be moved" in warning for warning in moved.warnings)
+    assert moved.kept() == [b"a note"]
+
+
+def test_while_the_source_does_not_say_which_there_are_none_is_deleted(moved, monkeypatch):
+    monkeypatch.setattr(blobs, "of_vm", lambda *_: (_ for _ in ()).throw(OSError(5, "no")))
+    with pytest.raises(OSError):
+        phase.move(moved)
+
+
+def test_what_is_kept_is_not_tried_nor_told_again(moved):
+    """By a clean-up that is repeated."""
+    moved.spoil = lambda content: b""
+    moved.move()
+    assert len(moved.sent) == 2 and len(moved.warnings) == 1
+    moved.move()
+    assert len(moved.sent) == 2 and len(moved.warnings) == 1 and moved.kept() == [b"a note"]
+
+
+def test_what_there_was_no_room_for_is_tried_again(moved, monkeypatch):
+    moved.spoil = lambda content: b""
+    monkeypatch.setattr(kept_files, "MOST", 1)
+    moved.move()
+    assert "is not kept" in moved.warnings[0] and moved.kept() == []
+    moved.spoil = lambda content: content
+    assert moved.move()["note"] == b"a note"
+
+
+def test_one_whose_length_the_destination_forgets_is_moved_again(moved):
+    """Its database of minutes ago has the record, as it was made."""
+    sync, forgotten = moved.destination.sync, []
+
+    def forget(bound=None):
+        if not forgotten:
+            forgotten.append(moved.destination.tables["VM"][moved.there]["blobs"]["note"])
+            moved.destination.tables["blob"][forgotten[0]]["size"] = "0"
+        sync()
+
+    moved.destination.sync = forget
+    moved.move()
+    assert moved.destination.tables["blob"][forgotten[0]]["size"] == "6"
+    assert moved.sent == [b"a note"] * 2 and moved.warnings == []
+
+
+def test_one_of_a_host_in_maintenance_moves(moved):
+    ref = moved.about["note"]
+    moved.source.tables["host"][moved.member]["enabled"] = False
+    moved.files[moved.member, ref] = moved.files.pop((moved.master, ref))
+    assert moved.move()["note"] == b"a note" and moved.warnings == []
+
+
+def test_an_older_file_does_not_count_while_a_host_is_silent(moved):
+    """The silent one may have what xapi speaks of. What there is, is kept."""
+    moved.files[moved.master, moved.about["note"]] = b"older"
+    moved.silent.add(moved.member)
+    moved.move()
+    assert moved.sent == [] and moved.kept() == [b"older"]
+    warning = [text for text in moved.warnings if "blob note" in text][0]
+    assert "not of the 6 bytes that xapi says, and there may be a newer one" in warning
+    assert "no answer" in warning
+
+
+def test_an_older_file_counts_where_all_hosts_answer(moved):
+    """Then it is all that there is."""
+    moved.files[moved.master, moved.about["note"]] = b"older"
+    assert moved.move()["note"] == b"older" and moved.warnings == []
 
 
 def test_a_journal_that_cannot_be_written_stops_the_worker(moved):
-    def warn(text):
+    def warn(text, **_):
         raise JournalNotWritten("p", "full")
 
     moved.spoil, moved.warn = (lambda content: b""), warn
