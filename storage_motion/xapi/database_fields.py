@@ -157,7 +157,9 @@ def _begun(migration: str) -> int:
     """The turn of a migration that was begun last; 0 if none was."""
     with open(root.private_file(TURNS), encoding="ascii") as turns:
         found = [line.split() for line in turns]
-    return max([int(words[1]) for words in found if len(words) == 2 and words[0] == migration] + [0])
+    return max(
+        [int(words[1]) for words in found if len(words) == 2 and words[0] == migration] + [0]
+    )
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def _begin_turn(m: "Migration") -> None:
     worker that was killed, or whose call was not answered, and has not been done yet."""
     if not _is_suspended(m, m.vm()):
         return
-    m.note(**{TURN: m.entry.get(TURN, 0) + 1})
+    m.note(None, **{TURN: m.entry.get(TURN, 0) + 1})
     repeated.done(
         m,
         lambda: database_fields.begin_turn(m.source, _turn(m)),

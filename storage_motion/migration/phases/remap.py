@@ -111,7 +111,7 @@ def _bring(m: "Migration") -> str:
         document,
         m.plan.check_cpu,
         copy=m.plan.copy,
-        asked=lambda task: m.note(**{IMPORT_TASKS: m.entry.get(IMPORT_TASKS, []) + [task]}),
+        asked=lambda task: m.note(None, **{IMPORT_TASKS: m.entry.get(IMPORT_TASKS, []) + [task]}),
     )
     vm = destination_vm(m)
     arrived_vm.note(m, vm)
@@ -122,20 +122,16 @@ def _bring(m: "Migration") -> str:
 
 
 def _may_import_come(m: "Migration") -> str:
-    """Wait for the imports that former tries, or a worker that was killed, have asked for: only when
-    one is over all that it makes can be found. With a bound, as xapi ends no task whose document it
-    has not got; one that has not ended by then stays noted. What the user is to know of it: a
-    sentence, or ""."""
+    """Wait for the imports that former tries, or a worker that was killed, have asked for: only
+    when one is over all that it makes can be found. With a bound, as xapi ends no task whose
+    document it has not got; one that has not ended by then stays noted. What the user is to know of
+    it: a sentence, or ""."""
     asked = m.entry.get(IMPORT_TASKS)
     if not asked or m.lost:
         return ""
     end = time.monotonic() + metadata.IMPORT_TIMEOUT
-    pending = [
-        task
-        for task in asked
-        if not _has_ended(m, task, max(0.0, end - time.monotonic()))
-    ]
-    m.note(**{IMPORT_TASKS: pending})
+    pending = [task for task in asked if not _has_ended(m, task, max(0.0, end - time.monotonic()))]
+    m.note(None, **{IMPORT_TASKS: pending})
     if not pending:
         return ""
     log.warning("%s: an import of VM %s has not ended", m.id, m.plan.vm)

@@ -16,7 +16,13 @@ from storage_motion.migration.phases import blocking
 def test_the_image_of_its_memory_is_the_vms(known):
     pool = FakePool("B")
     image = add_vdi(pool, "OpaqueRef:sr", uuid="d", sm_config={}, VBDs=[])
-    pool.add("VM", uuid="v", resident_on=NULL, power_state="Suspended", suspend_VDI=image if known else NULL)
+    pool.add(
+        "VM",
+        uuid="v",
+        resident_on=NULL,
+        power_state="Suspended",
+        suspend_VDI=image if known else NULL,
+    )
     plan = make_plan(live=False)
     plan = plan._replace(disks=[plan.disks[0]._replace(vbd="")])
     m = types.SimpleNamespace(

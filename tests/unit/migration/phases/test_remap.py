@@ -53,7 +53,7 @@ class World:
     def destination_vdi(self, disk):
         return self.destination.xenapi.VDI.get_by_uuid("d")
 
-    def note(self, **fields):
+    def note(self, key=None, **fields):
         self.entry.update(fields)
 
     def warn(self, text):
@@ -206,7 +206,7 @@ class WithTpm:
         )
         monkeypatch.setattr(remap.receiving_host, "leave", lambda *_: None)
 
-    def note(self, **fields):
+    def note(self, key=None, **fields):
         self.entry.update(fields)
 
     def _import(self, session, url, document, check_cpu, dry_run=False, copy=False, asked=None):
