@@ -31,10 +31,9 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple
 from storage_motion import waiting
 from storage_motion.dom0 import root
 from storage_motion.errors import BadArguments, FieldNotWritten, TimedOut
-from storage_motion.plan.checks import CLAIM
 from storage_motion.uuids import UUID
 from storage_motion.xapi import transport
-from storage_motion.xapi.records import SUSPENDED, Records
+from storage_motion.xapi.records import CLAIM, SUSPENDED, Records
 from storage_motion.xapi.session import NOT_XAPI, reason
 
 if TYPE_CHECKING:
