@@ -46,6 +46,7 @@ PORT = Argument("port", "one of those that receivers get")
 EXPECT = Argument("expect", "how many will call")
 WORD = Argument("word", "what they say: 32 hexadecimal digits")
 TARGETS = Argument("targets", "a JSON list of [address, port]")
+TURN = Argument("turn", "a number, higher than that of what the migration asked for before")
 
 ONE = Takes((MIGRATION, VM, LOCAL), (("migration", "vm"),))
 THIS = Takes((MIGRATION,), (("migration",),))
@@ -311,10 +312,17 @@ FUNCTIONS: Dict[str, Function] = {
                 Argument("class", "VBD: a disk; VM: the memory"),
                 Argument("uuid", "the UUID of that VBD, or VM"),
                 DISK,
+                MIGRATION,
+                TURN,
             ),
-            (("class",), ("uuid",), ("vdi",)),
+            (("class",), ("uuid",), ("vdi",), ("migration",), ("turn",)),
         ),
         database_fields.write_here,
+    ),
+    database_fields.BEGIN: Function(
+        "for the source: nothing of that is done any more that was asked for in an earlier turn",
+        Takes((MIGRATION, TURN), (("migration",), ("turn",))),
+        database_fields.begin_here,
     ),
 }
 

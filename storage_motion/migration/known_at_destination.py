@@ -31,6 +31,13 @@ def keep(m: "Migration", take: Callable[[], None]) -> None:
     )
 
 
+def keep_halted(m: "Migration") -> None:
+    """The same for a VM that is halted or suspended. Nobody can use it yet. Once it is done it is
+    not looked at again: behind the clean-up the VM is its user's, who may resume it, so that xapi
+    destroys the image of its memory, or change its disks."""
+    keep(m, lambda: take_halted(m))
+
+
 def take_halted(m: "Migration") -> None:
     """The VM, which is halted, has its new disks: again, if xapi has forgotten that."""
     whereabouts.open_again(m)
@@ -51,6 +58,8 @@ def forgotten(m: "Migration") -> List[str]:
     found = [] if api.VM.get_resident_on(vm) in (m.host(), NULL) else ["where it runs"]
     for disk in m.plan.disks:
         uuid, vdi = m.disk(disk.key)["destination_vdi"], whereabouts.vdi_there(m, disk)
+        if remap.is_used_up(m, disk):
+            continue
         if not vdi:
             found.append("VDI %s" % uuid)
         elif marks.SHUT in api.VDI.get_sm_config(vdi).values():
@@ -72,6 +81,8 @@ def _forgotten_history(m: "Migration") -> List[str]:
     api = m.destination.xenapi
     for disk in m.plan.history:
         vdi, vm = whereabouts.vdi_there(m, disk), Records(m.destination).ref("VM", disk.snapshot)
+        if remap.is_used_up(m, disk):
+            continue
         if not vdi:
             found.append("VDI %s" % m.disk(disk.key)["destination_vdi"])
             continue

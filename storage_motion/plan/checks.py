@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple
 
 from storage_motion.plan import formats, volumes
 from storage_motion.sm.sr_types import DRIVERS_OF_TYPES
-from storage_motion.xapi.records import NULL, Records
+from storage_motion.xapi.records import CLAIM as CLAIM, NULL, Records
 
 if TYPE_CHECKING:
     from storage_motion.plan.protocols import Problems
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 MAX_DISKS = 255  # VBDs that a VM of xapi can have
 GIB = 1024.0**3
 SR_TYPES = ", ".join(sorted(DRIVERS_OF_TYPES))
-# key in other_config of VM, VDI and task: the id of the migration that it belongs to
-CLAIM = "sxm_migration"
 
 # (does it hold?, what is wrong, what would be right)
 Condition = Tuple[Callable[..., bool], Union[str, Callable[..., str]], str]

@@ -76,6 +76,7 @@ REPEATABLE_OF_OURS = (
     "relinking",
     "end-relinking",
     "suspended-disk",
+    "begin-suspended-disk",
 )
 ASYNC = "Async."  # before a method's name: it answers a task
 GONE = ("HANDLE_INVALID", "UUID_INVALID")

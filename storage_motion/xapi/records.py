@@ -6,6 +6,8 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import XenAPI
 
 NULL = "OpaqueRef:NULL"
+# key in other_config of VM, VDI and task: the id of the migration that it belongs to
+CLAIM = "sxm_migration"
 SUSPENDED = "Suspended"  # a power_state: of a checkpoint, too
 UNKNOWN = ("UUID_INVALID", "HANDLE_INVALID")
 

@@ -3,11 +3,13 @@
 seen to (docs/checked-by-hand.md); and the product's half of it, against that."""
 
 import http.client
+import uuid
 
 import pytest
 
 from lab.http_client import UnixConnection
 from storage_motion.errors import BadArguments, FieldNotWritten
+from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi import database_fields
 from xapi_fixture import pool_with_xenopsds, sr, vbd_record, vdi_record, vm_record, x  # noqa: F401
 
@@ -112,21 +114,28 @@ def test_a_value_may_lead_nowhere(pool, x, vbd):
 def test_the_products_half(pool, x, sr, vbd, session, monkeypatch):
     monkeypatch.setenv("SXM_ROOT", pool.master.root)
     vm, new, image = x.VBD.get_VM(vbd), x.VDI.create(vdi_record(sr)), x.VDI.create(vdi_record(sr))
-    given = {"class": "VBD", "uuid": x.VBD.get_uuid(vbd), "vdi": x.VDI.get_uuid(new)}
+    migration = str(uuid.uuid4())
+    turn = {"migration": migration, "turn": "1"}
+    given = dict(turn, **{"class": "VBD"}, uuid=x.VBD.get_uuid(vbd), vdi=x.VDI.get_uuid(new))
     with pytest.raises(FieldNotWritten, match="its VM is Halted"):
         database_fields.write_here(session, given)
     assert x.VBD.get_VDI(vbd) != new
     x.VM.set_suspend_SR(vm, sr)
     x.VM.start(vm, False, False)
     x.VM.suspend(vm)
+    with pytest.raises(FieldNotWritten, match="not claimed"):
+        database_fields.write_here(session, given)
+    x.VM.add_to_other_config(vm, CLAIM, migration)
+    assert database_fields.begin_here(session, turn) == {}
     for _ in range(2):
         assert database_fields.write_here(session, given) == {"written": True}
         assert x.VBD.get_VDI(vbd) == new
-    memory = {"class": "VM", "uuid": x.VM.get_uuid(vm), "vdi": x.VDI.get_uuid(image)}
+    memory = dict(given, **{"class": "VM"}, uuid=x.VM.get_uuid(vm), vdi=x.VDI.get_uuid(image))
     database_fields.write_here(session, memory)
     assert x.VM.get_suspend_VDI(vm) == image
     with pytest.raises(BadArguments, match="uuid: .*vdi: .*class: "):
-        database_fields.write_here(session, {"class": "VIF", "uuid": "../x", "vdi": "<y>"})
+        wrong = dict(turn, **{"class": "VIF"}, uuid="../x", vdi="<y>")
+        database_fields.write_here(session, wrong)
     monkeypatch.setenv("SXM_ROOT", pool.hosts[1].root)
     with pytest.raises(FieldNotWritten, match="HTTP status 404"):
         database_fields.write_here(session, given)

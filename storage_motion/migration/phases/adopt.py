@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, List
 
 import XenAPI
 
+from storage_motion.errors import STOPPING, Undecided
 from storage_motion.migration import durable
 from storage_motion.migration.phases import receive, remap
 from storage_motion.xapi import database_fields, repeated
@@ -14,6 +15,8 @@ from storage_motion.xapi.records import SUSPENDED, Records
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
     from storage_motion.plan.plan import Disk
+
+TURN = "turn"  # a field of the journal: how often writing to xapi's database was begun
 
 # The fields of a VBD that its replacement takes over.
 VBD_FIELDS = (
@@ -36,6 +39,7 @@ def adopt(m: "Migration") -> None:
     if m.plan.cross_pool:
         remap.bring(m)
         return
+    _begin_turn(m)
     for disk in m.plan.disks:
         replace(m, m.vm(), disk, m.destination_vdi(disk))
 
@@ -49,10 +53,25 @@ def replace_unplugged(m: "Migration") -> None:
 
 
 def give_back(m: "Migration") -> None:
-    """Give it its old ones, durably: its new ones are taken away then."""
+    """Give it its old ones, durably: its new ones are taken away then. Within a pool it raises
+    Undecided, or JournalNotWritten, for whatever fails: the VM may have the new ones still, of
+    which xapi destroys an image of memory all the same (xapi_vdi.ml, destroy), so they stay, and
+    the VM stays blocked, until a recovery has given the old ones back."""
     if m.plan.cross_pool:
         remap.remove(m)
         return
+    try:
+        _give_back_within(m)
+    except STOPPING:
+        raise
+    except Exception as error:
+        raise Undecided(
+            "whether VM %s has its old disks again: %s" % (m.plan.vm, " ".join(m.describe(error)))
+        )
+
+
+def _give_back_within(m: "Migration") -> None:
+    _begin_turn(m)
     given = [disk for disk in m.plan.disks if _may_have_new(m, disk)]
     if given:
         durable.keep(
@@ -61,6 +80,23 @@ def give_back(m: "Migration") -> None:
             lambda: _not_back(m, given),
             "that VM %s has its disks" % m.plan.vm,
         )
+
+
+def _begin_turn(m: "Migration") -> None:
+    """Before it is looked what the VM has: have the master refuse what was asked for before, by a
+    worker that was killed, or whose call was not answered, and has not been done yet."""
+    if not _is_suspended(m, m.vm()):
+        return
+    m.note(None, **{TURN: m.entry.get(TURN, 0) + 1})
+    repeated.done(
+        m,
+        lambda: database_fields.begin_turn(m.source, _turn(m)),
+        "what the master's xapi is told of VM %s" % m.plan.vm,
+    )
+
+
+def _turn(m: "Migration") -> database_fields.Turn:
+    return database_fields.Turn(m.id, m.entry.get(TURN, 0))
 
 
 def take_back(m: "Migration") -> None:
@@ -107,7 +143,7 @@ def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
         of = vm if disk.is_memory else api.get_by_uuid(disk.vbd)
         repeated.done(
             m,
-            lambda: database_fields.write(m.source, field, of, vdi),
+            lambda: database_fields.write(m.source, _turn(m), field, of, vdi),
             "what VDI %s is to be to VM %s" % (disk.key, m.plan.vm),
         )
         return

@@ -41,8 +41,6 @@ def clean_up(m: "Migration") -> None:
     them."""
     if m.plan.live:
         _await_own_disks(m)
-    else:
-        known_at_destination.keep(m, lambda: known_at_destination.take_halted(m))
     for disk in m.plan.disks:
         m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), "exit")
     statistics.move(m)

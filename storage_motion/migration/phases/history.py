@@ -76,7 +76,8 @@ def adopt_within(m: "Migration") -> None:
         return
     for disk in m.plan.history:
         vm = Records(m.source).ref("VM", disk.snapshot)
-        if vm:  # else somebody has destroyed it since: its old disk goes all the same
+        # else somebody has destroyed it since, or the image of its memory: the old one goes, too
+        if vm and not adopt.is_taken_away(m, disk):
             adopt.replace(m, vm, disk, m.destination_vdi(disk))
 
 

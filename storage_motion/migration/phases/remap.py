@@ -3,6 +3,7 @@
 interface."""
 
 import logging
+import time
 from typing import TYPE_CHECKING, Dict, List, Optional
 
 import XenAPI
@@ -16,9 +17,10 @@ from storage_motion.xapi.records import SUSPENDED, Records
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
-    from storage_motion.plan.plan import Plan
+    from storage_motion.plan.plan import Disk, Plan
 
-IMPORT_TASK = "import_task"  # a field of the journal: the ref of the import's task
+# a field of the journal: the refs of the tasks of imports that are not known to have ended
+IMPORT_TASKS = "import_tasks"
 
 log = logging.getLogger("sxm")
 
@@ -89,7 +91,7 @@ def _bring(m: "Migration") -> str:
     """One try. What a former one has left of it is taken away first, unless it is whole."""
     may_come = _may_import_come(m)
     if may_come and m.plan.copy:
-        m.warn(may_come)  # it would be another one; of a VM that moves it would be the same
+        m.warn(may_come)  # it would be another one; of a VM that moves `remove` waits once more
     for vm in arrived_vm.find_all(m) if m.entry.get("imported") else ():
         if claim.has_blocked_arrived(m, vm):
             arrived_vm.note(m, vm)
@@ -109,7 +111,7 @@ def _bring(m: "Migration") -> str:
         document,
         m.plan.check_cpu,
         copy=m.plan.copy,
-        asked=lambda task: m.note(**{IMPORT_TASK: task}),
+        asked=lambda task: m.note(None, **{IMPORT_TASKS: m.entry.get(IMPORT_TASKS, []) + [task]}),
     )
     vm = destination_vm(m)
     arrived_vm.note(m, vm)
@@ -120,29 +122,38 @@ def _bring(m: "Migration") -> str:
 
 
 def _may_import_come(m: "Migration") -> str:
-    """Wait for the import that a former try, or a worker that was killed, has asked for: only when
-    it is over all that it makes can be found. With a bound, as xapi ends no task whose document it
-    has not got. What the user is to know if it has not ended by then: a sentence, or ""."""
-    task = m.entry.get(IMPORT_TASK)
-    if not task or m.lost:
+    """Wait for the imports that former tries, or a worker that was killed, have asked for: only
+    when one is over all that it makes can be found. With a bound, as xapi ends no task whose
+    document it has not got; one that has not ended by then stays noted. What the user is to know of
+    it: a sentence, or ""."""
+    asked = m.entry.get(IMPORT_TASKS)
+    if not asked or m.lost:
         return ""
-    may_come = ""
+    end = time.monotonic() + metadata.IMPORT_TIMEOUT
+    pending = [task for task in asked if not _has_ended(m, task, max(0.0, end - time.monotonic()))]
+    m.note(None, **{IMPORT_TASKS: pending})
+    if not pending:
+        return ""
+    log.warning("%s: an import of VM %s has not ended", m.id, m.plan.vm)
+    seen = "a VM with %s=%s in its other_config" % (CLAIM, m.id) if m.plan.copy else "it"
+    return (
+        "an import of VM %s at the destination has not ended; if %s appears there, destroy it "
+        "there" % (m.plan.vm, seen)
+    )
+
+
+def _has_ended(m: "Migration", task: str, timeout: float) -> bool:
+    """Whether an import is over within `timeout` seconds."""
     try:
-        tasks.wait(m.destination, task, metadata.IMPORT_TIMEOUT)
+        tasks.wait(m.destination, task, timeout)
     except TaskFailed as failed:
         log.info("%s: the import before came to nothing: %s", m.id, failed.details[0])
     except TimedOut:
-        seen = "a VM with %s=%s in its other_config" % (CLAIM, m.id) if m.plan.copy else "it"
-        may_come = (
-            "an import of VM %s at the destination has not ended; if %s appears there, destroy it "
-            "there" % (m.plan.vm, seen)
-        )
-        log.warning("%s: an import of VM %s has not ended", m.id, m.plan.vm)
+        return False
     except XenAPI.Failure as failure:
         if failure.details[:2] != repeated.NO_TASK:
             raise  # else it has ended, or its xapi has, and the import with that
-    m.note(**{IMPORT_TASK: None})
-    return may_come
+    return True
 
 
 def _require_tpms(m: "Migration", vm: str) -> None:
@@ -168,6 +179,8 @@ def bring_again(m: "Migration") -> None:
     records that it had not written to disk are lost when it is killed; images and the source's
     records are not. Raises XenAPI.Failure, UUID_INVALID, for a disk that no scan finds."""
     for disk in m.plan.sent:
+        if is_used_up(m, disk):
+            continue
         uuid = m.disk(disk.key)["destination_vdi"]
         if not Records(m.destination).ref("VDI", uuid):
             log.warning("%s: VDI %s is looked for by a scan", m.id, uuid)
@@ -178,6 +191,19 @@ def bring_again(m: "Migration") -> None:
     if m.plan.cross_pool and not arrived_vm.find(m):
         log.warning("%s: VM %s is brought to the destination once more", m.id, m.plan.vm)
         bring(m)
+
+
+def is_used_up(m: "Migration", disk: "Disk") -> bool:
+    """Whether it is the image of the memory of what is not suspended any more, as it has been
+    resumed since: xapi has destroyed it then. In another pool only of a VM that has been let go
+    there: an import that could not make it suspended has it halted (import.ml)."""
+    if not disk.is_memory:
+        return False
+    vm = Records(m.destination).ref("VM", disk.snapshot or m.plan.vm)
+    if vm is None or m.destination.xenapi.VM.get_power_state(vm) == SUSPENDED:
+        return False
+    blocked = m.destination.xenapi.VM.get_blocked_operations(vm)
+    return not (m.plan.cross_pool and blocking.reason(m.id) in blocked.values())
 
 
 def remove(m: "Migration") -> None:

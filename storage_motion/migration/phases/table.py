@@ -12,8 +12,8 @@ through.
     move     <-> shut the gates     hand-over <-> shut the gates     open     <-> shut the gates
     -                               adopt    <-> give back           adopt    <-> give back
     ----------------------------- the point of no return -----------------------------
-    complete
-    clean-up                        clean-up                         keep
+    complete                        known                            keep
+    clean-up                        clean-up                         -
     end                             end                              end-there
     -                               -                                let-go
 
@@ -27,6 +27,7 @@ Undecided, and nothing further is undone.
 
 from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional
 
+from storage_motion.migration import known_at_destination
 from storage_motion.migration.phases import (
     adopt,
     cd_drives,
@@ -113,6 +114,7 @@ PHASES = (
     Phase("adopt", "giving the VM its disks", _halted, adopt.adopt, adopt.give_back),
     # ------------------------ the point of no return ------------------------
     Phase("complete", "completing the move", _live, complete.complete, None, essential=True),
+    Phase("known", "seeing that the VM is known", _moved_halted, known_at_destination.keep_halted, None, essential=True),  # noqa: E501
     Phase("clean-up", "cleaning up behind the VM", _moved, cleanup.clean_up, None),
     Phase("end", "ending", _moved, cleanup.end, None),
     Phase("keep", "seeing that the copy is known", _copied, copied_vm.keep, None, essential=True),

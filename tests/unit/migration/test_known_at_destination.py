@@ -9,13 +9,20 @@ import pytest
 from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
 from storage_motion.migration import known_at_destination
+from storage_motion.migration.phases import blocking
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_the_image_of_its_memory_is_the_vms(known):
     pool = FakePool("B")
     image = add_vdi(pool, "OpaqueRef:sr", uuid="d", sm_config={}, VBDs=[])
-    pool.add("VM", uuid="v", resident_on=NULL, suspend_VDI=image if known else NULL)
+    pool.add(
+        "VM",
+        uuid="v",
+        resident_on=NULL,
+        power_state="Suspended",
+        suspend_VDI=image if known else NULL,
+    )
     plan = make_plan(live=False)
     plan = plan._replace(disks=[plan.disks[0]._replace(vbd="")])
     m = types.SimpleNamespace(
@@ -34,7 +41,7 @@ def test_the_image_of_a_checkpoint_is_its_memory(known):
     pool = FakePool("B")
     image = add_vdi(pool, "OpaqueRef:sr", uuid="d", is_a_snapshot=True)
     pool.add("VM", uuid="v", resident_on=NULL)
-    pool.add("VM", uuid="s", suspend_VDI=image if known else NULL)
+    pool.add("VM", uuid="s", power_state="Suspended", suspend_VDI=image if known else NULL)
     plan = make_plan(live=False)
     disk = plan.disks[0]._replace(vbd="", snapshot="s")
     m = types.SimpleNamespace(
@@ -46,3 +53,28 @@ def test_the_image_of_a_checkpoint_is_its_memory(known):
     )
     found = known_at_destination.forgotten(m)
     assert found == ([] if known else ["that VDI d is the memory of snapshot s"])
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_in_another_pool_an_image_goes_with_a_resume_once_the_vm_is_let_go(blocked):
+    """Before that a VM that is halted there is one that the importer could not make suspended."""
+    pool = FakePool("B")
+    reason = {"resume": blocking.reason("m")} if blocked else {}
+    pool.add(
+        "VM",
+        uuid="v",
+        resident_on=NULL,
+        suspend_VDI=NULL,
+        power_state="Halted",
+        blocked_operations=reason,
+    )
+    plan = make_plan(live=False)
+    m = types.SimpleNamespace(
+        id="m",
+        destination=pool,
+        plan=plan._replace(disks=[plan.disks[0]._replace(vbd="")]),
+        host=lambda: "OpaqueRef:i",
+        disk=lambda key: {"destination_vdi": "d"},
+        destination_vdi=lambda disk: pool.xenapi.VDI.get_by_uuid("d"),
+    )
+    assert known_at_destination.forgotten(m) == (["VDI d"] if blocked else [])

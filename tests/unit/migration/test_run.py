@@ -93,7 +93,7 @@ BACK = LIVE_CROSS[:6]
         (make_plan(kind="in-pool"), [name for name in LIVE_CROSS if name != "remap"]),
         (
             make_plan(live=False),
-            ["claim", "receive", "sync", "hand-over", "adopt", "clean-up", "end"],
+            ["claim", "receive", "sync", "hand-over", "adopt", "known", "clean-up", "end"],
         ),
     ],
 )
@@ -183,6 +183,16 @@ def test_what_never_goes_is_told(monkeypatch, failing):
     assert run.entry["error"] == ["SXM_NOT_CLEANED_UP", "%s: BUSY" % failing] and run.entry[
         "left"
     ] == ["%s: BUSY" % failing]
+
+
+def test_a_halted_vm_that_is_not_known_there_stays_blocked(monkeypatch):
+    """What of its disks xapi does not know yet, a resume would not find."""
+    fails = {"known": XenAPI.Failure(["BUSY"])}
+    run = Run(monkeypatch, make_plan(live=False), fails, always=True)
+    assert run.log[-1] == "known" and run.entry["left"] == ["known: BUSY"]
+    run.fails, run.log[:] = {}, []
+    run.recover()
+    assert (run.log, run.entry["left"]) == (["known", "clean-up", "end"], [])
 
 
 @pytest.mark.parametrize("while_in", BACK)

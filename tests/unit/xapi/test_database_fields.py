@@ -6,10 +6,19 @@ import json
 
 import pytest
 
+from fake_migration import ID
 from fake_pool import add_vdi, add_vm, by_name, make_pool, uuid_of
-from storage_motion.errors import FieldNotWritten
+from storage_motion.errors import BadArguments, FieldNotWritten
+from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi import database_fields, transport
-from storage_motion.xapi.database_fields import DISK, MEMORY
+from storage_motion.xapi.database_fields import DISK, MEMORY, Turn
+
+TURN = Turn(ID, 2)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
 
 
 class Asleep:
@@ -21,6 +30,7 @@ class Asleep:
         self.old, self.new = add_vdi(pool, sr), add_vdi(pool, sr)
         network = by_name(pool, "network", "guests")
         self.vm = add_vm(pool, "OpaqueRef:NULL", [self.old], network, power_state="Suspended")
+        pool.tables["VM"][self.vm].update(other_config={CLAIM: ID}, is_a_snapshot=False)
         (self.vbd,) = pool.tables["VM"][self.vm]["VBDs"]
         self.asked = []
         pool.handlers["host.call_plugin"] = self._plugin
@@ -34,7 +44,7 @@ class Asleep:
 def test_the_master_is_asked_and_not_believed():
     asleep = Asleep()
     with pytest.raises(FieldNotWritten, match="it is what it was"):
-        database_fields.write(asleep.pool, DISK, asleep.vbd, asleep.new)
+        database_fields.write(asleep.pool, TURN, DISK, asleep.vbd, asleep.new)
     assert asleep.asked == [
         (
             "suspended-disk",
@@ -42,6 +52,8 @@ def test_the_master_is_asked_and_not_believed():
                 "class": "VBD",
                 "uuid": uuid_of(asleep.pool, "VBD", asleep.vbd),
                 "vdi": uuid_of(asleep.pool, "VDI", asleep.new),
+                "migration": ID,
+                "turn": "2",
             },
         )
     ]
@@ -50,8 +62,8 @@ def test_the_master_is_asked_and_not_believed():
 def test_what_is_so_already_is_not_asked_for():
     asleep = Asleep()
     asleep.pool.tables["VM"][asleep.vm]["suspend_VDI"] = asleep.new
-    database_fields.write(asleep.pool, DISK, asleep.vbd, asleep.old)
-    database_fields.write(asleep.pool, MEMORY, asleep.vm, asleep.new)
+    database_fields.write(asleep.pool, TURN, DISK, asleep.vbd, asleep.old)
+    database_fields.write(asleep.pool, TURN, MEMORY, asleep.vm, asleep.new)
     assert asleep.asked == []
 
 
@@ -122,4 +134,77 @@ def given(asleep):
         "class": "VBD",
         "uuid": uuid_of(asleep.pool, "VBD", asleep.vbd),
         "vdi": uuid_of(asleep.pool, "VDI", asleep.new),
+        "migration": ID,
+        "turn": "2",
     }
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What has been posted."""
+    found = []
+    monkeypatch.setattr(
+        database_fields, "_post", lambda *posted: found.append(posted) or ["success", ""]
+    )
+    return found
+
+
+@pytest.mark.parametrize("config", [{}, {CLAIM: "another"}])
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_what_the_migration_has_not_claimed_is_left_alone(written, config, snapshot):
+    asleep = Asleep()
+    record = asleep.pool.tables["VM"][asleep.vm]
+    if snapshot:
+        of = asleep.pool.add("VM", uuid="of", other_config={CLAIM: ID})
+        record.update(is_a_snapshot=True, snapshot_of=of, other_config={})
+        database_fields.write_here(asleep.pool, given(asleep))
+        record = asleep.pool.tables["VM"][of]
+    del written[:]
+    record["other_config"] = config
+    with pytest.raises(FieldNotWritten, match="not claimed by migration %s" % ID):
+        database_fields.write_here(asleep.pool, given(asleep))
+    assert written == []
+
+
+def test_once_a_turn_has_begun_nothing_of_an_earlier_one_is_written(written):
+    asleep = Asleep()
+    other = "0" * 8 + ID[8:]
+    for migration, turn in ((other, "9"), (ID, "2"), (ID, "2")):
+        database_fields.begin_here(asleep.pool, {"migration": migration, "turn": turn})
+        database_fields.write_here(asleep.pool, given(asleep))
+    database_fields.begin_here(asleep.pool, {"migration": ID, "turn": "10"})
+    with pytest.raises(FieldNotWritten, match="does not ask for it any more"):
+        database_fields.write_here(asleep.pool, given(asleep))
+    assert len(written) == 3
+    database_fields.write_here(asleep.pool, dict(given(asleep), turn="11"))
+    assert len(written) == 4
+
+
+def test_a_turn_does_not_begin_while_something_is_written(monkeypatch, written):
+    monkeypatch.setattr(database_fields, "ALONE_TIMEOUT", 0)
+    asleep = Asleep()
+
+    def begins(*posted):
+        with pytest.raises(FieldNotWritten, match="another call"):
+            database_fields.begin_here(asleep.pool, {"migration": ID, "turn": "3"})
+        return ["success", ""]
+
+    monkeypatch.setattr(database_fields, "_post", begins)
+    database_fields.write_here(asleep.pool, given(asleep))
+    database_fields.begin_here(asleep.pool, {"migration": ID, "turn": "3"})
+
+
+def test_a_line_that_found_no_room(written, tmp_path):
+    asleep = Asleep()
+    database_fields.begin_here(asleep.pool, {"migration": ID, "turn": "1"})
+    with open(str(tmp_path) + database_fields.TURNS, "a") as turns:
+        turns.write("\n" + ID)
+    database_fields.begin_here(asleep.pool, {"migration": ID, "turn": "3"})
+    with pytest.raises(FieldNotWritten):
+        database_fields.write_here(asleep.pool, given(asleep))
+
+
+@pytest.mark.parametrize("wrong", [{"turn": "-1"}, {"turn": "x"}, {"migration": "../x"}])
+def test_no_turn(wrong):
+    with pytest.raises(BadArguments):
+        database_fields.begin_here(None, dict({"migration": ID, "turn": "1"}, **wrong))

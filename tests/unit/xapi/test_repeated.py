@@ -61,7 +61,7 @@ class World:
 
     vms = property(lambda self: list(self.destination.tables.get("VM", {}).values()))
 
-    def note(self, **fields):
+    def note(self, key=None, **fields):
         self.entry.update(fields)
 
     def host(self):

@@ -7,12 +7,35 @@ import types
 
 import pytest
 
-from fake_migration import make_plan
+from fake_migration import ID, FakeTask, make_plan
 from fake_pool import NULL, add_vdi, add_vm, by_name, failure, make_pool, uuid_of
-from storage_motion.errors import NotDurable
+from storage_motion.errors import FieldNotWritten, MirrorBroken, NotDurable, Undecided
 from storage_motion.journal import steps
-from storage_motion.migration.phases import adopt, cleanup, history, messages, statistics
+from storage_motion.journal.journal import Journal
+from storage_motion.migration import (
+    known_at_destination,
+    migration,
+    recovery_decision,
+    recovery_source,
+    run,
+)
+from storage_motion.migration.phases import (
+    adopt,
+    cleanup,
+    history,
+    messages,
+    remap,
+    statistics,
+    table as phases,
+)
+from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi import database, database_fields
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(tmp_path))
+
 
 KEPT = {"disk": "VBD", "memory": "VM", "disk of s": "VBD", "memory of s": "VM"}
 
@@ -23,7 +46,7 @@ class Asleep:
     database xapi is killed before anything is on disk. `unsafe`: what was destroyed while the
     database on disk still named it."""
 
-    id, lost = "m", False
+    id, lost, fails = ID, False, None
 
     def __init__(self, monkeypatch, crashes=()):
         self.pool = self.source = self.destination = pool = make_pool("A", ["a1"])
@@ -46,6 +69,13 @@ class Asleep:
             )
             for suffix in ("", " of s")
         }
+        for vm in self.vms.values():
+            config = {CLAIM: ID} if vm == self.vms[""] else {}
+            of = NULL if vm == self.vms[""] else self.vms[""]
+            pool.tables["VM"][vm].update(
+                other_config=config, is_a_snapshot=of != NULL, snapshot_of=of
+            )
+        self.late = []  # calls of the plugin that are made only when they are called
         self.plan = make_plan(
             kind="in-pool",
             live=False,
@@ -85,6 +115,8 @@ class Asleep:
 
     def _sync(self, session, bound=None):
         assert session is self.pool
+        if self.fails == "sync":
+            raise NotDurable("no room")
         if self.pool.syncs + 1 in self.crashes:
             self.crashes.discard(self.pool.syncs + 1)
             self.pool.goes_back()
@@ -92,10 +124,17 @@ class Asleep:
 
     def _plugin(self, host, plugin, function, arguments):
         assert (host, plugin) == (by_name(self.pool, "host", "a1"), "sxm.py")
+        if function == database_fields.BEGIN:
+            return json.dumps(database_fields.begin_here(self.pool, arguments))
         assert function == database_fields.FUNCTION
+        if self.fails == "worker":
+            self.late.append(arguments)
+            raise KeyboardInterrupt
         return json.dumps(database_fields.write_here(self.pool, arguments))
 
     def _post(self, field, uuid, arguments):
+        if self.fails == "write":
+            return ["failure", "x"]
         of, ref, name, value = arguments
         before = self.pool.tables[of][ref][name]
         self.pool.tables[of][ref][name] = value
@@ -124,6 +163,9 @@ class Asleep:
     def note(self, key=None, **fields):
         (self.entry if key is None else self.noted[key]).update(fields)
 
+    def describe(self, error):
+        return error.failure()
+
     def vm(self):
         return self.vms[""]
 
@@ -148,6 +190,12 @@ class Asleep:
     def pulse(self, cancellable=True):
         pass
 
+    def used_up(self, suffix):
+        """The VM, or its checkpoint, is suspended no more: xapi has destroyed the image."""
+        vm = self.pool.tables["VM"][self.vms[suffix]]
+        vm.update(power_state="Running" if not suffix else "Halted", suspend_VDI=NULL)
+        del self.pool.tables["VDI"][self.new["memory" + suffix]]
+
     # -- what is seen of it
 
     @property
@@ -171,6 +219,12 @@ class Asleep:
 
 def everything(what):
     return dict.fromkeys(KEPT, what)
+
+
+def finish(asleep):
+    """What is behind the point of no return, up to the end."""
+    known_at_destination.keep_halted(asleep)
+    cleanup.clean_up(asleep)
 
 
 def test_it_keeps_its_vbds_and_has_its_new_disks(monkeypatch):
@@ -208,7 +262,7 @@ def test_nothing_goes_while_an_older_database_would_bring_it_back(monkeypatch, c
     whether what was destroyed is gone."""
     asleep = Asleep(monkeypatch, crashes)
     adopt.adopt(asleep)
-    cleanup.clean_up(asleep)
+    finish(asleep)
     assert asleep.has == everything("new")
     assert (asleep.left, asleep.unsafe) == (set(), [])
     asleep.pool.goes_back()
@@ -219,7 +273,7 @@ def test_a_xapi_that_forgets_it_again_and_again_costs_nothing(monkeypatch):
     asleep = Asleep(monkeypatch, (2, 3, 4))
     adopt.adopt(asleep)
     with pytest.raises(NotDurable, match="is the VM's memory"):
-        cleanup.clean_up(asleep)
+        finish(asleep)
     assert asleep.left == set(KEPT)
 
 
@@ -228,7 +282,7 @@ def test_a_recovery_of_a_worker_that_died_between_two_of_them(monkeypatch):
     asleep = Asleep(monkeypatch)
     adopt.replace(asleep, asleep.vm(), asleep.plan.disks[0], asleep.new["disk"])
     assert sorted(asleep.has.values()) == ["new", "old", "old", "old"]
-    cleanup.clean_up(asleep)
+    finish(asleep)
     assert (asleep.has, asleep.left, asleep.unsafe) == (everything("new"), set(), [])
 
 
@@ -244,3 +298,101 @@ def test_an_image_of_what_is_not_suspended_any_more_is_nobodys(monkeypatch):
         assert adopt.is_taken_away(asleep, disk) is disk.is_memory
     adopt.replace(asleep, asleep.vm(), asleep.plan.disks[1], asleep.new["memory"])
     assert asleep.pool.tables["VM"][asleep.vm()]["suspend_VDI"] == NULL
+
+
+@pytest.mark.parametrize("fails", ["write", "sync"])
+def test_the_new_ones_stay_until_it_has_its_old_ones_again(monkeypatch, fails):
+    """And it stays blocked: xapi destroys an image that a suspended VM has, and sets the VM's to
+    NULL."""
+    asleep, log = Asleep(monkeypatch), []
+
+    def broken(m):
+        adopt.adopt(asleep)
+        asleep.pool.sync()
+        asleep.fails = fails
+        raise MirrorBroken("k", "cut")
+
+    def recorded(phase):
+        if phase.name == "adopt":
+            return phase._replace(do=broken, undo=lambda m: adopt.give_back(asleep))
+        return phase._replace(
+            do=lambda m: None, undo=phase.undo and (lambda m: log.append("undo " + phase.name))
+        )
+
+    def again(entry_journal):
+        return migration.Migration(entry_journal, asleep.plan, None, None, FakeTask())
+
+    monkeypatch.setattr(phases, "PHASES", tuple(map(recorded, phases.PHASES)))
+    run.forward(again(Journal.create(ID, **migration.initial(asleep.plan))))
+    entry = Journal.load(ID)
+    assert (log, entry.entry["left"]) == ([], ["undecided"])
+    assert entry.entry["error"][0] == "SXM_UNDECIDED" and asleep.plan.vm in entry.entry["error"][1]
+    asleep.fails = None
+    recovery_source._to_its_end(again(entry), recovery_decision.direction_of(entry.entry), 1)
+    assert "undo receive" in log and log[-1] == "undo claim"
+    assert (asleep.has, Journal.load(ID).entry["left"]) == (everything("old"), [])
+
+
+def test_what_a_killed_worker_has_asked_for_is_not_done_behind_its_recovery(monkeypatch):
+    asleep = Asleep(monkeypatch)
+    asleep.fails = "worker"
+    with pytest.raises(KeyboardInterrupt):
+        adopt.adopt(asleep)
+    asleep.fails = None
+    adopt.give_back(asleep)
+    (call,) = asleep.late
+    with pytest.raises(FieldNotWritten, match="does not ask for it any more"):
+        database_fields.write_here(asleep.pool, call)
+    assert asleep.has == everything("old")
+    adopt.adopt(asleep)
+    assert asleep.has["disk"] == "new", "its recovery may"
+
+
+def test_a_recovery_after_it_has_been_resumed(monkeypatch):
+    """xapi has destroyed the image of its memory: nobody looks for it."""
+    asleep = Asleep(monkeypatch)
+    adopt.adopt(asleep)
+    known_at_destination.keep_halted(asleep)
+    asleep.used_up("")
+    first = recovery_decision.direction_of(
+        dict(
+            migration.initial(asleep.plan),
+            state="failed",
+            phase="end",
+            committed=True,
+            left=["clean-up: VDI_IN_USE"],
+        )
+    ).first
+    names = [phase.name for phase in phases.of(asleep.plan, first)]
+    assert names == ["clean-up", "end"], "the VM may be used: it is not looked at again"
+    cleanup.clean_up(asleep)
+    assert asleep.left == set()
+
+
+def test_an_image_that_is_used_up_is_not_looked_for(monkeypatch):
+    """Nor that of a checkpoint."""
+    asleep = Asleep(monkeypatch)
+    adopt.adopt(asleep)
+    history.adopt_within(asleep)
+    for suffix in ("", " of s"):
+        asleep.used_up(suffix)
+    assert known_at_destination.forgotten(asleep) == []
+    remap.bring_again(asleep)  # the fakes know no SR.scan
+    images = [disk for disk in asleep.plan.history if disk.is_memory]
+    asleep.plan = asleep.plan._replace(history=images)
+    history.adopt_within(asleep)
+
+
+def test_what_fails_before_it_is_known_leaves_it_blocked():
+    names = [phase.name for phase in phases.of(make_plan(live=False))]
+    known = next(phase for phase in phases.PHASES if phase.name == "known")
+    assert known.essential and names.index("known") == names.index("clean-up") - 1
+
+
+def test_an_undecided_undo_is_no_other_error(monkeypatch):
+    """In another pool the undo is another one, which may fail and be told."""
+    asleep = Asleep(monkeypatch)
+    adopt.adopt(asleep)
+    asleep.fails = "write"
+    with pytest.raises(Undecided, match="has its old disks again: SXM_DATABASE"):
+        adopt.give_back(asleep)

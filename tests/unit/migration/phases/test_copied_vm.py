@@ -150,7 +150,7 @@ def test_its_phases():
     assert names == ["claim", "receive", "sync", "open", "adopt", "keep", "end-there", "let-go"]
     moved = [phase.name for phase in table.of(make_plan(live=False))]
     assert not {"open", "keep", "end-there", "let-go"} & set(moved)
-    assert {"hand-over", "clean-up", "end"} <= set(moved)
+    assert {"hand-over", "known", "clean-up", "end"} <= set(moved)
 
 
 def test_ha_is_not_touched_and_starting_is_refused(m):
@@ -226,7 +226,7 @@ def test_taken_back_no_copy_is_there(m):
 def outlives_its_worker(m, status):
     """An import has been asked for, and goes on; its task ends by `status`, if it does, once it is
     looked at again, or when what this returns is called."""
-    m.note(imported=True, import_task="OpaqueRef:import")
+    m.note(imported=True, import_tasks=["OpaqueRef:import"])
     m.destination.tables["task"] = {"OpaqueRef:import": {"error_info": ["X"], "result": ""}}
     looks, steps = ["pending"], [m._make] if status == "success" else []
 
@@ -264,9 +264,9 @@ def test_of_an_import_that_does_not_end_the_user_is_warned(m, monkeypatch):
 
 
 def test_an_import_whose_xapi_has_ended_is_over(m):
-    m.note(imported=True, import_task="OpaqueRef:gone")
+    m.note(imported=True, import_tasks=["OpaqueRef:gone"])
     remap.remove(m)
-    assert not m.warned and not m.entry["import_task"]
+    assert not m.warned and not m.entry["import_tasks"]
 
 
 def test_a_copy_that_has_been_started_is_not_taken_away(m):

@@ -53,7 +53,7 @@ class World:
     def destination_vdi(self, disk):
         return self.destination.xenapi.VDI.get_by_uuid("d")
 
-    def note(self, **fields):
+    def note(self, key=None, **fields):
         self.entry.update(fields)
 
     def warn(self, text):
@@ -157,7 +157,7 @@ def test_an_import_that_outlives_its_worker_is_waited_for(status):
     """Else what it makes stays there, halted and blocked, when all else has been taken back."""
     world = World(power_state="Halted")
     made = world.destination.tables.pop("VM")
-    world.note(import_task="OpaqueRef:import")
+    world.note(import_tasks=["OpaqueRef:import"])
     world.destination.tables["task"] = {"OpaqueRef:import": {"error_info": ["X"], "result": ""}}
     looks = ["pending", status]
 
@@ -170,14 +170,14 @@ def test_an_import_that_outlives_its_worker_is_waited_for(status):
     world.destination.handlers["task.get_status"] = get_status
     remap.remove(world)
     assert not looks and not world.destination.tables.get("VM")
-    assert not world.entry["imported"] and not world.entry["import_task"]
+    assert not world.entry["imported"] and not world.entry["import_tasks"]
 
 
 def test_of_an_import_that_does_not_end_the_user_is_warned(monkeypatch):
     monkeypatch.setattr(remap.metadata, "IMPORT_TIMEOUT", 0.0)
     world = World(power_state="Halted")
     world.destination.tables["VM"].clear()
-    world.note(import_task="OpaqueRef:import")
+    world.note(import_tasks=["OpaqueRef:import"])
     world.destination.tables["task"] = {"OpaqueRef:import": {"status": "pending"}}
     remap.remove(world)
     assert "if it appears there, destroy it there" in world.warned[0]
@@ -206,14 +206,14 @@ class WithTpm:
         )
         monkeypatch.setattr(remap.receiving_host, "leave", lambda *_: None)
 
-    def note(self, **fields):
+    def note(self, key=None, **fields):
         self.entry.update(fields)
 
     def _import(self, session, url, document, check_cpu, dry_run=False, copy=False, asked=None):
         self.sent.append((document, dry_run))
         if not dry_run:
             asked("OpaqueRef:import")
-            assert self.entry["import_task"] == "OpaqueRef:import", "noted before it is sent"
+            assert self.entry["import_tasks"][-1] == "OpaqueRef:import", "noted before it is sent"
             tpms = [self.destination.add("VTPM", uuid=uuid) for uuid in self._taken]
             self.destination.add("VM", uuid="vm", VTPMs=tpms, blocked_operations={})
 
@@ -241,3 +241,23 @@ def test_a_destination_that_passes_over_the_tpm(monkeypatch, caplog):
     (vm,) = world.destination.tables["VM"].values()
     assert vm["blocked_operations"] == {}, "the undo, or the next try, takes it away"
     assert not [part for part in SECRET.split() if part in world.told(caplog)]
+
+
+def test_an_import_that_has_not_ended_is_waited_for_again_by_the_undo(monkeypatch):
+    """The next one must not hide it: what it makes would be there, halted and unblocked, when all
+    else has been taken back."""
+    monkeypatch.setattr(remap.metadata, "IMPORT_TIMEOUT", 0.0)
+    world = WithTpm(monkeypatch)
+    world.lost, world.warned = False, []
+    world.warn = world.warned.append
+    world.entry["import_tasks"] = ["OpaqueRef:first"]
+    status = {"OpaqueRef:first": "pending", "OpaqueRef:import": "success"}
+    world.destination.handlers["task.get_status"] = status.get
+    world.destination.handlers["task.get_result"] = lambda task: ""
+    remap.bring(world)
+    assert world.entry["import_tasks"] == ["OpaqueRef:first", "OpaqueRef:import"]
+    assert not world.warned, "the VM is to be there"
+    world.destination.tables["VM"].clear()
+    remap.remove(world)
+    assert "if it appears there, destroy it there" in world.warned[0]
+    assert world.entry["import_tasks"] == ["OpaqueRef:first"]
