@@ -98,9 +98,10 @@ def anchors_of(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_each_command_is_one_that_sxm_takes(page):
     text = text_of(page)
-    wrong = [(line, found) for line in BLOCK.findall(text) if (found := wrong_with(line, True))]
-    wrong += [(line, found) for line in INLINE.findall(text) if (found := wrong_with(line, False))]
-    assert wrong == []
+    lines = [(line, True) for line in BLOCK.findall(text)]
+    lines += [(line, False) for line in INLINE.findall(text)]
+    wrong = [(line, wrong_with(line, whole)) for line, whole in lines]
+    assert [one for one in wrong if one[1]] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
