@@ -35,9 +35,7 @@ WRITES = Load("64k, depth 8", "64k", 8)  # as large as a bit of the dirty bitmap
 Effort = collections.namedtuple("Effort", "size link rates hot")
 Effort.__doc__ = """A disk of `size` bytes over a link of `link` bytes a second; the guest writes at
 `rates`, each a part of the link's, all over the disk, or again and again to (`bytes`, rates)."""
-FULL = Effort(
-    192 * MIB, 64 * MIB, (0.0, 0.5, 0.75, 1.1, 1.5, 2.0), (16 * MIB, (0.5, 1.1, 2.0))
-)
+FULL = Effort(192 * MIB, 64 * MIB, (0.0, 0.5, 0.75, 1.1, 1.5, 2.0), (16 * MIB, (0.5, 1.1, 2.0)))
 QUICK = Effort(32 * MIB, 32 * MIB, (0.0, 0.5, 1.5), (4 * MIB, (1.5,)))
 
 Case = collections.namedtuple("Case", "rate region where")
