@@ -170,7 +170,7 @@ def _installed(pool: Pool, host: str) -> Dict[str, Any]:
 def text(report: Dict[str, Any]) -> str:
     """The same for a person."""
     lines = [
-        "sxm selftest %(selftest)s, %(written)s, sxm %(sxm)s" % report,
+        "Selftest %(selftest)s of sxm %(sxm)s, %(written)s" % report,
         "Every step held." if report["held"] else "NOT EVERY STEP HELD.",
     ]
     for pool in report["pools"]:
