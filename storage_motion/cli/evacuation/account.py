@@ -127,6 +127,7 @@ def _queued(account: Account, event: Dict[str, Any]) -> None:
     course.state, course.error = WAITING, list(event["error"])
     course.not_before = float(event["at"]) + float(event["wait"])
     course.queued_since = course.queued_since or float(event["at"])
+    _count(course, event)
 
 
 def _again(account: Account, event: Dict[str, Any]) -> None:

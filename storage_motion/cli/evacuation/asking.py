@@ -80,6 +80,10 @@ class Asking:
     def _of_those_that_answer(
         self, planned: Planned, failure: XenAPI.Failure
     ) -> List[Dict[str, Any]]:
+        try:
+            self._plugin("list", {"local": "true"})
+        except XenAPI.Failure:  # the master, by which all are begun
+            raise NoAnswer(_told(failure))
         found: List[Dict[str, Any]] = []
         silent: Dict[str, XenAPI.Failure] = {}
         answers = self._everywhere("list", {"local": "true"})
@@ -88,8 +92,6 @@ class Asking:
                 found += answer["migrations"]
             elif answer.details[0] != NO_PLUGIN:  # which has no migration
                 silent[host] = answer
-        if len(silent) == len(answers):
-            raise NoAnswer(" ".join(str(detail) for detail in failure.details))
         for host in planned.hosts or silent:
             if host in silent:
                 raise HostSilent(*silent[host].details)
@@ -109,7 +111,11 @@ class Asking:
         except AWAY as error:
             raise NoAnswer(_why(error))
         except XenAPI.Failure as failure:
-            raise NoAnswer(" ".join(str(detail) for detail in failure.details))
+            raise NoAnswer(_told(failure))
+
+
+def _told(failure: XenAPI.Failure) -> str:
+    return " ".join(str(detail) for detail in failure.details)
 
 
 def _why(error: BaseException) -> str:

@@ -140,6 +140,7 @@ class Evacuation:
         vm = course.planned.vm
         try:
             step(course)
+            self._silent.pop(vm, None)
         except HostSilent as silent:
             self._held[vm] = self._clock.now() + HELD
             if self._endure(vm, " ".join(silent.details), raising=False):
@@ -191,9 +192,7 @@ class Evacuation:
 
     def _migrations(self, course: Course) -> List[Dict[str, Any]]:
         """Those of the VM that the pool knows, the newest first. Raises NoAnswer, HostSilent."""
-        found = self._asking.migrations(course.planned)
-        self._silent.pop(course.planned.vm, None)
-        return found
+        return self._asking.migrations(course.planned)
 
     def _is_ours(self, course: Course, migration: str) -> bool:
         """Whether it takes the very disks to where they shall go."""
@@ -216,7 +215,7 @@ class Evacuation:
             return
         others = len(self.account.busy) > 1  # besides this one
         if moving or (codes.says_no_room(error) and others):
-            self._queue(course, error)
+            self._queue(course, error, {})
         else:
             self._judge(course, error, {})
 
@@ -228,26 +227,26 @@ class Evacuation:
             status = self._asking.status(migration)
         except XenAPI.Failure as failure:
             raise HostSilent(*failure.details)
-        self._silent.pop(vm, None)
         self._statuses[vm] = status
         if status["state"] == RUNNING:
             self._watch(course, status)
             return
         self._statuses.pop(vm, None)
         self._watches.pop(migration, None)
-        figures = {
+        figures: Dict[str, Any] = {
             "migration": migration,
             "bytes": status["bytes_moved"],
             "seconds": round(max(0.0, status["updated"] - status["started"]), 1),
+            "left": status["left"],
         }
         error = list(status["error"] or [])
         if status["state"] == SUCCEEDED or status.get("committed"):
-            self.note(accounts.MOVED, vm=vm, error=error, left=status["left"], **figures)
+            self.note(accounts.MOVED, vm=vm, error=error, **figures)
         elif codes.says_moving(error):  # two starts of it have met, and the other one has the VM
             if not self._attach(course, known_too=True):
-                self._queue(course, error)
+                self._queue(course, error, figures)
         else:
-            self._judge(course, error, dict(figures, left=status["left"]))
+            self._judge(course, error, figures)
 
     def _watch(self, course: Course, status: Dict[str, Any]) -> None:
         watch = self._watches.setdefault(course.migration, DeadWorkerWatch())
@@ -267,22 +266,22 @@ class Evacuation:
         """Of one that has failed, or was refused: again, later, or not. `figures`: of the event."""
         verdict = codes.of(error).again
         if verdict == codes.QUEUE:
-            self._queue(course, error)
+            self._queue(course, error, figures)
         elif verdict == codes.RETRY and course.tries < self._retries:
             wait = min(RETRY_MOST, RETRY_FIRST * 2**course.tries)
             self.note(accounts.AGAIN, vm=course.planned.vm, error=error, wait=wait, **figures)
         else:
             self.note(accounts.FAILED, vm=course.planned.vm, error=error, **figures)
 
-    def _queue(self, course: Course, error: List[str]) -> None:
+    def _queue(self, course: Course, error: List[str], figures: Dict[str, Any]) -> None:
         vm, waited = course.planned.vm, 0.0
         if course.queued_since:
             waited = self._clock.now() - course.queued_since
         if waited > QUEUE_PATIENCE:
-            self.note(accounts.FAILED, vm=vm, error=error)
+            self.note(accounts.FAILED, vm=vm, error=error, **figures)
             return
         wait = min(QUEUE_MOST, max(QUEUE_FIRST, waited))  # twice as long each time
-        self.note(accounts.QUEUED, vm=vm, error=error, wait=wait)
+        self.note(accounts.QUEUED, vm=vm, error=error, wait=wait, **figures)
 
     def _endure(self, of: str, why: str, raising: bool = True) -> bool:
         """There is no word of a VM, or of all (""). Whether that has lasted too long; or raises

@@ -472,6 +472,12 @@ def test_a_host_that_does_not_tell_holds_up_its_own_vms_only(tmp_path):
     assert told(account, min(its))["code"] == "XENAPI_PLUGIN_FAILURE"
 
     pool = EvacuatedPool(PLANNED)
+    pool.silent = ("h0",)
+    with pytest.raises(PoolAway):  # the master begins them all
+        evacuated(pool, tmp_path / "master")
+    assert not pool.migrations
+
+    pool = EvacuatedPool(PLANNED)
     pool.silent, real = ("h2",), pool.wait
 
     def wait(seconds):
@@ -495,3 +501,23 @@ def test_a_start_of_which_its_host_does_not_tell_is_not_known(tmp_path):
     assert states(account)["vm02"] == accounts.FAILED and pool.starts("vm02") == 0
     assert told(account, "vm02")["data"] == codes.UNKNOWN
     assert states(account)["vm00"] == accounts.MOVED
+
+
+def test_one_that_is_listed_and_has_no_status_is_not_waited_for_for_ever(tmp_path):
+    pool = EvacuatedPool(PLANNED[:2], durations={"vm00": 10**6})
+    file = StateFile.open("it", str(tmp_path))
+    run = evacuation(pool, file)
+    begin(run, PLANNED[:2])
+    run.note(accounts.START, vm="vm00", known=[])
+    pool.plugin("migrate", vm="vm00", wait="false")
+    real = pool._status
+
+    def status(given):
+        if given["migration"] == "m0":
+            raise XenAPI.Failure(["SXM_JOURNAL", "m0"])
+        return real(given)
+
+    pool._status, pool._on = status, lambda *_: XenAPI.Failure(["SXM_JOURNAL", "m0"])
+    account = run.go()
+    assert states(account) == {"vm00": accounts.FAILED, "vm01": accounts.MOVED}
+    assert told(account, "vm00")["data"] == codes.UNKNOWN and pool.starts("vm00") == 1
