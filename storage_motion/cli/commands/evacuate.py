@@ -28,6 +28,7 @@ from storage_motion.cli.evacuation.selection import What
 from storage_motion.cli.evacuation.state import StateError, StateFile
 from storage_motion.cli.failures import Interrupted, NotUnderstood, UnknownName
 from storage_motion.cli.report import kept
+from storage_motion.xapi.records import Records
 
 USUAL = Limits()
 RETRIES = 2
@@ -247,6 +248,8 @@ def _rehearse(run: Invocation, what: What, goal: _Goal) -> Rehearsal:
             run.out.error_line("planning %d of %d: %s" % (done + 1, of, name))
 
     source = run.pool.records(anew=True)
+    if what.kind == selections.TAG:
+        _require_tag(source, what.tag)
     selection = selections.select(source, what, all_disks=goal.to.cross_pool)
     return rehearsals.rehearse(run.pool, source, selection, goal.to, goal.secrets, tell)
 
@@ -293,8 +296,6 @@ def _what(
     else:
         found = []
         kind, title = (selections.TAG, tag or "") if tag else (selections.POOL, "pool")
-        if tag:
-            _require_tag(pool, tag)
     what = What(kind, tuple(one.ref for one in found), tag or "")
     asked = {
         "pool": pool_uuid,
@@ -305,8 +306,9 @@ def _what(
     return what, asked, title
 
 
-def _require_tag(pool: pools.Pool, tag: str) -> None:
-    known = {one for vm in pool.records().all("VM").values() for one in vm["tags"]}
+def _require_tag(source: Records, tag: str) -> None:
+    """Raises UnknownName. Not of an evacuation that goes on: its VMs may all have left the pool."""
+    known = {one for vm in source.all("VM").values() for one in vm["tags"]}
     if tag not in known:
         near = difflib.get_close_matches(tag, sorted(known), n=5)
         raise UnknownName(
