@@ -107,6 +107,7 @@ CODES: Dict[str, Code] = {
     "SXM_NOT_CLEANED_UP": Code(NEVER, CLEAN, WHOLE),
     # of what is asked of a migration, which an evacuation does not do
     "SXM_NOTHING_TO_RESUME": Code(NEVER, REPORT),
+    "SXM_NOT_OF_SELFTEST": Code(NEVER, REPORT),
     "SXM_NOT_RUNNING": Code(NEVER, REPORT),
     "SXM_TOO_LATE": Code(NEVER, REPORT),
 }
