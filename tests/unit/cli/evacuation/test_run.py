@@ -521,3 +521,18 @@ def test_one_that_is_listed_and_has_no_status_is_not_waited_for_for_ever(tmp_pat
     account = run.go()
     assert states(account) == {"vm00": accounts.FAILED, "vm01": accounts.MOVED}
     assert told(account, "vm00")["data"] == codes.UNKNOWN and pool.starts("vm00") == 1
+
+
+def test_each_time_that_a_host_does_not_tell_counts_by_itself(tmp_path):
+    """The second one is within the patience, though the first was long ago."""
+    pool = EvacuatedPool(PLANNED[:3], {"vm02": [BROKEN, None]}, {"vm02": 1000.0})
+    real = pool.wait
+
+    def wait(seconds):
+        real(seconds)
+        pool.silent = ("h2",) if pool.now < 1300 or 2300 < pool.now < 2400 else ()
+
+    wait(0.0)
+    pool.wait = wait
+    account = evacuated(pool, tmp_path)
+    assert states(account)["vm02"] == accounts.MOVED and pool.starts("vm02") == 2
