@@ -14,7 +14,9 @@ $XDG_CONFIG_HOME/sxm/pools.toml, else ~/.config/sxm/pools.toml:
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+
+import XenAPI
 
 from storage_motion.cli import certificates, passwords
 from storage_motion.cli.failures import BadConfiguration, NotUnderstood
@@ -166,6 +168,19 @@ class Pool:
     def plugin_on(self, _host: str, _function: str, **arguments: str) -> Dict[str, Any]:
         """The same on one host, by its ref."""
         return json.loads(self.xenapi.host.call_plugin(_host, PLUGIN, _function, arguments))
+
+    def plugin_everywhere(
+        self, _function: str, **arguments: str
+    ) -> Dict[str, Union[Dict[str, Any], XenAPI.Failure]]:
+        """The same on each host: {its UUID: what it answers, or its failure}. Raises
+        XenAPI.Failure if the hosts are not to be had."""
+        found: Dict[str, Union[Dict[str, Any], XenAPI.Failure]] = {}
+        for ref, host in self.xenapi.host.get_all_records().items():
+            try:
+                found[host["uuid"]] = self.plugin_on(ref, _function, **arguments)
+            except XenAPI.Failure as failure:
+                found[host["uuid"]] = failure
+        return found
 
     def close(self) -> None:
         """Log out."""

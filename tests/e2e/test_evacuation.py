@@ -45,6 +45,7 @@ class Command:
             SXM_PASSWORD=pool.password,
             XDG_CONFIG_HOME=str(home / "config"),
             XDG_STATE_HOME=str(home / "state"),
+            XDG_DATA_HOME=str(home / "data"),
             PYTHONPATH=REPOSITORY,
         )
         self.state = str(home / "state" / "sxm" / "evacuations" / "array.jsonl")
@@ -161,6 +162,10 @@ def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
     (failed,) = [one for one in found["vms"] if one["state"] == "failed"]
     assert (failed["name"], failed["code"]) == ("vm04", "SXM_VM_CHANGED")
     assert failed["data"] == "at the source, untouched" and failed["do"]
+
+    with open(found["report"][: -len("html")] + "json") as stream:
+        reported = [one["migration"] for one in json.load(stream)["reports"]]
+    assert sorted(reported) == sorted(one["migration"] for one in command.listed())
 
     # each was begun once, by whichever of the two, as the pool tells as well
     begun = [one["vm"] for one in command.listed()]

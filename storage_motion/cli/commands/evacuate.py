@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """`sxm evacuate`: many VMs with one command."""
 
+import difflib
 from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 
 import typer
@@ -25,12 +26,24 @@ from storage_motion.cli.evacuation.rehearsal import Rehearsal
 from storage_motion.cli.evacuation.run import Evacuation, PoolAway
 from storage_motion.cli.evacuation.selection import What
 from storage_motion.cli.evacuation.state import StateError, StateFile
-from storage_motion.cli.failures import Interrupted, NotUnderstood
+from storage_motion.cli.failures import Interrupted, NotUnderstood, UnknownName
+from storage_motion.cli.report import kept
+from storage_motion.xapi.records import Records
 
 USUAL = Limits()
 RETRIES = 2
-OURS = ("vm", "uuid", "host", "host-uuid", "destination-sr-uuid", "wait", "dry-run", "copy")
-"""Arguments of the plugin that the options of this command say."""
+OURS = (
+    "vm",
+    "uuid",
+    "host",
+    "host-uuid",
+    "destination-sr-uuid",
+    "wait",
+    "dry-run",
+    "problems",
+    "copy",
+)
+"""Arguments of the plugin that this command, or its options, say."""
 
 
 class _Goal(NamedTuple):
@@ -100,6 +113,9 @@ def evacuate(
             metavar="NAME=VALUE", help="For each VM, as `migrate` has it: bandwidth=100MiB."
         ),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Keep a report of all on this machine.")
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan of all of it; change nothing.")
     ] = False,
@@ -158,12 +174,13 @@ def evacuate(
             one = evacuation()
             _note(one, request, plan)
             display.say("the state of this evacuation is in %s" % file.path)
-        return _go(run, one, display)
+        return _go(run, one, display, title if report else None)
     finally:
         file.close()
 
 
-def _go(run: Invocation, evacuation: Evacuation, display: Display) -> int:
+def _go(run: Invocation, evacuation: Evacuation, display: Display, title: Optional[str]) -> int:
+    """`title`: of the report; None for none."""
     try:
         with display:
             account = evacuation.go()
@@ -173,12 +190,25 @@ def _go(run: Invocation, evacuation: Evacuation, display: Display) -> int:
         error.details += _how_to_go_on(evacuation.account)
         raise
     found = summary.of(account)
+    found["report"] = "" if title is None else _report(run, account, title)
     if run.out.json:
         run.out.document(found)
     for line in summary.lines(account):
         run.out.line(line)
-    failed = found["failed"]["vms"] or any(left.refused for left in account.left)
-    return exit_codes.SOME_FAILED if failed else exit_codes.DONE
+    if found["report"]:
+        run.out.line("report: %s" % found["report"])
+    return exit_codes.DONE if summary.complete(account) else exit_codes.SOME_FAILED
+
+
+def _report(run: Invocation, account: Account, title: str) -> str:
+    """One page of all its migrations: its path, or "". What it came to does not depend on it."""
+    migrations = [one for course in account.courses.values() for one in course.migrations]
+    try:
+        written = kept.keep_all(run.pool, migrations, run.out, "Evacuation of %s" % title)
+    except Exception as error:  # whatever it is: all has been moved by now
+        run.out.warning("no report is written: %s" % (str(error) or error.__class__.__name__))
+        return ""
+    return written.html if written else ""
 
 
 def _how_to_go_on(account: Account) -> List[str]:
@@ -218,7 +248,9 @@ def _rehearse(run: Invocation, what: What, goal: _Goal) -> Rehearsal:
             run.out.error_line("planning %d of %d: %s" % (done + 1, of, name))
 
     source = run.pool.records(anew=True)
-    selection = selections.select(source, what)
+    if what.kind == selections.TAG:
+        _require_tag(source, what.tag)
+    selection = selections.select(source, what, all_disks=goal.to.cross_pool)
     return rehearsals.rehearse(run.pool, source, selection, goal.to, goal.secrets, tell)
 
 
@@ -272,6 +304,16 @@ def _what(
         "tag": tag or "",
     }
     return what, asked, title
+
+
+def _require_tag(source: Records, tag: str) -> None:
+    """Raises UnknownName. Not of an evacuation that goes on: its VMs may all have left the pool."""
+    known = {one for vm in source.all("VM").values() for one in vm["tags"]}
+    if tag not in known:
+        near = difflib.get_close_matches(tag, sorted(known), n=5)
+        raise UnknownName(
+            "there is no VM with tag %r%s" % (tag, "; did you mean" if near else ""), *near
+        )
 
 
 def _goal(
@@ -336,5 +378,7 @@ def _further(given: List[str]) -> Dict[str, str]:
     wrong = [name for name in found if name in OURS or name.startswith(("remote-master", "vdi:"))]
     wrong += [name for name in found if name in ("remote-username", "remote-password")]
     if wrong:
-        raise NotUnderstood("--argument: %s is said by options of its own" % ", ".join(wrong))
+        raise NotUnderstood(
+            "--argument: %s is said by this command, or by options of its own" % ", ".join(wrong)
+        )
     return found

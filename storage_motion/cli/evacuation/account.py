@@ -20,12 +20,18 @@ START, STARTED, NOT_STARTED, AGAIN, QUEUED = "starting", "started", "not-started
 @dataclass
 class Course:
     """A VM on its way. Times in seconds since the epoch, `seconds` and `moved` (bytes) of its
-    migrations so far. `known`: ids of the VM's migrations before the start that is under way."""
+    migrations so far, and `migrations`, their ids; `left`: what one of them has left behind.
+    `known`: ids of the VM's migrations before the start that is under way, or that is `lost`: no
+    migration of it was found, and may yet appear. `unknown`: where the VM and its data are is not
+    known."""
 
     planned: Planned
     state: str = WAITING
     known: List[str] = field(default_factory=list)
     migration: str = ""
+    migrations: List[str] = field(default_factory=list)
+    lost: bool = False
+    unknown: bool = False
     tries: int = 0
     not_before: float = 0.0
     queued_since: float = 0.0
@@ -106,10 +112,14 @@ def _starting(account: Account, event: Dict[str, Any]) -> None:
 def _started(account: Account, event: Dict[str, Any]) -> None:
     course = account.courses[event["vm"]]
     course.state, course.migration, course.queued_since = RUNNING, event["migration"], 0.0
+    course.lost = False
+    if course.migration not in course.migrations:
+        course.migrations.append(course.migration)
 
 
 def _not_started(account: Account, event: Dict[str, Any]) -> None:
-    account.courses[event["vm"]].state = WAITING
+    course = account.courses[event["vm"]]
+    course.state, course.lost = WAITING, True
 
 
 def _queued(account: Account, event: Dict[str, Any]) -> None:
@@ -117,6 +127,7 @@ def _queued(account: Account, event: Dict[str, Any]) -> None:
     course.state, course.error = WAITING, list(event["error"])
     course.not_before = float(event["at"]) + float(event["wait"])
     course.queued_since = course.queued_since or float(event["at"])
+    _count(course, event)
 
 
 def _again(account: Account, event: Dict[str, Any]) -> None:
@@ -130,13 +141,14 @@ def _again(account: Account, event: Dict[str, Any]) -> None:
 def _ended(account: Account, event: Dict[str, Any]) -> None:
     course = account.courses[event["vm"]]
     course.state, course.error = event["event"], list(event["error"])
-    course.left = list(event.get("left", ()))
+    course.unknown = bool(event.get("unknown"))
     _count(course, event)
 
 
 def _count(course: Course, event: Dict[str, Any]) -> None:
     course.moved += int(event.get("bytes", 0))
     course.seconds += float(event.get("seconds", 0))
+    course.left += [one for one in event.get("left", ()) if one not in course.left]
 
 
 _EVENTS: Dict[str, Callable[[Account, Dict[str, Any]], None]] = {

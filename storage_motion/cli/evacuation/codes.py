@@ -12,6 +12,11 @@ NEVER, RETRY, QUEUE = "never", "retry", "queue"
 and no more. QUEUE: it would be refused now only, since others are at it; that is no try."""
 
 UNTOUCHED = "at the source, untouched"
+WHOLE = "at the destination, whole"
+UNSURE = (
+    "at the destination, and perhaps at the source as well: start, stop and delete nothing of it "
+    "before you have looked"
+)
 STAYS = "at the source, and its migration has not ended: nothing of it is deleted"
 UNKNOWN = "not known before its host answers: start, stop and delete nothing of it"
 
@@ -31,6 +36,7 @@ STORAGE = "look at the storage that is named, and at /var/log/SMlog, then run th
 RECOVER = "recover it: sxm recover (docs/operations.md, Recover)"
 REPORT = "report it, with the logs (docs/operations.md, Take logs for a report)"
 WAIT = "wait until that has ended, then run this command again"
+CLEAN = "take away what is left: docs/operations.md, SXM_NOT_CLEANED_UP"
 CORRECT = "correct what is named, then run this command again"
 
 CODES: Dict[str, Code] = {
@@ -97,12 +103,11 @@ CODES: Dict[str, Code] = {
     "SXM_NO_SUCH_MIGRATION": Code(NEVER, "ask again when all hosts answer: sxm list", UNKNOWN),
     "SXM_DESTINATION_LOST": Code(NEVER, "start the VM at the source"),
     # behind the point of no return: it has moved
-    "SXM_ARRIVED_HALTED": Code(NEVER, "start the VM", "at the destination, whole"),
-    "SXM_NOT_CLEANED_UP": Code(
-        NEVER, "docs/operations.md, SXM_NOT_CLEANED_UP", "at the destination, whole"
-    ),
+    "SXM_ARRIVED_HALTED": Code(NEVER, "start the VM", WHOLE),
+    "SXM_NOT_CLEANED_UP": Code(NEVER, CLEAN, WHOLE),
     # of what is asked of a migration, which an evacuation does not do
     "SXM_NOTHING_TO_RESUME": Code(NEVER, REPORT),
+    "SXM_NOT_OF_SELFTEST": Code(NEVER, REPORT),
     "SXM_NOT_RUNNING": Code(NEVER, REPORT),
     "SXM_TOO_LATE": Code(NEVER, REPORT),
 }
@@ -114,20 +119,24 @@ XAPI: Dict[str, Code] = {
     "OTHER_OPERATION_IN_PROGRESS": Code(QUEUE, WAIT),
     "VDI_IN_USE": Code(RETRY, WAIT),
     "HOST_STILL_BOOTING": Code(RETRY, WAIT),
-    "CANNOT_CONTACT_HOST": Code(RETRY, NETWORK),
-    "HOST_OFFLINE": Code(RETRY, NETWORK),
+    "CANNOT_CONTACT_HOST": Code(RETRY, NETWORK, UNKNOWN),
+    "HOST_OFFLINE": Code(RETRY, NETWORK, UNKNOWN),
 }
 # Of SXM_WORKER_DIED with a third detail: the migration has not ended.
 ALONE = Code(NEVER, RECOVER, STAYS)
 # Of SXM_BAD_ARGUMENTS for want of room alone, where the dry run has found some: what others had for
 # their snapshots SM gives back some time after they have ended.
 SHORT = Code(RETRY, "make room there, then run this command again")
+# Of one that has moved, and it is not sure that its data has as a whole, or that it runs once.
+DOUBTFUL = Code(NEVER, RECOVER, UNSURE)
 OTHER = Code(NEVER, "do what xapi asks for, then run this command again")
 
 # Of the details of SXM_BAD_ARGUMENTS: storage_motion/plan/room.py, checks.py, disk_goals.py.
 ROOM = " GiB free, and needs "
 MOVING = ("is being moved already by migration", "is being migrated already")
 THERE = "every disk is there already"
+# Of those of SXM_NOT_CLEANED_UP: storage_motion/migration/xenopsd_leftovers.py, phases/cleanup.py.
+DOUBTS = ("is running at the source as well", "was not verified at the destination")
 
 
 def of(error: List[str]) -> Code:
@@ -140,6 +149,18 @@ def of(error: List[str]) -> Code:
     if says_no_room(error):
         return SHORT
     return CODES.get(code) or XAPI.get(code, OTHER)
+
+
+def of_moved(error: List[str]) -> Code:
+    """The same of what a migration has ended with behind the point of no return; [] where it has
+    only left something."""
+    if not error:
+        return CODES["SXM_NOT_CLEANED_UP"]
+    code = CODES.get(error[0])
+    if code is None or code.where != WHOLE:
+        return DOUBTFUL
+    doubts = any(text in detail for detail in error[1:] for text in DOUBTS)
+    return DOUBTFUL if doubts else code
 
 
 def says_moving(error: List[str]) -> bool:

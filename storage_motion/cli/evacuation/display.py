@@ -49,8 +49,13 @@ SAYS: Dict[str, Callable[[Dict[str, Any], Course], str]] = {
         % (course.planned.name, event["wait"], described(event["error"]))
     ),
     accounts.AGAIN: lambda event, course: (
-        "failed %s, and is tried again in %d s: %s"
-        % (course.planned.name, event["wait"], described(event["error"]))
+        "failed %s, and is tried again in %d s: %s%s"
+        % (
+            course.planned.name,
+            event["wait"],
+            described(event["error"]),
+            "".join("; left: %s" % one for one in event.get("left", ())),
+        )
     ),
     accounts.MOVED: _moved,
     accounts.FAILED: lambda event, course: (

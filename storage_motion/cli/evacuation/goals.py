@@ -66,20 +66,16 @@ def choose(source: Records, wanted: Wanted, to: To, room: Room) -> Union[Planned
     srs = [sr for sr in to.srs or _possible(to.records) if _plugged(to.records, sr, seen)]
     moving = tuple(disk for disk in wanted.disks if _moves(source, disk, to, seen))
     if not moving:
-        return _stays(
-            wanted,
-            "all its disks are there already",
-            "nothing, or xe vm-migrate to move the VM alone",
-        )
+        return stay(_left(wanted, "all its disks are there already", "nothing"), wanted.record, to)
     uuids = {disk.source_sr for disk in moving}
     if not to.cross_pool:
         srs = [sr for sr in srs if to.records.of("SR", sr)["uuid"] not in uuids]
     if not srs:
-        return _stays(
+        return _left(
             wanted,
             "no SR that it may go to is plugged where it would run",
             "plug the SR there (xe pbd-plug), or name another SR or host",
-        )
+        )._replace(stays=True)
     chosen = max(srs, key=lambda sr: (room.left(sr), to.records.of("SR", sr)["uuid"]))
     room.take(chosen, moving)
     uuid = to.records.of("SR", chosen)["uuid"]
@@ -92,6 +88,25 @@ def choose(source: Records, wanted: Wanted, to: To, room: Room) -> Union[Planned
         disks=moving,
         arguments=_arguments(source, wanted, to, moving, uuid),
         hosts=tuple(sorted(names)),
+    )
+
+
+def stay(left: Left, vm: Dict[str, Any], to: To) -> Left:
+    """The same, if a VM (its record) of which no disk has to move is where it shall be; else that
+    it stays behind, with what to do."""
+    if to.cross_pool:
+        return left._replace(
+            stays=True, todo="move it with xe vm-migrate remote-master=..., or xe vm-export"
+        )
+    running = vm["power_state"] in ("Running", "Paused")
+    if not (to.host and running and vm["resident_on"] != to.host):
+        return left
+    host = to.records.of("host", to.host)["uuid"]
+    return left._replace(
+        stays=True,
+        reason=left.reason + ", and it runs at another host",
+        todo="move it without disks: xe vm-migrate uuid=%s host-uuid=%s live=true"
+        % (vm["uuid"], host),
     )
 
 
@@ -150,7 +165,7 @@ def _plugged(records: Records, sr: str, host: Optional[str]) -> bool:
     )
 
 
-def _stays(wanted: Wanted, reason: str, todo: str) -> Left:
+def _left(wanted: Wanted, reason: str, todo: str) -> Left:
     record = wanted.record
     return Left(
         VM,

@@ -71,7 +71,8 @@ DISK, VM = "disk", "VM"
 
 class Left(NamedTuple):
     """What was asked for, and is not to be moved: a disk, or a VM with `disks` of them. `refused`:
-    whether it would be, were not something wrong with it."""
+    whether it would be, were not something wrong with it; `stays`: the same, as long as nobody has
+    said to go on without it."""
 
     kind: str  # DISK or VM
     uuid: str
@@ -81,6 +82,7 @@ class Left(NamedTuple):
     reason: str
     todo: str
     refused: bool = False
+    stays: bool = False
 
 
 def count(number: int, thing: str) -> str:

@@ -6,9 +6,9 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Seq
 import XenAPI
 
 from storage_motion.cli.evacuation import codes, order
-from storage_motion.cli.evacuation.goals import GIB, Room, To, choose
+from storage_motion.cli.evacuation.asking import Pool
+from storage_motion.cli.evacuation.goals import GIB, Room, To, choose, stay
 from storage_motion.cli.evacuation.parts import VM, Left, Planned, described
-from storage_motion.cli.evacuation.run import Pool
 from storage_motion.cli.evacuation.selection import Selection
 from storage_motion.xapi.records import Records
 
@@ -64,8 +64,8 @@ class Rehearsal(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.refused and not self.short
+        """Whether nothing is wrong, and nothing stays behind."""
+        return not (self.refused or self.short or any(left.stays for left in self.left))
 
 
 def rehearse(
@@ -83,7 +83,13 @@ def rehearse(
         selection.wanted,
         key=lambda one: (sum(disk.size for disk in one.disks), one.record["name_label"]),
     )
-    estimate, left, planned = Room(to.records), list(selection.left), []
+    estimate, planned = Room(to.records), []
+    left = [
+        stay(one, source.by_uuid("VM", one.uuid)[1], to)
+        if one.kind == VM and not one.disks
+        else one
+        for one in selection.left
+    ]
     for one in wanted:
         found = choose(source, one, to, estimate)
         if isinstance(found, Left):
@@ -102,7 +108,8 @@ def rehearse(
 
 
 def without(rehearsal: Rehearsal, refused: Sequence[Rehearsed]) -> Rehearsal:
-    """The same, with those left where they are."""
+    """The same, with those left where they are, and whatever stays."""
+    stays = [one._replace(stays=False, refused=one.stays) for one in rehearsal.left]
     left = [
         Left(
             VM,
@@ -117,7 +124,7 @@ def without(rehearsal: Rehearsal, refused: Sequence[Rehearsed]) -> Rehearsal:
         for one in refused
     ]
     kept = [one for one in rehearsal.rehearsed if one not in refused]
-    return rehearsal._replace(rehearsed=kept, left=rehearsal.left + left)
+    return rehearsal._replace(rehearsed=kept, left=stays + left)
 
 
 class _Room:

@@ -8,7 +8,6 @@ start whose answer was lost. What could still slip through, a call that xapi car
 whoever made it has died, the product itself holds up: of two migrations of a VM one has it
 (storage_motion/migration/phases/claim.py)."""
 
-import http.client
 import time
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol
 
@@ -17,6 +16,7 @@ import XenAPI
 from storage_motion.api.dead_worker import NOBODY, DeadWorkerWatch
 from storage_motion.cli.evacuation import account as accounts, codes, order
 from storage_motion.cli.evacuation.account import Account, Course
+from storage_motion.cli.evacuation.asking import Asking, HostSilent, NoAnswer, Pool
 from storage_motion.cli.evacuation.state import StateError, StateFile
 from storage_motion.errors import MotionError, WorkerDied
 
@@ -26,10 +26,8 @@ OUTAGE = 900.0  # seconds for which a pool that does not answer is waited for
 QUEUE_PATIENCE = 4 * 3600.0  # seconds for which one waits for others' migrations to end
 RETRY_FIRST, RETRY_MOST = 10.0, 300.0  # seconds before the second try, and before any other
 QUEUE_FIRST, QUEUE_MOST = 10.0, 60.0
+HELD = 10.0  # seconds for which a VM is not begun whose host does not tell of its migrations
 RUNNING, SUCCEEDED = "running", "succeeded"  # a migration's states
-
-AWAY = (OSError, http.client.HTTPException, MotionError)
-"""What a call raises when the pool does not answer."""
 
 
 class PoolAway(MotionError):
@@ -37,13 +35,6 @@ class PoolAway(MotionError):
     goes on, too."""
 
     code = "SXM_POOL_AWAY"
-
-
-class Pool(Protocol):
-    """What is needed of the pool that the VMs are in."""
-
-    def plugin(self, _function: str, **arguments: str) -> Dict[str, Any]:
-        """Call sxm.py on its master. Raises XenAPI.Failure, or one of AWAY."""
 
 
 class Clock(NamedTuple):
@@ -81,7 +72,7 @@ class Evacuation:
     ) -> None:
         """`retries`: how often a migration that failed is tried again. `secrets`: arguments of
         `migrate` that are not written down. Raises StateError."""
-        self._pool = pool
+        self._asking = Asking(pool)
         self._file = file
         self._limits = limits
         self._retries = retries
@@ -92,6 +83,7 @@ class Evacuation:
         self._watches: Dict[str, DeadWorkerWatch] = {}
         self._lost: Dict[str, float] = {}  # {VM: when its start was found to have no answer}
         self._silent: Dict[str, float] = {}  # {VM, "" for all: since when there is no word of it}
+        self._held: Dict[str, float] = {}  # {VM: until when it is not begun}
         try:
             self.account = accounts.of(file.events)
         except (KeyError, TypeError, ValueError) as error:
@@ -112,10 +104,8 @@ class Evacuation:
             try:
                 self._round()
                 self._silent.pop("", None)
-            except AWAY as error:
-                if isinstance(error, (PoolAway, StateError)):
-                    raise
-                self._endure("", str(error) or error.__class__.__name__)
+            except NoAnswer as error:
+                self._endure("", ", ".join(error.details))
             self._observer.look(self.account, self._statuses)
             if not self.account.over:
                 self._clock.wait(POLL)
@@ -125,35 +115,57 @@ class Evacuation:
 
     def _round(self) -> None:
         for course in self.account.of(accounts.RUNNING):
-            self._follow(course)
+            self._of_one(course, self._follow)
         for course in self.account.of(accounts.STARTING):
-            self._look_for(course)
+            self._of_one(course, self._look_for)
         while True:
             now = self._clock.now()
             found = order.next_of(
-                [one for one in self.account.of(accounts.WAITING) if one.not_before <= now],
+                [
+                    one
+                    for one in self.account.of(accounts.WAITING)
+                    if max(one.not_before, self._held.get(one.planned.vm, 0.0)) <= now
+                ],
                 [one.planned for one in self.account.busy],
                 self._limits,
                 lambda one: one.planned,
             )
             if found is None:
                 return
-            self._start(found)
+            self._of_one(found, self._start)
             self._observer.look(self.account, self._statuses)
+
+    def _of_one(self, course: Course, step: Callable[[Course], None]) -> None:
+        """A step of one VM, which a host that does not tell holds up, and no other one."""
+        vm = course.planned.vm
+        try:
+            step(course)
+            self._silent.pop(vm, None)
+        except HostSilent as silent:
+            self._held[vm] = self._clock.now() + HELD
+            if self._endure(vm, " ".join(silent.details), raising=False):
+                self._statuses.pop(vm, None)
+                unknown = course.lost or course.state != accounts.WAITING
+                self.note(accounts.FAILED, vm=vm, error=silent.failure(), unknown=unknown)
 
     # -- beginning one
 
     def _start(self, course: Course) -> None:
-        vm, known = course.planned.vm, self._migrations(course)
-        self.note(accounts.START, vm=vm, known=[one["migration"] for one in known])
+        vm, known = course.planned.vm, [one["migration"] for one in self._migrations(course)]
+        if course.lost:
+            # That start may have come through since: what it has begun is not among those either.
+            known = course.known
+            if self._attach(course):
+                return
+        self.note(accounts.START, vm=vm, known=known)
         try:
-            answer = self._pool.plugin(
-                "migrate", **dict(course.planned.arguments, **self._secrets, wait="false")
+            migration = self._asking.migrate(
+                dict(course.planned.arguments, **self._secrets, wait="false")
             )
         except XenAPI.Failure as failure:
             self._refused(course, [str(detail) for detail in failure.details])
             return
-        self.note(accounts.STARTED, vm=vm, migration=answer["migration"])
+        self.note(accounts.STARTED, vm=vm, migration=migration)
 
     def _look_for(self, course: Course) -> None:
         """A start of which no answer has come: by this process, or by one that has died."""
@@ -179,19 +191,15 @@ class Evacuation:
         return False
 
     def _migrations(self, course: Course) -> List[Dict[str, Any]]:
-        """Those of the VM that the pool knows, the newest first."""
-        try:
-            found = self._pool.plugin("list")["migrations"]
-        except XenAPI.Failure as failure:
-            raise _Unanswered(str(failure.details))
-        return [one for one in found if one["vm"] == course.planned.vm]
+        """Those of the VM that the pool knows, the newest first. Raises NoAnswer, HostSilent."""
+        return self._asking.migrations(course.planned)
 
     def _is_ours(self, course: Course, migration: str) -> bool:
         """Whether it takes the very disks to where they shall go."""
         try:
-            status = self._pool.plugin("status", migration=migration)
+            status = self._asking.status(migration)
         except XenAPI.Failure as failure:
-            raise _Unanswered(str(failure.details))
+            raise HostSilent(*failure.details)
         goes = {disk["vdi"]: disk["destination_sr"] for disk in status["disks"]}
         return all(
             goes.get(disk.vdi) == disk.destination_sr for disk in course.planned.disks
@@ -207,7 +215,7 @@ class Evacuation:
             return
         others = len(self.account.busy) > 1  # besides this one
         if moving or (codes.says_no_room(error) and others):
-            self._queue(course, error)
+            self._queue(course, error, {})
         else:
             self._judge(course, error, {})
 
@@ -216,32 +224,29 @@ class Evacuation:
     def _follow(self, course: Course) -> None:
         vm, migration = course.planned.vm, course.migration
         try:
-            status = self._pool.plugin("status", migration=migration)
+            status = self._asking.status(migration)
         except XenAPI.Failure as failure:
-            error = [str(detail) for detail in failure.details]
-            if self._endure(vm, " ".join(error), raising=False):
-                self.note(accounts.FAILED, vm=vm, error=error)
-            return
-        self._silent.pop(vm, None)
+            raise HostSilent(*failure.details)
         self._statuses[vm] = status
         if status["state"] == RUNNING:
             self._watch(course, status)
             return
         self._statuses.pop(vm, None)
         self._watches.pop(migration, None)
-        figures = {
+        figures: Dict[str, Any] = {
             "migration": migration,
             "bytes": status["bytes_moved"],
             "seconds": round(max(0.0, status["updated"] - status["started"]), 1),
+            "left": status["left"],
         }
         error = list(status["error"] or [])
         if status["state"] == SUCCEEDED or status.get("committed"):
-            self.note(accounts.MOVED, vm=vm, error=error, left=status["left"], **figures)
+            self.note(accounts.MOVED, vm=vm, error=error, **figures)
         elif codes.says_moving(error):  # two starts of it have met, and the other one has the VM
             if not self._attach(course, known_too=True):
-                self._queue(course, error)
+                self._queue(course, error, figures)
         else:
-            self._judge(course, error, dict(figures, left=status["left"]))
+            self._judge(course, error, figures)
 
     def _watch(self, course: Course, status: Dict[str, Any]) -> None:
         watch = self._watches.setdefault(course.migration, DeadWorkerWatch())
@@ -250,29 +255,33 @@ class Evacuation:
         except WorkerDied as died:
             if NOBODY in died.details:
                 self._statuses.pop(course.planned.vm, None)
-                self.note(accounts.FAILED, vm=course.planned.vm, error=died.failure())
+                self.note(
+                    accounts.FAILED,
+                    vm=course.planned.vm,
+                    error=died.failure(),
+                    unknown=bool(status.get("committed")),
+                )
 
     def _judge(self, course: Course, error: List[str], figures: Dict[str, Any]) -> None:
         """Of one that has failed, or was refused: again, later, or not. `figures`: of the event."""
         verdict = codes.of(error).again
         if verdict == codes.QUEUE:
-            self._queue(course, error)
+            self._queue(course, error, figures)
         elif verdict == codes.RETRY and course.tries < self._retries:
             wait = min(RETRY_MOST, RETRY_FIRST * 2**course.tries)
-            figures.pop("left", None)
             self.note(accounts.AGAIN, vm=course.planned.vm, error=error, wait=wait, **figures)
         else:
             self.note(accounts.FAILED, vm=course.planned.vm, error=error, **figures)
 
-    def _queue(self, course: Course, error: List[str]) -> None:
+    def _queue(self, course: Course, error: List[str], figures: Dict[str, Any]) -> None:
         vm, waited = course.planned.vm, 0.0
         if course.queued_since:
             waited = self._clock.now() - course.queued_since
         if waited > QUEUE_PATIENCE:
-            self.note(accounts.FAILED, vm=vm, error=error)
+            self.note(accounts.FAILED, vm=vm, error=error, **figures)
             return
         wait = min(QUEUE_MOST, max(QUEUE_FIRST, waited))  # twice as long each time
-        self.note(accounts.QUEUED, vm=vm, error=error, wait=wait)
+        self.note(accounts.QUEUED, vm=vm, error=error, wait=wait, **figures)
 
     def _endure(self, of: str, why: str, raising: bool = True) -> bool:
         """There is no word of a VM, or of all (""). Whether that has lasted too long; or raises
@@ -288,7 +297,3 @@ class Evacuation:
         if raising:
             raise PoolAway(why, "%d" % lasted)
         return True
-
-
-class _Unanswered(MotionError):
-    """[why]: the plugin has failed at a question, which is asked again."""

@@ -56,13 +56,14 @@ class Selection(NamedTuple):
     left: List[Left]
 
 
-def select(records: Records, what: What) -> Selection:
-    """Look all of it up in the pool of `records`. Names nothing that is wrong with a VM: the
-    plugin's dry run does."""
+def select(records: Records, what: What, all_disks: bool = False) -> Selection:
+    """Look all of it up in the pool of `records`. `all_disks`: a VM moves with all its disks,
+    wherever they are, as to another pool. Names nothing that is wrong with a VM: the plugin's dry
+    run does."""
     for name in ("VM", "VBD", "VDI"):
         records.all(name)  # in one call each, and not one by one
     if what.kind == SR:
-        return _of_sr(records, what.refs[0])
+        return _of_sr(records, what.refs[0], all_disks)
     chosen = {
         HOST: lambda ref, vm: _belongs_to(records, vm, what.refs[0]),
         POOL: lambda ref, vm: True,
@@ -126,7 +127,7 @@ def _seers(records: Records, sr: str) -> Set[str]:
     return {pbd["host"] for pbd in records.all("PBD").values() if pbd["SR"] == ref}
 
 
-def _of_sr(records: Records, sr: str) -> Selection:
+def _of_sr(records: Records, sr: str, all_disks: bool) -> Selection:
     record = records.of("SR", sr)
     here = sorted(
         (vdi for vdi in records.all("VDI").values() if vdi["SR"] == sr and _shown(vdi)),
@@ -143,21 +144,23 @@ def _of_sr(records: Records, sr: str) -> Selection:
     left, refs = [], []
     for vdi in here:
         owners = list(_owners(records, vdi))
-        vms = [ref for ref, vm in owners if not (vm["is_a_snapshot"] or vm["is_a_template"])]
-        refs += [
-            ref
-            for ref in vms
-            if not records.of("VM", ref)["is_control_domain"] and vdi["type"] not in OTHER_TYPES
-        ]
         reason = _not_moved(records, vdi, [vm for _, vm in owners])
         if reason:
             left.append(_left(vdi, *reason))
-    wanted = []
+        else:
+            refs += [ref for ref, vm in owners if not (vm["is_a_snapshot"] or vm["is_a_template"])]
+    stays = {one.uuid for one in left}
+    wanted: List[Wanted] = []
     for ref in sorted(set(refs), key=lambda ref: records.of("VM", ref)["name_label"]):
         vm = records.of("VM", ref)
-        disks = tuple(disk for disk in disks_of(records, vm) if disk.source_sr == record["uuid"])
+        disks = tuple(
+            disk
+            for disk in disks_of(records, vm)
+            if all_disks or (disk.source_sr == record["uuid"] and disk.vdi not in stays)
+        )
         wanted.append(Wanted(ref, vm, disks))
-    return Selection(wanted, left)
+    planned = {disk.vdi for one in wanted for disk in one.disks}
+    return Selection(wanted, [one for one in left if one.uuid not in planned])
 
 
 def _shown(vdi: Dict[str, Any]) -> bool:

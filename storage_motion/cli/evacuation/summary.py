@@ -71,13 +71,34 @@ def _vm(course: Course) -> Dict[str, Any]:
         "tries": course.tries + bool(course.migration),
     }
     if course.error:
+        answer.update(code=course.error[0], error=course.error)
+    if wanting(course):
+        code = codes.of_moved(course.error)
+        answer.update(do=code.do, data=code.where)
+    elif course.unknown:
+        answer.update(do=codes.RECOVER, data=codes.UNKNOWN)
+    elif course.error:
         code = codes.of(course.error)
-        answer.update(code=course.error[0], error=course.error, do=code.do)
-        if course.state != MOVED:
-            answer["data"] = LOOK if course.left else code.where
+        answer.update(do=code.do, data=code.where)
+        if course.left and code.where == codes.UNTOUCHED:
+            answer["data"] = LOOK
     if course.left:
         answer["left"] = course.left
     return answer
+
+
+def wanting(course: Course) -> bool:
+    """Whether one has moved, and somebody has to do something about it."""
+    return course.state == MOVED and bool(course.error or course.left)
+
+
+def complete(account: Account) -> bool:
+    """Whether all that was to be moved has moved, and nobody has to do anything more about it."""
+    return not (
+        account.of(FAILED)
+        or any(left.refused for left in account.left)
+        or any(wanting(course) for course in account.of(MOVED))
+    )
 
 
 def lines(account: Account) -> List[str]:
@@ -114,9 +135,11 @@ def lines(account: Account) -> List[str]:
             ]
         elif vm["state"] == SKIPPED:
             shown.append("not moved: VM %s: %s" % (vm["name"], described(vm["error"])))
-        elif vm["state"] == MOVED and vm.get("error"):
+        elif vm["state"] == MOVED and "do" in vm:
             shown += [
-                "moved, with a warning: VM %s: %s" % (vm["name"], described(vm["error"])),
+                "moved, with a warning: VM %s: %s"
+                % (vm["name"], described(vm.get("error", [])) or "something is left behind it"),
+                "    its data: %s" % vm["data"],
                 "    do: %s" % vm["do"],
             ]
         shown += ["    left: %s" % one for one in vm.get("left", ())]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Sequence
 import XenAPI
 
 from storage_motion.cli.output import Output
+from storage_motion.errors import MotionError
 from storage_motion.xapi import session as sessions
 
 if TYPE_CHECKING:
@@ -55,7 +56,24 @@ def keep(pool: Any, migrations: Iterable[str], out: Output, title: str = "") -> 
     return written
 
 
+def keep_all(pool: Any, migrations: Sequence[str], out: Output, title: str) -> "Optional[Written]":
+    """The same of many, without those that have none: of these it warns. Tells nothing of where it
+    is. Raises OSError, and what jinja2 does."""
+    reports = []
+    for one in migrations:
+        try:
+            reports.append(pool.plugin("report", migration=one))
+        except (XenAPI.Failure, OSError, MotionError) + sessions.NOT_XAPI as error:
+            out.warning("migration %s is not in the report: %s" % (one, _said(error)))
+    if not reports:
+        return None
+    os.makedirs(folder(), exist_ok=True)
+    return write(reports, os.path.join(folder(), file_name(reports)), title)
+
+
 def _said(error: BaseException) -> str:
     if isinstance(error, XenAPI.Failure):
         return ": ".join(str(detail) for detail in error.details[:2])
-    return str(error) if isinstance(error, OSError) else sessions.reason(error)
+    if isinstance(error, (OSError, MotionError)):
+        return str(error)
+    return sessions.reason(error)

@@ -29,8 +29,11 @@ class EvacuatedPool:
         self.calls = 0
         self.most = {"all": 0}
         self.alone = ()  # VMs whose workers have died
+        self.committed = ()  # VMs whose migrations are behind the point of no return, all the while
         self.left = {}  # {VM: what could not be taken away behind its migration}
         self.away = 0  # so many calls more find nobody
+        self.away_with = ConnectionRefusedError(111, "Connection refused")
+        self.silent = ()  # hosts whose plugins fail; a VM's migrations are on the first of its own
         self.late = None  # arguments of a call of migrate that xapi carries out just before another
 
     # -- the clock
@@ -43,8 +46,34 @@ class EvacuatedPool:
     def plugin(self, function, **given):
         if self.away:
             self.away -= 1
-            raise ConnectionRefusedError(111, "Connection refused")
+            raise self.away_with
+        if given.get("local"):
+            answer = self._on(MASTER, function, given)
+            if isinstance(answer, XenAPI.Failure):
+                raise answer
+            return answer
+        if self.silent and function in ("list", "status"):
+            raise self._fails()  # storage_motion/api/lookup.py: all hosts are asked
         return getattr(self, "_" + function)(given)
+
+    def plugin_everywhere(self, function, **given):
+        assert given["local"] == "true"
+        hosts = sorted({host for one in self.planned.values() for host in one.hosts})
+        return {host: self._on(host, function, given) for host in hosts}
+
+    def _on(self, host, function, given):
+        if host in self.silent:
+            return self._fails()
+        here = {one["migration"] for one in self.migrations if one["planned"].hosts[0] == host}
+        if function == "list":
+            found = self._list({})
+            return {"migrations": [m for m in found["migrations"] if m["migration"] in here]}
+        if given["migration"] not in here:
+            return XenAPI.Failure(["SXM_NO_SUCH_MIGRATION", given["migration"]])
+        return self._status(given)
+
+    def _fails(self):
+        return XenAPI.Failure(["XENAPI_PLUGIN_FAILURE", "non-zero exit", "", "No space left"])
 
     def _migrate(self, given):
         planned = self.planned[given["vm"]]
@@ -118,7 +147,9 @@ class EvacuatedPool:
             "doing": "Copying",
             "alive": not ended and one["vm"] not in self.alone,
             "error": list(one["fate"]) if ended and one["fate"] else None,
-            "committed": state == "succeeded" or bool(one["fate"] and one["fate"][0] in ARRIVED),
+            "committed": state == "succeeded"
+            or one["vm"] in self.committed
+            or bool(one["fate"] and one["fate"][0] in ARRIVED),
             "left": list(self.left.get(one["vm"], ())) if ended else [],
             "bytes_moved": whole if state == "succeeded" else whole // 2,
             "bytes_to_move": whole,
@@ -166,4 +197,5 @@ class EvacuatedPool:
             self.most[place] = max(number, self.most.get(place, 0))
 
 
+MASTER = "h0"
 ARRIVED = ("SXM_ARRIVED_HALTED", "SXM_NOT_CLEANED_UP")

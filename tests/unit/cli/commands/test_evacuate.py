@@ -7,6 +7,8 @@ import pytest
 
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
 from storage_motion.cli.evacuation import run as runs
+from storage_motion.cli.report import kept
+from storage_motion.cli.report.page import Written
 
 
 class Plugin:
@@ -179,6 +181,8 @@ def test_another_evacuation_does_not_take_over_a_name(sxm, plugin):
         (("--sr", "p1-sr", "--pool", "--to-sr", "new"), "not --sr and --pool"),
         (("--pool", "--to-sr", "new", "--network", "x"), "--network is for --to-pool"),
         (("--pool", "--to-sr", "new", "--argument", "vdi:x=y"), "options of its own"),
+        (("--pool", "--to-sr", "new", "--argument", "problems=answer"), "problems is said by"),
+        (("--tag", "glod", "--to-sr", "new"), "no VM with tag 'glod'; did you mean"),
         (("--pool", "--to-sr", "new", "--argument", "bandwidth"), "not name=value"),
         (("--sr", "nowhere", "--to-sr", "new"), "nowhere"),
         (("--pool", "--to-sr", "new", "--concurrency", "0"), "concurrency"),
@@ -208,3 +212,61 @@ def test_what_each_is_to_have_reaches_the_plugin(sxm, plugin):
     sxm(*ARRAY, "--argument", "bandwidth=1MiB", "--argument", "cbt=renew")
     assert all((one["bandwidth"], one["cbt"]) == ("1MiB", "renew") for one in plugin.given)
     assert json.dumps(plugin.begun)
+
+
+def test_a_vm_that_stays_on_the_host_is_not_passed_over(sxm, plugin):
+    """The other host sees its disk: xapi moves such a one without disks, and sxm does not."""
+    pool = sxm.pools["paris"]
+    add_vm(
+        pool,
+        by_name(pool, "host", "p1"),
+        [add_vdi(pool, by_name(pool, "SR", "shared"), GIB)],
+        by_name(pool, "network", "guests"),
+        name_label="mail",
+        tags=[],
+        snapshot_of="OpaqueRef:NULL",
+        suspend_VDI="OpaqueRef:NULL",
+    )
+    words = ("evacuate", "--host", "p1", "--to-host", "p2")
+    seen = sxm(*words, "--dry-run")
+    assert seen.status == 5 and "not moved: VM mail" in seen.out
+    assert "do: move it without disks: xe vm-migrate uuid=" in seen.out
+    assert not sxm(*words, "--dry-run", "--json").document["whole"]
+    assert sxm(*words).status == 5 and plugin.begun == []
+    seen = sxm(*words, "--skip-refused")
+    assert seen.status == 4 and "xe vm-migrate" in seen.out
+    assert [name for name, _ in plugin.begun] == ["db", "web"]
+
+
+def test_one_report_is_kept_of_all_its_migrations(sxm, plugin, tmp_path, monkeypatch):
+    written = []
+
+    def write(found, path, title=""):
+        written.append((found, title))
+        return Written(path, path[: -len("html")] + "json")
+
+    monkeypatch.setattr(kept, "write", write)
+    sxm.answers["report"] = lambda given: {"vm_name": "db", "migration": given["migration"] * 8}
+    seen = sxm(*ARRAY)
+    assert seen.status == 0
+    ((found, title),) = written
+    assert [one["migration"][:2] for one in found] == ["m0", "m1"] and "p1-sr" in title
+    page = str(tmp_path / "data" / "sxm" / "reports" / "db-and-1-more-m0m0m0m0.html")
+    assert "report: %s" % page in seen.out
+    assert sxm(*ARRAY, "--json").document["report"].endswith(".html")
+    assert sxm(*ARRAY, "--json", "--no-report").document["report"] == "" and len(written) == 2
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left"), KeyError("plan")])
+def test_a_report_that_fails_is_a_warning(sxm, plugin, monkeypatch, fault):
+    def write(*_):
+        raise fault
+
+    monkeypatch.setattr(kept, "write", write)
+    sxm.answers["report"] = lambda given: {"vm_name": "db", "migration": given["migration"] * 8}
+    seen = sxm(*ARRAY)
+    assert seen.status == 0 and "sxm: warning: no report is written" in seen.err
+    del sxm.answers["report"]
+    seen = sxm(*ARRAY)
+    assert seen.status == 0 and "sxm: warning: migration m2 is not in the report" in seen.err
+    assert "report:" not in seen.out

@@ -43,6 +43,8 @@ def test_whether_it_is_tried_again(error, again):
 
 def test_the_words_are_those_of_the_plugin():
     """What is looked for in its refusals stands in its source."""
+    from storage_motion.migration import xenopsd_leftovers
+    from storage_motion.migration.phases import cleanup
     from storage_motion.plan import checks, disk_goals, room
 
     def says(module, text):
@@ -50,3 +52,4 @@ def test_the_words_are_those_of_the_plugin():
 
     assert says(disk_goals, codes.THERE) and says(room, codes.ROOM)
     assert all(says(checks, text) for text in codes.MOVING)
+    assert says(xenopsd_leftovers, codes.DOUBTS[0]) and says(cleanup, codes.DOUBTS[1])

@@ -8,7 +8,7 @@ from storage_motion.cli.evacuation import goals, selection as selections
 from storage_motion.cli.evacuation.goals import Room, To
 from storage_motion.cli.evacuation.parts import Left
 from storage_motion.cli.evacuation.selection import What
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import NULL, Records
 
 
 class World:
@@ -84,7 +84,7 @@ def test_what_is_there_already_stays(world):
 def test_an_sr_that_its_host_does_not_see_is_no_goal(world):
     far = by_name(world.pool, "SR", "a2-sr")
     found = world.choose(world.vm(1), srs=(far,))
-    assert isinstance(found, Left) and "plugged" in found.reason
+    assert isinstance(found, Left) and "plugged" in found.reason and found.stays
     assert world.choose(world.vm(1), srs=(far, world.new[0])).disks[0].destination_sr == world.uuid(
         "SR", world.new[0]
     )
@@ -98,7 +98,12 @@ def test_to_a_host_go_the_disks_that_it_does_not_see(world):
     assert planned.arguments["host-uuid"] == world.uuid("host", world.a2)
     assert len(planned.hosts) == 2
     shared = world.vm(1, sr=by_name(world.pool, "SR", "shared"))
-    assert "xe vm-migrate" in world.choose(shared, host=world.a2).todo
+    stays = world.choose(shared, host=world.a2)
+    assert stays.stays and "xe vm-migrate uuid=%s" % world.uuid("VM", shared) in stays.todo
+    assert "live=true" in stays.todo and world.uuid("host", world.a2) in stays.todo
+    assert not world.choose(shared, host=world.a1).stays, "it is there"
+    world.pool.tables["VM"][shared].update(power_state="Halted", resident_on=NULL)
+    assert not world.choose(shared, host=world.a2).stays, "it runs nowhere"
 
 
 def test_out_of_an_sr_a_disk_goes_though_the_host_sees_it(world):

@@ -3,13 +3,16 @@
 is begun twice, and the summary adds up."""
 
 import os
+import xml.parsers.expat
+import xmlrpc.client
 
 import pytest
+import XenAPI
 from hypothesis import given, settings, strategies as st
 
 from evacuated_pool import Dies, EvacuatedPool
 from storage_motion.api import dead_worker
-from storage_motion.cli.evacuation import account as accounts, summary
+from storage_motion.cli.evacuation import account as accounts, codes, summary
 from storage_motion.cli.evacuation.order import Limits
 from storage_motion.cli.evacuation.parts import VM, Disk, Left, Planned
 from storage_motion.cli.evacuation.run import OUTAGE, Clock, Evacuation, PoolAway
@@ -344,3 +347,192 @@ def test_what_was_left_counts_as_skipped(tmp_path):
     found = summary.of(run.go())
     assert found["asked"]["disks"] == 42 and found["skipped"]["disks"] == 2
     assert any("golden" in line for line in summary.lines(run.account))
+
+
+def told(account, name):
+    return next(one for one in summary.of(account)["vms"] if one["name"] == name)
+
+
+@pytest.mark.parametrize("code", ["CANNOT_CONTACT_HOST", "HOST_OFFLINE", "SXM_UNREACHABLE", "NEW"])
+def test_of_one_that_runs_and_of_which_there_is_no_word_nothing_is_claimed(tmp_path, code):
+    """It may be in its switch, whatever the question has failed with."""
+    pool = EvacuatedPool(PLANNED[:2])
+    file = StateFile.open("it", str(tmp_path))
+    run = evacuation(pool, file)
+    begin(run, PLANNED[:2])
+    run.note(accounts.START, vm="vm00", known=[])
+    run.note(accounts.STARTED, vm="vm00", migration="of-that-host")
+    real = pool._status
+
+    def status(given):
+        if given["migration"] == "of-that-host":
+            raise XenAPI.Failure([code, "x"])
+        return real(given)
+
+    pool._status, pool._on = status, lambda *_: XenAPI.Failure([code, "x"])
+    assert states(run.go()) == {"vm00": accounts.FAILED, "vm01": accounts.MOVED}
+    failed = told(accounts.of(file.events), "vm00")
+    assert (failed["code"], failed["data"], failed["do"]) == (code, codes.UNKNOWN, codes.RECOVER)
+
+
+def test_of_one_that_nobody_is_at_behind_the_point_of_no_return_nothing_is_claimed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dead_worker, "FOLLOWED", -1.0)
+    pool = EvacuatedPool(PLANNED, durations={"vm05": 10**6})
+    pool.alone = pool.committed = ("vm05",)
+    failed = told(evacuated(pool, tmp_path), "vm05")
+    assert failed["state"] == accounts.FAILED and failed["data"] == codes.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "error, left, data",
+    [
+        (["SXM_ARRIVED_HALTED", "vm02"], [], codes.WHOLE),
+        (["SXM_NOT_CLEANED_UP", "VDI x: busy"], [], codes.WHOLE),
+        (["SXM_NOT_CLEANED_UP", "VM x is running at the source as well"], [], codes.UNSURE),
+        (["SXM_NOT_CLEANED_UP", "VDI x was not verified at the destination"], [], codes.UNSURE),
+        (["SXM_INTERNAL", "x"], [], codes.UNSURE),
+        (None, ["cleanup: VDI y"], codes.WHOLE),
+    ],
+)
+def test_one_that_has_moved_and_wants_somebody_is_not_complete(tmp_path, error, left, data):
+    pool = EvacuatedPool(PLANNED, {"vm02": [error]})
+    pool.committed, pool.left = ("vm02",), {"vm02": left}
+    account = evacuated(pool, tmp_path)
+    one = told(account, "vm02")
+    assert one["state"] == accounts.MOVED and one["data"] == data and one["do"]
+    assert not summary.complete(account)
+    assert any(line == "    its data: %s" % data for line in summary.lines(account))
+    assert summary.complete(evacuated(EvacuatedPool(PLANNED), tmp_path / "well"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        xmlrpc.client.ProtocolError("h/", 500, "Internal Server Error", {}),
+        xmlrpc.client.Fault(1, "x"),
+        xmlrpc.client.ResponseError(),
+        xml.parsers.expat.ExpatError("no element found"),
+        ValueError("Expecting value"),
+    ],
+)
+def test_what_a_xapi_that_is_restarted_answers_is_waited_for(tmp_path, error):
+    pool = EvacuatedPool(PLANNED)
+    pool.away, pool.away_with = 5, error
+    assert set(states(evacuated(pool, tmp_path)).values()) == {accounts.MOVED}
+
+
+def test_a_fault_of_ours_is_no_pool_that_is_away(tmp_path):
+    file = StateFile.open("it", str(tmp_path))
+    run = evacuation(EvacuatedPool(PLANNED), file)
+    begin(run)
+    run._look_for = run._start = lambda course: {}[1:]
+    with pytest.raises(TypeError):
+        run.go()
+
+
+def test_what_a_try_has_left_is_told_though_the_next_one_has_moved_the_vm(tmp_path):
+    pool = EvacuatedPool(PLANNED, {"vm07": [BROKEN, None]})
+    pool.left = {"vm07": ["undo-sync: VDI x"]}
+    real = pool._status
+    pool._status = lambda given: dict(real(given), **({} if real(given)["error"] else {"left": []}))
+    account = evacuated(pool, tmp_path)
+    assert states(account)["vm07"] == accounts.MOVED
+    assert told(account, "vm07")["left"] == ["undo-sync: VDI x"] and not summary.complete(account)
+    assert len(account.courses["vm07"].migrations) == 2
+
+
+def test_a_start_that_comes_late_and_fails_was_a_try(tmp_path):
+    pool = EvacuatedPool(PLANNED[:1], {"vm00": [FULL]}, {"vm00": 0.0})
+    file = StateFile.open("it", str(tmp_path))
+    run = evacuation(pool, file)
+    begin(run, PLANNED[:1])
+    run.note(accounts.START, vm="vm00", known=[])
+    real = file.note
+
+    def note(**event):
+        real(**event)
+        if event["event"] == accounts.NOT_STARTED:
+            pool.plugin("migrate", vm="vm00", wait="false")
+
+    file.note = note
+    assert states(run.go()) == {"vm00": accounts.FAILED}
+    assert pool.starts("vm00") == 1, "it is that one, and no other is begun"
+
+
+def test_a_host_that_does_not_tell_holds_up_its_own_vms_only(tmp_path):
+    pool = EvacuatedPool(PLANNED)
+    pool.silent = ("h2",)
+    account = evacuated(pool, tmp_path)
+    its = {one.vm for one in PLANNED if "h2" in one.hosts}
+    assert {name for name, state in states(account).items() if state != accounts.MOVED} == its
+    assert its and all(pool.starts(name) == 0 for name in its)
+    assert OUTAGE < pool.now - 1000 < OUTAGE + 60
+    assert told(account, min(its))["code"] == "XENAPI_PLUGIN_FAILURE"
+
+    pool = EvacuatedPool(PLANNED)
+    pool.silent = ("h0",)
+    with pytest.raises(PoolAway):  # the master begins them all
+        evacuated(pool, tmp_path / "master")
+    assert not pool.migrations
+
+    pool = EvacuatedPool(PLANNED)
+    pool.silent, real = ("h2",), pool.wait
+
+    def wait(seconds):
+        real(seconds)
+        pool.silent = ("h2",) if pool.now < 1300 else ()
+
+    pool.wait = wait
+    account = evacuated(pool, tmp_path / "later")
+    assert set(states(account).values()) == {accounts.MOVED}
+    assert all(pool.starts(one.vm) == 1 for one in PLANNED)
+
+
+def test_a_start_of_which_its_host_does_not_tell_is_not_known(tmp_path):
+    pool = EvacuatedPool(PLANNED[:3])
+    file = StateFile.open("it", str(tmp_path))
+    run = evacuation(pool, file)
+    begin(run, PLANNED[:3])
+    run.note(accounts.START, vm="vm02", known=[])
+    pool.silent = ("h2",)
+    account = run.go()
+    assert states(account)["vm02"] == accounts.FAILED and pool.starts("vm02") == 0
+    assert told(account, "vm02")["data"] == codes.UNKNOWN
+    assert states(account)["vm00"] == accounts.MOVED
+
+
+def test_one_that_is_listed_and_has_no_status_is_not_waited_for_for_ever(tmp_path):
+    pool = EvacuatedPool(PLANNED[:2], durations={"vm00": 10**6})
+    file = StateFile.open("it", str(tmp_path))
+    run = evacuation(pool, file)
+    begin(run, PLANNED[:2])
+    run.note(accounts.START, vm="vm00", known=[])
+    pool.plugin("migrate", vm="vm00", wait="false")
+    real = pool._status
+
+    def status(given):
+        if given["migration"] == "m0":
+            raise XenAPI.Failure(["SXM_JOURNAL", "m0"])
+        return real(given)
+
+    pool._status, pool._on = status, lambda *_: XenAPI.Failure(["SXM_JOURNAL", "m0"])
+    account = run.go()
+    assert states(account) == {"vm00": accounts.FAILED, "vm01": accounts.MOVED}
+    assert told(account, "vm00")["data"] == codes.UNKNOWN and pool.starts("vm00") == 1
+
+
+def test_each_time_that_a_host_does_not_tell_counts_by_itself(tmp_path):
+    """The second one is within the patience, though the first was long ago."""
+    pool = EvacuatedPool(PLANNED[:3], {"vm02": [BROKEN, None]}, {"vm02": 1000.0})
+    real = pool.wait
+
+    def wait(seconds):
+        real(seconds)
+        pool.silent = ("h2",) if pool.now < 1300 or 2300 < pool.now < 2400 else ()
+
+    wait(0.0)
+    pool.wait = wait
+    account = evacuated(pool, tmp_path)
+    assert states(account)["vm02"] == accounts.MOVED and pool.starts("vm02") == 2

@@ -118,3 +118,22 @@ def test_of_a_pool_all_and_with_a_tag_those(world):
 
 def test_each_kind_is_known():
     assert set(selections.KINDS) == {"SR", "host", "pool", "tag", "VMs"}
+
+
+def test_a_disk_that_dom0_has_too_is_left_and_not_planned(world):
+    shared = add_vdi(world.pool, world.sr, name_label="backed up")
+    world.vm("web", shared, world.sr)
+    world.vm("db", shared)
+    world.vm("dom0", shared, is_control_domain=True)
+    found = world.select(selections.SR, world.sr)
+    assert [left.name for left in found.left] == ["backed up"]
+    assert [(len(one.disks), one.record["name_label"]) for one in found.wanted] == [(1, "web")]
+    assert found.wanted[0].disks[0].name != "backed up"
+
+
+def test_to_another_pool_a_vm_of_an_sr_counts_with_all_its_disks(world):
+    backup = add_vdi(world.pool, world.sr, name_label="backup")
+    world.vm("web", world.sr, world.other, backup)
+    world.vm("dom0", backup, is_control_domain=True)
+    found = selections.select(Records(world.pool), What(selections.SR, (world.sr,)), all_disks=True)
+    assert [len(one.disks) for one in found.wanted] == [3] and not found.left, "each once"
