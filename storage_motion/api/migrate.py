@@ -54,7 +54,7 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     rooms: List[room.Room] = []
     try:
         view = source if destination is session else Records(destination) if destination else None
-        plan = planner.make(request, source, view, vm, home, problems) if vm and home else None
+        plan = _plan(request, source, view, vm, home, problems)
         if plan and view:
             hosts = installed.require(source, view, plan, problems)
         if plan and view and home and not problems:
@@ -65,7 +65,7 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
             vm = source.of("VM", vm_ref)
             if not vm:
                 problems.add(request.vm_argument, "the VM was destroyed meanwhile", "name another")
-            plan = planner.make(request, source, view, vm, home, problems) if vm else None
+            plan = _plan(request, source, view, vm, home, problems)
         if plan and view and not problems:
             short = room.require(session, source, view, plan, request, problems, rooms)
             plan, unscanned = bases.without(plan, short), unscanned + bases.cautions(short)
@@ -126,6 +126,19 @@ def _elsewhere(
             outcome.final(latest)
         worker_watch.look(latest["alive"], latest["migration"], str(latest["phase"]))
         time.sleep(2 * outcome.POLL)
+
+
+def _plan(
+    request: Request,
+    source: Records,
+    view: Optional[Records],
+    vm: Optional[Dict[str, Any]],
+    home: Optional[str],
+    problems: Problems,
+) -> Optional[Plan]:
+    if not vm or not home:
+        return None
+    return planner.make(request, source, view, vm, home, problems, kept_files.room())
 
 
 def _connect(

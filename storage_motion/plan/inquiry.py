@@ -2,6 +2,7 @@
 """What the parts of the planner go by: what was asked for, the VM, both pools as they were looked
 at, and where what is wrong is named."""
 
+import sys
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from storage_motion.xapi.records import NULL, SUSPENDED, Records
@@ -49,15 +50,18 @@ class Inquiry:
         vm: Dict[str, Any],
         here: str,
         problems: "Problems",
+        room_to_keep: int = sys.maxsize,
     ) -> None:
         """`source`, `destination`: of the two pools, the same object for a move within one;
-        `destination` is None if there is no session with it."""
+        `destination` is None if there is no session with it. `room_to_keep`: bytes that this host
+        has for what does not come along (journal/kept_files.py)."""
         self.request = request
         self.here = here
         self.source = source
         self._destination = destination
         self.vm = vm
         self.problems = problems
+        self.room_to_keep = room_to_keep
         self.cross_pool = request.remote is not None
 
     @property

@@ -11,7 +11,6 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import XenAPI
 
-from storage_motion.journal import kept_files
 from storage_motion.plan.inquiry import Inquiry
 from storage_motion.xapi import blobs
 from storage_motion.xapi.records import NULL
@@ -99,7 +98,7 @@ def _blobs(inquiry: Inquiry) -> Iterator[str]:
         for name, ref in (inquiry.vm.get("blobs") or {}).items()
     ]
     sizes = sorted((int(blob["size"]), name) for name, blob in records if blob)
-    left = kept_files.room()
+    left = inquiry.room_to_keep
     for size, name in sizes:
         left -= size
         if size > blobs.LARGEST:

@@ -4,6 +4,7 @@ at once.
 
 What a VM, a disk and an SR must be like is in checks.py."""
 
+import sys
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from storage_motion.plan import (
@@ -90,13 +91,14 @@ def make(
     vm: Dict[str, Any],
     here: str,
     problems: "Problems",
+    room_to_keep: int = sys.maxsize,
 ) -> Optional[Plan]:
     """The Plan, or None if there are problems.
 
     `source`, `destination`: Records of the two pools, the same object for a move within one;
     `destination` is None if there is no session with it, which is a problem already. `vm`: its
-    record; `here`: the ref of this host, which is its `home`."""
-    inquiry = Inquiry(request, source, destination, vm, here, problems)
+    record; `here`: the ref of this host, which is its `home`. `room_to_keep`: see Inquiry."""
+    inquiry = Inquiry(request, source, destination, vm, here, problems, room_to_keep)
     # All checks, in the order in which one builds on the other.
     checks.check(checks.VM_CHECKS, problems, request.vm_argument, "VM %s" % vm["name_label"], vm)
     if vm["power_state"] == SUSPENDED:

@@ -20,6 +20,7 @@ class World:
         self.vm_ref = add_vm(
             self.a, by_name(self.a, "host", "a1"), self.vdis, by_name(self.a, "network", "guests")
         )
+        self.room_to_keep = GIB
         self.target = uuid_of(self.b, "SR", by_name(self.b, "SR", "b1-sr"))
 
     vm = property(lambda self: self.a.tables["VM"][self.vm_ref])
@@ -52,7 +53,8 @@ class World:
         request = arguments.read(given, problems)
         _, vm = planner.find_vm(request, source, problems)
         here = by_name(self.a, "host", "a1")
-        plan = planner.make(request, source, view or source, vm, here, problems) if vm else None
+        pools = source, view or source
+        plan = planner.make(request, *pools, vm, here, problems, self.room_to_keep) if vm else None
         return plan, problems.details
 
 

@@ -220,9 +220,9 @@ def test_all_at_once(world):
     assert len(world.cross()[0].warnings) == 4
 
 
-def test_blobs_that_there_would_be_no_room_to_keep(world, monkeypatch):
+def test_blobs_that_there_would_be_no_room_to_keep(world):
     """Where they cannot be moved they are lost."""
-    monkeypatch.setattr(kept_files, "room", lambda: 5)
+    world.room_to_keep = 5
     refs = [world.a.add("blob", size=size) for size in ("3", "2", "4")]
     world.vm["blobs"] = dict(zip(("shot", "note", "film"), refs))
     (warning,) = world.cross()[0].warnings
