@@ -525,7 +525,7 @@ def test_one_that_is_listed_and_has_no_status_is_not_waited_for_for_ever(tmp_pat
 
 def test_each_time_that_a_host_does_not_tell_counts_by_itself(tmp_path):
     """The second one is within the patience, though the first was long ago."""
-    pool = EvacuatedPool(PLANNED[:3], {"vm02": [BROKEN, None]}, {"vm02": 1000.0})
+    pool = EvacuatedPool(PLANNED, {"vm02": [BROKEN, None]}, {"vm02": 1000.0})
     real = pool.wait
 
     def wait(seconds):
