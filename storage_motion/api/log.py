@@ -65,7 +65,7 @@ def _files() -> List[Tuple[str, BinaryIO]]:
     found: Dict[Tuple[int, int], Tuple[float, str, BinaryIO]] = {}
     for path in sorted(glob.glob(root.path(launch.LOG) + "*")):
         try:
-            stream = open(path, "rb")
+            stream: BinaryIO = open(path, "rb")
         except FileNotFoundError:
             continue
         known = os.fstat(stream.fileno())
