@@ -14,13 +14,15 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-def at_once(work: Callable[[Item], Answer], items: Iterable[Item]) -> List[Answer]:
-    """`work(item)` for all items, up to AT_ONCE of them at a time, in threads. The answers, in
-    their order.
+def at_once(
+    work: Callable[[Item], Answer], items: Iterable[Item], most: int = AT_ONCE
+) -> List[Answer]:
+    """`work(item)` for all items, up to `most` of them at a time, in threads. The answers, in their
+    order.
 
     All are tried; then the first error, in the order of the items, is raised."""
     items = list(items)
-    with concurrent.futures.ThreadPoolExecutor(max(1, min(AT_ONCE, len(items)))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(max(1, min(most, len(items)))) as pool:
         running = [pool.submit(work, item) for item in items]
     return [one.result() for one in running]
 

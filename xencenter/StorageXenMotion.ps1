@@ -21,6 +21,12 @@ function Invoke-Sxm([string] $Function, [hashtable] $Arguments) {
     return $answer | ConvertFrom-Json
 }
 
+# Shows a line. What others have called a VM, an SR or a disk is in it: without what a terminal obeys.
+function Write-Sxm([string] $Text, [string] $Colour) {
+    $look = if ($Colour) { @{ ForegroundColor = $Colour } } else { @{} }
+    Write-Host ($Text -replace '[\p{Cc}\p{Cf}]', '?') @look
+}
+
 # Runs an entry: an error is shown, and the window stays until it has been read.
 function Invoke-SxmEntry([scriptblock] $Entry) {
     try {
@@ -30,7 +36,7 @@ function Invoke-SxmEntry([scriptblock] $Entry) {
         $failure = $_.Exception.GetBaseException()
         # of the plugin's own: its code and details (Failure.cs)
         $told = if ($failure.ErrorDescription) { $failure.ErrorDescription -join ': ' } else { $failure.Message }
-        Write-Host "It failed: $told" -ForegroundColor Red
+        Write-Sxm "It failed: $told" Red
     }
     Read-Host 'Press Enter to close this window' | Out-Null
 }
@@ -48,23 +54,23 @@ function Start-SxmMove {
         )
         $sr = $srs | Select-Object $columns | Out-GridView -Title 'Where do the disks of the VM go?' -OutputMode Single
         if (-not $sr) {
-            Write-Host 'Nothing was chosen, and nothing has been changed.'
+            Write-Sxm 'Nothing was chosen, and nothing has been changed.'
             return
         }
         $given = @{ 'vm' = $vm; 'destination-sr-uuid' = $sr.UUID }
         $plan = (Invoke-Sxm 'migrate' ($given + @{ 'dry-run' = 'true' })).plan
         foreach ($disk in $plan.disks) {
-            Write-Host ('{0}  {1:N1} GiB of data, to {2}' -f $disk.name_label, ($disk.data / 1gb), $sr.Name)
+            Write-Sxm ('{0}  {1:N1} GiB of data, to {2}' -f $disk.name_label, ($disk.data / 1gb), $sr.Name)
         }
         foreach ($warning in $plan.warnings) {
-            Write-Host "Warning: $warning" -ForegroundColor Yellow
+            Write-Sxm "Warning: $warning" Yellow
         }
         if ((Read-Host 'Type yes to begin') -ne 'yes') {
-            Write-Host 'Nothing has been changed.'
+            Write-Sxm 'Nothing has been changed.'
             return
         }
         $migration = (Invoke-Sxm 'migrate' ($given + @{ 'wait' = 'false' })).migration
-        Write-Host "Migration $migration has begun. It goes on if this window is closed."
+        Write-Sxm "Migration $migration has begun. It goes on if this window is closed."
         Watch-Sxm $vm
     }
 }
@@ -82,13 +88,13 @@ function Stop-SxmMigration {
     Invoke-SxmEntry {
         param($vm)
         $status = Invoke-Sxm 'status' @{ 'vm' = $vm }
-        Write-Host "Migration $($status.migration) of VM $($status.vm_name): $($status.state), $($status.doing)"
+        Write-Sxm "Migration $($status.migration) of VM $($status.vm_name): $($status.state), $($status.doing)"
         if ((Read-Host 'Type yes to take it back') -ne 'yes') {
-            Write-Host 'It goes on.'
+            Write-Sxm 'It goes on.'
             return
         }
         $answer = Invoke-Sxm 'cancel' @{ 'migration' = $status.migration }
-        Write-Host $answer.state
+        Write-Sxm $answer.state
     }
 }
 
@@ -99,7 +105,7 @@ function Watch-Sxm([string] $Vm) {
         $status = Invoke-Sxm 'status' @{ 'vm' = $Vm }
         $line = '{0}: {1}; {2:N1} of {3:N1} GiB' -f $status.state, $status.doing, ($status.bytes_moved / 1gb), ($status.bytes_to_move / 1gb)
         if ($line -ne $told) {
-            Write-Host $line
+            Write-Sxm $line
             $told = $line
         }
         if ($status.state -eq 'running') {
@@ -107,9 +113,9 @@ function Watch-Sxm([string] $Vm) {
         }
     } while ($status.state -eq 'running')
     foreach ($warning in $status.warnings) {
-        Write-Host "Warning: $warning" -ForegroundColor Yellow
+        Write-Sxm "Warning: $warning" Yellow
     }
     if ($status.error) {
-        Write-Host ($status.error -join ': ') -ForegroundColor Red
+        Write-Sxm ($status.error -join ': ') Red
     }
 }

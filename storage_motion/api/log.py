@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The function `log`: what this host's log has of one migration."""
 
+import contextlib
 import glob
 import gzip
+import io
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, Deque, Dict, Iterator, List
+from typing import TYPE_CHECKING, Any, BinaryIO, Deque, Dict, Iterator, List, Tuple
 
 from storage_motion import log_lines
 from storage_motion.dom0 import inventory, launch, root
@@ -47,18 +49,31 @@ def _lines(migration: str) -> Iterator[Dict[str, str]]:
 
 
 def _texts() -> Iterator[str]:
-    for path in _paths():
-        stream = (
-            gzip.open(path, "rt", encoding="utf-8", errors="replace")
-            if path.endswith(".gz")
-            else open(path, encoding="utf-8", errors="replace")
-        )
-        with stream:
-            for text in stream:
-                yield text.rstrip("\n")
+    for path, stream in _files():
+        with contextlib.closing(stream):
+            source: Any = gzip.GzipFile(fileobj=stream) if path.endswith(".gz") else stream
+            try:
+                for text in io.TextIOWrapper(source, encoding="utf-8", errors="replace"):
+                    yield text.rstrip("\n")
+            except EOFError:
+                pass  # logrotate is just packing it
 
 
-def _paths() -> List[str]:
-    """Those that are there, the oldest first."""
-    found = glob.glob(root.path(launch.LOG) + "*")
-    return sorted(found, key=os.path.getmtime)[-FILES:]
+def _files() -> List[Tuple[str, BinaryIO]]:
+    """[(path, file)] of those that are there, the oldest first. logrotate may rename and remove
+    them meanwhile: what is open stays what it is."""
+    found: Dict[Tuple[int, int], Tuple[float, str, BinaryIO]] = {}
+    for path in sorted(glob.glob(root.path(launch.LOG) + "*")):
+        try:
+            stream: BinaryIO = open(path, "rb")
+        except FileNotFoundError:
+            continue
+        known = os.fstat(stream.fileno())
+        if (known.st_dev, known.st_ino) in found:
+            stream.close()
+        else:
+            found[known.st_dev, known.st_ino] = known.st_mtime, path, stream
+    by_age = sorted(found.values(), key=lambda one: one[0])
+    for _, _, stream in by_age[:-FILES]:
+        stream.close()
+    return [(path, stream) for _, path, stream in by_age[-FILES:]]

@@ -30,7 +30,8 @@ LISTENS, REACHES = "doctor-listen", "doctor-reach"
 RANGE = "/proc/sys/net/ipv4/ip_local_port_range"  # from which the kernel gives a receiver its port
 UNUSUAL = (1024, 65535)  # the least that is taken for one, where that cannot be read
 XAPI = 443  # also xenopsd's, for the memory of a VM
-NOTE = "doctor-port"  # in /var/lib/sxm: the port that the firewall was opened for, while it is
+NOTE = "doctor-port"  # in /var/lib/sxm: the ports that the firewall was opened for, while it is
+NOTED = 1024  # bytes of it that are read
 LISTEN = 25.0  # seconds
 TRY = 15.0  # seconds for a listener to be there
 CONNECT = 4.0  # seconds for one connection
@@ -71,31 +72,32 @@ def listen(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     with _alone() as note:
         if note is None:
             return {"listened": False, "heard": 0}
-        _close_forgotten(note)
+        kept = _close_forgotten(note)
         try:
             listener = _bound(_is_ipv6(receiving_calls.own_address(session)), port)
         except OSError:
             return {"listened": False, "heard": 0}
         with contextlib.closing(listener):
             listener.listen(16)
-            _write(note, str(port))  # before: what is open can be found after a crash
+            _write(note, kept + [port])  # before: what is open can be found after a crash
             try:
                 firewall.open_port(port)
                 heard = _hear(listener, word, expect)
             finally:
                 firewall.close_port(port)  # while nobody else can have it
-                _write(note, "")
+                _write(note, kept)
     return {"listened": True, "heard": heard}
 
 
 def reach(_: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
-    """Try each of `targets`, a JSON list of [address, port], all at once, at most 15 s.
+    """Try each of `targets`, a JSON list of [address, port], all at once, for 15 s and one try.
     {"found": [in their order: "open", or "refused", "silent", "unreachable", "other" (somebody
     else listens there)]}. At port 443 a connection is all that is asked for.
 
     Raises BadArguments."""
     word, targets = _word(given), _targets(given.get("targets", ""))
-    return {"found": waiting.at_once(lambda target: _reach(target, word), targets)}
+    end = time.monotonic() + TRY
+    return {"found": waiting.at_once(lambda one: _reach(one, word, end), targets, MOST)}
 
 
 @contextlib.contextmanager
@@ -116,22 +118,27 @@ def _alone() -> Iterator[Any]:
         os.close(descriptor)
 
 
-def _write(note: int, text: str) -> None:
+def _write(note: int, ports: List[int]) -> None:
     os.ftruncate(note, 0)
-    os.pwrite(note, text.encode(), 0)
+    os.pwrite(note, " ".join(map(str, ports)).encode(), 0)
     os.fsync(note)
 
 
-def _close_forgotten(note: int) -> None:
-    """Close the port of one that was killed, unless it is another's by now: a receiver closes its
-    own."""
-    text = os.pread(note, 16, 0).decode("ascii", "replace")
-    if not text.isdigit():
-        return
-    with contextlib.suppress(OSError):
-        with contextlib.closing(_bound(False, int(text))):
-            firewall.close_port(int(text))
-    _write(note, "")
+def _close_forgotten(note: int) -> List[int]:
+    """Close the ports of those that were killed. Those that are others' by now stay noted, for the
+    next time: it may be no receiver, which closes its own."""
+    text = os.pread(note, NOTED, 0).decode("ascii", "replace")
+    kept = []
+    for port in [int(one) for one in text.split() if one.isdigit()]:
+        try:
+            own = _bound(False, port)
+        except (OSError, OverflowError):
+            kept.append(port)
+            continue
+        with contextlib.closing(own):
+            firewall.close_port(port)
+    _write(note, kept)
+    return kept
 
 
 def _bound(ipv6: bool, port: int) -> socket.socket:
@@ -154,14 +161,13 @@ def _hear(listener: socket.socket, word: bytes, expect: int) -> int:
         except OSError:
             continue  # nobody any more, or gone before we came to it
         with contextlib.closing(peer):
-            heard += _greeted(peer, word)
+            heard += _greeted(peer, word, min(end, time.monotonic() + CONNECT))
     return heard
 
 
-def _greeted(peer: socket.socket, word: bytes) -> bool:
-    peer.settimeout(CONNECT)
+def _greeted(peer: socket.socket, word: bytes, end: float) -> bool:
     try:
-        if _read(peer, len(word)) != word:
+        if _read(peer, len(word), end) != word:
             return False
         peer.sendall(ANSWER)
     except OSError:
@@ -169,9 +175,15 @@ def _greeted(peer: socket.socket, word: bytes) -> bool:
     return True
 
 
-def _read(sock: socket.socket, count: int) -> bytes:
+def _read(sock: socket.socket, count: int, end: float) -> bytes:
+    """So many bytes, or fewer at the stream's end. Raises socket.timeout when that time of the
+    clock that does not go back has come: also where a byte comes now and then."""
     found = b""
     while len(found) < count:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise socket.timeout()
+        sock.settimeout(left)
         more = sock.recv(count - len(found))
         if not more:
             break
@@ -179,13 +191,13 @@ def _read(sock: socket.socket, count: int) -> bytes:
     return found
 
 
-def _reach(target: Tuple[str, int], word: bytes) -> str:
-    """A listener may not be there yet: what is refused is tried again. So is what is rejected, as
-    by a firewall that is just being opened."""
-    end = time.monotonic() + (0 if target[1] == XAPI else TRY)
+def _reach(target: Tuple[str, int], word: bytes, end: float) -> str:
+    """A listener may not be there yet: what is refused is tried again, until that time. So is what
+    is rejected, as by a firewall that is just being opened."""
     while True:
         found = _connect(target, word)
-        if found not in (REFUSED, UNREACHABLE) or time.monotonic() > end:
+        again = found in (REFUSED, UNREACHABLE) and target[1] != XAPI
+        if not again or time.monotonic() > end:
             return found
         time.sleep(PAUSE)
 
@@ -196,7 +208,8 @@ def _connect(target: Tuple[str, int], word: bytes) -> str:
             if target[1] == XAPI:
                 return OPEN
             sock.sendall(word)
-            return OPEN if _read(sock, len(ANSWER)) == ANSWER else OTHER
+            answer = _read(sock, len(ANSWER), time.monotonic() + CONNECT)
+            return OPEN if answer == ANSWER else OTHER
     except socket.timeout:
         return SILENT
     except ConnectionRefusedError:

@@ -2,6 +2,7 @@
 """The certificates of the pools, each trusted since its first use: a file of lines, "ADDRESS
 SHA-256", beside the configuration."""
 
+import fcntl
 import os
 import tempfile
 import urllib.parse
@@ -12,6 +13,7 @@ from storage_motion.errors import Unreachable
 from storage_motion.xapi import session as sessions, transport
 
 FILE = "trusted-certificates"
+LOCK = FILE + ".lock"
 TIMEOUT = 30.0  # seconds for a pool's master to show its certificate
 ON_HOST = "openssl x509 -in /etc/xensource/xapi-ssl.pem -noout -fingerprint -sha256"
 
@@ -49,13 +51,15 @@ def trusted(folder: str, url: str, tell: Callable[[str], None]) -> str:
 
 
 def trust(folder: str, url: str, fingerprint: str) -> None:
-    """Note that this is the certificate of the pool at `url`."""
-    known = dict(_read(folder), **{_address(url): fingerprint})
+    """Note that this is the certificate of the pool at `url`. Raises BadConfiguration, OSError."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    number, path = tempfile.mkstemp(dir=folder)
-    with os.fdopen(number, "w") as file:
-        file.writelines("%s %s\n" % item for item in sorted(known.items()))
-    os.rename(path, os.path.join(folder, FILE))
+    with open(os.path.join(folder, LOCK), "w") as lock:  # of who notes another pool's just now
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = dict(_read(folder), **{_address(url): fingerprint})
+        number, path = tempfile.mkstemp(dir=folder)
+        with os.fdopen(number, "w") as file:
+            file.writelines("%s %s\n" % item for item in sorted(known.items()))
+        os.rename(path, os.path.join(folder, FILE))
 
 
 def spelled(fingerprint: str) -> str:

@@ -1,7 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What only `sxm` can find wrong, beside the errors of the product."""
 
+from typing import List
+
+import XenAPI
+
 from storage_motion.errors import MotionError
+from storage_motion.xapi import session as sessions
+
+NO_ANSWER = "NO_ANSWER"
+EXPECTED = (MotionError, XenAPI.Failure, OSError) + sessions.NOT_XAPI
+"""What a call of a pool may fail with."""
+
+
+def failure_of(error: Exception) -> List[str]:
+    """[code, detail, ...] of one of EXPECTED."""
+    if isinstance(error, MotionError):
+        return error.failure()
+    if isinstance(error, XenAPI.Failure):
+        return [str(detail) for detail in error.details]
+    return [NO_ANSWER, sessions.reason(error)]
 
 
 class NotUnderstood(MotionError):

@@ -130,7 +130,9 @@ def _end(watched: List[Watched], out: Output) -> int:
         out.document(found[0] if len(watched) == 1 else {"migrations": found})
     for one in watched:
         if not _failure(one):
-            out.line(one.status["state"] if len(watched) == 1 else "%s: succeeded" % one.name)
+            # Otherwise the screen has said it. The bottom of a low terminal lacks those that ended.
+            if len(watched) > 1 and out.console.is_terminal:
+                out.line("%s: succeeded" % one.name)
             if one.status.get("copy"):
                 out.line("the copy is VM %s" % one.status["new_vm"])
     if not failed:

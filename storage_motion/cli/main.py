@@ -35,6 +35,7 @@ from storage_motion.cli.commands import (
     watch,
 )
 from storage_motion.cli.failures import NotUnderstood
+from storage_motion.cli.following import MigrationFailed
 from storage_motion.errors import MotionError
 
 NAME = "sxm"
@@ -118,16 +119,32 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         answer: Any = typer.main.get_command(application).main(
             given, prog_name=NAME, standalone_mode=False
         )
+        sys.stdout.flush()
         return answer if isinstance(answer, int) else exit_codes.DONE
     except BrokenPipeError:
-        # Whoever read this has gone; Python would say so again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _hush()
         return exit_codes.FAILED
+    except MigrationFailed as error:
+        # It was begun: that nothing was changed, or that there is no connection, is not so.
+        failure, outcome = error.failure(), exit_codes.ANY
     except Exception as error:
         failure = _failure(error)
+        outcome = exit_codes.of(failure)
     except (KeyboardInterrupt, typer.Abort):
         failure = ["SXM_INTERRUPTED", "by you"]
-    return _complain(failure, "--json" in given)
+        outcome = exit_codes.of(failure)
+    try:
+        _complain(failure, outcome.remedy, "--json" in given)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # the latter: rich's
+        _hush()
+    return outcome.status
+
+
+def _hush() -> None:
+    """Whoever read this has gone; Python would say so again at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _failure(error: Exception) -> List[str]:
@@ -146,19 +163,17 @@ def _failure(error: Exception) -> List[str]:
     return ["SXM_INTERNAL", "%s: %s" % (type(error).__name__, error)]
 
 
-def _complain(failure: List[str], as_json: bool) -> int:
-    outcome = exit_codes.of(failure)
+def _complain(failure: List[str], remedy: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(output.error_document(failure, outcome.remedy), indent=2))
-        return outcome.status
+        print(json.dumps(output.error_document(failure, remedy), indent=2))
+        return
     told = output.Output()
     first, rest = failure[1:2], failure[2:]
     told.error_line("sxm: %s" % ": ".join([failure[0]] + first))
     for detail in rest:
         told.error_line("  %s" % detail)
-    if outcome.remedy:
-        told.error_line("  What to do: %s" % outcome.remedy)
-    return outcome.status
+    if remedy:
+        told.error_line("  What to do: %s" % remedy)
 
 
 if __name__ == "__main__":

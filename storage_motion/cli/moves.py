@@ -8,7 +8,7 @@ import typer
 from storage_motion.cli import names, passwords, pools
 from storage_motion.cli.arguments import named
 from storage_motion.cli.command import Invocation
-from storage_motion.cli.failures import NotUnderstood
+from storage_motion.cli.failures import NotUnderstood, UnknownName
 from storage_motion.cli.names import Found
 from storage_motion.cli.pools import Pool
 
@@ -187,15 +187,15 @@ def _pairs(option: str, form: str, words: Optional[List[str]]) -> List[Tuple[str
 
 
 def _interfaces(pool: Pool, vm: Found, text: str) -> List[str]:
-    """The UUIDs of the interfaces that are on a network of this name, those of the VM's snapshots
-    among them; or of the one of the VM that is called so."""
+    """The UUIDs of the interfaces that are on the network of this name, those of the VM's snapshots
+    among them; or of the one of the VM that is called so. Raises UnknownName, AmbiguousName: also
+    of two networks of one name, on which the VM may have an interface each."""
     view = pool.records()
     owners = [vm.record] + [view.of("VM", ref) for ref in vm.record.get("snapshots", [])]
     records: List[Any] = [view.of("VIF", ref) for one in owners if one for ref in one["VIFs"]]
-    networks = [
-        ref
-        for ref, network in view.all("network").items()
-        if text in (network["uuid"], network["name_label"], network.get("bridge"))
-    ]
-    found = [vif["uuid"] for vif in records if vif and vif["network"] in networks]
+    try:
+        network = names.network(pool, text).ref
+    except UnknownName:
+        network = ""
+    found = [vif["uuid"] for vif in records if vif and vif["network"] == network]
     return found or [names.vif(pool, vm, text).uuid]

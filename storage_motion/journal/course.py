@@ -3,8 +3,8 @@
 and each state of a disk began, and samples of each disk, for the report that a person reads.
 
 Nothing is decided by it, so it is never synced, and what is lost of it is lost. What is noted stays
-in memory until `flush`, which nobody calls while the guest is suspended. The file has a line of
-JSON for each:
+in memory until `flush`, and longer while it is held, as it is from the begin of the move on: the
+guest is suspended in that. The file has a line of JSON for each:
 
     [kind, seconds since the epoch, disk, value]      kind: one of KINDS
     ["sample", seconds since the epoch, disk, ...]    the rest: as SAMPLE says
@@ -31,6 +31,7 @@ PER_DISK, ALL_DISKS = 2000, 10000
 LEAST = 16  # samples of each disk, however many there are
 EVENTS = 4000  # from there on half of them go, those in the middle
 INTERVAL = 0.25  # seconds between two samples of a disk, at first
+HELD_PART = 8  # while it is held half as many are taken after each such part of a disk's samples
 MAX_BYTES = 8 << 20  # what is read
 
 KINDS = ("phase", "state", "gate", "tries")
@@ -69,6 +70,13 @@ class Course:
         self._counts: Dict[int, int] = {}
         self._count(_read(self._path))  # of a worker that died
         self._told = False
+        self._held: Optional[Dict[int, int]] = None  # {disk: samples since then}
+
+    def hold(self, held: bool) -> None:
+        """Whether `flush` writes nothing for now. A move's memory may take hours, so what is kept
+        meanwhile grows ever slower."""
+        if held != (self._held is not None):
+            self._held = {} if held else None
 
     def note(self, kind: str, value: Any, disk: Optional[int] = None) -> None:
         """A field of the journal has this value now. `kind`: one of KINDS. With the state of a disk
@@ -86,16 +94,26 @@ class Course:
         self._latest[disk] = [counts.get(name, 0) for name in SAMPLED]
         now = time.monotonic()
         if now >= self._due.get(disk, 0.0):
-            self._due[disk] = now + self._interval.get(disk, INTERVAL)
+            self._due[disk] = now + self._interval.get(disk, INTERVAL) * self._slower(disk)
             self._take(disk)
+
+    def _slower(self, disk: int) -> int:
+        taken = self._held.get(disk, 0) if self._held is not None else 0
+        found: int = 2 ** (taken // max(1, self._most // HELD_PART))
+        return found
 
     def _take(self, disk: int) -> None:
         values = self._latest.pop(disk) + [self._longest.pop(disk, 0.0)]
         self._unwritten.append(["sample", round(time.time(), 3), disk] + values)
         self._counts[disk] = self._counts.get(disk, 0) + 1
+        if self._held is not None:
+            self._held[disk] = self._held.get(disk, 0) + 1
 
     def flush(self) -> None:
-        """Put what was noted into the file. One that cannot be written is told of once."""
+        """Put what was noted into the file, if it is not held. One that cannot be written is told
+        of once."""
+        if self._held is not None:
+            return
         with self._writing:
             lines = []
             while self._unwritten:

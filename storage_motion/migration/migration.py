@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CANCEL = "cancel"  # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0  # seconds between two signs of life to the destination's xapi
+MOVE = "move"  # the phase (phases/table.py) in which the guest is suspended
 
 log = logging.getLogger("sxm")
 
@@ -135,8 +136,12 @@ class Migration:
             else:
                 self.journal.write_disks({key: fields})
             self._note_course(key, fields)
+        if key is None and ("phase" in fields or "state" in fields):
+            self._course.hold(False)
         if key is None and "phase" in fields or "state" in fields:
             self._course.flush()
+        if key is None and fields.get("phase") == MOVE:
+            self._course.hold(True)
 
     def warn(self, text: str, **fields: Any) -> None:
         """Tell the user of what does not make the migration fail (a sentence): in the log, and once

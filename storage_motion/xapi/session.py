@@ -61,6 +61,15 @@ class Session(XenAPI.Session):
             lambda method, params: self._call(method, params, False, outage.timeout(method, False))
         )
 
+    def for_long(self, seconds: float) -> "_AtOnce":
+        """The same session, for calls that may take so long, be it longer than others."""
+
+        def call(method: str, params: Sequence[Any]) -> Any:
+            with self._to_server.within(seconds, longer=True):
+                return self._persist(method, params, self._patient)
+
+        return _AtOnce(call)
+
     def xenapi_request(self, methodname: str, params: Sequence[Any]) -> Any:
         """One call, as XenAPI.Session makes it. Raises XenAPI.Failure, or what the connection
         failed with."""
@@ -157,6 +166,13 @@ def patiently(login: Callable[[], Answer]) -> Answer:
 def at_once(session: "XenAPI.Session") -> "Union[_AtOnce, XenAPI.Session]":
     """A session, for calls that do not wait for a xapi that is away."""
     return session.at_once if isinstance(session, Session) else session
+
+
+def for_long(
+    session: "XenAPI.Session", seconds: float = CALL_TIMEOUT
+) -> "Union[_AtOnce, XenAPI.Session]":
+    """A session, for calls that may take so long."""
+    return session.for_long(seconds) if isinstance(session, Session) else session
 
 
 def local(timeout: float = transport.DEFAULT_TIMEOUT, patient: bool = True) -> Session:

@@ -113,10 +113,12 @@ class _BoundTransport(xmlrpc.client.Transport):
         self._timeout = timeout
 
     @contextlib.contextmanager
-    def within(self, seconds: Optional[float]) -> Iterator[None]:
+    def within(self, seconds: Optional[float], longer: bool = False) -> Iterator[None]:
         """Meanwhile answers to this thread may take no longer than this, a number of seconds; None:
-        as always. A login within a call has its bound."""
+        as always. `longer`: it may be more than that. A login within a call has its bound."""
         former = getattr(self._of_thread, "bound", None)
+        if seconds is not None and not longer:
+            seconds = min(seconds, self._timeout)
         self._of_thread.bound = seconds if former is None else former
         try:
             yield
@@ -139,7 +141,7 @@ class _BoundTransport(xmlrpc.client.Transport):
         if not self._connection or host != self._connection[0]:
             self._connection = host, self._make()
         connection, bound = self._connection[1], getattr(self._of_thread, "bound", None)
-        connection.timeout = self._timeout if bound is None else min(bound, self._timeout)
+        connection.timeout = self._timeout if bound is None else bound
         if connection.sock is not None:
             connection.sock.settimeout(connection.timeout)
         return connection

@@ -4,13 +4,12 @@
 from typing import Annotated, Any, Callable, List, Optional
 
 import typer
-import XenAPI
 
 from storage_motion.cli import exit_codes, passwords, pools
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.doctor import findings, looking, reachability, table
 from storage_motion.cli.doctor.findings import OK, PROBLEM, Finding
-from storage_motion.cli.failures import CertificateChanged, NotUnderstood
+from storage_motion.cli.failures import EXPECTED, CertificateChanged, NotUnderstood, failure_of
 from storage_motion.cli.pools import Pool
 from storage_motion.errors import BadCredentials, CertificateMismatch, HostIsSlave, Unreachable
 
@@ -79,11 +78,11 @@ def _seen(found: List[Finding], name: str, connect: Callable[[], Pool]) -> Any:
         return None
     try:
         seen = looking.look(pool)
-    except (XenAPI.Failure, OSError) + looking.sessions.NOT_XAPI as error:
+    except EXPECTED as error:
         found.append(
             _away(
                 pool.name,
-                looking.failure_of(error),
+                failure_of(error),
                 "look in /var/log/xensource.log of its master; xe-toolstack-restart there may help",
             )
         )

@@ -8,7 +8,8 @@ import XenAPI
 
 from storage_motion.cli import exit_codes, names, passwords
 from storage_motion.cli.command import Invocation, command
-from storage_motion.cli.failures import NotUnderstood
+from storage_motion.cli.failures import EXPECTED, NotUnderstood, failure_of
+from storage_motion.errors import MotionError
 
 OPEN = ("waiting", "undecided", "unfinished", "running")  # outcomes that are no end
 
@@ -50,7 +51,7 @@ def recover(
     """Bring interrupted migrations to an end: to the destination, or taken back.
 
     On all hosts of the pool, unless a migration or hosts are named. Exit status 0: all are at an
-    end; 4: some are not, and it is told why.
+    end; 4: some are not, or a host does not answer within half an hour, and it is told why.
 
     \b
       sxm -s paris recover
@@ -80,19 +81,21 @@ def recover(
     found: List[Dict[str, Any]] = []
     for there in hosts or names.hosts(run.pool):
         try:
-            answer = run.pool.plugin_on(there.ref, "recover", **given)
-            found += [dict(one, host=there.name) for one in answer["migrations"]]
-        except XenAPI.Failure as failure:
-            if migration:
+            answer = run.pool.plugin_for_long(there.ref, "recover", **given)
+        except EXPECTED as error:
+            if migration and isinstance(error, (MotionError, XenAPI.Failure)):
                 raise
-            failed[there.name] = [str(detail) for detail in failure.details]
+            # A host that is slow, or lost, keeps nobody from the others.
+            failed[there.name] = failure_of(error)
+            run.out.warning("host %s: %s" % (there.name, ": ".join(failed[there.name])))
+            continue
+        for one in answer["migrations"]:
+            one = dict(one, host=there.name)
+            found.append(one)
+            run.out.line("%(migration)s on %(host)s (%(side)s): %(outcome)s" % one)
+            run.out.paragraph(one["why"], 4)
     if run.out.json:
         run.out.document({"migrations": found, "hosts that failed": failed})
-    for name, details in failed.items():
-        run.out.warning("host %s: %s" % (name, ": ".join(details)))
-    for one in found:
-        run.out.line("%(migration)s on %(host)s (%(side)s): %(outcome)s" % one)
-        run.out.paragraph(one["why"], 4)
     if not found and not failed:
         run.out.line("nothing to recover")
     unfinished = [one for one in found if one["outcome"] in OPEN]

@@ -29,12 +29,15 @@ def report(
 
     The page needs nothing beside it, and is to be printed as well: the plan and
     what became of it, what happened when, the speed of copy and mirror, the
-    pause, what was verified, and all warnings.
+    pause, what was verified, and all warnings. A JSON beside it that is of no
+    report is not replaced.
 
     \b
       sxm -s paris report web
       sxm -s paris report web db -o move.html --title "To the new array"
     """
+    if output:
+        kept.spare_others(output)
     reports = [run.pool.plugin("report", **which(one)) for one in migrations]
     written = kept.write(reports, output or kept.file_name(reports), title)
     run.out.line("%s and %s" % written)

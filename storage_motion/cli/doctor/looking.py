@@ -9,9 +9,8 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Tuple, TypeV
 import XenAPI
 
 from storage_motion.api import left_marks
+from storage_motion.cli.failures import EXPECTED, NO_ANSWER, failure_of
 from storage_motion.cli.pools import Pool
-from storage_motion.errors import MotionError
-from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
 
 Item = TypeVar("Item")
@@ -20,9 +19,8 @@ FACTS = "doctor"  # the plugin's function
 RELINKING = "relinking"
 HOST_TIMEOUT = 45.0  # seconds for one host to answer
 MOST_ASKED = 50  # VDIs with `relinking`, of which each costs a look at its SR
-NO_ANSWER = "NO_ANSWER"
+SRS_AT_ONCE = 4  # a look is a process on the SR's master
 NOT_KNOWN = "MESSAGE_METHOD_UNKNOWN"
-EXPECTED = (MotionError, XenAPI.Failure, OSError) + sessions.NOT_XAPI
 
 
 class Clock(NamedTuple):
@@ -118,15 +116,6 @@ def each(
     return found
 
 
-def failure_of(error: Exception) -> List[str]:
-    """[code, detail, ...]"""
-    if isinstance(error, MotionError):
-        return error.failure()
-    if isinstance(error, XenAPI.Failure):
-        return [str(detail) for detail in error.details]
-    return [NO_ANSWER, sessions.reason(error)]
-
-
 def _certificates(view: Records) -> Dict[str, Dict[str, Any]]:
     """None of a xapi that has none (before 1.290: datamodel_certificate.ml, rel_stockholm)."""
     try:
@@ -152,24 +141,38 @@ def _ask_hosts(pool: Pool, seen: Seen) -> None:
 
 
 def _ask_for_relinking(pool: Pool, seen: Seen) -> None:
-    """Of each VDI that SM relinks, on its SR's master, whether anybody is at it."""
+    """Of each VDI that SM relinks, on its SR's master, whether anybody is at it. One after the
+    other of an SR: each look wants the SR's lock, and waits for nobody (sm/disks/pauses.py,
+    sr_locked)."""
     asked = [
         (ref, vdi)
         for ref, vdi in sorted(seen.view.all("VDI").items())
         if vdi["sm_config"].get(left_marks.RELINKING) == left_marks.RELINKED_BY_SM
     ]
 
-    def ask(one: Tuple[str, Dict[str, Any]]) -> str:
-        vdi = one[1]
-        state: str = pool.plugin_on(_sr_master(seen, vdi["SR"]), RELINKING, vdi=vdi["uuid"])[
-            "state"
-        ]
-        return state
+    of_srs: Dict[str, List[Tuple[str, str]]] = {}
+    for ref, vdi in asked[:MOST_ASKED]:
+        of_srs.setdefault(vdi["SR"], []).append((ref, vdi["uuid"]))
+    answers: Dict[str, str] = {}
+    end = time.monotonic() + HOST_TIMEOUT
+    free = threading.Semaphore(SRS_AT_ONCE)
 
-    for (ref, _), answer, failure in each(ask, asked[:MOST_ASKED], HOST_TIMEOUT):
-        seen.relinking[ref] = "unknown" if failure else answer
-    for ref, _ in asked[MOST_ASKED:]:
-        seen.relinking[ref] = "unknown"
+    def ask(sr: str) -> None:
+        for ref, uuid in of_srs[sr]:
+            with free:
+                if time.monotonic() > end:
+                    return
+                try:
+                    answers[ref] = pool.plugin_on(_sr_master(seen, sr), RELINKING, vdi=uuid)[
+                        "state"
+                    ]
+                except EXPECTED:
+                    pass  # which is not known then
+
+    each(ask, of_srs, HOST_TIMEOUT)
+    known = dict(answers)  # who is late goes on writing to the other
+    for ref, _ in asked:
+        seen.relinking[ref] = known.get(ref, "unknown")
 
 
 def _sr_master(seen: Seen, sr: str) -> str:

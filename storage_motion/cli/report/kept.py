@@ -2,12 +2,14 @@
 """Where reports are kept on this machine: $XDG_DATA_HOME/sxm/reports, else
 ~/.local/share/sxm/reports."""
 
+import json
 import os
 import re
 from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional, Sequence
 
 import XenAPI
 
+from storage_motion.cli.failures import NotUnderstood
 from storage_motion.cli.output import Output
 from storage_motion.errors import MotionError
 from storage_motion.xapi import session as sessions
@@ -41,6 +43,23 @@ def write(reports: Sequence[Dict[str, Any]], path: str, title: str = "") -> "Wri
     return page.write(reports, path, title)
 
 
+def spare_others(path: str) -> None:
+    """Raises NotUnderstood, if the JSON beside a page of this path would replace a file that is
+    none of a report; OSError."""
+    from storage_motion.cli.report import page
+
+    beside = page.paths(path).json
+    try:
+        with open(beside, encoding="utf-8") as source:
+            found = json.load(source)
+    except FileNotFoundError:
+        return
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or set(found) != page.DOCUMENT:
+        raise NotUnderstood("%s is there, and is of no report: name another page" % beside)
+
+
 def keep(pool: Any, migrations: Iterable[str], out: Output, title: str = "") -> "Optional[Written]":
     """Write one page of these migrations, which have ended, into the folder, and tell where it is.
     A report is worth a warning at most: where there is none it returns None."""
@@ -48,8 +67,9 @@ def keep(pool: Any, migrations: Iterable[str], out: Output, title: str = "") -> 
         reports = [pool.plugin("report", migration=one) for one in migrations]
         os.makedirs(folder(), exist_ok=True)
         written = write(reports, os.path.join(folder(), file_name(reports)), title)
-    except (XenAPI.Failure, OSError) + sessions.NOT_XAPI as error:
-        # Such as of a plugin that has no such function yet.
+    except Exception as error:
+        # Such as of a plugin that has no such function yet, or that answers less than the page has
+        # room for. How the migration has ended is told all the same.
         out.warning("no report is written: %s" % _said(error))
         return None
     out.note("report: %s" % written.html)
@@ -76,4 +96,6 @@ def _said(error: BaseException) -> str:
         return ": ".join(str(detail) for detail in error.details[:2])
     if isinstance(error, (OSError, MotionError)):
         return str(error)
-    return sessions.reason(error)
+    if isinstance(error, sessions.NOT_XAPI):
+        return sessions.reason(error)
+    return "%s: %s" % (type(error).__name__, error)

@@ -25,6 +25,7 @@ UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 ROWS = 12  # of the table beside the figures of what was measured
 LABEL = 24  # characters of a disk's name in a figure
+DOCUMENT = {"sxm", "reports"}  # what the JSON has
 
 
 class Written(NamedTuple):
@@ -34,11 +35,16 @@ class Written(NamedTuple):
     json: str
 
 
+def paths(path: str) -> Written:
+    """Those of a page that is to be `path`."""
+    base = path[: -len(".html")] if path.endswith(".html") else path
+    return Written(path, base + ".json")
+
+
 def write(reports: Sequence[Dict[str, Any]], path: str, title: str = "") -> Written:
     """One page of one migration or several, in this order, as `path`, and the JSON beside it.
     `reports`: what `fn=report` answers. `title`: of several. Raises OSError."""
-    base = path[: -len(".html")] if path.endswith(".html") else path
-    written = Written(path, base + ".json")
+    written = paths(path)
     document = {"sxm": storage_motion.__version__, "reports": list(reports)}
     _replace(written.json, json.dumps(document, indent=1, sort_keys=True) + "\n")
     _replace(written.html, render(reports, title))

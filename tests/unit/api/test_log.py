@@ -56,6 +56,27 @@ def test_what_logrotate_has_put_away_comes_first(pool, logs):
     assert [one["text"][38:] for one in ask(pool)["lines"]] == ["one", "two", "three"]
 
 
+def test_one_that_logrotate_removes_just_now_is_passed_over(pool, logs, monkeypatch):
+    (logs / "sxm.log").write_text(line(2, ID + ": two"))
+    with gzip.open(str(logs / "sxm.log.2.gz"), "wt") as stream:
+        stream.write(line(1, ID + ": one"))
+    listed = log.glob.glob
+
+    def rotated(pattern):
+        return listed(pattern) + [str(logs / "sxm.log.9")]  # which is removed just now
+
+    monkeypatch.setattr(log.glob, "glob", rotated)
+    os.utime(str(logs / "sxm.log.2.gz"), (1, 1))
+    assert [one["text"][38:] for one in ask(pool)["lines"]] == ["one", "two"]
+
+
+def test_one_that_is_just_being_packed_is_read_as_far_as_it_is(pool, logs):
+    whole = gzip.compress(line(1, ID + ": one").encode() * 50)
+    (logs / "sxm.log.2.gz").write_bytes(whole[: len(whole) // 2])
+    (logs / "sxm.log").write_text(line(2, ID + ": two"))
+    assert ask(pool)["lines"][-1]["text"].endswith(": two")
+
+
 def test_it_is_bounded_and_says_so(pool, logs, monkeypatch):
     monkeypatch.setattr(log, "LINES", 2)
     monkeypatch.setattr(log, "LENGTH", 60)

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 
 import pytest
 
@@ -109,7 +110,7 @@ def test_what_one_that_was_killed_left_open_is_closed(pool, firewall, monkeypatc
     monkeypatch.setattr(ports, "LISTEN", 0.05)
     left, port = free(), free()
     with ports._alone() as note:
-        ports._write(note, str(left))
+        ports._write(note, [left])
     listen(pool, port)
     assert firewall == [("close", left), ("open", port), ("close", port)]
 
@@ -120,10 +121,15 @@ def test_unless_a_receiver_has_the_port_by_now(pool, firewall, monkeypatch):
     with contextlib.closing(socket.socket()) as receiver:
         receiver.bind((HERE, 0))
         receiver.listen(1)
+        taken = receiver.getsockname()[1]
         with ports._alone() as note:
-            ports._write(note, str(receiver.getsockname()[1]))
+            ports._write(note, [taken])
         listen(pool, port)
     assert firewall == [("open", port), ("close", port)]
+    with open(noted()) as note:
+        assert note.read() == str(taken)
+    listen(pool, port)
+    assert firewall[2] == ("close", taken), "it may have been no receiver's"
 
 
 def test_a_firewall_that_does_not_close_is_told_and_stays_noted(pool, firewall, monkeypatch):
@@ -138,6 +144,43 @@ def test_a_firewall_that_does_not_close_is_told_and_stays_noted(pool, firewall, 
         listen(pool, port)
     with open(noted()) as note:
         assert note.read() == str(port)
+
+
+def test_a_byte_now_and_then_does_not_hold_the_port_open(pool, firewall, monkeypatch):
+    monkeypatch.setattr(ports, "LISTEN", 2.0)
+    monkeypatch.setattr(ports, "CONNECT", 0.5)
+    port, answers = free(), []
+    thread = threading.Thread(target=lambda: answers.append(listen(pool, port)))
+    thread.start()
+    with contextlib.suppress(OSError):
+        deadline = time.monotonic() + 10
+        while thread.is_alive() and time.monotonic() < deadline:
+            with contextlib.suppress(ConnectionError):
+                with contextlib.closing(socket.create_connection((HERE, port), 5)) as slow:
+                    for _ in range(30):
+                        slow.sendall(WORD[:1].encode())
+                        time.sleep(0.2)
+    thread.join(30)
+    assert answers[0]["heard"] == 0 and time.monotonic() < deadline
+
+
+def test_rejected_ones_keep_nobody_from_the_others(pool, monkeypatch):
+    """All have one time, and none waits for another's."""
+    begun = []
+
+    def connect(target, timeout):
+        begun.append((target[1], time.monotonic()))
+        raise OSError(113, "No route to host")
+
+    monkeypatch.setattr(ports, "TRY", 0.5)
+    monkeypatch.setattr(ports.socket, "create_connection", connect)
+    first = time.monotonic()
+    found = reach(pool, *([HERE, 40000 + one] for one in range(40)))
+    assert found == [ports.UNREACHABLE] * 40
+    firsts = {}
+    for port, at in begun:
+        firsts.setdefault(port, at)
+    assert len(firsts) == 40 and max(firsts.values()) - first < 0.5
 
 
 def test_nobody_listens(pool, monkeypatch):

@@ -110,3 +110,25 @@ def test_a_file_that_is_torn_is_not_taken_for_an_empty_one(tmp_path):
     (tmp_path / certificates.FILE).write_text("10.0.0.1:443\n")
     with pytest.raises(BadConfiguration):
         certificates.trust(str(tmp_path), "https://10.0.0.1", "ab")
+
+
+def test_two_that_are_trusted_at_once_are_both_noted(tmp_path, monkeypatch):
+    """Each reads the file, and writes all of it anew."""
+    read, meeting = certificates._read, threading.Barrier(2)
+
+    def slowly(folder):
+        found = read(folder)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)
+        return found
+
+    monkeypatch.setattr(certificates, "_read", slowly)
+    urls = ["https://10.0.0.1", "https://10.0.0.2"]
+    threads = [
+        threading.Thread(target=certificates.trust, args=(str(tmp_path), url, "ab")) for url in urls
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(read(str(tmp_path))) == ["10.0.0.1:443", "10.0.0.2:443"]

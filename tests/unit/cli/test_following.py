@@ -5,12 +5,15 @@ and what it all ends with."""
 import json
 import os
 
+import jinja2
 import pytest
 from test_screen import disk, status
 
 import report_sample
 from fake_pool import failure
 from storage_motion.cli import exit_codes, following
+from storage_motion.cli.report import kept
+from storage_motion.errors import CertificateMismatch
 from storage_motion.journal import journal
 
 ENDED = dict(state="succeeded", alive=False, warnings=[], new_vm="n")
@@ -50,8 +53,9 @@ def plugin(**answers):
 def test_it_is_followed_to_its_end(sxm):
     sxm.answers["status"] = plugin(m=told("m", "running", "running", "succeeded"))
     seen = sxm("watch", "m")
-    assert seen.status == 0 and seen.out.splitlines()[-1] == "succeeded"
+    assert seen.status == 0 and seen.out.splitlines()[-1] == "vm m: succeeded"
     assert len(sxm.asked) == 3, "once to find it, and then until its end"
+    assert seen.out.count("succeeded") == 1
 
 
 def test_several_are_watched_at_once_and_one_that_failed_is_told(sxm):
@@ -62,7 +66,7 @@ def test_several_are_watched_at_once_and_one_that_failed_is_told(sxm):
     )
     seen = sxm("watch", "a", "b", "a")
     assert seen.status == exit_codes.SOME_FAILED
-    assert "vm a: succeeded" in seen.out and "SXM_MIRROR_BROKEN: k" in seen.err
+    assert seen.out.count("vm a: succeeded") == 1 and "SXM_MIRROR_BROKEN: k" in seen.err
     sxm.answers["status"] = plugin(
         a=told("a", "failed", error=error), b=told("b", "cancelled", error=error)
     )
@@ -101,7 +105,7 @@ def test_a_pool_that_does_not_answer_is_waited_for_and_that_is_told(sxm, error):
         m=told("m", "running", "running", error, error, "running", "succeeded")
     )
     seen = sxm("watch", "m")
-    assert seen.status == 0 and seen.out.splitlines()[-1] == "succeeded"
+    assert seen.status == 0 and seen.out.splitlines()[-1] == "vm m: succeeded"
     assert seen.out.count("The pool does not answer") == 1
 
 
@@ -184,3 +188,69 @@ def test_no_report_is_a_warning_at_most(sxm, tmp_path):
     seen = sxm("migrate", "vm=web")
     assert seen.status == 0 and "sxm: warning: no report is written: UNKNOWN" in seen.err
     assert "warning" not in sxm("migrate", "vm=web", "--no-report").err
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (KeyError("plan"), "KeyError: 'plan'"),
+        (ImportError("no module"), "ImportError: no module"),
+        (jinja2.UndefinedError("'x' is undefined"), "UndefinedError: 'x' is undefined"),
+        (CertificateMismatch("a", "b"), "SXM_CERTIFICATE_MISMATCH: a, b"),
+    ],
+)
+def test_whatever_is_wrong_with_a_report_the_end_is_the_migrations(
+    sxm, answer, monkeypatch, error, said
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(kept, "write", fail)
+    sxm.answers.update(
+        migrate={"migration": "m"}, status=plugin(m=told("m", "succeeded")), report=answer
+    )
+    seen = sxm("migrate", "vm=web")
+    assert seen.status == 0 and "no report is written: %s" % said in seen.err
+    sxm.answers["status"] = plugin(m=told("m", "failed", error=["SXM_MIRROR_BROKEN", "k"]))
+    seen = sxm("migrate", "vm=web")
+    assert seen.status == exit_codes.FAILED and "sxm: SXM_MIRROR_BROKEN: k" in seen.err
+
+
+@pytest.mark.parametrize("code", ["SXM_REFUSED", "SXM_UNREACHABLE", "SXM_BAD_CREDENTIALS"])
+def test_one_that_was_begun_is_not_told_as_one_that_changed_nothing(sxm, code):
+    sxm.answers["status"] = plugin(m=told("m", "failed", error=[code, "why"]))
+    seen = sxm("watch", "m")
+    assert seen.status == exit_codes.FAILED and seen.err == "sxm: %s: why\n" % code
+    assert sxm("watch", "m", "--json").document["error"]["what to do"] is None
+
+
+def test_a_json_of_somebody_else_is_not_replaced(sxm, answer, tmp_path):
+    sxm.answers["report"] = answer
+    page, beside = tmp_path / "x.html", tmp_path / "x.json"
+    for text in ("{}", "no JSON", '{"reports": []}', "[]"):
+        beside.write_text(text)
+        seen = sxm("report", "m", "-o", str(page))
+        assert seen.status == exit_codes.NOT_UNDERSTOOD and "x.json is there" in seen.err
+        assert beside.read_text() == text and not page.exists()
+    beside.unlink()
+    for _ in range(2):
+        assert sxm("report", "m", "-o", str(page)).status == 0, "our own is"
+
+
+@pytest.mark.parametrize(
+    "slow", [TimeoutError("timed out"), failure("SXM_TIMED_OUT", "cancel of m", "180")]
+)
+def test_a_cancel_that_takes_longer_is_watched_until_its_end(sxm, slow):
+    def cancel(_):
+        raise slow
+
+    error = ["SXM_CANCELLED", "m"]
+    sxm.answers.update(
+        cancel=cancel, status=plugin(m=told("m", "running", "running", "cancelled", error=error))
+    )
+    seen = sxm("cancel", "m")
+    assert seen.status == 0 and seen.out.splitlines()[-1] == "cancelled"
+    sxm.answers["status"] = plugin(m=told("m", "running", "succeeded"))
+    assert sxm("cancel", "m").status == exit_codes.REFUSED
+    sxm.answers["cancel"] = lambda _: (_ for _ in ()).throw(failure("SXM_TOO_LATE", "m", "end"))
+    assert sxm("cancel", "m").status == exit_codes.REFUSED

@@ -6,6 +6,7 @@ import pytest
 
 from fake_pool import by_name, failure, uuid_of
 from storage_motion.cli import certificates
+from storage_motion.errors import CertificateMismatch
 
 ID = "0f0e0d0c-0000-4000-8000-000000000001"
 
@@ -131,6 +132,23 @@ def test_recover_asks_every_host_and_adds_up(sxm):
     assert seen.out == "%s on p1 (source): moved\n    w\n" % ID
     sxm.answers["recover"] = {"migrations": []}
     assert sxm("recover", "--host", "p1").out == "nothing to recover\n"
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("timed out"), ValueError("torn"), CertificateMismatch("a", "b")]
+)
+def test_a_host_that_does_not_answer_keeps_nobody_from_the_others(sxm, error):
+    def answer(_):
+        if len(sxm.asked) == 1:
+            raise error
+        return {"migrations": [{"migration": ID, "side": "source", "outcome": "moved", "why": "w"}]}
+
+    sxm.answers["recover"] = answer
+    seen = sxm("recover")
+    assert seen.status == 4 and seen.err.startswith("sxm: warning: host p1: ")
+    assert seen.out == "%s on p2 (source): moved\n    w\n" % ID
+    sxm.asked.clear()
+    assert set(sxm("recover", "--json").document["hosts that failed"]) == {"p1"}
 
 
 def test_one_is_recovered_on_its_source_host(sxm, status):

@@ -57,6 +57,25 @@ def test_no_traceback_reaches_a_user(sxm, error, status, told):
     assert document.document["error"]["code"] == told[0].partition(":")[0]
 
 
+@pytest.mark.parametrize("words", [["lst"], ["lst", "--json"], ["--version"]])
+def test_no_traceback_where_nobody_reads(words):
+    """As of `sxm ... | head`, or where a terminal has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "storage_motion.cli.main"] + words,
+            cwd=REPOSITORY,
+            stdout=writing,
+            stderr=subprocess.PIPE if "--json" in words or "--version" in words else writing,
+            env={"PATH": os.environ["PATH"]},
+        )
+    finally:
+        os.close(writing)
+    failed = exit_codes.FAILED if words == ["--version"] else exit_codes.NOT_UNDERSTOOD
+    assert (ended.returncode, ended.stderr or b"") == (failed, b"")
+
+
 def test_the_common_options_may_stand_before_or_after_the_command(sxm):
     sxm.answers["list"] = {"migrations": [], "unreadable": []}
     assert sxm("-s", "lyon", "list").status == sxm("list", "-s", "lyon").status == 0

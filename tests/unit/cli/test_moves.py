@@ -47,7 +47,7 @@ def test_names_become_uuids(world):
     words = ["--vm", "web", "--to-host", "p2", "--to-sr", "shared", "--disk", "xvdb=p2-sr"]
     seen = world("migrate", *words, "--bandwidth", "100MiB", "--force")
     assert (seen.status, seen.err) == (0, "")
-    assert seen.out.splitlines() == ["migration " + ID, "web: succeeded", "succeeded"]
+    assert seen.out.splitlines() == ["migration " + ID, "web: succeeded"]
     assert given(world) == {
         "vm": uuid(world, "paris", "VM", "web"),
         "host-uuid": uuid(world, "paris", "host", "p2"),
@@ -127,3 +127,14 @@ def test_a_name_may_not_command_the_terminal(world):
     paris.tables["VM"][by_name(paris, "VM", "web")]["name_label"] = "web\x1b[2J"
     seen = world("migrate", "--vm", "web")
     assert seen.status == 2 and "\x1b" not in seen.err and "web?[2J" in seen.err
+
+
+def test_two_networks_of_one_name_are_told_apart(world):
+    paris = world.pools["paris"]
+    record = dict(paris.tables["network"][by_name(paris, "network", "guests")])
+    paris.add("network", **dict(record, uuid="0f0e0d0c-1111-4000-8000-000000000001", bridge="x"))
+    words = ["migrate", "--vm", "web", "--to-pool", "lyon", "--network"]
+    seen = world(*words, "guests=management")
+    assert seen.status == 2 and "2 networks are called 'guests'" in seen.err
+    assert world.asked == []
+    assert world(*words, "%s=management" % record["uuid"]).status == 0

@@ -13,6 +13,7 @@ from storage_motion.api import left_marks, ports
 from storage_motion.cli import exit_codes
 from storage_motion.cli.doctor import looking
 from storage_motion.cli.doctor.findings import OK, PROBLEM, WARNING
+from storage_motion.errors import CertificateMismatch
 from storage_motion.migration.phases import blocking
 
 ID = "11111111-2222-3333-4444-555555555555"
@@ -347,6 +348,54 @@ def test_what_sm_has_left(sxm, hosts, paris, monkeypatch):
     assert only(sxm("doctor", "--json"), "SM")[2].startswith("SM has it paused")
     vdi["current_operations"] = {"OpaqueRef:1": "snapshot"}
     assert bad(sxm("doctor", "--json")) == []
+
+
+def test_the_looks_at_one_sr_do_not_turn_each_other_away(sxm, hosts, paris):
+    """Whoever finds the SR's lock held answers "unknown" (sm/disks/pauses.py)."""
+    for _ in range(12):
+        add_vdi(paris, by_name(paris, "SR", "shared"), sm_config={"relinking": "True"})
+    lock = threading.Lock()
+
+    def look(name, arguments):
+        if not lock.acquire(blocking=False):
+            return {"state": "unknown"}
+        try:
+            time.sleep(0.01)  # as long as a look takes, not something that is waited for
+            return {"state": "left"}
+        finally:
+            lock.release()
+
+    hosts._relinking = look
+    found = bad(sxm("doctor", "--json"), "SM")
+    assert len(found) == 12 and {one[0] for one in found} == {PROBLEM}
+
+
+def test_few_srs_are_looked_at_at_once(sxm, hosts, paris, monkeypatch):
+    for _ in range(3 * looking.SRS_AT_ONCE):
+        sr = paris.add("SR", **dict(paris.tables["SR"][by_name(paris, "SR", "shared")]))
+        add_vdi(paris, sr, sm_config={"relinking": "True"})
+    at_it, most = [], []
+
+    def look(name, arguments):
+        at_it.append(1)
+        most.append(len(at_it))
+        time.sleep(0.02)
+        at_it.pop()
+        return {"state": "left"}
+
+    hosts._relinking = look
+    sxm("doctor", "--json")
+    assert 1 < max(most) <= looking.SRS_AT_ONCE
+
+
+def test_another_certificate_in_the_middle_of_the_look_is_a_finding(sxm, hosts, monkeypatch):
+    def changed(pool):
+        raise CertificateMismatch("a", "b")
+
+    monkeypatch.setattr(looking, "look", changed)
+    seen = sxm("doctor", "--json")
+    assert seen.status == exit_codes.NO_CONNECTION
+    assert "SXM_CERTIFICATE_MISMATCH" in seen.document["findings"][0]["what"]
 
 
 def journal(**changes):

@@ -167,6 +167,11 @@ def test_the_xml_and_the_script_fit_together():
     )
 
 
+def test_no_text_reaches_the_window_but_cleaned():
+    lines = [one for one in read(NAME + ".ps1").splitlines() if "Write-Host" in one]
+    assert lines == ["    Write-Host ($Text -replace '[\\p{Cc}\\p{Cf}]', '?') @look"]
+
+
 def test_the_script_asks_the_plugin_for_what_it_has():
     calls = re.findall(r"Invoke-Sxm '([a-z-]+)'", read(NAME + ".ps1"))
     assert sorted(set(calls)) == ["cancel", "migrate", "status"]

@@ -89,6 +89,21 @@ def test_there_are_never_more_than_so_many_and_they_reach_from_the_begin_to_the_
     assert max(gaps) <= 2.5 * min(gaps)
 
 
+def test_a_held_one_writes_nothing_and_grows_ever_slower(monkeypatch):
+    clock = Clock(monkeypatch)
+    one = course.Course(ID, 1)
+    one.hold(True)
+    for at in range(4 * 24 * 3600):
+        clock.now += course.INTERVAL
+        one.sample(0, counts(at))
+    one.note("phase", "complete")
+    one.flush()
+    assert not os.path.exists(course.path(ID)) and len(one._unwritten) < 2 * course.PER_DISK
+    one.hold(False)
+    one.flush()
+    assert course.read(ID).events[-1][3] == "complete" and course.read(ID).samples[0]
+
+
 def test_many_disks_share_the_room():
     assert course.Course(ID, 3)._most == course.PER_DISK
     assert course.Course(ID, 100)._most == course.ALL_DISKS // 100

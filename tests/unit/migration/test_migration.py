@@ -2,6 +2,7 @@
 """What the phases ask of a migration: the plugin of a destination whose xapi is away, and signs of
 life; what is told of one that has stopped."""
 
+import os
 import types
 
 import pytest
@@ -9,9 +10,10 @@ import XenAPI
 
 from fake_migration import ID, FakeTask, make_plan
 from storage_motion.api import status
-from storage_motion.journal import journal
+from storage_motion.journal import course, journal
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, progress
+from storage_motion.migration.phases import table
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +111,34 @@ def test_a_member_whose_xapi_is_restarted_is_waited_for_where_the_call_may_be_re
             m.plugin(function, vm="v")
         assert "ended" not in waited
     assert set(map(str, asked)) == {str(("ref", "sxm.py", function, {"vm": "v", "migration": ID}))}
+
+
+def test_the_course_is_not_written_from_the_begin_of_the_move_until_its_end(root):
+    """The guest is suspended in it: nothing of book-keeping costs it time."""
+    entry = Journal.create(ID, **migration.initial(make_plan()))
+    one = migration.Migration(entry, make_plan(), None, None, FakeTask())
+
+    def told():
+        return [event[3] for event in course.read(ID).events if event[0] == "phase"]
+
+    one.note(phase="remap")
+    one.note(phase="move")
+    assert told() == ["remap", "move"]
+    before = os.stat(course.path(ID))
+    one.note_steps({one.plan.disks[0].key: "detached"})
+    one.progress.report(force=True)
+    after = os.stat(course.path(ID))
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    one.note(phase="complete")
+    assert told()[-1] == "complete" and len(course.read(ID).events) == 4
+    one.note(phase="move")
+    one.note(state=journal.FAILED, error=["SXM_UNDECIDED"])
+    assert told()[-1] == "move"
+    one.note(phase="move")
+    one.note(tries=2)
+    one.note(phase="undo move")
+    assert told()[-1] == "undo move"
+
+
+def test_that_phase_is_called_so():
+    assert migration.MOVE in table.NAMES

@@ -106,3 +106,22 @@ def test_who_cannot_wait_does_not_wait_for_a_server_that_hangs():
         hang.clear()
         held.set()
         assert asked.xenapi.pool.get_all() == 42
+
+
+def test_a_call_may_be_given_longer_than_others_and_for_no_other_that_holds():
+    made = []
+    with serving(lambda *_: (200, ANSWER)) as url:
+        of_it = session.Session(
+            url,
+            transport._BoundTransport(
+                lambda: made.append(Connection(url[len("http://") :])) or made[-1], 60.0
+            ),
+            "there",
+            patient=False,
+        )
+        session.for_long(of_it, 900.0).xenapi.host.call_plugin()
+        assert made[-1].timeout == 900.0
+        of_it.xenapi.host.call_plugin()
+        assert made[-1].timeout == 60.0
+        of_it.xenapi.pool.get_all()
+        assert made[-1].timeout == 60.0, "a shorter bound of the transport's holds"
