@@ -3,7 +3,7 @@
 
 from typing import Any, Dict, List, Optional
 
-from storage_motion.cli.estimate import Estimate
+from storage_motion.cli.speed import Speed
 
 WHOLE = ("in-sync", "moved")  # states of a disk of which all is there
 
@@ -13,10 +13,10 @@ class Disk:
 
     def __init__(self) -> None:
         self.now: Dict[str, Any] = {}
-        self.copy = Estimate()
-        self.mirrored = Estimate()
-        self._writes = Estimate()
-        self._waited = Estimate()
+        self.copy = Speed()
+        self.mirrored = Speed()
+        self._writes = Speed()
+        self._waited = Speed()
 
     def see(self, at: float, now: Dict[str, Any]) -> None:
         """`status` says so, at that time of a clock that does not go back."""
@@ -62,7 +62,7 @@ class Watched:
         self.id = migration
         self.status: Dict[str, Any] = {}
         self.error: Optional[Exception] = None
-        self.all = Estimate()
+        self.all = Speed()
         self._disks: Dict[str, Disk] = {}
 
     def see(self, at: float, status: Dict[str, Any]) -> None:

@@ -354,13 +354,14 @@ def test_the_looks_at_one_sr_do_not_turn_each_other_away(sxm, hosts, paris):
     """Whoever finds the SR's lock held answers "unknown" (sm/disks/pauses.py)."""
     for _ in range(12):
         add_vdi(paris, by_name(paris, "SR", "shared"), sm_config={"relinking": "True"})
-    lock = threading.Lock()
+    lock, met = threading.Lock(), threading.Event()
 
     def look(name, arguments):
         if not lock.acquire(blocking=False):
+            met.set()
             return {"state": "unknown"}
         try:
-            time.sleep(0.01)  # as long as a look takes, not something that is waited for
+            met.wait(0.01)  # for who would come meanwhile
             return {"state": "left"}
         finally:
             lock.release()
@@ -374,12 +375,14 @@ def test_few_srs_are_looked_at_at_once(sxm, hosts, paris, monkeypatch):
     for _ in range(3 * looking.SRS_AT_ONCE):
         sr = paris.add("SR", **dict(paris.tables["SR"][by_name(paris, "SR", "shared")]))
         add_vdi(paris, sr, sm_config={"relinking": "True"})
-    at_it, most = [], []
+    at_it, most, too_many = [], [], threading.Event()
 
     def look(name, arguments):
         at_it.append(1)
         most.append(len(at_it))
-        time.sleep(0.02)
+        if len(at_it) > looking.SRS_AT_ONCE:
+            too_many.set()
+        too_many.wait(0.02)  # for who would come meanwhile
         at_it.pop()
         return {"state": "left"}
 

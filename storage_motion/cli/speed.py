@@ -16,7 +16,7 @@ class Seen(NamedTuple):
     done: float
 
 
-class Estimate:
+class Speed:
     """Of one thing that grows."""
 
     def __init__(self) -> None:

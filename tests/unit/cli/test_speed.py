@@ -4,13 +4,13 @@
 import pytest
 
 from storage_motion.cli import quantities
-from storage_motion.cli.estimate import STALLED, WINDOW, Estimate
+from storage_motion.cli.speed import STALLED, WINDOW, Speed
 
 MIB = 1 << 20
 
 
 def seen(*looks):
-    one = Estimate()
+    one = Speed()
     for at, done in looks:
         one.see(at, done)
     return one
