@@ -77,7 +77,13 @@ class Screen:
     def _tell(self, one: Watched) -> None:
         if not one.status:
             return
-        self._once((one.id, ""), _doing(one), "%s: %s" % (one.name, _doing(one)))
+        whole = (one.id, ""), _doing(one), "%s: %s" % (one.name, _doing(one))
+        if one.status["state"] == "running":
+            self._once(*whole)
+        self._tell_disks(one)
+        self._once(*whole)  # how it ended is the last word
+
+    def _tell_disks(self, one: Watched) -> None:
         for disk in one.disks:
             fraction = disk.fraction
             percent = None if fraction is None else int(100 * fraction)

@@ -146,6 +146,7 @@ def test_the_pools_task_is_cancelled(lab, scene):
         entry = scene.ended(migration)
         link.heal()
     assert (entry["state"], entry["error"]) == ("cancelled", ["SXM_CANCELLED", migration])
-    assert api.task.get_status(task) == "cancelled"
+    # the journal is the first to know
+    eventually(lambda: api.task.get_status(task) == "cancelled", "the task has ended", PATIENCE)
     scene.assert_runs()
     scene.assert_nothing_left()

@@ -174,3 +174,17 @@ def test_without_a_terminal_there_is_a_line_for_each_step_and_no_control_codes()
     assert len(steps) == 5
     assert "50% of 400 MiB, 1.0 MiB/s, mirror on" in steps[2]
     assert [line for line in told if "does not" in line] == ["The pool does not answer (a)."]
+
+
+def test_without_a_terminal_how_it_ended_is_the_last_word():
+    """Whatever has changed of its disks at the same time."""
+    out = io.StringIO()
+    one = Watched("m")
+    with Screen(Console(file=out, width=80)) as shown:
+        one.see(0.0, status(disk()))
+        shown.draw([one])
+        one.see(1.0, status(disk(state="moved", verified=400 * MIB), state="succeeded"))
+        shown.draw([one])
+    told = out.getvalue().splitlines()
+    assert told[0] == "web: copying and mirroring the disks"
+    assert told[-1] == "web: succeeded" and "xvda" in told[-2] and "moved" in told[-2]
