@@ -50,6 +50,7 @@ def test_a_vm_without_a_system_stays_in_its_firmware(pool, x, vm):
     found = [host.xenopsd.vms.get(x.VM.get_uuid(vm)) for host in pool.hosts]
     (told,) = [one["metadata"]["guest"] for one in found if one]
     assert told == {"workers": "0", "fill": "0"}
+    x.VM.hard_shutdown(vm)
 
 
 def test_a_vm_from_creation_to_destruction(pool, x, vm):
