@@ -259,7 +259,8 @@ def _said(disk: Disk) -> str:
         said.append("%s of %s" % (percent, quantities.size(disk.now["to_copy"])))
     if state == "copying" and speed != "begins":
         said.append(speed + (" for %s" % left if speed == "stalled" else ""))
-    said.append("mirror %s" % mirror)
+    told = disk.mirror == "on" and disk.latency is not None
+    said.append("mirror %s%s" % (mirror, " a write" if told else ""))
     if mirrored:
         said.append("%s mirrored" % mirrored.split(",")[0])
     return ", ".join(said)

@@ -188,3 +188,16 @@ def test_without_a_terminal_how_it_ended_is_the_last_word():
     told = out.getvalue().splitlines()
     assert told[0] == "web: copying and mirroring the disks"
     assert told[-1] == "web: succeeded" and "xvda" in told[-2] and "moved" in told[-2]
+
+
+def test_a_line_says_what_its_milliseconds_are_of():
+    out = io.StringIO()
+    one = watched(*(status(seen) for seen in going()))
+    with Screen(Console(file=out, width=120)) as shown:
+        shown.draw([one])
+    assert "mirror on, 0.8 ms a write, 5.0 MiB mirrored" in out.getvalue()
+    out = io.StringIO()
+    one.see(102.0, status(disk(verified=140 * MIB, state="moved", mirror="ended")))
+    with Screen(Console(file=out, width=120)) as shown:
+        shown.draw([one])
+    assert "mirror ended" in out.getvalue() and "a write" not in out.getvalue()
