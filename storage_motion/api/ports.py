@@ -31,7 +31,7 @@ RANGE = "/proc/sys/net/ipv4/ip_local_port_range"  # from which the kernel gives 
 UNUSUAL = (1024, 65535)  # the least that is taken for one, where that cannot be read
 XAPI = 443  # also xenopsd's, for the memory of a VM
 NOTE = "doctor-port"  # in /var/lib/sxm: the ports that the firewall was opened for, while it is
-NOTED = 1024  # bytes of it that are read
+NOTED = 1024  # bytes that it has
 LISTEN = 25.0  # seconds
 TRY = 15.0  # seconds for a listener to be there
 CONNECT = 4.0  # seconds for one connection
@@ -119,8 +119,8 @@ def _alone() -> Iterator[Any]:
 
 
 def _write(note: int, ports: List[int]) -> None:
-    os.ftruncate(note, 0)
-    os.pwrite(note, " ".join(map(str, ports)).encode(), 0)
+    # in one write, blanks and all: who is killed has noted what was open before, or what is now
+    os.pwrite(note, " ".join(map(str, ports)).encode().ljust(NOTED), 0)
     os.fsync(note)
 
 

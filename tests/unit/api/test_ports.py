@@ -70,7 +70,7 @@ def test_one_listens_and_others_reach_it(pool, firewall):
     assert answers[0]["listened"] is True and answers[0]["heard"] == 2
     assert firewall == [("open", port), ("close", port)]
     with open(noted()) as note:
-        assert note.read() == ""
+        assert note.read().strip() == ""
 
 
 def test_it_ends_by_itself(pool, firewall, monkeypatch):
@@ -128,7 +128,7 @@ def test_unless_a_receiver_has_the_port_by_now(pool, firewall, monkeypatch):
         listen(pool, port)
     assert firewall == [("open", port), ("close", port)]
     with open(noted()) as note:
-        assert note.read() == str(taken)
+        assert note.read().strip() == str(taken)
     listen(pool, port)
     assert firewall[2] == ("close", taken), "it may have been no receiver's"
 
@@ -144,7 +144,7 @@ def test_a_firewall_that_does_not_close_is_told_and_stays_noted(pool, firewall, 
     with pytest.raises(FirewallFailed):
         listen(pool, port)
     with open(noted()) as note:
-        assert note.read() == str(port)
+        assert note.read().strip() == str(port)
 
 
 def test_a_byte_now_and_then_does_not_hold_the_port_open(pool, firewall, monkeypatch):
