@@ -70,7 +70,7 @@ class Guest(object):
         )
 
     def result(self, timeout):
-        """Wait until it has ended: {"iops", "p50", "p99" (microseconds), "writes"}"""
+        """Wait until it has ended: {"iops", "p50", "p99", "longest" (microseconds), "writes"}"""
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -86,6 +86,7 @@ class Guest(object):
             "iops": write["iops"],
             "p50": times["50.000000"] / 1000,
             "p99": times["99.000000"] / 1000,
+            "longest": write["clat_ns"]["max"] / 1000,
             "writes": write["total_ios"],
         }
 

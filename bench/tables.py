@@ -141,6 +141,10 @@ def _of(key):
     return lambda sample: sample.get(key)
 
 
+def _longest(sample):
+    return sample["longest"] / 1000 if "longest" in sample else None
+
+
 def mirrors(result):
     """The median latency, and the writes a second, alone: / those of the base."""
     text = []
@@ -195,6 +199,11 @@ def beside(result):
     ):
         loads, rows = _mirrors(result, True, _of(key), mirroring.BASE)
         text.append(table(["%s / %s" % (what, mirroring.BASE), *loads], rows))
+    rows = []
+    for name in names([one for one in samples if one["beside"]], "contestant"):
+        own = [of(samples, scenario=load, contestant=name, beside=True) for load in loads]
+        rows.append([name, *(one_of(found, spread(map(_longest, found))) for found in own)])
+    text.append(table(["longest write beside a copy, ms", *loads], rows))
     loads, rows = _mirrors(result, True, _of("copy_seconds"), mirroring.BASE)
     rows = [
         [row[0]] + [cell if cell != DASH else "did not end" for cell in row[1:]] for row in rows
