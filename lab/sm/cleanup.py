@@ -24,7 +24,6 @@ from sm.repository import AbortException, AbortFlag, Repository, log
 
 GC, COALESCE, LEAF_COALESCE = "gc", "coalesce", "leaf-coalesce"
 """The switches in an SR's other_config: "false" forbids."""
-ACTIVE = "gc_active"
 ABORT_TRIES, ABORT_INTERVAL = 20, 3.0  # seconds
 
 
@@ -32,7 +31,7 @@ class _Active(object):
     """The lock of an SR's collector, which nobody takes while somebody else has the SR locked."""
 
     def __init__(self, sr_uuid):
-        self._lock = Lock(ACTIVE, sr_uuid)
+        self._lock = Lock(qcow2util.LOCK_TYPE_GC_ACTIVE, sr_uuid)
         self._of_sr = Lock(qcow2util.LOCK_TYPE_SR, sr_uuid)
 
     def acquire(self):
@@ -49,8 +48,8 @@ class _Active(object):
 
 
 def gc(session, sr_uuid):
-    """Collect until there is nothing left to do. Raises SMException, AbortException,
-    XenAPI.Failure."""
+    """Collect until there is nothing left to do. Raises SMException, AbortException; of a VDI that
+    is destroyed meanwhile XenAPI.Failure, OSError."""
     log("=== SR %s: gc ===" % sr_uuid)
     repository = Repository(session, sr_uuid)
     active = _Active(sr_uuid)
@@ -162,7 +161,7 @@ def main(arguments):
     print("All output goes to log")
     try:
         actions[0](uuids[0])
-    except (util.SMException, XenAPI.Failure) as error:
+    except Exception as error:  # of any kind, as the real one (run_gc): nobody else would tell it
         util.logException("SMGC")
         log("* * * * * SR %s: ERROR" % uuids[0])
         print("%s: %s" % (type(error).__name__, error), file=sys.stderr)

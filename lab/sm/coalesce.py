@@ -33,7 +33,8 @@ def coalesce(repository, image):
     """Merge a hidden image into its parent, and remove it. One that was merged already is only done
     with.
 
-    Raises SMException, AbortException; a further call then goes on with it."""
+    Raises SMException, AbortException, and what else `_merge_qcow2` does; a further call then goes
+    on with it."""
     relinked_already = []
     if image.uuid not in repository.journaler.all(RELINK):
         if online and online.handles(image):
@@ -59,12 +60,14 @@ def coalesce(repository, image):
 
 def _merge_qcow2(repository, image):
     """Merge a QCOW2 image, by the tapdisk of a leaf that is in use, if one is. The uuids of the
-    leaves that are based on its parent by that already."""
+    leaves that are based on its parent by that already. Raises SMException, AbortException,
+    XenAPI.Failure, OSError; the journal's entry stays then, until the collector is run again."""
     online.create_running_file(repository.uuid, image.uuid)
     repository.journaler.create(COALESCE, image.uuid)
     hosts = online.hosts(repository, image)
     if len(hosts) > 1:
         raise Exception("Not coalesceable, chain activated more than once")  # as the real one
+    relinked = []
     try:
         if not hosts:
             log("Offline coalesce for %s" % image.path)
@@ -72,15 +75,35 @@ def _merge_qcow2(repository, image):
         else:
             log("Remote coalesce for %s" % image.path)
             online.merge(repository, image, hosts.pop())
-    finally:
+            relinked = _relinked_by_tapdisk(repository, image)
+    except Exception as error:
+        log("EXCEPTION while coalescing: %s" % error)
         os.unlink(online.running_file(repository.uuid, image.uuid))
+        raise
     repository.journaler.remove(COALESCE, image.uuid)
+    os.unlink(online.running_file(repository.uuid, image.uuid))
+    return relinked
+
+
+def _relinked_by_tapdisk(repository, image):
+    """The uuids of the leaves that are based on an image's parent already. Raises OSError if a
+    child was deleted since the images were listed: the SR is not locked here, and the real one
+    neither catches that (cleanup.py, _coalesce: child.getParent(), by qcow2util._read_qcow2) nor
+    skips the image for it, but ends."""
     relinked = []
     for child in image.children:
         if qcow2util.getInfo(child.path).parent == image.parent.uuid:
-            repository.set_config(child.uuid, PARENT, image.parent.uuid)
+            _set_parent(repository, child.uuid, image.parent.uuid)
             relinked = [leaf.uuid for leaf in child.leaves()]  # of the last one, as the real one
     return relinked
+
+
+def _set_parent(repository, uuid, parent):
+    """Note it in xapi's record, if that is there still."""
+    try:
+        repository.set_config(uuid, PARENT, parent)
+    except XenAPI.Failure:
+        util.logException("vhd-parent of %s" % uuid)
 
 
 def _tag(repository, leaf, relinked):
@@ -112,10 +135,7 @@ def _relink(repository, image, relinked):
         log("Relinking %s from %s to %s" % (child.uuid, image.uuid, image.parent.uuid))
         qcow2util.relink(child.path, image.parent.path)
         relinked.append(child)
-        try:
-            repository.set_config(child.uuid, PARENT, image.parent.uuid)
-        except XenAPI.Failure:
-            util.logException("vhd-parent of %s" % child.uuid)
+        _set_parent(repository, child.uuid, image.parent.uuid)
     image.children = []
 
 

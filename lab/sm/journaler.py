@@ -2,6 +2,7 @@
 """What the garbage collector was at when it was killed: a file for each entry, `<kind>_<uuid>`, in
 the directory of the images."""
 
+import contextlib
 import os
 
 RELINK, LEAF, COALESCE = "relink", "leaf", "coalesce"
@@ -23,11 +24,14 @@ class Journaler(object):
         os.unlink(self._path(kind, uuid))
 
     def all(self, kind):
-        """The entries of a kind: uuid -> value."""
+        """The entries of a kind: uuid -> value. Others may take one away meanwhile, since nothing
+        is locked (fjournaler.py, get)."""
         found = {}
         for name in os.listdir(self._directory):
             if name.startswith(kind + "_"):
-                with open(os.path.join(self._directory, name)) as entry:
+                with contextlib.suppress(FileNotFoundError), open(
+                    os.path.join(self._directory, name)
+                ) as entry:
                     found[name[len(kind) + 1 :]] = entry.read()
         return found
 

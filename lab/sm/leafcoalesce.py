@@ -60,7 +60,8 @@ def _make_small(repository, uuid):
     SMException, XenAPI.Failure."""
     sizes = []
     while True:
-        images = repository.images()
+        with repository.locked():
+            images = repository.images()
         image = images.get(uuid)
         if image not in chains.leaf_coalesceable(images):
             log("The VDI tree appears to have been altered since")

@@ -11,6 +11,8 @@ import os
 import threading
 import time
 
+import XenAPI
+
 import lab_dom0
 from sm import qcow2util
 from sm.core import util, xs_errors
@@ -54,10 +56,16 @@ def is_given_up(sr_uuid, uuid):
 
 
 def hosts(repository, image):
-    """The hosts (refs) on which a leaf above an image is active."""
+    """The hosts (refs) on which a leaf above an image is active. Raises XenAPI.Failure, if one is
+    destroyed just then (util.py, get_hosts_attached_on)."""
     found = set()
     for leaf in image.leaves():
-        tags = repository.tags(leaf.uuid)
+        try:
+            ref = repository.api.get_by_uuid(leaf.uuid)
+        except XenAPI.Failure:
+            util.SMlog("VDI %s not in db, ignoring" % leaf.uuid)
+            continue
+        tags = repository.api.get_sm_config(ref)
         found |= {key[len("host_") :] for key in tags if key.startswith("host_")}
     return found
 
@@ -91,8 +99,11 @@ def merge(repository, image, host):
 
 
 def openers(path):
-    """The processes that have a file open, as `lsof -t` lists them."""
-    status, found = os.stat(path), []
+    """The processes that have a file open, as `lsof -t` lists them: none, if there is no file."""
+    try:
+        status, found = os.stat(path), []
+    except FileNotFoundError:
+        return []
     for pid in [name for name in os.listdir("/proc") if name.isdigit()]:
         try:
             with open("/proc/%s/cmdline" % pid, "rb") as line:

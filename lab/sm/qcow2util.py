@@ -20,6 +20,8 @@ EXTENSIONS = (FILE_EXTN, ".vhd")  # the second in XCP-ng's layout only (cowutil)
 HIDDEN_EXTN = ".hidden"
 VDI_TYPE = "qcow2"
 LOCK_TYPE_SR = "sr"
+LOCK_TYPE_GC_ACTIVE = "gc_active"
+"""Of an SR's collector, while it runs. It is taken with the SR locked only."""
 MAX_CHAIN_SIZE = 30
 QEMU_IMG = "qemu-img"
 SIZE_UNIT = 2 * 1024 * 1024  # VHD's block: upstream rounds sizes up to it

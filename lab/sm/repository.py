@@ -117,7 +117,8 @@ class Repository(object):
         return bool(off)
 
     def images(self):
-        """The images, as `chains.read` finds them. Raises SMException."""
+        """The images, as `chains.read` finds them. Raises SMException. The SR has to be locked: a
+        VDI that is deleted meanwhile would be listed, and not found."""
         return chains.read(self.path)
 
     @contextlib.contextmanager
@@ -183,15 +184,6 @@ class Repository(object):
     def sm_config(self, uuid):
         """A VDI's sm_config. Raises XenAPI.Failure, if there is no such VDI."""
         return self.api.get_sm_config(self.api.get_by_uuid(uuid))
-
-    def tags(self, uuid):
-        """Its sm_config, or nothing if there is no such VDI."""
-        try:
-            return self.sm_config(uuid)
-        except XenAPI.Failure as failure:
-            if not util.isInvalidVDI(failure):
-                raise
-            return {}
 
     def set_config(self, uuid, key, value):
         """Write a key of it, whatever was there."""

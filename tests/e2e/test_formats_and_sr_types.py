@@ -80,7 +80,7 @@ def test_while_the_collector_merges_below_the_disk_by_tapdisk(lab, scene):
         scene.wait_for_writes(20)
         vdi = api.get_by_uuid(disk_of(scene)["uuid"])
         api.destroy(api.snapshot(vdi, {}))
-    collector = Collector(scene, may_give_up=True)
+    collector = Collector(scene)
     migration = scene.begin(**scene.within("big"))
     with collector.never_resting() as did:
         entry = scene.ended(migration, scene.host)

@@ -141,6 +141,41 @@ def test_a_snapshot_that_is_opened_to_be_copied_has_a_merge_given_up(host, disk)
     host.xapi.SR.remove_from_other_config(host.fast, "leaf-coalesce")
 
 
+def test_a_child_that_is_deleted_in_mid_merge_ends_the_collector_and_the_next_goes_on(host, disk):
+    """A child's image is looked for without the SR's lock, with which it was deleted; the real one
+    ends likewise, and leaves its journal's entry (cleanup.py, _coalesce)."""
+    snapshot = host.xapi.VDI.snapshot(disk, {})
+    forbid_leaf_coalesce(host, disk)  # which a snapshot allows
+    with collecting(host) as collector:
+        host.xapi.VDI.destroy(snapshot)
+        commit.choose(host.root, None)
+        status, said = ended(collector)
+    assert status == 1 and said.startswith("FileNotFoundError"), said
+    assert "EXCEPTION while coalescing" in log_of(host)
+    assert any(name.startswith("coalesce_") for name in host.images("fast"))
+    io(host.socket(disk), *READS)
+    collect(host)
+    assert len(images(host)) == 2 and host.tags(disk) == {"host_" + host.ref: "RW"}
+    host.deactivate(disk)
+    io(host.activate(disk), *READS)
+
+
+def test_beside_a_collector_nobody_else_removes_what_is_unneeded(host, disk):
+    """Of one SR one runs at a time; it removes it itself when it has merged."""
+    forbid_leaf_coalesce(host, disk)
+    other = host.create(host.fast)
+    io(host.activate(other), "write 0 64k")
+    host.deactivate(other)
+    known = set(images(host))
+    snapshot = host.xapi.VDI.snapshot(other, {})
+    (base,) = set(images(host)) - known - {host.xapi.VDI.get_uuid(snapshot) + ".qcow2"}
+    with collecting(host):
+        for vdi in (other, snapshot):
+            host.xapi.VDI.destroy(vdi)
+        assert base in images(host)
+    assert base not in images(host)
+
+
 def test_a_mirror_that_begins_in_the_middle_of_a_merge(host, disk):
     """Its snapshot's pause ends the merge in the tapdisk. The collector tries the next one, if it
     asks just then; else it waits for ever, as the real one does: until the copy is opened."""

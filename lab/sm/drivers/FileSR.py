@@ -10,6 +10,7 @@ import os
 
 from sm import SR, VDI, SRCommand, blktap2, cbtutil, chains, image_sr, qcow2util, tracking
 from sm.core import util, xs_errors
+from sm.core.lock import Lock
 from sm.journaler import RELINK, Journaler
 
 try:
@@ -141,9 +142,18 @@ class FileSR(image_sr.ImageSR):
     def _kick_collector(self):
         """Upstream starts its garbage collector in the background here. What that does besides
         removing images, merging them, is left to the lab's own (cleanup.py), which runs when
-        somebody says so: no test is to meet it by accident."""
-        if self.session.xenapi.SR.get_other_config(self.sr_ref).get("gc") != "false":
+        somebody says so: no test is to meet it by accident. Of one SR no two run: beside it nothing
+        is removed here, or it would miss an image that it merges."""
+        if self.session.xenapi.SR.get_other_config(self.sr_ref).get("gc") == "false":
+            return
+        active = Lock(qcow2util.LOCK_TYPE_GC_ACTIVE, self.uuid)
+        if not active.acquireNoblock():
+            util.SMlog("Another GC instance already active")
+            return
+        try:
             self._collect_garbage()
+        finally:
+            active.release()
 
     def _collect_garbage(self):
         """Remove hidden bases that nothing is based on any more, and has open. Called with the SR
