@@ -204,7 +204,7 @@ def _cancel(run: Run) -> None:
         was = vm.power_state
         status = vm.half_way(to, run.pools[to.pool])
         migration = status["migration"]
-        vm.pool.plugin("cancel", migration=migration)
+        vm.disturb("cancel", migration, run.pools[to.pool])
         ended = vm.ended(migration)
         result.bytes = status["bytes_moved"]
         if ended["state"] != "cancelled":
@@ -218,10 +218,10 @@ def _kill(run: Run) -> None:
     at, to = _disturbed(run)
     vm = run.subject
     with run.step("kill the worker half-way, %s" % vm.power_state.lower(), at, to) as result:
-        was, source = vm.power_state, vm.pool
+        was = vm.power_state
         status = vm.half_way(to, run.pools[to.pool])
         migration = status["migration"]
-        source.plugin("selftest-kill", selftest=run.selftest, migration=migration)
+        vm.disturb("selftest-kill", migration, run.pools[to.pool], selftest=run.selftest)
         ended = vm.ended(migration)  # by the worker that follows; nobody asks for a recovery
         result.bytes = status["bytes_moved"]
         result.note = (

@@ -18,9 +18,11 @@ from storage_motion.cli.selftest import marks
 MIB = 1 << 20
 MOVE_BOUND = 3600.0  # seconds for a migration that is waited for
 HALFWAY_BOUND = 300.0  # seconds for it to have sent its first bytes
-SLOW = 16  # one that is to be met half-way takes so many seconds at least
+SLOW = 16  # one of a VM that was named, to be met half-way, takes so many seconds at least
 SLOWEST = MIB  # bytes a second, the least that `migrate` takes
 REFUSALS = ("SXM_BAD_ARGUMENTS", "SXM_REFUSED")
+TOO_LATE = ("SXM_TOO_LATE", "SXM_NOT_RUNNING")  # of who would kill or cancel one that has arrived
+TOO_QUICK = "its disks have too little data, or this machine is too slow, to meet a move half-way"
 RUNNING, HALTED = "Running", "Halted"
 MEMORY = str(256 * MIB)
 
@@ -199,19 +201,31 @@ class Subject:
 
     def half_way(self, to: Place, goal: Pool) -> Dict[str, Any]:
         """Begin a slow migration, and wait until it has sent something: its status then. Raises
-        WayRefused, SelftestFailed; TooQuick, where a VM that was named has gone there."""
+        WayRefused, SelftestFailed; TooQuick, where it has gone there."""
+        # a VM of its own writes nothing that would have to wait
         size = max(int(disk.record["virtual_size"]) for disk in self.disks())
-        given = dict(self.arguments(to, goal), bandwidth=str(max(size // SLOW, SLOWEST)))
-        migration = self.begin(given)
+        rate = SLOWEST if self.made else max(size // SLOW, SLOWEST)
+        migration = self.begin(dict(self.arguments(to, goal), bandwidth=str(rate)))
         for status in self._looks(migration, HALFWAY_BOUND):
-            if status["state"] == "succeeded" and not self.made:
+            if status["state"] == "succeeded":
                 self.pool = goal
-                raise TooQuick("its disks have too little data for a move to be met half-way")
+                raise TooQuick(TOO_QUICK)
             if status["state"] != "running":
                 raise SelftestFailed("it has ended before it was half-way", status["state"])
             if status["bytes_moved"] > 0:
                 return status
         raise AssertionError
+
+    def disturb(self, function: str, migration: str, goal: Pool, **given: str) -> None:
+        """Have the plugin's `function` kill or cancel a migration that was met half-way. Raises
+        XenAPI.Failure; TooQuick, where it has gone there since."""
+        try:
+            self.pool.plugin(function, migration=migration, **given)
+        except XenAPI.Failure as failure:
+            if failure.details[0] not in TOO_LATE or self.ended(migration)["state"] != "succeeded":
+                raise
+            self.pool = goal
+            raise TooQuick(TOO_QUICK)
 
     def ended(self, migration: str) -> Dict[str, Any]:
         """Its last status, by the pool where it began. Raises WorkerDied."""
