@@ -380,6 +380,13 @@ class MirrorNotProven(MotionError):
     code = "SXM_MIRROR_NOT_PROVEN"
 
 
+class DiskOfVm(MotionError):
+    """[VDI, who has it]: by all that the destination had noted it had made that disk, and was about
+    to take it away. Nothing is taken away."""
+
+    code = "SXM_DISK_OF_VM"
+
+
 class DiskInUse(MotionError):
     """[VDI, by what]"""
 

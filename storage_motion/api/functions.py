@@ -42,6 +42,7 @@ DISKS = Argument("disks", "a JSON list of the disks")
 DISK = Argument("vdi", "the disk's UUID")
 SELFTEST = Argument("selftest", "the selftest's id")
 ADDRESS = Argument("address", "where the receiver listens")
+SOURCES = Argument("sources", "a JSON list of the VDIs that the VM has: never taken away")
 PORT = Argument("port", "one of those that receivers get")
 EXPECT = Argument("expect", "how many will call")
 WORD = Argument("word", "what they say: 32 hexadecimal digits")
@@ -161,6 +162,7 @@ FUNCTIONS: Dict[str, Function] = {
                 FOR_VM,
                 DISKS,
                 ADDRESS,
+                SOURCES,
                 Argument("again", "true: after a call whose answer was lost"),
             ),
             (("migration",), ("vm",), ("disks",)),
@@ -175,6 +177,7 @@ FUNCTIONS: Dict[str, Function] = {
                 FOR_VM,
                 DISKS,
                 ADDRESS,
+                SOURCES,
                 Argument("kept", "a JSON list of the disks that are kept here already"),
             ),
             (("migration",), ("vm",), ("disks",)),

@@ -20,8 +20,8 @@ _BLOCKED = re.compile(re.escape(blocking.reason("@")).replace(re.escape("@"), "(
 
 def claimed_by(record: Dict[str, Any]) -> Optional[str]:
     """The migration whose mark a VM or a VDI (its record) carries, or None."""
-    found: Optional[str] = record["other_config"].get(CLAIM)
-    return found
+    marks_of = [record["other_config"].get(key) for key in blocking.MARKS]
+    return next((one for one in marks_of if one), None)
 
 
 def locked_by(vdi: Dict[str, Any]) -> bool:

@@ -39,7 +39,7 @@ MAY_LACK: Dict[str, Any] = {
     "blobs_kept": [],
 }
 SOURCE_DISK: Dict[str, Kinds] = {"state": TEXT}
-AT_DESTINATION: Dict[str, Kinds] = {"srs": (list,), "receivers": (list,)}
+AT_DESTINATION: Dict[str, Kinds] = {"srs": (list,), "receivers": (list,), "sources": (list,)}
 OWED: Dict[str, Kinds] = {"ha_restart_priority": TEXT, "tracked": (list,)}
 RECEIVED_DISK: Dict[str, Kinds] = {
     "vdi": MAYBE_TEXT,
@@ -130,8 +130,9 @@ def _source(entry: Dict[str, Any]) -> str:
 
 def _receiving(entry: Dict[str, Any]) -> str:
     wrong = (
-        _lacking(entry, AT_DESTINATION)
+        _lacking(dict({"sources": []}, **entry), AT_DESTINATION)
         or _each("srs", entry["srs"], str)
+        or _each("sources", entry.get("sources", []), str)
         or _process(entry.get("busy"))
         or "owed" in entry
         and (_lacking(entry["owed"], OWED) or _each("tracked", entry["owed"]["tracked"], str))

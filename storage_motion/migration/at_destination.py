@@ -39,6 +39,7 @@ from storage_motion.migration import (
     received_vdis,
     receivers,
     receiving_calls,
+    source_disks,
     wanted_disks,
 )
 from storage_motion.migration.phases import blocking
@@ -59,12 +60,12 @@ def receive(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     undone.
 
     `vm`: the UUID of the VM that the disks are for, by which its arrival is known; for a copy, of
-    which that is not known, the id of the migration, which no VM has. `again`: the
-    source has asked before, and does not know what has come of it: whatever that has made, or makes
-    yet, is taken away first."""
+    which that is not known, the id of the migration, which no VM has. `sources`: a JSON list of the
+    VDIs that the VM has (source_disks.py). `again`: the source has asked before, and does not know
+    what has come of it: whatever that has made, or makes yet, is taken away first."""
     found = journal.check_id(given.get("migration", ""))
     wanted = wanted_disks.read(given.get("disks", ""))
-    vm = receiving_calls.vm_of(given)
+    vm, sources = receiving_calls.vm_of(given), source_disks.given_by(given)
     former = receiving_calls.known(given) if given.get("again") == "true" else None
     former = former and receiving_calls.idle(former)
     if former:
@@ -76,6 +77,7 @@ def receive(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
         vm=vm,
         disks={},
         srs=sorted({disk["sr"] for disk in wanted}),
+        sources=sources,
         receivers=[],
         busy=receiving_calls.myself(),
     )
@@ -174,8 +176,9 @@ def receive_status(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str
 
 def receive_abort(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     """Take everything away again. Raises GateOpen if a gate has been opened, unless `force`, and
-    always if a disk is active, or the VM has run on them; and ImageLeft, once, when all is done but
-    for what cannot be told from somebody else's."""
+    always if a disk is active, or the VM has run on them; DiskOfVm if the VM has one of them,
+    within its pool; and ImageLeft, once, when all is done but for what cannot be told from somebody
+    else's."""
     entry = receiving_calls.known(given)
     if entry is None:
         _refuse_from_now_on(given["migration"])

@@ -15,7 +15,6 @@ from storage_motion.migration.phases import (
     remap,
     snapshot_vms,
 )
-from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks
 from storage_motion.switch import whereabouts
 from storage_motion.xapi.records import NULL, Records
@@ -121,6 +120,6 @@ def marked(m: "Migration") -> List[str]:
             found.append("VDI %s is shut" % m.disk(disk.key)["destination_vdi"])
         if vdi and not api.VDI.get_managed(vdi):
             found.append("VDI %s is not managed" % m.disk(disk.key)["destination_vdi"])
-        if vdi and api.VDI.get_other_config(vdi).get(CLAIM) == m.id:
+        if vdi and blocking.is_marked(api.VDI.get_other_config(vdi), m.id):
             found.append("VDI %s is claimed" % m.disk(disk.key)["destination_vdi"])
     return found

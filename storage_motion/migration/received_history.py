@@ -23,6 +23,7 @@ from storage_motion.migration import (
     received_vdis,
     receivers,
     receiving_calls,
+    source_disks,
     wanted_disks,
 )
 from storage_motion.switch import gate
@@ -43,14 +44,14 @@ def receive_add(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, A
     away first."""
     found = journal.check_id(given.get("migration", ""))
     wanted = wanted_disks.read(given.get("disks", ""))
-    vm = receiving_calls.vm_of(given)
+    vm, sources = receiving_calls.vm_of(given), source_disks.given_by(given)
     address = given.get("address") or receiving_calls.own_address(session)
     entry = receiving_calls.known(given)
     entry = entry and receiving_calls.idle(entry)
     _require_kept(found, entry, wanted_disks.uuids(given.get("kept", "[]"), "kept"))
     srs = {disk["sr"] for disk in wanted} | set(entry.entry["srs"] if entry else ())
     if entry is None:
-        fields: Dict[str, Any] = {"vm": vm, "disks": {}, "receivers": []}
+        fields: Dict[str, Any] = {"vm": vm, "disks": {}, "receivers": [], "sources": sources}
         entry = Journal.create(
             found, RECEIVING, srs=sorted(srs), busy=receiving_calls.myself(), **fields
         )

@@ -9,14 +9,15 @@ xapi's importer sets no field of a VDI, and only SM's drivers may say that one i
 import logging
 import time
 import xmlrpc.client
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import XenAPI
 
 from storage_motion.errors import BadArguments
 from storage_motion.journal.journal import Journal
+from storage_motion.migration import source_disks
+from storage_motion.migration.phases import blocking
 from storage_motion.plan.chains import PARENT
-from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi import managed
 from storage_motion.xapi.records import NULL, Records
 
@@ -29,16 +30,19 @@ log = logging.getLogger("sxm")
 def clone(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> str:
     """Make a disk as a clone of its `base`, which has been kept; its ref. Raises BadArguments.
 
-    xapi clones only what it manages. The mark of the migration, by which whatever is made is found
-    again, is on the base, and xapi copies it to the clone."""
+    xapi clones only what it manages. The marks of the migration, by which whatever is made is found
+    again, are on the base, and xapi copies them to the clone."""
     key = disk["key"]
     base = entry.entry["disks"].get(disk["base"])
     if base is None or not base.get("kept") or base["sr"] != disk["sr"]:
         raise BadArguments("base: disk %s is not kept in SR %s" % (disk["base"], disk["sr"]))
-    entry.write_disks({key: {"base": disk["base"], "since": time.time()}})
     sr, below = (
         session.xenapi.SR.get_by_uuid(disk["sr"]),
         session.xenapi.VDI.get_by_uuid(base["vdi"]),
+    )
+    stood_on = session.xenapi.VDI.get_sm_config(below).get(PARENT)
+    entry.write_disks(
+        {key: {"base": disk["base"], "since": time.time(), "base_stood_on": stood_on}}
     )
     managed.set_managed(sr, below, True)
     try:
@@ -54,7 +58,8 @@ def name(session: "XenAPI.Session", vdi: str, disk: Dict[str, Any], entry: Journ
     """Give a clone (a ref) the mark of the migration, and what a disk is to have, in place of what
     xapi has copied."""
     api = session.xenapi.VDI
-    api.set_other_config(vdi, dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}))
+    config = blocking.of_received(disk["other_config"], entry.entry["migration"])
+    api.set_other_config(vdi, config)
     api.set_name_label(vdi, disk["name_label"])
     api.set_name_description(vdi, disk["name_description"])
     api.set_xenstore_data(vdi, disk["xenstore_data"])
@@ -85,37 +90,50 @@ def owner_of(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) ->
     return session.xenapi.VDI.get_by_uuid(of["vdi"]) if of else NULL
 
 
-def destroy_lost(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> None:
+def destroy_lost(
+    session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]
+) -> Tuple[str, ...]:
     """Destroy what was cloned for a disk, if xapi ended before it could mark it: a VDI on the same
     image as its base, of which xapi knows nothing else. Nobody else can have made it, as xapi
-    refuses to clone what it does not manage."""
+    refuses to clone what it does not manage; but for one on an image that the chain shares with
+    somebody's VDI, as its first disk is a clone of that. What may be one of these stays, and is
+    answered, as details of ImageLeft; else ()."""
     base = entry.entry["disks"].get(disk["base"])
     sr = Records(session).ref("SR", disk["sr"])
     if base is None or sr is None:
-        return
+        return ()
     session.xenapi.SR.scan(sr)  # which tells xapi of images that it does not know
     view = Records(session)
     below = view.by_uuid("VDI", base["vdi"])[1]
     parent = below and below["sm_config"].get(PARENT)
     if not parent:
-        return  # nothing was cloned of it
-    known = {one["vdi"] for one in entry.entry["disks"].values()}
-    for ref in _on(view, session.xenapi.SR.get_VDIs(sr), parent):
-        uuid = view.of("VDI", ref)["uuid"]
-        if uuid not in known:
-            log.warning("%s: VDI %s, which xapi has lost, is destroyed", entry.path, uuid)
-            try:
-                session.xenapi.VDI.destroy(ref)
-            except XenAPI.Failure as failure:
-                if failure.details[0] != "HANDLE_INVALID":
-                    raise
+        return ()  # nothing was cloned of it
+    disks = entry.entry["disks"].values()
+    others = {one["vdi"] for one in disks} | {one.get("cloned_from") for one in disks}
+    others |= source_disks.named(entry)
+    found = {view.of("VDI", ref)["uuid"]: ref for ref in _on(view, sr, parent)}
+    lost = {uuid: ref for uuid, ref in found.items() if uuid not in others}
+    if parent == disk.get("base_stood_on") and any(one.get("cloned_from") for one in disks):
+        return tuple(
+            "SR %s: VDI %s may be a clone of VDI %s that was begun for this migration"
+            % (disk["sr"], uuid, base["vdi"])
+            for uuid in sorted(lost)
+        )
+    for uuid, ref in lost.items():
+        log.warning("%s: VDI %s, which xapi has lost, is destroyed", entry.path, uuid)
+        try:
+            session.xenapi.VDI.destroy(ref)
+        except XenAPI.Failure as failure:
+            if failure.details[0] != "HANDLE_INVALID":
+                raise
+    return ()
 
 
-def _on(view: Records, refs: List[str], parent: str) -> List[str]:
-    """Those of these VDIs whose image is on that of the VDI `parent` (a UUID), and that are
-    nobody's."""
+def _on(view: Records, sr: str, parent: str) -> List[str]:
+    """Those of the VDIs of an SR (refs) whose image is on that of the VDI `parent` (a UUID), and
+    that are nobody's."""
     found = []
-    for ref in refs:
+    for ref in view.session.xenapi.SR.get_VDIs(sr):
         vdi = view.of("VDI", ref)
         if (
             vdi

@@ -3,7 +3,7 @@
 anew; given to xapi again; or taken away.
 
 A disk that was made carries the id of the migration in other_config from its creation on, so that
-it is found again whoever is killed.
+it is found again whoever is killed; under a key that no disk of the source has (xapi/records.py).
 """
 
 import json
@@ -22,14 +22,13 @@ from storage_motion.errors import (
     TimedOut,
 )
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import received_base, received_snapshots
+from storage_motion.migration import received_base, received_snapshots, source_disks
 from storage_motion.migration.phases import blocking
 from storage_motion.plan import formats, room
-from storage_motion.plan.checks import CLAIM
 from storage_motion.sm import marks, smapi
 from storage_motion.switch import gate
 from storage_motion.xapi import managed
-from storage_motion.xapi.records import NULL, Records
+from storage_motion.xapi.records import CLAIM, NULL, RECEIVES, Records
 
 if TYPE_CHECKING:
     import XenAPI
@@ -155,7 +154,7 @@ def _create(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> 
             "type": disk["type"],
             "sharable": disk["sharable"],
             "read_only": False,
-            "other_config": dict(disk["other_config"], **{CLAIM: entry.entry["migration"]}),
+            "other_config": blocking.of_received(disk["other_config"], entry.entry["migration"]),
             "xenstore_data": disk["xenstore_data"],
             "sm_config": _sm_config(session, sr, disk),
             "tags": disk["tags"],
@@ -288,19 +287,20 @@ def take_away(
     session: "XenAPI.Session", entry: Journal, keys: Optional[Collection[str]] = None
 ) -> Tuple[str, ...]:
     """Take away the disks that were made, all or those with these `keys`, and let go of those that
-    were to be filled: idempotent. Raises GateOpen if a disk is active. What may be left, as details
-    of ImageLeft, or ()."""
+    were to be filled: idempotent. Raises GateOpen if a disk is active, and DiskOfVm, before
+    anything goes, if one is the VM's. What may be left, as details of ImageLeft, or ()."""
     found = entry.entry["migration"]
     known = [
         dict(disk, vdi=disk["vdi"] or _orphan(session, disk["sr"], found, entry))
         for key, disk in entry.entry["disks"].items()
         if keys is None or key in keys
     ]
-    for disk in known:
-        if disk.get("base") and not disk["vdi"]:
-            received_snapshots.destroy_lost(session, entry, disk)
+    made = [disk["vdi"] for disk in known if disk["created"] and disk["vdi"]]
+    source_disks.require_none(session, entry, made)
+    based = [disk for disk in known if disk.get("base") and not disk["vdi"]]
+    unproven = sum((received_snapshots.destroy_lost(session, entry, disk) for disk in based), ())
     clones = [disk for disk in known if disk.get("cloned_from") and not disk["vdi"]]
-    unproven = sum((received_base.left(session, disk) for disk in clones), ())
+    unproven = sum((received_base.left(session, disk) for disk in clones), unproven)
     found_again = _find_again(session, known)
     there = [disk for disk in known if disk["vdi"] and Records(session).ref("VDI", disk["vdi"])]
     waiting.at_once(lambda disk: _remove(session, disk, found, disk["vdi"] in found_again), there)
@@ -354,12 +354,13 @@ def _remove(
 def _orphan(
     session: "XenAPI.Session", sr_uuid: str, migration: str, entry: Journal
 ) -> Optional[str]:
-    """The UUID of a VDI of ours that was made, but not noted any more."""
-    known = {disk["vdi"] for disk in entry.entry["disks"].values()}
+    """The UUID of a VDI of ours that was made, but not noted any more. Not by CLAIM: the source's
+    disks may be in the same SR."""
+    known = {disk["vdi"] for disk in entry.entry["disks"].values()} | source_disks.named(entry)
     view = Records(session)
     for ref in session.xenapi.SR.get_VDIs(session.xenapi.SR.get_by_uuid(sr_uuid)):
         vdi = view.of("VDI", ref)
-        if vdi and vdi["other_config"].get(CLAIM) == migration and vdi["uuid"] not in known:
+        if vdi and vdi["other_config"].get(RECEIVES) == migration and vdi["uuid"] not in known:
             uuid: str = vdi["uuid"]
             return uuid
     return None

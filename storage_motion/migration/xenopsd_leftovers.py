@@ -81,7 +81,7 @@ def come_back(m: "Migration") -> None:
         here.end(m.plan.vm)
     note_halted(m)
     if m.plan.same_host:
-        adopt.take_back(m)
+        adopt.give_back(m)
 
 
 def leave(m: "Migration") -> None:

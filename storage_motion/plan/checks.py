@@ -14,6 +14,7 @@ from storage_motion.xapi.records import CLAIM as CLAIM, NULL, Records
 if TYPE_CHECKING:
     from storage_motion.plan.protocols import Problems
 
+DISK_TYPES = ("system", "user", "ephemeral")  # of a VDI
 MAX_DISKS = 255  # VBDs that a VM of xapi can have
 GIB = 1024.0**3
 SR_TYPES = ", ".join(sorted(DRIVERS_OF_TYPES))
@@ -350,6 +351,8 @@ def target_vdi(problems: "Problems", argument: str, vdi: Dict[str, Any], size: i
     ):
         problems.add(argument, "%s is in use" % name, "a VDI that no VM has")
     for wrong, text in (
+        # such as an image of a VM's memory, which no VBD tells of
+        (vdi["type"] not in DISK_TYPES, "is of a type that no disk of a VM has"),
         (vdi["read_only"], "is read-only"),
         (vdi["is_a_snapshot"], "is a snapshot"),
         (not vdi["managed"], "is not managed by xapi"),

@@ -124,6 +124,12 @@ class Plan(NamedTuple):
         return self.history + self.disks
 
     @property
+    def own_vdis(self) -> List[str]:
+        """The VDIs that the VM and its snapshots have, as far as they move, stay, or are
+        dropped."""
+        return [disk.key for disk in self.sent] + self.staying + self.dropped
+
+    @property
     def kept(self) -> List[Snapshot]:
         """The snapshots that come along."""
         return [snapshot for snapshot in self.snapshots if snapshot.kept]

@@ -8,6 +8,9 @@ import XenAPI
 NULL = "OpaqueRef:NULL"
 # key in other_config of VM, VDI and task: the id of the migration that it belongs to
 CLAIM = "sxm_migration"
+# key in other_config of a VDI that the destination of a migration has made: its id once more. CLAIM
+# is on the disks that it reads as well, and within a pool both are in one database.
+RECEIVES = "sxm_receives"
 SUSPENDED = "Suspended"  # a power_state: of a checkpoint, too
 UNKNOWN = ("UUID_INVALID", "HANDLE_INVALID")
 

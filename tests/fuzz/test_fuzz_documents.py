@@ -260,6 +260,7 @@ RECEIVED = {
     "updated": 2.0,
     "disks": {"k": {"vdi": None, "sr": "s", "created": True, "shut": False}},
     "srs": ["s"],
+    "sources": ["v"],
     "receivers": [{"number": 1, "process": {"pid": 1, "started": 1}, "keys": ["k"]}],
     "busy": None,
 }

@@ -95,6 +95,7 @@ CODES: Dict[str, Code] = {
     "SXM_XENOPS": Code(NEVER, RECOVER, STAYS),
     "SXM_UNDECIDED": Code(NEVER, RECOVER, UNKNOWN),
     "SXM_GATE_OPEN": Code(NEVER, RECOVER, UNKNOWN),
+    "SXM_DISK_OF_VM": Code(NEVER, RECOVER, STAYS),
     "SXM_WAITS": Code(NEVER, RECOVER, STAYS),
     "SXM_JOURNAL": Code(NEVER, REPORT, UNKNOWN),
     "SXM_JOURNAL_NOT_WRITTEN": Code(NEVER, "make room on that host's disk, then recover", STAYS),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from storage_motion.plan.plan import Disk
 
 TURN = "turn"  # a field of the journal: how often writing to xapi's database was begun
+# The same: the VM may have its new disks, by what xapi has in its memory or in its database's file.
+GIVEN = "given"
 
 # The fields of a VBD that its replacement takes over.
 VBD_FIELDS = (
@@ -40,6 +42,7 @@ def adopt(m: "Migration") -> None:
         remap.bring(m)
         return
     _begin_turn(m)
+    m.note(None, **{GIVEN: True})
     for disk in m.plan.disks:
         replace(m, m.vm(), disk, m.destination_vdi(disk))
 
@@ -53,10 +56,13 @@ def replace_unplugged(m: "Migration") -> None:
 
 
 def give_back(m: "Migration") -> None:
-    """Give it its old ones, durably: its new ones are taken away then. Within a pool it raises
-    Undecided, or JournalNotWritten, for whatever fails: the VM may have the new ones still, of
-    which xapi destroys an image of memory all the same (xapi_vdi.ml, destroy), so they stay, and
-    the VM stays blocked, until a recovery has given the old ones back."""
+    """Give it its old ones, durably: its new ones are taken away then. Also of a VM that was to run
+    on its new disks, on its own host: xapi takes the new one for each as soon as that is plugged,
+    and keeps it if the move then fails.
+
+    Within a pool it raises Undecided, or JournalNotWritten, for whatever fails: the VM may have the
+    new ones still, of which xapi destroys an image of memory all the same (xapi_vdi.ml, destroy),
+    so they stay, and the VM stays blocked, until a recovery has given the old ones back."""
     if m.plan.cross_pool:
         remap.remove(m)
         return
@@ -73,13 +79,19 @@ def give_back(m: "Migration") -> None:
 def _give_back_within(m: "Migration") -> None:
     _begin_turn(m)
     given = [disk for disk in m.plan.disks if _may_have_new(m, disk)]
+    if m.entry.get(GIVEN) and _is_suspended(m, m.vm()):
+        # What was suspended has no note of its own of what it was given, and xapi tells what it has
+        # in its memory only: an earlier `give_back` may have got no further than that.
+        given = m.plan.disks
     if given:
         durable.keep(
             (m.source,),
-            lambda: take_back(m),
+            lambda: _take_back(m),
             lambda: _not_back(m, given),
             "that VM %s has its disks" % m.plan.vm,
         )
+    if m.entry.get(GIVEN):
+        m.note(None, **{GIVEN: False})
 
 
 def _begin_turn(m: "Migration") -> None:
@@ -99,9 +111,7 @@ def _turn(m: "Migration") -> database_fields.Turn:
     return database_fields.Turn(m.id, m.entry.get(TURN, 0))
 
 
-def take_back(m: "Migration") -> None:
-    """The same for a VM that was to run on its new disks, on its own host: xapi takes the new one
-    for each as soon as that is plugged, and keeps it if the move then fails."""
+def _take_back(m: "Migration") -> None:
     for disk in m.plan.disks:
         if _may_have_new(m, disk):
             replace(m, m.vm(), disk, m.source_vdi(disk))

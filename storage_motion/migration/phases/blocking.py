@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The marks by which xapi's objects are one migration's: operations of VMs that are blocked, and a
-key in other_config."""
+"""The marks by which xapi's objects are one migration's: operations of VMs that are blocked, and
+keys in other_config."""
 
-from typing import Any, Callable
+from typing import Any, Callable, Dict
 
 import XenAPI
 
-from storage_motion.plan.checks import CLAIM
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import CLAIM, RECEIVES, Records
+
+MARKS = (RECEIVES, CLAIM)
 
 UNKNOWN_OPERATION = ["INTERNAL_ERROR", 'Failure("Unknown tag/contents")']
 """What xapi answers to the name of an operation that it does not know."""
@@ -21,11 +22,29 @@ def reason(migration: str) -> str:
     )
 
 
+def of_received(other_config: Dict[str, str], migration: str) -> Dict[str, str]:
+    """What a VDI that the destination makes has in its other_config: this, and the marks by which
+    it is known for one that was made, and not for a source's."""
+    return dict(without_marks(other_config), **dict.fromkeys(MARKS, migration))
+
+
+def without_marks(other_config: Dict[str, str]) -> Dict[str, str]:
+    """The same other_config without marks of any migration."""
+    return {key: value for key, value in other_config.items() if key not in MARKS}
+
+
+def is_marked(other_config: Dict[str, str], migration: str) -> bool:
+    """Whether a VDI with this other_config has a mark of this migration."""
+    return migration in [other_config.get(key) for key in MARKS]
+
+
 def unmark_vdi(session: "XenAPI.Session", uuid: str, migration: str) -> None:
-    """Take our mark off a VDI, if it still is there and has it."""
+    """Take our marks off a VDI, if it still is there and has them."""
     vdi = Records(session).ref("VDI", uuid)
-    if vdi and session.xenapi.VDI.get_other_config(vdi).get(CLAIM) == migration:
-        session.xenapi.VDI.remove_from_other_config(vdi, CLAIM)
+    config = session.xenapi.VDI.get_other_config(vdi) if vdi else {}
+    for key in MARKS:
+        if config.get(key) == migration:
+            session.xenapi.VDI.remove_from_other_config(vdi, key)
 
 
 def block(api: Any, vm: str, operation: str, text: str) -> None:

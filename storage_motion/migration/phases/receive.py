@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 import XenAPI
 
+from storage_motion.errors import DiskOfVm, Undecided
 from storage_motion.journal import secret_files
 from storage_motion.migration import durable
-from storage_motion.plan.checks import CLAIM
+from storage_motion.migration.phases import blocking
 from storage_motion.switch import gate
 from storage_motion.xapi import repeated
 from storage_motion.xapi.records import Records
@@ -45,6 +46,7 @@ def add(m: "Migration", disks: Sequence["Disk"]) -> None:
     def ask() -> None:
         # A VM with the original's UUID that arrives there is none of a copy's: no VM has our id.
         arguments = {"vm": m.id if m.plan.copy else m.plan.vm, "address": m.plan.address}
+        arguments["sources"] = json.dumps(m.plan.own_vdis)
         if asked and function == "receive":
             arguments["again"] = "true"
         if kept:
@@ -174,7 +176,7 @@ def give(m: "Migration") -> None:
 
 def abort(m: "Migration") -> None:
     """Have the destination take everything away again. By then every gate that had been opened is
-    shut (shut_gates.py)."""
+    shut (shut_gates.py). Raises Undecided where the VM has new disks still."""
     if m.entry.get("receiving"):
         if m.lost:
             m.note(receiving=False)
@@ -191,7 +193,14 @@ def abort(m: "Migration") -> None:
 
 
 def _abort(m: "Migration", force: Dict[str, str]) -> None:
-    m.plugin("receive-abort", **force)
+    try:
+        m.plugin("receive-abort", **force)
+    except XenAPI.Failure as failure:
+        if failure.details[0] != DiskOfVm.code:
+            raise
+        # Nothing of it has gone. It must stay, and the VM blocked, until that has its old disks.
+        why = " ".join(m.describe(failure))
+        raise Undecided("whether VM %s has its old disks: %s" % (m.plan.vm, why))
     for sr in {disk.destination_sr for disk in m.plan.sent} if _there(m) else ():
         # an older database has brought records back without images
         m.destination.xenapi.SR.scan(m.destination.xenapi.SR.get_by_uuid(sr))
@@ -213,7 +222,7 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "name_description": disk.name_description,
         "type": disk.type,
         "sharable": disk.sharable,
-        "other_config": {key: value for key, value in disk.other_config.items() if key != CLAIM},
+        "other_config": blocking.without_marks(disk.other_config),
         "xenstore_data": disk.xenstore_data,
         "target": disk.target,
         "image_format": disk.image_format,

@@ -260,7 +260,9 @@ def _document(
     }
     exported = metadata.export(source, source.xenapi.VM.get_by_uuid(plan.vm), bool(plan.kept))
     ours = blocking.reason(migration) if migration else None
-    drop = [(name, "other_config", lambda key, value: key == CLAIM) for name in ("VM", "VDI")]
+    drop = [
+        (name, "other_config", lambda key, value: key in blocking.MARKS) for name in ("VM", "VDI")
+    ]
     drop.append(("VM", "blocked_operations", lambda key, value: value == ours))
     add = [("VM", "other_config", CLAIM, migration)] if plan.copy and migration else []
     # else HA would start the copy there, where it is on, as soon as the document is imported

@@ -4,7 +4,7 @@
 import logging
 from typing import TYPE_CHECKING, List, Sequence
 
-from storage_motion.errors import GateOpen, Undecided
+from storage_motion.errors import GateOpen, NotDurable, Undecided
 from storage_motion.journal import steps
 from storage_motion.migration import durable, unplugged_disks, xenopsd_leftovers
 from storage_motion.sm import marks
@@ -30,12 +30,7 @@ def shut_gates(m: "Migration") -> None:
         if whereabouts.begun_to_open(m, disk) and whereabouts.vdi_there(m, disk)
     ]
     if begun:
-        durable.keep(
-            (m.destination,),
-            lambda: _shut(m, begun),
-            lambda: _not_shut(m, begun),
-            "the gates of VM %s" % m.plan.vm,
-        )
+        _shut_durably(m, begun)
     for disk in m.plan.disks:
         if not m.disk(disk.key).get("kept") and m.disk(disk.key).get("gate", steps.ATTACHED) in (
             steps.LOCKING,
@@ -60,6 +55,20 @@ def shut_gates(m: "Migration") -> None:
         stale_activation.let_go_dead(m.source, disk.key, m.plan.vm)
     if m.plan.live:
         xenopsd_leftovers.end_arrival(m)
+
+
+def _shut_durably(m: "Migration", disks: Sequence["Disk"]) -> None:
+    """Raises Undecided where that is not proven: the new disks would be destroyed next, and the VM
+    let go, while a crash of xapi may bring another decision back."""
+    try:
+        durable.keep(
+            (m.destination,),
+            lambda: _shut(m, disks),
+            lambda: _not_shut(m, disks),
+            "the gates of VM %s" % m.plan.vm,
+        )
+    except NotDurable as error:
+        raise Undecided("whether the gates of VM %s are shut on disk: %s" % (m.plan.vm, error))
 
 
 def _shut(m: "Migration", disks: Sequence["Disk"]) -> None:

@@ -481,6 +481,7 @@ def test_marks_on_a_vm(sxm, hosts, paris, changes, told):
     "changes, told",
     [
         ({"other_config": {left_marks.CLAIM: ID}}, "has the mark of migration"),
+        ({"other_config": {"sxm_receives": ID}}, "has the mark of migration"),
         ({"sm_config": {"paused": "storage-motion"}}, "has a lock of ours"),
         ({"sm_config": {"relinking": "sxm " + ID}}, "has a lock of ours"),
     ],

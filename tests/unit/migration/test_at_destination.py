@@ -44,7 +44,8 @@ def test_it_prepares(destination, tmp_path):
         disk["blank"] for disk in answer["disks"].values()
     )
     for vdi in destination.vdis().values():
-        assert vdi["other_config"] == {"a": "b", "sxm_migration": ID} and vdi["sm_config"]["paused"]
+        assert vdi["other_config"] == {"a": "b", "sxm_migration": ID, "sxm_receives": ID}
+        assert vdi["sm_config"]["paused"]
     entry = (tmp_path / "var/lib/sxm" / ("receive-%s.json" % ID)).read_text()
     assert answer["token"] not in entry
     assert (

@@ -98,7 +98,7 @@ def test_it_arrives_as_a_clone(base):
     record = base.destination.vdis()[ref]
     assert made["vdi"] == record["uuid"] != base.uuid and made["no_base"] is None
     assert made["images"] == [record["uuid"], record["sm_config"]["vhd-parent"]]
-    assert record["other_config"] == {"a": "b", "sxm_migration": ID}
+    assert record["other_config"] == {"a": "b", "sxm_migration": ID, "sxm_receives": ID}
     assert (record["name_label"], record["tags"], record["allow_caching"]) == ("d", ["ours"], False)
     assert record["sm_config"]["paused"] and not record["managed"]
     assert base.is_as_it_was()

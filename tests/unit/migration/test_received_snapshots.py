@@ -7,9 +7,9 @@ import json
 import pytest
 
 from fake_destination import ID, KEYS, VM, nothing_left
-from fake_pool import NULL, add_vdi, failure, uuid_of
+from fake_pool import GIB, NULL, add_vdi, failure, uuid_of
 from storage_motion.dom0 import gate_notes
-from storage_motion.errors import BadArguments, MotionError, ReceiverFailed, TakenAway
+from storage_motion.errors import BadArguments, ImageLeft, MotionError, ReceiverFailed, TakenAway
 from storage_motion.journal import journal
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import (
@@ -110,7 +110,7 @@ def test_one_after_the_other(chain):
     record = chain.record(KEYS[1])
     assert (record["name_label"], record["other_config"]) == (
         "mine",
-        {"c": "d", "sxm_migration": ID},
+        {"c": "d", "sxm_migration": ID, "sxm_receives": ID},
     )
     assert not record["is_a_snapshot"] and not record["managed"] and record["sm_config"]["paused"]
     assert not chain.record(KEYS[0])["managed"], "only while it is cloned"
@@ -242,6 +242,46 @@ def test_others_disks_are_not_taken_for_a_lost_clone(chain):
     entry = Journal.load(ID, journal.RECEIVING)
     received_snapshots.destroy_lost(pool, entry, entry.entry["disks"][KEYS[1]])
     assert set(theirs) <= set(chain.destination.vdis())
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["shared", "own image"])
+def test_somebodys_vdi_that_the_chain_stands_on_is_not_taken_for_a_lost_clone(chain, shares):
+    """The first disk is a clone of it, and xapi may know no more of it than of a lost clone. Nor
+    does anything tell a clone of it from one of that disk where SM puts both on one image."""
+    pool, sr = chain.destination.pool, chain.destination.sr
+    config = {"content_id": "c"}
+    theirs = add_vdi(pool, sr, GIB, other_config=dict(config))
+    named = {"base_there": uuid_of(pool, "VDI", theirs)}
+    chain.add(chain.destination.wanted(**dict(FROZEN, **named))[0])
+    chain.finish(KEYS[0])
+    chain.keep(KEYS[0])
+    image = chain.record(KEYS[0])["sm_config"]["vhd-parent"]
+    assert chain.destination.vdis()[theirs]["sm_config"]["vhd-parent"] == image
+
+    def fails(ref, _):
+        if not shares:
+            own = uuid_of(pool, "VDI", add_vdi(pool, sr, managed=False, name_label="base copy"))
+            chain.destination.vdis()[ref]["sm_config"]["vhd-parent"] = own
+        stands_on = chain.destination.vdis()[ref]["sm_config"]["vhd-parent"]
+        lost.append(
+            add_vdi(pool, sr, GIB, other_config=dict(config), sm_config={"vhd-parent": stands_on})
+        )
+        raise failure("HANDLE_INVALID", "session", "x")
+
+    lost = []
+    pool.handlers["VDI.clone"] = fails
+    with pytest.raises(Exception, match="HANDLE_INVALID"):
+        chain.second()
+    assert theirs in chain.destination.vdis(), "somebody's disk is destroyed"
+    assert (lost[0] in chain.destination.vdis()) == shares
+    if not shares:
+        at_destination.receive_abort(pool, {"migration": ID})
+    else:
+        with pytest.raises(ImageLeft) as raised:
+            at_destination.receive_abort(pool, {"migration": ID})
+        (told,) = raised.value.details
+        assert "VDI %s may be a clone" % uuid_of(pool, "VDI", lost[0]) in told
+    assert theirs in chain.destination.vdis()
 
 
 def test_only_a_session_of_a_driver_says_what_a_snapshot_is(destination):

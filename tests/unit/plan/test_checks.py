@@ -249,6 +249,7 @@ def test_a_raw_volume_of_which_sm_takes_no_snapshot(world, sr_type, state, refus
         ({"read_only": True}, "read-only"),
         ({"sm_config": {"host_OpaqueRef:1": "RW"}}, "in use"),
         ({"is_a_snapshot": True}, "snapshot"),
+        ({"type": "suspend"}, "of a type that no disk"),
     ],
 )
 def test_a_target_that_cannot_be_filled(world, changes, part):

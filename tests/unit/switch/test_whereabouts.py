@@ -16,7 +16,14 @@ from move_world import (
     behind_the_suspend,
     world_of,
 )
-from storage_motion.errors import NotCleanedUp, TimedOut, Undecided, Unreachable, XenopsError
+from storage_motion.errors import (
+    NotCleanedUp,
+    NotDurable,
+    TimedOut,
+    Undecided,
+    Unreachable,
+    XenopsError,
+)
 from storage_motion.migration import durable, xenopsd_leftovers
 from storage_motion.migration.phases import move, shut_gates
 from storage_motion.switch import whereabouts
@@ -77,23 +84,44 @@ def test_a_copy_with_one_open_disk_of_two_is_ended_before_its_gate_is_shut(monke
     assert world.there == SHUT and record["power_state"] == "Halted"
 
 
-def test_where_both_hosts_are_one_the_copy_has_the_vms_id(monkeypatch):
+def has_taken_its_new_disk(monkeypatch, sync):
+    """A VM that was suspended on its own host, of which xapi has taken the new disk already: that
+    is not to stay. (the world, the record of the VM, that of its VBD)"""
     world, record = behind_the_suspend(monkeypatch, same_host=True)
     world.state_here = "Paused"
-    taken = []
-    monkeypatch.setattr(
-        xenopsd_leftovers.adopt,
-        "replace",
-        lambda m, vm, disk, vdi: taken.append((disk.key, vdi == m.source_vdi(disk))),
+    ((ref, vbd),) = world.source.tables["VBD"].items()
+    vbd.update(uuid=world.plan.disks[0].vbd, VDI="OpaqueRef:the new one", VM=world.vm())
+
+    def replace(m, vm, disk, vdi):
+        vbd["VDI"] = vdi
+        m.source.tables["VDI"][vdi]["VBDs"] = [ref]
+
+    monkeypatch.setattr(xenopsd_leftovers.adopt, "replace", replace)
+    monkeypatch.setattr(durable.database, "sync", sync)
+    return world, record, vbd
+
+
+def test_where_both_hosts_are_one_the_copy_has_the_vms_id(monkeypatch):
+    synced = []
+    world, record, vbd = has_taken_its_new_disk(
+        monkeypatch, lambda session: synced.append(vbd["VDI"])
     )
-    (vbd,) = world.source.tables["VBD"].values()
-    vbd.update(uuid=world.plan.disks[0].vbd, VDI="OpaqueRef:the new one")
     shut_gates.shut_gates(world)
     assert (
         world.log == ["end v here", "end leaving here", "given back"]
         and record["power_state"] == "Halted"
     )
-    assert taken == [("k", True)], "xapi has taken the new disk already, which is not to stay"
+    own = world.source_vdi(world.plan.disks[0])
+    assert vbd["VDI"] == own and synced[-1] == own, "on disk, as the new one is destroyed next"
+
+
+def test_nothing_further_is_undone_while_that_is_not_proven_to_be_on_disk(monkeypatch):
+    def refuse(session):
+        raise NotDurable("no room")
+
+    world, _, _ = has_taken_its_new_disk(monkeypatch, refuse)
+    with pytest.raises(Undecided, match="has its old disks again: SXM_NOT_DURABLE"):
+        shut_gates.shut_gates(world)
 
 
 def test_a_copy_that_has_all_its_disks_open_and_never_runs_is_ended_and_is_the_destinations(
@@ -397,6 +425,18 @@ def test_a_gate_that_is_shut_again_is_so_on_disk_before_the_source_is_unlocked(m
     assert ("synced", dict(LOCKED, **{HOST: "RW"})) in world.log and "paused" not in world.here
     world.destination.goes_back()
     assert world.there == SHUT
+
+
+def test_nothing_further_is_undone_while_a_gate_is_not_shut_on_disk(monkeypatch):
+    def refuse(session):
+        raise NotDurable("no room")
+
+    world = one_of_two_open(monkeypatch)
+    world.here.update(LOCKED)
+    monkeypatch.setattr(durable.database, "sync", refuse)
+    with pytest.raises(Undecided, match="are shut on disk: SXM_NOT_DURABLE"):
+        shut_gates.shut_gates(world)
+    assert world.here == dict(LOCKED, **{HOST: "RW"}), "the source stays locked"
 
 
 def test_a_destination_of_another_version_that_does_not_tell_of_its_gates_decides_nothing(

@@ -117,6 +117,8 @@ class Asleep:
         assert session is self.pool
         if self.fails == "sync":
             raise NotDurable("no room")
+        if self.fails == "killed":
+            raise KeyboardInterrupt
         if self.pool.syncs + 1 in self.crashes:
             self.crashes.discard(self.pool.syncs + 1)
             self.pool.goes_back()
@@ -396,3 +398,48 @@ def test_an_undecided_undo_is_no_other_error(monkeypatch):
     asleep.fails = "write"
     with pytest.raises(Undecided, match="has its old disks again: SXM_DATABASE"):
         adopt.give_back(asleep)
+
+
+def test_what_was_given_back_and_not_on_disk_is_given_back_again(monkeypatch):
+    """xapi tells what it has in its memory only. A worker that is killed before the sync leaves the
+    old disks there, and the new ones in the file."""
+    asleep = Asleep(monkeypatch)
+    adopt.adopt(asleep)
+    asleep.pool.sync()
+    asleep.fails = "killed"
+    with pytest.raises(KeyboardInterrupt):
+        adopt.give_back(asleep)
+    assert asleep.has == everything("old")
+    asleep.fails = None
+    adopt.give_back(asleep)
+    asleep.pool.goes_back()
+    assert asleep.has == everything("old")
+    syncs = asleep.pool.syncs
+    adopt.give_back(asleep)
+    assert asleep.pool.syncs == syncs, "it is done"
+
+
+def test_nor_is_it_done_while_it_cannot_be_on_disk(monkeypatch):
+    """As with a disk of the master's that is full: the new disks stay, however often a recovery
+    comes."""
+    asleep = Asleep(monkeypatch)
+    adopt.adopt(asleep)
+    asleep.pool.sync()
+    asleep.fails = "sync"
+    for _ in range(3):
+        with pytest.raises(Undecided, match="has its old disks again: SXM_NOT_DURABLE"):
+            adopt.give_back(asleep)
+        assert asleep.has == everything("old")
+    asleep.fails = None
+    adopt.give_back(asleep)
+    asleep.pool.goes_back()
+    assert asleep.has == everything("old")
+
+
+def test_a_worker_that_is_killed_before_it_has_given_any(monkeypatch):
+    """That it is about to is noted before."""
+    asleep = Asleep(monkeypatch)
+    asleep.fails = "worker"
+    with pytest.raises(KeyboardInterrupt):
+        adopt.adopt(asleep)
+    assert asleep.entry[adopt.GIVEN] and asleep.has == everything("old")

@@ -10,7 +10,7 @@ import XenAPI
 
 from fake_migration import make_plan
 from fake_pool import FakePool, add_vdi
-from storage_motion.errors import NotDurable
+from storage_motion.errors import NotDurable, Undecided
 from storage_motion.migration import durable
 from storage_motion.migration.phases import receive
 
@@ -167,3 +167,30 @@ def test_one_that_forgets_them_again_and_again_is_not_trusted(monkeypatch):
     source = Source(ANSWER, ANSWER, ANSWER)
     with pytest.raises(NotDurable):
         receive.begin(source)
+
+
+def test_it_is_told_which_disks_are_the_vms():
+    source, told = Source(), []
+    one = make_plan().disks[0]
+    source.plan = make_plan(
+        history=[one._replace(key="s", snapshot="x")], staying=["t"], dropped=["d"]
+    )
+    source.note("s", state="waiting")
+
+    def plugin(function, **arguments):
+        told.append(json.loads(arguments["sources"]))
+        raise XenAPI.Failure(["SR_FULL"])
+
+    source.plugin = plugin
+    with pytest.raises(XenAPI.Failure, match="SR_FULL"):
+        receive.begin(source)
+    assert told == [["s", "k", "t", "d"]]
+
+
+def test_where_the_vm_has_a_new_disk_still_nothing_further_is_undone():
+    source = Source(XenAPI.Failure(["SXM_DISK_OF_VM", "d", "VM v, which has it"]))
+    source.lost, source.entry = False, {"receiving": True, "disks": {}}
+    source.describe = lambda failure: failure.details
+    with pytest.raises(Undecided, match="has its old disks: SXM_DISK_OF_VM d"):
+        receive.abort(source)
+    assert source.noted == {}, "it is asked to once more"
