@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Arguments that several commands take."""
+"""Arguments and options that several commands take."""
 
-from typing import Annotated, Dict, Iterable
+from typing import Annotated, Dict, Iterable, Optional
 
 import typer
 
@@ -14,6 +14,26 @@ Migration = Annotated[
         metavar="MIGRATION",
         help="Its id; or its VM's name, or vm= and its UUID: the one that runs, else the latest.",
     ),
+]
+MIGRATIONS = typer.Argument(
+    metavar="MIGRATION...", help="The id of each; or its VM's name, or vm= and its UUID."
+)
+ToPool = Annotated[
+    Optional[str],
+    typer.Option("--to-pool", metavar="POOL", help="To this pool, as --server has it."),
+]
+ToHost = Annotated[Optional[str], typer.Option("--to-host", metavar="HOST", help="To this host.")]
+RemotePasswordFile = Annotated[
+    Optional[str],
+    typer.Option(
+        "--remote-password-file",
+        metavar="FILE",
+        help="The other pool's password: its first line; -: of standard input "
+        "(also: SXM_REMOTE_PASSWORD).",
+    ),
+]
+Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="Keep a report of it on this machine.")
 ]
 
 

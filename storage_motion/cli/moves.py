@@ -6,7 +6,7 @@ from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 import typer
 
 from storage_motion.cli import names, passwords, pools
-from storage_motion.cli.arguments import named
+from storage_motion.cli.arguments import RemotePasswordFile, ToHost, ToPool, named
 from storage_motion.cli.command import Invocation
 from storage_motion.cli.failures import NotUnderstood, UnknownName
 from storage_motion.cli.names import Found
@@ -39,13 +39,8 @@ class Wish(NamedTuple):
             help="Where this disk goes; by its device (xvdb), name or UUID. Again for others.",
         ),
     ] = None
-    to_host: Annotated[
-        Optional[str], typer.Option("--to-host", metavar="HOST", help="The host to move to.")
-    ] = None
-    to_pool: Annotated[
-        Optional[str],
-        typer.Option("--to-pool", metavar="POOL", help="The pool to move to, as --server has it."),
-    ] = None
+    to_host: ToHost = None
+    to_pool: ToPool = None
     network: Annotated[
         Optional[List[str]],
         typer.Option(
@@ -87,14 +82,7 @@ class Wish(NamedTuple):
     force: Annotated[
         bool, typer.Option("--force", help="Do not compare the hosts' processors.")
     ] = False
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="The destination pool's password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None
+    remote_password_file: RemotePasswordFile = None
 
 
 # option -> the plugin's argument that says the same, and its value

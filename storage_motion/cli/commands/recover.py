@@ -7,6 +7,7 @@ import typer
 import XenAPI
 
 from storage_motion.cli import exit_codes, names, passwords
+from storage_motion.cli.arguments import RemotePasswordFile
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.failures import EXPECTED, NotUnderstood, failure_of
 from storage_motion.errors import MotionError
@@ -36,14 +37,7 @@ def recover(
             help="Who logs in to the other pool, where that is not known any more.",
         ),
     ] = None,
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="With --remote-user: the password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None,
+    remote_password_file: RemotePasswordFile = None,
     lost_destination: Annotated[
         bool, typer.Option("--lost-destination", help="The other pool will never come back.")
     ] = False,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Dict, List, Optional
 import typer
 
 from storage_motion.cli import exit_codes, names, passwords, pools
+from storage_motion.cli.arguments import RemotePasswordFile
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.failures import Interrupted, NotUnderstood
 from storage_motion.cli.pools import Pool
@@ -57,14 +58,7 @@ def selftest(
         Optional[str],
         typer.Option("--report", metavar="PATH", help="The report is PATH.txt and PATH.json."),
     ] = None,
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="That pool's password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None,
+    remote_password_file: RemotePasswordFile = None,
 ) -> int:
     """Move a small VM each way that these hosts allow, and tell what held.
 

@@ -2,12 +2,12 @@
 """`sxm show`."""
 
 import time
-from typing import Annotated, Any, Dict, List, Optional, Tuple
+from typing import Annotated, Any, Dict, List, Tuple
 
 import typer
 
 from storage_motion.cli import logs, output
-from storage_motion.cli.arguments import Migration, which
+from storage_motion.cli.arguments import Migration, RemotePasswordFile, which
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.output import Output
 
@@ -19,14 +19,7 @@ def show(
     log: Annotated[
         bool, typer.Option("--log", help="With what the logs of both hosts have of it.")
     ] = False,
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="With --log: the other pool's password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None,
+    remote_password_file: RemotePasswordFile = None,
 ) -> None:
     """Show a migration: how far it is, or how it ended.
 
