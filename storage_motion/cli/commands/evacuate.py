@@ -10,16 +10,16 @@ from storage_motion.cli.arguments import Report
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.evacuation import (
     account as accounts,
-    asked,
     ending,
     naming,
+    options,
     plan_shown,
     rehearsal as rehearsals,
     selection as selections,
 )
 from storage_motion.cli.evacuation.account import Account
-from storage_motion.cli.evacuation.asked import Asked, Moving, Towards
 from storage_motion.cli.evacuation.display import Display
+from storage_motion.cli.evacuation.options import Asked, Moving, Towards
 from storage_motion.cli.evacuation.order import Limits
 from storage_motion.cli.evacuation.rehearsal import Rehearsal
 from storage_motion.cli.evacuation.run import Evacuation
@@ -69,7 +69,7 @@ def evacuate(
       sxm -s paris evacuate --host paris3 --to-host paris4
       sxm evacuate --tag web --to-pool lyon --to-sr fast --network dmz=dmz2
     """
-    goal = asked.understood(run, moving, towards)
+    goal = options.understood(run, moving, towards)
     if dry_run:
         plan = _rehearse(run, goal)
         _show(run, plan, goal)
@@ -121,15 +121,10 @@ def _require_same(account: Account, request: Dict[str, Any], path: str) -> None:
 
 
 def _rehearse(run: Invocation, goal: Asked) -> Rehearsal:
-    def tell(done: int, of: int, name: str) -> None:
-        if run.out.errors.is_terminal:
-            run.out.error_line("planning %d of %d: %s" % (done + 1, of, name))
-
-    source = run.pool.records(anew=True)
     if goal.what.kind == selections.TAG:
-        asked.require_tag(source, goal.what.tag)
-    selection = selections.select(source, goal.what, all_disks=goal.to.cross_pool)
-    return rehearsals.rehearse(run.pool, source, selection, goal.to, goal.secrets, tell)
+        options.require_tag(run.pool.records(), goal.what.tag)
+    with run.out.progress() as tell:
+        return rehearsals.rehearse(run.pool, goal.read, goal.what, goal.secrets, tell)
 
 
 def _show(run: Invocation, plan: Rehearsal, goal: Asked) -> None:

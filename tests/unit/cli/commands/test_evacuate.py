@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
-from storage_motion.cli.evacuation import run as runs
+from storage_motion.cli.evacuation import run as runs, scans
 from storage_motion.cli.report import kept
 from storage_motion.cli.report.page import Written
 
@@ -79,6 +79,7 @@ def plugin(sxm, tmp_path, monkeypatch):
     """Of paris, whose SR p1-sr has the disks of web and db, and a disk of nobody."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(runs, "POLL", 0.0)
+    monkeypatch.setattr(scans.up_to_date, "scan_one", lambda session, sr: None)
     pool = sxm.pools["paris"]
     sr, host = by_name(pool, "SR", "p1-sr"), by_name(pool, "host", "p1")
     for name, disks in (("web", 2), ("db", 1)):

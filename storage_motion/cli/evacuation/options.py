@@ -89,14 +89,23 @@ class Towards(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """It, looked up. `request`: what it is known again by, as JSON values; `title`: in words;
-    `secrets`: arguments of the plugin that are not written down."""
+    """It, looked up. `here`, `there`: the pools, which may be one; `request`: what it is known
+    again by, as JSON values; `title`: in words; `secrets`: arguments of the plugin that are not
+    written down."""
 
+    here: Pool
+    there: Pool
     what: What
     to: goals.To
     request: Dict[str, Any]
     title: str
     secrets: Dict[str, str]
+
+    def read(self) -> Tuple[Records, goals.To]:
+        """The records of the VMs' pool, and where to by those of the other one, both read anew."""
+        source = self.here.records(anew=True)
+        there = source if self.there is self.here else self.there.records(anew=True)
+        return source, self.to._replace(records=there)
 
 
 def understood(run: Invocation, moving: Moving, towards: Towards) -> Asked:
@@ -136,7 +145,7 @@ def understood(run: Invocation, moving: Moving, towards: Towards) -> Asked:
         "what": asked,
         "arguments": further,
     }
-    return Asked(what, to, request, title, secrets)
+    return Asked(run.pool, there, what, to, request, title, secrets)
 
 
 def require_tag(source: Records, tag: str) -> None:
