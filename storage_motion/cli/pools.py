@@ -182,10 +182,12 @@ class Pool:
                 found[host["uuid"]] = failure
         return found
 
-    def plugin_for_long(self, _host: str, _function: str, **arguments: str) -> Dict[str, Any]:
-        """The same, where the answer may take longer (sessions.CALL_TIMEOUT): an end that is waited
-        for there."""
-        calls = sessions.for_long(self.session).xenapi
+    def plugin_within(
+        self, _seconds: float, _host: str, _function: str, **arguments: str
+    ) -> Dict[str, Any]:
+        """The same, where the answer may take so long, be it longer than others. Raises
+        socket.timeout after that."""
+        calls = sessions.for_long(self.session, _seconds).xenapi
         return json.loads(calls.host.call_plugin(_host, PLUGIN, _function, arguments))
 
     def close(self) -> None:
