@@ -199,7 +199,7 @@ def _doing(one: Watched) -> str:
         return "not seen yet"
     if status["state"] != "running":
         pause = status.get("downtime")
-        stood = "; the guest stood still for %s" % quantities.seconds(pause) if pause else ""
+        stood = "; " + quantities.pause(pause) if pause else ""
         why = ": %s" % " ".join(status["error"][:2]) if status.get("error") else ""
         return status["state"] + (why or stood)
     broken = status.get("broken")

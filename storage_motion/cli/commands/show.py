@@ -6,7 +6,7 @@ from typing import Annotated, Any, Dict, List, Tuple
 
 import typer
 
-from storage_motion.cli import logs, output
+from storage_motion.cli import logs, output, quantities
 from storage_motion.cli.arguments import Migration, RemotePasswordFile, which
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.output import Output
@@ -63,7 +63,7 @@ def _show(out: Output, answer: Dict[str, Any]) -> None:
         ("Took", output.duration(seconds)),
     ]
     if answer["downtime"] is not None:
-        pairs.append(("Guest stood", "%.2f s" % answer["downtime"]))
+        pairs.append(("Pause", quantities.pause(answer["downtime"])))
     if answer.get("broken"):
         pairs.append(("Broken", str(answer["broken"])))
     if answer["copy"] and answer["new_vm"]:

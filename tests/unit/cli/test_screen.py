@@ -173,7 +173,9 @@ def test_no_figure_is_told_that_nobody_knows():
 
 def test_the_end_is_told_with_the_pause_or_the_reason():
     ended = status(disk(state="moved"), state="succeeded", downtime=0.31)
-    assert lines(watched(ended))[0].rstrip() == "web: succeeded; the guest stood still for 0.31 s"
+    assert lines(watched(ended))[0].rstrip() == (
+        "web: succeeded; the guest stood still for 0.31 s from its disks' closing on"
+    )
     failed = status(disk(), state="failed", error=["SXM_MIRROR_BROKEN", "k", "more"])
     assert lines(watched(failed))[0].rstrip() == "web: failed: SXM_MIRROR_BROKEN k"
 
