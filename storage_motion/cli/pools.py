@@ -66,7 +66,7 @@ def folder() -> str:
 
 def configuration() -> Configuration:
     """What pools.toml says; without one, nothing. Raises BadConfiguration, naming all that is
-    wrong; OSError."""
+    wrong."""
     path = os.path.join(folder(), FILE)
     try:
         with open(path, "rb") as file:
@@ -75,6 +75,8 @@ def configuration() -> Configuration:
         return Configuration({})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfiguration(path, str(error))
+    except OSError as error:
+        raise BadConfiguration(path, "cannot be read: %s" % error.strerror)
     wrong = ["%s: not known" % name for name in sorted(set(content) - {"default", "pools"})]
     pools: Dict[str, Known] = {}
     tables = content.get("pools", {})

@@ -24,6 +24,9 @@ def go(run: Invocation, evacuation: Evacuation, display: Display, title: Optiona
             account = evacuation.go()
     except KeyboardInterrupt:
         raise Interrupted(*_how_to_go_on(evacuation.account))
+    except (OSError, SystemExit) as error:  # the latter: rich's, for a pipe that nobody reads
+        why = error.strerror if isinstance(error, OSError) else "nobody reads it"
+        raise Interrupted("its output: %s" % why, *_how_to_go_on(evacuation.account)) from None
     except (PoolAway, StateError) as error:
         error.details += _how_to_go_on(evacuation.account)
         raise
