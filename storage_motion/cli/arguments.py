@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Arguments and options that several commands take."""
 
-from typing import Annotated, Dict, Iterable, Optional
+from typing import Annotated, Dict, Iterable, Optional, Tuple
 
 import typer
 
@@ -35,6 +35,15 @@ RemotePasswordFile = Annotated[
 Report = Annotated[
     bool, typer.Option("--report/--no-report", help="Keep a report of it on this machine.")
 ]
+
+
+def require_beside(option: str, value: object, *others: Tuple[str, object]) -> None:
+    """Raises NotUnderstood, if an option has a value, and none has of the others, (name, value),
+    which it is for."""
+    if value and not any(one for _, one in others):
+        raise NotUnderstood(
+            "%s is for %s, which is missing" % (option, " or ".join(name for name, _ in others))
+        )
 
 
 def which(text: str) -> Dict[str, str]:

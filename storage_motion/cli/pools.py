@@ -20,6 +20,7 @@ import XenAPI
 
 from storage_motion.cli import certificates, passwords
 from storage_motion.cli.failures import BadConfiguration, NotUnderstood
+from storage_motion.errors import Unreachable
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
 
@@ -208,7 +209,15 @@ def connect(
 
     Raises Unreachable, BadCredentials, HostIsSlave, CertificateChanged, NoPassword, OSError."""
     url = one.url
-    certificate = certificates.trusted(folder(), url, tell)
+    try:
+        certificate = certificates.trusted(folder(), url, tell)
+    except Unreachable as error:
+        names = sorted(configuration().pools)
+        if names and one.name not in names:  # it may be a name that was mistyped
+            error.details = list(error.details) + [
+                "%s is no pool of the configuration, which has %s" % (one.name, ", ".join(names))
+            ]
+        raise
     password = passwords.find(
         one.user, one.address, password_file, variable, one.password_file, tell
     )

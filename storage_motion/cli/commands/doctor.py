@@ -6,7 +6,7 @@ from typing import Annotated, Any, Callable, List, Optional
 import typer
 
 from storage_motion.cli import exit_codes, passwords, pools
-from storage_motion.cli.arguments import RemotePasswordFile
+from storage_motion.cli.arguments import RemotePasswordFile, require_beside
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.doctor import findings, looking, reachability, table
 from storage_motion.cli.doctor.findings import OK, PROBLEM, Finding
@@ -41,6 +41,7 @@ def doctor(
       sxm -s paris doctor
       sxm -s paris doctor --to-pool lyon
     """
+    require_beside("--remote-password-file", remote_password_file, ("--to-pool", to_pool))
     found: List[Finding] = []
     first = _seen(found, run.settings.server or "the default pool", lambda: run.pool)
     second = None

@@ -23,7 +23,7 @@ from storage_motion.cli.evacuation.options import Asked, Moving, Towards
 from storage_motion.cli.evacuation.order import Limits
 from storage_motion.cli.evacuation.rehearsal import Rehearsal
 from storage_motion.cli.evacuation.run import Evacuation
-from storage_motion.cli.evacuation.state import StateFile
+from storage_motion.cli.evacuation.state import NAME, NAME_IS, StateFile
 from storage_motion.cli.failures import NotUnderstood
 
 USUAL = Limits()
@@ -69,6 +69,8 @@ def evacuate(
       sxm -s paris evacuate --host paris3 --to-host paris4
       sxm evacuate --tag web --to-pool lyon --to-sr fast --network dmz=dmz2
     """
+    if name and not NAME.match(name):
+        raise NotUnderstood("--name: %r; %s" % (name, NAME_IS))
     goal = options.understood(run, moving, towards)
     if dry_run:
         plan = _rehearse(run, goal)

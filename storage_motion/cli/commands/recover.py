@@ -8,7 +8,7 @@ import typer
 import XenAPI
 
 from storage_motion.cli import exit_codes, names, output, passwords, recovering
-from storage_motion.cli.arguments import RemotePasswordFile
+from storage_motion.cli.arguments import RemotePasswordFile, require_beside
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.failures import Interrupted, NotUnderstood, failure_of
 from storage_motion.cli.names import Found
@@ -56,8 +56,7 @@ def recover(
       sxm -s paris recover web
     """
     given: Dict[str, str] = {}
-    if remote_password_file and not remote_user:
-        raise NotUnderstood("--remote-password-file is for --remote-user, which is missing")
+    require_beside("--remote-password-file", remote_password_file, ("--remote-user", remote_user))
     if remote_user:
         given["remote-username"] = remote_user
         given["remote-password"] = passwords.find(
@@ -72,7 +71,8 @@ def recover(
         if not migration:
             raise NotUnderstood("--lost-destination wants a migration to be named")
         given["lost"] = "destination"
-    hosts = [names.host(run.pool, one) for one in host or []]
+    with names.given_by("--host", run.pool):
+        hosts = [names.host(run.pool, one) for one in host or []]
     if migration:
         one = names.migration(run.pool, migration)
         given["migration"] = one["migration"]

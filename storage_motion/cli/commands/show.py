@@ -7,7 +7,7 @@ from typing import Annotated, Any, Dict, List, Tuple
 import typer
 
 from storage_motion.cli import logs, output, quantities
-from storage_motion.cli.arguments import Migration, RemotePasswordFile, which
+from storage_motion.cli.arguments import Migration, RemotePasswordFile, require_beside, which
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.output import Output
 
@@ -27,6 +27,7 @@ def show(
       sxm -s paris show web
       sxm -s paris show web --log
     """
+    require_beside("--remote-password-file", remote_password_file, ("--log", log))
     answer = run.pool.plugin("status", **which(migration))
     lines = logs.of(run, answer, remote_password_file) if log else None
     if run.out.json:

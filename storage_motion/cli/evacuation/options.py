@@ -8,7 +8,7 @@ from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 import typer
 
 from storage_motion.cli import names, passwords, pools
-from storage_motion.cli.arguments import RemotePasswordFile, ToHost, ToPool, named
+from storage_motion.cli.arguments import RemotePasswordFile, ToHost, ToPool, named, require_beside
 from storage_motion.cli.command import Invocation
 from storage_motion.cli.evacuation import goals, selection as selections
 from storage_motion.cli.evacuation.selection import What
@@ -116,15 +116,21 @@ def understood(run: Invocation, moving: Moving, towards: Towards) -> Asked:
     what, asked, title = _what(run.pool, moving)
     there, secrets = run.pool, {}
     if towards.to_pool:
-        one = pools.known(towards.to_pool)
-        there = run.connect(one, towards.remote_password_file, passwords.REMOTE_VARIABLE)
+        known = pools.known(towards.to_pool)
+        there = run.connect(known, towards.remote_password_file, passwords.REMOTE_VARIABLE)
         secrets = {
             "remote-master": there.address,
             "remote-username": there.known.user,
             "remote-password": there.password,
         }
-    host = names.host(there, towards.to_host) if towards.to_host else None
-    chosen = [names.sr(there, text, host) for text in towards.to_sr or []]
+    host = None
+    if towards.to_host:
+        with names.given_by("--to-host", there):
+            host = names.host(there, towards.to_host)
+    with names.given_by("--to-sr", there):
+        chosen = [names.sr(there, text, host) for text in towards.to_sr or []]
+    if any(one.ref in what.refs for one in chosen) and not towards.to_pool:
+        raise NotUnderstood("--to-sr: %s is the SR that is to be emptied" % moving.sr)
     pairs, default = _networks(run.pool, there, towards.network or [])
     to = goals.To(
         records=there.records(),
@@ -154,7 +160,7 @@ def require_tag(source: Records, tag: str) -> None:
     if tag not in known:
         near = difflib.get_close_matches(tag, sorted(known), n=5)
         raise UnknownName(
-            "there is no VM with tag %r%s" % (tag, "; did you mean" if near else ""), *near
+            "--tag: there is no VM with tag %r%s" % (tag, "; did you mean" if near else ""), *near
         )
 
 
@@ -176,6 +182,9 @@ def _check(moving: Moving, towards: Towards) -> None:
         wrong.append("--network is for --to-pool: within the pool the networks stay")
     if wrong:
         raise NotUnderstood(*wrong)
+    require_beside(
+        "--remote-password-file", towards.remote_password_file, ("--to-pool", towards.to_pool)
+    )
 
 
 def _options(moving: Moving) -> List[Tuple[str, Any]]:
@@ -186,13 +195,16 @@ def _what(pool: Pool, moving: Moving) -> Tuple[What, Dict[str, Any], str]:
     """(What is asked for, the same to be known again by, a title)."""
     pool_uuid, tag = pool.records().pool()["uuid"], moving.tag or ""
     if moving.sr:
-        found = [names.sr(pool, moving.sr)]
+        with names.given_by("--sr", pool):
+            found = [names.sr(pool, moving.sr)]
         kind, title = selections.SR, found[0].name
     elif moving.host:
-        found = [names.host(pool, moving.host)]
+        with names.given_by("--host", pool):
+            found = [names.host(pool, moving.host)]
         kind, title = selections.HOST, found[0].name
     elif moving.vm:
-        found = [names.vm(pool, text) for text in moving.vm]
+        with names.given_by("--vm", pool):
+            found = [names.vm(pool, text) for text in moving.vm]
         kind, title = selections.VMS, found[0].name
     else:
         found = []
@@ -215,12 +227,15 @@ def _networks(
     default = ""
     for text in given:
         before, equals, after = text.rpartition("=")
-        if equals:
-            pairs.append((names.network(here, before), names.network(there, after).uuid))
-        elif default:
+        if default and not equals:
             raise NotUnderstood("--network: two for all others; say FROM=TO")
+        with names.given_by("--network", there):
+            goal = names.network(there, after).uuid
+        if equals:
+            with names.given_by("--network", here):
+                pairs.append((names.network(here, before), goal))
         else:
-            default = names.network(there, after).uuid
+            default = goal
     return pairs, default
 
 

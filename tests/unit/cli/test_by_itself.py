@@ -132,6 +132,14 @@ def test_nobody_listens(folder):
     assert "SXM_UNREACHABLE: https://127.0.0.1:1" in seen.err and "refused" in seen.err
 
 
+def test_a_name_that_was_mistyped_is_looked_for_as_an_address(folder):
+    (folder / "config" / "sxm").mkdir(parents=True)
+    (folder / "config" / "sxm" / "pools.toml").write_text('[pools.paris]\naddress = "10.0.0.1"\n')
+    seen = sxm(folder, "-s", "127.0.0.1:1", "list")
+    assert seen.status == exit_codes.NO_CONNECTION
+    assert "127.0.0.1:1 is no pool of the configuration, which has paris\n" in seen.err
+
+
 def test_another_certificate_and_no_password_is_sent(xapi, keys, folder):
     sxm(folder, "-s", xapi.address, "list")
     xapi._context.load_cert_chain(keys[1])

@@ -101,6 +101,14 @@ def test_a_host_that_is_down_is_told(sxm, status):
     ]
 
 
+def test_the_password_of_a_pool_that_is_not_asked_is_refused(sxm, status):
+    seen = sxm("show", "web", "--remote-password-file", "x")
+    assert seen.status == 2 and "is for --log, which is missing" in seen.err
+    seen = sxm("doctor", "--remote-password-file", "x")
+    assert seen.status == 2 and "is for --to-pool, which is missing" in seen.err
+    assert sxm.asked == []
+
+
 def test_list(sxm, status):
     sxm.answers["list"] = {"migrations": [status], "unreadable": []}
     seen = sxm("list")

@@ -185,3 +185,8 @@ def test_the_password_of_nobody_is_refused(sxm, hosts):
     seen = sxm("recover", "--remote-password-file", "x")
     assert seen.status == 2 and "--remote-user, which is missing" in seen.err
     assert hosts.asked == []
+
+
+def test_a_host_that_is_unknown_is_named_with_its_option(sxm, hosts):
+    seen = sxm("recover", "--host", "p3")
+    assert seen.status == 2 and "--host, in pool paris: there is no host 'p3'" in seen.err
