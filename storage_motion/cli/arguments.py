@@ -48,7 +48,9 @@ def require_beside(option: str, value: object, *others: Tuple[str, object]) -> N
 
 def which(text: str) -> Dict[str, str]:
     """The plugin's arguments for a migration: its id, or `vm=` and a VM's UUID or name; what is no
-    id is a VM's name."""
+    id is a VM's name. Raises NotUnderstood."""
+    if text in ("", "vm="):
+        raise NotUnderstood("which migration? its id, or its VM's name, or vm= and its UUID")
     if text.startswith("vm="):
         return {"vm": text[len("vm=") :]}
     return {"migration": text.lower()} if UUID.match(text.lower()) else {"vm": text}

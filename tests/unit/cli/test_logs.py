@@ -109,6 +109,13 @@ def test_the_password_of_a_pool_that_is_not_asked_is_refused(sxm, status):
     assert sxm.asked == []
 
 
+@pytest.mark.parametrize("command", ["show", "watch", "cancel", "resume", "report"])
+@pytest.mark.parametrize("word", ["", "vm="])
+def test_no_migration_is_named_by_nothing(sxm, command, word):
+    seen = sxm(command, word)
+    assert seen.status == 2 and "which migration? its id" in seen.err and sxm.asked == []
+
+
 def test_list(sxm, status):
     sxm.answers["list"] = {"migrations": [status], "unreadable": []}
     seen = sxm("list")

@@ -7,6 +7,7 @@ import pytest
 
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
 from storage_motion.cli.evacuation import run as runs, scans
+from storage_motion.cli.evacuation.display import Display
 from storage_motion.cli.report import kept
 from storage_motion.cli.report.page import Written
 
@@ -165,6 +166,22 @@ def test_ctrl_c_tells_what_goes_on_and_how_to(sxm, plugin, tmp_path):
     assert seen.status == 0 and "going on with" in seen.err
     assert [name for name, _ in plugin.begun] == ["db", "web"]
     assert seen.document["moved"]["disks"] == 3 and len(states(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "fault, told",
+    [(OSError(28, "No space left on device"), "No space left"), (SystemExit(1), "nobody reads it")],
+)
+def test_what_cannot_be_told_ends_it_with_how_to_go_on(sxm, plugin, monkeypatch, fault, told):
+    """`sxm evacuate > file`, on a full disk, or `| head`: rich makes a SystemExit of that."""
+
+    def look(*_):
+        raise fault
+
+    monkeypatch.setattr(Display, "look", look)
+    seen = sxm(*ARRAY)
+    assert seen.status == 130 and "its output: %s" % told in seen.err
+    assert "VM db goes on by itself" in seen.err and "run the same command again" in seen.err
 
 
 def test_another_evacuation_does_not_take_over_a_name(sxm, plugin):
