@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from served_xapi import PASSWORD, ServedXapi, certificate
+from served_xapi import MASTER, PASSWORD, ServedXapi, certificate
 from storage_motion.cli import exit_codes
 from tests.eventually import eventually
 
@@ -239,6 +240,29 @@ def _asking(xapi, folder):
     process = started(folder, "-s", xapi.address, "list")
     eventually(lambda: "pool.get_all" in xapi.asked, "it has asked")
     return process
+
+
+def test_ctrl_c_while_several_are_asked_at_once(xapi, folder):
+    """Those that have no answer yet hold it up neither then nor at its end."""
+    begun, ends = threading.Event(), threading.Event()
+
+    def recover(_):
+        begun.set()
+        ends.wait(BOUND)
+        return {"migrations": []}
+
+    xapi.answers.update(recover=recover)
+    xapi.values["host.get_all_records"] = {MASTER: {"uuid": ID, "name_label": "p1"}}
+    sxm(folder, "-s", xapi.address, "list")
+    process = started(folder, "-s", xapi.address, "recover")
+    try:
+        assert begun.wait(BOUND)
+        process.send_signal(signal.SIGINT)
+        seen = ended(process)
+    finally:
+        ends.set()
+    assert seen.status == exit_codes.INTERRUPTED
+    assert "host p1 has not answered yet: what was begun there goes on" in seen.err
 
 
 def test_ctrl_c_while_it_is_loaded(folder):

@@ -28,11 +28,13 @@ def certificate(path, name):
 
 
 class ServedXapi:
-    """`answers`: {function of the plugin: a document, or a function that gives it}; `asked`: the
-    methods that were called. `failure`: [code, detail, ...] of each call but the login, or None."""
+    """`answers`: {function of the plugin: a document, or a function that gives it}; `values`:
+    {method: what it answers}; `asked`: the methods that were called. `failure`: [code, detail, ...]
+    of each call but the login, or None."""
 
     def __init__(self, key):
         self.answers, self.asked, self.failure = {}, [], None
+        self.values = {"pool.get_all": ["OpaqueRef:pool"], "pool.get_master": MASTER}
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(key)
         self._server = None
@@ -97,9 +99,7 @@ class ServedXapi:
         if method == "host.call_plugin":
             answer = self.answers[parameters[3]]
             return _succeeded(json.dumps(answer(parameters[4]) if callable(answer) else answer))
-        return _succeeded(
-            {"pool.get_all": ["OpaqueRef:pool"], "pool.get_master": MASTER}.get(method, "")
-        )
+        return _succeeded(self.values.get(method, ""))
 
 
 def _succeeded(value):
