@@ -17,8 +17,8 @@ from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import NULL, Records
 
 DRY_RUNS = beside.Bounds(place=4, all=16)
-"""How many at a time, at one host and in all: each is a process of dom0's at the host of its VM, of
-some 40 MiB, and one that does not run is looked at by the master."""
+"""How many at a time, at one host and in all. Each is a process in dom0 of its VM's host; of a VM
+that does not run, in the master's."""
 
 
 class Rehearsed(NamedTuple):
