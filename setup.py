@@ -21,5 +21,5 @@ setup(
         + ["jinja2>=3.1,<4", "matplotlib>=3.9,<4"]  # of the report
     },
     package_data={"storage_motion.cli.report": ["*.html"]},
-    entry_points={"console_scripts": ["sxm = storage_motion.cli.main:main [cli]"]},
+    entry_points={"console_scripts": ["sxm = storage_motion.cli.start:start [cli]"]},
 )

@@ -24,7 +24,13 @@ class Verdict:
     def tell(self, answer):
         """Print the verdict on a move that succeeded. `answer`: what the plugin said. Returns
         whether all of it holds."""
-        results = [self._writes(), self._disks(), self._pause(), self._copy(answer), self._left()]
+        results = [
+            self._writes(),
+            self._disks(),
+            self._pause(answer),
+            self._copy(answer),
+            self._left(),
+        ]
         return all(results)
 
     def _writes(self):
@@ -67,19 +73,29 @@ class Verdict:
         )
         return holds
 
-    def _pause(self):
+    def _pause(self, answer):
+        """By two clocks: the guest's, and that of the product, which sees less of it."""
         pauses = self._move.host.guest(self._move.uuid).status()["pauses"]
         holds = bool(pauses)
-        figures = self._figures()
+        comparison = self._figures()["at_switch"]["seconds"]
         screen.verdict(
             holds,
-            "pause that the guest saw",
-            "%.2f s, from its last write to its next one (without the %.2f s of that comparison)"
-            % (pauses[-1], figures["at_switch"]["seconds"])
+            "pause, by the guest's clock",
+            "%.2f s from its suspend to its first safe write (without %.2f s for the comparison)"
+            % (pauses[-1], comparison)
             if holds
             else "not known",
         )
-        return holds
+        known = answer["downtime"] is not None
+        screen.verdict(
+            known,
+            "pause, by the product's",
+            "%.2f s from its disks' closing to the end of the move (with these)"
+            % answer["downtime"]
+            if known
+            else "not known",
+        )
+        return holds and known
 
     def _copy(self, answer):
         copied = sum(disk["copied"] for disk in answer["disks"])

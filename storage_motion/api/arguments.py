@@ -130,6 +130,11 @@ MIGRATE = Takes(
             "answer, with dry-run: what is wrong is part of the answer, with all that is known, "
             "and no failure",
         ),
+        Argument(
+            "scan",
+            "false, with dry-run: the SRs are not scanned, as they just were for another one: it "
+            "is judged by what xapi knows of them",
+        ),
     ),
     (("vm", "uuid"),),
     NOT_HERE,
@@ -151,7 +156,8 @@ class Request(NamedTuple):
     """What was asked for. `vdis`: {source VDI uuid: SR or VDI uuid}, `vifs`: {source VIF uuid:
     network or VIF uuid}, `vgpus`: {source VGPU uuid: GPU group uuid}, `formats`: {source VDI uuid:
     one of formats.ASKED}, `bases`: {source VDI uuid: VDI uuid of the destination}. `find_bases`:
-    others are looked for as well. `answer_problems`: of a dry run, what is wrong is no failure."""
+    others are looked for as well. Of a dry run: `answer_problems`: what is wrong is no failure;
+    `scan`: whether the SRs are scanned, as they always are of a move."""
 
     vm: str
     vm_argument: str
@@ -176,6 +182,7 @@ class Request(NamedTuple):
     find_bases: bool = True
     vgpus: Dict[str, str] = {}
     answer_problems: bool = False
+    scan: bool = True
 
 
 class Problems:
@@ -257,6 +264,7 @@ def read(arguments: Dict[str, str], problems: Problems) -> Request:
         find_bases=reader.word("base", (AUTO, NONE)) != NONE,
         vgpus=reader.mapping("vgpu", "vgpu:<VGPU>=<GPU group of the destination>"),
         answer_problems=reader.answer_problems(),
+        scan=reader.scan(),
     )
 
 
@@ -365,12 +373,21 @@ class _Reader:
             )
         return True
 
+    def scan(self) -> bool:
+        found = self.boolean("scan", True)
+        if not found:
+            self._require_dry_run("scan")
+        return found
+
     def answer_problems(self) -> bool:
-        if self.word("problems", (ANSWER,)) != ANSWER:
-            return False
+        found = self.word("problems", (ANSWER,)) == ANSWER
+        if found:
+            self._require_dry_run("problems")
+        return found
+
+    def _require_dry_run(self, name: str) -> None:
         if not self.boolean("dry-run", False):
-            self._problems.add("problems", "is for a dry run", "dry-run=true, or leave it out")
-        return True
+            self._problems.add(name, "is for a dry run", "dry-run=true, or leave it out")
 
     def remote(self) -> Optional[Remote]:
         master, username, password = [self.text(name) for name in REMOTE]

@@ -79,7 +79,7 @@ def _disk(
         "sr": _sr(sr),
         "format": room.kind_of(vdi),
         "size": int(vdi["virtual_size"]),
-        "data": room.data_of(source, vdi),
+        "data": goal.data if goal else room.data_of(source, vdi),
         "snapshots": len(vdi.get("snapshots", [])),
         "moves": goal is not None if plan else None,
         "destination": None,

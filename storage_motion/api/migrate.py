@@ -57,8 +57,10 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
         plan = _plan(request, source, view, vm, home, problems)
         if plan and view:
             hosts = installed.require(source, view, plan, problems)
+        scanned = False
         if plan and view and home and not problems:
-            unscanned = up_to_date.scan(source, view, plan, problems)
+            unscanned = up_to_date.scan(source, view, plan, problems) if request.scan else []
+            scanned = request.scan and not (unscanned or problems)
             # What was read before is old now, and the plan with it.
             source = Records(session)
             view = source if destination is session else Records(destination)
@@ -67,7 +69,9 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
                 problems.add(request.vm_argument, "the VM was destroyed meanwhile", "name another")
             plan = _plan(request, source, view, vm, home, problems)
         if plan and view and not problems:
-            short = room.require(session, source, view, plan, request, problems, rooms)
+            ends = room.data_ends(session, source, plan)
+            plan = room.with_data(plan, source, ends)
+            short = room.require(ends, source, view, plan, request, problems, rooms)
             plan, unscanned = bases.without(plan, short), unscanned + bases.cautions(short)
             relinking.require(session, source, plan, problems)
             warnings = unscanned + chains.require(source, plan, problems)
@@ -75,7 +79,8 @@ def migrate(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
             plan = plan._replace(warnings=plan.warnings + tuple(warnings))
         if request.dry_run:
             refused = _verdict(session, destination, request, plan, problems)
-            return dry_run.answer(source, view, vm, plan, rooms, problems, refused)
+            answer = dry_run.answer(source, view, vm, plan, rooms, problems, refused)
+            return dict(answer, scanned=scanned)
         problems.raise_any()
         assert plan is not None
         xapi_verdict.ask(session, destination, plan)

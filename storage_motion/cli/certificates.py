@@ -8,7 +8,7 @@ import tempfile
 import urllib.parse
 from typing import Callable, Dict
 
-from storage_motion.cli.failures import BadConfiguration, CertificateChanged
+from storage_motion.cli.failures import BadConfiguration, CertificateChanged, CertificateNotKept
 from storage_motion.errors import Unreachable
 from storage_motion.xapi import session as sessions, transport
 
@@ -30,7 +30,8 @@ def trusted(folder: str, url: str, tell: Callable[[str], None]) -> str:
     """The fingerprint that the pool at `url` has to show. At its first use it is the one that it
     shows, which `tell` is told of.
 
-    Raises CertificateChanged before anything is sent; Unreachable, BadConfiguration, OSError."""
+    Raises CertificateChanged before anything is sent, CertificateNotKept; Unreachable,
+    BadConfiguration, OSError."""
     address, found = _address(url), shown(url)
     known = _read(folder).get(address)
     if known is None:
@@ -51,7 +52,16 @@ def trusted(folder: str, url: str, tell: Callable[[str], None]) -> str:
 
 
 def trust(folder: str, url: str, fingerprint: str) -> None:
-    """Note that this is the certificate of the pool at `url`. Raises BadConfiguration, OSError."""
+    """Note that this is the certificate of the pool at `url`. Raises BadConfiguration,
+    CertificateNotKept."""
+    try:
+        _note(folder, url, fingerprint)
+    except OSError as error:
+        where = error.filename or os.path.join(folder, FILE)
+        raise CertificateNotKept(_address(url), "%s: %s" % (where, error.strerror))
+
+
+def _note(folder: str, url: str, fingerprint: str) -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     with open(os.path.join(folder, LOCK), "w") as lock:  # of who notes another pool's just now
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -6,6 +6,9 @@ from typing import Any, Dict, NamedTuple, Optional
 from storage_motion.cli.pools import Pool
 
 LOOKED_AT = 5  # of the latest migrations
+SCANNED = "what is allocated in the images, by a scan of their SRs just now"
+NOT_SCANNED = "what was allocated in the images at the last scan of their SRs, which is not new"
+VOLUMES = "; of a volume on LVM that no mirror is for, all of it"
 LEAST = 1 << 20  # bytes: with less than this, no rate is measured
 
 
@@ -40,21 +43,33 @@ def measured(pool: Pool, source_host: str, destination_host: str) -> Optional[Ra
     )
 
 
+def basis_of_data(answer: Dict[str, Any]) -> str:
+    """What the dry run's figure of the data goes by."""
+    # a plugin of before says nothing of it, and has them scanned
+    basis = SCANNED if answer.get("scanned", True) else NOT_SCANNED
+    volumes = [
+        disk for disk in answer["disks"] if disk["moves"] and disk["sr"]["allocation"] == "thick"
+    ]
+    return basis + (VOLUMES if volumes and not answer["plan"]["live"] else "")
+
+
 def _seconds(ended: Dict[str, Any]) -> float:
     seconds: float = ended["updated"] - ended["started"]
     return seconds
 
 
-def of(pool: Pool, plan: Dict[str, Any]) -> Dict[str, Any]:
-    """{"bytes", "bytes_basis", "seconds", "seconds_basis"} of a plan, as the plugin answers it."""
+def of(pool: Pool, answer: Dict[str, Any]) -> Dict[str, Any]:
+    """{"bytes", "bytes_basis", "seconds", "seconds_basis"} of what the plugin answers to a dry run,
+    which has a plan."""
+    plan = answer["plan"]
     sent = sum(disk["data"] for disk in plan["disks"] + plan["history"])
     related = [disk for disk in plan["disks"] + plan["history"] if disk["base_there"]]
     rate = measured(pool, plan["source_host_name"], plan["destination_host_name"])
     between = "%s to %s" % (plan["source_host_name"], plan["destination_host_name"])
     return {
         "bytes": sent,
-        "bytes_basis": "what the pool's records say is in the images; what the guest writes "
-        "meanwhile comes on top"
+        "bytes_basis": basis_of_data(answer)
+        + "; what the guest writes meanwhile comes on top"
         + (
             "; %d of the disks are clones of what is there, and less is sent" % len(related)
             if related

@@ -48,6 +48,10 @@ OF_CODE: Dict[str, Outcome] = {
     "SESSION_AUTHENTICATION_FAILED": Outcome(NO_CONNECTION, "check user and password of that pool"),
     "SXM_HOST_IS_SLAVE": Outcome(NO_CONNECTION, "name the master, whose address is told above"),
     "SXM_CERTIFICATE_CHANGED": Outcome(NO_CONNECTION),
+    "SXM_CERTIFICATE_NOT_KEPT": Outcome(
+        NO_CONNECTION,
+        "let sxm write there, or set XDG_CONFIG_HOME to another folder; no password was sent",
+    ),
     "SXM_CERTIFICATE_MISMATCH": Outcome(
         NO_CONNECTION, "the certificate changed just now: try again"
     ),

@@ -58,6 +58,12 @@ class CertificateChanged(MotionError):
     code = "SXM_CERTIFICATE_CHANGED"
 
 
+class CertificateNotKept(MotionError):
+    """[address, why]: the certificate of a pool that is new cannot be noted as trusted."""
+
+    code = "SXM_CERTIFICATE_NOT_KEPT"
+
+
 class Interrupted(MotionError):
     """[by what]"""
 

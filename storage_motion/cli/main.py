@@ -10,7 +10,7 @@ import io
 import json
 import os
 import sys
-from typing import Annotated, Any, Callable, Dict, List, Optional, Sequence, Type
+from typing import IO, Annotated, Any, Callable, Dict, List, Optional, Sequence, Type
 
 import typer
 import XenAPI
@@ -112,6 +112,7 @@ for _name, _function in COMMANDS.items():
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command. Returns the exit status, one of exit_codes."""
     given: List[str] = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name that the locale cannot write
@@ -136,15 +137,34 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         _complain(failure, outcome.remedy, "--json" in given)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # the latter: rich's
+    except (BrokenPipeError, SystemExit, KeyboardInterrupt):  # the second: rich's, for the first
         _hush()
+    except OSError:  # such as of a full disk; on standard error that has been said
+        _hush(sys.stdout)
+        if "--json" in given:
+            _complain_to_stderr(failure, outcome.remedy)
     return outcome.status
 
 
-def _hush() -> None:
-    """Whoever read this has gone; Python would say so again at its end."""
-    for stream in (sys.stdout, sys.stderr):
+def _open_streams() -> None:
+    """What the shell has closed (`>&-`) takes what is written and keeps nothing."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+
+
+def _hush(*streams: IO[str]) -> None:
+    """Nobody can have what is written there, or all of both; Python would say so again at its
+    end."""
+    for stream in streams or (sys.stdout, sys.stderr):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _complain_to_stderr(failure: List[str], remedy: str) -> None:
+    try:
+        _complain(failure, remedy, False)
+    except (OSError, SystemExit):
+        _hush()
 
 
 def _failure(error: Exception) -> List[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 import typer
 
 from storage_motion.cli import names, passwords, pools
-from storage_motion.cli.arguments import named
+from storage_motion.cli.arguments import RemotePasswordFile, ToHost, ToPool, named, require_beside
 from storage_motion.cli.command import Invocation
 from storage_motion.cli.failures import NotUnderstood, UnknownName
 from storage_motion.cli.names import Found
@@ -39,13 +39,8 @@ class Wish(NamedTuple):
             help="Where this disk goes; by its device (xvdb), name or UUID. Again for others.",
         ),
     ] = None
-    to_host: Annotated[
-        Optional[str], typer.Option("--to-host", metavar="HOST", help="The host to move to.")
-    ] = None
-    to_pool: Annotated[
-        Optional[str],
-        typer.Option("--to-pool", metavar="POOL", help="The pool to move to, as --server has it."),
-    ] = None
+    to_host: ToHost = None
+    to_pool: ToPool = None
     network: Annotated[
         Optional[List[str]],
         typer.Option(
@@ -87,14 +82,7 @@ class Wish(NamedTuple):
     force: Annotated[
         bool, typer.Option("--force", help="Do not compare the hosts' processors.")
     ] = False
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="The destination pool's password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None
+    remote_password_file: RemotePasswordFile = None
 
 
 # option -> the plugin's argument that says the same, and its value
@@ -118,21 +106,29 @@ def arguments_of(run: Invocation, wish: Wish) -> Dict[str, str]:
         given["bandwidth"] = wish.bandwidth
     there = _destination(run, given, wish)
     vm = _vm(run, given, wish)
-    on = names.host(there, wish.to_host) if wish.to_host else None
-    if on:
+    on = None
+    if wish.to_host:
+        with names.given_by("--to-host", there):
+            on = names.host(there, wish.to_host)
         given["host-uuid"] = on.uuid
     if wish.to_sr:
-        given["destination-sr-uuid"] = names.sr(there, wish.to_sr, on).uuid
+        with names.given_by("--to-sr", there):
+            given["destination-sr-uuid"] = names.sr(there, wish.to_sr, on).uuid
     if wish.data_network:
-        given["remote-network"] = names.network(there, wish.data_network).uuid
+        with names.given_by("--data-network", there):
+            given["remote-network"] = names.network(there, wish.data_network).uuid
     for left, right in _pairs("--disk", "DISK=SR", wish.disk):
         assert vm is not None
-        given["vdi:" + names.disk(run.pool, vm, left).uuid] = names.sr(there, right, on).uuid
+        with names.given_by("--disk", run.pool):
+            disk = names.disk(run.pool, vm, left).uuid
+        with names.given_by("--disk", there):
+            given["vdi:" + disk] = names.sr(there, right, on).uuid
     for left, right in _pairs("--network", "FROM=TO", wish.network):
         assert vm is not None
-        goal = names.network(there, right).uuid
-        for vif in _interfaces(run.pool, vm, left):
-            given["vif:" + vif] = goal
+        with names.given_by("--network", there):
+            goal = names.network(there, right).uuid
+        with names.given_by("--network", run.pool):
+            given.update({"vif:" + vif: goal for vif in _interfaces(run.pool, vm, left)})
     return given
 
 
@@ -150,8 +146,16 @@ def _check(given: Dict[str, str], wish: Wish) -> None:
         wrong.append("--to-pool is given beside remote-master=")
     if not (wish.vm or given.get("vm") or given.get("uuid")):
         wrong.append("which VM? give --vm NAME")
+    if wish.network and not (wish.to_pool or "remote-master" in given):
+        wrong.append("--network is for --to-pool: within the pool the networks stay")
     if wrong:
         raise NotUnderstood(*wrong)
+    require_beside(
+        "--remote-password-file",
+        wish.remote_password_file,
+        ("--to-pool", wish.to_pool),
+        ("remote-master=", given.get("remote-master")),
+    )
 
 
 def _destination(run: Invocation, given: Dict[str, str], wish: Wish) -> Pool:
@@ -170,7 +174,8 @@ def _destination(run: Invocation, given: Dict[str, str], wish: Wish) -> Pool:
 def _vm(run: Invocation, given: Dict[str, str], wish: Wish) -> Optional[Found]:
     """The VM, where its name or what it has is needed here."""
     if wish.vm:
-        vm = names.vm(run.pool, wish.vm)
+        with names.given_by("--vm", run.pool):
+            vm = names.vm(run.pool, wish.vm)
         given["vm"] = vm.uuid
         return vm
     if wish.disk or wish.network:

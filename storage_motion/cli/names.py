@@ -2,8 +2,9 @@
 """What a user calls a thing, found in its pool: by UUID or name, and a disk or an interface by its
 device, too. What is ambiguous or unknown is refused with those that may have been meant."""
 
+import contextlib
 import difflib
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import XenAPI
 
@@ -35,6 +36,18 @@ class _Kind(NamedTuple):
     called: str
     names: Callable[[Found], Sequence[str]]
     apart: Callable[[Records, Found], str]
+
+
+@contextlib.contextmanager
+def given_by(option: str, pool: Pool) -> Iterator[None]:
+    """Meanwhile what is unknown or ambiguous names the option that has it, and the pool that was
+    looked in."""
+    try:
+        yield
+    except (UnknownName, AmbiguousName) as error:
+        error.details = list(error.details)
+        error.details[0] = "%s, in pool %s: %s" % (option, pool.name, error.details[0])
+        raise
 
 
 def vm(pool: Pool, text: str) -> Found:

@@ -2,13 +2,15 @@
 """What a command shows: text for a person, or one JSON document. Without a terminal it is plain
 text, 80 columns wide unless COLUMNS says otherwise, with no control codes."""
 
+import contextlib
 import json
 import re
 import textwrap
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -91,6 +93,21 @@ class Output:
     def note(self, text: str) -> None:
         """Something to know, on standard error, also with --json."""
         self.error_line("sxm: %s" % text)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Callable[[int, int, str], None]]:
+        """Gives `tell(done, of, doing)`: how far something is that takes its time, in one line of a
+        terminal that is gone in the end. Nothing without a terminal."""
+        if not self.errors.is_terminal:
+            yield lambda done, of, doing: None
+            return
+        with Live(console=self.errors, transient=True, refresh_per_second=4) as live:
+
+            def tell(done: int, of: int, doing: str) -> None:
+                text = "%d of %d  %s" % (done, of, clean(doing))
+                live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+
+            yield tell
 
     def error_line(self, text: str) -> None:
         """One line on standard error."""

@@ -27,7 +27,8 @@ def find(
     """The password of `user` at `address`. `given`: a file that was named now, `configured`: the
     one of the configuration; `variable`: of the environment; `tell`: gets warnings.
 
-    Raises NoPassword where there is none and nobody can be asked; OSError, Interrupted."""
+    Raises NoPassword where there is none and nobody can be asked, or a file that is named has none;
+    Interrupted."""
     if given:
         return _of_file(given, tell)
     if os.environ.get(variable):
@@ -41,13 +42,18 @@ def _of_file(path: str, tell: Callable[[str], None]) -> str:
     """The first line of a file, or of standard input ("-")."""
     if path == STDIN:
         return sys.stdin.readline().rstrip("\r\n")
-    with open(os.path.expanduser(path)) as file:
-        if (
-            stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            and os.fstat(file.fileno()).st_mode & 0o077
-        ):
-            tell("others may read %s: chmod 600 %s" % (path, path))
-        password = file.readline().rstrip("\r\n")
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            if (
+                stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                and os.fstat(file.fileno()).st_mode & 0o077
+            ):
+                tell("others may read %s: chmod 600 %s" % (path, path))
+            password = file.readline().rstrip("\r\n")
+    except OSError as error:
+        raise NoPassword("%s cannot be read: %s" % (path, error.strerror))
+    except UnicodeDecodeError:
+        raise NoPassword("%s is no text in UTF-8" % path) from None
     if not password:
         raise NoPassword("the first line of %s is empty" % path)
     return password

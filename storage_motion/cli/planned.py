@@ -18,7 +18,7 @@ def ask(pool: Pool, given: Dict[str, str]) -> Dict[str, Any]:
     """What the plugin answers to a dry run with these arguments of `migrate`, with "estimates"
     (None without a plan). Raises XenAPI.Failure."""
     answer = pool.plugin("migrate", **dict(given, **{"dry-run": "true", "problems": "answer"}))
-    found = estimates.of(pool, answer["plan"]) if answer["plan"] else None
+    found = estimates.of(pool, answer) if answer["plan"] else None
     return dict(answer, estimates=found)
 
 
@@ -43,6 +43,8 @@ def show(out: Output, answer: Dict[str, Any]) -> None:
         out.line("Disks", "bold")
         for disk in answer["disks"]:
             _disk(out, disk)
+        if not (answer["estimates"] or answer.get("scanned", True)):
+            out.paragraph("data: %s" % estimates.NOT_SCANNED, 2)
     if plan and plan["history"]:
         out.paragraph(
             "and %d disks of %d snapshots"

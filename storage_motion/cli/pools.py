@@ -20,6 +20,7 @@ import XenAPI
 
 from storage_motion.cli import certificates, passwords
 from storage_motion.cli.failures import BadConfiguration, NotUnderstood
+from storage_motion.errors import Unreachable
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import Records
 
@@ -66,7 +67,7 @@ def folder() -> str:
 
 def configuration() -> Configuration:
     """What pools.toml says; without one, nothing. Raises BadConfiguration, naming all that is
-    wrong; OSError."""
+    wrong."""
     path = os.path.join(folder(), FILE)
     try:
         with open(path, "rb") as file:
@@ -75,6 +76,8 @@ def configuration() -> Configuration:
         return Configuration({})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfiguration(path, str(error))
+    except OSError as error:
+        raise BadConfiguration(path, "cannot be read: %s" % error.strerror)
     wrong = ["%s: not known" % name for name in sorted(set(content) - {"default", "pools"})]
     pools: Dict[str, Known] = {}
     tables = content.get("pools", {})
@@ -182,10 +185,12 @@ class Pool:
                 found[host["uuid"]] = failure
         return found
 
-    def plugin_for_long(self, _host: str, _function: str, **arguments: str) -> Dict[str, Any]:
-        """The same, where the answer may take longer (sessions.CALL_TIMEOUT): an end that is waited
-        for there."""
-        calls = sessions.for_long(self.session).xenapi
+    def plugin_within(
+        self, _seconds: float, _host: str, _function: str, **arguments: str
+    ) -> Dict[str, Any]:
+        """The same, where the answer may take so long, be it longer than others. Raises
+        socket.timeout after that."""
+        calls = sessions.for_long(self.session, _seconds).xenapi
         return json.loads(calls.host.call_plugin(_host, PLUGIN, _function, arguments))
 
     def close(self) -> None:
@@ -204,7 +209,15 @@ def connect(
 
     Raises Unreachable, BadCredentials, HostIsSlave, CertificateChanged, NoPassword, OSError."""
     url = one.url
-    certificate = certificates.trusted(folder(), url, tell)
+    try:
+        certificate = certificates.trusted(folder(), url, tell)
+    except Unreachable as error:
+        names = sorted(configuration().pools)
+        if names and one.name not in names:  # it may be a name that was mistyped
+            error.details = list(error.details) + [
+                "%s is no pool of the configuration, which has %s" % (one.name, ", ".join(names))
+            ]
+        raise
     password = passwords.find(
         one.user, one.address, password_file, variable, one.password_file, tell
     )

@@ -53,6 +53,12 @@ def seconds(value: Optional[float]) -> str:
     return "%d s" % whole
 
 
+def pause(value: float) -> str:
+    """What `downtime` of a migration's status says. A guest sees more by its own clock: it is
+    suspended before its disks are closed."""
+    return "the guest stood still for %s from its disks' closing on" % seconds(value)
+
+
 def latency(value: Optional[float]) -> str:
     """How long a write has waited: "0.8 ms", "12 ms", "1.2 s". None: "-"."""
     if value is None:

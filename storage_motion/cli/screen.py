@@ -2,10 +2,11 @@
 """Migrations on their way as a person wants to see them: a bar for each disk, drawn in place; on
 anything but a terminal, lines."""
 
+import textwrap
 import time
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -18,10 +19,13 @@ LINE_EVERY = 25
 """On anything but a terminal, a line for each of so many percent."""
 NAME, BAR = (14, 40), (11, 30)
 """The least and the most columns of a disk's name, and of its bar."""
-WIDE = 110  # columns from which on there is room for how much is mirrored
+DOING = 16  # the least columns for what a migration is doing, beside its figures
+NARROW_BAR = 4  # the least columns of a bar where there is little room
 DETAILS = range(4)
 """How much is left out where the screen is low: nothing; disks of which nothing moves; all disks;
 migrations that have ended."""
+NOTICE = 3  # lines of what else is to be known
+CUT = "…"
 QUIET = ("waiting", "in-sync", "moved")
 
 
@@ -33,14 +37,34 @@ class Column(NamedTuple):
     right: bool = True
 
 
-COLUMNS = (
-    Column("", 4),
-    Column("copied", 13),
-    Column("speed", 11),
-    Column("left", 6),
-    Column("mirror", 12, right=False),
-)
+PERCENT = Column("", 4)
+COPIED = Column("copied", 14)  # as for "about 99.9 GiB"
+SPEED = Column("speed", 11)
+LEFT = Column("left", 6)
+MIRROR = Column("mirror", 12, right=False)
 MIRRORED = Column("mirrored", 24)
+
+
+class Layout(NamedTuple):
+    """Of a disk's line: the columns behind its name and bar, and the least width of that bar."""
+
+    columns: Tuple[Column, ...]
+    bar: int = BAR[0]
+
+    @property
+    def least(self) -> int:
+        """The least width of a screen for it."""
+        return 3 + NAME[0] + self.bar + sum(column.width + 1 for column in self.columns)
+
+
+LAYOUTS = (
+    Layout((PERCENT, COPIED, SPEED, LEFT, MIRROR, MIRRORED)),
+    Layout((PERCENT, COPIED, SPEED, LEFT, MIRROR)),
+    Layout((PERCENT, COPIED, SPEED, LEFT), NARROW_BAR),  # SPEED says that a mirror is broken
+    Layout((PERCENT, SPEED, LEFT), NARROW_BAR),
+    Layout((PERCENT,), NARROW_BAR),
+)
+"""The first that a screen has room for, else the last."""
 
 
 class Screen:
@@ -107,7 +131,7 @@ class Screen:
 def picture(migrations: Sequence[Watched], notice: str, width: int, height: int) -> List[Text]:
     """The lines of a screen of that size, in columns and rows; more only where even the shortest
     are too many."""
-    told = [Text(_fit(clean(notice), width).rstrip(), style="yellow")] if notice else []
+    told = [Text(line, style="yellow") for line in _lines(notice, width)]
     for detail in DETAILS:
         lines = _heading(migrations, width, detail)
         for one in migrations:
@@ -147,19 +171,24 @@ def _of_migration(one: Watched, width: int, detail: int) -> List[Text]:
 
 
 def _headline(one: Watched, width: int) -> Text:
-    figures = ""
-    if one.running and one.status:
-        moved, whole = one.status["bytes_moved"], one.status["bytes_to_move"]
-        figures = "%d%%  %s" % (100 * moved // whole if whole else 100, _part(moved, whole))
-        left = one.all.left(whole) if one.all.stalled is None else None
-        if left:
-            figures += "  %s left" % quantities.seconds(left)
+    figures = next((told for told in _figures(one) if len(told) + DOING < width), "")
     room = width - len(figures) - 1
     doing = Text(_fit("%s: %s" % (clean(one.name), clean(_doing(one))), room))
     doing.stylize("bold", 0, len(clean(one.name)) + 1)
     if not one.running:
         doing.stylize("green" if one.status.get("state") == "succeeded" else "red")
     return doing + Text(" " + figures, style="bold") if figures else doing
+
+
+def _figures(one: Watched) -> List[str]:
+    """How much of all is there, and what is left: the longest text first."""
+    if not (one.running and one.status):
+        return []
+    moved, whole = one.status["bytes_moved"], one.status["bytes_to_move"]
+    percent = "%d%%" % (100 * moved // whole if whole else 100)
+    left = one.all.left(whole) if one.all.stalled is None else None
+    time_left = "  %s left" % quantities.seconds(left) if left else ""
+    return ["%s  %s%s" % (percent, _part(moved, whole), time_left), percent + time_left, percent]
 
 
 def _doing(one: Watched) -> str:
@@ -170,7 +199,7 @@ def _doing(one: Watched) -> str:
         return "not seen yet"
     if status["state"] != "running":
         pause = status.get("downtime")
-        stood = "; the guest stood still for %s" % quantities.seconds(pause) if pause else ""
+        stood = "; " + quantities.pause(pause) if pause else ""
         why = ": %s" % " ".join(status["error"][:2]) if status.get("error") else ""
         return status["state"] + (why or stood)
     broken = status.get("broken")
@@ -187,7 +216,8 @@ def _disk_line(disk: Disk, width: int) -> Text:
     line.append("━" * filled, style="green" if filled == bar else "cyan")
     line.append("─" * (bar - filled), style="dim")
     style = {"broken": "red", "waiting": "dim"}.get(disk.now["state"], "")
-    cells = [_cell(text, column) for text, column in zip(_cells(disk), columns)]
+    told = _cells(disk)
+    cells = [_cell(told[column], column) for column in columns]
     line.append(" " + " ".join(cells), style=style)
     line.truncate(width)
     return line
@@ -195,18 +225,26 @@ def _disk_line(disk: Disk, width: int) -> Text:
 
 def _layout(width: int) -> Tuple[int, int, Tuple[Column, ...]]:
     """(columns of the name, of the bar, the others)"""
-    columns = COLUMNS + ((MIRRORED,) if width >= WIDE else ())
-    left = width - 3 - sum(column.width + 1 for column in columns)
-    spare = max(0, left - NAME[0] - BAR[0])
-    name = min(NAME[1], NAME[0] + spare // 2)
-    return name, max(1, min(BAR[1], left - name)), columns
+    found = next((one for one in LAYOUTS if one.least <= width), LAYOUTS[-1])
+    spare = max(0, width - found.least)
+    # The bar becomes as long as it usually is before the name has more.
+    bar = min(spare, BAR[0] - found.bar)
+    more = (spare - bar) // 2
+    name = min(NAME[1], NAME[0] + more)
+    return name, min(BAR[1], found.bar + spare - (name - NAME[0])), found.columns
 
 
-def _cells(disk: Disk) -> List[str]:
+def _cells(disk: Disk) -> Dict[Column, str]:
     fraction = disk.fraction
-    percent = "" if fraction is None else "%d%%" % (100 * fraction)
     speed, left = _speed(disk)
-    return [percent, _copied(disk), speed, left, _mirror(disk), _mirrored(disk)]
+    return {
+        PERCENT: "" if fraction is None else "%d%%" % (100 * fraction),
+        COPIED: _copied(disk),
+        SPEED: speed,
+        LEFT: left,
+        MIRROR: _mirror(disk),
+        MIRRORED: _mirrored(disk),
+    }
 
 
 def _copied(disk: Disk) -> str:
@@ -252,7 +290,9 @@ def _mirrored(disk: Disk) -> str:
 
 
 def _said(disk: Disk) -> str:
-    percent, copied, speed, left, mirror, mirrored = _cells(disk)
+    cells = _cells(disk)
+    percent, speed, left = cells[PERCENT], cells[SPEED], cells[LEFT]
+    mirror, mirrored = cells[MIRROR], cells[MIRRORED]
     state = disk.now["state"].replace("-", " ")
     said = [state]
     if percent:
@@ -277,5 +317,16 @@ def _cell(text: str, column: Column) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    """In so many columns of a terminal."""
-    return set_cell_size(text, max(0, width))
+    """In so many columns of a terminal; what is cut ends with CUT."""
+    width = max(0, width)
+    if cell_len(text) > width > 1:
+        return set_cell_size(text, width - 1) + CUT
+    return set_cell_size(text, width)
+
+
+def _lines(text: str, width: int) -> List[str]:
+    """Broken to the width, at blanks where that can be; no more than NOTICE."""
+    found = textwrap.wrap(
+        clean(text), max(1, width), max_lines=NOTICE, placeholder=CUT, break_on_hyphens=False
+    )
+    return [_fit(line, width).rstrip() for line in found]

@@ -9,7 +9,13 @@ from typing import Any, Callable, Dict, Optional
 from storage_motion.destination import tapdisk
 from storage_motion.destination.copy_role import CopyRole
 from storage_motion.destination.mirror_role import MirrorRole
-from storage_motion.errors import DataPathError, NotFinished, PeerRefused, ProtocolError
+from storage_motion.errors import (
+    ConnectionLost,
+    DataPathError,
+    NotFinished,
+    PeerRefused,
+    ProtocolError,
+)
 from storage_motion.wire import digest, nbd, nbd_client
 from storage_motion.wire.buffered_tls import BufferedTls
 from storage_motion.wire.control_socket import Handler
@@ -169,6 +175,9 @@ class ReceivedDisk(object):
                     raise ProtocolError("unknown command")
                 lines.send(self._answered(commands[command], message), CONTROL_BOUND)
                 heard()
+        except ConnectionLost as error:
+            if self.gate != "open":  # else the mover has done its part, and has no more to say
+                log.info("disk %s: control has ended with the gate shut: %s", self.key, error)
         except DataPathError as error:
             log.info("disk %s: control has ended: %s", self.key, error)
         finally:

@@ -59,7 +59,7 @@ Found = Dict[Tuple[int, str], Tuple[Dict[str, Any], List[Need]]]
 
 
 def require(
-    session: "XenAPI.Session",
+    ends: Dict[str, Optional[int]],
     source: Records,
     destination: Records,
     plan: Plan,
@@ -68,11 +68,10 @@ def require(
     rooms: List[Room],
 ) -> List[Disk]:
     """Look at all SRs of a plan; what is wrong goes to `problems`, what is there to `rooms`.
-    `session`: of this host's pool; `source`, `destination`: Records, the same object for a move
+    `ends`: as data_ends has them; `source`, `destination`: Records, the same object for a move
     within a pool. Answers those disks for which there is room, and none for what SM wants of a VDI
-    that they would be clones of (`base_there`). Raises SmFault."""
+    that they would be clones of (`base_there`)."""
     found: Found = {}
-    ends = {disk.key: data_end(session, source, plan, disk) for disk in plan.disks}
     there = destination.ref("host", plan.destination_host)
     for disk in plan.disks:
         ref, sr = destination.by_uuid("SR", disk.destination_sr)
@@ -106,9 +105,25 @@ def require(
     return [disk for disk in plan.sent if disk.base_there and disk.destination_sr in short]
 
 
-def data_end(session: "XenAPI.Session", source: Records, plan: Plan, disk: Disk) -> Optional[int]:
-    """Where the data of a disk that is mirrored ends in its VHD on LVM, to which SM shrinks it when
-    it becomes the base of a snapshot. None if it is not known, or the image does not shrink."""
+def data_ends(session: "XenAPI.Session", source: Records, plan: Plan) -> Dict[str, Optional[int]]:
+    """{disk's key: where the data of a disk that is mirrored ends in its VHD on LVM}, to which SM
+    shrinks it when it becomes the base of a snapshot. None if it is not known, or the image does
+    not shrink. `session`: of this host's pool. Raises SmFault."""
+    return {disk.key: _data_end(session, source, plan, disk) for disk in plan.disks}
+
+
+def with_data(plan: Plan, source: Records, ends: Dict[str, Optional[int]]) -> Plan:
+    """The same, with what its disks hold by these ends: by xapi's records an image on LVM holds all
+    of its volume, which has the whole size of a disk that is written to."""
+    return plan._replace(
+        disks=[
+            disk._replace(data=data_of(source, source.by_uuid("VDI", disk.key)[1], ends[disk.key]))
+            for disk in plan.disks
+        ]
+    )
+
+
+def _data_end(session: "XenAPI.Session", source: Records, plan: Plan, disk: Disk) -> Optional[int]:
     sr = source.by_uuid("SR", disk.source_sr)[1]
     if not plan.mirrors(disk) or sr["type"] not in volumes.TYPES:
         return None

@@ -47,26 +47,26 @@ def scan(source: Records, destination: Records, plan: Plan, problems: "Problems"
         seen.add((id(records), ref))
         named = (sr["uuid"], sr["name_label"])
         try:
-            _scan(records.session, ref)
-        except _Busy as why:
+            scan_one(records.session, ref)
+        except Busy as why:
             warnings.append(NOT_SCANNED % (named + (why,)))
         except tasks.TaskFailed as failed:
             problems.add(argument, WRONG % (named + (" ".join(failed.details),)), RIGHT)
     return warnings
 
 
-class _Busy(Exception):
-    """Others are at the SR."""
+class Busy(Exception):
+    """Others are at the SR, as the text says."""
 
 
-def _scan(session: "XenAPI.Session", sr: str) -> None:
+def scan_one(session: "XenAPI.Session", sr: str) -> None:
+    """Scan an SR (a ref). Raises Busy if others are at it for long; TaskFailed, if it cannot be
+    scanned."""
     api = session.xenapi
     try:
         waiting.until(lambda: not api.SR.get_current_operations(sr), PATIENCE, "the SR", POLL)
     except TimedOut:
-        raise _Busy(
-            ", ".join(sorted(api.SR.get_current_operations(sr).values())) or "others use it"
-        )
+        raise Busy(", ".join(sorted(api.SR.get_current_operations(sr).values())) or "others use it")
     begun: List[str] = []
 
     def begin() -> str:
@@ -77,11 +77,11 @@ def _scan(session: "XenAPI.Session", sr: str) -> None:
         tasks.run(session, begin, SCAN_TIMEOUT)
     except tasks.TaskFailed as failed:
         if failed.details[0] in BUSY:
-            raise _Busy(failed.details[0])
+            raise Busy(failed.details[0])
         raise
     except TimedOut:
         _give_up(api, begun[-1])
-        raise _Busy("no end within %d s" % SCAN_TIMEOUT)
+        raise Busy("no end within %d s" % SCAN_TIMEOUT)
 
 
 def _give_up(api: Any, task: str) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Callable, List, Optional
 import typer
 
 from storage_motion.cli import exit_codes, passwords, pools
+from storage_motion.cli.arguments import RemotePasswordFile, require_beside
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.doctor import findings, looking, reachability, table
 from storage_motion.cli.doctor.findings import OK, PROBLEM, Finding
@@ -28,14 +29,7 @@ def doctor(
             help="Look at this pool as well, and whether the hosts of the first reach its hosts.",
         ),
     ] = None,
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="The other pool's password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None,
+    remote_password_file: RemotePasswordFile = None,
 ) -> int:
     """Look whether a pool, or two, are ready for moves.
 
@@ -47,6 +41,7 @@ def doctor(
       sxm -s paris doctor
       sxm -s paris doctor --to-pool lyon
     """
+    require_beside("--remote-password-file", remote_password_file, ("--to-pool", to_pool))
     found: List[Finding] = []
     first = _seen(found, run.settings.server or "the default pool", lambda: run.pool)
     second = None

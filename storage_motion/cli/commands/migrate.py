@@ -7,6 +7,7 @@ import typer
 
 from storage_motion.booleans import BOOLEANS
 from storage_motion.cli import exit_codes, planned
+from storage_motion.cli.arguments import Report
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.following import MigrationFailed, follow
 from storage_motion.cli.moves import Wish, arguments_of
@@ -23,9 +24,7 @@ def migrate(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Tell the migration's id, and do not watch it.")
     ] = False,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Keep a report of it on this machine.")
-    ] = True,
+    report: Report = True,
 ) -> int:
     """Move a VM and its disks, or copy it, and watch.
 

@@ -5,7 +5,7 @@ from typing import Annotated, List, Optional
 
 import typer
 
-from storage_motion.cli.arguments import which
+from storage_motion.cli.arguments import MIGRATIONS, which
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.report import kept
 
@@ -13,12 +13,7 @@ from storage_motion.cli.report import kept
 @command
 def report(
     run: Invocation,
-    migrations: Annotated[
-        List[str],
-        typer.Argument(
-            metavar="MIGRATION...", help="The id of each; or its VM's name, or vm= and its UUID."
-        ),
-    ],
+    migrations: Annotated[List[str], MIGRATIONS],
     output: Annotated[
         Optional[str],
         typer.Option("-o", "--output", metavar="FILE", help="The page (VM and id, .html, here)."),

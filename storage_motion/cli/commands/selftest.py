@@ -7,6 +7,7 @@ from typing import Annotated, Any, Dict, List, Optional
 import typer
 
 from storage_motion.cli import exit_codes, names, passwords, pools
+from storage_motion.cli.arguments import RemotePasswordFile, require_beside
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.failures import Interrupted, NotUnderstood
 from storage_motion.cli.pools import Pool
@@ -57,14 +58,7 @@ def selftest(
         Optional[str],
         typer.Option("--report", metavar="PATH", help="The report is PATH.txt and PATH.json."),
     ] = None,
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="That pool's password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None,
+    remote_password_file: RemotePasswordFile = None,
 ) -> int:
     """Move a small VM each way that these hosts allow, and tell what held.
 
@@ -76,20 +70,23 @@ def selftest(
       sxm -s paris selftest --sr fast --sr big --to-pool lyon
       sxm -s paris selftest --clean --to-pool lyon
     """
+    if to_sr and not to_pool:
+        raise NotUnderstood("--to-sr is of the pool of --to-pool, which is missing")
+    require_beside("--remote-password-file", remote_password_file, ("--to-pool", to_pool))
+    if not LEAST <= size <= MOST:
+        raise NotUnderstood("--size: from %d to %d MiB" % (LEAST, MOST))
+    if path:
+        report.require_folder(path)
     known = [run.pool]
     if to_pool:
         known.append(
             run.connect(pools.known(to_pool), remote_password_file, passwords.REMOTE_VARIABLE)
         )
-    if to_sr and not to_pool:
-        raise NotUnderstood("--to-sr is of the pool of --to-pool, which is missing")
-    if not LEAST <= size <= MOST:
-        raise NotUnderstood("--size: from %d to %d MiB" % (LEAST, MOST))
     _require_different(known)
     if clean:
         return _clean(run, known, yes)
-    here = _places(known[0], sr)
-    there = _places(known[1], to_sr) if to_pool else []
+    here = _places(known[0], "--sr", sr)
+    there = _places(known[1], "--to-sr", to_sr) if to_pool else []
     if len(here) + len(there) < 2:
         raise NotUnderstood("there is one SR only: name another one, or give --to-pool")
     given = [place for place in here if sr] + [place for place in there if to_sr]
@@ -170,7 +167,8 @@ def _clean(run: Invocation, known: List[Pool], yes: bool) -> int:
 
 def _take(run: Invocation, one: steps.Run, pool: Pool, text: str, yes: bool) -> None:
     """The VM that was named, after its user has said yes."""
-    found = names.vm(pool, text)
+    with names.given_by("--vm", pool):
+        found = names.vm(pool, text)
     run.out.note(
         "VM %s (%s, %s) is moved as it is, with all its disks, to each of %d SRs and back; one "
         "move is cancelled, and the worker of one is killed. It is neither started nor shut down."
@@ -198,10 +196,11 @@ def _require_different(known: List[Pool]) -> None:
         raise NotUnderstood("--to-pool: is the pool of --server")
 
 
-def _places(pool: Pool, wanted: Optional[List[str]]) -> List[Place]:
+def _places(pool: Pool, option: str, wanted: Optional[List[str]]) -> List[Place]:
     """The SRs that are named, or all for disks that a host sees and that take new ones."""
     if wanted:
-        found = [names.sr(pool, text) for text in wanted]
+        with names.given_by(option, pool):
+            found = [names.sr(pool, text) for text in wanted]
     else:
         plugged = {
             pbd["SR"] for pbd in pool.records().all("PBD").values() if pbd["currently_attached"]

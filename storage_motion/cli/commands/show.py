@@ -2,12 +2,12 @@
 """`sxm show`."""
 
 import time
-from typing import Annotated, Any, Dict, List, Optional, Tuple
+from typing import Annotated, Any, Dict, List, Tuple
 
 import typer
 
-from storage_motion.cli import logs, output
-from storage_motion.cli.arguments import Migration, which
+from storage_motion.cli import logs, output, quantities
+from storage_motion.cli.arguments import Migration, RemotePasswordFile, require_beside, which
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.output import Output
 
@@ -19,14 +19,7 @@ def show(
     log: Annotated[
         bool, typer.Option("--log", help="With what the logs of both hosts have of it.")
     ] = False,
-    remote_password_file: Annotated[
-        Optional[str],
-        typer.Option(
-            "--remote-password-file",
-            metavar="FILE",
-            help="With --log: the other pool's password (also: SXM_REMOTE_PASSWORD).",
-        ),
-    ] = None,
+    remote_password_file: RemotePasswordFile = None,
 ) -> None:
     """Show a migration: how far it is, or how it ended.
 
@@ -34,6 +27,7 @@ def show(
       sxm -s paris show web
       sxm -s paris show web --log
     """
+    require_beside("--remote-password-file", remote_password_file, ("--log", log))
     answer = run.pool.plugin("status", **which(migration))
     lines = logs.of(run, answer, remote_password_file) if log else None
     if run.out.json:
@@ -70,7 +64,7 @@ def _show(out: Output, answer: Dict[str, Any]) -> None:
         ("Took", output.duration(seconds)),
     ]
     if answer["downtime"] is not None:
-        pairs.append(("Guest stood", "%.2f s" % answer["downtime"]))
+        pairs.append(("Pause", quantities.pause(answer["downtime"])))
     if answer.get("broken"):
         pairs.append(("Broken", str(answer["broken"])))
     if answer["copy"] and answer["new_vm"]:

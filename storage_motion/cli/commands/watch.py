@@ -6,7 +6,7 @@ from typing import Annotated, List, Optional
 import typer
 
 from storage_motion.cli import exit_codes
-from storage_motion.cli.arguments import which
+from storage_motion.cli.arguments import MIGRATIONS, which
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.failures import NotUnderstood
 from storage_motion.cli.following import follow
@@ -15,12 +15,7 @@ from storage_motion.cli.following import follow
 @command
 def watch(
     run: Invocation,
-    migrations: Annotated[
-        Optional[List[str]],
-        typer.Argument(
-            metavar="MIGRATION...", help="The id of each; or its VM's name, or vm= and its UUID."
-        ),
-    ] = None,
+    migrations: Annotated[Optional[List[str]], MIGRATIONS] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All that run in the pool now.")
     ] = False,

@@ -18,6 +18,13 @@ NO_PLUGIN = "XENAPI_MISSING_PLUGIN"
 class Pool(Protocol):
     """What is needed of the pool that the VMs are in."""
 
+    @property
+    def master(self) -> str:
+        """The ref of its master."""
+
+    def plugin_on(self, _host: str, _function: str, **arguments: str) -> Dict[str, Any]:
+        """Call sxm.py on a host (a ref). Raises XenAPI.Failure, or one of AWAY."""
+
     def plugin(self, _function: str, **arguments: str) -> Dict[str, Any]:
         """Call sxm.py on its master. Raises XenAPI.Failure, or one of AWAY."""
 

@@ -3,21 +3,36 @@
 that run, below them."""
 
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
-from rich.console import Console, Group
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from storage_motion.cli import quantities
 from storage_motion.cli.evacuation import account as accounts
 from storage_motion.cli.evacuation.account import Account, Course
 from storage_motion.cli.evacuation.parts import count, described
 from storage_motion.cli.output import clean, duration, size
 
-BAR, NAME = 10, 14  # characters
+BAR, NAME = 10, 20  # characters
 OLD = 10.0  # seconds over which a rate is taken
+
+
+class Column(NamedTuple):
+    """Of the table. `from_width`: the columns of a terminal that has room for it."""
+
+    name: str
+    from_width: int
+    justify: JustifyMethod = "left"
+
+
+NAMED, BARS, PERCENT = Column("name", 0), Column("bar", 60), Column("percent", 0, "right")
+MOVED, RATE = Column("moved", 40, "right"), Column("rate", 50, "right")
+DOING = Column("doing", 72)
+COLUMNS = (NAMED, BARS, PERCENT, MOVED, RATE, DOING)
 
 
 def _moved(event: Dict[str, Any], course: Course) -> str:
@@ -121,28 +136,33 @@ class Display:
 
     def drawn(self, account: Account, statuses: Mapping[str, Dict[str, Any]]) -> Group:
         """The table of those that run, and the line of counts."""
+        width = self._console.width
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
-        for justify in ("left", "left", "right", "right", "right"):
-            table.add_column(justify=justify, no_wrap=True)
-        table.add_column()  # which gives way
+        shown = [column for column in COLUMNS if width >= column.from_width]
+        for column in shown:
+            # what may be wrapped gives way first
+            table.add_column(justify=column.justify, no_wrap=column != DOING)
         for course in account.busy:
             status = statuses.get(course.planned.vm)
             moved = status["bytes_moved"] if status else 0
             whole = status["bytes_to_move"] if status else course.planned.data
-            table.add_row(
-                Text(clean(course.planned.name)[:NAME]),
-                ProgressBar(
+            name = Text(clean(course.planned.name))
+            name.truncate(NAME, overflow="ellipsis")
+            cells: Dict[Column, RenderableType] = {
+                NAMED: name,
+                BARS: ProgressBar(
                     total=whole or 1, completed=moved if whole else bool(status), width=BAR
                 ),
-                "%d%%" % (100 * moved // whole if whole else 100 * bool(status)),
-                "%s of %s" % (size(moved), size(whole)),
-                self._rate(course.planned.vm, moved),
-                Text(
+                PERCENT: "%d%%" % (100 * moved // whole if whole else 100 * bool(status)),
+                MOVED: quantities.part(moved, whole),
+                RATE: self._rate(course.planned.vm, moved),
+                DOING: Text(
                     clean(status["doing"] if status else "beginning"),
                     no_wrap=True,
                     overflow="ellipsis",
                 ),
-            )
+            }
+            table.add_row(*[cells[column] for column in shown])
         return Group(table, Text(counts(account)))
 
     def _rate(self, vm: str, moved: int) -> str:
@@ -155,4 +175,4 @@ class Display:
         while len(seen) > 2 and now - seen[1][0] > OLD:
             seen.pop(0)
         passed = now - seen[0][0]
-        return "%s/s" % size((moved - seen[0][1]) / passed) if passed >= 1 else ""
+        return quantities.rate((moved - seen[0][1]) / passed) if passed >= 1 else ""

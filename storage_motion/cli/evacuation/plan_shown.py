@@ -3,6 +3,7 @@
 
 from typing import Callable
 
+from storage_motion.cli import estimates
 from storage_motion.cli.evacuation import codes
 from storage_motion.cli.evacuation.parts import Left, count
 from storage_motion.cli.evacuation.rehearsal import Rehearsal, to_json
@@ -39,6 +40,9 @@ def show(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> No
             size(totals["data"]),
         )
     )
+    out.line("data: %s" % estimates.SCANNED)
+    for sentence in rehearsal.unscanned:
+        out.line("warning: %s" % sentence)
     for room in rehearsal.room:
         out.line(
             "SR %s: %s free, %s needed, %s left"

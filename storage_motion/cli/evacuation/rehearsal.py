@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The plan of all of it: a dry run of each VM, and the room that all of them take together."""
 
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+import socket
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 import XenAPI
 
-from storage_motion.cli.evacuation import codes, order
+from storage_motion.cli import beside
+from storage_motion.cli.evacuation import codes, order, scans
 from storage_motion.cli.evacuation.asking import Pool
 from storage_motion.cli.evacuation.goals import GIB, Room, To, choose, stay
 from storage_motion.cli.evacuation.parts import VM, Left, Planned, described
-from storage_motion.cli.evacuation.selection import Selection
-from storage_motion.xapi.records import Records
+from storage_motion.cli.evacuation.selection import Selection, What, select
+from storage_motion.errors import Unreachable
+from storage_motion.xapi import session as sessions
+from storage_motion.xapi.records import NULL, Records
+
+DRY_RUNS = beside.Bounds(place=4, all=16)
+"""How many at a time, at one host and in all. Each is a process in dom0 of its VM's host; of a VM
+that does not run, in the master's."""
 
 
 class Rehearsed(NamedTuple):
@@ -40,11 +48,13 @@ class Rehearsed(NamedTuple):
 
 class Rehearsal(NamedTuple):
     """`rehearsed`: in the order in which they would be begun. `room`: of each SR that something
-    goes to, {"sr", "name", "free", "needed", "left"} in bytes."""
+    goes to, {"sr", "name", "free", "needed", "left"} in bytes. `unscanned`: why the figures of an
+    SR are old, a sentence each."""
 
     rehearsed: List[Rehearsed]
     left: List[Left]
     room: List[Dict[str, Any]]
+    unscanned: Sequence[str] = ()
 
     @property
     def refused(self) -> List[Rehearsed]:
@@ -68,43 +78,79 @@ class Rehearsal(NamedTuple):
         return not (self.refused or self.short or any(left.stays for left in self.left))
 
 
-def rehearse(
-    pool: Pool,
-    source: Records,
-    selection: Selection,
-    to: To,
-    secrets: Mapping[str, str],
-    tell: Callable[[int, int, str], None] = lambda done, all_of_them, name: None,
-) -> Rehearsal:
-    """Plan the smallest first, each with a dry run, which tells what it takes of each SR
-    (storage_motion/plan/room.py). `secrets`: arguments that are not kept.
-    `tell(done, of, name)`: before each. Raises what the pool's calls do."""
+class Draft(NamedTuple):
+    """What is planned by the pools' records alone, in the order of the dry runs."""
+
+    planned: List[Planned]
+    left: List[Left]
+
+
+def draft(source: Records, selection: Selection, to: To) -> Draft:
+    """The smallest first, so that these have the choice of the SRs."""
     wanted = sorted(
         selection.wanted,
         key=lambda one: (sum(disk.size for disk in one.disks), one.record["name_label"]),
     )
-    estimate, planned = Room(to.records), []
-    left = [
-        stay(one, source.by_uuid("VM", one.uuid)[1], to)
-        if one.kind == VM and not one.disks
-        else one
-        for one in selection.left
-    ]
+    estimate = Room(to.records)
+    found = Draft(
+        [],
+        [
+            stay(one, source.by_uuid("VM", one.uuid)[1], to)
+            if one.kind == VM and not one.disks
+            else one
+            for one in selection.left
+        ],
+    )
     for one in wanted:
-        found = choose(source, one, to, estimate)
-        if isinstance(found, Left):
-            left.append(found)
+        chosen = choose(source, one, to, estimate)
+        if isinstance(chosen, Left):
+            found.left.append(chosen)
         else:
-            planned.append(found)
-    rehearsed, room = [], _Room()
-    for number, each in enumerate(planned):
-        tell(number, len(planned), each.name)
-        done, found_there = _dry_run(pool, each, secrets)
-        rehearsed.append(done)
+            found.planned.append(chosen)
+    return found
+
+
+def rehearse(
+    pool: Pool,
+    read: Callable[[], Tuple[Records, To]],
+    what: What,
+    secrets: Mapping[str, str],
+    tell: Callable[[int, int, str], None] = lambda done, of, doing: None,
+) -> Rehearsal:
+    """Scan each SR that is in it once, and plan each VM with a dry run, which tells what it takes
+    of each SR (storage_motion/plan/room.py). `read()`: the pools' records, read anew; `secrets`:
+    arguments that are not kept. `tell(done, of, doing)`: how far it is.
+
+    One whose dry run fails fails no other: its error is what it was refused with. Raises what
+    other calls of the pools do."""
+    source, to = read()
+    drafted = draft(source, select(source, what, to.cross_pool), to)
+    scanned = scans.of(source, to.records, drafted.planned, tell)
+    source, to = read()  # which the scans have brought up to date
+    planned, left = draft(source, select(source, what, to.cross_pool), to)
+    asked = [(_home(source, pool, one), one) for one in planned]
+    runs: Dict[int, Rehearsed] = {}
+    room = _Room()
+
+    def run(one: Tuple[str, Planned]) -> Tuple[Rehearsed, List[Dict[str, Any]]]:
+        return _dry_run(pool, *one, secrets, scanned.done)
+
+    for ended in beside.as_they_end(run, asked, lambda one: one[0], DRY_RUNS):
+        assert ended is not None
+        if ended.error:
+            raise ended.error
+        runs[ended.number], found_there = ended.answer
         room.take(found_there)
+        tell(len(runs), len(planned), "planned %s" % planned[ended.number].name)
     first = {one.vm: at for at, one in enumerate(order.smallest_first(planned))}
-    rehearsed.sort(key=lambda one: first[one.planned.vm])
-    return Rehearsal(rehearsed, left, room.figures())
+    rehearsed = sorted(runs.values(), key=lambda one: first[one.planned.vm])
+    return Rehearsal(rehearsed, left, room.figures(), scanned.not_done)
+
+
+def _home(source: Records, pool: Pool, planned: Planned) -> str:
+    """The host (a ref) that is asked: that of the VM, which would be asked by the master else."""
+    home: str = source.by_uuid("VM", planned.vm)[1]["resident_on"]
+    return home if home != NULL else pool.master
 
 
 def without(rehearsal: Rehearsal, refused: Sequence[Rehearsed]) -> Rehearsal:
@@ -155,15 +201,19 @@ class _Room:
 
 
 def _dry_run(
-    pool: Pool, planned: Planned, secrets: Mapping[str, str]
+    pool: Pool, home: str, planned: Planned, secrets: Mapping[str, str], scanned: Set[str]
 ) -> Tuple[Rehearsed, List[Dict[str, Any]]]:
-    """(What came of it, the room that it found)."""
+    """(What came of it, the room that it found). `scanned`: the SRs (UUIDs) that need no scan."""
     arguments: Dict[str, str] = dict(planned.arguments, **secrets)
     arguments["dry-run"] = "true"
+    if scanned.issuperset(planned.srs):
+        arguments["scan"] = "false"
     try:
-        answer = pool.plugin("migrate", **arguments)
+        answer = pool.plugin_on(home, "migrate", **arguments)
     except XenAPI.Failure as failure:
         return Rehearsed(planned, [str(detail) for detail in failure.details], []), []
+    except (socket.timeout, ValueError) as error:  # of others the connection to the pool is gone
+        return Rehearsed(planned, [Unreachable.code, "its host", sessions.reason(error)], []), []
     plan = answer["plan"]
     data = {disk["key"]: disk["data"] for disk in plan["disks"]}
     disks = tuple(disk._replace(data=data.get(disk.vdi, disk.data)) for disk in planned.disks)
@@ -191,6 +241,7 @@ def to_json(rehearsal: Rehearsal) -> Dict[str, Any]:
         "not_moved": [one._asdict() for one in rehearsal.left],
         "room": rehearsal.room,
         "short": rehearsal.short,
+        "unscanned": list(rehearsal.unscanned),
         "totals": {
             "vms": len(moving),
             "disks": sum(len(one.planned.disks) for one in moving),

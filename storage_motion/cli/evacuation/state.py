@@ -17,6 +17,7 @@ from storage_motion.errors import MotionError
 BEGUN = "begun"
 """The event behind which something may have been started."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+NAME_IS = "at most 100 letters, digits, dots and dashes make one, the first a letter or a digit"
 
 
 class StateError(MotionError):
@@ -51,7 +52,7 @@ class StateFile:
         """The file of the evacuation `name`, new or as it is; `within`: the directory (default:
         `directory()`). Raises AlreadyEvacuating, StateError."""
         if not NAME.match(name):
-            raise StateError(name, "letters, digits, dots, dashes, at most 100, make a name")
+            raise StateError(name, NAME_IS)
         within = within or directory()
         try:
             os.makedirs(within, mode=0o700, exist_ok=True)

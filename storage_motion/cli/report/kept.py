@@ -94,7 +94,10 @@ def keep_all(pool: Any, migrations: Sequence[str], out: Output, title: str) -> "
 def _said(error: BaseException) -> str:
     if isinstance(error, XenAPI.Failure):
         return ": ".join(str(detail) for detail in error.details[:2])
-    if isinstance(error, (OSError, MotionError)):
+    if isinstance(error, OSError):
+        why = error.strerror or str(error)
+        return "%s: %s" % (error.filename, why) if error.filename else why
+    if isinstance(error, MotionError):
         return str(error)
     if isinstance(error, sessions.NOT_XAPI):
         return sessions.reason(error)

@@ -213,6 +213,10 @@ def _replace(path: str, text: str) -> None:
         with open(temporary, "w", encoding="utf-8") as out:
             out.write(text)
         os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise OSError(error.errno, error.strerror, path)  # that of a full disk has no name
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)

@@ -3,6 +3,7 @@
 each step. No secrets; and no names and addresses, unless its user says so."""
 
 import json
+import os
 import re
 import time
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set
@@ -11,6 +12,7 @@ import XenAPI
 
 import storage_motion
 from storage_motion.cli import output
+from storage_motion.cli.failures import NotUnderstood
 from storage_motion.cli.pools import Pool
 from storage_motion.cli.selftest.subject import Place
 
@@ -201,6 +203,14 @@ def _words(found: Dict[str, Any], names: Optional[Sequence[str]] = None) -> str:
         for name in names or sorted(found)
         if name in found
     )
+
+
+def require_folder(path: str) -> None:
+    """Raises NotUnderstood, unless PATH.txt and PATH.json may be written: before the hour that it
+    takes to have what is to stand there."""
+    folder = os.path.dirname(path) or "."
+    if not os.access(folder, os.W_OK | os.X_OK) or path.endswith("/"):
+        raise NotUnderstood("--report: %s: in no folder where you may write" % path)
 
 
 def write(path: str, report: Dict[str, Any]) -> List[str]:

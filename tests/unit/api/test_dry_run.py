@@ -80,3 +80,26 @@ def test_a_vm_that_is_not_there(world):
 def test_problems_are_for_a_dry_run(world):
     with pytest.raises(BadArguments, match="is for a dry run"):
         ask(world, problems="answer", **{"dry-run": "false"})
+
+
+def test_the_srs_are_scanned_unless_it_is_said_that_they_were(world, monkeypatch):
+    scans = []
+    monkeypatch.setattr(migrate.up_to_date, "scan", lambda *given: scans.append(given) or [])
+    assert ask(world)["scanned"] and len(scans) == 1
+    assert not ask(world, scan="false")["scanned"] and len(scans) == 1
+    with pytest.raises(BadArguments, match="scan: is for a dry run"):
+        ask(world, scan="false", **{"dry-run": "false"})
+    monkeypatch.setattr(migrate.up_to_date, "scan", lambda *_: ["it is busy"])
+    assert not ask(world)["scanned"], "as it could not be"
+
+
+def test_data_is_what_is_in_the_volume(world, monkeypatch):
+    """As the plan has it, and not xapi's figure, which is the volume's size."""
+    monkeypatch.setattr(
+        migrate.room,
+        "data_ends",
+        lambda session, source, plan: dict.fromkeys((disk.key for disk in plan.disks), 5 << 20),
+    )
+    answer = ask(world)
+    assert [disk["data"] for disk in answer["disks"]] == [5 << 20, 5 << 20]
+    assert [disk["data"] for disk in answer["plan"]["disks"]] == [5 << 20, 5 << 20]

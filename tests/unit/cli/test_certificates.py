@@ -5,11 +5,11 @@ password is sent."""
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 
 import pytest
 
+from served_xapi import certificate
 from storage_motion.cli import certificates
 from storage_motion.cli.failures import BadConfiguration, CertificateChanged
 from storage_motion.errors import CertificateMismatch, Unreachable
@@ -19,29 +19,8 @@ from storage_motion.xapi import session as sessions
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory):
     """Two certificates: paths of files with key and certificate."""
-    folder, found = tmp_path_factory.mktemp("keys"), []
-    for name in ("one", "other"):
-        path = str(folder / name)
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-            + [
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=" + name,
-                "-keyout",
-                path,
-                "-out",
-                path + ".c",
-            ],
-            check=True,
-            capture_output=True,
-        )
-        with open(path, "a") as file, open(path + ".c") as certificate:
-            file.write(certificate.read())
-        found.append(path)
-    return found
+    folder = tmp_path_factory.mktemp("keys")
+    return [certificate(str(folder / name), name) for name in ("one", "other")]
 
 
 @contextlib.contextmanager

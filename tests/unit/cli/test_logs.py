@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""`show`, `list`, `cancel`, `limit`, `recover` and `trust`: what a person sees of the plugin's
+"""`show`, `list`, `cancel`, `limit` and `trust`: what a person sees of the plugin's
 answers."""
 
 import pytest
 
 from fake_pool import by_name, failure, uuid_of
 from storage_motion.cli import certificates
-from storage_motion.errors import CertificateMismatch
 
 ID = "0f0e0d0c-0000-4000-8000-000000000001"
 
@@ -102,6 +101,21 @@ def test_a_host_that_is_down_is_told(sxm, status):
     ]
 
 
+def test_the_password_of_a_pool_that_is_not_asked_is_refused(sxm, status):
+    seen = sxm("show", "web", "--remote-password-file", "x")
+    assert seen.status == 2 and "is for --log, which is missing" in seen.err
+    seen = sxm("doctor", "--remote-password-file", "x")
+    assert seen.status == 2 and "is for --to-pool, which is missing" in seen.err
+    assert sxm.asked == []
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "cancel", "resume", "report"])
+@pytest.mark.parametrize("word", ["", "vm="])
+def test_no_migration_is_named_by_nothing(sxm, command, word):
+    seen = sxm(command, word)
+    assert seen.status == 2 and "which migration? its id" in seen.err and sxm.asked == []
+
+
 def test_list(sxm, status):
     sxm.answers["list"] = {"migrations": [status], "unreadable": []}
     seen = sxm("list")
@@ -118,47 +132,6 @@ def test_cancel_and_limit(sxm):
     assert sxm("cancel", "web").out == "cancelled\n"
     assert sxm("limit", "vm=web", "100MiB").out == "100.0 MiB a second\n"
     assert sxm.asked[-1][2] == {"vm": "web", "bandwidth": "100MiB"}
-
-
-def test_recover_asks_every_host_and_adds_up(sxm):
-    def answer(_):
-        if len(sxm.asked) == 2:
-            raise failure("HOST_OFFLINE", "p2")
-        return {"migrations": [{"migration": ID, "side": "source", "outcome": "moved", "why": "w"}]}
-
-    sxm.answers["recover"] = answer
-    seen = sxm("recover")
-    assert seen.status == 4 and seen.err == "sxm: warning: host p2: HOST_OFFLINE: p2\n"
-    assert seen.out == "%s on p1 (source): moved\n    w\n" % ID
-    sxm.answers["recover"] = {"migrations": []}
-    assert sxm("recover", "--host", "p1").out == "nothing to recover\n"
-
-
-@pytest.mark.parametrize(
-    "error", [TimeoutError("timed out"), ValueError("torn"), CertificateMismatch("a", "b")]
-)
-def test_a_host_that_does_not_answer_keeps_nobody_from_the_others(sxm, error):
-    def answer(_):
-        if len(sxm.asked) == 1:
-            raise error
-        return {"migrations": [{"migration": ID, "side": "source", "outcome": "moved", "why": "w"}]}
-
-    sxm.answers["recover"] = answer
-    seen = sxm("recover")
-    assert seen.status == 4 and seen.err.startswith("sxm: warning: host p1: ")
-    assert seen.out == "%s on p2 (source): moved\n    w\n" % ID
-    sxm.asked.clear()
-    assert set(sxm("recover", "--json").document["hosts that failed"]) == {"p1"}
-
-
-def test_one_is_recovered_on_its_source_host(sxm, status):
-    sxm.answers["list"] = {"migrations": [status], "unreadable": []}
-    waits = {"migration": ID, "side": "source", "outcome": "waiting", "why": "b is away"}
-    sxm.answers["recover"] = {"migrations": [waits]}
-    seen = sxm("recover", "web", "--lost-destination")
-    assert seen.status == 4 and "on p2 (source): waiting" in seen.out
-    assert sxm.asked[-1][2] == {"migration": ID, "lost": "destination"}
-    assert sxm("recover", "--lost-destination").status == 2
 
 
 def test_trust(sxm, home, monkeypatch):

@@ -113,7 +113,26 @@ def test_how_it_failed_is_told(world, monkeypatch):
         (["vm=web", "remote-password=hush"], "remote-password is no argument here"),
         (["--vm", "web", "--disk", "xvda"], "--disk xvda: not DISK=SR"),
         (["--vm", "wbe"], "there is no VM 'wbe'; did you mean"),
-        (["--vm", "web", "--network", "lan=guests"], "there is no interface 'lan' of VM web"),
+        (["--vm", "web", "--network", "lan=guests"], "--network is for --to-pool"),
+        (["--vm", "wbe"], "--vm, in pool paris: there is no VM 'wbe'"),
+        (["--vm", "web", "--to-sr", "x"], "--to-sr, in pool paris: there is no SR 'x'"),
+        (["--vm", "web", "--to-host", "x"], "--to-host, in pool paris: there is no host 'x'"),
+        (["--vm", "web", "--disk", "hda=shared"], "--disk, in pool paris: there is no disk 'hda'"),
+        (["--vm", "web", "--disk", "xvda=x"], "--disk, in pool paris: there is no SR 'x'"),
+        (["--vm", "web", "--data-network", "x"], "--data-network, in pool paris: there is no net"),
+        (["--vm", "web", "--remote-password-file", "x"], "is for --to-pool or remote-master=,"),
+        (
+            ["--vm", "web", "--to-pool", "lyon", "--to-sr", "p1-sr"],
+            "--to-sr, in pool lyon: there is no SR 'p1-sr'",
+        ),
+        (
+            ["--vm", "web", "--to-pool", "lyon", "--network", "lan=guests"],
+            "--network, in pool paris: there is no interface 'lan' of VM web",
+        ),
+        (
+            ["--vm", "web", "--to-pool", "lyon", "--network", "guests=x"],
+            "--network, in pool lyon: there is no network 'x'",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_asked(world, words, told):

@@ -73,3 +73,21 @@ def test_a_name_that_the_locale_cannot_write_is_no_error():
         text=True,
     )
     assert seen.returncode == 0 and "?ber" in seen.stdout, seen
+
+
+def test_how_far_something_is_takes_one_line_of_a_terminal_and_none_elsewhere():
+    screen = io.StringIO()
+    told = output.Output()
+    told.errors = Console(file=screen, force_terminal=True, width=30)
+    with told.progress() as tell:
+        tell(1, 240, "planned a")
+        tell(2, 240, "planned \x1b[2Ja VM with a long name that goes on")
+    shown = screen.getvalue()
+    assert "2 of 240  planned ?[2Ja VM wi\N{HORIZONTAL ELLIPSIS}\n" in shown
+    assert shown.count("\n") == 1 and "\x1b[2J" not in shown
+    assert shown.endswith("\x1b[2K"), "it is gone in the end"
+    screen = io.StringIO()
+    told.errors = Console(file=screen, width=30)
+    with told.progress() as tell:
+        tell(1, 2, "x")
+    assert screen.getvalue() == ""

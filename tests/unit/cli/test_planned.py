@@ -164,3 +164,21 @@ def test_migrate_shows_the_same_with_dry_run(world):
     plan = see(world).out
     assert world("migrate", "vm=web", "--dry-run").out == plan
     assert world("migrate", "vm=web", "dry-run=true").out == plan
+
+
+def test_the_data_says_what_it_goes_by(world):
+    """A scan just now; or an earlier one, also where there is no plan to estimate."""
+    assert "by a scan of their SRs just now" in " ".join(world("plan", "vm=web").out.split())
+    world.answers["migrate"]["scanned"] = False
+    assert "at the last scan of their SRs" in " ".join(world("plan", "vm=web").out.split())
+    world.answers["migrate"].update(plan=None, problems=["vdi:x: is paused"], verdict="not asked")
+    assert "data: what was allocated" in world("plan", "vm=web").out
+
+
+def test_a_volume_that_no_mirror_is_for_is_sent_as_a_whole(world):
+    world.answers["migrate"]["disks"][0]["sr"]["allocation"] = "thick"
+    assert "no mirror is for" not in " ".join(world("plan", "vm=web").out.split())
+    world.answers["migrate"]["plan"]["live"] = False
+    assert "of a volume on LVM that no mirror is for, all" in " ".join(
+        world("plan", "vm=web").out.split()
+    )

@@ -80,11 +80,65 @@ def test_a_disk_has_its_bar_bytes_speed_time_and_mirror_within_80_columns():
     assert "6.5 s left" in head
     for title in ("copied", "speed", "left", "mirror"):
         assert title in titles
-    assert line.startswith("  xvda disk 0    ━━━━────────  35%   140/400 MiB  40.0 MiB/s  6.5 s ")
+    assert line.startswith("  xvda disk 0    ━━━━───────  35%    140/400 MiB  40.0 MiB/s  6.5 s ")
     assert line.rstrip().endswith("on, 0.8 ms")
 
 
-@pytest.mark.parametrize("width", [80, 100, 110, 200])
+LARGEST = 99.94 * (1 << 30)  # of which each figure is as long as any
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_no_figure_is_cut_at_80_columns_before_a_disk_begins_and_after(width):
+    """With the longest figures that there are."""
+    waits = disk(0, estimated=True, to_copy=LARGEST, state="waiting", mirror="off")
+    begun = disk(1, verified=LARGEST * 0.01, to_copy=LARGEST)
+    later = dict(begun, verified=LARGEST * 0.02, mirrored_writes=10, waited=999.0)
+    shown = lines(watched(status(waits, begun), status(waits, later)), width=width)
+    assert (
+        "about 99.9 GiB" in shown[2] and "waiting" in shown[2] and shown[2].rstrip()[-3:] == "off"
+    )
+    assert "2.0/99.9 GiB" in shown[3] and "1.0 GiB/s" in shown[3] and "1m38s" in shown[3]
+    assert "on, 99.9 s" in shown[3]
+    assert screen.CUT not in "".join(shown)
+
+
+@pytest.mark.parametrize(
+    "width, told, left_out",
+    [
+        (79, ("copied", "speed", "left"), ("mirror",)),
+        (60, ("copied", "speed", "left"), ("mirror",)),
+        (59, ("speed", "left"), ("copied", "mirror")),
+        (45, ("speed", "left"), ("copied", "mirror")),
+        (40, (), ("copied", "speed", "left", "mirror")),
+        (28, (), ("copied", "speed", "left", "mirror")),
+    ],
+)
+def test_a_narrow_screen_leaves_whole_columns_out(width, told, left_out):
+    before, after = going()
+    titles, head, line = lines(watched(status(before), status(after)), width=width)
+    assert all(word in titles for word in told) and not any(word in titles for word in left_out)
+    assert ("140/400 MiB" in line) == ("copied" in told) and ("40.0 MiB/s" in line) == bool(told)
+    assert "xvda disk 0" in line and "35%" in line and "━" in line
+    assert max(map(len, (titles, head, line))) <= width
+    figures = (
+        "35%  140/400 MiB  6.5 s left" if width > 44 else "35%  6.5 s left" if width > 31 else "35%"
+    )
+    assert head.startswith("web: copy") and head.endswith(" " + figures)
+
+
+def test_what_is_cut_is_seen_to_be():
+    one = watched(status(disk(0, name="a name that is longer than there is room for")))
+    assert "xvda a name t… " in lines(one)[2]
+
+
+def test_what_else_is_to_be_known_is_broken_and_not_cut():
+    notice = "The pool does not answer (the connection was closed). It is asked for 9m59s more."
+    found = lines(watched(status(disk())), notice=notice, width=60)
+    assert " ".join(found[-2:]) == notice
+    assert len(lines(notice=notice * 20, width=60)) == 3
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 79, 80, 100, 110, 200])
 def test_no_line_is_wider_than_the_screen(width):
     names = ["n" * 300, "\u65e5\u672c\u8a9e" * 40, "a\x1b[2Jb\nc", "x"]
     disks = [disk(at, name=name, state="copying") for at, name in enumerate(names)]
@@ -119,7 +173,9 @@ def test_no_figure_is_told_that_nobody_knows():
 
 def test_the_end_is_told_with_the_pause_or_the_reason():
     ended = status(disk(state="moved"), state="succeeded", downtime=0.31)
-    assert lines(watched(ended))[0].rstrip() == "web: succeeded; the guest stood still for 0.31 s"
+    assert lines(watched(ended))[0].rstrip() == (
+        "web: succeeded; the guest stood still for 0.31 s from its disks' closing on"
+    )
     failed = status(disk(), state="failed", error=["SXM_MIRROR_BROKEN", "k", "more"])
     assert lines(watched(failed))[0].rstrip() == "web: failed: SXM_MIRROR_BROKEN k"
 

@@ -327,7 +327,8 @@ def test_without_room_for_the_clone_the_disk_is_sent_whole(
 
     def judged():
         problems = Problems()
-        short = room.require(world.a, source, Records(world.b), plan, request, problems, [])
+        ends = room.data_ends(world.a, source, plan)
+        short = room.require(ends, source, Records(world.b), plan, request, problems, [])
         return short, bool(problems)
 
     low, high = 0, 100 * GIB  # what has to be free for the disks alone

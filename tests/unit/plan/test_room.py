@@ -80,9 +80,8 @@ class Room(World):
         found, source = Problems(), Records(self.a)
         vdis = {name[4:]: value for name, value in changes.items() if name.startswith("vdi:")}
         request = type("Request", (), {"vdis": vdis, "retry_limit": retry_limit})
-        room.require(
-            self.a, source, source if within else Records(self.b), plan, request, found, []
-        )
+        ends = room.data_ends(self.a, source, plan)
+        room.require(ends, source, source if within else Records(self.b), plan, request, found, [])
         return found.details
 
 
@@ -232,6 +231,18 @@ def test_what_is_in_a_volume_counts_and_not_its_size(world):
     assert len(world.problems()) == 1
 
 
+def test_a_plan_says_what_is_in_a_volume_and_not_its_size(world):
+    """And leaves what is not known better as xapi's records have it."""
+    world.sr_of(world.a, "a1-sr", type="lvm")
+    world.disk["physical_utilisation"] = str(FULL_VHD[2 * GIB])
+    world.ends = {world.vdi(0): 100 * MIB}
+    plan, source = world.cross()[0], Records(world.a)
+    found = room.with_data(plan, source, room.data_ends(world.a, source, plan))
+    first, second = world.vdi(0), world.vdi(1)
+    assert {disk.key: disk.data for disk in plan.disks} == {first: 2 * GIB, second: GIB // 2}
+    assert {disk.key: disk.data for disk in found.disks} == {first: 100 * MIB, second: GIB // 2}
+
+
 def test_data_is_that_of_the_whole_chain_and_at_most_the_size(world):
     base = add_vdi(world.a, world.sr, 2 * GIB, physical_utilisation=str(GIB // 4))
     world.disk.update(
@@ -265,7 +276,9 @@ def test_room_for_the_disks_of_snapshots(monkeypatch, sr_type, missing):
     found, (plan, wrong) = Problems(), world.cross()
     assert wrong == []
     request = type("Request", (), {"vdis": {}, "retry_limit": 5})
-    room.require(world.a, Records(world.a), Records(world.b), plan, request, found, [])
+    source = Records(world.a)
+    ends = room.data_ends(world.a, source, plan)
+    room.require(ends, source, Records(world.b), plan, request, found, [])
     assert len(found.details) == missing
     if missing:
         assert found.details[0].startswith("destination-sr-uuid, snapshots: SR ")

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
-from storage_motion.cli.evacuation import run as runs
+from storage_motion.cli.evacuation import run as runs, scans
+from storage_motion.cli.evacuation.display import Display
 from storage_motion.cli.report import kept
 from storage_motion.cli.report.page import Written
 
@@ -79,6 +80,7 @@ def plugin(sxm, tmp_path, monkeypatch):
     """Of paris, whose SR p1-sr has the disks of web and db, and a disk of nobody."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(runs, "POLL", 0.0)
+    monkeypatch.setattr(scans.up_to_date, "scan_one", lambda session, sr: None)
     pool = sxm.pools["paris"]
     sr, host = by_name(pool, "SR", "p1-sr"), by_name(pool, "host", "p1")
     for name, disks in (("web", 2), ("db", 1)):
@@ -166,6 +168,22 @@ def test_ctrl_c_tells_what_goes_on_and_how_to(sxm, plugin, tmp_path):
     assert seen.document["moved"]["disks"] == 3 and len(states(tmp_path)) == 1
 
 
+@pytest.mark.parametrize(
+    "fault, told",
+    [(OSError(28, "No space left on device"), "No space left"), (SystemExit(1), "nobody reads it")],
+)
+def test_what_cannot_be_told_ends_it_with_how_to_go_on(sxm, plugin, monkeypatch, fault, told):
+    """`sxm evacuate > file`, on a full disk, or `| head`: rich makes a SystemExit of that."""
+
+    def look(*_):
+        raise fault
+
+    monkeypatch.setattr(Display, "look", look)
+    seen = sxm(*ARRAY)
+    assert seen.status == 130 and "its output: %s" % told in seen.err
+    assert "VM db goes on by itself" in seen.err and "run the same command again" in seen.err
+
+
 def test_another_evacuation_does_not_take_over_a_name(sxm, plugin):
     plugin.stops = True
     sxm(*ARRAY, "--name", "one")
@@ -184,7 +202,20 @@ def test_another_evacuation_does_not_take_over_a_name(sxm, plugin):
         (("--pool", "--to-sr", "new", "--argument", "problems=answer"), "problems is said by"),
         (("--tag", "glod", "--to-sr", "new"), "no VM with tag 'glod'; did you mean"),
         (("--pool", "--to-sr", "new", "--argument", "bandwidth"), "not name=value"),
-        (("--sr", "nowhere", "--to-sr", "new"), "nowhere"),
+        (("--sr", "nowhere", "--to-sr", "new"), "--sr, in pool paris: there is no SR 'nowhere'"),
+        (("--sr", "p1-sr", "--to-sr", "x"), "--to-sr, in pool paris: there is no SR 'x'"),
+        (("--sr", "p1-sr", "--to-sr", "p1-sr"), "--to-sr: p1-sr is the SR that is to be emptied"),
+        (("--host", "x", "--to-sr", "new"), "--host, in pool paris: there is no host 'x'"),
+        (("--vm", "x", "--to-host", "p2"), "--vm, in pool paris: there is no VM 'x'"),
+        (("--pool", "--to-host", "x"), "--to-host, in pool paris: there is no host 'x'"),
+        (("--pool", "--to-pool", "lyon", "--network", "x"), "--network, in pool lyon: there is no"),
+        (
+            ("--pool", "--to-pool", "lyon", "--network", "x=guests"),
+            "--network, in pool paris: there is no network 'x'",
+        ),
+        (("--pool", "--to-sr", "new", "--remote-password-file", "x"), "is for --to-pool, which"),
+        (("--pool", "--to-sr", "new", "--name", "a/b"), "--name: 'a/b'; at most 100 letters"),
+        (("--pool", "--to-sr", "new", "--argument", "scan=false"), "scan is said by"),
         (("--pool", "--to-sr", "new", "--concurrency", "0"), "concurrency"),
     ],
 )

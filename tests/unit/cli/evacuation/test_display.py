@@ -3,6 +3,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from storage_motion.cli.evacuation import account as accounts
@@ -14,10 +15,10 @@ STATUS = {"bytes_moved": 20 * MIB, "bytes_to_move": 80 * MIB, "doing": "Copying 
 
 
 class World:
-    def __init__(self, terminal):
-        self.screen, self.now = io.StringIO(), 0.0
+    def __init__(self, terminal, width=80):
+        self.screen, self.now, self.width = io.StringIO(), 0.0, width
         self.display = Display(
-            Console(file=self.screen, force_terminal=terminal, width=80), lambda: self.now
+            Console(file=self.screen, force_terminal=terminal, width=width), lambda: self.now
         )
         self.account = accounts.Account()
 
@@ -33,7 +34,7 @@ class World:
 
     def drawn(self, statuses):
         screen = io.StringIO()
-        Console(file=screen, width=80).print(self.display.drawn(self.account, statuses))
+        Console(file=screen, width=self.width).print(self.display.drawn(self.account, statuses))
         return screen.getvalue().splitlines()
 
 
@@ -64,7 +65,7 @@ def test_the_table_has_those_that_run_and_fits_80_columns():
         world.note(accounts.START, vm=vm, known=[])
     lines = world.drawn({"db": STATUS})
     assert len(lines) == 3 and all(len(line) <= 80 for line in lines)
-    assert "25%" in lines[1] and "20.0 MiB of 80.0 MiB" in lines[1] and "?" not in lines[1]
+    assert "25%" in lines[1] and "20.0/80.0 MiB" in lines[1] and "?" not in lines[1]
     assert "0 of 3 VMs moved" in lines[2] and "2 run, 1 wait" in lines[2]
     world.now = 2.0
     lines = world.drawn({"db": dict(STATUS, bytes_moved=60 * MIB)})
@@ -72,4 +73,27 @@ def test_the_table_has_those_that_run_and_fits_80_columns():
     world.now = 6.0
     moved = {"bytes_moved": 60 * MIB + 4096 * 1001, "bytes_to_move": 1023 * MIB + 800000}
     lines = world.drawn({"db": dict(STATUS, **moved)})
-    assert len(lines) == 3 and "63.9 MiB of 1023.8 MiB" in lines[1] and "Cop" in lines[1], lines
+    assert len(lines) == 3 and "0.1/1.0 GiB" in lines[1] and "Cop" in lines[1], lines
+
+
+@pytest.mark.parametrize(
+    "width, told, left_out",
+    [
+        (80, ("━", "25%", "20.0/80.0 MiB", "10.0 MiB/s", "Copying and"), ()),
+        (60, ("━", "25%", "20.0/80.0 MiB", "10.0 MiB/s"), ("Copying",)),
+        (50, ("25%", "20.0/80.0 MiB", "10.0 MiB/s"), ("━", "Copying")),
+        (40, ("25%", "20.0/80.0 MiB"), ("━", "10.0 MiB/s", "Copying")),
+    ],
+)
+def test_a_narrow_terminal_leaves_whole_columns_out(width, told, left_out):
+    """A name that is cut is seen to be."""
+    world = World(True, width)
+    name = "one whose name is longer than there is room for"
+    world.plan(name)
+    world.note(accounts.START, vm=name, known=[])
+    world.drawn({name: dict(STATUS, bytes_moved=0)})
+    world.now = 2.0
+    line = world.drawn({name: STATUS})[0]
+    assert line.startswith("one whose name is l… ") and len(line) <= width
+    assert all(text in line for text in told), line
+    assert not any(text in line for text in left_out), line

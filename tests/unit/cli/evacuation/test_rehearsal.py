@@ -3,15 +3,18 @@
 together."""
 
 import io
+import socket
+import threading
 
 import pytest
 import XenAPI
 from rich.console import Console
 
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, make_pool, uuid_of
-from storage_motion.cli.evacuation import plan_shown, rehearsal as rehearsals, selection
+from storage_motion.cli.evacuation import plan_shown, rehearsal as rehearsals, scans, selection
 from storage_motion.cli.evacuation.goals import To
 from storage_motion.cli.output import Output
+from storage_motion.errors import TaskFailed
 from storage_motion.xapi.records import Records
 
 MORE = 1 << 20
@@ -36,12 +39,20 @@ class World:
                 name_label="vm%d" % size,
             )
         self.refuses = {}
-        self.asked = []
+        self.scanned, self.scan_fails = [], {}
+        self.asked, self.scan_left_out = [], set()
 
-    def plugin(self, function, **given):
-        assert (function, given["dry-run"], given["remote-password"]) == ("migrate", "true", "hush")
+    @property
+    def master(self):
+        return by_name(self.fake, "host", "a1")
+
+    def plugin_on(self, host, function, **given):
+        assert host == self.master and given["dry-run"] == "true"
+        assert (function, given["remote-password"]) == ("migrate", "hush")
         vm = Records(self.fake).by_uuid("VM", given["vm"])[1]
         self.asked.append(vm["name_label"])
+        if given.get("scan") == "false":
+            self.scan_left_out.add(vm["name_label"])
         if vm["name_label"] in self.refuses:
             raise XenAPI.Failure(self.refuses[vm["name_label"]])
         disks = [
@@ -69,21 +80,33 @@ class World:
             },
         }
 
-    def rehearse(self):
+    def scan_one(self, session, sr):
+        name = self.fake.tables["SR"][sr]["name_label"]
+        assert session is self.fake and not self.asked, "before all dry runs"
+        self.scanned.append(name)
+        if name in self.scan_fails:
+            raise self.scan_fails[name]
+
+    def read(self):
         source = Records(self.fake)
-        found = selection.select(source, selection.What(selection.POOL))
-        to = To(source, srs=(self.goal,))
-        return rehearsals.rehearse(self, source, found, to, {"remote-password": "hush"})
+        return source, To(source, srs=(self.goal,))
+
+    def rehearse(self, tell=lambda done, of, doing: None):
+        what = selection.What(selection.POOL)
+        return rehearsals.rehearse(self, self.read, what, {"remote-password": "hush"}, tell)
 
 
 @pytest.fixture
-def world():
-    return World()
+def world(monkeypatch):
+    found = World()
+    monkeypatch.setattr(scans.up_to_date, "scan_one", found.scan_one)
+    return found
 
 
 def test_the_smallest_is_first_and_knows_its_hosts(world):
     found = world.rehearse()
-    assert [one.planned.name for one in found.rehearsed] == ["vm1", "vm2", "vm3"] == world.asked
+    assert [one.planned.name for one in found.rehearsed] == ["vm1", "vm2", "vm3"]
+    assert sorted(world.asked) == ["vm1", "vm2", "vm3"]
     assert found.rehearsed[0].planned.hosts == ("h1", "h2")
     assert found.whole and [one["needed"] for one in found.room] == [6 * GIB + MORE]
     assert "hush" not in str(rehearsals.to_json(found))
@@ -139,3 +162,73 @@ def test_a_person_is_told_all_of_it(world):
         "SR new: 7.0 GiB free",
     ):
         assert text in shown, shown
+
+
+def test_each_sr_is_scanned_once_and_by_no_dry_run(world):
+    found = world.rehearse()
+    assert sorted(world.scanned) == ["a1-sr", "new"]
+    assert world.scan_left_out == {"vm1", "vm2", "vm3"} and found.unscanned == []
+
+
+def test_what_others_are_at_is_judged_by_its_last_scan_which_is_told(world):
+    world.scan_fails = {"new": scans.up_to_date.Busy("vdi_create")}
+    found = world.rehearse()
+    assert world.scan_left_out == {"vm1", "vm2", "vm3"}, "each would wait for as long again"
+    assert found.unscanned == [scans.NOT_SCANNED % ("new", "vdi_create")]
+    assert rehearsals.to_json(found)["unscanned"] == found.unscanned
+
+
+def test_what_cannot_be_scanned_is_left_to_the_dry_runs_to_tell(world):
+    world.scan_fails = {"new": TaskFailed("SR_BACKEND_FAILURE_40")}
+    world.rehearse()
+    assert world.scan_left_out == set()
+
+
+def test_a_pool_that_is_gone_ends_it(world):
+    world.scan_fails = {"new": ConnectionRefusedError("refused")}
+    with pytest.raises(ConnectionRefusedError):
+        world.rehearse()
+
+
+def test_the_plan_is_the_same_in_whatever_order_the_dry_runs_end(world, monkeypatch):
+    """The largest ends first here; the room adds up, and the order is that of the moves."""
+    ends, usual = {name: threading.Event() for name in ("vm1", "vm2", "vm3")}, world.plugin_on
+    ends["vm3"].set()
+
+    def plugin_on(host, function, **given):
+        name = Records(world.fake).by_uuid("VM", given["vm"])[1]["name_label"]
+        assert ends[name].wait(30)
+        return usual(host, function, **given)
+
+    def tell(done, of, doing):
+        if doing.startswith("planned"):
+            told.append((done, of, doing))
+            ends["vm2" if "vm3" in doing else "vm1"].set()
+
+    monkeypatch.setattr(world, "plugin_on", plugin_on)
+    told = []
+    found = world.rehearse(tell)
+    assert told == [(1, 3, "planned vm3"), (2, 3, "planned vm2"), (3, 3, "planned vm1")]
+    assert [one.planned.name for one in found.rehearsed] == ["vm1", "vm2", "vm3"]
+    assert [one["needed"] for one in found.room] == [6 * GIB + MORE]
+
+
+@pytest.mark.parametrize("fault", [socket.timeout("timed out"), ValueError("no JSON")])
+def test_one_without_an_answer_fails_no_other(world, monkeypatch, fault):
+    usual = world.plugin_on
+
+    def plugin_on(host, function, **given):
+        if Records(world.fake).by_uuid("VM", given["vm"])[1]["name_label"] == "vm2":
+            raise fault
+        return usual(host, function, **given)
+
+    monkeypatch.setattr(world, "plugin_on", plugin_on)
+    found = world.rehearse()
+    assert [one.error[:2] for one in found.rehearsed] == [[], ["SXM_UNREACHABLE", "its host"], []]
+    assert not found.whole and [one.planned.name for one in found.refused] == ["vm2"]
+
+
+def test_one_that_does_not_run_is_planned_by_the_master(world):
+    vm = by_name(world.fake, "VM", "vm2")
+    world.fake.tables["VM"][vm].update(power_state="Halted", resident_on="OpaqueRef:NULL")
+    assert world.rehearse().whole
