@@ -21,6 +21,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from typing import Any, Dict, Iterable, List
 
 from storage_motion.destination.listener import Listener
@@ -31,6 +32,8 @@ from storage_motion.wire.control_socket import ControlSocket
 LEAVE = 1.0  # seconds at its end for a look that is under way
 LOOK = 1.0  # seconds between two looks at the gates that have been opened: as often as SM looks
 GUARD = 0.1  # seconds between two looks for commands of SM's that would have a disk only to read
+# seconds until it is seen that SM waits for a lock that is held against these: the guest waits, too
+WAITING = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +51,13 @@ def hold_open(disks: Iterable[ReceivedDisk], gates: Any, life: service.Life) -> 
 
 def keep_writable(disks: Iterable[ReceivedDisk], gates: Any, life: service.Life) -> None:
     """See Gates.keep_writable: as long as the process lives, of the disks whose gates have been
-    opened."""
-    while life.lasts(GUARD):
+    opened. At once if somebody waits for what that keeps."""
+    looked = 0.0
+    while life.lasts(WAITING if gates.keeps_out() else GUARD):
         try:
-            gates.keep_writable({disk.vdi: disk.sr for disk in _opened(disks)})
+            if time.monotonic() - looked > GUARD or not gates.keeps_out() or gates.is_waited_for():
+                looked = time.monotonic()
+                gates.keep_writable({disk.vdi: disk.sr for disk in _opened(disks)})
         except Exception:  # it is looked again, and nobody waits for a lock of ours meanwhile
             log.exception("commands of the storage manager that would have a disk only to read")
             gates.end_guard()

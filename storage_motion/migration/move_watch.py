@@ -223,6 +223,8 @@ class MoveWatch:
     def _note(self, reached: Dict[str, str]) -> None:
         self.m.note_steps(reached)
         self._stepped = time.monotonic()
+        if steps.OPEN in reached.values():
+            self._held = self._stepped  # what is open just now needs no look: the guest waits
 
     def _not_noted(self, error: JournalNotWritten) -> None:
         if self._unwritten is None:

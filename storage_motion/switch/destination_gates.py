@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Set, Tuple
 from storage_motion.dom0 import gate_notes
 from storage_motion.errors import SmFault
 from storage_motion.sm import marks, smapi, standby
-from storage_motion.sm.disks.guard import READ_ONLY, Guard
+from storage_motion.sm.disks.guard import ACTIVATE, READ_ONLY, Guard
 from storage_motion.sm.standby import Standby
 from storage_motion.switch import gate
 from storage_motion.xapi import session as sessions
@@ -37,7 +37,8 @@ class Gates(object):
     def __init__(self) -> None:
         self._session: "Optional[XenAPI.Session]" = None  # of the thread that holds gates open
         self._readers: Set[str] = set()  # the VDIs that the VM will have read-only
-        self._activating: Set[str] = set()  # the VDIs that SM was at when that thread looked last
+        # the VDIs that SM was at when that thread looked last, and whether xapi was away then
+        self._activating: Dict[str, bool] = {}
         self._guard = Guard()  # of the thread that keeps readers out
         # VDI's UUID -> SR's, of the gates that are opened once more, or have been
         self._tried_again: Dict[str, str] = {}
@@ -147,12 +148,17 @@ class Gates(object):
             api = sessions.at_once(self._session).xenapi
             config = api.VDI.get_sm_config(api.VDI.get_by_uuid(vdi_uuid))
         except Exception:
-            self._activating.add(vdi_uuid)  # what is under way dies with its xapi
+            self._activating[vdi_uuid] = True  # what is under way dies with its xapi
             raise
         if self._unused and gate.active(config):
             sessions.logout(self._unused.pop())  # no guest is suspended for it any more
-        stuck = marks.ACTIVATING in config and vdi_uuid in self._activating
-        (self._activating.add if marks.ACTIVATING in config else self._activating.discard)(vdi_uuid)
+        away = self._activating.pop(vdi_uuid, None)
+        stuck = False
+        if marks.ACTIVATING in config:
+            self._activating[vdi_uuid] = False
+            # One that takes its time, as with many disks on a busy host, is no dead one: a command
+            # of ours for each of them would make the guest wait still longer.
+            stuck = away is not None and (away or not _is_activated(vdi_uuid))
         if stuck or marks.SHUT in config.values():
             command, how = "vdi_receive_open_again", self._how(vdi_uuid)
             if _have_sm(self._session, command, sr_uuid, vdi_uuid, how) == "opened":
@@ -164,6 +170,14 @@ class Gates(object):
         on. Asks no xapi; nothing else holds such a command up at an open gate."""
         wanted = dict(self._tried_again, **places)
         self._guard.look({vdi: sr for vdi, sr in wanted.items() if vdi not in self._readers})
+
+    def keeps_out(self) -> bool:
+        """Whether `keep_writable` holds a lock, for which others have to wait."""
+        return self._guard.holds()
+
+    def is_waited_for(self) -> bool:
+        """Whether somebody does: it is to be called at once."""
+        return self._guard.is_waited_for()
 
     def end_guard(self) -> None:
         """No VDI is kept from anybody any more."""
@@ -177,6 +191,11 @@ class Gates(object):
             sessions.logout(self._unused.pop())
         if self._session is not None:
             sessions.logout(sessions.at_once(self._session))
+
+
+def _is_activated(vdi_uuid: str) -> bool:
+    """Whether a command of SM's is at that."""
+    return any(command == ACTIVATE for _, _, command, _ in smapi.commands([vdi_uuid]))
 
 
 def _have_sm(

@@ -48,6 +48,9 @@ class FileGates:
             with open(self._path("kept-writable"), "w") as told:
                 told.write(repr(places))
 
+    def keeps_out(self):
+        return False
+
     def end_guard(self):
         pass
 

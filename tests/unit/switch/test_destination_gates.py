@@ -243,8 +243,27 @@ def test_an_activation_that_stays_under_way_has_died(monkeypatch):
         assert host.calls == ["vdi_receive_open_again"] * calls
 
 
-def test_one_whose_xapi_was_away_has_died_at_once(monkeypatch):
+def test_one_that_takes_its_time_has_not(monkeypatch):
+    """SM is at sixteen disks on a busy host: a command for each that took longer than a second
+    would be in its way."""
     host, one = Host(monkeypatch), destination_gates.Gates()
+    commands = [("vdi", None, "vdi_activate", ["true"])]
+    monkeypatch.setattr(destination_gates.smapi, "commands", lambda vdis: commands)
+    host.sm_config = ACTIVATING
+    for _ in range(3):
+        one.hold_open("sr", "vdi")
+    assert host.calls == []
+    commands[0] = ("vdi", None, "vdi_detach", [])
+    one.hold_open("sr", "vdi")
+    assert host.calls == ["vdi_receive_open_again"]
+
+
+def test_one_whose_xapi_was_away_has_died_at_once(monkeypatch):
+    """Whoever is there by now: SM's next command fails by the mark."""
+    host, one = Host(monkeypatch), destination_gates.Gates()
+    monkeypatch.setattr(
+        destination_gates.smapi, "commands", lambda vdis: [("vdi", None, "vdi_activate", ["true"])]
+    )
     host.sm_config = ACTIVATING
     host.away = True
     with pytest.raises(Unreachable):
@@ -260,6 +279,9 @@ def test_commands_that_would_only_read_are_kept_out_until_no_disk_is_guarded(mon
     guard = mock.Mock()
     monkeypatch.setattr(one, "_guard", guard)
     host.away = True
+    one.keep_writable({"vdi": "sr"})
+    assert one.keeps_out() is guard.holds() and one.is_waited_for() is guard.is_waited_for()
+    guard.reset_mock()
     one.keep_writable({"vdi": "sr"})
     one.end_guard()
     assert guard.mock_calls == [mock.call.look({"vdi": "sr"}), mock.call.close()]

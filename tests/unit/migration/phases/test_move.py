@@ -4,7 +4,9 @@
 import contextlib
 import errno
 import json
+import time
 
+import mock
 import pytest
 
 from fake_migration import make_plan
@@ -64,6 +66,32 @@ def test_the_destination_knows_what_is_owed_to_the_vm_before_that_leaves(monkeyp
     monkeypatch.setattr(world, "plugin", tell)
     move.move(world)
     assert told == [({"ha-restart-priority": "restart", "vdis": '["d"]'}, None)]
+
+
+def test_a_gate_that_is_open_just_now_is_not_looked_at_while_the_guest_waits(monkeypatch):
+    """A second later it is: an older database may have shut it."""
+    ahead, looks = [0.0], []
+    clock = mock.Mock(sleep=time.sleep, monotonic=lambda: time.monotonic() + ahead[0])
+    monkeypatch.setattr(move_watch, "time", clock)
+    monkeypatch.setattr(
+        move_watch.whereabouts, "open_again", lambda m: looks.append(m.disk("k")["gate"])
+    )
+    world = world_of(monkeypatch, PENDING)
+
+    def later(step):
+        ahead[0] += 60.0
+        return step() if callable(step) else step
+
+    def opened():
+        if world.disk("k").get("gate") != "open":
+            return PENDING
+        assert looks == []
+        world.script = [lambda: later(PENDING), world.arrive]
+        return PENDING
+
+    world.script = [PENDING, lambda: later(world.suspend), opened]
+    move.move(world)
+    assert looks == ["open"]
 
 
 def test_a_broken_mirror_stops_it_before_the_suspend(monkeypatch):

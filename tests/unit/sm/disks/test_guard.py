@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Keeping the commands of SM away that would have a VM's disk only to read."""
 
+import fcntl
 import subprocess
 import sys
 import xmlrpc.client
@@ -11,6 +12,7 @@ from storage_motion.dom0 import launch
 from storage_motion.dom0.launch import Process
 from storage_motion.errors import LaunchFailed
 from storage_motion.sm.disks import guard
+from tests.eventually import eventually
 
 VDI, OTHER, SR = ["11111111-0000-4000-8000-00000000000%d" % number for number in (1, 2, 3)]
 
@@ -132,6 +134,75 @@ def test_a_reader_that_does_not_end_keeps_the_lock_from_nobody(locks, commands, 
     monkeypatch.setattr(Process, "kill", hangs)
     one.look({VDI: SR})
     assert reader.alive() and writer.alive() and locks.held == set()
+
+
+def test_all_disks_take_one_look_at_the_processes(locks, commands, monkeypatch):
+    """SM's activations wait for the locks meanwhile, and the guest for these."""
+    one, looks, running = guard.Guard(), [], launch.running
+    monkeypatch.setattr(launch, "running", lambda *a, **k: looks.append(a) or running(*a, **k))
+    disks = {VDI.replace("1", str(number)): SR for number in range(1, 9)}
+    for _ in range(3):
+        one.look(disks)
+    assert len(looks) == 3 and locks.held == set(disks)
+    reader = commands("vdi_activate", VDI, "false")
+    one.look(disks)
+    assert not reader.alive() and locks.held == set(disks)
+
+
+def test_a_reader_that_comes_between_look_and_lock_waits_and_is_ended(locks, commands, monkeypatch):
+    """Also where the one who writes comes with it."""
+    one, came, look = guard.Guard(), [], guard.smapi.commands
+
+    def commands_of(vdis):
+        found = look(vdis)
+        if not came:
+            came.append(commands("vdi_activate", VDI, "false"))
+        return found
+
+    monkeypatch.setattr(guard.smapi, "commands", commands_of)
+    one.look({VDI: SR})
+    assert came[0].alive() and locks.held == {VDI}
+    writer = commands("vdi_activate", VDI, "true")
+    one.look({VDI: SR})
+    assert not came[0].alive() and writer.alive() and locks.held == set()
+
+
+WAITS = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX)"
+
+
+def test_who_waits_for_a_lock_that_it_holds_is_told_of_until_it_was_looked(
+    locks, monkeypatch, tmp_path
+):
+    class RecordLock(object):
+        """As SM's: of fcntl(2)."""
+
+        def __init__(self, kind, name):
+            self._file = open(str(tmp_path / name), "w")
+
+        def acquireNoblock(self):
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+
+        def release(self):
+            self._file.close()
+
+    monkeypatch.setattr(locks, "Lock", RecordLock)
+    one = guard.Guard()
+    assert not one.holds() and not one.is_waited_for()
+    one.look({VDI: SR, OTHER: SR})
+    assert one.holds() and not one.is_waited_for()
+    with open(str(tmp_path / "another's"), "w") as others:
+        fcntl.lockf(others, fcntl.LOCK_EX)
+        waiting = [
+            subprocess.Popen([sys.executable, "-c", WAITS, str(tmp_path / name)])
+            for name in ("another's", OTHER)
+        ]
+        eventually(one.is_waited_for, "it is seen that somebody waits", 30)
+        one.look({VDI: SR, OTHER: SR})
+        assert not one.is_waited_for(), "what could be done has been done"
+        one.close()
+        assert waiting[1].wait(30) == 0 and not one.is_waited_for()
+    assert waiting[0].wait(30) == 0
 
 
 def test_no_process_is_looked_at_while_no_gate_is_open(monkeypatch):
