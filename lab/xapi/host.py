@@ -25,6 +25,7 @@ PRODUCT = {
     "date": "20260101",
 }
 API_VERSION = (2, 23)  # of 26.x: api_version.ml, datamodel_types.ml (orinoco)
+AGENT_STARTED = "agent_start_time"  # dbsync_slave.ml: at each start, string_of_float (Unix.time ())
 _NEW_HOST = {"ssl_legacy": False}  # recorded/xapi-host.get_record
 _MANAGEMENT = {
     "name_label": "Pool-wide network associated with eth0",
@@ -63,7 +64,11 @@ def join(pool, config, is_master, control_domain):
             database.set("host", host, name_label=config["name"])
         other_config = database.get("host", host, "other_config")
         other_config.update(
-            {HTTP_PORT: str(config["http_port"]), HTTPS_PORT: str(config["https_port"])}
+            {
+                HTTP_PORT: str(config["http_port"]),
+                HTTPS_PORT: str(config["https_port"]),
+                AGENT_STARTED: "%d." % time.time(),
+            }
         )
         database.set(
             "host",

@@ -294,7 +294,7 @@ FUNCTIONS: Dict[str, Function] = {
         selftest.fill,
     ),
     "selftest-release": Function(
-        "for sxm selftest: closes a disk that it made, and left open",
+        "for sxm selftest: closes a disk of its halted VM that it has left open",
         Takes((SELFTEST, DISK), (("selftest",), ("vdi",))),
         selftest.release,
     ),

@@ -4,7 +4,7 @@ administrator's machine (storage_motion/cli/doctor)."""
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set
 
 from storage_motion.api import ports, status
 from storage_motion.dom0 import programs, root
@@ -12,7 +12,9 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalError, NoSuchMigration
 from storage_motion.journal import journal
 from storage_motion.journal.journal import RECEIVING, SOURCE, Journal
+from storage_motion.migration.phases.copying import OPENED
 from storage_motion.plan import installed
+from storage_motion.sm.disks import record
 
 if TYPE_CHECKING:
     import XenAPI
@@ -28,9 +30,10 @@ def facts(_: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     """{"time": seconds since the epoch, "installed": as plan/installed.py has it, "packages":
     {name: its version, or None}, "ports": [first, last] that a receiver may listen on, "port": one
     of these that is nobody's now, "room": bytes that are free for journals, "journals": [those that
-    have not come to their end], "unreadable": [failures, one for each journal that cannot be
-    trusted]}"""
+    have not come to their end], one for each journal that cannot be trusted],
+    "read": [the UUIDs of the VDIs that are open here to be read, for no migration]}"""
     unreadable: List[List[str]] = []
+    read = set(record.Record.all_of(record.COPY))
     journals = _open(SOURCE, unreadable) + _open(RECEIVING, unreadable)
     return {
         "installed": installed.here(),
@@ -40,6 +43,7 @@ def facts(_: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
         "room": _room(),
         "journals": journals,
         "unreadable": unreadable,
+        "read": sorted(read.intersection(record.Record.all_of(record.COPY)) - _for_migrations()),
         "time": time.time(),  # as late as can be: the caller compares it with his own
     }
 
@@ -71,6 +75,18 @@ def _open(side: str, unreadable: List[List[str]]) -> List[Dict[str, Any]]:
             continue
         if entry["state"] == journal.RUNNING or entry.get("left"):
             found.append(_source(entry) if side == SOURCE else _receiving(entry))
+    return found
+
+
+def _for_migrations() -> Set[str]:
+    """The UUIDs of the VDIs that migrations have open here to be read. Each notes one before."""
+    found: Set[str] = set()
+    for known in journal.all_ids(SOURCE):
+        try:
+            disks = Journal.load(known, SOURCE).entry["disks"]
+        except (NoSuchMigration, JournalError):
+            continue  # of one that cannot be trusted something else is told
+        found.update(disk[key] for disk in disks.values() for key in OPENED if disk.get(key))
     return found
 
 

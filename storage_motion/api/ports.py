@@ -9,6 +9,7 @@ and only the ports of the product are tried.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -73,11 +74,12 @@ def listen(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
         if note is None:
             return {"listened": False, "heard": 0}
         kept = _close_forgotten(note)
-        try:
-            listener = _bound(_is_ipv6(receiving_calls.own_address(session)), port)
-        except OSError:
-            return {"listened": False, "heard": 0}
-        with contextlib.closing(listener):
+        with contextlib.ExitStack() as own:
+            try:
+                taken = _take(own, port)
+            except OSError:
+                return {"listened": False, "heard": 0}
+            listener = taken[_is_ipv6(receiving_calls.own_address(session))]
             listener.listen(16)
             _write(note, kept + [port])  # before: what is open can be found after a crash
             try:
@@ -130,26 +132,54 @@ def _close_forgotten(note: int) -> List[int]:
     text = os.pread(note, NOTED, 0).decode("ascii", "replace")
     kept = []
     for port in [int(one) for one in text.split() if one.isdigit()]:
-        try:
-            own = _bound(False, port)
-        except (OSError, OverflowError):
-            kept.append(port)
-            continue
-        with contextlib.closing(own):
+        with contextlib.ExitStack() as own:
+            try:
+                _take(own, port)
+            except (OSError, OverflowError):
+                kept.append(port)
+                continue
             firewall.close_port(port)
     _write(note, kept)
     return kept
 
 
-def _bound(ipv6: bool, port: int) -> socket.socket:
-    """On all addresses, so that no receiver is given the same port meanwhile. Raises OSError."""
-    found = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+def _take(own: contextlib.ExitStack, port: int) -> Dict[bool, socket.socket]:
+    """Have the port in `own`, of IPv6 (True) and of IPv4, so that no receiver is given it
+    meanwhile: a receiver has it of one of them, and the firewall has one rule for both. Raises
+    OSError, where either is somebody's."""
+    return {
+        ipv6: own.enter_context(contextlib.closing(_bound(ipv6, port)))
+        for ipv6 in (False, True)
+        if _has(ipv6)
+    }
+
+
+def _has(ipv6: bool) -> bool:
+    """Whether this host has that family at all."""
     try:
+        _socket(ipv6).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
+
+
+def _bound(ipv6: bool, port: int) -> socket.socket:
+    """On all addresses of one family. Raises OSError."""
+    found = _socket(ipv6)
+    try:
+        if ipv6:  # else it has IPv4's, too, as the kernel is set
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         found.bind(("::" if ipv6 else "0.0.0.0", port))
     except OSError:
         found.close()
         raise
     return found
+
+
+def _socket(ipv6: bool) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
 
 
 def _hear(listener: socket.socket, word: bytes, expect: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Tuple
 
 from storage_motion.api import lookup
 from storage_motion.api.arguments import Problems
-from storage_motion.api.selftest_marks import ID, MADE, MADE_VM, TESTED
+from storage_motion.api.selftest_marks import ID, MADE, MADE_VM, TESTED, is_original
 from storage_motion.dom0 import gate_notes, launch
 from storage_motion.errors import DiskInUse, NotOfSelftest, NotRunning, TimedOut, TooLate
 from storage_motion.journal import journal
@@ -42,8 +42,7 @@ def digest(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
     selftest = _id(given)
     _, vdi, sr_uuid = _vdi(session, given["vdi"])
     owners = _owners(session, vdi)
-    if not any(vm["other_config"].get(TESTED) == selftest for vm in owners):
-        raise NotOfSelftest("VDI %s" % vdi["uuid"], selftest, "it is no disk of its VM")
+    _require_tested(vdi, owners, selftest)
     _require_unused(session, vdi, owners)
     if int(vdi["virtual_size"]) > MOST_READ:
         raise NotOfSelftest(
@@ -90,17 +89,24 @@ def fill(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
 
 
 def release(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
-    """Close a disk that the selftest made, if a `digest` or `fill` that was killed has left it open
-    on this host. It may then be destroyed. Raises BadArguments, NotOfSelftest, SmFault."""
+    """Close a disk, if a `digest` or `fill` that was killed has left it open on this host. One that
+    the selftest made may then be destroyed; a halted VM that it may move, be started. Raises
+    BadArguments, NotOfSelftest, DiskInUse, SmFault."""
     selftest = _id(given)
     ref, vdi, sr_uuid = _vdi(session, given["vdi"])
     owners = _owners(session, vdi)
-    _require_made(vdi, owners, selftest)
+    made = vdi["other_config"].get(MADE) == selftest
+    if made:
+        _require_made(vdi, owners, selftest)
+    else:
+        _require_tested(vdi, owners, selftest)
+        _require_halted(vdi, owners)
     _require_no_migration(vdi, owners)
     repeated_commands.ask(session, sr_uuid, "vdi_copy_close", vdi["uuid"])
-    if marks.SHUT in session.xenapi.VDI.get_sm_config(ref).values():
+    if made and marks.SHUT in session.xenapi.VDI.get_sm_config(ref).values():
         repeated_commands.ask(session, sr_uuid, "vdi_receive_abort", vdi["uuid"])
-    gate_notes.forget(vdi["uuid"])
+    if made:
+        gate_notes.forget(vdi["uuid"])
     return {"vdi": vdi["uuid"]}
 
 
@@ -181,10 +187,17 @@ def _owners(session: "XenAPI.Session", vdi: Dict[str, Any]) -> List[Dict[str, An
     return [api.VM.get_record(api.VBD.get_VM(vbd)) for vbd in vdi["VBDs"]]
 
 
+def _require_tested(vdi: Dict[str, Any], owners: List[Dict[str, Any]], selftest: str) -> None:
+    """Raises NotOfSelftest unless it is a disk of a VM that the selftest may move."""
+    if not any(vm["other_config"].get(TESTED) == selftest for vm in owners):
+        raise NotOfSelftest("VDI %s" % vdi["uuid"], selftest, "it is no disk of its VM")
+
+
 def _require_made(vdi: Dict[str, Any], owners: List[Dict[str, Any]], selftest: str) -> None:
-    """Raises NotOfSelftest unless it was made by it, and no other VM has it."""
+    """Raises NotOfSelftest unless it was made by it, and no other VM has it. One that no VM has
+    may be somebody's copy."""
     wrong = ""
-    if vdi["other_config"].get(MADE) != selftest:
+    if vdi["other_config"].get(MADE) != selftest or not owners and not is_original(vdi):
         wrong = "it has not made it"
     elif any(
         vm["other_config"].get(TESTED) != selftest or vm["other_config"].get(MADE_VM) != vm["uuid"]
@@ -199,11 +212,8 @@ def _require_unused(
     session: "XenAPI.Session", vdi: Dict[str, Any], owners: List[Dict[str, Any]]
 ) -> None:
     """Raises DiskInUse if somebody has it open, or may soon, to write to it."""
-    why = [
-        "VM %s is %s" % (vm["uuid"], vm["power_state"])
-        for vm in owners
-        if vm["power_state"] != "Halted" and not vm["is_control_domain"]
-    ]
+    _require_halted(vdi, owners)
+    why = []
     for ref in vdi["VBDs"]:
         vbd = session.xenapi.VBD.get_record(ref)
         if vbd["currently_attached"] and vbd["mode"] == WRITABLE:
@@ -216,6 +226,17 @@ def _require_unused(
     if why:
         raise DiskInUse(vdi["uuid"], "; ".join(why))
     _require_no_migration(vdi, owners)
+
+
+def _require_halted(vdi: Dict[str, Any], owners: List[Dict[str, Any]]) -> None:
+    """Raises DiskInUse unless the VMs that have it are."""
+    why = [
+        "VM %s is %s" % (vm["uuid"], vm["power_state"])
+        for vm in owners
+        if vm["power_state"] != "Halted" and not vm["is_control_domain"]
+    ]
+    if why:
+        raise DiskInUse(vdi["uuid"], "; ".join(why))
 
 
 def _require_no_migration(vdi: Dict[str, Any], owners: List[Dict[str, Any]]) -> None:

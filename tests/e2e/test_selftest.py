@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """`sxm selftest` over two pools, as an owner of them runs it: out halted, back running, a worker
-that is killed and followed, a move that is cancelled; its report; and nothing is left."""
+that is killed and followed, a move that is cancelled; its report; and nothing is left, also of a
+digest that is killed."""
 
 import json
 import os
@@ -9,10 +10,12 @@ import subprocess
 import sys
 
 import pytest
+import XenAPI
 
-from lab.dom0 import systemd
+from lab.dom0 import dying_digest, systemd
 from lab.pools import leftovers
 from lab.pools.topology import PoolPlan
+from storage_motion.api.selftest_marks import TESTED
 from tests.e2e.scene import assert_settles
 
 PLAN = (PoolPlan("A", ("a1",), False, ("fast",)), PoolPlan("B", ("b1",), False, ("fast",)))
@@ -33,34 +36,93 @@ READ = [STEPS[0], STEPS[1], STEPS[3], KILLED, STEPS[6]]
 """Behind these the disk is read anew."""
 
 
+class Sxm:
+    """The command, with both pools of the lab known to it."""
+
+    def __init__(self, lab, folder):
+        (folder / "sxm").mkdir()
+        tables = []
+        for pool in lab.pools:
+            password = folder / "sxm" / pool.name
+            password.write_text(pool.password)
+            password.chmod(0o600)
+            address = "%s:%d" % (pool.master.address, pool.master.https_port)
+            tables.append(
+                "[pools.%s]\naddress = %s\npassword_file = %s\n"
+                % (pool.name, json.dumps(address), json.dumps(str(password)))
+            )
+        (folder / "sxm" / "pools.toml").write_text("".join(tables))
+        self._environment = dict(os.environ, XDG_CONFIG_HOME=str(folder))
+
+    def __call__(self, *words):
+        """A command at pool A, as it ended."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "storage_motion.cli.main", "-s", "A"] + list(words),
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=BOUND,
+        )
+        print(ran.stdout)
+        return ran
+
+
+@pytest.fixture
+def sxm(lab, tmp_path):
+    return Sxm(lab, tmp_path)
+
+
+def test_a_digest_that_is_killed_keeps_no_vm_from_starting(lab, sxm):
+    """Of a VM that was named: what it has left open is told by the doctor, and closed by --clean,
+    and the VM starts."""
+    pool, host = lab.pool("A"), lab.host("a1")
+    ref = pool.create_vm("mine", [(pool.sr("a1", "fast"), 16 << 20)])
+    pool.xapi.VM.add_to_other_config(ref, TESTED, "0123abcd")
+    vdi = pool.xapi.VBD.get_VDI(pool.xapi.VM.get_VBDs(ref)[0])
+    uuid = pool.xapi.VDI.get_uuid(vdi)
+    dying_digest.arm(host.root)
+    try:
+        with pytest.raises(XenAPI.Failure):
+            pool.xapi.host.call_plugin(
+                pool.host_ref("a1"),
+                "sxm.py",
+                "selftest-digest",
+                {"selftest": "0123abcd", "vdi": uuid},
+            )
+    finally:
+        assert dying_digest.disarm(host.root)
+    with pytest.raises(XenAPI.Failure):
+        pool.start_vm(ref, "a1")
+    assert pool.xapi.VM.get_power_state(ref) == "Halted"
+    assert "is open on it to be read, and no migration reads it" in flat(sxm("doctor").stdout)
+    cleaned = sxm("selftest", "--clean", "--yes")
+    assert cleaned.returncode == 0 and "nothing is left" in cleaned.stdout
+    assert "is open on it to be read" not in flat(sxm("doctor").stdout)
+    assert TESTED not in pool.xapi.VM.get_other_config(ref)
+    pool.start_vm(ref, "a1")
+    pool.xapi.VM.hard_shutdown(ref)
+    pool.xapi.VM.destroy(ref)
+    pool.xapi.VDI.destroy(vdi)
+    assert_settles(lambda: leftovers.at_rest(lab))
+
+
+def flat(text):
+    """Without the breaks of lines."""
+    return " ".join(text.split())
+
+
 @pytest.mark.timeout(1500)
-def test_over_two_pools(lab, tmp_path):
-    folder = tmp_path / "sxm"
-    folder.mkdir()
-    tables = []
+def test_over_two_pools(lab, sxm, tmp_path):
     for pool in lab.pools:
         systemd.release(pool.master.root, after=1)
-        password = folder / pool.name
-        password.write_text(pool.password)
-        password.chmod(0o600)
-        address = "%s:%d" % (pool.master.address, pool.master.https_port)
-        tables.append(
-            "[pools.%s]\naddress = %s\npassword_file = %s\n"
-            % (pool.name, json.dumps(address), json.dumps(str(password)))
-        )
-    (folder / "pools.toml").write_text("".join(tables))
-    ran = subprocess.run(
-        [sys.executable, "-m", "storage_motion.cli.main", "-s", "A", "selftest", "--short"]
-        + ["--sr", "a1-fast", "--to-pool", "B", "--to-sr", "b1-fast", "--size", SIZE]
-        + ["--report", str(tmp_path / "report")],
-        env=dict(os.environ, XDG_CONFIG_HOME=str(tmp_path)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=BOUND,
+    ran = sxm(
+        "selftest",
+        "--short",
+        *("--sr", "a1-fast", "--to-pool", "B", "--to-sr", "b1-fast", "--size", SIZE),
+        *("--report", str(tmp_path / "report")),
     )
-    print(ran.stdout)
     assert ran.returncode == 0, ran.stdout
     report = json.loads((tmp_path / "report.json").read_text())
     steps = {step["what"]: step for step in report["steps"]}

@@ -48,6 +48,11 @@ def test_the_stock_client_works_over_every_transport(pool):
     assert local.xenapi.pool.get_all_records()
 
 
+def test_a_host_tells_since_when_its_xapi_runs(x):
+    (host,) = x.host.get_all()
+    assert abs(float(x.host.get_other_config(host)["agent_start_time"]) - time.time()) < 600
+
+
 def test_errors_have_xapis_codes(pool, x):
     session = XenAPI.Session(pool.master.url)
     assert (

@@ -156,12 +156,16 @@ def _clean(run: Invocation, known: List[Pool], yes: bool) -> int:
     if told:
         _ask(run, "Do this?", yes)
         left = cleaning.clean(known)
-    answer: Dict[str, Any] = {"found": told, "left": left}
+    unsure = cleaning.unsure(known)
+    answer: Dict[str, Any] = {"found": told, "left": left, "unsure": unsure}
     if run.out.json:
         run.out.document(answer)
+    for sentence in unsure:
+        run.out.warning(sentence)
     for sentence in left:
         run.out.warning("left: %s" % sentence)
-    run.out.line("nothing is left" if not left else "something is left")
+    nothing = "nothing else is left" if unsure else "nothing is left"
+    run.out.line("something is left" if left else nothing)
     return exit_codes.SOME_FAILED if left else exit_codes.DONE
 
 

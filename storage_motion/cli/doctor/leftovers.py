@@ -69,6 +69,23 @@ def journals(pools: List[Seen]) -> Iterator[Finding]:
                 )
 
 
+def read(pools: List[Seen]) -> Iterator[Finding]:
+    """Disks that a host has open to be read, and no migration: by a selftest, which may have been
+    killed. SM's tag keeps a VM from starting with one."""
+    for seen in pools:
+        for ref, facts in sorted(seen.facts.items()):
+            for uuid in facts.get("read", []):
+                vdi = seen.view.ref("VDI", uuid)
+                yield Finding(
+                    WARNING,
+                    "%s is open on it to be read, and no migration reads it: no VM starts with it"
+                    % (seen.where("VDI", vdi) if vdi else "VDI %s" % uuid),
+                    seen.where("host", ref),
+                    "if no selftest runs: sxm -s %s selftest --clean; docs/operations.md, A disk "
+                    "that is open to be read" % seen.name,
+                )
+
+
 def marks(pools: List[Seen]) -> Iterator[Finding]:
     """VMs and VDIs that are claimed by a migration that nobody drives."""
     driven = _driven(pools)

@@ -44,6 +44,7 @@ OF_ALL = (
     OfAll("clocks", hosts.clocks, "they agree"),
     OfAll("leftovers", leftovers.journals, "no migration is without an end"),
     OfAll("leftovers", leftovers.marks, "no mark of an earlier migration is left"),
+    OfAll("leftovers", leftovers.read, "no disk is left open"),
 )
 OF_TWO = (OfAll("platform", hosts.platforms, "the second is not older than the first"),)
 

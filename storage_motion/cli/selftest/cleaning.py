@@ -2,16 +2,17 @@
 """Takes away what selftests made, by their marks, and nothing else. It may be done again at any
 time."""
 
-from typing import Any, Callable, Container, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Container, Dict, Iterable, List, Optional, Sequence
 
 import XenAPI
 
 from storage_motion.api.selftest_marks import MADE, TESTED
+from storage_motion.cli import names
+from storage_motion.cli.names import Found
 from storage_motion.cli.pools import Pool
 from storage_motion.cli.selftest import marks, subject
+from storage_motion.cli.selftest.marks import Marked
 from storage_motion.errors import MotionError
-
-Marked = Tuple[str, Dict[str, Any]]
 
 
 def told(pools: Iterable[Pool]) -> List[str]:
@@ -29,11 +30,23 @@ def told(pools: Iterable[Pool]) -> List[str]:
             for _, vdi in left.disks
         ]
         found += [
-            "pool %s: the mark is taken from VM %s, and nothing else is done to it"
+            "pool %s: the mark is taken from VM %s, and nothing else is done to it; if it is "
+            "halted, what a selftest that was killed has left open of its disks is closed"
             % (pool.name, vm["name_label"])
             for _, vm in left.named
         ]
     return found
+
+
+def unsure(pools: Iterable[Pool], selftest: Optional[str] = None) -> List[str]:
+    """The disks with a mark of that selftest, or of any, that are not known to be its own, and
+    stay: a sentence each."""
+    return [
+        "pool %s: disk %s (%s) has a selftest's mark, and no VM that it made: it may be a copy, "
+        "and stays; if it is nobody's, destroy it" % (pool.name, vdi["name_label"], vdi["uuid"])
+        for pool in pools
+        for _, vdi in _of(marks.left(pool).unsure, MADE, selftest)
+    ]
 
 
 def clean(pools: Sequence[Pool], selftest: Optional[str] = None) -> List[str]:
@@ -46,12 +59,15 @@ def clean(pools: Sequence[Pool], selftest: Optional[str] = None) -> List[str]:
             end_migrations(pool, made, problems)
     for pool in pools:
         left = marks.left(pool)
+        stay = set()  # VBDs of disks that do: without its VM nobody could tell one from a copy
         for ref, vdi in _of(left.disks, MADE, selftest):
-            _try(problems, "VDI %s" % vdi["uuid"], _destroy_disk, pool, left, ref, vdi)
+            if not _try(problems, "VDI %s" % vdi["uuid"], _destroy_disk, pool, left, ref, vdi):
+                stay.update(vdi["VBDs"])
         for ref, vm in _of(left.vms, MADE, selftest):
-            _try(problems, "VM %s" % vm["uuid"], _destroy_vm, pool, ref)
+            if not stay.intersection(vm["VBDs"]):
+                _try(problems, "VM %s" % vm["uuid"], _destroy_vm, pool, ref)
         for ref, vm in _of(left.named, TESTED, selftest):
-            _try(problems, "VM %s" % vm["uuid"], subject.unmark, pool, ref)
+            _try(problems, "VM %s" % vm["uuid"], _let_go, pool, ref, vm)
     return problems
 
 
@@ -59,14 +75,16 @@ def _of(found: List[Marked], key: str, selftest: Optional[str]) -> List[Marked]:
     return [one for one in found if selftest in (None, one[1]["other_config"][key])]
 
 
-def _try(problems: List[str], what: str, do: Callable[..., None], *arguments: Any) -> None:
-    """One thing that cannot be taken away hinders no other."""
+def _try(problems: List[str], what: str, do: Callable[..., None], *arguments: Any) -> bool:
+    """Whether it was done. One thing that cannot be taken away hinders no other."""
     try:
         do(*arguments)
+        return True
     except MotionError as error:
         problems.append("%s: %s" % (what, error))
     except XenAPI.Failure as failure:
         problems.append("%s: %s" % (what, ", ".join(str(detail) for detail in failure.details)))
+    return False
 
 
 def end_migrations(pool: Pool, uuids: Container[str], problems: List[str]) -> None:
@@ -104,12 +122,24 @@ def _destroy_disk(pool: Pool, left: marks.Left, ref: str, vdi: Dict[str, Any]) -
     owners = [vm for vm in left.vms if set(vm[1]["VBDs"]) & set(vdi["VBDs"])]
     for vm_ref, _ in owners:
         _stop(pool, vm_ref)
-    sr = pool.xenapi.SR.get_uuid(vdi["SR"])
-    for host in subject.hosts_of(pool, sr):
-        pool.plugin_on(
-            host, "selftest-release", selftest=vdi["other_config"][MADE], vdi=vdi["uuid"]
-        )
+    _release(pool, vdi["other_config"][MADE], vdi)
     pool.xenapi.VDI.destroy(ref)
+
+
+def _release(pool: Pool, selftest: str, vdi: Dict[str, Any]) -> None:
+    """On each host that may have opened it."""
+    for host in subject.hosts_plugged(pool, pool.xenapi.SR.get_uuid(vdi["SR"])):
+        pool.plugin_on(host, "selftest-release", selftest=selftest, vdi=vdi["uuid"])
+
+
+def _let_go(pool: Pool, ref: str, vm: Dict[str, Any]) -> None:
+    """A VM that was named. A digest that was killed has left a disk open, and with that SM keeps
+    the VM from starting. The mark goes last: only with it is a disk closed."""
+    if pool.xenapi.VM.get_power_state(ref) == subject.HALTED:
+        pool.records(anew=True)
+        for disk in names.disks(pool, Found(ref, vm["uuid"], vm["name_label"], vm)):
+            _release(pool, vm["other_config"][TESTED], disk.record)
+    subject.unmark(pool, ref)
 
 
 def _destroy_vm(pool: Pool, ref: str) -> None:

@@ -4,24 +4,21 @@
 import secrets
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from storage_motion.api.selftest_marks import ID, MADE, MADE_VM, TESTED
+from storage_motion.api.selftest_marks import ID, MADE, MADE_VM, TESTED, is_original
 from storage_motion.cli.pools import Pool
 
-NAME = "sxm selftest %s"
+Marked = Tuple[str, Dict[str, Any]]
 
 
 class Left(NamedTuple):
     """What carries marks of selftests in a pool, as (ref, record). `vms`: to be destroyed, `disks`:
-    theirs, and those that no VM has; `named`: VMs that are their users', with a mark only."""
+    theirs; `named`: VMs that are their users', with a mark only; `unsure`: disks that no VM has,
+    and that may be copies, which are their users'."""
 
-    vms: List[Tuple[str, Dict[str, Any]]]
-    disks: List[Tuple[str, Dict[str, Any]]]
-    named: List[Tuple[str, Dict[str, Any]]]
-
-    @property
-    def nothing(self) -> bool:
-        """Whether there is nothing."""
-        return not (self.vms or self.disks or self.named)
+    vms: List[Marked]
+    disks: List[Marked]
+    named: List[Marked]
+    unsure: List[Marked]
 
 
 def new_id() -> str:
@@ -53,10 +50,17 @@ def left(pool: Pool) -> Left:
         and not vm["is_a_snapshot"]
     ]
     owners = {ref: vbd["VM"] for ref, vbd in pool.xenapi.VBD.get_all_records().items()}
-    disks = [
-        (ref, vdi)
-        for ref, vdi in sorted(pool.xenapi.VDI.get_all_records().items())
-        if ID.match(vdi["other_config"].get(MADE, ""))
-        and all(owners.get(vbd) in made for vbd in vdi["VBDs"])
-    ]
-    return Left(sorted(made.items()), disks, named)
+    of_made = {vm["other_config"][MADE] for vm in made.values()}
+    disks, unsure = [], []
+    for ref, vdi in sorted(pool.xenapi.VDI.get_all_records().items()):
+        mark = vdi["other_config"].get(MADE, "")
+        if not ID.match(mark):
+            continue
+        if vdi["VBDs"]:
+            if all(owners.get(vbd) in made for vbd in vdi["VBDs"]):
+                disks.append((ref, vdi))
+        elif mark in of_made and is_original(vdi):
+            disks.append((ref, vdi))
+        else:
+            unsure.append((ref, vdi))
+    return Left(sorted(made.items()), disks, named, unsure)

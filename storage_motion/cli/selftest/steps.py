@@ -256,8 +256,13 @@ def _go_home(run: Run) -> None:
 
 
 def _clean(run: Run) -> None:
-    with run.step("clean up"):
-        left = cleaning.clean(list(run.pools.values()), run.selftest)
+    with run.step("clean up") as result:
+        pools = list(run.pools.values())
+        left = cleaning.clean(pools, run.selftest)
+        unsure = cleaning.unsure(pools, run.selftest)
+        for sentence in unsure:
+            run.out.warning(sentence)
+        result.note = "%d disk(s) may be copies, and stay" % len(unsure) if unsure else ""
         if left:
             raise SelftestFailed("something is left: sxm selftest --clean", *left)
 

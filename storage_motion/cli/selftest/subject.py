@@ -7,13 +7,12 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 import XenAPI
 
 from storage_motion.api.dead_worker import DeadWorkerWatch
-from storage_motion.api.selftest_marks import MADE, MADE_VM, TESTED
+from storage_motion.api.selftest_marks import MADE, MADE_VDI, MADE_VM, NAME, TESTED
 from storage_motion.cli import names
 from storage_motion.cli.failures import NotUnderstood, SelftestFailed, TooQuick, WayRefused
 from storage_motion.cli.following import POLL, MigrationFailed
 from storage_motion.cli.names import Found
 from storage_motion.cli.pools import Pool
-from storage_motion.cli.selftest import marks
 
 MIB = 1 << 20
 MOVE_BOUND = 3600.0  # seconds for a migration that is waited for
@@ -248,23 +247,29 @@ def hosts_of(pool: Pool, sr_uuid: str) -> List[str]:
     """The refs of the enabled hosts that an SR is plugged to, in the order of their names. Raises
     SelftestFailed without one."""
     view = pool.records()
+    found = [host for host in hosts_plugged(pool, sr_uuid) if view.of("host", host)["enabled"]]
+    if not found:
+        raise SelftestFailed("no enabled host sees SR %s" % sr_uuid)
+    return found
+
+
+def hosts_plugged(pool: Pool, sr_uuid: str) -> List[str]:
+    """The refs of the hosts that an SR is plugged to, in maintenance or not, in the order of their
+    names."""
+    view = pool.records()
     ref = view.ref("SR", sr_uuid)
     found = [
         pbd["host"]
         for pbd in view.all("PBD").values()
-        if pbd["SR"] == ref
-        and pbd["currently_attached"]
-        and view.of("host", pbd["host"])["enabled"]
+        if pbd["SR"] == ref and pbd["currently_attached"]
     ]
-    if not found:
-        raise SelftestFailed("no enabled host sees SR %s" % sr_uuid)
     return sorted(found, key=lambda host: view.of("host", host)["name_label"])
 
 
 def make(selftest: str, pool: Pool, sr_uuid: str, size: int) -> Subject:
     """A halted VM of its own with one disk of `size` bytes, which is filled. Whatever is killed in
     here, what there is has its marks."""
-    api, name = pool.xenapi, marks.NAME % selftest
+    api, name = pool.xenapi, NAME % selftest
     own = {TESTED: selftest, MADE: selftest}
     sr = api.SR.get_by_uuid(sr_uuid)
     note = "Made by sxm selftest, which destroys it: sxm selftest --clean does."
@@ -288,6 +293,8 @@ def make(selftest: str, pool: Pool, sr_uuid: str, size: int) -> Subject:
             "tags": [],
         }
     )
+    vdi_uuid = api.VDI.get_uuid(vdi)
+    api.VDI.add_to_other_config(vdi, MADE_VDI, vdi_uuid)
     api.VBD.create(
         {
             "VM": vm,
@@ -305,7 +312,7 @@ def make(selftest: str, pool: Pool, sr_uuid: str, size: int) -> Subject:
     )
     subject = Subject(selftest, pool, uuid, True)
     host = hosts_of(pool, sr_uuid)[0]
-    filled = pool.plugin_on(host, "selftest-fill", selftest=selftest, vdi=api.VDI.get_uuid(vdi))
+    filled = pool.plugin_on(host, "selftest-fill", selftest=selftest, vdi=vdi_uuid)
     subject.digests = [filled["sha256"]]
     return subject
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # a field of the journal: the refs of the tasks of imports that are not known to have ended
 IMPORT_TASKS = "import_tasks"
+# and when the member that imports had started its xapi as the last one of them was asked for
+IMPORT_STARTED = "import_started"
+STARTED = "agent_start_time"  # in a host's other_config, anew at each start (dbsync_slave.ml)
 
 log = logging.getLogger("sxm")
 
@@ -104,15 +107,21 @@ def _bring(m: "Migration") -> str:
     counterparts = {disk.key: m.destination_vdi(disk) for disk in m.plan.sent}
     ha_protection.take_off(m)  # in case somebody has set it since; it would go with the document
     document = _document(m.source, m.destination, m.plan, counterparts, m.id)
-    m.note(imported=True)
-    metadata.bring(
-        m.destination,
-        receiving_host.base_url(m.receiving_host),
-        document,
-        m.plan.check_cpu,
-        copy=m.plan.copy,
-        asked=lambda task: m.note(None, **{IMPORT_TASKS: m.entry.get(IMPORT_TASKS, []) + [task]}),
-    )
+    m.note(imported=True, **{IMPORT_STARTED: _member_started(m)})
+    before = m.entry.get(IMPORT_TASKS, [])
+    try:
+        metadata.bring(
+            m.destination,
+            receiving_host.base_url(m.receiving_host),
+            document,
+            m.plan.check_cpu,
+            copy=m.plan.copy,
+            asked=lambda task: m.note(None, **{IMPORT_TASKS: before + [task]}),
+        )
+    except TaskFailed:
+        m.note(None, **{IMPORT_TASKS: before})
+        raise
+    m.note(None, **{IMPORT_TASKS: before})
     vm = destination_vm(m)
     arrived_vm.note(m, vm)
     _require_tpms(m, vm)
@@ -143,7 +152,13 @@ def _may_import_come(m: "Migration") -> str:
 
 
 def _has_ended(m: "Migration", task: str, timeout: float) -> bool:
-    """Whether an import is over within `timeout` seconds."""
+    """Whether an import is over within `timeout` seconds.
+
+    Its task is in the master's memory, and gone with the master's xapi. The import of a member is a
+    thread of the member's own xapi, which asks the master for as long as it takes what it has to
+    ask of the database (master_connection.ml): it may give a VM its UUID after that. It has come to
+    its end only with that xapi."""
+    end = time.monotonic() + timeout
     try:
         tasks.wait(m.destination, task, timeout)
     except TaskFailed as failed:
@@ -152,8 +167,23 @@ def _has_ended(m: "Migration", task: str, timeout: float) -> bool:
         return False
     except XenAPI.Failure as failure:
         if failure.details[:2] != repeated.NO_TASK:
-            raise  # else it has ended, or its xapi has, and the import with that
+            raise
+        started = m.entry.get(IMPORT_STARTED)
+        while started and _member_started(m) == started:
+            if time.monotonic() > end:
+                return False
+            time.sleep(tasks.POLL)
     return True
+
+
+def _member_started(m: "Migration") -> str:
+    """When the xapi of the destination's host has been started, as xapi notes it, if that host is a
+    member of its pool; else "": a master's tasks and what it works on end together."""
+    host = m.host()
+    if Records(m.destination).pool()["master"] == host:
+        return ""
+    started: str = m.destination.xenapi.host.get_other_config(host).get(STARTED, "")
+    return started
 
 
 def _require_tpms(m: "Migration", vm: str) -> None:

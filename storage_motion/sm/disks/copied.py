@@ -16,7 +16,7 @@ from storage_motion.dom0 import blktap, images, tapctl
 from storage_motion.errors import DiskInUse, DiskPaused, MotionError, NotActive
 from storage_motion.sm import marks, stock_sm
 from storage_motion.sm.disks.disk import Disk, close_tapdisks, listed, locked, wait
-from storage_motion.sm.disks.record import Record
+from storage_motion.sm.disks.record import COPY, Record
 
 blktap2 = stock_sm.module("blktap2")
 util = stock_sm.module("core.util")
@@ -37,7 +37,7 @@ class CopiedDisk(Disk):
     def open(self) -> Dict[str, Any]:
         """Activate it read-only, as sm does: {"socket": NBD unix socket, "depth": requests in
         flight that it bears}. Raises DiskInUse if it is active here already."""
-        record = Record("copy", self.uuid)
+        record = Record(COPY, self.uuid)
         with self.locked():
             if record.read() is None:
                 if self.host_key in self.sm_config():
@@ -84,7 +84,7 @@ class CopiedDisk(Disk):
 
     def close(self) -> None:
         """Undo open; nothing to do if this host did not open it."""
-        record = Record("copy", self.uuid)
+        record = Record(COPY, self.uuid)
         if record.read() is None:
             return
         self.let_go()
@@ -150,7 +150,7 @@ class CopiedDisk(Disk):
             )
 
     def _is_open_by_guest(self) -> bool:
-        return Record("copy", self.uuid).read() is None and self.host_key in self.sm_config()
+        return Record(COPY, self.uuid).read() is None and self.host_key in self.sm_config()
 
     def _is_beside_the_guest(self) -> bool:
         """Whether the guest's tapdisk has the images below the disk open, too."""
@@ -183,7 +183,7 @@ def close_lost(sr: Any, vdi_uuid: str) -> None:
 
     On LVM sm could not remove a volume that was open here (LVHDSR.py, delete); its collector does,
     once it is closed. The images below stay active here as a killed `let_go` leaves them."""
-    record = Record("copy", vdi_uuid)
+    record = Record(COPY, vdi_uuid)
     opened = record.read()
     if opened is None:
         return

@@ -3,11 +3,13 @@
 
 import json
 import os
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from storage_motion.dom0 import root
 
 RECORDS = "/run/sxm/disks"  # gone after a reboot, as the tapdisks are
+COPY = "copy"  # the role of a disk that is read
+NEW = ".new"  # behind the name of one that is being written
 
 
 class Record(object):
@@ -15,6 +17,17 @@ class Record(object):
 
     def __init__(self, role: str, vdi_uuid: str) -> None:
         self._path = os.path.join(root.private_directory(RECORDS), "%s-%s" % (role, vdi_uuid))
+
+    @staticmethod
+    def all_of(role: str) -> List[str]:
+        """The UUIDs of the VDIs that this host has opened for a role."""
+        try:
+            found = os.listdir(root.path(RECORDS))
+        except FileNotFoundError:
+            return []
+        begin = role + "-"
+        names = [name[len(begin) :] for name in found if name.startswith(begin)]
+        return sorted(name for name in names if not name.endswith(NEW))
 
     def read(self) -> Optional[Dict[str, Any]]:
         """The remembered object, or None if there is no record."""
@@ -27,10 +40,10 @@ class Record(object):
     def write(self, value: Dict[str, Any]) -> None:
         """Remember an object, all of it or nothing."""
         with os.fdopen(
-            os.open(self._path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+            os.open(self._path + NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
         ) as record:
             json.dump(value, record)
-        os.rename(self._path + ".new", self._path)
+        os.rename(self._path + NEW, self._path)
 
     def remove(self) -> None:
         """Forget it; no error if there is none."""

@@ -13,6 +13,7 @@ from storage_motion.api import functions, host_facts
 from storage_motion.dom0.launch import Process
 from storage_motion.journal.journal import RECEIVING, Journal
 from storage_motion.migration import migration
+from storage_motion.sm.disks.record import COPY, NEW, Record
 
 OTHER = "99999999-2222-3333-4444-555555555555"
 THIRD = "88888888-2222-3333-4444-555555555555"
@@ -77,6 +78,17 @@ def test_only_migrations_without_an_end_are_told(pool):
     assert told["source", THIRD]["left"] == ["x: y"]
     alive = {key for key, one in told.items() if one["alive"]}
     assert alive == {("destination", THIRD), ("destination", ID)}
+
+
+def test_what_is_open_to_be_read_for_no_migration(pool):
+    """A record that is being written is none yet; one of a disk that receives is no leftover."""
+    for role, vdi in ((COPY, "lost"), (COPY, "base"), (COPY, "copied"), ("receive", "new")):
+        Record(role, vdi).write({})
+    os.rename(Record(COPY, "base")._path, Record(COPY, "base")._path + NEW)
+    entry = Journal.create(ID, **migration.initial(make_plan()))
+    (key,) = entry.entry["disks"]
+    entry.write_disks({key: {"copy_open": "copied"}})
+    assert facts(pool)["read"] == ["lost"]
 
 
 def test_a_journal_that_cannot_be_trusted_is_told(pool):

@@ -2,6 +2,7 @@
 """The ports between hosts that `sxm doctor` tries: what listens for a moment, and what connects."""
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -131,6 +132,46 @@ def test_unless_a_receiver_has_the_port_by_now(pool, firewall, monkeypatch):
         assert note.read().strip() == str(taken)
     listen(pool, port)
     assert firewall[2] == ("close", taken), "it may have been no receiver's"
+
+
+def on_ipv6():
+    """A receiver's socket on an IPv6 address alone."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(("::1", 0))
+    sock.listen(1)
+    return sock
+
+
+def test_a_receiver_on_ipv6_keeps_its_port_open(pool, firewall, monkeypatch):
+    """The firewall has one rule for both families."""
+    monkeypatch.setattr(ports, "LISTEN", 0.05)
+    port = free()
+    with contextlib.closing(on_ipv6()) as receiver:
+        taken = receiver.getsockname()[1]
+        with ports._alone() as note:
+            ports._write(note, [taken])
+        listen(pool, port)
+        assert listen(pool, taken)["listened"] is False
+    assert firewall == [("open", port), ("close", port)]
+    with open(noted()) as note:
+        assert note.read().strip() == str(taken)
+
+
+def test_a_host_without_ipv6(pool, firewall, monkeypatch):
+    monkeypatch.setattr(ports, "LISTEN", 0.05)
+    left, port, make = free(), free(), socket.socket
+
+    def of_kernel(family, kind):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return make(family, kind)
+
+    monkeypatch.setattr(ports.socket, "socket", of_kernel)
+    with ports._alone() as note:
+        ports._write(note, [left])
+    assert listen(pool, port)["listened"] is True
+    assert firewall == [("close", left), ("open", port), ("close", port)]
 
 
 def test_a_firewall_that_does_not_close_is_told_and_stays_noted(pool, firewall, monkeypatch):

@@ -11,7 +11,7 @@ from api_world import pool  # noqa: F401
 from fake_migration import ID, make_plan
 from fake_pool import add_vdi, add_vm, by_name, uuid_of
 from storage_motion.api import functions, selftest
-from storage_motion.api.selftest_marks import MADE, MADE_VM, TESTED
+from storage_motion.api.selftest_marks import MADE, MADE_VDI, MADE_VM, NAME, TESTED
 from storage_motion.dom0 import launch
 from storage_motion.errors import (
     BadArguments,
@@ -84,15 +84,52 @@ def test_a_disk_of_a_clone_is_not_written_to(pool, commands, function):
     assert commands == []
 
 
-@pytest.mark.parametrize("function", ["selftest-fill", "selftest-release"])
-def test_a_disk_of_the_vm_that_was_named_is_only_read(pool, commands, function):
+def test_a_disk_of_the_vm_that_was_named_is_only_read(pool, commands):
     vdi = add(pool, {TESTED: OWN}, {})
     with pytest.raises(NotOfSelftest) as raised:
-        call(pool, function, vdi)
+        call(pool, "selftest-fill", vdi)
     assert raised.value.details[1:] == [OWN, "it has not made it"]
     with pytest.raises(AssertionError):
         call(pool, "selftest-digest", vdi)
     assert commands == [("vdi_copy_open", vdi)]
+
+
+def test_a_disk_that_no_vm_has_is_its_own_only_by_its_own_uuid(pool, commands):
+    """xapi gives a copy, a clone and a snapshot the name and all keys of the original."""
+    sr = by_name(pool, "SR", "a1-sr")
+    found = {}
+    for kind, name in (("own", NAME % OWN), ("copy", NAME % OWN), ("taken over", "mine")):
+        vdi = add_vdi(pool, sr, other_config={MADE: OWN}, name_label=name)
+        found[kind] = uuid_of(pool, "VDI", vdi)
+        of = found["own"] if kind == "copy" else found[kind]
+        pool.tables["VDI"][vdi]["other_config"] = {MADE: OWN, MADE_VDI: of}
+    for kind in ("copy", "taken over"):
+        for function in ("selftest-fill", "selftest-release"):
+            with pytest.raises(NotOfSelftest):
+                call(pool, function, found[kind])
+    assert commands == []
+    with pytest.raises(AssertionError):
+        call(pool, "selftest-release", found["own"])
+    assert commands == [("vdi_copy_close", found["own"])]
+
+
+@pytest.mark.parametrize("state, marks", [("Halted", {}), ("Running", {TESTED: OWN})])
+def test_of_a_vm_that_was_named_a_disk_is_closed_only_while_that_is_halted(
+    pool, commands, state, marks
+):
+    with pytest.raises((NotOfSelftest, DiskInUse)):
+        call(pool, "selftest-release", add(pool, marks, {}, state=state))
+    assert commands == []
+
+
+def test_a_disk_of_a_vm_that_was_named_is_closed_and_no_more(pool, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        repeated_commands, "ask", lambda session, sr, command, vdi: asked.append((command, vdi))
+    )
+    vdi = add(pool, {TESTED: OWN}, {}, sm_config={"paused": "storage-motion"})
+    call(pool, "selftest-release", vdi)
+    assert asked == [("vdi_copy_close", vdi)]
 
 
 @pytest.mark.parametrize("function", ["selftest-digest", "selftest-fill"])

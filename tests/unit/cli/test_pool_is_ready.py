@@ -8,7 +8,7 @@ import time
 import pytest
 
 import storage_motion
-from fake_pool import add_vdi, add_vm, by_name, failure
+from fake_pool import add_vdi, add_vm, by_name, failure, uuid_of
 from storage_motion.api import left_marks, ports
 from storage_motion.cli import exit_codes
 from storage_motion.cli.doctor import looking
@@ -64,6 +64,7 @@ class Hosts:
                 "room": 8 << 30,
                 "journals": [],
                 "unreadable": [],
+                "read": [],
                 "time": time.time() + self.ahead.get(name, 0),
             },
             **changes,
@@ -449,6 +450,14 @@ def test_a_migration_that_goes_on_is_no_leftover(sxm, hosts, paris):
     hosts.facts["l1"] = {"journals": [journal(side="destination")]}
     seen = sxm("doctor", "--to-pool", "lyon", "--json")
     assert bad(seen) == [] and "migration %s of VM web goes on" % ID in seen.out
+
+
+def test_a_disk_that_is_left_open(sxm, hosts, paris):
+    vdi = uuid_of(paris, "VDI", add_vdi(paris, by_name(paris, "SR", "shared")))
+    hosts.facts["p2"] = {"read": [vdi]}
+    level, where, what = only(sxm("doctor", "--json"), "leftovers")
+    assert (level, where) == (WARNING, "host p2 of paris")
+    assert vdi in what and "is open on it to be read, and no migration reads it" in what
 
 
 def test_a_journal_that_cannot_be_trusted(sxm, hosts):

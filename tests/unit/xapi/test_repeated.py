@@ -50,6 +50,7 @@ class World:
         vm = self.source.add("VM", uuid="v", VTPMs=[], ha_restart_priority="")
         self.vm = lambda: vm
         vdi = add_vdi(self.destination, "OpaqueRef:sr")
+        self.destination.add("pool", master=self.host_ref)
         self.destination_vdi = lambda disk: vdi
         self.destination.handlers["host.allocate_resources_for_vm"] = self._allocate
         self.destination.handlers["network.attach_for_vm"] = lambda host, vm: self.calls.append(

@@ -4,7 +4,7 @@
 import pytest
 
 from fake_pool import add_vdi, add_vm, by_name, failure, uuid_of
-from storage_motion.api.selftest_marks import MADE, MADE_VM, TESTED
+from storage_motion.api.selftest_marks import MADE, MADE_VDI, MADE_VM, NAME, TESTED
 
 OWN, OTHER = "0123abcd", "ffff0000"
 
@@ -34,6 +34,14 @@ def made(paris, marks=None, disk_marks=None, **changes):
     return vm, vdi
 
 
+def alone(paris, selftest, name=None, of=None):
+    """A disk that no VM has, as a selftest makes it, or a copy of the disk `of`: (its ref, UUID)"""
+    vdi = add_vdi(paris, by_name(paris, "SR", "shared"), name_label=name or NAME % selftest)
+    uuid = uuid_of(paris, "VDI", vdi)
+    paris.tables["VDI"][vdi]["other_config"] = {MADE: selftest, MADE_VDI: of or uuid}
+    return vdi, uuid
+
+
 def destroyed(paris):
     """{(class, UUID)}"""
     return {call[1:] for call in paris.calls if call[0] == "destroy"}
@@ -43,13 +51,12 @@ def test_its_vm_and_disk_are_destroyed(world):
     paris = world.pools["paris"]
     vm, vdi = made(paris)
     theirs = {("VM", uuid_of(paris, "VM", vm)), ("VDI", uuid_of(paris, "VDI", vdi))}
-    orphan = add_vdi(paris, by_name(paris, "SR", "shared"), other_config={MADE: OTHER})
-    theirs.add(("VDI", uuid_of(paris, "VDI", orphan)))
+    theirs.add(("VDI", alone(paris, OWN)[1]))
     seen = world("selftest", "--clean", "--yes")
     assert seen.status == 0, seen.err
     assert destroyed(paris) == theirs
     released = [given["selftest"] for _, function, given in world.asked if "release" in function]
-    assert sorted(released) == [OWN, OTHER, OTHER], "on each host that sees the disk"
+    assert released == [OWN] * 3, "on each host that sees the disk"
     paris.calls.clear()
     assert world("selftest", "--clean").out == "nothing is left\n"
     assert paris.calls == []
@@ -63,6 +70,25 @@ def test_a_clone_of_its_vm_is_its_users(world):
     made(paris, {TESTED: OWN, MADE: OWN})  # whose making was interrupted has no disk
     assert world("selftest", "--clean", "--yes").out == "nothing is left\n"
     assert paris.calls == []
+
+
+@pytest.mark.parametrize("kind", ["copy", "without its VM", "taken over", "before this version"])
+def test_a_disk_without_a_vm_that_may_be_somebodys_is_told_and_stays(world, kind):
+    """xapi gives a copy, a clone and a snapshot the name and all keys of the original."""
+    paris = world.pools["paris"]
+    if kind != "without its VM":
+        _, own = made(paris)
+    changes = {
+        "copy": {"of": "11111111-2222-3333-4444-555555555555"},
+        "taken over": {"name": "mine"},
+    }
+    vdi, uuid = alone(paris, OWN, **changes.get(kind, {}))
+    if kind == "before this version":
+        del paris.tables["VDI"][vdi]["other_config"][MADE_VDI]
+    seen = world("selftest", "--clean", "--yes")
+    assert seen.status == 0 and vdi in paris.tables["VDI"]
+    assert uuid in seen.err and "it may be a copy, and stays" in seen.err.replace("\n", " ")
+    assert "nothing else is left" in seen.out
 
 
 def test_a_disk_that_another_vm_has_too_is_left(world):
@@ -82,21 +108,57 @@ def test_a_vm_that_was_named_loses_the_mark_alone(world):
     seen = world("selftest", "--clean", "--yes")
     assert "the mark is taken from VM web, and nothing else is done to it" in seen.out
     assert paris.calls == [("remove_from_other_config", "VM", TESTED)]
+    assert [function for _, function, _ in world.asked] == []
     assert paris.tables["VM"][vm]["other_config"] == {"else": "x"}
 
 
-def test_what_stays_is_told_and_hinders_nothing_else(world):
+@pytest.mark.parametrize("kind", ["closed", "not closed"])
+def test_a_halted_vm_that_was_named_has_its_disks_closed_before_it_loses_the_mark(world, kind):
+    """A digest that was killed has left one open, and SM keeps the VM from starting: on each host
+    that sees it, one in maintenance, too. With the mark it can be tried again."""
     paris = world.pools["paris"]
-    vm, vdi = made(paris)
-    uuid = uuid_of(paris, "VM", vm)
+    vm, vdi = made(paris, {TESTED: OWN}, {}, power_state="Halted")
+    paris.tables["host"][by_name(paris, "host", "p1")]["enabled"] = False
+    marked = []
 
-    def refuse(_):
-        raise failure("SXM_DISK_IN_USE", "VDI", "migration x has it")
+    def close(given):
+        marked.append(TESTED in paris.tables["VM"][vm]["other_config"])
+        if kind == "not closed":
+            raise failure("SXM_DISK_IN_USE", "VDI", "tapdisk 7 still has it open")
+        return {}
+
+    world.answers["selftest-release"] = close
+    seen = world("selftest", "--clean", "--yes")
+    asked = [given for _, function, given in world.asked if function == "selftest-release"]
+    assert [(given["selftest"], given["vdi"]) for given in asked] == [
+        (OWN, uuid_of(paris, "VDI", vdi))
+    ]
+    assert marked == [True] and destroyed(paris) == set()
+    if kind == "closed":
+        assert seen.status == 0 and paris.tables["VM"][vm]["other_config"] == {}
+    else:
+        assert seen.status == 4 and "tapdisk 7 still has it open" in seen.err
+        assert paris.tables["VM"][vm]["other_config"] == {TESTED: OWN}
+
+
+def test_what_stays_is_told_and_hinders_nothing_else(world):
+    """A disk keeps its VM: without it nobody could tell it from a copy of it, and it would stay."""
+    paris = world.pools["paris"]
+    _, vdi = made(paris)
+    stays = uuid_of(paris, "VDI", vdi)
+    other, _ = made(paris)
+    goes = uuid_of(paris, "VM", other)
+
+    def refuse(given):
+        if given["vdi"] == stays:
+            raise failure("SXM_DISK_IN_USE", "VDI", "migration x has it")
+        return {}
 
     world.answers["selftest-release"] = refuse
     seen = world("selftest", "--clean", "--yes")
     assert seen.status == 4 and "migration x has it" in seen.err
-    assert destroyed(paris) == {("VM", uuid)} and vdi in paris.tables["VDI"]
+    assert [uuid for name, uuid in destroyed(paris) if name == "VM"] == [goes]
+    assert vdi in paris.tables["VDI"]
 
 
 def test_a_migration_of_its_vm_is_ended_first_and_no_other(world):

@@ -70,6 +70,7 @@ class Copying:
         monkeypatch.setattr(remap.receiving_host, "base_url", lambda answer: "https://b")
         monkeypatch.setattr(remap.receiving_host, "leave", lambda *_: None)
         self.destination.add("network", uuid=self.plan.network)
+        self.destination.add("pool", master=self.host())
         monkeypatch.setattr(changes, "require_none", lambda m: None)
         monkeypatch.setattr(installed, "require_again", lambda m: None)
         self.destination.handlers["VM.destroy"] = lambda ref: self.vms.pop(ref)

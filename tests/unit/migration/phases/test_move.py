@@ -627,6 +627,7 @@ def test_a_vm_that_is_gone_at_the_destination_is_brought_there_again_before_it_l
         lambda self, *_, **__: seen.append(world.destination.goes_back()) or "7",
     )
     world.destination.tables["VM"].clear()
+    world.destination.add("pool", master=world.host())
     with pytest.raises(MoveFailed):
         move.move(world)
     (vm,) = world.destination.tables["VM"].values()

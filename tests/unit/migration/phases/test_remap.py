@@ -183,6 +183,56 @@ def test_of_an_import_that_does_not_end_the_user_is_warned(monkeypatch):
     assert "if it appears there, destroy it there" in world.warned[0]
 
 
+def of_a_member(monkeypatch, bound=120.0):
+    """A destination host that is a member, whose xapi was asked for an import; and a master that
+    has been killed since, and has no task of it any more: (the world, the host's other_config)."""
+    monkeypatch.setattr(remap.metadata, "IMPORT_TIMEOUT", bound)
+    world = World(power_state="Halted")
+    destination = world.destination
+    destination.add("pool", master=destination.add("host", other_config={}))
+    host = destination.add("host", other_config={remap.STARTED: "1764291000."})
+    world.host = lambda: host
+    world.note(import_tasks=["OpaqueRef:import"], import_started="1764291000.")
+    return world, destination.tables["host"][host]["other_config"]
+
+
+def test_the_import_of_a_member_that_lives_has_not_ended_with_its_masters_task(monkeypatch):
+    """Its thread goes on, and asks the master that is back for the database."""
+    world, _ = of_a_member(monkeypatch, bound=0.0)
+    world.destination.tables["VM"].clear()
+    remap.remove(world)
+    assert "if it appears there, destroy it there" in world.warned[0]
+    assert world.entry["import_tasks"] == ["OpaqueRef:import"]
+
+
+def test_what_a_member_makes_after_its_master_is_back_is_taken_away(monkeypatch):
+    """It is waited for until the member's xapi has gone, too."""
+    world, other_config = of_a_member(monkeypatch)
+    made, looks = world.destination.tables.pop("VM"), []
+
+    def look(host):
+        looks.append(host)
+        if len(looks) == 2:
+            world.destination.tables["VM"] = made
+            claim.block_arrived(world, world.vm)
+            other_config[remap.STARTED] = "1764291900."
+        return dict(other_config)
+
+    world.destination.handlers["host.get_other_config"] = look
+    remap.remove(world)
+    assert not world.destination.tables["VM"] and not world.warned
+    assert not world.entry["import_tasks"]
+
+
+def test_the_import_of_a_master_has_ended_with_its_task(monkeypatch):
+    world, _ = of_a_member(monkeypatch)
+    (pool,) = world.destination.tables["pool"].values()
+    pool["master"] = world.host()
+    world.destination.tables["VM"].clear()
+    remap.remove(world)
+    assert not world.warned and not world.entry["import_tasks"]
+
+
 class WithTpm:
     """A VM with a virtual TPM whose metadata is brought to another pool. `taken`: the UUIDs of
     those that the importer there makes of it. `sent`: [(document, whether for a rehearsal)]."""
@@ -197,7 +247,9 @@ class WithTpm:
         tpm = self.source.add("VTPM", uuid=UUID)
         vm = self.source.add("VM", uuid="vm", VTPMs=[tpm], ha_restart_priority="")
         self.vm = lambda: vm
-        self.destination.add("host", uuid=self.plan.destination_host)
+        host = self.destination.add("host", uuid=self.plan.destination_host, other_config={})
+        self.host = lambda: host
+        self.destination.add("pool", master=host)
         self.destination.add("network", uuid=self.plan.network)
         monkeypatch.setattr(remap.metadata, "export", lambda session, ref, snapshots: with_tpm())
         monkeypatch.setattr(remap.metadata, "bring", self._import)
@@ -255,7 +307,7 @@ def test_an_import_that_has_not_ended_is_waited_for_again_by_the_undo(monkeypatc
     world.destination.handlers["task.get_status"] = status.get
     world.destination.handlers["task.get_result"] = lambda task: ""
     remap.bring(world)
-    assert world.entry["import_tasks"] == ["OpaqueRef:first", "OpaqueRef:import"]
+    assert world.entry["import_tasks"] == ["OpaqueRef:first"], "its own has ended"
     assert not world.warned, "the VM is to be there"
     world.destination.tables["VM"].clear()
     remap.remove(world)
