@@ -11,7 +11,6 @@ from fake_migration import make_plan
 from storage_motion.errors import Cancelled, CopyFailed, MoverFailed, NotCleanedUp
 from storage_motion.migration.phases import copying, history, receive, table as phases
 
-
 BOUND = 20.0  # seconds for one thread to wait for the other
 
 
