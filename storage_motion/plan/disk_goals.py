@@ -98,7 +98,7 @@ def moving_disks(
                     "give it an SR to go to",
                 )
             continue
-        table = checks.DISK_CHECKS + (checks.LIVE_DISK_CHECKS if inquiry.live else ())
+        table = checks.DISK_CHECKS
         if not inquiry.request.renew_tracking:
             table += checks.TRACKING_CHECKS
         checks.check(
@@ -209,5 +209,6 @@ def as_planned(
         allow_caching=vdi["allow_caching"],
         tracked=vdi["cbt_enabled"],
         read_only=vbd["mode"] == "RO",
+        marked_read_only=vdi["read_only"],
         unplugged=inquiry.live and not vbd["currently_attached"],
     )

@@ -160,7 +160,7 @@ class Watched:
     def assert_copied(self, api, uuid):
         """The same of VM `uuid` of another pool (its API), a copy; but for the snapshots, which
         stay."""
-        self._assert_alike(COPIED, of_vm(api, uuid))
+        self._assert_alike(COPIED, of_vm(api, uuid), ("VM.blocked_operations",))
 
     def _assert_alike(self, kind, now, lost=()):
         found = differing(self._before, now)

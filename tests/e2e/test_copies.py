@@ -26,6 +26,8 @@ class Original:
         self.x.VM.hard_shutdown(self.vm)
         taken = self.x.VM.get_snapshots(self.vm)
         self.snapshot = taken[0] if taken else self.x.VM.snapshot(self.vm, "first")
+        if "clone" not in self.x.VM.get_blocked_operations(self.vm):
+            self.x.VM.add_to_blocked_operations(self.vm, "clone", "by its user")
         self.disks = disks_of(self.x, self.vm)
         self.was = self._described()
         watched.begin(snapshots=False)

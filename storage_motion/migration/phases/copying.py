@@ -141,11 +141,7 @@ def _differing(
 
 
 def _since(
-    m: "Migration",
-    disk: "Disk",
-    copied_from: str,
-    base: str,
-    look: Callable[["Migration"], None],
+    m: "Migration", disk: "Disk", copied_from: str, base: str, look: Callable[["Migration"], None]
 ) -> Dict[str, Any]:
     """The extents in which the VDI `copied_from` may differ from the VDI `base` (UUIDs). Raises
     SmFault.
