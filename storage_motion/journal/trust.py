@@ -77,7 +77,6 @@ DISK: Dict[str, type] = {
     "allow_caching": bool,
     "tracked": bool,
     "read_only": bool,
-    "marked_read_only": bool,
     "unplugged": bool,
 }
 CD: Dict[str, type] = {"eject": bool}

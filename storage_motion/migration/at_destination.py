@@ -220,7 +220,7 @@ def receive_give(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, 
         if disk.get("frozen"):
             of = received_snapshots.owner_of(session, entry, disk)
             received_snapshots.mark(session, vdi, disk, of)
-        received_vdis.give(session, disk, vdi)
+        received_vdis.manage(session, vdi)
     return {}
 
 

@@ -54,7 +54,6 @@ def make(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Dic
                 "sr": disk["sr"],
                 "size": disk["size"],
                 "read_only": disk["read_only"],
-                "marked_read_only": disk["marked_read_only"],
                 "unplugged": disk["unplugged"],
                 "shut": False,
                 "location": None,
@@ -212,16 +211,6 @@ def _others(session: "XenAPI.Session", vdi: str) -> List[str]:
     return sorted(record["current_operations"].values()) + [
         "VBD %s" % vbd for vbd in record["VBDs"] if vbd != NULL
     ]
-
-
-def give(session: "XenAPI.Session", disk: Dict[str, Any], vdi: str) -> None:
-    """Have a disk (its entry in the journal; a ref), which is whole, be one as any other, marked as
-    read-only if the one at the source is. Idempotent."""
-    marked = disk["created"] and disk.get("marked_read_only", False)
-    if marked and not session.xenapi.VDI.get_read_only(vdi):
-        with managed.as_driver(session.xenapi.VDI.get_SR(vdi)) as driver:
-            driver.xenapi.VDI.set_read_only(vdi, True)
-    manage(session, vdi)
 
 
 def manage(session: "XenAPI.Session", vdi: str) -> None:

@@ -32,7 +32,6 @@ FIELDS: Tuple[Tuple[str, type], ...] = (
     ("tags", list),
     ("allow_caching", bool),
     ("read_only", bool),
-    ("marked_read_only", bool),
     ("unplugged", bool),
     # the key of the disk of this migration that it shall be a clone of, or ""
     ("base", str),
@@ -51,7 +50,6 @@ OPTIONAL: Dict[str, Any] = {
     "tags": [],
     "allow_caching": False,
     "read_only": False,
-    "marked_read_only": False,
     "unplugged": False,
     "base": "",
     "base_there": "",

@@ -135,7 +135,8 @@ FROZEN_DISK_CHECKS: Tuple[Condition, ...] = (
 DISK_CHECKS: Tuple[Condition, ...] = FROZEN_DISK_CHECKS + (
     (lambda vdi, vbd: vdi["on_boot"] != "reset", "is reset on boot", "set on-boot=persist"),
     (
-        # xapi plugs it nowhere then (xapi_vbd_helpers.ml)
+        # xapi plugs it nowhere then (xapi_vbd_helpers.ml). SM takes the mark off at the next scan
+        # (VDI.py, _db_update), and so before the move: nothing is lost with it.
         lambda vdi, vbd: not vdi["read_only"] or vbd["mode"] == "RO",
         "is itself marked as read-only, and the VM has it to be written to",
         "have the VM have it read-only: VBD.set_mode, on a halted VM",

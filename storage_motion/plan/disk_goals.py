@@ -209,6 +209,5 @@ def as_planned(
         allow_caching=vdi["allow_caching"],
         tracked=vdi["cbt_enabled"],
         read_only=vbd["mode"] == "RO",
-        marked_read_only=vdi["read_only"],
         unplugged=inquiry.live and not vbd["currently_attached"],
     )

@@ -32,7 +32,6 @@ class Disk(NamedTuple):
     allow_caching: bool = False
     tracked: bool = False  # its changed blocks are: that is disabled, and enabled again at the end
     read_only: bool = False  # the VM has it so: nobody writes to it
-    marked_read_only: bool = False  # its VDI is, so that nobody can have it to write to
     unplugged: bool = False  # the VM runs, and has it not plugged: nobody uses it
     base: str = ""  # the key of the disk of a snapshot that it arrives as a clone of, or ""
     # A VDI that is at the destination already, which it arrives as a clone of, or ""; and why it

@@ -26,8 +26,7 @@ class Original:
         self.x.VM.hard_shutdown(self.vm)
         taken = self.x.VM.get_snapshots(self.vm)
         self.snapshot = taken[0] if taken else self.x.VM.snapshot(self.vm, "first")
-        if "clone" not in self.x.VM.get_blocked_operations(self.vm):
-            self.x.VM.add_to_blocked_operations(self.vm, "clone", "by its user")
+        self.x.VM.add_to_blocked_operations(self.vm, "clone", "by its user")
         self.disks = disks_of(self.x, self.vm)
         self.was = self._described()
         watched.begin(snapshots=False)
@@ -46,6 +45,7 @@ class Original:
     def assert_untouched(self):
         """It is as it was, starts, and runs; nothing is left of anything but the copy."""
         assert self._described() == self.was
+        self.x.VM.remove_from_blocked_operations(self.vm, "clone")
         self.scene.assert_nothing_left()
         self.scene.pool.start_vm(self.vm, self.scene.host.name)
         self.scene.settle()

@@ -220,7 +220,6 @@ def _wanted(disk: "Disk") -> Dict[str, Any]:
         "tags": list(disk.tags),
         "allow_caching": disk.allow_caching,
         "read_only": disk.read_only,
-        "marked_read_only": disk.marked_read_only,
         "unplugged": disk.unplugged,
         "base": disk.base,
         "base_there": disk.base_there,

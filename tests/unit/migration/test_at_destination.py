@@ -285,19 +285,6 @@ def test_until_the_vm_has_it_a_disk_is_nobody_elses(destination):
     )
 
 
-def test_the_mark_of_a_read_only_vdi_is_put_when_it_is_whole(destination):
-    """Not before: no VDI that has it could be filled. What was given to be filled keeps its own."""
-    given = add_vdi(destination.pool, destination.sr)
-    first, second = destination.wanted(marked_read_only=True)
-    second["target"] = uuid_of(destination.pool, "VDI", given)
-    answer = destination.receive([first, second])
-    assert not any(vdi["read_only"] for vdi in destination.vdis().values())
-    for _ in range(2):
-        assert at_destination.receive_give(destination.pool, {"migration": ID}) == {}
-        marked = [vdi["uuid"] for vdi in destination.vdis().values() if vdi["read_only"]]
-        assert marked == [answer["disks"][first["key"]]["vdi"]]
-
-
 def test_a_disk_is_made_with_the_tags_and_the_caching_of_its_source(destination):
     first, second = destination.wanted()
     destination.receive(disks=[dict(first, tags=["gold", "web"], allow_caching=True), second])

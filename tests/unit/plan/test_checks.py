@@ -154,8 +154,7 @@ def test_a_disk_whose_vdi_is_marked_as_read_only_moves_with_a_vm_that_has_it_so(
     plan, problems = world.cross()
     assert plan is not None, problems
     (disk,) = [disk for disk in plan.disks if disk.key == world.disk["uuid"]]
-    assert disk.read_only and disk.marked_read_only
-    assert not any(other.marked_read_only for other in plan.disks if other is not disk)
+    assert disk.read_only and not plan.mirrors(disk)
 
 
 @pytest.mark.parametrize("state", ["Running", "Halted"])

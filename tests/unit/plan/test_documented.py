@@ -48,7 +48,7 @@ def tables():
             yield from rows
 
 
-@pytest.mark.parametrize("row", tables(), ids=lambda row: row.split("|")[1].strip())
+@pytest.mark.parametrize("row", list(tables()), ids=lambda row: row.split("|")[1].strip())
 def test_each_row_of_such_a_table_names_one(row):
     assert row in ROWS
 
