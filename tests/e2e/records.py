@@ -91,10 +91,11 @@ def _collect(api, vm, suffix, objects):
     for of_class, ref in [
         ("VM_metrics", record["metrics"]),
         ("VM_guest_metrics", record["guest_metrics"]),
-        ("VDI", record["suspend_VDI"]),
     ]:
         if ref != NULL:
             objects[of_class + suffix] = (ref, getattr(api, of_class).get_record(ref))
+    if record["suspend_VDI"] != NULL:
+        objects["VDI" + suffix] = (record["suspend_VDI"], _vdi(api, record["suspend_VDI"]))
     for number, vtpm in enumerate(record["VTPMs"]):
         objects["VTPM %d%s" % (number, suffix)] = (vtpm, api.VTPM.get_record(vtpm))
     for vif in record["VIFs"]:
@@ -104,10 +105,19 @@ def _collect(api, vm, suffix, objects):
         drive = api.VBD.get_record(vbd)
         objects["VBD %s%s" % (drive["userdevice"], suffix)] = (vbd, drive)
         if drive["VDI"] != NULL:
-            vdi = api.VDI.get_record(drive["VDI"])
-            # by itself: all other keys stay
-            vdi["other_config:" + RELATED] = vdi["other_config"].pop(RELATED, None)
-            objects["VDI %s%s" % (drive["userdevice"], suffix)] = (drive["VDI"], vdi)
+            name = "VDI %s%s" % (drive["userdevice"], suffix)
+            objects[name] = (drive["VDI"], _vdi(api, drive["VDI"]))
+
+
+def _vdi(api, ref):
+    vdi = api.VDI.get_record(ref)
+    # by itself: all other keys stay
+    vdi["other_config:" + RELATED] = vdi["other_config"].pop(RELATED, None)
+    if vdi["snapshot_of"] not in api.VDI.get_all():
+        # what a checkpoint's image was taken of goes when the VM goes on: to name it is to name
+        # nothing
+        vdi["snapshot_of"] = NULL
+    return vdi
 
 
 def _known(value, names):
