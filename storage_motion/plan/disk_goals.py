@@ -98,7 +98,7 @@ def moving_disks(
                     "give it an SR to go to",
                 )
             continue
-        table = checks.DISK_CHECKS + (checks.LIVE_DISK_CHECKS if inquiry.live else ())
+        table = checks.DISK_CHECKS
         if not inquiry.request.renew_tracking:
             table += checks.TRACKING_CHECKS
         checks.check(

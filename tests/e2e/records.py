@@ -13,12 +13,14 @@ PAGE = os.path.join(
     "what-moves.md",
 )
 HEADING = "## What differs afterwards\n"
-BETWEEN, WITHIN = "between pools", "within its pool"
+BETWEEN, WITHIN, COPIED = "between pools", "within its pool", "of a copy"
 """Kinds of move: columns of that table."""
 MAY = "may"
 """In place of "yes": what real hosts may say anew, and the lab's do not."""
 WORKED_OUT = ("allowed_operations",)
 """Fields that are about what one may do just now, of which xapi keeps nothing."""
+SEED = "mac_seed"
+"""A key of a VM's other_config, of which xapi makes MAC addresses."""
 NULL = "OpaqueRef:NULL"
 
 
@@ -58,12 +60,16 @@ def differing(before, after):
 
 
 def of(scene):
-    """{"VM", "VBD 0", "VDI 0", "VIF 0", "VM_metrics", ..., and the same of each snapshot, as "VBD 0
-    of first": its record}. A reference to one of them is its name here."""
-    api = scene.pool.xapi
-    vm = api.VM.get_by_uuid(scene.uuid)
+    """The same of a scene's VM, with its snapshots."""
+    return of_vm(scene.pool.xapi, scene.uuid)
+
+
+def of_vm(api, uuid, snapshots=True):
+    """{"VM", "VBD 0", "VDI 0", "VIF 0", "VM_metrics", ..., and the same of each of its `snapshots`,
+    as "VBD 0 of first": its record}. A reference to one of them is its name here."""
+    vm = api.VM.get_by_uuid(uuid)
     objects = {}
-    for owner in [vm] + api.VM.get_snapshots(vm):
+    for owner in [vm] + (api.VM.get_snapshots(vm) if snapshots else []):
         suffix = "" if owner == vm else " of %s" % api.VM.get_name_label(owner)
         _collect(api, owner, suffix, objects)
     names = {ref: name for name, (ref, _) in objects.items()}
@@ -79,14 +85,19 @@ def of(scene):
 
 def _collect(api, vm, suffix, objects):
     record = api.VM.get_record(vm)
+    # by itself, as below
+    record["other_config:" + SEED] = record["other_config"].pop(SEED, None)
     objects["VM" + suffix] = (vm, record)
     for of_class, ref in [
         ("VM_metrics", record["metrics"]),
         ("VM_guest_metrics", record["guest_metrics"]),
-        ("VDI", record["suspend_VDI"]),
     ]:
         if ref != NULL:
             objects[of_class + suffix] = (ref, getattr(api, of_class).get_record(ref))
+    if record["suspend_VDI"] != NULL:
+        objects["VDI" + suffix] = (record["suspend_VDI"], _vdi(api, record["suspend_VDI"]))
+    for number, vtpm in enumerate(record["VTPMs"]):
+        objects["VTPM %d%s" % (number, suffix)] = (vtpm, api.VTPM.get_record(vtpm))
     for vif in record["VIFs"]:
         interface = api.VIF.get_record(vif)
         objects["VIF %s%s" % (interface["device"], suffix)] = (vif, interface)
@@ -94,10 +105,19 @@ def _collect(api, vm, suffix, objects):
         drive = api.VBD.get_record(vbd)
         objects["VBD %s%s" % (drive["userdevice"], suffix)] = (vbd, drive)
         if drive["VDI"] != NULL:
-            vdi = api.VDI.get_record(drive["VDI"])
-            # by itself: all other keys stay
-            vdi["other_config:" + RELATED] = vdi["other_config"].pop(RELATED, None)
-            objects["VDI %s%s" % (drive["userdevice"], suffix)] = (drive["VDI"], vdi)
+            name = "VDI %s%s" % (drive["userdevice"], suffix)
+            objects[name] = (drive["VDI"], _vdi(api, drive["VDI"]))
+
+
+def _vdi(api, ref):
+    vdi = api.VDI.get_record(ref)
+    # by itself: all other keys stay
+    vdi["other_config:" + RELATED] = vdi["other_config"].pop(RELATED, None)
+    if vdi["snapshot_of"] not in api.VDI.get_all():
+        # what a checkpoint's image was taken of goes when the VM goes on: to name it is to name
+        # nothing
+        vdi["snapshot_of"] = NULL
+    return vdi
 
 
 def _known(value, names):
@@ -112,7 +132,7 @@ class Watched:
 
     def __init__(self, scene):
         self._scene = scene
-        self.seen = {BETWEEN: set(), WITHIN: set()}
+        self.seen = {BETWEEN: set(), WITHIN: set(), COPIED: set()}
         api = scene.pool.xapi
         vm = api.VM.get_by_uuid(scene.uuid)
         api.VM.set_name_description(vm, "what it is for")
@@ -138,14 +158,22 @@ class Watched:
             api.VIF.set_qos_algorithm_type(vif, "ratelimit")
             api.VIF.add_to_qos_algorithm_params(vif, "kbps", "100")
 
-    def begin(self):
+    def begin(self, snapshots=True):
         """What is said of it now."""
-        self._before = of(self._scene)
+        self._before = of_vm(self._scene.pool.xapi, self._scene.uuid, snapshots)
 
     def assert_alike(self, kind, lost=()):
         """It differs from what was said at `begin` in what the page lists for this kind of move,
         and in what this VM loses (fields) by "What does not come along"."""
-        found = differing(self._before, of(self._scene))
+        self._assert_alike(kind, of(self._scene), lost)
+
+    def assert_copied(self, api, uuid):
+        """The same of VM `uuid` of another pool (its API), a copy; but for the snapshots, which
+        stay."""
+        self._assert_alike(COPIED, of_vm(api, uuid), ("VM.blocked_operations",))
+
+    def _assert_alike(self, kind, now, lost=()):
+        found = differing(self._before, now)
         self.seen[kind] |= set(found)
         more = {field: found[field] for field in set(found) - listed(kind) - set(lost)}
         assert not more, "\n".join("%s: %s" % pair for pair in sorted(more.items()))

@@ -209,14 +209,14 @@ class Scene:
             poll=MOMENT,
         )
 
-    def ended(self, migration, host=None):
+    def ended(self, migration, host=None, timeout=MOVE):
         """Wait until it has ended; its last journal."""
 
         def last():
             entry = self.journal(migration, host)
             return entry if entry["state"] in ENDED else None
 
-        return eventually(last, "its end", MOVE, seen=lambda: self._phase(migration, host))
+        return eventually(last, "its end", timeout, seen=lambda: self._phase(migration, host))
 
     def kill(self, process):
         """kill -9 a process of a journal, {"pid", "started"}; fails if it is gone already."""

@@ -190,3 +190,32 @@ class Tree:
             assert contents(self.scene.lab, self.scene.pool, vdi) == self.taken[name][4][device][2]
         self.scene.pool.start_vm(self.vm, self.scene.host.name)
         self.scene.wait_for_writes(30)
+
+
+class WithCheckpoint(Tree):
+    """The VM of a scene with the checkpoint `awake`, at which it had had `written` writes
+    acknowledged."""
+
+    ON = ((None, "awake"),)
+
+    def __init__(self, scene):
+        self.scene = scene
+        x = scene.pool.xapi
+        x.VM.set_suspend_SR(self.vm, scene.pool.sr(scene.host.name, "fast"))
+        self.written = scene.guest.status()["writes_acknowledged"]
+        with poked(scene.host):
+            x.VM.checkpoint(self.vm, "awake")
+        scene.settle()
+        scene.wait_for_writes(30)
+        x.pool.sync_database()
+        self.taken = self.described()
+
+    def resume_from_it(self):
+        """Go back to the checkpoint, and have the VM go on from there."""
+        x, before = self.scene.pool.xapi, self.scene.guest.status()["writes_acknowledged"]
+        x.VM.revert(self.snapshots()["awake"])
+        assert self.scene.record["power_state"] == "Suspended"
+        x.VM.resume(self.vm, False, False)
+        self.scene.settle()
+        assert self.written <= self.scene.guest.status()["writes_acknowledged"] < before
+        self.scene.assert_runs()

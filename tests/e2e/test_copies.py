@@ -6,6 +6,7 @@ import pytest
 import XenAPI
 
 from lab.pools.topology import PoolPlan
+from tests.e2e.records import COPIED, Watched, listed, of
 from tests.e2e.scene import MIB
 from tests.e2e.snapshots import contents
 
@@ -19,20 +20,21 @@ VOLATILE = ("allowed_operations", "current_operations", "physical_utilisation")
 class Original:
     """The VM of a scene, which has a snapshot, halted; and all of it that is to stay as it is."""
 
-    def __init__(self, scene):
-        self.scene, self.x = scene, scene.pool.xapi
+    def __init__(self, scene, watched):
+        self.scene, self.x, self._watched = scene, scene.pool.xapi, watched
         self.vm = self.x.VM.get_by_uuid(scene.uuid)
         self.x.VM.hard_shutdown(self.vm)
         taken = self.x.VM.get_snapshots(self.vm)
         self.snapshot = taken[0] if taken else self.x.VM.snapshot(self.vm, "first")
+        self.x.VM.add_to_blocked_operations(self.vm, "clone", "by its user")
         self.disks = disks_of(self.x, self.vm)
         self.was = self._described()
+        watched.begin(snapshots=False)
 
     def _described(self):
-        found = [self.x.VM.get_record(vm) for vm in (self.vm, self.snapshot)]
         vdis = list(self.disks.values()) + list(disks_of(self.x, self.snapshot).values())
-        found += [self.x.VDI.get_record(vdi) for vdi in vdis]
-        for record in found:
+        found = of(self.scene)
+        for record in found.values():
             for field in VOLATILE:
                 record.pop(field, None)
         return found, [contents(self.scene.lab, self.scene.pool, vdi) for vdi in vdis]
@@ -43,6 +45,7 @@ class Original:
     def assert_untouched(self):
         """It is as it was, starts, and runs; nothing is left of anything but the copy."""
         assert self._described() == self.was
+        self.x.VM.remove_from_blocked_operations(self.vm, "clone")
         self.scene.assert_nothing_left()
         self.scene.pool.start_vm(self.vm, self.scene.host.name)
         self.scene.settle()
@@ -52,9 +55,10 @@ class Original:
         """See that VM `uuid` of the other pool is a copy, which can be started; destroy it, and all
         that it has."""
         pool = next(pool for pool in self.scene.lab.pools if pool is not self.scene.pool)
-        y, was = pool.xapi, self.was[0][0]
+        y, was = pool.xapi, self.x.VM.get_record(self.vm)
         vm = y.VM.get_by_uuid(uuid)
         record, vdis = y.VM.get_record(vm), disks_of(y, vm)
+        self._watched.assert_copied(y, uuid)
         assert uuid != self.scene.uuid and record["name_label"] == was["name_label"]
         assert (record["power_state"], record["blocked_operations"]) == ("Halted", {})
         assert (record["is_a_snapshot"], record["snapshots"]) == (False, [])
@@ -80,8 +84,13 @@ def disks_of(x, vm):
     return {x.VBD.get_userdevice(vbd): x.VBD.get_VDI(vbd) for vbd in x.VM.get_VBDs(vm)}
 
 
-def test_the_copy_is_another_vm_and_a_mover_that_is_killed_is_followed_by_another(scene):
-    original = Original(scene)
+@pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
+
+
+def test_the_copy_is_another_vm_and_a_mover_that_is_killed_is_followed_by_another(scene, watched):
+    original = Original(scene, watched)
     migration = scene.begin(**original.begin(bandwidth=SLOW))
     entry = scene.until(
         migration,
@@ -114,8 +123,8 @@ def test_the_copy_is_another_vm_and_a_mover_that_is_killed_is_followed_by_anothe
     ],
     ids=["imported", "let-go"],
 )
-def test_a_worker_that_is_killed(scene, moment, outcome):
-    original = Original(scene)
+def test_a_worker_that_is_killed(scene, watched, moment, outcome):
+    original = Original(scene, watched)
     migration = scene.begin_and_kill(moment, original.begin())
     (answer,) = scene.call("recover", migration=migration)["migrations"]
     assert answer["outcome"] == outcome, answer
@@ -126,3 +135,7 @@ def test_a_worker_that_is_killed(scene, moment, outcome):
         found = there.xapi.VM.get_all_records().values()
         assert not [vm for vm in found if not vm["is_control_domain"]]
     original.assert_untouched()
+
+
+def test_the_page_lists_no_more_than_differs_of_a_copy(watched):
+    assert listed(COPIED, ("yes",)) - watched.seen[COPIED] == set()

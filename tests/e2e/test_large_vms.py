@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """More of everything than a VM has most often: seventeen disks; a disk of 4 TiB, which no VHD can
-be; a chain of snapshots. The memory of each process stays bounded."""
+be; thirty snapshots. The memory of each process stays bounded."""
 
 import os
 import subprocess
@@ -11,13 +11,15 @@ from lab.pools import at_switch
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from tests.e2e import memory
-from tests.e2e.scene import MIB, Scene
+from tests.e2e.scene import MIB, MOVE, Scene
+from tests.e2e.snapshots import Tree
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 DISKS = 17
 SIZE = 4 << 40
 REACH = 4 * MIB  # of the large disk, by the guest
-SNAPSHOTS = 10  # of 28 by hand (docs/reliability.md): each takes 2 s and more
+SNAPSHOTS, FORK, BACK_TO = 30, 20, 9  # before the one FORK the VM goes back to the one BACK_TO
+MANY = 600.0  # seconds for as many: each is a second or two of short programs, on two idle cores
 PLACES = (REACH, (2 << 40) - 65536, SIZE - 65536)  # beyond that, in the large disk
 LARGE = {"writes": 20, "fill": 0.3, "reach": REACH}
 QEMU_IO = 60.0
@@ -46,11 +48,11 @@ def made(lab):
         scene.pool.xapi.VM.hard_shutdown(scene.pool.xapi.VM.get_by_uuid(scene.uuid))
 
 
-def arrived(scene):
+def arrived(scene, timeout=MOVE):
     """It moves to the other pool, with all that was on its disks at the switch. Its journal."""
     there = scene.there
     with memory.bounded(scene.lab, len(scene.record["VBDs"])):
-        entry = scene.ended(scene.begin())
+        entry = scene.ended(scene.begin(), timeout=timeout)
     assert entry["state"] == "succeeded", entry["error"]
     figures = there.xenopsd("VM.stat", id=scene.uuid)["migration"]
     assert figures["at_switch"]["exit"] == 0, figures
@@ -96,18 +98,39 @@ def test_four_tebibytes_of_a_running_vm(made):
     assert image.endswith(".qcow2") and os.stat(image).st_blocks * 512 < 64 * MIB
 
 
-@pytest.mark.timeout(300)
+class Many(Tree):
+    """The VM of a scene with SNAPSHOTS snapshots of one disk, each of which differs from the one
+    before. They make two branches, as SM makes no chain of more than 30 images."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        x, below = scene.pool.xapi, list(range(-1, SNAPSHOTS - 1))
+        below[FORK] = BACK_TO
+        names = ["snapshot %02d" % number for number in range(SNAPSHOTS)]
+        self.ON = [(names[number], names[below[number]]) for number in range(1, SNAPSHOTS)]
+        self.ON.append((None, names[-1]))
+        x.VM.clean_shutdown(self.vm)
+        for number, name in enumerate(names):
+            if number == FORK:
+                x.VM.revert(self.snapshots()[names[BACK_TO]])
+            (image,) = images(scene)
+            qemu_io(image, "write -P %d %dk 4k" % (number + 1, 1024 + 4 * number))
+            x.VM.snapshot(self.vm, name)
+        self.taken = self.described()
+
+
+@pytest.mark.timeout(900)
 def test_many_snapshots_of_one_disk(made):
-    """A chain, with an image for each, arrives as one."""
+    """They arrive as the tree that they were, with what was in each, and an image for each."""
     scene = made((2 * MIB,), guest={"writes": 10, "fill": 1, "workers": 1, "reach": MIB})
-    api = scene.pool.xapi
-    vm = api.VM.get_by_uuid(scene.uuid)
-    api.VM.clean_shutdown(vm)
-    (image,) = images(scene)
-    for number in range(SNAPSHOTS):
-        api.VM.snapshot(vm, "snapshot %d" % number)
-        qemu_io(image, "write -P %d %dk 4k" % (number + 1, 1024 + 4 * number))
-    scene.pool.start_vm(vm, scene.host.name)
-    entry = arrived(scene)
-    assert len(entry["plan"]["history"]) == len(scene.record["snapshots"]) == SNAPSHOTS
-    assert all(disk["base"] for disk in entry["plan"]["history"][1:] + entry["plan"]["disks"])
+    tree = Many(scene)
+    digests = {taken[4]["0"][2] for name, taken in tree.taken.items() if name != "the VM"}
+    assert len(digests) == SNAPSHOTS
+    scene.pool.start_vm(tree.vm, scene.host.name)
+    entry = arrived(scene, MANY)
+    assert tree.described() == tree.taken
+    tree.assert_chains()
+    history = entry["plan"]["history"]
+    assert len(history) == len(scene.record["snapshots"]) == SNAPSHOTS
+    assert [disk["base"] for disk in history].count("") == 1
+    assert entry["plan"]["disks"][0]["base"]

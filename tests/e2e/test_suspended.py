@@ -56,6 +56,23 @@ def test_within_its_pool(scene, watched):
     scene.resume(written)
 
 
+def test_within_its_pool_with_its_image(scene, watched):
+    """Which `vdi:` gives an SR: it goes on from the new one."""
+    x, written = scene.pool.xapi, scene.suspend()
+    image = x.VDI.get_uuid(scene.record["suspend_VDI"])
+    before, arguments = x.VM.get_VBDs(scene.vm), scene.within("fast")
+    big = x.SR.get_uuid(scene.pool.sr(scene.host.name, "big"))
+    watched.begin()
+    entry = scene.ended(scene.begin(**dict(arguments, **{"vdi:" + image: big})))
+    assert entry["state"] == "succeeded", entry["error"]
+    watched.assert_alike(WITHIN)
+    moved = scene.record["suspend_VDI"]
+    assert x.VM.get_VBDs(scene.vm) == before and x.VDI.get_uuid(moved) != image
+    assert x.VDI.get_SR(moved) == scene.pool.sr(scene.host.name, "big")
+    scene.assert_nothing_left()
+    scene.resume(written)
+
+
 def test_a_cancel_in_mid_copy(scene):
     written = scene.suspend()
     migration = scene.begin(**dict(scene.arguments(), bandwidth="1MiB"))

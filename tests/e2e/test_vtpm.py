@@ -11,6 +11,7 @@ import pytest
 from lab.dom0 import breakpoint
 from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
+from tests.e2e.records import BETWEEN, WITHIN, Watched
 from tests.e2e.scene import MIB, MOVE, Scene
 from tests.e2e.test_database_goes_back import NEVER, forget
 from tests.e2e.test_secrets import Watch, holding, tasks
@@ -39,6 +40,11 @@ def scene(lab):
     return scene
 
 
+@pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
+
+
 @pytest.fixture
 def tpm(scene):
     tpm = Tpm(scene)
@@ -57,13 +63,14 @@ def told(lab, secrets):
 
 
 @pytest.mark.timeout(600)
-def test_it_moves_to_another_pool_and_back(lab, scene, tpm):
+def test_it_moves_to_another_pool_and_back(lab, scene, tpm, watched):
     """What is written to it between the import of the metadata and the suspend comes along, and is
     on disk there before success is told."""
     watch, answers, identity = Watch(lab), [], tpm.identity
     watch.start()
     try:
         for _ in range(2):
+            watched.begin()
             with breakpoint.held(
                 scene.host.root, BEFORE_IT_LEAVES, scene.begin, scene.journal, MOVE
             ) as migration:
@@ -76,6 +83,7 @@ def test_it_moves_to_another_pool_and_back(lab, scene, tpm):
             assert entry["state"] == "succeeded", entry["error"]
             answers.append(scene.call("status", migration=migration))
             scene.host = scene.there
+            watched.assert_alike(BETWEEN)
             scene.assert_runs()
             assert_only_here(scene, tpm)
             assert tpm.identity == identity
@@ -93,11 +101,13 @@ def test_it_moves_to_another_pool_and_back(lab, scene, tpm):
 
 
 @pytest.mark.timeout(600)
-def test_it_stays_with_a_vm_whose_disks_move_within_the_pool(lab, scene, tpm):
+def test_it_stays_with_a_vm_whose_disks_move_within_the_pool(lab, scene, tpm, watched):
     ref, identity = tpm.ref, tpm.identity
     for sr in ("big", "fast"):
+        watched.begin()
         entry = scene.ended(scene.begin(**scene.within(sr)))
         assert entry["state"] == "succeeded", entry["error"]
+        watched.assert_alike(WITHIN)
     scene.assert_runs()
     assert (tpm.ref, tpm.identity) == (ref, identity)
     assert_only_here(scene, tpm)
@@ -119,12 +129,14 @@ def test_a_move_that_is_taken_back_leaves_none_there(lab, scene, tpm):
 
 
 @pytest.mark.timeout(600)
-def test_a_halted_one_moves(lab, scene, tpm):
+def test_a_halted_one_moves(lab, scene, tpm, watched):
     scene.pool.xapi.VM.hard_shutdown(scene.pool.xapi.VM.get_by_uuid(scene.uuid))
+    watched.begin()
     identity, migration = tpm.identity, scene.begin()
     entry = scene.ended(migration)
     assert entry["state"] == "succeeded", entry["error"]
     scene.host = scene.there
+    watched.assert_alike(BETWEEN)
     assert tpm.identity == identity
     assert_only_here(scene, tpm)
     start(scene)

@@ -10,7 +10,7 @@ from tests.e2e import high_availability, tpm, tracked
 from tests.e2e.kinds_of_disks import ReadOnly, Unplugged
 from tests.e2e.moments import MOMENTS
 from tests.e2e.scene import MIB, Scene
-from tests.e2e.snapshots import Tree
+from tests.e2e.snapshots import Tree, WithCheckpoint
 from tests.e2e.suspended import Sleeper
 from tests.eventually import eventually
 
@@ -120,6 +120,14 @@ class Snapshots(Plain):
         super().check()
         assert self._tree.described() == self._tree.taken
         self._tree.assert_chains()
+
+
+class Checkpoint(Snapshots):
+    """With a checkpoint: it is where the VM is, with what is in its disk and its memory."""
+
+    def __init__(self, lab):
+        Plain.__init__(self, lab)
+        self._tree = WithCheckpoint(self.scene)
 
 
 class Protected(Plain):
@@ -264,6 +272,7 @@ class Suspended(Plain):
 KINDS = {
     "plain": Plain,
     "with snapshots": Snapshots,
+    "with a checkpoint": Checkpoint,
     "protected by HA": Protected,
     "with a TPM": WithTpm,
     "with block tracking": Tracked,

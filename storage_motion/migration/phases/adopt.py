@@ -2,7 +2,7 @@
 """A VM that does not run gets its new disks: with its metadata in another pool; within the pool by
 new VBDs, or, suspended, in those that it has."""
 
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING, Any, Dict, List
 
 import XenAPI
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 TURN = "turn"  # a field of the journal: how often writing to xapi's database was begun
 # The same: the VM may have its new disks, by what xapi has in its memory or in its database's file.
 GIVEN = "given"
+# a field of a disk in the journal: UUIDs of the VBDs of it that xapi was asked to destroy
+DOOMED = "doomed"
+TAKEN = "DEVICE_ALREADY_EXISTS"
 
 # The fields of a VBD that its replacement takes over.
 VBD_FIELDS = (
@@ -135,7 +138,8 @@ def _not_back(m: "Migration", disks: "List[Disk]") -> List[str]:
         if disk.is_memory:
             lacks = _may_have_new(m, disk)
         else:
-            lacks = m.vm() not in [m.source.xenapi.VBD.get_VM(vbd) for vbd in vbds]
+            own = [vbd for vbd in vbds if not _is_doomed(m, disk, vbd)]
+            lacks = m.vm() not in [m.source.xenapi.VBD.get_VM(vbd) for vbd in own]
         found += ["that VDI %s is the VM's" % disk.key] if lacks else []
     return found
 
@@ -144,7 +148,12 @@ def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
     """Have the device of a VM, or of a snapshot of it (refs), be `vdi` (a ref). No message of
     xapi's changes a VBD's VDI, so there is a new VBD; what it is to be like is in the journal
     before the old one is gone. What is suspended, as a checkpoint is, has its VBDs plugged, and
-    nobody destroys them: xapi's database is told."""
+    nobody destroys them: xapi's database is told.
+
+    A call outlives the worker that has made it, and may come late: from a member it goes to the
+    master by a connection of its own. A late `destroy` takes none but the VBD that it was made for,
+    so one that xapi was ever asked to destroy is no VBD to rely on, be it of the right VDI: there
+    is a new one. A late `create` finds the device taken (xapi_vbd.ml: DEVICE_ALREADY_EXISTS)."""
     api = m.source.xenapi.VBD
     if is_taken_away(m, disk):
         return
@@ -163,18 +172,46 @@ def replace(m: "Migration", vm: str, disk: "Disk", vdi: str) -> None:
             # that it is not is of this migration, whose claim knows the old one only
             record = dict(record, unpluggable=True)
         m.note(disk.key, vbd={field: record[field] for field in VBD_FIELDS})
-    wanted = m.disk(disk.key)["vbd"]
+    wanted = dict(m.disk(disk.key)["vbd"], VDI=vdi)
+    if _clear_device(m, vm, disk, wanted):
+        return
+    try:
+        api.create(wanted)
+    except XenAPI.Failure as failure:
+        if failure.details[0] != TAKEN:
+            raise
+        if not _clear_device(m, vm, disk, wanted):  # that of a late `create`, which is no more
+            api.create(wanted)
+
+
+def _clear_device(m: "Migration", vm: str, disk: "Disk", wanted: Dict[str, Any]) -> bool:
+    """Destroy what a device of a VM (a ref) has, but for a VBD with the VDI that it is to have.
+    Whether there is one."""
+    api, found = m.source.xenapi.VBD, False
     for ref in m.source.xenapi.VM.get_VBDs(vm):
         try:
             if api.get_userdevice(ref) != wanted["userdevice"]:
                 continue
-            if api.get_VDI(ref) == vdi:
-                return
+            if api.get_VDI(ref) == wanted["VDI"] and not _is_doomed(m, disk, ref):
+                found = True
+                continue
+            _doom(m, disk, api.get_uuid(ref))
             api.destroy(ref)
         except XenAPI.Failure as failure:
             if failure.details[0] != "HANDLE_INVALID":
                 raise
-    api.create(dict(wanted, VDI=vdi))
+    return found
+
+
+def _doom(m: "Migration", disk: "Disk", vbd: str) -> None:
+    doomed: List[str] = m.disk(disk.key).get(DOOMED, [])
+    if vbd not in doomed:
+        m.note(disk.key, **{DOOMED: doomed + [vbd]})
+
+
+def _is_doomed(m: "Migration", disk: "Disk", vbd: str) -> bool:
+    """Whether xapi was asked to destroy a VBD (a ref) of a disk."""
+    return m.source.xenapi.VBD.get_uuid(vbd) in m.disk(disk.key).get(DOOMED, [])
 
 
 def is_taken_away(m: "Migration", disk: "Disk") -> bool:

@@ -5,7 +5,13 @@ disturb."""
 from typing import TYPE_CHECKING, Dict, Iterable
 
 from storage_motion.errors import AlreadyMigrating
-from storage_motion.migration.phases import block_tracking, blocking, ha_protection, snapshot_vms
+from storage_motion.migration.phases import (
+    block_tracking,
+    blocking,
+    ha_protection,
+    sharable_disks,
+    snapshot_vms,
+)
 from storage_motion.plan.checks import CLAIM
 from storage_motion.xapi.records import Records
 
@@ -70,6 +76,7 @@ def claim(m: "Migration") -> None:
         blocking.block(m.source.xenapi.VM, vm, operation, blocking.reason(m.id))
     for disk in m.plan.disks:
         blocking.add(m.source.xenapi.VDI.add_to_other_config, m.source_vdi(disk), CLAIM, m.id)
+    sharable_disks.take_off(m)
     snapshot_vms.claim(m)
     _fasten(m)
     if not m.plan.live:
@@ -172,6 +179,7 @@ def release(m: "Migration") -> None:
         if Records(m.source).ref("VDI", disk.key):
             unmark_snapshots(m, m.source_vdi(disk))
         blocking.unmark_vdi(m.source, disk.key, m.id)
+    sharable_disks.put_back(m)
     snapshot_vms.release(m)
     _loosen(m)
     unblock(m)

@@ -12,7 +12,7 @@ verified.
 import functools
 import json
 import logging
-from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from storage_motion import waiting
 from storage_motion.dom0.launch import Process
@@ -48,34 +48,51 @@ OPENED = ("copy_open", "base_open")  # in the journal, of a disk: what is open f
 log = logging.getLogger("sxm")
 
 
+class Source(NamedTuple):
+    """What a copy reads: what vdi_copy_open has answered, the extents that are to be sent, and
+    whether these are all in which it may differ from its base."""
+
+    opened: Dict[str, Any]
+    extents: Dict[str, Any]
+    based: bool
+
+
+def open_source(
+    m: "Migration", disk: "Disk", copied_from: str, look: Callable[["Migration"], None]
+) -> Source:
+    """Open what a disk is copied from, the VDI `copied_from` (a UUID). `look`: called between two
+    commands of SM's, each of which may take SM_TIMEOUT; what it raises ends this. Nothing of the
+    destination is needed. Raises SmFault, MirrorBroken."""
+    m.note(disk.key, copy_open=copied_from)
+    opened = json.loads(_open(m, disk, copied_from))
+    look(m)
+    # What is taken up again has been mirrored to: which part of it is as the base nobody knows.
+    if not disk.base or m.disk(disk.key).get("renewed", False):
+        return Source(opened, json.loads(ask(m, disk, "vdi_extents", copied_from)), False)
+    return Source(opened, *_differing(m, disk, copied_from, look))
+
+
 def begin(
     m: "Migration",
     disk: "Disk",
     mover: MoverHandle,
     copied_from: str,
     verified: Optional[str] = None,
+    source: Optional[Source] = None,
 ) -> None:
     """Begin to copy what the VDI `copied_from` (a UUID) holds. `verified`: the path of the file of
-    the mover that mirrored and copied this disk last, or None. Raises SmFault, MoverFailed,
-    MirrorBroken."""
+    the mover that mirrored and copied this disk last, or None. `source`: of `open_source`, if that
+    is open already. Raises SmFault, MoverFailed, MirrorBroken."""
     entry = m.disk(disk.key)
-    m.note(disk.key, copy_open=copied_from)
-    opened = json.loads(_open(m, disk, copied_from))
-    _look(m)
-    # What is taken up again has been mirrored to: which part of it is as the base nobody knows.
+    opened, extents, based = source or open_source(m, disk, copied_from, _look)
     renewed = entry.get("renewed", False)
-    based = bool(disk.base) and not renewed
-    if based:
-        extents, based = _differing(m, disk, copied_from)
-    else:
-        extents = json.loads(ask(m, disk, "vdi_extents", copied_from))
     cloned = bool(disk.base or disk.base_there)
     filled = entry.get("holds", False) and not bases.is_sparse(disk)
     compare = (renewed or filled or cloned and not based) and not entry["blank"]
     known = None
     if verified and renewed and compare and not _is_on_images_of_others(m):
         _look(m)
-        since = functools.partial(_since, m, disk)
+        since = functools.partial(_since, m, disk, look=_look)
         known = verified_before.look(m, disk, copied_from, verified, since)
         _look(m)
     heading = verified_before.heading(m, disk, copied_from)
@@ -84,9 +101,8 @@ def begin(
 
 
 def _look(m: "Migration") -> None:
-    """Between two commands of SM's, each of which may take SM_TIMEOUT: whoever cancels, or a mirror
-    of another disk that has broken meanwhile, waits for no more than one. Raises Cancelled,
-    MirrorBroken."""
+    """Whoever cancels, or a mirror of another disk that has broken meanwhile, waits for no more
+    than one command. Raises Cancelled, MirrorBroken."""
     m.pulse()
     mirror_health.watch(m)
 
@@ -110,11 +126,13 @@ def _open(m: "Migration", disk: "Disk", copied_from: str) -> str:
         raise
 
 
-def _differing(m: "Migration", disk: "Disk", copied_from: str) -> Tuple[Dict[str, Any], bool]:
+def _differing(
+    m: "Migration", disk: "Disk", copied_from: str, look: Callable[["Migration"], None]
+) -> Tuple[Dict[str, Any], bool]:
     """(the extents in which it may differ from its base, True), or, where their images are not
     known to be of one tree, (all that hold data, False)."""
     try:
-        return _since(m, disk, copied_from, disk.base), True
+        return _since(m, disk, copied_from, disk.base, look), True
     except SmFault as fault:
         if fault.fault != UNRELATED:
             raise
@@ -122,7 +140,9 @@ def _differing(m: "Migration", disk: "Disk", copied_from: str) -> Tuple[Dict[str
         return json.loads(ask(m, disk, "vdi_extents", copied_from)), False
 
 
-def _since(m: "Migration", disk: "Disk", copied_from: str, base: str) -> Dict[str, Any]:
+def _since(
+    m: "Migration", disk: "Disk", copied_from: str, base: str, look: Callable[["Migration"], None]
+) -> Dict[str, Any]:
     """The extents in which the VDI `copied_from` may differ from the VDI `base` (UUIDs). Raises
     SmFault.
 
@@ -132,7 +152,7 @@ def _since(m: "Migration", disk: "Disk", copied_from: str, base: str) -> Dict[st
         m.note(disk.key, base_open=base)
         ask(m, disk, "vdi_copy_open", base)
     try:
-        _look(m)
+        look(m)
         found: Dict[str, Any] = json.loads(ask(m, disk, "vdi_extents", copied_from, (base,)))
         return found
     finally:
@@ -202,6 +222,11 @@ def _is_on_images_of_others(m: "Migration") -> bool:
         disk.base_there or disk.target and len(m.disk(disk.key).get("images") or ()) > 1
         for disk in m.plan.sent
     )
+
+
+def is_open(m: "Migration", disk: "Disk") -> bool:
+    """Whether anything is open for its copy, or may be."""
+    return any(m.disk(disk.key).get(opened) for opened in OPENED)
 
 
 def close(m: "Migration", disk: "Disk") -> None:

@@ -7,9 +7,10 @@ VM is, and then kept at the destination: its gate opened, and still nobody's but
 not manage it (xapi/managed.py). What breaks is made anew from its begin.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable, List, Optional
 
-from storage_motion.errors import NotCleanedUp
+from storage_motion import waiting
+from storage_motion.errors import Cancelled, NotCleanedUp
 from storage_motion.migration.phases import adopt, copying, receive
 from storage_motion.xapi.records import Records
 
@@ -21,28 +22,57 @@ WAITING, KEPT = "waiting", receive.KEPT  # states of such a disk, beside those o
 
 
 def send(m: "Migration") -> None:
-    """Send all that are not kept yet. Raises CopyFailed, MoverFailed, SmFault or Cancelled."""
-    for disk in m.plan.history:
-        if m.disk(disk.key)["state"] != KEPT:
-            _send(m, disk)
+    """Send all that are not kept yet. Raises CopyFailed, MoverFailed, SmFault or Cancelled.
+
+    While the destination keeps one, and makes the next one, the source closes it, and opens the
+    next one: most of what a snapshot takes are short programs of dom0, on two hosts."""
+    left = [disk for disk in m.plan.history if m.disk(disk.key)["state"] != KEPT]
+    following: List[Optional["Disk"]] = [*left[1:], None]
+    source = _turn(m, None, left[0]) if left else None
+    for disk, then in zip(left, following):
+        m.pulse()
+        _copy(m, disk, source)
+        source = _turn(m, disk, then)
 
 
-def _send(m: "Migration", disk: "Disk") -> None:
-    m.pulse()
-    receive.add(m, [disk])
-    m.pulse()
+def _copy(m: "Migration", disk: "Disk", source: Optional[copying.Source]) -> None:
     mover = m.mover(disk.key)
     m.note(disk.key, mover=mover.start(disk.size).to_json())
     m.pulse()
-    copying.begin(m, disk, mover, disk.key)
+    copying.begin(m, disk, mover, disk.key, source=source)
     copying.await_end(m, disk)
-    copying.close(m, disk)
     m.pulse()
-    mover.finish(False)  # the gate opens only for what is verified
-    copying.end_mover(m, disk, "exit")
-    m.note(disk.key, mover=None)
-    receive.keep(m, [disk])
-    m.note(disk.key, state=KEPT)
+
+
+def _turn(
+    m: "Migration", copied: Optional["Disk"], following: Optional["Disk"]
+) -> Optional[copying.Source]:
+    """Be done with a disk that was copied, and ready for the one that follows, at both ends at
+    once. What that one is copied from."""
+
+    def at_source() -> Optional[copying.Source]:
+        if copied:
+            copying.close(m, copied)
+        return following and copying.open_source(m, following, following.key, _heed_cancel)
+
+    def at_destination() -> None:
+        if copied:
+            m.mover(copied.key).finish(False)  # the gate opens only for what is verified
+            copying.end_mover(m, copied, "exit")
+            m.note(copied.key, mover=None)
+            receive.keep(m, [copied])
+            m.note(copied.key, state=KEPT)
+        if following:
+            receive.add(m, [following])
+
+    works: List[Callable[[], Optional[copying.Source]]] = [at_source, at_destination]
+    return waiting.at_once(lambda work: work(), works)[0]
+
+
+def _heed_cancel(m: "Migration") -> None:
+    """For one of two threads: the other one reports."""
+    if m.cancel_asked():
+        raise Cancelled(m.id)
 
 
 def clear_broken(m: "Migration") -> None:
@@ -50,6 +80,8 @@ def clear_broken(m: "Migration") -> None:
     for disk in m.plan.history:
         entry = m.disk(disk.key)
         if entry["state"] in (WAITING, KEPT) and entry.get("mover") is None:
+            if copying.is_open(m, disk):
+                copying.close(m, disk)
             continue
         _end(m, disk)
         m.note(disk.key, state=WAITING, mover=None, given_up=entry.get("given_up", 0) + 1)

@@ -9,6 +9,7 @@ from storage_motion.migration.phases import (
     blocking,
     claim,
     ha_protection,
+    sharable_disks,
     snapshot_vms,
 )
 from storage_motion.plan.checks import CLAIM
@@ -57,6 +58,7 @@ def _marked(m: "Migration") -> List[str]:
         or blocking.reason(m.id) in vm["blocked_operations"].values()
     ):
         found.append("the VM is claimed again")
+    found += sharable_disks.lacking(m)
     found += snapshot_vms.blocked(m)
     found += ha_protection.lacking(m, m.source, m.vm())
     for uuid in m.entry.get("fastened", []):

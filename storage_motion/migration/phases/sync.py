@@ -19,7 +19,7 @@ from storage_motion import waiting
 from storage_motion.errors import CopyFailed, MirrorBroken, SmFault, TimedOut, VmNotRunning
 from storage_motion.migration import durable, mirror_health, snapshots, unplugged_disks
 from storage_motion.migration.mover_handle import MoverHandle
-from storage_motion.migration.phases import block_tracking, copying, receive
+from storage_motion.migration.phases import block_tracking, copying, receive, sharable_disks
 
 if TYPE_CHECKING:
     from storage_motion.migration.migration import Migration
@@ -170,6 +170,7 @@ def _detach(m: "Migration", disk: "Disk") -> None:
 def _mirror(m: "Migration", disk: "Disk", mover: MoverHandle) -> str:
     """Snapshot the disk and mirror it, in one step. Returns the UUID of the snapshot."""
     block_tracking.require_disabled(m, disk)
+    sharable_disks.take_off(m)
     # Noted before: whatever is killed now, the undo looks for a mirror and a snapshot.
     since, others = (
         m.disk(disk.key).get("snapshot_since") or time.time(),

@@ -10,7 +10,14 @@ import XenAPI
 
 NULL = "OpaqueRef:NULL"
 # of a VDI, which xapi keeps for SM's drivers
-OF_DRIVERS = ("set_managed", "set_is_a_snapshot", "set_snapshot_of", "set_snapshot_time")
+OF_DRIVERS = (
+    "set_managed",
+    "set_sharable",
+    "set_read_only",
+    "set_is_a_snapshot",
+    "set_snapshot_of",
+    "set_snapshot_time",
+)
 
 
 def failure(*details):

@@ -4,6 +4,8 @@ it ends, and what waits for what."""
 
 import http.client
 import os
+import signal
+import subprocess
 
 import pytest
 
@@ -57,6 +59,22 @@ def test_only_one_takes_it_over(monkeypatch):
     assert before is None and taken.entry["worker"]["pid"] == os.getpid()
     monkeypatch.setattr(os, "getpid", os.getppid)
     assert recovery_source._take_over(ID)[1]["outcome"] == recovery_decision.RUNNING
+
+
+def test_a_worker_that_is_stopped_is_nobodys_to_take_over():
+    """It may go on at any moment, where it was."""
+    stopped = subprocess.Popen(["sleep", "60"])
+    try:
+        os.kill(stopped.pid, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(stopped.pid, os.WUNTRACED)[1])
+        worker = Process.of(stopped.pid)
+        Journal.create(ID, **entry(worker=worker.to_json()))
+        assert recovery_source._take_over(ID)[1]["outcome"] == recovery_decision.RUNNING
+        assert Journal.load(ID).entry["worker"] == worker.to_json()
+    finally:
+        stopped.kill()
+        stopped.wait()
+    assert recovery_source._take_over(ID)[1] is None
 
 
 @pytest.mark.parametrize("worker, left", [(DEAD, False), (ANOTHER, True)])

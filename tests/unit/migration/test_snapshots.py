@@ -32,7 +32,7 @@ class Source:
             id=ID,
             guest_closes=lambda: None,
             source=self.pool,
-            plan=types.SimpleNamespace(live=True),
+            plan=types.SimpleNamespace(live=True, disks=[]),
             disk=lambda key: self.entry,
             source_vdi=lambda disk: self.vdi,
             note=lambda key, **fields: self.entry.update(fields),

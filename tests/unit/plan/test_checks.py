@@ -32,6 +32,7 @@ def disk_field(name, value):
         ),
         (vm_field("power_state", "Paused"), "xe vm-unpause"),
         (vm_field("is_a_template", True), "template"),
+        (vm_field("is_a_snapshot", True), "is a snapshot"),
         (vm_field("is_control_domain", True), "control domain"),
         (vm_field("VGPUs", ["OpaqueRef:1"]), "GPU"),
         (vm_field("other_config", {"sxm_migration": "m"}), "being moved already by migration m"),
@@ -41,11 +42,11 @@ def disk_field(name, value):
         (disk_field("cbt_enabled", True), "changed block tracking"),
         (disk_field("sm_config", {"key_hash": "x"}), "encrypted"),
         (disk_field("sm_config", {"paused": "true"}), "paused"),
+        (disk_field("other_config", {"sxm_migration": "m"}), "belongs to another migration"),
         (disk_field("on_boot", "reset"), "reset on boot"),
         (disk_field("VBDs", ["OpaqueRef:1", "OpaqueRef:2"]), "another VM"),
         (disk_field("missing", True), "missing"),
-        (disk_field("sharable", True), "xapi takes no snapshot of such a disk"),
-        (disk_field("read_only", True), "is itself marked as read-only"),
+        (disk_field("read_only", True), "is itself marked as read-only, and the VM has it to be"),
         (
             lambda world: [
                 world.a.tables["VBD"][ref].update(currently_attached=False)
@@ -82,7 +83,7 @@ def test_who_else_has_a_disk_is_named(world, control_domain, said):
 
 @pytest.mark.parametrize("state", ["Running", "Halted"])
 def test_a_read_only_disk_is_copied_and_not_mirrored_though_it_is_sharable(world, state):
-    """A writable one of a running VM is refused then, and no raw one is mirrored on LVM."""
+    """No raw one is mirrored on LVM."""
     world.disk.update(sharable=True, sm_config={"type": "raw"})
     world.vm["power_state"] = state
     world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO")
@@ -147,11 +148,22 @@ def test_a_disk_that_is_not_plugged_is_copied_and_not_mirrored(world):
     assert all(plan.uses(other) for other in plan.disks if other is not disk)
 
 
-def test_a_disk_that_is_marked_as_sharable_moves_halted(world):
+def test_a_disk_whose_vdi_is_marked_as_read_only_moves_with_a_vm_that_has_it_so(world):
+    world.disk["read_only"] = True
+    world.a.tables["VBD"][world.vm["VBDs"][0]].update(mode="RO")
+    plan, problems = world.cross()
+    assert plan is not None, problems
+    (disk,) = [disk for disk in plan.disks if disk.key == world.disk["uuid"]]
+    assert disk.read_only and not plan.mirrors(disk)
+
+
+@pytest.mark.parametrize("state", ["Running", "Halted"])
+def test_a_disk_that_is_merely_marked_as_sharable_moves(world, state):
     world.disk["sharable"] = True
-    world.vm["power_state"] = "Halted"
+    world.vm["power_state"] = state
     plan, _ = world.cross()
-    assert [disk.sharable for disk in plan.disks if disk.key == world.disk["uuid"]] == [True]
+    (disk,) = [disk for disk in plan.disks if disk.key == world.disk["uuid"]]
+    assert disk.sharable and plan.mirrors(disk) is (state == "Running")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,21 @@
 """The disks of snapshots are sent one after the other, and each is kept before the next is based
 on it; what breaks is made anew, and no other."""
 
+import collections
+import threading
+
 import pytest
 
 from fake_migration import make_plan
-from storage_motion.errors import CopyFailed, MoverFailed, NotCleanedUp
+from storage_motion.errors import Cancelled, CopyFailed, MoverFailed, NotCleanedUp
 from storage_motion.migration.phases import copying, history, receive, table as phases
+
+BOUND = 20.0  # seconds for one thread to wait for the other
 
 
 class World:
-    """Two disks of snapshots, `a` and on that `b`; `fails`: {(step, key)}."""
+    """Two disks of snapshots, `a` and on that `b`; `fails`: {(step, key)}; `await_steps`: {one:
+    another, for which it waits}."""
 
     id, lost = "m", False
 
@@ -27,20 +33,41 @@ class World:
         monkeypatch.setattr(receive, "add", lambda m, disks: self.step("add", disks[0].key))
         monkeypatch.setattr(receive, "keep", lambda m, disks: self.step("keep", disks[0].key))
         monkeypatch.setattr(receive, "abort", lambda m: self.log.append("abort"))
-        for name in ("await_end", "close", "end_mover"):
+        for name in ("await_end", "end_mover"):
             monkeypatch.setattr(
                 copying, name, lambda m, disk, *_, name=name: self.step(name, disk.key)
             )
-        monkeypatch.setattr(
-            copying,
-            "begin",
-            lambda m, disk, mover, copied_from: self.step("begin of " + copied_from, disk.key),
-        )
+        monkeypatch.setattr(copying, "open_source", self.open_source)
+        monkeypatch.setattr(copying, "close", self.close)
+        monkeypatch.setattr(copying, "begin", self.begin)
+        self.await_steps, self.done = {}, collections.defaultdict(threading.Event)
+        self.cancelled = False
+
+    def open_source(self, m, disk, copied_from, look):
+        self.note(disk.key, copy_open=copied_from)
+        self.step("open", copied_from)
+        look(self)
+        return copying.Source({"of": copied_from}, {}, False)
+
+    def begin(self, m, disk, mover, copied_from, source):
+        assert source.opened == {"of": copied_from}
+        self.note(disk.key, state="copying")
+        self.step("begin", copied_from)
+
+    def close(self, m, disk):
+        self.step("close", disk.key)
+        self.note(disk.key, copy_open=None)
 
     def step(self, name, key):
         self.log.append("%s %s" % (name, key))
+        self.done[name, key].set()
+        if (name, key) in self.await_steps:
+            assert self.done[self.await_steps[name, key]].wait(BOUND)
         if (name, key) in self.fails:
             raise CopyFailed(key, "no")
+
+    def cancel_asked(self):
+        return self.cancelled
 
     def disk(self, key):
         return self.entry["disks"][key]
@@ -71,35 +98,87 @@ class World:
         return contextlib.suppress(CopyFailed)
 
 
-STEPS = "add mover begin await_end close finish end_mover keep".split()
+SOURCE = "open mover begin await_end close".split()
+DESTINATION = "add mover begin await_end finish end_mover keep".split()
+"""The steps of one disk, in this order at either end."""
 
 
-def of(key):
-    names = {"begin": "begin of %s" % key}
-    return ["%s %s" % (names.get(step, step), key) for step in STEPS]
+def of(log, steps, keys):
+    """Those of a log that are these steps of these disks, in its order."""
+    return [line for line in log if line.split()[0] in steps and line.split()[1] in keys]
+
+
+def all_of(steps, keys):
+    return ["%s %s" % (step, key) for key in keys for step in steps]
+
+
+def assert_sent(log, keys):
+    """Each is kept before the next is based on it, and closed before the next is opened."""
+    assert of(log, SOURCE, keys) == all_of(SOURCE, keys)
+    assert of(log, DESTINATION, keys) == all_of(DESTINATION, keys)
 
 
 def test_each_is_kept_before_the_next_begins(monkeypatch):
     world = World(monkeypatch)
     history.send(world)
-    assert world.log == of("a") + of("b")
+    assert_sent(world.log, "ab")
     assert [world.disk(key)["state"] for key in "ab"] == ["kept", "kept"]
+    sent = list(world.log)
     history.send(world)
-    assert len(world.log) == 2 * len(STEPS)
+    assert world.log == sent
 
 
-@pytest.mark.parametrize("step", ["await_end", "finish", "keep"])
-def test_what_breaks_is_made_anew_and_no_other(monkeypatch, step):
-    world = World(monkeypatch, [(step, "b")])
+def test_both_ends_turn_to_the_next_one_at_once(monkeypatch):
+    """The destination waits here for the source, and the source for the destination."""
+    world = World(monkeypatch)
+    world.await_steps = {
+        ("keep", "a"): ("open", "b"),
+        ("open", "b"): ("finish", "a"),
+        ("add", "a"): ("open", "a"),
+    }
+    history.send(world)
+    assert_sent(world.log, "ab")
+
+
+@pytest.mark.parametrize(
+    "step, kept",
+    [
+        ("await_end b", "a"),
+        ("finish b", "a"),
+        ("keep b", "a"),
+        ("add b", "a"),
+        ("open b", "a"),
+        ("close a", "a"),
+        ("keep a", ""),
+        ("finish a", ""),
+        ("open a", ""),
+        ("add a", ""),
+        ("close b", "ab"),
+    ],
+)
+def test_what_breaks_is_made_anew_and_no_other(monkeypatch, step, kept):
+    """And nothing stays open at the source."""
+    world = World(monkeypatch, [tuple(step.split())])
     with pytest.raises(CopyFailed):
         history.send(world)
     world.log, world.fails = [], set()
-    world.disk("b").setdefault("mover", None)
     history.clear_broken(world)
-    assert world.disk("a")["state"] == "kept" and world.disk("b")["state"] == "waiting"
-    assert [line for line in world.log if line.endswith(" a")] == []
+    assert {key for key in "ab" if world.disk(key)["state"] == "kept"} == set(kept)
+    assert all(world.disk(key)["state"] in ("kept", "waiting") for key in "ab")
+    assert not any(copying.is_open(world, disk) for disk in world.plan.history)
+    assert not of(world.log, ["end_mover"], kept), "of what is kept none is there"
+    world.log = []
     history.send(world)
-    assert world.log[-len(STEPS) :] == of("b") and world.disk("b")["state"] == "kept"
+    assert_sent(world.log, [key for key in "ab" if key not in kept])
+    assert [world.disk(key)["state"] for key in "ab"] == ["kept", "kept"]
+
+
+def test_a_cancel_is_heeded_between_two_commands_at_the_source(monkeypatch):
+    world = World(monkeypatch)
+    world.cancelled = True
+    with pytest.raises(Cancelled):
+        history.send(world)
+    assert sorted(world.log) == ["add a", "open a"]
 
 
 def test_the_undo_ends_all_and_clears_the_destination_last(monkeypatch):
