@@ -12,10 +12,17 @@ DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 NOT_DOM0 := (storage_motion|tests/unit)/cli/
 UNIT_TESTS := tests/unit tests/eventually.py lab/pools/daemons.py lab/xenopsd/process.py
 
-.PHONY: demo lint test test-code test-hosts test-unit test-coverage test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax man rpm bench bench-quick bench-docs clean packages
+.PHONY: demo lab lab-down lint test test-code test-hosts test-unit test-coverage test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax man rpm bench bench-quick bench-docs clean packages
 
 demo: .venv/ready
 	@$(PYTHON) -m lab.demo
+
+# Two pools that stay up, for `sxm` to be tried in.
+lab: .venv/ready
+	@$(PYTHON) -m lab.pools try
+
+lab-down: .venv/ready
+	@$(PYTHON) -m lab.pools down
 
 test: test-code test-hosts
 

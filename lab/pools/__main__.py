@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""`python -m lab.pools up|down|status [--dir D]`: two pools on this machine, to play with.
+"""`python -m lab.pools try|up|down|status [--dir D]`: two pools on this machine, to play with.
 
-`up` prints where things are and leaves them running; `down` ends them; `clean` ends every lab of
+`try` is for `sxm`: it starts two VMs, too, and prints what to type. `up` has no VM. Both print where
+things are and leave them running; `down` ends them; `clean` ends every lab of
 this user whose process has gone.
 """
 
@@ -11,6 +12,7 @@ import os
 import sys
 import tempfile
 
+from lab.pools import to_try
 from lab.pools.lab import Lab
 from lab.pools.releases import DEFAULT, RELEASES
 
@@ -60,7 +62,7 @@ def clean():
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m lab.pools", description=__doc__)
-    parser.add_argument("command", choices=("up", "down", "status", "clean"))
+    parser.add_argument("command", choices=("try", "up", "down", "status", "clean"))
     parser.add_argument(
         "--dir",
         default=os.path.join(tempfile.gettempdir(), "sxm-lab"),
@@ -70,7 +72,20 @@ def main():
         "--release", default=DEFAULT, choices=sorted(RELEASES), help="whose storage dom0 has"
     )
     arguments = parser.parse_args()
-    if arguments.command == "up":
+    here = os.path.exists(os.path.join(arguments.dir, "lab.json"))
+    if arguments.command in ("try", "up") and here:
+        parser.error("a lab is there already: %s; `down` ends it" % arguments.dir)
+    if arguments.command in ("down", "status") and not here:
+        parser.error("there is no lab in %s" % arguments.dir)
+    if arguments.command == "try":
+        lab = Lab(to_try.PLAN, directory=arguments.dir, release=arguments.release)
+        lab.up()
+        home = to_try.furnish(lab)
+        describe(lab)
+        print("\nIn this shell, `sxm` knows both pools, and their passwords, after\n")
+        print("    export XDG_CONFIG_HOME=%s\n" % home)
+        print("`make lab-down` ends it all.")
+    elif arguments.command == "up":
         lab = Lab(directory=arguments.dir, release=arguments.release)
         lab.up()
         describe(lab)

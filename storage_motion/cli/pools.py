@@ -128,7 +128,8 @@ def known(text: Optional[str], user: Optional[str] = None) -> Known:
         raise NotUnderstood(
             "which pool? give -s ADDRESS, or one of %s" % names
             if names
-            else "which pool? give -s and the address of its master"
+            else "which pool? give -s and the address of its master, or name it in %s"
+            % os.path.join(folder(), FILE)
         )
     found = configured.pools.get(text, Known(text, text))
     return found._replace(user=user) if user else found
