@@ -110,8 +110,15 @@ class Output:
             yield tell
 
     def error_line(self, text: str) -> None:
-        """One line on standard error."""
-        self.errors.print(Text(clean(text)), soft_wrap=True)
+        """One line on standard error. On a terminal it is broken at blanks alone, so that what is
+        longer, such as a path, can be copied as it is."""
+        text = clean(text)
+        if self.errors.is_terminal:
+            width = max(self.errors.width, LEAST_WIDTH)
+            text = "\n".join(
+                textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+            )
+        self.errors.print(Text(text), soft_wrap=True)
 
 
 def clean(text: object) -> str:

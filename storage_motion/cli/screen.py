@@ -250,7 +250,7 @@ def _cells(disk: Disk) -> Dict[Column, str]:
 def _copied(disk: Disk) -> str:
     whole = disk.now["to_copy"]
     if disk.now["estimated"]:
-        return "about %s" % quantities.size(whole) if whole else ""
+        return "~%s" % quantities.size(whole) if whole else ""
     return _part(whole if disk.fraction == 1.0 else disk.done, whole)
 
 

@@ -7,13 +7,12 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from lab.pools import leftovers, vms as made_vms
 from lab.pools.topology import PoolPlan
+from tests.e2e.evacuating import BOUND, Command, disks_of, summary
 from tests.e2e.scene import assert_settles
 from tests.eventually import eventually
 
@@ -27,65 +26,10 @@ FAILS, LARGEST = 4, 24 * MIB
 RUN = (1, 6)
 """VMs that run, and write."""
 GUEST = {"writes": 20, "fill": 0.3}
-CONCURRENCY = 4
+WORDS = ["--sr", "a1-old", "--to-sr", "a1-new1", "--to-sr", "a1-new2"]
+WORDS += ["--concurrency", "4", "--per-host", "4", "--per-sr", "4"]
 HALF = 5
 """VMs that have moved when sxm dies."""
-BOUND = 240.0
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-class Command:
-    """sxm on a machine of its own, which is `home` and no more."""
-
-    def __init__(self, pool, home):
-        self._pool = pool
-        self._address = "%s:%d" % (pool.master.address, pool.master.https_port)
-        self._environment = dict(
-            os.environ,
-            SXM_PASSWORD=pool.password,
-            XDG_CONFIG_HOME=str(home / "config"),
-            XDG_STATE_HOME=str(home / "state"),
-            XDG_DATA_HOME=str(home / "data"),
-            PYTHONPATH=REPOSITORY,
-        )
-        self.state = str(home / "state" / "sxm" / "evacuations" / "array.jsonl")
-
-    def begin(self, *options):
-        return subprocess.Popen(
-            [sys.executable, "-m", "storage_motion.cli.main", "-s", self._address, "evacuate"]
-            + ["--sr", "a1-old", "--to-sr", "a1-new1", "--to-sr", "a1-new2", "--name", "array"]
-            + ["--concurrency", "4", "--per-host", "4", "--per-sr", "4", "--retries", "0"]
-            + list(options),
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, *options, meanwhile=lambda process: None):
-        """(exit status, what it said)"""
-        process = self.begin(*options)
-        try:
-            meanwhile(process)
-            said = process.communicate(timeout=BOUND)[0]
-        finally:
-            process.kill()
-        print(said)
-        return process.returncode, said
-
-    def listed(self):
-        """The migrations that the pool knows."""
-        api = self._pool.xapi
-        master = self._pool.host_ref(self._pool.master.name)
-        return json.loads(api.host.call_plugin(master, "sxm.py", "list", {}))["migrations"]
-
-    def events(self, kind):
-        if not os.path.exists(self.state):
-            return []
-        with open(self.state) as stream:
-            found = [json.loads(line) for line in stream if line.endswith("\n")]
-        return [event for event in found if event["event"] == kind]
 
 
 @pytest.fixture
@@ -105,10 +49,6 @@ def vms(lab):
     return made
 
 
-def disks_of(pool, vm):
-    return [pool.xapi.VBD.get_VDI(vbd) for vbd in pool.xapi.VM.get_VBDs(vm)]
-
-
 def digests(pool, vm):
     """{UUID: digest of its image} of the disks of a halted VM."""
     found = {}
@@ -123,7 +63,7 @@ def digests(pool, vm):
 
 @pytest.mark.timeout(600)
 def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
-    pool, command = lab.pool("A"), Command(lab.pool("A"), tmp_path)
+    pool, command = lab.pool("A"), Command(lab.pool("A"), tmp_path, "array")
     xapi = pool.xapi
     kept = digests(pool, vms[FAILS])
 
@@ -135,7 +75,7 @@ def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
         )
         process.send_signal(signal.SIGKILL)
 
-    command.run(meanwhile=dies)
+    command.run(*WORDS, meanwhile=dies)
     before = command.events("started")
     assert HALF <= len(command.events("moved")) < len(before) < 12
     assert not command.events("finished")
@@ -153,9 +93,9 @@ def test_sxm_dies_half_way_and_goes_on(lab, vms, tmp_path):
         )
         made_vms.attach_network(xapi, vms[FAILS], pool.network(), 1)
 
-    status, said = command.run("--json", meanwhile=changes)
+    status, said = command.run(*WORDS, "--json", meanwhile=changes)
     assert status == 4, "some have failed"
-    found = json.loads(said[said.index("\n{") :])
+    found = summary(said)
     assert found["asked"] == {"vms": 12, "disks": 40, "bytes": 39 * SIZE + LARGEST}
     assert found["moved"] == {"vms": 11, "disks": 39, "bytes": 39 * SIZE}
     assert found["failed"] == {"vms": 1, "disks": 1, "bytes": LARGEST}

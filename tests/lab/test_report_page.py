@@ -20,7 +20,7 @@ HOSTILE = (
 )
 PARTS = ("timeline", "copy", "mirror", "latency", "bytes")
 TABLES = ("plan", "timeline-table", "measured", "bytes-table", "pause", "verified")
-NARROW, EM = 390, 16
+NARROW, SMALL, EM = 390, 1000, 16
 REQUIRED = "REQUIRE_BROWSER"  # set in CI, which has one
 
 
@@ -188,7 +188,40 @@ OUTSIDE = """
     return [...svg.querySelectorAll('text')].filter(t => { const b = t.getBoundingClientRect();
         return b.left < box.left - 2 || b.right > box.right + 2; }).map(t => t.textContent)}).flat()
 """
-CONTRAST = "getComputedStyle(document.documentElement).backgroundColor"
+SCROLLING = """
+[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).map(
+    e => e.textContent.trim().slice(0, 60))
+"""
+PAPER = "getComputedStyle(document.documentElement).backgroundColor"
+# The least contrast of text, and of what is drawn (WCAG 2.1, 1.4.3 and 1.4.11).
+TEXT, DRAWN = 4.5, 3.0
+GROUNDS = ("paper", "panel", "warn-panel")
+WORDS = ("ink", "faint", "link", "good", "bad", "warn")
+
+
+def luminance(colour):
+    """Of "#rrggbb", as WCAG has it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+def contrast(one, other):
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_it_can_be_read_in_the_light_and_in_the_dark(answer):
+    schemes = re.findall(r":root \{(.*?)\}", page.render([answer]), re.S)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6});", scheme))
+        series = [colours[name] for name in colours if name.startswith("series-")]
+        assert len(series) == 8
+        for ground in GROUNDS:
+            for name in WORDS:
+                assert contrast(colours[name], colours[ground]) >= TEXT, (name, ground)
+        assert min(contrast(one, colours["paper"]) for one in series) >= DRAWN
 
 
 def test_a_browser_shows_it_well(answer, tmp_path):
@@ -211,14 +244,16 @@ def test_a_browser_shows_it_well(answer, tmp_path):
                 assert shown.evaluate(OVERFLOWING) == []
                 shown.picture(os.path.join(pictures, "%s-%d.png" % (name, width)))
         assert shown.evaluate(OUTSIDE) == [], "text of a figure that lies beside it"
+        shown.show(SMALL)
+        assert shown.evaluate(SCROLLING) == [], "tables that are wider than the page"
         shown.show(80 * EM)
-        light = shown.evaluate(CONTRAST)
+        light = shown.evaluate(PAPER)
         assert shown.evaluate(HIDDEN) > 0, "tables beside the figures are folded"
         shown.show(80 * EM, scheme="dark")
-        assert light != shown.evaluate(CONTRAST)
+        assert light != shown.evaluate(PAPER)
         shown.picture(os.path.join(pictures, "dark.png"))
         shown.show(80 * EM, scheme="dark", media="print")
-        assert shown.evaluate(CONTRAST) == light, "on paper it is never dark"
+        assert shown.evaluate(PAPER) == light, "on paper it is never dark"
         assert shown.evaluate(HIDDEN) == 0, "and all is to be read"
         shown.picture(os.path.join(pictures, "print.png"))
         shown.paper(os.path.join(pictures, "report.pdf"))

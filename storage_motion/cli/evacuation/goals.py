@@ -5,7 +5,7 @@ already."""
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from storage_motion.cli.evacuation.parts import VM, Disk, Left, Planned
-from storage_motion.cli.evacuation.selection import Wanted
+from storage_motion.cli.evacuation.selection import Wanted, images_of
 from storage_motion.plan import volumes
 from storage_motion.sm.sr_types import DRIVERS_OF_TYPES
 from storage_motion.xapi.records import NULL, Records
@@ -124,6 +124,9 @@ def _arguments(
                 arguments["vif:" + vif["uuid"]] = network
     else:
         arguments.update({"vdi:" + disk.vdi: sr for disk in moving})
+        for image in images_of(source, wanted.ref):
+            if _image_moves(source, image["SR"], to):
+                arguments["vdi:" + image["uuid"]] = sr
     if to.host:
         arguments["host-uuid"] = to.records.of("host", to.host)["uuid"]
     return arguments
@@ -146,6 +149,14 @@ def _moves(source: Records, disk: Disk, to: To, seen: Optional[str]) -> bool:
     if to.srs:
         return ref not in to.srs
     return not _plugged(source, ref or "", seen)
+
+
+def _image_moves(source: Records, sr: str, to: To) -> bool:
+    """Whether an image of memory in an SR (a ref) moves within its pool: `migrate` leaves it where
+    it is unless it is named (docs/operations.md, "Move within the pool")."""
+    if to.host and not _plugged(source, sr, to.host):
+        return True
+    return sr in to.leave if to.leave else bool(to.srs) and sr not in to.srs
 
 
 def _possible(records: Records) -> List[str]:

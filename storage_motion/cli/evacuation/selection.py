@@ -6,14 +6,14 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from storage_motion.cli.evacuation.parts import DISK, VM, Disk, Left
 from storage_motion.plan import chains
-from storage_motion.xapi.records import Records
+from storage_motion.xapi.records import SUSPENDED, Records
 
 ISO = "iso"
 # Types of VDI that are no disk of a VM (xapi's datamodel, vdi_type): what each is, what to do.
 OTHER_TYPES = {
     "suspend": (
-        "holds the memory of a suspended VM or of a checkpoint",
-        "resume or shut down the VM, delete the checkpoint, or move the VM to another pool",
+        "holds the memory of a suspended VM or of a checkpoint, of which no disk is to move",
+        "resume or shut down the VM, delete the checkpoint, or move the VM's disks, too",
     ),
     "crashdump": ("is a crash dump", "delete it (xe crashdump-destroy), if nobody needs it"),
     "ha_statefile": ("is the statefile of HA", "disable HA, and enable it with another SR"),
@@ -98,6 +98,18 @@ def disks_of(records: Records, vm: Dict[str, Any]) -> Tuple[Disk, ...]:
     return tuple(disk for _, disk in sorted(found, key=lambda one: (len(one[0]), one[0])))
 
 
+def images_of(records: Records, vm: str) -> List[Dict[str, Any]]:
+    """The images of memory (VDIs) that come along with a VM (a ref), and count as no disks: its
+    own while it is suspended, and those of its checkpoints."""
+    ones = [records.of("VM", ref) for ref in [vm] + records.of("VM", vm)["snapshots"]]
+    images = [
+        records.of("VDI", one["suspend_VDI"])
+        for one in ones
+        if one and one["power_state"] == SUSPENDED
+    ]
+    return [image for image in images if image]
+
+
 def _disk(records: Records, vbd: Dict[str, Any], vdi: Dict[str, Any]) -> Disk:
     size = int(vdi["virtual_size"])
     images = chains.of(records, vdi)  # a guess, until the dry run tells
@@ -160,6 +172,7 @@ def _of_sr(records: Records, sr: str, all_disks: bool) -> Selection:
         )
         wanted.append(Wanted(ref, vm, disks))
     planned = {disk.vdi for one in wanted for disk in one.disks}
+    planned |= {image["uuid"] for one in wanted for image in images_of(records, one.ref)}
     return Selection(wanted, [one for one in left if one.uuid not in planned])
 
 

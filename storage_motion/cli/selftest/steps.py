@@ -176,13 +176,21 @@ def _go_all(run: Run, untried: List[WAY]) -> None:
 
 
 def _halted_moves(run: Run) -> None:
-    choose = ways.short_out if run.short else ways.all_of
-    _go_all(run, choose(run.here, run.there))
+    _go_all(run, _ways(run, ways.short_out))
 
 
 def _running_moves(run: Run) -> None:
-    choose = ways.short_back if run.short else ways.all_of
-    _go_all(run, choose(run.here, run.there))
+    _go_all(run, _ways(run, ways.short_back))
+
+
+def _ways(run: Run, leg: Callable[[List[Place], List[Place]], List[WAY]]) -> List[WAY]:
+    """`leg`: the part of the short way. One that was named is moved as it is, so it goes all of
+    it."""
+    if not run.short:
+        return ways.all_of(run.here, run.there)
+    if run.subject.made:
+        return leg(run.here, run.there)
+    return ways.short_out(run.here, run.there) + ways.short_back(run.here, run.there)
 
 
 def _start(run: Run) -> None:

@@ -32,6 +32,17 @@ def test_a_paragraph_hangs_and_keeps_uuids_whole():
     assert lines == ["  - of " + uuid, "    and " + uuid]
 
 
+def test_on_a_terminal_a_warning_is_broken_at_blanks_and_a_path_never():
+    path = "/home/me/" + "a" * 60
+    screen = io.StringIO()
+    out = Output()
+    out.errors = Console(file=screen, width=50, force_terminal=True, highlight=False, markup=False)
+    out.warning("interface 0 goes to network guests, as it is called like its own: " + path)
+    lines = screen.getvalue().splitlines()
+    assert lines[0] == "sxm: warning: interface 0 goes to network guests,"
+    assert lines[-1] == path and len(lines) == 3
+
+
 def test_with_json_nothing_but_the_document():
     def show(out):
         out.line("x")

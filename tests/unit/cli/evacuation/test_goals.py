@@ -114,6 +114,32 @@ def test_out_of_an_sr_a_disk_goes_though_the_host_sees_it(world):
     assert planned.disks[0].destination_sr == world.uuid("SR", by_name(world.pool, "SR", "a2-sr"))
 
 
+def test_the_image_of_a_memory_goes_where_its_disks_do(world):
+    """`migrate` leaves it where it is within the pool: the host that the VM is to go on at may not
+    see it there, and an SR is not empty with it."""
+    shared = by_name(world.pool, "SR", "shared")
+    vm = world.vm(1, power_state="Suspended", resident_on=NULL)
+    mine, kept = [add_vdi(world.pool, sr, GIB, type="suspend") for sr in (world.old, shared)]
+    checkpoint = add_vm(
+        world.pool, world.a1, [], world.network, power_state="Suspended", suspend_VDI=kept
+    )
+    world.pool.tables["VM"][vm].update(suspend_VDI=mine, snapshots=[checkpoint])
+
+    def images(**to):
+        given = world.choose(vm, **to).arguments
+        named = ["vdi:" + world.uuid("VDI", image) for image in (mine, kept)]
+        assert len({given[name] for name in given if name.startswith("vdi:")}) == 1
+        return [name in given for name in named]
+
+    assert images(host=world.a2) == [True, False], "the shared one is seen there"
+    out_of = {"what": What(selections.SR, (world.old,)), "leave": (world.old,)}
+    assert images(srs=(world.new[0],), **out_of) == [True, False]
+    assert images(srs=(world.new[0],)) == [True, True], "as all that is not there"
+    other = make_pool("B", ["b1"])
+    planned = world.choose(vm, records=Records(other), cross_pool=True)
+    assert not [name for name in planned.arguments if name.startswith("vdi:")]
+
+
 def test_to_another_pool_all_goes_with_networks_by_name_or_as_said(world):
     other = make_pool("B", ["b1"])
     goal, vm = by_name(other, "SR", "b1-sr"), world.vm(1, 2)

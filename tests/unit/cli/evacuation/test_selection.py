@@ -82,6 +82,16 @@ def test_a_snapshot_comes_along_with_its_disk_and_is_named_without(world):
     assert list(world.left(selections.SR, world.sr)) == ["alone"]
 
 
+def test_an_image_of_memory_comes_along_with_a_disk_and_is_named_without(world):
+    mine, others = [
+        add_vdi(world.pool, world.sr, name_label=name, type="suspend") for name in ("mine", "alone")
+    ]
+    for image, sr in ((mine, world.sr), (others, world.other)):
+        world.vm("web", sr, power_state="Suspended", suspend_VDI=image)
+    found = world.left(selections.SR, world.sr)
+    assert list(found) == ["alone"] and "holds the memory" in found["alone"][0]
+
+
 def test_isos_are_named(world):
     isos = add_sr(world.pool, "isos", [world.a1], type="iso", content_type="iso")
     add_vdi(world.pool, isos, name_label="debian.iso")

@@ -121,10 +121,13 @@ def named(sxm, tmp_path, monkeypatch):
 GO = ("selftest", "--vm", "web", "--sr", "p1-sr", "--sr", "shared", "--yes")
 
 
-def test_a_vm_that_was_named_is_moved_as_it_is(named):
+@pytest.mark.parametrize("short", [[], ["--short"]], ids=["all ways", "short"])
+def test_a_vm_that_was_named_is_moved_as_it_is(named, short):
+    """Also by the short way it goes out and back as it is: it is not halted for the one, and not
+    started for the other."""
     sxm, plugin = named
     paris = sxm.pools["paris"]
-    seen = sxm(*GO, "--json")
+    seen = sxm(*GO, "--json", *short)
     assert seen.status == 0, seen.out + seen.err
     assert "neither started nor shut down" in seen.err.replace("\n", " ")
     uuid = uuid_of(paris, "VM", plugin.vm)
