@@ -1,7 +1,9 @@
 # `make demo` and `make test` do all their own set-up. See README.md.
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
-PYTHON36 := $(shell tools/python36.sh)
+# dom0's, of XCP-ng 8.3, and the oldest that `sxm` takes.
+PYTHON36 := $(shell tools/python_of.sh 3.6)
+PYTHON39 := $(shell tools/python_of.sh 3.9)
 PYTEST := -m pytest -q
 # Whole files side by side: what the tests of one share is set up once.
 BESIDE := -n 2 --dist loadfile
@@ -12,7 +14,7 @@ DOM0_CODE := storage_motion plugins drivers lab/sm lab/blktap lab/dom0
 NOT_DOM0 := (storage_motion|tests/unit)/cli/
 UNIT_TESTS := tests/unit tests/eventually.py lab/pools/daemons.py lab/xenopsd/process.py
 
-.PHONY: demo lab lab-down lint test test-code test-hosts test-unit test-coverage test-python36 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax man rpm bench bench-quick bench-docs clean packages
+.PHONY: demo lab lab-down lint test test-code test-hosts test-unit test-coverage test-python36 test-python39 test-lab test-e2e test-storage test-faults test-fuzz check-dom0-syntax man walkthrough rpm bench bench-quick bench-docs clean packages
 
 demo: .venv/ready
 	@$(PYTHON) -m lab.demo
@@ -27,7 +29,7 @@ lab-down: .venv/ready
 test: test-code test-hosts
 
 # The code by itself, which keeps every processor busy; and hosts of the lab, which wait for one another half the time.
-test-code: lint test-unit check-dom0-syntax test-python36 test-coverage
+test-code: lint test-unit check-dom0-syntax test-python36 test-python39 test-coverage
 test-hosts: test-lab test-e2e
 
 lint: .venv/ready
@@ -68,6 +70,13 @@ else
 	@test -z "$(REQUIRE_PYTHON36)"
 endif
 
+test-python39: .venv39/ready
+ifneq ($(PYTHON39),)
+	.venv39/bin/python $(PYTEST) $(BESIDE) -p no:cacheprovider tests/unit/cli
+else
+	@echo '*** There is no Python 3.9 on this machine: the tests of sxm have NOT run on it. ***'
+endif
+
 test-lab: .venv/ready .venv36/ready
 	$(PYTHON) $(PYTEST) $(BESIDE_HOSTS) tests/lab tests/rpm tests/systemd
 
@@ -97,6 +106,11 @@ test-storage: .venv/ready
 # The manual page of `sxm`.
 man: .venv/ready
 	@mkdir -p build/man && $(PYTHON) tools/man_page.py > build/man/sxm.1 && echo build/man/sxm.1
+
+# docs/walkthrough.md and its pictures, anew, from a lab.
+walkthrough: .venv/ready
+	@tools/packages.sh report
+	@$(PYTHON) -m tools.walkthrough
 
 rpm: packages
 	@rpm/build.sh
@@ -148,7 +162,16 @@ ifneq ($(PYTHON36),)
 endif
 	@touch $@
 
+.venv39/ready: requirements-python39.txt
+	@rm -rf .venv39 && mkdir .venv39
+ifneq ($(PYTHON39),)
+	@echo 'Making a virtual environment of Python 3.9 in .venv39'
+	@$(PYTHON39) -m venv .venv39
+	@.venv39/bin/python -m pip install -qq --disable-pip-version-check -r requirements-python39.txt
+endif
+	@touch $@
+
 clean:
 	@if [ -x $(PYTHON) ]; then $(PYTHON) -m lab.pools clean; fi
-	rm -rf .venv .venv36 build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .venv36 .venv39 build dist *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -73,7 +73,7 @@ def ours_on_36(stage, disks):
 def python36():
     """The path of a Python 3.6, or ""."""
     found = subprocess.run(
-        [os.path.join(REPOSITORY, "tools/python36.sh")], stdout=subprocess.PIPE, text=True
+        [os.path.join(REPOSITORY, "tools/python_of.sh"), "3.6"], stdout=subprocess.PIPE, text=True
     )
     return found.stdout.strip()
 

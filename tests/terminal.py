@@ -52,6 +52,10 @@ class Terminal:
         text = self._tmux("capture-pane", "-p")
         return [line.rstrip() for line in text.splitlines() if line.strip()]
 
+    def coloured(self):
+        """The whole screen, with the codes of its colours."""
+        return self._tmux("capture-pane", "-e", "-p")
+
     def story(self):
         """What there is to tell of it, where it does not come to its end."""
         known = self._tmux("display-message", "-p", "#{pane_dead} #{pane_pid}").split()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 # Installs the Debian packages that the lab and the tests need and this machine lacks: names them first.
 # `packages.sh bench`, `storage`, `npm`, `report`: those that only `make bench`, `make test-storage`, one test of `make test-e2e` and the browser of
-# `make test-lab` need; without that one the report's page is looked at by its markup alone.
+# `make test-lab` and of `make walkthrough` need; without that one the report's page is looked at by its markup alone.
 set -eu
 
 missing=
@@ -44,8 +44,9 @@ storage)
     need setpriv util-linux
     ;;
 report)
-    needed="chromium"
+    needed="chromium pdftoppm"
     need chromium chromium
+    need pdftoppm poppler-utils
     ;;
 npm)
     needed="node npm"

@@ -17,10 +17,14 @@ from lab.pools import leftovers
 from lab.pools.topology import PoolPlan
 from storage_motion.api.selftest_marks import TESTED
 from tests.e2e.scene import assert_settles
+from tests.eventually import eventually
 
-PLAN = (PoolPlan("A", ("a1",), False, ("fast",)), PoolPlan("B", ("b1",), False, ("fast",)))
+MIB = 1 << 20
+PLAN = (PoolPlan("A", ("a1",), False, ("fast", "big")), PoolPlan("B", ("b1",), False, ("fast",)))
 BOUND = 1200.0  # seconds for all steps: a minute, where nobody else is at work
 SIZE = "64"  # MiB, of which one a second is moved where it is to be met half-way
+PATIENCE = 30.0
+GUEST = {"writes": 20, "fill": 0.4}
 KILLED = "kill the worker half-way, running"
 STEPS = [
     "make a VM, fill its disk, read it",
@@ -43,6 +47,7 @@ class Sxm:
         (folder / "sxm").mkdir()
         tables = []
         for pool in lab.pools:
+            systemd.release(pool.master.root, after=1)
             password = folder / "sxm" / pool.name
             password.write_text(pool.password)
             password.chmod(0o600)
@@ -113,25 +118,25 @@ def flat(text):
     return " ".join(text.split())
 
 
+def selftest(sxm, home, *words):
+    """Run it: (exit status, what it said, its report as JSON and as text)."""
+    ran = sxm("selftest", "--short", "--report", str(home / "report"), *words)
+    report = json.loads((home / "report.json").read_text())
+    return ran.returncode, ran.stdout, report, (home / "report.txt").read_text()
+
+
 @pytest.mark.timeout(1500)
 def test_over_two_pools(lab, sxm, tmp_path):
-    for pool in lab.pools:
-        systemd.release(pool.master.root, after=1)
-    ran = sxm(
-        "selftest",
-        "--short",
-        *("--sr", "a1-fast", "--to-pool", "B", "--to-sr", "b1-fast", "--size", SIZE),
-        *("--report", str(tmp_path / "report")),
-    )
-    assert ran.returncode == 0, ran.stdout
-    report = json.loads((tmp_path / "report.json").read_text())
+    words = ["--sr", "a1-fast", "--to-pool", "B", "--to-sr", "b1-fast", "--size", SIZE]
+    status, said, report, told = selftest(sxm, tmp_path, *words)
+    assert status == 0, said
     steps = {step["what"]: step for step in report["steps"]}
     assert list(steps) == STEPS and report["held"]
     assert {step["outcome"] for step in steps.values()} == {"ok"}
     assert [what for what in STEPS if steps[what]["disks"] == "equal"] == READ
     assert steps[KILLED]["note"] == "it was taken back"
-    assert steps["move, halted"]["places"] == ["SR 1.1", "SR 2.1"]
-    told = (tmp_path / "report.txt").read_text()
+    start, to = steps["move, halted"]["places"]
+    assert start in ("SR 1.1", "SR 1.2") and to == "SR 2.1"
     assert "Every step held." in told and "file" in told
     both = told + json.dumps(report)
     for secret in [pool.password for pool in lab.pools] + [lab.host("a1").address]:
@@ -141,3 +146,33 @@ def test_over_two_pools(lab, sxm, tmp_path):
     for pool in lab.pools:
         names = [vm["name_label"] for vm in pool.xapi.VM.get_all_records().values()]
         assert not any("selftest" in name for name in names), names
+
+
+@pytest.mark.timeout(1500)
+def test_of_a_vm_that_is_named(lab, sxm, tmp_path):
+    """It writes all the while, and is where it was afterwards."""
+    pool = lab.pool("A")
+    vm = pool.create_vm("web", [(pool.sr("a1", "fast"), 8 * MIB)], GUEST)
+    uuid = pool.start_vm(vm, "a1")
+
+    def writes():
+        guest = lab.host("a1").guest(uuid)  # of the domain that it has now
+        begun = guest.status()["writes_acknowledged"]
+        eventually(lambda: guest.status()["writes_acknowledged"] > begun + 20, "writes", PATIENCE)
+        assert guest.check()["missing"] == 0
+
+    writes()
+    status, said, report, _ = selftest(sxm, tmp_path, "--vm", "web", "--sr", "a1-big", "--yes")
+    assert status == 0 and report["held"], said
+    assert [(step["what"], step["outcome"]) for step in report["steps"]] == [
+        ("move, running", "ok"),
+        ("move, running", "ok"),
+        (KILLED, "ok"),
+        ("cancel a move half-way, running", "ok"),
+        ("clean up", "ok"),
+    ]
+    writes()
+    (disk,) = [pool.xapi.VBD.get_VDI(vbd) for vbd in pool.xapi.VM.get_VBDs(vm)]
+    assert pool.xapi.VDI.get_SR(disk) == pool.sr("a1", "fast")
+    assert not [key for key in pool.xapi.VM.get_other_config(vm) if "selftest" in key]
+    assert_settles(lambda: leftovers.at_rest(lab))

@@ -87,8 +87,8 @@ def selftest(
         return _clean(run, known, yes)
     here = _places(known[0], "--sr", sr)
     there = _places(known[1], "--to-sr", to_sr) if to_pool else []
-    if len(here) + len(there) < 2:
-        raise NotUnderstood("there is one SR only: name another one, or give --to-pool")
+    if not vm:
+        _require_a_way(here, there)
     given = [place for place in here if sr] + [place for place in there if to_sr]
     one = steps.Run(
         marks.new_id(),
@@ -173,6 +173,9 @@ def _take(run: Invocation, one: steps.Run, pool: Pool, text: str, yes: bool) -> 
     """The VM that was named, after its user has said yes."""
     with names.given_by("--vm", pool):
         found = names.vm(pool, text)
+    home = subject.Subject(one.selftest, pool, found.uuid, False).place()
+    one.here[:] = [home] + [place for place in one.here if place != home]
+    _require_a_way(one.here, one.there)
     run.out.note(
         "VM %s (%s, %s) is moved as it is, with all its disks, to each of %d SRs and back; one "
         "move is cancelled, and the worker of one is killed. It is neither started nor shut down."
@@ -180,8 +183,6 @@ def _take(run: Invocation, one: steps.Run, pool: Pool, text: str, yes: bool) -> 
     )
     _ask(run, "Do this with VM %s?" % found.name, yes)
     one.vm = subject.take(one.selftest, pool, found)
-    home = one.vm.place()
-    one.here[:] = [home] + [place for place in one.here if place != home]
 
 
 def _ask(run: Invocation, question: str, yes: bool) -> None:
@@ -192,6 +193,11 @@ def _ask(run: Invocation, question: str, yes: bool) -> None:
         raise NotUnderstood("nobody can be asked: give --yes")
     if not typer.confirm(question, err=True):
         raise Interrupted("nothing was done")
+
+
+def _require_a_way(here: List[Place], there: List[Place]) -> None:
+    if len(here) + len(there) < 2:
+        raise NotUnderstood("there is one SR only: name another one, or give --to-pool")
 
 
 def _require_different(known: List[Pool]) -> None:

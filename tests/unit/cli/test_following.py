@@ -4,6 +4,7 @@ and what it all ends with."""
 
 import json
 import os
+import socket
 
 import jinja2
 import pytest
@@ -238,7 +239,7 @@ def test_a_json_of_somebody_else_is_not_replaced(sxm, answer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "slow", [TimeoutError("timed out"), failure("SXM_TIMED_OUT", "cancel of m", "180")]
+    "slow", [socket.timeout("timed out"), failure("SXM_TIMED_OUT", "cancel of m", "180")]
 )
 def test_a_cancel_that_takes_longer_is_watched_until_its_end(sxm, slow):
     def cancel(_):

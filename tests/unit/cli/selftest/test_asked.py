@@ -145,6 +145,14 @@ def test_a_vm_that_was_named_is_moved_as_it_is(named, short):
     assert paris.tables["VM"][plugin.vm]["other_config"] == {}
 
 
+def test_beside_the_sr_that_it_is_in_one_is_enough(named):
+    sxm, plugin = named
+    seen = sxm("selftest", "--vm", "web", "--sr", "shared", "--yes", "--short")
+    assert seen.status == 0 and "to each of 1 SRs and back" in seen.err.replace("\n", " ")
+    alone = sxm("selftest", "--vm", "web", "--sr", "p1-sr", "--yes")
+    assert alone.status == exit_codes.NOT_UNDERSTOOD and "there is one SR only" in alone.err
+
+
 def test_one_with_too_little_data_is_moved_and_comes_home(named):
     sxm, plugin = named
     go = plugin.migrate
