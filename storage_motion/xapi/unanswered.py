@@ -216,7 +216,9 @@ def reading(
     told = "GET %s: " % _plain(path)
     try:
         with _within_bound(connection, bound):
-            connection.request("GET", path)
+            # xcp-rrdd tells no length, and unless it is asked to does not end the connection
+            # either, though it answers "Connection: close" (docs/checked-by-hand.md)
+            connection.request("GET", path, headers={"Connection": "close"})
             answer = connection.getresponse()
             if answer.status == ELSEWHERE:
                 yield answer.getheader("Location") or ""

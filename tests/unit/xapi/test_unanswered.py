@@ -255,7 +255,7 @@ class Moved:
     def connect(self):
         pass
 
-    def request(self, method, path):
+    def request(self, method, path, headers):
         pass
 
     def getresponse(self):
@@ -263,6 +263,32 @@ class Moved:
 
     def close(self):
         pass
+
+
+def test_a_server_that_keeps_a_connection_unless_asked_is_read_to_the_end():
+    """xcp-rrdd 26: HTTP/1.0, "Connection: close", no length, and the connection stays open all the
+    same for who has not asked to have it closed (docs/checked-by-hand.md)."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+
+        def run():
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(PATIENCE)
+                found = b""
+                while b"\r\n\r\n" not in found:
+                    found += connection.recv(1)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n<rrd></rrd>")
+                if b"connection: close" not in found.lower():
+                    connection.recv(1)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        url = "http://127.0.0.1:%d" % listener.getsockname()[1]
+        connection = transport.connection(url, 2.0)
+        assert unanswered.get(connection, "/vm_rrd") == b"<rrd></rrd>"
+        thread.join(PATIENCE)
 
 
 def test_another_host_is_asked_once():
