@@ -71,7 +71,7 @@ def test_the_destination_knows_what_is_owed_to_the_vm_before_that_leaves(monkeyp
 def test_a_gate_that_is_open_just_now_is_not_looked_at_while_the_guest_waits(monkeypatch):
     """A second later it is: an older database may have shut it."""
     ahead, looks = [0.0], []
-    clock = mock.Mock(sleep=time.sleep, monotonic=lambda: time.monotonic() + ahead[0])
+    clock = mock.Mock(wraps=time, monotonic=lambda: time.monotonic() + ahead[0])
     monkeypatch.setattr(move_watch, "time", clock)
     monkeypatch.setattr(
         move_watch.whereabouts, "open_again", lambda m: looks.append(m.disk("k")["gate"])
