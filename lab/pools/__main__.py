@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """`python -m lab.pools try|up|down|status [--dir D]`: two pools on this machine, to play with.
 
-`try` is for `sxm`: it starts two VMs, too, and prints what to type. `up` has no VM. Both print where
-things are and leave them running; `down` ends them; `clean` ends every lab of
+`try` is for `sxm`: it starts two VMs, too, and prints what to type. `up` has no VM. Both print
+where things are and leave them running; `down` ends them; `clean` ends every lab of
 this user whose process has gone.
 """
 

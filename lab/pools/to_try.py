@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A lab for a person to type commands in (`make lab`): pools paris and lyon, two VMs that write, and
-a configuration of `sxm` of its own that has the pools' addresses and passwords."""
+"""A lab for a person to type commands in (`make lab`): pools paris and lyon, two VMs that write,
+and a configuration of `sxm` of its own that has the pools' addresses and passwords."""
 
 import json
 import os
