@@ -214,9 +214,10 @@ def connect(
         certificate = certificates.trusted(folder(), url, tell)
     except Unreachable as error:
         names = sorted(configuration().pools)
-        if names and one.name not in names:  # it may be a name that was mistyped
+        if one.name not in names:  # it may be a name that was mistyped, or is in no file yet
+            there = "which has %s" % ", ".join(names) if names else os.path.join(folder(), FILE)
             error.details = list(error.details) + [
-                "%s is no pool of the configuration, which has %s" % (one.name, ", ".join(names))
+                "%s is no pool of the configuration, %s" % (one.name, there)
             ]
         raise
     password = passwords.find(

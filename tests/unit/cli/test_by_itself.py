@@ -131,6 +131,8 @@ def test_nobody_listens(folder):
     seen = sxm(folder, "-s", "127.0.0.1:1", "list")
     assert seen.status == exit_codes.NO_CONNECTION
     assert "SXM_UNREACHABLE: https://127.0.0.1:1" in seen.err and "refused" in seen.err
+    file = folder / "config" / "sxm" / "pools.toml"
+    assert "127.0.0.1:1 is no pool of the configuration, %s\n" % file in seen.err
 
 
 def test_a_name_that_was_mistyped_is_looked_for_as_an_address(folder):
