@@ -21,7 +21,7 @@ def describe(lab):
     """Print the pools, how to log in, and what runs."""
     for pool in lab.pools:
         print(
-            "pool %s: xe -s %s -p %d -u root -pw %s ..."
+            "pool %s: by plain HTTP, for an xe of yours: -s %s -p %d -u root -pw %s"
             % (pool.name, pool.master.address, pool.master.http_port, pool.password)
         )
         for host in pool.hosts:
@@ -82,7 +82,8 @@ def main():
         lab.up()
         home = to_try.furnish(lab)
         describe(lab)
-        print("\nIn this shell, `sxm` knows both pools, and their passwords, after\n")
+        print("\nOnce `sxm` is installed (docs/first-migration.md, step 1), it knows both pools,")
+        print("and their passwords, in a shell in which you have typed\n")
         print("    export XDG_CONFIG_HOME=%s\n" % home)
         print("`make lab-down` ends it all.")
     elif arguments.command == "up":
@@ -96,6 +97,7 @@ def main():
     else:
         for stray in Lab.found(arguments.dir).down():
             print("had to end: %s" % stray)
+        print("the lab in %s is ended" % arguments.dir)
     return 0
 
 
