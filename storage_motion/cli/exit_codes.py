@@ -67,7 +67,7 @@ OF_CODE: Dict[str, Outcome] = {
     "SXM_NO_SUCH_MIGRATION": Outcome(NOT_UNDERSTOOD, "sxm list shows those that are known"),
     "SXM_NOTHING_TO_RESUME": Outcome(REFUSED),
     "SXM_NOT_RUNNING": Outcome(REFUSED),
-    "SXM_TOO_LATE": Outcome(REFUSED, "let it come to its end: sxm watch MIGRATION"),
+    "SXM_TOO_LATE": Outcome(REFUSED, "the VM has moved, or is about to: sxm show MIGRATION"),
     "SXM_WORKER_DIED": Outcome(FAILED, "sxm recover brings it to an end"),
     "SXM_NOT_OF_SELFTEST": Outcome(REFUSED),
     "SXM_INTERRUPTED": Outcome(INTERRUPTED),

@@ -102,9 +102,11 @@ def _forward(m: "Migration", first: Optional[str]) -> Dict[str, Any]:
         except STOPPING:
             raise
         except Exception as error:
-            log.error(
-                "%s: %s failed\n%s", m.id, phase.name, m.without_secrets(traceback.format_exc())
-            )
+            if isinstance(error, Cancelled):  # which is no fault
+                log.info("%s: %s is cancelled, as was asked for", m.id, phase.name)
+            else:
+                told = m.without_secrets(traceback.format_exc())
+                log.error("%s: %s failed\n%s", m.id, phase.name, told)
             final, again = _take_up(m, phase, error)
             if again:
                 return _forward(m, again)

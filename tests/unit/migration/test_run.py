@@ -10,7 +10,7 @@ import XenAPI
 from fake_migration import ID, PASSWORD, FakeTask, make_plan
 from full_disk import FullDisk
 from storage_motion.api import status
-from storage_motion.errors import JournalNotWritten, MirrorBroken, Undecided
+from storage_motion.errors import Cancelled, JournalNotWritten, MirrorBroken, Undecided
 from storage_motion.journal import secret_files
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import migration, recovery_decision, recovery_source, run as phase_run
@@ -208,6 +208,13 @@ def test_a_cancel(monkeypatch, while_in):
         begun = BACK[: BACK.index(while_in) + 1]
         assert run.log == begun + ["undo " + name for name in reversed(begun)]
         assert run.task.ended == ("cancelled", [])
+
+
+def test_a_cancel_is_told_as_such_and_not_as_a_fault(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    run = Run(monkeypatch, fails={"sync": Cancelled(ID)})
+    assert run.state == "cancelled" and "Traceback" not in caplog.text
+    assert "%s: sync is cancelled, as was asked for" % ID in caplog.text
 
 
 def test_no_secret_in_journal_error_or_log(monkeypatch, root, caplog):
