@@ -39,6 +39,9 @@ def refusal(status, text):
 
 RESET = response(b"", status=0)
 """In place of an answer: the connection is reset."""
+Unended = namedtuple("Unended", "body content_type")
+"""In place of an answer: 200 without a length, and with "Connection: close"; but the connection is
+ended only for who has asked for that, as rrdd does (docs/checked-by-hand.md)."""
 Reading = namedtuple("Reading", "until take length refused")
 Reading.__new__.__defaults__ = (None, None)
 """In place of an answer to one of UNREAD: 200, and the body is read only then, up to `until`
@@ -98,6 +101,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or unread
         if isinstance(answer, Reading):
             self._read_on(answer, parts.path)
+        elif isinstance(answer, Unended):
+            self._send_unended(answer)
         else:
             self._send(answer)
 
@@ -157,6 +162,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(answer.body)))
         for name, value in answer.headers:
             self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def _send_unended(self, answer):
+        asked = self.close_connection
+        self.send_response(200)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Connection", "close")  # upon which the base class would close it
+        self.close_connection = asked
         self.end_headers()
         self.wfile.write(answer.body)
 

@@ -8,7 +8,7 @@ import xmlrpc.client
 
 from lab.xapi import forwarding, rrdd, wire
 from lab.xapi.failures import Failure
-from lab.xapi.http_server import Reading, refusal, response
+from lab.xapi.http_server import Reading, Unended, refusal, response
 from lab.xapi.schema import NULL
 
 VM_RRD = ("GET", "/vm_rrd")
@@ -89,10 +89,10 @@ class RrdService:
     # --- over rrdd's own socket
 
     def answer_own(self, request):
-        """The Response to a request at rrdd's socket: an RRD of the memory, or a call."""
+        """The answer to a request at rrdd's socket: an RRD of the memory, or a call."""
         if (request.method, request.path) == VM_RRD:
             found = self.rrdd.find(request.query.get("uuid", ""))
-            return refusal(404, "missing") if found is None else response(found, XML)
+            return refusal(404, "missing") if found is None else Unended(found, XML)
         if (request.method, request.path) != ("POST", "/"):
             return refusal(404, "not found")
         try:

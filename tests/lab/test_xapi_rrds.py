@@ -85,10 +85,10 @@ def request(host, method, path, body=None, **query):
         return answer.status, answer.getheader("Location")
 
 
-def of_rrdd(host, method, path, body=None):
+def of_rrdd(host, method, path, body=None, patience=PATIENCE, **headers):
     """(status, body) of a request at rrdd's own socket."""
-    connection = UnixConnection(host.root + rrdd.SOCKET, PATIENCE)
-    connection.request(method, path, body)
+    connection = UnixConnection(host.root + rrdd.SOCKET, patience)
+    connection.request(method, path, body, dict({"Connection": "close"}, **headers))
     answer = connection.getresponse()
     return answer.status, answer.read()
 
@@ -160,6 +160,13 @@ def test_a_blob_is_where_it_was_put(pool, session, x, vm):
     x.VM.hard_shutdown(ref)
     x.VM.destroy(ref)
     assert blob not in x.blob.get_all() and request(pool.master, "GET", "/blob", ref=blob)[0] == 401
+
+
+def test_rrdd_ends_a_connection_only_for_who_asks_it_to(pool, vm):
+    member, path = pool.hosts[1], "/vm_rrd?uuid=" + vm
+    assert of_rrdd(member, "GET", path)[1].endswith(b"</rrd>")
+    with pytest.raises(TimeoutError):
+        of_rrdd(member, "GET", path, patience=0.5, Connection="keep-alive")
 
 
 def test_a_vm_that_runs_has_statistics_on_its_host(pool, session, vm):
