@@ -7,10 +7,9 @@ import os
 import shutil
 import subprocess
 
-from scene import DISKS, MOVE, Scene
-
 from lab.pools.roots import REPOSITORY
 from lab.pools.topology import PoolPlan
+from scene import DISKS, MOVE, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 CLIENT = os.path.join(REPOSITORY, "build/npm/node_modules/xen-api")

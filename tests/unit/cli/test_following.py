@@ -8,7 +8,6 @@ import socket
 
 import jinja2
 import pytest
-from test_screen import disk, status
 
 import report_sample
 from fake_pool import failure
@@ -16,6 +15,7 @@ from storage_motion.cli import exit_codes, following
 from storage_motion.cli.report import kept
 from storage_motion.errors import CertificateMismatch
 from storage_motion.journal import journal
+from test_screen import disk, status
 
 ENDED = dict(state="succeeded", alive=False, warnings=[], new_vm="n")
 

@@ -6,10 +6,10 @@ import signal
 import sys
 
 import pytest
-from test_smapi import Session, host  # noqa: F401
 
 from storage_motion.errors import SmFault
 from storage_motion.sm import smapi, standby
+from test_smapi import Session, host  # noqa: F401
 from tests.eventually import eventually
 
 DRIVER = """
