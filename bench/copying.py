@@ -28,6 +28,8 @@ QUICK = (
     Scenario("4 disks, 64 MiB together", 16 * MIB, 4, images.whole),
 )
 
+SECONDS = 90.0  # of one scenario, behind which no further round begins
+
 
 def data_in(scenario):
     """MiB of data that a scenario's disks hold together."""
@@ -82,7 +84,7 @@ def run(engine, scenarios, rounds, tell):
                 if engine.name != "lab":
                     image = engine.make(stage, "source-%d" % number, raw)
                 sources.append(("disk-%d" % number, scenario.size, raw, image))
-            for number, peer in turns(rounds, contestants):
+            for number, peer in turns(rounds, contestants, SECONDS):
                 if peer.name in given_up:
                     continue
                 tell("copy: %s, round %d: %s" % (scenario.name, number + 1, peer.name))

@@ -20,6 +20,8 @@ OURS, NONE, BASE = "this system", "no mirror", "tapdisk-like, stunnel"
 SMALL = (Load("4k, depth 1", "4k", 1), Load("4k, depth 8", "4k", 8), Load("4k, depth 32", "4k", 32))
 LARGE = (Load("64k, depth 8", "64k", 8), Load("1M, depth 4", "1M", 4))
 
+SECONDS = {False: 75.0, True: 100.0}  # of one load, alone or beside a copy: no further round then
+
 Effort = collections.namedtuple("Effort", "alone beside size copied seconds bound")
 Effort.__doc__ = """Loads `alone` for so many `seconds` each on a disk of `size` bytes, and loads
 `beside` a copy of a disk of `copied` bytes, which has `bound` seconds to end."""
@@ -218,7 +220,7 @@ def _beside(mirror, bound):
 
 def run(engine, effort, rounds, tell):
     """The samples of all `rounds`. Their "scenario" is a load, their "beside" whether a copy went
-    on; `tell`: called with a line for people."""
+    on; `tell`: called with a line for people. Beside whom a copy does not end, is asked once."""
     samples = []
     variants = [variant for variant in VARIANTS if engine.name in variant.engines]
     for beside in (False, True):
@@ -228,7 +230,10 @@ def run(engine, effort, rounds, tell):
             base = (raw, raw if engine.name == "lab" else engine.make(stage, "image", raw))
             for load in effort.beside if beside else effort.alone:
                 taking_part = [one for one in variants if one.copies or not beside]
-                for number, variant in turns(rounds, taking_part):
+                endless = set()
+                for number, variant in turns(rounds, taking_part, SECONDS[beside]):
+                    if variant in endless:
+                        continue
                     where = "%s%s" % (load.name, " beside a copy" if beside else "")
                     tell("mirror: %s, round %d: %s" % (where, number + 1, variant.name))
                     sample = {"round": number, "scenario": load.name, "beside": beside}
@@ -238,5 +243,7 @@ def run(engine, effort, rounds, tell):
                     except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as e:
                         sample.update(error="failed: %r" % e, usage={})
                         tell("    " + sample["error"])
+                    if sample.get("copy_seconds", 0) is None:
+                        endless.add(variant)
                     samples.append(sample)
     return samples

@@ -324,6 +324,16 @@ def extents(result):
     return table(["s", *scenarios], rows)
 
 
+def rounds_of(samples):
+    """How many rounds the scenarios had, for people: "3 rounds", "2 to 3 rounds"."""
+    counts = [
+        len(names(of(samples, scenario=name), "round")) for name in names(samples, "scenario")
+    ]
+    if max(counts) == 1:
+        return "1 round"
+    return "%s rounds" % " to ".join(map(str, sorted({min(counts), max(counts)})))
+
+
 def machine(part):
     """A function of a result: on what that part of it was run, which may be another run than that
     of the others."""
@@ -338,7 +348,7 @@ def machine(part):
             run["when"],
             run["engine"],
             "; ".join(facts),
-            "1 round" if run["rounds"] == 1 else "%d rounds" % run["rounds"],
+            rounds_of(result[part]),
             run["effort"],
             run["minutes"],
         )

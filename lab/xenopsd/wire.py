@@ -66,10 +66,10 @@ def call_url(url, method, members, timeout):
 
 
 def _call(connection, target, method, members):
-    body = xmlrpc.client.dumps((members,), method, allow_none=True)
-    status, _, raw = request(
-        connection, "POST", target, body.encode(), {"Content-Type": "text/xml"}
+    body = _document(
+        (members,), "<methodCall><methodName>%s</methodName>" % method, "</methodCall>"
     )
+    status, _, raw = request(connection, "POST", target, body, {"Content-Type": "text/xml"})
     if status != 200:
         raise http.client.HTTPException("%s: HTTP %d %s" % (method, status, raw[:200]))
     (value,), _ = xmlrpc.client.loads(raw, use_builtin_types=True)
@@ -91,7 +91,23 @@ def failure(description):
 
 
 def _response(value):
-    return xmlrpc.client.dumps((value,), methodresponse=True, allow_none=True).encode()
+    return _document((value,), "<methodResponse>", "</methodResponse>")
+
+
+class _Marshaller(xmlrpc.client.Marshaller):
+    """Python's refuses an integer of more than 32 bits, as of what a guest has written. The real
+    one's are of 64 (ocaml-rpc, xmlrpc.ml)."""
+
+    def _integer(self, value, write):
+        write("<value><i8>%d</i8></value>" % value)
+
+    dispatch = dict(xmlrpc.client.Marshaller.dispatch)
+    dispatch[int] = _integer
+
+
+def _document(parameters, before, after):
+    body = _Marshaller(allow_none=True).dumps(parameters)
+    return ("<?xml version='1.0'?>\n%s\n%s%s\n" % (before, body, after)).encode()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

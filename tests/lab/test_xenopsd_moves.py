@@ -697,3 +697,9 @@ def test_what_it_does_not_know_it_says_so(world):
         migrate(source, source, vdi_map=[["SR/s0", "SR/d0"]])  # recorded: xenops-VM.migrate-arrays
     state = migrate(source, source)
     assert state == ["Failed", ["Bad_power_state", ["Halted", "Running"]]]
+
+
+def test_what_a_guest_has_written_may_be_more_than_32_bits_tell():
+    answer = wire.success({"bytes_written": 5 << 30, "pauses": [0.25], "running": True})
+    (value,), _ = xmlrpc.client.loads(answer)
+    assert value["Value"] == {"bytes_written": 5 << 30, "pauses": [0.25], "running": True}
