@@ -94,8 +94,8 @@ class MirrorBroken(DataPathError):
 
 
 class NotFinished(DataPathError):
-    """A disk cannot be handed over yet, or never: its mirror did not end cleanly or its copy is not
-    verified."""
+    """A disk cannot be handed over yet, or never: its mirror did not end cleanly, its copy is not
+    verified, or what was verified may not be in the image."""
 
     code = "SXM_NOT_FINISHED"
 

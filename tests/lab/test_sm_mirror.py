@@ -243,6 +243,25 @@ def test_what_stands_by_ends_the_session_of_a_receiver_that_was_killed(host, dis
         host.xapi.session.get_uuid(session._session)
 
 
+def test_no_gate_opens_behind_a_tapdisk_that_has_died(host, disks):
+    """One of QCOW2 has tables of the image in its memory until it closes."""
+    _, _, destination = disks
+    io(receive(host, destination), "write -P 0x33 0 64k")
+    (ours,) = [
+        vbd.pid for vbd in host.tapdisks() if host.xapi.VDI.get_uuid(destination) in vbd.args
+    ]
+    os.kill(ours, signal.SIGKILL)
+    eventually(lambda: not os.path.exists("/proc/%d" % ours), "its tapdisk has ended", 5)
+    for _ in range(2):
+        with pytest.raises(SmFault, match="SXM_NOT_FINISHED"):
+            host.call(destination, "vdi_receive_finish")
+        assert host.tags(destination) == SHUT
+    host.call(destination, "vdi_receive_abort")
+    io(receive(host, destination), "write -P 0x33 0 64k")
+    host.call(destination, "vdi_receive_finish")
+    assert host.tags(destination) == {}
+
+
 def activation(host, vdi, writable):
     """SM's, by the SR's own driver, which waits at the gate."""
     argument = xmlrpc.client.dumps(

@@ -18,6 +18,8 @@ from storage_motion.sm.disks.disk import Disk, end_tapdisk, tags, wait
 from storage_motion.sm.disks.record import Record
 
 BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its tags away
+# In the record: a command of ours has told its tapdisk to close, while that still lived.
+CLOSING = "closing"
 
 
 class FilledDisk(Disk):
@@ -54,7 +56,8 @@ class FilledDisk(Disk):
             process = launch.Process.of(vbd.pid)
             if process is not None:
                 tapdisk = dict(process.to_json(), minor=vbd.minor)
-                self._record.write(dict(remembered, tapdisk=tapdisk))
+                # only this: that an earlier call has told a tapdisk to close says nothing of it
+                self._record.write({"blank": remembered["blank"], "tapdisk": tapdisk})
         return {
             "socket": tapctl.nbd_socket(vbd),
             "blank": remembered["blank"],
@@ -83,12 +86,13 @@ class FilledDisk(Disk):
     def finish(self, may_open: Callable[[], bool] = lambda: True) -> None:
         """Close the disk, then open the gate. `may_open()`, asked in between, waits until it may be
         opened; an activation of SM's waits for the lock meanwhile, and finds an open gate. Raises
-        DiskPaused if the gate is not ours, NotFinished if it may not be opened."""
+        DiskPaused if the gate is not ours, NotFinished if it may not be opened, or if the image may
+        lack what was written to it."""
         with self.locked():
             # In this order: what is noted has no tapdisk of ours any more, and what is not noted is
             # shut, whatever xapi forgets.
             if not gate_notes.noted(self.uuid):
-                self._close()
+                self._close_whole()
             if not may_open():
                 raise NotFinished("nobody has said that the gate may be opened")
             gate_notes.note(self.uuid)
@@ -127,15 +131,41 @@ class FilledDisk(Disk):
         when it closes, and tells nobody if that fails. Raises DiskPaused if the gate is not
         ours."""
         with self.locked():
-            answers_late = self.tapped.get_tap_type() in images.CACHED
-            noted = self._noted_tapdisk()
-            process = launch.Process.from_json(noted)
-            lived = process is not None and process.alive()
-            ended = [(vbd.pid, vbd.minor, in_order) for vbd, in_order in self._close()]
+            answers_late = self._answers_late()
+            in_order = self._closed_in_order()
             self._record.remove()
-        if noted is None or answers_late:
-            return False
-        return lived and ended == [(noted["pid"], noted["minor"], True)]
+        return in_order and not answers_late
+
+    def _answers_late(self) -> bool:
+        """Whether its tapdisk answers writes before all that they change is in the image."""
+        return self.tapped.get_tap_type() in images.CACHED
+
+    def _close_whole(self) -> None:
+        """Close it for the VM. Raises NotFinished where its tapdisk may have ended by itself, with
+        what it had answered and not written yet.
+
+        One that an earlier command, which was killed, has told to close has done so since."""
+        told = (self._record.read() or {}).get(CLOSING, False)
+        if self._closed_in_order() or told or not self._answers_late():
+            return
+        noted = self._record.read()
+        if noted:  # what comes again must not take it for closed either
+            self._record.write({"blank": noted["blank"]})
+        raise NotFinished(
+            "the tapdisk that filled VDI %s has ended by itself, or has been ended by others: the "
+            "image may lack what it had in memory" % self.uuid
+        )
+
+    def _closed_in_order(self) -> bool:
+        """Close it. Whether the tapdisk that `start` has noted, and no other, had it open until
+        now, and has closed it in order."""
+        noted = self._noted_tapdisk()
+        process = launch.Process.from_json(noted)
+        lived = process is not None and process.alive()
+        ended = [(vbd.pid, vbd.minor, in_order) for vbd, in_order in self._close()]
+        return (
+            noted is not None and lived and ended == [(noted["pid"], noted["minor"], True)]
+        )
 
     def _end_readers(self) -> None:
         if not self._read_only:
@@ -191,6 +221,7 @@ class FilledDisk(Disk):
         )
         ended: List[Tuple[tapctl.Vbd, bool]] = []
         if ours and self.host_key not in config:
+            self._note_closing()
             # `start` forgets it before it opens the image with another one
             only = self._only if self._noted_tapdisk() == self._only else None
             process = launch.Process.from_json(only)
@@ -202,3 +233,11 @@ class FilledDisk(Disk):
             self.tapped.target.deactivate(self.sr.uuid, self.uuid)
             self.tapped.target.detach(self.sr.uuid, self.uuid)
         return ended
+
+    def _note_closing(self) -> None:
+        """That the tapdisk which `start` has noted is told to close, if it lives still: a command
+        that is killed over that leaves one that closes, and not one that has died."""
+        known = self._record.read() or {}
+        process = launch.Process.from_json(known.get("tapdisk"))
+        if process is not None and process.alive():
+            self._record.write(dict(known, **{CLOSING: True}))

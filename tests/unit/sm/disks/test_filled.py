@@ -37,6 +37,7 @@ def disk(filled, monkeypatch):
         def __init__(self):
             self.uuid, self.ref, self.api, self._record = "vdi", "ref", self, self
             self._only, self.record, self._read_only = None, None, False
+            self.tapped = mock.Mock()
             self.log, self.config = [], {marks.PAUSED: marks.SHUT, marks.RELINKING: marks.SHUT}
 
         @contextlib.contextmanager
@@ -47,6 +48,7 @@ def disk(filled, monkeypatch):
 
         def _close(self):
             self.log.append("closed")
+            return []
 
         def sm_config(self):
             return self.config
@@ -57,6 +59,9 @@ def disk(filled, monkeypatch):
 
         def read(self):
             return self.record
+
+        def write(self, value):
+            self.record = value
 
         def remove(self):
             self.log.append("no record")
@@ -201,3 +206,70 @@ def test_a_tapdisk_that_ends_without_a_word_has_not_closed_in_order(
     process = mock.Mock()
     process.gone.return_value = gone
     assert filled.end_tapdisk(OURS, process) is in_order
+
+
+class Qcow2:
+    """What a QCOW2 tapdisk that fills `disk` does as it is closed, and what is remembered of it.
+    `ended`: what closing it comes to."""
+
+    def __init__(self, filled, disk, ended):
+        self.disk, self.ended = disk, ended
+        disk.tapped, disk.sr, disk.host_key = mock.Mock(), mock.Mock(), "host_x"
+        disk.tapped.get_tap_type.return_value = "qcow2"
+        disk.record = {"blank": True, "tapdisk": ONLY}
+        disk._close = lambda: filled.FilledDisk._close(disk)
+        disk.close_tapdisks = self.close
+
+    def close(self):
+        if isinstance(self.ended, BaseException):
+            raise self.ended
+        return self.ended
+
+
+def test_a_gate_opens_behind_a_qcow2_tapdisk_that_has_closed_in_order(disk, filled):
+    Qcow2(filled, disk, [(OURS, True)])
+    disk.finish()
+    assert disk.config == {} and "noted" in disk.log
+
+
+@pytest.mark.parametrize(
+    "noted, ended",
+    [
+        (dict(ONLY, started=1), []),
+        (ONLY, [(OURS, False)]),
+        (ONLY, []),
+        (None, []),
+    ],
+    ids=["it died before", "it died as it closed", "it died in between", "never noted"],
+)
+def test_no_gate_opens_behind_one_that_has_died(disk, filled, noted, ended):
+    """What it had answered was in its memory: the VM would run on an image that lacks it, and the
+    source would be deleted. However often it is asked."""
+    tapdisk = Qcow2(filled, disk, ended)
+    disk.record["tapdisk"] = noted
+    for _ in range(2):
+        with pytest.raises(NotFinished, match="ended by itself"):
+            disk.finish()
+        tapdisk.ended = []
+    assert set(disk.config.values()) == {marks.SHUT} and "noted" not in disk.log
+
+
+def test_one_that_died_loses_nothing_of_a_vhd(disk, filled):
+    """Whose tapdisk answers when all is in the image."""
+    Qcow2(filled, disk, [])
+    disk.tapped.get_tap_type.return_value = "vhd"
+    disk.finish()
+    assert disk.config == {}
+
+
+def test_one_that_a_killed_command_has_told_to_close_has_closed(disk, filled):
+    class Killed(BaseException):
+        pass
+
+    tapdisk = Qcow2(filled, disk, Killed())
+    with pytest.raises(Killed):
+        disk.finish()
+    disk.record["tapdisk"] = dict(ONLY, started=1)  # its tap-ctl has gone on, and it has ended
+    tapdisk.ended = []
+    disk.finish()
+    assert disk.config == {}
