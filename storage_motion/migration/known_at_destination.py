@@ -9,6 +9,7 @@ from storage_motion.migration.phases import (
     adopt,
     arrived_vm,
     blocking,
+    claim,
     ha_protection,
     history,
     receive,
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 def keep(m: "Migration", take: Callable[[], None]) -> None:
     """`take()`, and have it on disk. Raises NotDurable."""
     durable.keep(
-        (m.destination,), take, lambda: forgotten(m), "VM %s at the destination" % m.plan.vm
+        (m.destination,),
+        take,
+        lambda: _in_part(m) + forgotten(m),
+        "VM %s at the destination" % m.plan.vm,
     )
 
 
@@ -38,14 +42,24 @@ def keep_halted(m: "Migration") -> None:
 
 
 def take_halted(m: "Migration") -> None:
-    """The VM, which is halted, has its new disks: again, if xapi has forgotten that."""
+    """The VM, which is halted, has its new disks: again, if xapi has forgotten that. Nothing before
+    this has had the import on disk, so a xapi that was killed may have come back with any part of
+    it."""
     whereabouts.open_again(m)
     remap.bring_again(m)
     if m.plan.cross_pool:
         receive.give(m)
+        remap.bring(m)
     else:
         adopt.adopt(m)
         history.adopt_within(m)
+
+
+def _in_part(m: "Migration") -> List[str]:
+    """Whether a VM that does not run is there in part only, as xapi had written it to disk while it
+    was imported: with its disks, perhaps, and without its interfaces, or its virtual TPM."""
+    vm = arrived_vm.find(m) if m.plan.cross_pool and not m.plan.live else None
+    return ["the VM as a whole"] if vm and not claim.has_blocked_arrived(m, vm) else []
 
 
 def forgotten(m: "Migration") -> List[str]:

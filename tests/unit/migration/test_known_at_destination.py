@@ -8,8 +8,8 @@ import pytest
 
 from fake_migration import make_plan
 from fake_pool import NULL, FakePool, add_vdi
-from storage_motion.migration import known_at_destination
-from storage_motion.migration.phases import blocking
+from storage_motion.migration import durable, known_at_destination
+from storage_motion.migration.phases import blocking, claim
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -78,3 +78,32 @@ def test_in_another_pool_an_image_goes_with_a_resume_once_the_vm_is_let_go(block
         destination_vdi=lambda disk: pool.xenapi.VDI.get_by_uuid("d"),
     )
     assert known_at_destination.forgotten(m) == (["VDI d"] if blocked else [])
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_vm_of_which_only_a_part_came_back_is_not_known(live, monkeypatch):
+    """xapi was killed, with a database that it had written in the middle of the import: the disks
+    are there, and what comes behind them is not, such as a virtual TPM. That of one which runs has
+    been on disk as a whole since before it moved."""
+    monkeypatch.setattr(durable.database, "sync", lambda session: None)
+    pool = FakePool("B")
+    new = add_vdi(pool, "OpaqueRef:sr", uuid="d", sm_config={})
+    vm = pool.add("VM", uuid="v", resident_on=NULL, power_state="Halted", blocked_operations={})
+    pool.tables["VDI"][new]["VBDs"] = [pool.add("VBD", uuid="b", VM=vm, VDI=new)]
+    m = types.SimpleNamespace(
+        id="m",
+        destination=pool,
+        plan=make_plan(live=live),
+        host=lambda: "OpaqueRef:i",
+        disk=lambda key: {"destination_vdi": "d"},
+        destination_vdi=lambda disk: new,
+    )
+    taken = []
+
+    def take():
+        taken.append(True)
+        if len(taken) == 2:
+            claim.block_arrived(m, vm)
+
+    known_at_destination.keep(m, take)
+    assert len(taken) == (1 if live else 2)

@@ -217,6 +217,19 @@ def test_what_an_import_has_left_goes_before_the_next(m):
     assert list(m.vms) == [vm] != [left]
 
 
+def test_a_copy_of_which_only_a_part_came_back_is_made_anew(m):
+    """xapi was killed, and had written its database in the middle of the import: then nothing is
+    blocked yet, as that comes last."""
+    m.copied()
+    copied_vm.open_disks(m)
+    part = remap.bring(m)
+    m.vms[part]["blocked_operations"] = {}
+    copied_vm.keep(m)
+    (whole,) = m.vms
+    assert whole != part and claim.has_blocked_arrived(m, whole)
+    assert m.entry["new_vm"] == m.vms[whole]["uuid"]
+
+
 def test_taken_back_no_copy_is_there(m):
     remap.bring(m)
     m.entry["new_vm"] = ""
