@@ -3,7 +3,7 @@
 verified at the destination."""
 
 import json
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from storage_motion import waiting
 from storage_motion.dom0.launch import Process
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from storage_motion.plan.plan import Disk
 
 OWN_TIMEOUT = 150.0  # a guest that reboots just now has its disks closed for a while
+IMAGE = "suspend"  # the type of a VDI that is the image of a memory, which no VBD has
 
 
 def clean_up(m: "Migration") -> None:
@@ -208,6 +209,7 @@ def _destroy_disk(m: "Migration", disk: "Disk") -> None:
     _require_verified(m, disk)
     vdi = Records(m.source).ref("VDI", disk.key)
     if vdi:
+        _require_nobodys(m, disk.key, vdi, "which has moved")
         snapshots.drop(m, disk)
         m.source.xenapi.VDI.destroy(vdi)
 
@@ -218,7 +220,7 @@ def _destroy_history(m: "Migration") -> None:
     for uuid in gone + m.plan.dropped:
         vdi = Records(m.source).ref("VDI", uuid)
         if vdi:
-            _require_nobodys(m, uuid, vdi)
+            _require_nobodys(m, uuid, vdi, "of a snapshot")
             m.source.xenapi.VDI.destroy(vdi)
 
 
@@ -229,18 +231,38 @@ def _is_lost_there(m: "Migration", disk: "Disk") -> bool:
     return snapshot is not None and whereabouts.vdi_there(m, disk) is None
 
 
-def _require_nobodys(m: "Migration", uuid: str, vdi: str) -> None:
-    """Raises NotCleanedUp if anybody has the disk of a snapshot: xapi destroys one that no VM which
-    runs has, whoever else has it (xapi_vdi.ml, check_operation_error)."""
+def _require_nobodys(m: "Migration", uuid: str, vdi: str, what: str) -> None:
+    """Raises NotCleanedUp if anybody has a disk: xapi destroys one that no VM which runs has,
+    whoever else has it (xapi_vdi.ml, check_operation_error). The VM itself may have it again,
+    within its pool: by the database of a member whose copy is older, and that is master now."""
     records = Records(m.source)
     for ref in m.source.xenapi.VDI.get_VBDs(vdi):
         vbd = records.of("VBD", ref)
         if vbd:
             vm = records.of("VM", vbd["VM"]) or {"uuid": vbd["VM"], "name_label": "?"}
             raise NotCleanedUp(
-                "VDI %s, of a snapshot, has been attached to VM %s (%s); copy it for that VM, "
-                "destroy VBD %s, and recover" % (uuid, vm["uuid"], vm["name_label"], vbd["uuid"])
+                "VDI %s, %s, has been attached to VM %s (%s); %s, "
+                "destroy VBD %s, and recover"
+                % (uuid, what, vm["uuid"], vm["name_label"], _instead(m, uuid, vm), vbd["uuid"])
             )
+    for vm in records.all("VM").values() if _is_image(records, vdi) else ():
+        if vm["suspend_VDI"] == vdi and vm["power_state"] == SUSPENDED:
+            raise NotCleanedUp(
+                "VDI %s, %s, is the memory of VM %s (%s)"
+                % (uuid, what, vm["uuid"], vm["name_label"])
+            )
+
+
+def _is_image(records: Records, vdi: str) -> bool:
+    found = records.of("VDI", vdi)
+    return bool(found and found["type"] == IMAGE)
+
+
+def _instead(m: "Migration", uuid: str, vm: Dict[str, Any]) -> str:
+    """What is to be done for a VM (its record) that has an old disk, in words."""
+    if vm["uuid"] == m.plan.vm and uuid in [disk.key for disk in m.plan.disks]:
+        return "give it VDI %s in its place" % m.disk(uuid)["destination_vdi"]
+    return "copy it for that VM"
 
 
 def _destroy_vm(m: "Migration") -> None:

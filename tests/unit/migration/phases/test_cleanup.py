@@ -186,7 +186,7 @@ class Left:
         self.snapshot = self.destination.add("VM", uuid="snapshot")
         self.key = uuid_of(self.source, "VDI", self.old)
         frozen = types.SimpleNamespace(key=self.key, snapshot="snapshot")
-        self.plan = types.SimpleNamespace(history=[frozen], dropped=[])
+        self.plan = types.SimpleNamespace(vm="vm", disks=[], history=[frozen], dropped=[])
 
     def disk(self, key):
         return {"state": "kept"}
@@ -264,3 +264,41 @@ def test_one_whose_copy_is_gone_is_the_only_one_if_its_snapshot_is_there(snapsho
         del left.destination.tables["VM"][left.snapshot]
     cleanup._destroy_history(left)
     assert left.is_there() is snapshot_is_there
+
+
+def test_a_disk_that_somebody_has_again_stays_and_is_told(monkeypatch):
+    """Within a pool the VM itself, where a member has become master whose copy of the database is
+    older; or another VM, to which somebody has attached it meanwhile. xapi would destroy it."""
+    left = Left()
+    left.plan.disks = left.plan.history
+    left.disk = lambda key: {"gate": "open", "destination_vdi": "new"}
+    dropped = []
+    monkeypatch.setattr(cleanup.snapshots, "drop", lambda m, disk: dropped.append(disk))
+    (disk,) = left.plan.history
+    for uuid, told in (("vm", "give it VDI new in its place"), ("other", "copy it for that VM")):
+        vm = left.source.add("VM", uuid=uuid, name_label="web")
+        vbd = left.source.add("VBD", VM=vm, VDI=left.old)
+        left.source.tables["VDI"][left.old]["VBDs"] = [vbd]
+        with pytest.raises(NotCleanedUp, match=told):
+            cleanup._destroy_disk(left, disk)
+        assert left.is_there() and not dropped
+        del left.source.tables["VBD"][vbd]
+    cleanup._destroy_disk(left, disk)
+    assert not left.is_there() and dropped == [disk]
+
+
+def test_an_image_that_is_the_memory_of_a_suspended_vm_stays(monkeypatch):
+    left = Left()
+    left.disk = lambda key: {"gate": "open"}
+    monkeypatch.setattr(cleanup.snapshots, "drop", lambda m, disk: None)
+    (disk,) = left.plan.history
+    left.source.tables["VDI"][left.old]["type"] = "suspend"
+    vm = left.source.add(
+        "VM", uuid="vm", name_label="web", suspend_VDI=left.old, power_state="Suspended"
+    )
+    with pytest.raises(NotCleanedUp, match="is the memory of VM vm"):
+        cleanup._destroy_disk(left, disk)
+    assert left.is_there()
+    left.source.tables["VM"][vm]["suspend_VDI"] = NULL
+    cleanup._destroy_disk(left, disk)
+    assert not left.is_there()
