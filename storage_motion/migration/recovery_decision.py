@@ -48,14 +48,13 @@ def direction_of(entry: Dict[str, Any]) -> Direction:
 def _first_to_finish(entry: Dict[str, Any]) -> str:
     """The first phase behind the point of no return that is not known to be done."""
     names = [phase.name for phase in phases.of(Plan.from_json(entry["plan"])) if phase.undo is None]
+    # Of those that were tried, and failed: each of `left` begins with the name of its phase.
+    wanted = [
+        name for name in names if any(text.startswith(name + ":") for text in entry["left"])
+    ]
     if entry["state"] == journal.RUNNING and entry["phase"] in names:
-        phase: str = entry["phase"]
-        return phase
-    # All were tried, and some failed: each of `left` begins with the name of its phase.
-    return next(
-        (name for name in names if any(text.startswith(name + ":") for text in entry["left"])),
-        names[0],
-    )
+        wanted.append(entry["phase"])
+    return min(wanted, key=names.index) if wanted else names[0]
 
 
 def interrupted(entry: Dict[str, Any]) -> bool:

@@ -234,10 +234,12 @@ def _to_its_end(m: Migration, direction: recovery_decision.Direction, tries: int
     """Go in that direction; the way back again, if something was left on it that may have
     been busy."""
     error = DestinationLost(m.plan.vm) if m.lost else _why_it_ended(m)
-    m.note(state=journal.RUNNING, left=[])
     if direction.first:
+        # the phase as well: what had failed is in `left` no more
+        m.note(state=journal.RUNNING, left=[], phase=direction.first)
         run.forward(m, direction.first)
     else:
+        m.note(state=journal.RUNNING, left=[])
         run.take_back(m, error)
     while (
         m.entry["left"]

@@ -88,7 +88,10 @@ def _forward(m: "Migration", first: Optional[str]) -> Dict[str, Any]:
         log.info("%s: %s", m.id, phase.name)
         if phase.undo is None:
             m.note(committed=True, phase=phase.name, begun=_begun(m, phase))
-            problems.extend(_insist(m, phase))
+            found = _insist(m, phase)
+            if found:  # noted now: who is killed in what follows has it done once more
+                problems += found
+                m.note(left=m.entry["left"] + found)
             if problems and phase.essential:
                 break
             continue
@@ -118,7 +121,6 @@ def _forward(m: "Migration", first: Optional[str]) -> Dict[str, Any]:
         return {
             "state": journal.FAILED,
             "error": NotCleanedUp(*problems).failure(),
-            "left": m.entry["left"] + problems,
         }
     if m.entry.get("arrived_halted"):
         return {"state": journal.FAILED, "error": ArrivedHalted(m.plan.vm).failure()}

@@ -25,6 +25,8 @@ from storage_motion.migration import recovery_decision
         ({"phase": "complete", "committed": True}, "complete"),
         ({"phase": "clean-up", "committed": True}, "clean-up"),
         ({"phase": "end", "committed": True}, "end"),
+        # it had failed, and what drove it was killed behind it
+        ({"phase": "end", "committed": True, "left": ["clean-up: SR_FULL"]}, "clean-up"),
         (
             {
                 "phase": "end",

@@ -195,6 +195,21 @@ def test_a_halted_vm_that_is_not_known_there_stays_blocked(monkeypatch):
     assert (run.log, run.entry["left"]) == (["known", "clean-up", "end"], [])
 
 
+def test_what_has_failed_is_not_forgotten_by_who_is_killed_behind_it(monkeypatch):
+    """The VM's record at the source, or an old disk, would stay, and all be told to have gone
+    well."""
+    fails = {
+        "clean-up": XenAPI.Failure(["BUSY"]),
+        "end": JournalNotWritten("/x", "as good as killed"),
+    }
+    run = Run(monkeypatch, fails=fails, always=True)
+    assert run.stopped and run.entry["state"] == "running" and run.log[-1] == "end"
+    run.fails, run.log[:] = {}, []
+    run.recover()
+    assert (run.log, run.state, run.entry["left"]) == (["clean-up", "end"], None, [])
+    assert run.entry["state"] == "succeeded"
+
+
 @pytest.mark.parametrize("while_in", BACK)
 def test_a_cancel(monkeypatch, while_in):
     monkeypatch.setattr(
