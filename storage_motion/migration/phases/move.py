@@ -24,7 +24,14 @@ from storage_motion.migration import (
     xenopsd_leftovers,
 )
 from storage_motion.migration.move_watch import MoveWatch
-from storage_motion.migration.phases import claim, copying, ha_protection, receive, remap
+from storage_motion.migration.phases import (
+    claim,
+    copying,
+    ha_protection,
+    receive,
+    remap,
+    sharable_disks,
+)
 from storage_motion.plan import changes, installed
 from storage_motion.switch import disk_switch, gate, pool_lock, source_lock, whereabouts
 from storage_motion.xapi import receiving_host, repeated, xenops
@@ -180,7 +187,8 @@ def _protect(m: "Migration") -> None:
 
 def _begin_lock(m: "Migration", disk: "Disk") -> None:
     """Raises MirrorBroken where a disk that nobody uses has not been kept closed: the lock would
-    hide that."""
+    hide that; or where others could write to it."""
+    sharable_disks.require_off(m, disk)
     if m.plan.keeps_closed(disk) and not disk_switch.has_begun(m, disk):
         unplugged_disks.require_kept(m, disk)
     source_lock.begin(m, disk)

@@ -8,8 +8,9 @@ The mark is for SM's drivers to set (message_forwarding.ml, set_sharable): nobod
 an administrator. The new disk is made with it.
 """
 
-from typing import TYPE_CHECKING, List
+from typing import TYPE_CHECKING, List, Optional
 
+from storage_motion.errors import MirrorBroken
 from storage_motion.xapi import managed
 from storage_motion.xapi.records import Records
 
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     from storage_motion.plan.plan import Disk
 
 
-def take_off(m: "Migration") -> None:
-    """Take the mark off, which an older database may have brought back."""
-    _set(m, False)
+def take_off(m: "Migration", only: "Optional[Disk]" = None) -> None:
+    """Take the mark off, which an older database may have brought back: of all, or of the one that
+    is about to be mirrored."""
+    _set(m, False, only)
+
+
+def require_off(m: "Migration", disk: "Disk") -> None:
+    """Raises MirrorBroken where an older database has brought the mark of a disk back: another VM
+    may have plugged it since, written to it and gone, of which no mirror tells."""
+    if disk in _marked(m) and not _is(m, disk, False):
+        m.note(disk.key, state="broken")
+        raise MirrorBroken(disk.key, "others could plug it, as it was marked as sharable again")
 
 
 def put_back(m: "Migration") -> None:
@@ -47,9 +57,9 @@ def _is(m: "Migration", disk: "Disk", value: bool) -> bool:
     return vdi is None or bool(m.source.xenapi.VDI.get_sharable(vdi)) == value
 
 
-def _set(m: "Migration", value: bool) -> None:
+def _set(m: "Migration", value: bool, only: "Optional[Disk]" = None) -> None:
     for disk in _marked(m):
-        if not _is(m, disk, value):
+        if only in (None, disk) and not _is(m, disk, value):
             vdi = m.source_vdi(disk)
             with managed.as_driver(m.source.xenapi.VDI.get_SR(vdi)) as driver:
                 driver.xenapi.VDI.set_sharable(vdi, value)

@@ -170,7 +170,7 @@ def _detach(m: "Migration", disk: "Disk") -> None:
 def _mirror(m: "Migration", disk: "Disk", mover: MoverHandle) -> str:
     """Snapshot the disk and mirror it, in one step. Returns the UUID of the snapshot."""
     block_tracking.require_disabled(m, disk)
-    sharable_disks.take_off(m)
+    sharable_disks.take_off(m, disk)  # of others `require_off` is to see it
     # Noted before: whatever is killed now, the undo looks for a mirror and a snapshot.
     since, others = (
         m.disk(disk.key).get("snapshot_since") or time.time(),

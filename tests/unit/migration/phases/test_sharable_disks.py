@@ -6,6 +6,7 @@ import pytest
 
 from fake_migration import make_plan
 from fake_pool import add_vdi, by_name, make_pool
+from storage_motion.errors import MirrorBroken
 from storage_motion.migration.phases import sharable_disks
 from storage_motion.xapi import managed
 
@@ -70,3 +71,20 @@ def test_a_halted_vm_keeps_it(monkeypatch):
     world = World(monkeypatch, [{"sharable": True}], live=False)
     sharable_disks.take_off(world)
     assert world.marked == [True]
+
+
+def test_one_that_was_marked_again_is_mirrored_anew_before_the_vm_moves(world):
+    """Another VM may have plugged it, written to it and gone: of that the mirror knows nothing."""
+    world.source.sync()
+    sharable_disks.take_off(world)
+    noted = {}
+    world.note = lambda key, **fields: noted.update({key: fields})
+    for disk in world.plan.disks:
+        sharable_disks.require_off(world, disk)
+    world.source.goes_back()
+    marked, *others = world.plan.disks
+    for disk in others:
+        sharable_disks.require_off(world, disk)
+    with pytest.raises(MirrorBroken):
+        sharable_disks.require_off(world, marked)
+    assert noted == {marked.key: {"state": "broken"}}
