@@ -49,9 +49,7 @@ def _first_to_finish(entry: Dict[str, Any]) -> str:
     """The first phase behind the point of no return that is not known to be done."""
     names = [phase.name for phase in phases.of(Plan.from_json(entry["plan"])) if phase.undo is None]
     # Of those that were tried, and failed: each of `left` begins with the name of its phase.
-    wanted = [
-        name for name in names if any(text.startswith(name + ":") for text in entry["left"])
-    ]
+    wanted = [name for name in names if any(text.startswith(name + ":") for text in entry["left"])]
     if entry["state"] == journal.RUNNING and entry["phase"] in names:
         wanted.append(entry["phase"])
     return min(wanted, key=names.index) if wanted else names[0]

@@ -118,10 +118,7 @@ def _forward(m: "Migration", first: Optional[str]) -> Dict[str, Any]:
             m.note(phase=phase.name, broken=None)
             return _ended_by(m, final)
     if problems:
-        return {
-            "state": journal.FAILED,
-            "error": NotCleanedUp(*problems).failure(),
-        }
+        return {"state": journal.FAILED, "error": NotCleanedUp(*problems).failure()}
     if m.entry.get("arrived_halted"):
         return {"state": journal.FAILED, "error": ArrivedHalted(m.plan.vm).failure()}
     return {"state": journal.SUCCEEDED, "error": None}

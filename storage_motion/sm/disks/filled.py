@@ -163,9 +163,7 @@ class FilledDisk(Disk):
         process = launch.Process.from_json(noted)
         lived = process is not None and process.alive()
         ended = [(vbd.pid, vbd.minor, in_order) for vbd, in_order in self._close()]
-        return (
-            noted is not None and lived and ended == [(noted["pid"], noted["minor"], True)]
-        )
+        return noted is not None and lived and ended == [(noted["pid"], noted["minor"], True)]
 
     def _end_readers(self) -> None:
         if not self._read_only:

@@ -234,12 +234,7 @@ def test_a_gate_opens_behind_a_qcow2_tapdisk_that_has_closed_in_order(disk, fill
 
 @pytest.mark.parametrize(
     "noted, ended",
-    [
-        (dict(ONLY, started=1), []),
-        (ONLY, [(OURS, False)]),
-        (ONLY, []),
-        (None, []),
-    ],
+    [(dict(ONLY, started=1), []), (ONLY, [(OURS, False)]), (ONLY, []), (None, [])],
     ids=["it died before", "it died as it closed", "it died in between", "never noted"],
 )
 def test_no_gate_opens_behind_one_that_has_died(disk, filled, noted, ended):
