@@ -69,6 +69,8 @@ def test_it_is_refused_behind_the_recovery(scene, what):
 
     assert late(scene, *CALLS[what], recover) == "SESSION_INVALID"
     assert_protected(scene)
+    vbds = scene.pool.xapi.VBD.get_all_records().values()
+    assert all(vbd["unpluggable"] for vbd in vbds if vbd["type"] == "Disk")
     scene.assert_runs()
     scene.assert_nothing_left()
 

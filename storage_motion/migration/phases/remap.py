@@ -238,9 +238,9 @@ def is_used_up(m: "Migration", disk: "Disk") -> bool:
 
 
 def remove(m: "Migration") -> None:
-    """Take the VM's metadata out of the destination pool again, durably: its disks go next, and then
-    nobody looks for it any more. The VM does not run there (shut_gates.py is sure of it). Raises
-    NotDurable, Undecided."""
+    """Take the VM's metadata out of the destination pool again, durably: its disks go next, and
+    then nobody looks for it any more. The VM does not run there (shut_gates.py is sure of it).
+    Raises NotDurable, Undecided."""
     if m.entry.get("imported"):
         may_come = _may_import_come(m)
         if may_come:

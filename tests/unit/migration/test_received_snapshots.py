@@ -355,7 +355,7 @@ def test_a_lost_clone_is_looked_for_when_sm_has_relinked_it(chain, monkeypatch):
     pool.handlers["VDI.clone"] = fails
     with pytest.raises(Exception, match="HANDLE_INVALID"):
         chain.second()
-    assert len(looks) > 20 and lost[0] not in vdis
+    assert lost[0] not in vdis and len(looks) > 20
 
 
 def test_only_a_session_of_a_driver_says_what_a_snapshot_is(destination):

@@ -135,8 +135,8 @@ def test_taking_it_away_lifts_no_more_than_it_needs():
 
 
 def test_a_crash_does_not_bring_it_back_when_its_disks_go(monkeypatch):
-    """They go next. Nobody would look for the VM any more, which would stay there for good, blocked,
-    and in the way of the next migration."""
+    """They go next. Nobody would look for the VM any more, which would stay there for good,
+    blocked, and in the way of the next migration."""
     world, crashes = World(power_state="Halted"), []
     claim.block_arrived(world, world.vm)
     world.destination.sync()
