@@ -177,7 +177,6 @@ def _images_below(session: "XenAPI.Session", uuid: str) -> List[str]:
     return [image for image in found if image]
 
 
-
 def _on(view: Records, sr: str, parent: str) -> List[str]:
     """Those of the VDIs of an SR (refs) whose image is on that of the VDI `parent` (a UUID), and
     that are nobody's."""
