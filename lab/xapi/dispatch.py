@@ -3,7 +3,7 @@
 
 import logging
 
-from lab.xapi import calls
+from lab.xapi import calls, late_calls
 from lab.xapi.context import Context
 from lab.xapi.failures import Failure, internal_error
 from lab.xapi.model import Type
@@ -50,10 +50,17 @@ class Dispatcher:
         arguments = calls.arguments(to_call, parameters)
         if is_async and not to_call.is_async:
             raise Failure("Fault", "No async mode for this operation (rpc: %s)" % name)
-        if to_call.needs_session:
-            self._pool.sessions.check(coerce(context.session, _SESSION, "session_id"))
-        if not is_async:
-            return to_call.function(context, *arguments)
+        root = self._pool.config.root
+        with late_calls.standing_still(root, name, arguments) as moment:
+            moment(late_calls.ARRIVED)
+            if to_call.needs_session:
+                self._pool.sessions.check(coerce(context.session, _SESSION, "session_id"))
+            moment(late_calls.CHECKED)
+            if not is_async:
+                return to_call.function(context, *arguments)
+            return self._begin(name, to_call, context, arguments)
+
+    def _begin(self, name, to_call, context, arguments):
         task = self._pool.tasks.create("Async." + name, host=self._pool.own_host)
         within = context.within(task)
         self._pool.tasks.run(

@@ -9,6 +9,7 @@ these points, and looked at afterwards.
                                                         forgets the VM that arrives, and shuts it down
     a gate is shut again           the destination's    opens it, when the source's disk is free already
     a VM has its old disks again   its pool's           names the new ones, which are destroyed next (within a pool)
+    a VM is taken out again        the destination's    brings that VM back, when its disks are gone and nobody looks for it any more
     the VM has been taken          the destination's    forgets that VM, or where it is, when the source is deleted
     the source is cleaned up       the source's         brings back records of what is gone
     it is ended, or taken back     both                 brings back marks and blocks, which nobody would take away; forgets that HA is

@@ -111,6 +111,7 @@ def left(session: "XenAPI.Session", disk: Dict[str, Any]) -> Tuple[str, ...]:
     sr = Records(session).ref("SR", disk["sr"])
     if sr is None:
         return ()
+    received_snapshots.await_relinked(session, disk["cloned_from"])
     session.xenapi.SR.scan(sr)  # which tells xapi of images that it does not know
     view = Records(session)
     vdi = view.by_uuid("VDI", disk["cloned_from"])[1]

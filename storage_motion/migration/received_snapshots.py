@@ -6,23 +6,30 @@ xapi's importer sets no field of a VDI, and only SM's drivers may say that one i
 (message_forwarding.ml, assert_session_has_internal_sr_access).
 """
 
+import contextlib
 import logging
 import time
 import xmlrpc.client
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import XenAPI
 
-from storage_motion.errors import BadArguments
+from storage_motion import waiting
+from storage_motion.errors import BadArguments, TimedOut
 from storage_motion.journal.journal import Journal
 from storage_motion.migration import source_disks
 from storage_motion.migration.phases import blocking
+from storage_motion.plan import chains
 from storage_motion.plan.chains import PARENT
+from storage_motion.sm import marks
 from storage_motion.xapi import managed
 from storage_motion.xapi.records import NULL, Records
 
 # What a clone has in its other_config before xapi has copied the other's (storage_smapiv1.ml).
 OF_LAYER = {"content_id"}
+RELINK_TIMEOUT = 60.0  # seconds for SM to be done with relinking
+RELINK_POLL = 1.0
+LOOKS = 3  # at what is on one image, while SM goes on relinking
 
 log = logging.getLogger("sxm")
 
@@ -40,10 +47,8 @@ def clone(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> st
         session.xenapi.SR.get_by_uuid(disk["sr"]),
         session.xenapi.VDI.get_by_uuid(base["vdi"]),
     )
-    stood_on = session.xenapi.VDI.get_sm_config(below).get(PARENT)
-    entry.write_disks(
-        {key: {"base": disk["base"], "since": time.time(), "base_stood_on": stood_on}}
-    )
+    stood_on = _images_below(session, base["vdi"])
+    entry.write_disks({key: {"base": disk["base"], "since": time.time(), "stood_on": stood_on}})
     managed.set_managed(sr, below, True)
     try:
         vdi: str = session.xenapi.VDI.clone(below, {})
@@ -97,23 +102,21 @@ def destroy_lost(
     image as its base, of which xapi knows nothing else. Nobody else can have made it, as xapi
     refuses to clone what it does not manage; but for one on an image that the chain shares with
     somebody's VDI, as its first disk is a clone of that. What may be one of these stays, and is
-    answered, as details of ImageLeft; else ()."""
+    answered, as details of ImageLeft; else ().
+
+    SM puts an image of its own below the base when it clones that. On any that the base stood on
+    before, as where it was not cloned, or SM's collector has merged that image since, others may
+    stand."""
     base = entry.entry["disks"].get(disk["base"])
     sr = Records(session).ref("SR", disk["sr"])
     if base is None or sr is None:
         return ()
-    session.xenapi.SR.scan(sr)  # which tells xapi of images that it does not know
-    view = Records(session)
-    below = view.by_uuid("VDI", base["vdi"])[1]
-    parent = below and below["sm_config"].get(PARENT)
-    if not parent:
-        return ()  # nothing was cloned of it
+    image, found = _beside(session, sr, base["vdi"])
     disks = entry.entry["disks"].values()
     others = {one["vdi"] for one in disks} | {one.get("cloned_from") for one in disks}
     others |= source_disks.named(entry)
-    found = {view.of("VDI", ref)["uuid"]: ref for ref in _on(view, sr, parent)}
     lost = {uuid: ref for uuid, ref in found.items() if uuid not in others}
-    if parent == disk.get("base_stood_on") and any(one.get("cloned_from") for one in disks):
+    if image in disk.get("stood_on", ()) and any(one.get("cloned_from") for one in disks):
         return tuple(
             "SR %s: VDI %s may be a clone of VDI %s that was begun for this migration"
             % (disk["sr"], uuid, base["vdi"])
@@ -127,6 +130,51 @@ def destroy_lost(
             if failure.details[0] != "HANDLE_INVALID":
                 raise
     return ()
+
+
+def _beside(session: "XenAPI.Session", sr: str, uuid: str) -> Tuple[Optional[str], Dict[str, str]]:
+    """(the UUID of the image that a VDI (a UUID) of an SR (a ref) is on, {UUID: ref} of those that
+    are on it as well, and nobody's); (None, {}) if nothing was cloned of it."""
+    for _ in range(LOOKS):
+        await_relinked(session, uuid)
+        session.xenapi.SR.scan(sr)  # which tells xapi of images that it does not know
+        view = Records(session)
+        image = _image_of(view, uuid)
+        if not image:
+            return None, {}
+        found = {view.of("VDI", ref)["uuid"]: ref for ref in _on(view, sr, image)}
+        if _image_of(Records(session), uuid) == image:
+            break  # else SM has relinked them meanwhile
+    return image, found
+
+
+def await_relinked(session: "XenAPI.Session", uuid: str) -> None:
+    """Wait while SM's collector relinks a VDI (a UUID), but for RELINK_TIMEOUT at most: its mark
+    may be one that nobody takes away.
+
+    Meanwhile some of those that were on one image are on its parent already, and others not; the
+    mark goes when all are (cleanup.py, _relinkSkip, _reload)."""
+
+    def is_relinked() -> bool:
+        vdi = Records(session).by_uuid("VDI", uuid)[1]
+        return not vdi or vdi["sm_config"].get(marks.RELINKING) != marks.RELINKED_BY_SM
+
+    with contextlib.suppress(TimedOut):
+        waiting.until(is_relinked, RELINK_TIMEOUT, "SM relinks VDI %s" % uuid, RELINK_POLL)
+
+
+def _image_of(view: Records, uuid: str) -> Optional[str]:
+    vdi = view.by_uuid("VDI", uuid)[1]
+    image: Optional[str] = vdi["sm_config"].get(PARENT) if vdi else None
+    return image
+
+
+def _images_below(session: "XenAPI.Session", uuid: str) -> List[str]:
+    """The UUIDs of the images that a VDI (a UUID) is on, by xapi's records."""
+    view = Records(session)
+    vdi = view.by_uuid("VDI", uuid)[1]
+    found = [one["sm_config"].get(PARENT) for one in chains.of(view, vdi)] if vdi else []
+    return [image for image in found if image]
 
 
 def _on(view: Records, sr: str, parent: str) -> List[str]:

@@ -24,7 +24,7 @@ from storage_motion.errors import (
 )
 from storage_motion.journal import journal, secret_files, xenopsd_export
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import lost_destination, recovery_decision, run
+from storage_motion.migration import driving_sessions, lost_destination, recovery_decision, run
 from storage_motion.migration.migration import Migration, task_of
 from storage_motion.migration.phases import claim, shut_gates
 from storage_motion.plan.plan import Plan
@@ -75,6 +75,7 @@ def recover(_: "XenAPI.Session", migration: str, given: Dict[str, str]) -> Dict[
 
 
 def _recover_taken(entry: Journal, given: Dict[str, str]) -> Dict[str, Any]:
+    migration: str = entry.entry["migration"]
     planned, direction, written_off = (
         Plan.from_json(entry.entry["plan"]),
         recovery_decision.direction_of(entry.entry),
@@ -84,6 +85,7 @@ def _recover_taken(entry: Journal, given: Dict[str, str]) -> Dict[str, Any]:
     smapi.await_commands()
     source = sessions.local(sessions.CALL_TIMEOUT)
     try:
+        driving_sessions.begin(migration, driving_sessions.SOURCE, source)
         _put_back(
             Migration(
                 entry,
@@ -95,6 +97,8 @@ def _recover_taken(entry: Journal, given: Dict[str, str]) -> Dict[str, Any]:
         )
         destination, hidden, gap = _destination(entry, planned, source, given)
         try:
+            if destination is not source and gap is None:
+                driving_sessions.begin(migration, driving_sessions.DESTINATION, destination)
             if lost_destination.said(given):
                 _require_lost(source, planned, destination, gap)
                 destination, direction, written_off = (
@@ -120,9 +124,9 @@ def _recover_taken(entry: Journal, given: Dict[str, str]) -> Dict[str, Any]:
             _to_its_end(m, direction, TRIES if gap is None or written_off else 1)
         finally:
             if destination is not source and gap is None:
-                sessions.logout(destination)
+                driving_sessions.end(migration, driving_sessions.DESTINATION, destination)
     finally:
-        sessions.logout(source)
+        driving_sessions.end(migration, driving_sessions.SOURCE, source)
     return recovery_decision.outcome(entry.entry, direction, None if written_off else gap)
 
 

@@ -19,7 +19,7 @@ from storage_motion.dom0.launch import Process
 from storage_motion.errors import JournalNotWritten, NoSuchMigration
 from storage_motion.journal import journal, secret_files
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, progress, recovery, run
+from storage_motion.migration import driving_sessions, migration, progress, recovery, run
 from storage_motion.plan import plan
 from storage_motion.xapi import session
 
@@ -89,8 +89,10 @@ def _drive(entry: Journal) -> int:
 
 
 def _migrate(entry: Journal) -> str:
+    migration_id: str = entry.entry["migration"]
     source = session.patiently(lambda: session.local(session.CALL_TIMEOUT))
     try:
+        driving_sessions.begin(migration_id, driving_sessions.SOURCE, source)
         planned = plan.Plan.from_json(entry.entry["plan"])
         task = migration.task_of(
             source, entry.entry, planned, "to %s" % planned.destination_host_name
@@ -99,6 +101,9 @@ def _migrate(entry: Journal) -> str:
             entry.write(task=task.uuid)
             destination, hidden = _destination(entry, planned, source)
             try:
+                if destination is not source:
+                    side = driving_sessions.DESTINATION
+                    driving_sessions.begin(migration_id, side, destination)
                 m = migration.Migration(entry, planned, source, destination, task, hidden)
                 return run.forward(m)
             finally:

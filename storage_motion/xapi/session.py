@@ -32,6 +32,8 @@ NOT_XAPI = (
 )
 # a login's failure with a xapi that serves already, and has not read its database
 NO_HOST_YET = ["UUID_INVALID", "host"]
+# what the end of a session fails with that has ended already
+ENDED = ("SESSION_INVALID", "HANDLE_INVALID")
 
 Answer = TypeVar("Answer")
 
@@ -53,6 +55,8 @@ class Session(XenAPI.Session):
         self._to_server = to_server
         self._patient = patient
         self.outage = outage.Outage(server)
+        # called with the reference of each session that it logs in
+        self.began: Callable[[str], None] = lambda reference: None
 
     @property
     def at_once(self) -> "_AtOnce":
@@ -84,6 +88,7 @@ class Session(XenAPI.Session):
             if failure.details[:2] == NO_HOST_YET:
                 raise XenAPI.Failure([outage.BOOTING])
             raise
+        self.began(self.handle)
 
     def _call(
         self, method: str, params: Sequence[Any], patient: bool, bound: Optional[float]
@@ -314,3 +319,14 @@ def end(session: "XenAPI.Session", reference: str) -> None:
         session.session.logout(reference)
     except (OSError,) + NOT_XAPI:
         pass
+
+
+def end_surely(session: Session, reference: str) -> None:
+    """The same, where it has to be known that it has ended: from then on xapi begins with no call
+    of it any more. One that is gone already has ended. Raises XenAPI.Failure, or what a call fails
+    with."""
+    session._to_server.close()  # a connection that was idle may have ended
+    with session._to_server.within(outage.QUICK_TIMEOUT):
+        answer = session.session.logout(reference)
+    if answer["Status"] != "Success" and answer["ErrorDescription"][0] not in ENDED:
+        raise XenAPI.Failure(answer["ErrorDescription"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional
 import XenAPI
 
 from storage_motion.errors import BadMetadata, TaskFailed, TimedOut, Undecided
+from storage_motion.migration import durable
 from storage_motion.migration.phases import arrived_vm, blocking, claim, ha_protection, snapshot_vms
 from storage_motion.plan import changes
 from storage_motion.plan.checks import CLAIM
@@ -237,24 +238,41 @@ def is_used_up(m: "Migration", disk: "Disk") -> bool:
 
 
 def remove(m: "Migration") -> None:
-    """Take the VM's metadata out of the destination pool again. The VM does not run there
-    (shut_gates.py is sure of it)."""
+    """Take the VM's metadata out of the destination pool again, durably: its disks go next, and
+    then nobody looks for it any more. The VM does not run there (shut_gates.py is sure of it).
+    Raises NotDurable, Undecided."""
     if m.entry.get("imported"):
         may_come = _may_import_come(m)
         if may_come:
             m.warn(may_come)
-        for vm in arrived_vm.find_all(m):
-            state = m.destination.xenapi.VM.get_power_state(vm)
-            if state != "Halted":
-                if not m.plan.live and not (m.plan.suspended and state == SUSPENDED):
-                    raise Undecided("VM %s has been started at the destination" % m.plan.vm)
-                m.destination.xenapi.VM.power_state_reset(vm)
-            _destroy(m, vm)
-        snapshot_vms.remove_arrived(m)
+        durable.keep(
+            () if m.lost else (m.destination,),
+            lambda: _take_out(m),
+            lambda: _back(m),
+            "that VM %s is not at the destination" % m.plan.vm,
+        )
         arrived_vm.forget(m)
     if m.receiving_host:
         receiving_host.leave(m.destination, m.receiving_host)
         m.receiving_host = None
+
+
+def _take_out(m: "Migration") -> None:
+    for vm in arrived_vm.find_all(m):
+        state = m.destination.xenapi.VM.get_power_state(vm)
+        if state != "Halted":
+            if not m.plan.live and not (m.plan.suspended and state == SUSPENDED):
+                raise Undecided("VM %s has been started at the destination" % m.plan.vm)
+            m.destination.xenapi.VM.power_state_reset(vm)
+        _destroy(m, vm)
+    snapshot_vms.remove_arrived(m)
+
+
+def _back(m: "Migration") -> List[str]:
+    """What of it an older database has brought back: a list, in words."""
+    api = m.destination.xenapi.VM
+    found = ["VM %s is back" % api.get_uuid(vm) for vm in arrived_vm.find_all(m)]
+    return found + snapshot_vms.arrived(m)
 
 
 def _destroy(m: "Migration", vm: str) -> None:

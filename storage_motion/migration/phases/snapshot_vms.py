@@ -84,6 +84,12 @@ def remove_arrived(m: "Migration") -> None:
         m.destination.xenapi.VM.destroy(vm)
 
 
+def arrived(m: "Migration") -> List[str]:
+    """Those that are in the other pool: a list, in words."""
+    api = m.destination.xenapi.VM
+    return ["snapshot %s is back" % api.get_uuid(vm) for vm in _there(m.destination, m.plan.kept)]
+
+
 def forgotten(m: "Migration") -> List[str]:
     """Those that the destination's xapi does not know, in another pool: a list, in words."""
     if not m.plan.cross_pool:

@@ -284,6 +284,80 @@ def test_somebodys_vdi_that_the_chain_stands_on_is_not_taken_for_a_lost_clone(ch
     assert theirs in chain.destination.vdis()
 
 
+def test_somebodys_vdi_on_an_image_that_sm_has_merged_since_is_not_taken_for_a_lost_clone(chain):
+    """It stood on the image that the chain shares, and so on another one than before, as if SM had
+    put a new one below the base."""
+    pool, sr, config = chain.destination.pool, chain.destination.sr, {"content_id": "c"}
+    theirs = add_vdi(pool, sr, GIB, other_config=dict(config))
+    vdis = chain.destination.vdis()
+    named = {"base_there": uuid_of(pool, "VDI", theirs)}
+    chain.add(chain.destination.wanted(**dict(FROZEN, **named))[0])
+    chain.finish(KEYS[0])
+    chain.keep(KEYS[0])
+    merged = chain.record(KEYS[0])["sm_config"]["vhd-parent"]
+    into = uuid_of(pool, "VDI", add_vdi(pool, sr, managed=False, name_label="base copy"))
+    vdis[pool.xenapi.VDI.get_by_uuid(merged)]["sm_config"]["vhd-parent"] = into
+    another = add_vdi(
+        pool, sr, GIB, other_config=dict(config), sm_config={"vhd-parent": merged}, VBDs=["in use"]
+    )
+
+    def fails(ref, _):
+        del vdis[pool.xenapi.VDI.get_by_uuid(merged)]
+        for vdi in vdis.values():
+            if vdi["sm_config"].get("vhd-parent") == merged:
+                vdi["sm_config"]["vhd-parent"] = into
+        vdis[another]["VBDs"] = []
+        raise failure("HANDLE_INVALID", "session", "x")
+
+    pool.handlers["VDI.clone"] = fails
+    with pytest.raises(Exception, match="HANDLE_INVALID"):
+        chain.second()
+    assert {theirs, another} <= set(vdis), "somebody's disk is destroyed"
+    with pytest.raises(ImageLeft) as raised:
+        at_destination.receive_abort(pool, {"migration": ID})
+    (told,) = raised.value.details
+    assert "VDI %s may be a clone" % uuid_of(pool, "VDI", another) in told
+    assert {theirs, another} <= set(vdis)
+
+
+def test_a_lost_clone_is_looked_for_when_sm_has_relinked_it(chain, monkeypatch):
+    """In the midst of that it is not on the image that its base is on."""
+    monkeypatch.setattr(received_snapshots, "RELINK_POLL", 0)
+    kept(chain)
+    pool, sr, vdis = chain.destination.pool, chain.destination.sr, chain.destination.vdis()
+    base = chain.record(KEYS[0])
+    looks = []
+
+    def image(**config):
+        made = add_vdi(pool, sr, managed=False, name_label="base copy", sm_config=config)
+        return uuid_of(pool, "VDI", made)
+
+    def fails(ref, _):
+        below = image()
+        own = image(**{"vhd-parent": below})
+        lost.append(
+            add_vdi(
+                pool, sr, GIB, other_config={"content_id": "c"}, sm_config={"vhd-parent": below}
+            )
+        )
+        base["sm_config"].update({"vhd-parent": own, "relinking": "True"})
+        pool.handlers["VDI.get_record"] = lambda ref: look(ref, below)
+        raise failure("HANDLE_INVALID", "session", "x")
+
+    def look(ref, below):
+        looks.append(ref)
+        if len(looks) == 20:
+            base["sm_config"].update({"vhd-parent": below})
+            del base["sm_config"]["relinking"]
+        return dict(pool.get("VDI", ref))
+
+    lost = []
+    pool.handlers["VDI.clone"] = fails
+    with pytest.raises(Exception, match="HANDLE_INVALID"):
+        chain.second()
+    assert lost[0] not in vdis and len(looks) > 20
+
+
 def test_only_a_session_of_a_driver_says_what_a_snapshot_is(destination):
     vdi = add_vdi(destination.pool, destination.sr)
     with managed.as_driver(destination.sr) as driver:

@@ -18,7 +18,13 @@ from storage_motion.dom0.root import path as root_path
 from storage_motion.errors import NoSuchMigration, TimedOut, Unreachable, Waits
 from storage_motion.journal import journal, secret_files, xenopsd_export
 from storage_motion.journal.journal import Journal
-from storage_motion.migration import migration, recovery, recovery_decision, recovery_source
+from storage_motion.migration import (
+    driving_sessions,
+    migration,
+    recovery,
+    recovery_decision,
+    recovery_source,
+)
 from storage_motion.migration.phases import blocking
 from storage_motion.xapi.session import BadCredentials, HostIsSlave
 
@@ -98,6 +104,12 @@ def test_what_keeps_the_vm_from_being_started_is_put_back_before_anything_is_wai
     monkeypatch.setattr(recovery_source.smapi, "await_commands", lambda *_: None)
     monkeypatch.setattr(recovery.sessions, "local", lambda timeout: None)
     monkeypatch.setattr(recovery.sessions, "logout", lambda session: None)
+    for name in ("begin", "end"):
+        monkeypatch.setattr(
+            recovery_source.driving_sessions,
+            name,
+            lambda one, side, session, name=name: order.append("%s %s" % (name, side)),
+        )
     monkeypatch.setattr(recovery_source, "_task", lambda *_: FakeTask())
     monkeypatch.setattr(recovery_source.claim, "put_back", lambda m: order.append("claim"))
     monkeypatch.setattr(recovery_source.shut_gates, "lock_again", lambda m: order.append("locks"))
@@ -110,7 +122,36 @@ def test_what_keeps_the_vm_from_being_started_is_put_back_before_anything_is_wai
     )
     with pytest.raises(Waits):
         recovery_source.recover(None, ID, {})
-    assert order == ["claim", "locks", "destination"]
+    assert order == ["begin source", "claim", "locks", "destination", "end source"]
+
+
+def test_the_sessions_of_the_dead_worker_are_ended_before_anything_is_looked_at(monkeypatch):
+    """Else what it had asked for may be done behind the recovery. Where one of them cannot be ended
+    it waits."""
+    scene = Interrupted(monkeypatch)
+    scene.begin("sync")
+    dead = {"source": ["OpaqueRef:dead"], "destination": ["OpaqueRef:dead there"]}
+    secret_files.keep(ID, driving_sessions.NAME, dead)
+    ended, away = [], ["OpaqueRef:dead", "OpaqueRef:dead there"]
+
+    def end_surely(session, reference):
+        if reference in away:
+            away.remove(reference)
+            raise failure("HOST_STILL_BOOTING")
+        assert "OpaqueRef:dead there" in ended or is_untouched_there(scene)
+        ended.append(reference)
+
+    monkeypatch.setattr(recovery.sessions, "end_surely", end_surely)
+    for reached in ([], ["OpaqueRef:dead"]):
+        assert scene.recover()["outcome"] == recovery_decision.WAITING
+        assert ended == reached and is_untouched_there(scene)
+    assert scene.recover()["outcome"] == recovery_decision.TAKEN_BACK
+    assert ended == ["OpaqueRef:dead", "OpaqueRef:dead there"]
+    assert is_as_it_was(scene)
+
+
+def is_untouched_there(scene):
+    return scene.has(scene.destination, "VDI", "d")
 
 
 @pytest.mark.parametrize(

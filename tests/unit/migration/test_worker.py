@@ -144,6 +144,7 @@ def test_one_that_cannot_note_its_task(monkeypatch, tmp_path):
             "xenapi": property(lambda self: self),
             "VM": property(lambda self: self),
             "get_by_uuid": lambda self, uuid: uuid,
+            "handle": "OpaqueRef:session",
         },
     )()
     monkeypatch.setattr(worker.session, "local", lambda timeout: source)

@@ -2,9 +2,11 @@
 """Logging in to another pool: what is wrong is told apart, and the password is in nothing that is
 told."""
 
+import types
 import xmlrpc.client
 
 import pytest
+import XenAPI
 
 from storage_motion.errors import Unreachable
 from storage_motion.xapi import session
@@ -147,3 +149,46 @@ def test_a_password_is_not_sent_in_clear(text):
 def test_what_is_no_address(text):
     with pytest.raises(ValueError):
         session.url_of(text)
+
+
+@pytest.fixture
+def xapi():
+    """A xapi that answers with what its `answers` have, by method; `asked`: [(method, its first
+    parameter)]"""
+    asked, answers = [], {}
+
+    def answer(_method, _path, _headers, body):
+        parameters, method = xmlrpc.client.loads(body)
+        asked.append((method, parameters[0]))
+        found = answers.get(method, [SUCCESS])
+        value = found.pop(0) if len(found) > 1 else found[0]
+        return 200, xmlrpc.client.dumps((value,), methodresponse=True).encode()
+
+    with serving(answer) as url:
+        yield types.SimpleNamespace(url=url, asked=asked, answers=answers)
+
+
+SUCCESS = {"Status": "Success", "Value": "OpaqueRef:s"}
+
+
+def refused(*description):
+    return {"Status": "Failure", "ErrorDescription": list(description)}
+
+
+def test_another_session_is_ended_surely(xapi):
+    own = session.remote(xapi.url, "root", PASSWORD, timeout=5)
+    session.end_surely(own, "OpaqueRef:dead")
+    assert xapi.asked[-1] == ("session.logout", "OpaqueRef:dead")
+    xapi.answers["session.logout"] = [refused("SESSION_INVALID", "OpaqueRef:dead")]
+    session.end_surely(own, "OpaqueRef:dead")
+    xapi.answers["session.logout"] = [refused("INTERNAL_ERROR", "x")]
+    with pytest.raises(XenAPI.Failure):
+        session.end_surely(own, "OpaqueRef:dead")
+
+
+def test_that_it_was_logged_in_anew_is_told(xapi):
+    own, told = session.remote(xapi.url, "root", PASSWORD, timeout=5), []
+    own.began = told.append
+    xapi.answers["session.login_with_password"] = [dict(SUCCESS, Value="OpaqueRef:anew")]
+    xapi.answers["pool.get_all"] = [refused("SESSION_INVALID", "x"), dict(SUCCESS, Value=["p"])]
+    assert own.xenapi.pool.get_all() == ["p"] and told == ["OpaqueRef:anew"]

@@ -9,11 +9,16 @@ import pytest
 
 from fake_migration import make_plan
 from fake_pool import FakePool, add_vdi
-from storage_motion.errors import BadMetadata, Undecided
+from storage_motion.errors import BadMetadata, NotDurable, Undecided
 from storage_motion.migration import durable
 from storage_motion.migration.phases import claim, cleanup, remap
 from storage_motion.plan.checks import CLAIM
 from tpm_document import SECRET, UUID, with_tpm
+
+
+@pytest.fixture(autouse=True)
+def synced(monkeypatch):
+    monkeypatch.setattr(durable.database, "sync", FakePool.sync)
 
 
 class World:
@@ -64,8 +69,7 @@ class World:
         self.plugins.append(function)
 
 
-def test_it_is_blocked_until_the_very_end_which_is_on_disk(monkeypatch):
-    monkeypatch.setattr(durable.database, "sync", FakePool.sync)
+def test_it_is_blocked_until_the_very_end_which_is_on_disk():
     world = World()
     vdi = add_vdi(
         world.destination,
@@ -128,6 +132,39 @@ def test_taking_it_away_lifts_no_more_than_it_needs():
     for _ in range(2):
         remap.remove(world)
     assert not world.destination.tables["VM"] and world.entry["imported"] is False
+
+
+def test_a_crash_does_not_bring_it_back_when_its_disks_go(monkeypatch):
+    """They go next. Nobody would look for the VM any more, which would stay there for good,
+    blocked, and in the way of the next migration."""
+    world, crashes = World(power_state="Halted"), []
+    claim.block_arrived(world, world.vm)
+    world.destination.sync()
+
+    def sync(session):
+        if not crashes:
+            crashes.append(session.goes_back())
+        session.sync()
+
+    monkeypatch.setattr(durable.database, "sync", sync)
+    remap.remove(world)
+    assert not world.destination.tables["VM"] and world.entry["imported"] is False
+    world.destination.goes_back()
+    assert not world.destination.tables["VM"]
+
+
+def test_what_is_not_known_to_be_on_disk_is_not_noted(monkeypatch):
+    """So a recovery looks for it again."""
+    world = World(power_state="Halted")
+    claim.block_arrived(world, world.vm)
+
+    def sync(session):
+        raise NotDurable("no answer")
+
+    monkeypatch.setattr(durable.database, "sync", sync)
+    with pytest.raises(NotDurable):
+        remap.remove(world)
+    assert world.entry["imported"] is True
 
 
 def test_a_vm_that_was_halted_and_has_been_started_is_not_taken_away():
