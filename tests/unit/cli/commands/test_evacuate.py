@@ -129,6 +129,9 @@ def test_it_moves_all_and_adds_it_up(sxm, plugin, tmp_path):
     assert len(states(tmp_path)) == 1
     seen = sxm(*ARRAY)
     assert seen.status == 0 and "asked for: 4 disks of 2 VMs" in seen.out
+    told = seen.out.splitlines()
+    assert "  moved      3 disks of 2 VMs, 3.0 GiB" in told, "as a person would say it"
+    assert "  not moved  1 disk, 1.0 GiB" in told, "that no VM has"
     assert len(states(tmp_path)) == 2, "what has ended is kept, and another one begun"
 
 
