@@ -81,7 +81,7 @@ def selftest(
     require_beside("--remote-password-file", remote_password_file, ("--to-pool", to_pool))
     if vm and size is not None:
         raise NotUnderstood(
-            "--size is of the disk that is made, and a VM that is named has its own: leave --size out"
+            "--size is of the disk that is made, and a VM that is named has its own: leave it out"
         )
     size = USUAL if size is None else size
     if not LEAST <= size <= MOST:

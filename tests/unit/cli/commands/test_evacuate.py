@@ -2,6 +2,7 @@
 """`sxm evacuate`, as a person gives it."""
 
 import json
+import sys
 
 import pytest
 
@@ -276,6 +277,7 @@ def test_one_report_is_kept_of_all_its_migrations(sxm, plugin, tmp_path, monkeyp
     written = []
 
     def write(found, path, title=""):
+        assert "sxm: writing a report of how it went" in sys.stderr.getvalue(), "first"
         written.append((found, title))
         return Written(path, path[: -len("html")] + "json")
 
