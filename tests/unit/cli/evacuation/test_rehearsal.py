@@ -150,6 +150,8 @@ def test_a_person_is_told_all_of_it(world):
     plan_shown.show(
         world.rehearse(),
         Output(console=Console(file=screen, width=80)),
+        selection.What(selection.POOL),
+        "pool",
         lambda uuid: "new" if uuid == uuid_of(world.fake, "SR", world.goal) else "?",
     )
     shown = screen.getvalue()
