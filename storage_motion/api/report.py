@@ -113,6 +113,7 @@ def _planned(plan: Plan) -> Dict[str, Any]:
         "vifs": [dict(vif._asdict()) for vif in plan.vifs],
         "snapshots": [dict(one._asdict()) for one in plan.snapshots],
         "warnings": list(plan.warnings),
+        "notes": list(plan.notes),
     }
 
 

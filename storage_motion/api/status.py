@@ -48,6 +48,7 @@ def of(entry: Dict[str, Any]) -> Dict[str, Any]:
         broken=entry.get("broken"),
         bandwidth=bandwidth.of(entry),
         warnings=list(plan.warnings) + entry.get("warnings", []),
+        notes=list(plan.notes),
         tries=entry.get("tries", 0),
         saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks),
     )

@@ -86,9 +86,5 @@ def _show(out: Output, answer: Dict[str, Any]) -> None:
         ],
         right=("Copied", "Mirrored"),
     )
-    for title, texts in (("Warnings", answer["warnings"]), ("Left", answer["left"])):
-        if texts:
-            out.line()
-            out.line(title, "bold")
-            for text in texts:
-                out.paragraph("- %s" % text, 2, hanging=2)
+    for title in ("notes", "warnings", "left"):
+        out.sentences(title.capitalize(), answer.get(title, []))  # a plugin of before has no notes

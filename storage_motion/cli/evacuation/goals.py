@@ -101,8 +101,8 @@ def _why_none(source: Records, wanted: Wanted, to: To) -> Tuple[str, str]:
     for image in images_of(source, wanted.ref):
         if _image_moves(source, image["SR"], to):
             return (
-                "all its disks are there already, and the memory of a checkpoint of it, which is in "
-                "SR %s, moves with a disk only" % source.of("SR", image["SR"])["name_label"],
+                "all its disks are there already, and the memory of a checkpoint of it, which is "
+                "in SR %s, moves with a disk only" % source.of("SR", image["SR"])["name_label"],
                 "delete the checkpoint (xe snapshot-uninstall), if nothing is to be left there",
             )
     return "all its disks are there already", "nothing"

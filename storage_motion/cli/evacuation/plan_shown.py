@@ -87,6 +87,8 @@ def _moves(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> 
             "SR %s: %s free, %s needed, %s left"
             % (room["name"], size(room["free"]), size(room["needed"]), size(room["left"]))
         )
+    for note in rehearsal.notes:
+        out.line("note: %s" % note)
     for one in rehearsal.rehearsed:
         if one.snapshots:
             out.line(
