@@ -171,7 +171,10 @@ class Copier(object):
             self._source.close()
             self._destination.close()
             self._mirror.abandon()
-            log.warning("the copy has failed: %s", self._error)
+            if self._stopped is not None:
+                log.info("the copy is stopped: %s", self._stopped)
+            else:
+                log.warning("the copy has failed: %s", self._error)
         finally:
             if self._share is not None:
                 self._share.close()

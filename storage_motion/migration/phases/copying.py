@@ -246,8 +246,9 @@ def _close(m: "Migration", disk: "Disk", what: str) -> None:
 
 
 def end_mover(m: "Migration", disk: "Disk", command: str = "abort") -> None:
-    """Have its mover go. Idempotent."""
-    m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), command)
+    """Have its mover go, and the destination know why, where that is no good end. Idempotent."""
+    process = Process.from_json(m.disk(disk.key).get("mover"))
+    m.mover(disk.key).end(process, command, why=m.why_stopped if command == "abort" else None)
 
 
 def ask(
