@@ -96,6 +96,9 @@ def begin(
         known = verified_before.look(m, disk, copied_from, verified, since)
         _look(m)
     heading = verified_before.heading(m, disk, copied_from)
+    limit = bandwidth.of(m.entry)
+    if limit:  # before the first byte; `await_end` sees to the rest
+        mover.limit(limit)
     mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known, based=based)
     m.note(disk.key, state="copying", verified_windows=mover.verified)
 
