@@ -15,6 +15,7 @@ DISK_FIELDS = (
     ("to_copy", None),
     ("copied", 0),
     ("verified", 0),
+    ("zeros", 0),
     ("skipped", 0),
     ("same", 0),
     ("saved", 0),

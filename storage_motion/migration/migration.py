@@ -113,6 +113,8 @@ class Migration:
         self._noting = threading.RLock()  # disks may be seen to in threads of their own
         disks = entry_journal.entry["disks"]
         self._course = course.Course(self.id, len(disks))
+        if self.entry.get("bandwidth"):
+            self._course.note("bandwidth", self.entry["bandwidth"])
         self.progress = Progress(self.id, task, plan, disks, self._course)
         progress.forget_stopped(self.id)  # somebody is at it again
 
