@@ -6,7 +6,7 @@ from typing import Annotated, Any, Dict, List, Optional
 
 import typer
 
-from storage_motion.cli import exit_codes, names, passwords, pools
+from storage_motion.cli import exit_codes, names, pools
 from storage_motion.cli.arguments import RemotePasswordFile, require_beside
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.failures import Interrupted, NotUnderstood
@@ -90,9 +90,7 @@ def selftest(
         report.require_folder(path)
     known = [run.pool]
     if to_pool:
-        known.append(
-            run.connect(pools.known(to_pool), remote_password_file, passwords.REMOTE_VARIABLE)
-        )
+        known.append(run.connect_other(pools.known(to_pool), remote_password_file))
     _require_different(known)
     if clean:
         return _clean(run, known, yes)
