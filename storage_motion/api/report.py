@@ -90,9 +90,9 @@ def bounded(answer: Dict[str, Any], most: int = MAX_BYTES) -> Dict[str, Any]:
 
 def _account(disk: Disk, told: Dict[str, Any], entry: Dict[str, Any]) -> None:
     """Add to what the status tells of a disk where its bytes have come from: `size` is `sent` (and
-    read back), `zeros` (that were asked for there, and read back), `skipped` (the guest wrote it anew), `found` (was at the destination already), `of_base`
-    (has the disk that it arrives as a clone of) and `sparse` (zeros). Then how the switch left
-    it."""
+    read back), `zeros` (that were asked for there, and read back), `skipped` (the guest wrote it
+    anew), `found` (was at the destination already), `of_base` (has the disk that it arrives as a
+    clone of) and `sparse` (zeros that nobody looked at). Then how the switch left it."""
     known = not told["estimated"]
     found = min(told["saved"], told["same"])  # `saved` has those of earlier movers, too
     left_out = disk.size - told["to_copy"] if known else 0
@@ -135,8 +135,8 @@ def _planned_disk(plan: Plan, disk: Disk) -> Dict[str, Any]:
 def _timeline(
     entry: Dict[str, Any], found: course.Read, indices: Dict[str, Optional[int]]
 ) -> Dict[str, Any]:
-    """Spans: {"name", "state" or "bandwidth" (bytes per second, 0: none), "begun", "ended" (None: it
-    goes on)}, seconds since the epoch."""
+    """Spans: {"name", "state" or "bandwidth" (bytes per second, 0: none), "begun", "ended" (None:
+    it goes on)}, seconds since the epoch."""
     end = None if entry["state"] == journal.RUNNING else entry["updated"]
     ended = [at for at, _ in _events(found, "state", None)]
     spans = _spans(_events(found, "phase", None), ended[-1] if ended else end, "name")

@@ -19,10 +19,10 @@ log = logging.getLogger("sxm")
 
 
 def of(entry: Dict[str, Any], session: "XenAPI.Session") -> Optional[Dict[str, Any]]:
-    """Of a journal's content: {"here": whether this pool has the VM, "power_state", "host": the name
-    of the one that it runs on, or "", "disks": OLD: those that it had before, NEW: those that were
-    made for it, MIXED, or OTHERS}. None of one that has not ended, or ended well, and where xapi
-    does not tell."""
+    """Of a journal's content: {"here": whether this pool has the VM, "power_state",
+    "host": the name of the one that it runs on, or "", "disks": OLD: those that it had before, NEW:
+    those that were made for it, MIXED, or OTHERS}. None of one that has not ended, or ended well,
+    and where xapi does not tell."""
     if entry["state"] not in ENDED_BADLY:
         return None
     try:

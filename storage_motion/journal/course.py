@@ -39,9 +39,9 @@ KINDS = ("phase", "state", "gate", "tries", "bandwidth")
 
 SAMPLED = ("sent", "mirrored_bytes", "mirrored_writes", "waited")
 SAMPLE = ("time",) + SAMPLED + ("longest",)
-"""What a sample has. Of the mover's counts: bytes of the copy that were sent (not zeros, of which only
-a command is), bytes and number of mirrored writes that are answered, seconds that these have waited for it in all. `longest`: the
-longest of these waits since the sample before."""
+"""What a sample has. Of the mover's counts: bytes of the copy that were sent (not zeros, of which
+only a command is), bytes and number of mirrored writes that are answered, seconds that these have
+waited for it in all. `longest`: the longest of these waits since the sample before."""
 
 log = logging.getLogger("sxm")
 

@@ -35,9 +35,7 @@ class Series(NamedTuple):
         return self.edges[1] - self.edges[0]
 
 
-def of(
-    report: Dict[str, Any], most: int = MOST, finest: float = FINEST
-) -> Optional[Series]:
+def of(report: Dict[str, Any], most: int = MOST, finest: float = FINEST) -> Optional[Series]:
     """That of a report; None where there are not two samples of any disk. `finest`: seconds that a
     stretch lasts at least, where that leaves FEWEST of them."""
     begun = report["started"]

@@ -148,7 +148,7 @@ def test_a_memory_moves_alone_where_its_disks_may_stay(world):
     world.pool.tables["VM"][vm].update(suspend_VDI=image)
     planned = world.choose(vm, host=world.a2, srs=(shared,))
     (disk,) = planned.disks
-    assert (disk.vdi, disk.title, disk.size) == (world.uuid("VDI", image), "memory", 2 * GIB)
+    assert (disk.vdi, disk.title, disk.size) == (world.uuid("VDI", image), "memory disk", 2 * GIB)
     assert disk.destination_sr == world.uuid("SR", shared)
     assert planned.arguments == {
         "vm": world.uuid("VM", vm),
