@@ -118,7 +118,7 @@ class Copier(object):
         for client in (source, destination):
             self._poll.register(client.sock, select.POLLIN)
         self._priority = CopyPriority(mirror.guest)
-        self._pace = Pace(mirrored=mirror.mirrored_bytes)
+        self._pace = Pace()
         self._pace.bandwidth = bandwidth
         self._share = share
         mirror.confine(self._left.copy())

@@ -15,13 +15,11 @@ BURST = 0.1  # seconds' worth that may be made up for, after something has kept 
 class Pace(object):
     """For the one thread that copies, but for `bandwidth`, which any may set."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, mirrored: int = 0) -> None:
-        """`mirrored`: bytes that the mirror has sent before this copy, which does not pay for
-        them."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.bandwidth = 0.0  # bytes per second, of mirror and copy together; 0: as fast as it goes
         self._clock = clock
         self._paid = 0.0  # when what went so far has been paid for
-        self._mirrored = mirrored  # bytes, when it was looked last
+        self._mirrored = 0  # bytes, when it was looked last
         self._last = (self._paid, 0)  # when the copy sent something last, and how many bytes
 
     def pause(self, mirrored: int) -> float:

@@ -55,14 +55,6 @@ def test_what_was_not_used_is_not_saved_up():
     assert link.copied <= 103 * MIB
 
 
-def test_what_was_mirrored_before_the_copy_is_not_paid_for_by_it():
-    now = 1000.0
-    limited = pace.Pace(lambda: now, mirrored=600 * MIB)
-    limited.bandwidth = 10 * MIB
-    assert limited.pause(600 * MIB) == 0.0
-    assert limited.pause(605 * MIB) == pytest.approx(0.5 - pace.BURST)
-
-
 def test_it_is_changed_while_it_goes():
     link = Link(10 * MIB)
     link.run(10)
