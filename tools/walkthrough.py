@@ -8,7 +8,6 @@ shortened, lines that are longer than the page broken, and of long outputs the m
 """
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -21,9 +20,8 @@ import textwrap
 from rich.console import Console
 from rich.text import Text
 
-from lab.pools import leftovers
+from lab.pools import leftovers, to_try
 from lab.pools.lab import Lab
-from lab.pools.topology import PoolPlan
 from tests.browser import Browser
 from tests.eventually import eventually
 from tests.terminal import SIZE, Terminal
@@ -32,9 +30,7 @@ REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PAGE = os.path.join(REPOSITORY, "docs", "walkthrough.md")
 PLACE = re.compile(r"(<!-- made:([\w-]+) -->\n)(.*?)(<!-- /made -->)", re.S)
 MIB = 1 << 20
-PLAN = (PoolPlan("paris", ("a1", "a2"), False), PoolPlan("lyon", ("b1",), False))
-GUEST = {"writes": 40, "fill": 0.6}
-WEB, DB, SMALL = (96 * MIB, 32 * MIB), (64 * MIB,), (24 * MIB,)
+SMALL = (24 * MIB,)
 SHOWN_HOME = "/home/me"
 LONGEST = 100  # columns of a line of the page, but its indent
 BOUND = 400.0  # seconds for what is waited for, on a machine that does much else
@@ -72,20 +68,7 @@ class Person:
 
     def __init__(self, home, pools):
         self.home = home
-        folder = os.path.join(home, ".config", "sxm")
-        os.makedirs(folder)
-        tables = ['default = "%s"\n' % pools[0].name]
-        for pool in pools:
-            password = os.path.join(folder, pool.name)
-            with open(password, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
-                out.write(pool.password)
-            address = "%s:%d" % (pool.master.address, pool.master.https_port)
-            tables.append(
-                "[pools.%s]\naddress = %s\npassword_file = %s\n"
-                % (pool.name, json.dumps(address), json.dumps(password))
-            )
-        with open(os.path.join(folder, "pools.toml"), "w") as out:
-            out.write("".join(tables))
+        to_try.configure(pools, os.path.join(home, ".config"))
         self._bare = {
             name: value
             for name, value in os.environ.items()
@@ -239,22 +222,15 @@ def many(person):
 
 def make(home):
     """{place: text}, and the pictures."""
-    with Lab(plan=PLAN) as lab:
-        paris = lab.pool("paris")
-
-        def start(name, sizes):
-            disks = [(paris.sr("a1", "fast"), size) for size in sizes]
-            return paris.start_vm(paris.create_vm(name, disks, GUEST), "a1")
-
-        web = start("web", WEB)
-        start("db", DB)
+    with Lab(plan=to_try.PLAN) as lab:
+        web, _ = to_try.furnish(lab)
         _filled(lab, "a1", web)
         person = Person(home, lab.pools)
         before(person)
         meanwhile(person)
         afterwards(person)
         for name in ("mail", "wiki", "shop"):
-            start(name, SMALL)
+            to_try.start(lab, name, SMALL)
         many(person)
         lost = lab.host("b1").guest(web).check()["missing"]
         if lost or leftovers.at_rest(lab):

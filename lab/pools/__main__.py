@@ -80,7 +80,9 @@ def main():
     if arguments.command == "try":
         lab = Lab(to_try.PLAN, directory=arguments.dir, release=arguments.release)
         lab.up()
-        home = to_try.furnish(lab)
+        to_try.furnish(lab)
+        home = os.path.join(lab.directory, "config")
+        to_try.configure(lab.pools, home)
         describe(lab)
         print("\nOnce `sxm` is installed (docs/first-migration.md, step 1), it knows both pools,")
         print("and their passwords, in a shell in which you have typed\n")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A lab for a person to type commands in (`make lab`): pools paris and lyon, two VMs that write,
-and a configuration of `sxm` of its own that has the pools' addresses and passwords."""
+"""A lab for a person to type commands in (`make lab`; tools/walkthrough.py does): pools paris and
+lyon, two VMs that write, and a configuration of `sxm` of its own that has the pools' addresses and
+passwords."""
 
 import json
 import os
@@ -15,22 +16,23 @@ GUEST = {"writes": 40, "fill": 0.6}
 
 
 def furnish(lab):
-    """Start the VMs, and write the configuration. Returns its folder, for XDG_CONFIG_HOME."""
-    home = configure(lab)
+    """Start the VMs. Returns their UUIDs, in the order of VMS."""
+    return [start(lab, name, sizes) for name, sizes in VMS]
+
+
+def start(lab, name, sizes):
+    """Start a VM on a1, which writes; its UUID. `sizes`: of its disks, in bytes."""
     pool = lab.pool("paris")
-    for name, sizes in VMS:
-        vm = pool.create_vm(name, [(pool.sr("a1", "fast"), size) for size in sizes], GUEST)
-        pool.start_vm(vm, "a1")
-    return home
+    disks = [(pool.sr("a1", "fast"), size) for size in sizes]
+    return pool.start_vm(pool.create_vm(name, disks, GUEST), "a1")
 
 
-def configure(lab):
-    """Write the pools of `lab`, the first as the default, for `sxm`."""
-    home = os.path.join(lab.directory, "config")
-    folder = os.path.join(home, "sxm")
+def configure(pools, config):
+    """Write `pools`, the first as the default, for an `sxm` whose XDG_CONFIG_HOME is `config`."""
+    folder = os.path.join(config, "sxm")
     os.makedirs(folder)
-    text = "default = %s\n" % json.dumps(lab.pools[0].name)
-    for pool in lab.pools:
+    text = "default = %s\n" % json.dumps(pools[0].name)
+    for pool in pools:
         password = os.path.join(folder, pool.name + ".password")
         with open(password, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
             out.write(pool.password + "\n")
@@ -41,4 +43,3 @@ def configure(lab):
         )
     with open(os.path.join(folder, "pools.toml"), "w") as out:
         out.write(text)
-    return home

@@ -5,7 +5,7 @@ resume, limit, recover. Each takes (session, {name: string})."""
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from storage_motion import waiting
-from storage_motion.api import arguments, dead_worker, lookup, outcome, report, status
+from storage_motion.api import arguments, dead_worker, lookup, outcome, report, status, vm_now
 from storage_motion.api.arguments import Problems
 from storage_motion.api.other_hosts import RemoteFailure
 from storage_motion.errors import (
@@ -28,8 +28,13 @@ CANCEL_TIMEOUT = 180.0
 
 
 def status_of(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:
-    """The status of a migration of this pool, wherever its worker runs."""
-    return lookup.where_known(session, given, "status", lambda entry: status.of(entry.entry))
+    """The status of a migration of this pool, wherever its worker runs; of one that has failed or
+    was cancelled with `vm_now`: where its VM is."""
+
+    def answer(entry: Journal) -> Dict[str, Any]:
+        return dict(status.of(entry.entry), vm_now=vm_now.of(entry.entry, session))
+
+    return lookup.where_known(session, given, "status", answer)
 
 
 def report_of(session: "XenAPI.Session", given: Dict[str, str]) -> Dict[str, Any]:

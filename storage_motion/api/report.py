@@ -19,7 +19,7 @@ from storage_motion.xapi.records import UNKNOWN
 if TYPE_CHECKING:
     Event = Tuple[float, Any]
 
-VERSION = 1  # of the answer
+VERSION = 2  # of the answer; 2: `sent`, of disks and of samples, and `limits`
 MAX_BYTES = 2 << 20  # of the answer: each second sample goes until it is not larger
 DISK = (
     "size",
@@ -40,7 +40,9 @@ MOVED = "moved"  # the last state of a disk, which lasts for good
 BYTES = (
     "size",
     "to_copy",
+    "sent",
     "verified",
+    "zeros",
     "skipped",
     "same",
     "saved",
@@ -87,10 +89,10 @@ def bounded(answer: Dict[str, Any], most: int = MAX_BYTES) -> Dict[str, Any]:
 
 
 def _account(disk: Disk, told: Dict[str, Any], entry: Dict[str, Any]) -> None:
-    """Add to what the status tells of a disk where its bytes have come from: `size` is `verified`
-    (sent), `skipped` (the guest wrote it anew), `found` (was at the destination already), `of_base`
-    (has the disk that it arrives as a clone of) and `sparse` (zeros). Then how the switch left
-    it."""
+    """Add to what the status tells of a disk where its bytes have come from: `size` is `sent` (and
+    read back), `zeros` (that were asked for there, and read back), `skipped` (the guest wrote it
+    anew), `found` (was at the destination already), `of_base` (has the disk that it arrives as a
+    clone of) and `sparse` (zeros that nobody looked at). Then how the switch left it."""
     known = not told["estimated"]
     found = min(told["saved"], told["same"])  # `saved` has those of earlier movers, too
     left_out = disk.size - told["to_copy"] if known else 0
@@ -98,6 +100,7 @@ def _account(disk: Disk, told: Dict[str, Any], entry: Dict[str, Any]) -> None:
         found=found,
         sparse=(0 if disk.base else left_out) + told["same"] - found,
         of_base=left_out if disk.base else 0,
+        sent=told["verified"] - told["zeros"],
         mirrored=told["mirrored_bytes"],
         gate=entry.get("gate"),
         given_up=entry.get("given_up", 0),
@@ -113,6 +116,7 @@ def _planned(plan: Plan) -> Dict[str, Any]:
         "vifs": [dict(vif._asdict()) for vif in plan.vifs],
         "snapshots": [dict(one._asdict()) for one in plan.snapshots],
         "warnings": list(plan.warnings),
+        "notes": list(plan.notes),
     }
 
 
@@ -131,7 +135,8 @@ def _planned_disk(plan: Plan, disk: Disk) -> Dict[str, Any]:
 def _timeline(
     entry: Dict[str, Any], found: course.Read, indices: Dict[str, Optional[int]]
 ) -> Dict[str, Any]:
-    """Spans: {"name" or "state", "begun", "ended" (None: it goes on)}, seconds since the epoch."""
+    """Spans: {"name", "state" or "bandwidth" (bytes per second, 0: none), "begun", "ended" (None:
+    it goes on)}, seconds since the epoch."""
     end = None if entry["state"] == journal.RUNNING else entry["updated"]
     ended = [at for at, _ in _events(found, "state", None)]
     spans = _spans(_events(found, "phase", None), ended[-1] if ended else end, "name")
@@ -150,6 +155,7 @@ def _timeline(
     return {
         "phases": [dict(span, title=phases.title(span["name"])) for span in spans],
         "disks": disks,
+        "limits": _spans(_events(found, "bandwidth", None), end, "bandwidth"),
         "tries": [at for at, tries in _events(found, "tries", None) if tries],
     }
 

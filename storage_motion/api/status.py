@@ -15,6 +15,7 @@ DISK_FIELDS = (
     ("to_copy", None),
     ("copied", 0),
     ("verified", 0),
+    ("zeros", 0),
     ("skipped", 0),
     ("same", 0),
     ("saved", 0),
@@ -48,6 +49,7 @@ def of(entry: Dict[str, Any]) -> Dict[str, Any]:
         broken=entry.get("broken"),
         bandwidth=bandwidth.of(entry),
         warnings=list(plan.warnings) + entry.get("warnings", []),
+        notes=list(plan.notes),
         tries=entry.get("tries", 0),
         saved=sum(disks[disk.key].get("saved", 0) for disk in plan.disks),
     )

@@ -75,6 +75,10 @@ class Invocation:
         self._open.append(pool)
         return pool
 
+    def connect_other(self, one: pools.Known, remote_password_file: Optional[str]) -> Pool:
+        """The pool that the VM is not in, until this command ends."""
+        return self.connect(one, remote_password_file, passwords.REMOTE_VARIABLE)
+
     def close(self) -> None:
         """Log out everywhere."""
         while self._open:

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import XenAPI
 
-from storage_motion.cli import names, passwords, pools
+from storage_motion.cli import names, pools
 from storage_motion.cli.command import Invocation
 from storage_motion.errors import MotionError
 
@@ -49,4 +49,4 @@ def _pool(run: Invocation, master: str, remote_password_file: Optional[str]) -> 
     configured = pools.configuration().pools.values()
     known = [one for one in configured if one.url == master]
     one = known[0] if known else pools.Known(master, master)
-    return run.connect(one, remote_password_file, passwords.REMOTE_VARIABLE)
+    return run.connect_other(one, remote_password_file)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 
 import typer
 
-from storage_motion.cli import names, passwords, pools
+from storage_motion.cli import names, pools
 from storage_motion.cli.arguments import RemotePasswordFile, ToHost, ToPool, named, require_beside
 from storage_motion.cli.command import Invocation
 from storage_motion.cli.failures import NotUnderstood, UnknownName
@@ -164,10 +164,8 @@ def _destination(run: Invocation, given: Dict[str, str], wish: Wish) -> Pool:
     if not address:
         return run.pool
     one = pools.known(address, given.get("remote-username"))
-    pool = run.connect(one, wish.remote_password_file, passwords.REMOTE_VARIABLE)
-    given["remote-master"] = one.address
-    given["remote-username"] = one.user
-    given["remote-password"] = pool.password
+    pool = run.connect_other(one, wish.remote_password_file)
+    given.update(pool.as_remote())
     return pool
 
 

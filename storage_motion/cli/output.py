@@ -49,6 +49,14 @@ class Output:
         for line in lines:
             self.line(line)
 
+    def sentences(self, title: str, texts: Iterable[str]) -> None:
+        """Below a heading; nothing where there are none."""
+        for number, text in enumerate(texts):
+            if not number:
+                self.line()
+                self.line(title, "bold")
+            self.paragraph("- %s" % text, 2, hanging=2)
+
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()
     ) -> None:

@@ -73,11 +73,9 @@ def show(out: Output, answer: Dict[str, Any]) -> None:
     out.paragraph(VERDICTS[answer["verdict"]], 2)
     if answer["estimates"]:
         _estimates(out, answer["estimates"])
-    if plan and plan["warnings"]:
-        out.line()
-        out.line("Warnings", "bold")
-        for warning in plan["warnings"]:
-            out.paragraph("- %s" % warning, 2, hanging=2)
+    if plan:
+        out.sentences("Notes", plan.get("notes", []))  # a plugin of before has none
+        out.sentences("Warnings", plan["warnings"])
     problems = wrong(answer)
     out.line()
     if problems:

@@ -194,6 +194,15 @@ class Pool:
         calls = sessions.for_long(self.session, _seconds).xenapi
         return json.loads(calls.host.call_plugin(_host, PLUGIN, _function, arguments))
 
+    def as_remote(self) -> Dict[str, str]:
+        """The arguments of `migrate` in another pool that name this one as the destination's, its
+        password among them."""
+        return {
+            "remote-master": self.address,
+            "remote-username": self.known.user,
+            "remote-password": self.password,
+        }
+
     def close(self) -> None:
         """Log out."""
         sessions.logout(self.session)

@@ -16,7 +16,7 @@ from storage_motion.errors import (
     PeerRefused,
     ProtocolError,
 )
-from storage_motion.wire import digest, nbd, nbd_client
+from storage_motion.wire import digest, json_lines, nbd, nbd_client
 from storage_motion.wire.buffered_tls import BufferedTls
 from storage_motion.wire.control_socket import Handler
 from storage_motion.wire.guest_writes import GuestWrites
@@ -63,6 +63,7 @@ class ReceivedDisk(object):
         self._trouble: Optional[str] = None  # what the last look at an open gate failed with
         # for digests; of the control role's thread
         self._reading: Optional[nbd_client.Client] = None
+        self._given_up = ""  # why the source has no more to do with this disk, in its words
         self._beyond = 0  # bytes by which SM has made the disk larger
         self._lock = threading.Lock()  # over `roles` and `gate`
 
@@ -127,7 +128,8 @@ class ReceivedDisk(object):
                 MirrorRole(tls, client, self._guest).run()
             ended = "ended"
         except DataPathError as error:
-            log.warning("disk %s: %s is broken: %s", self.key, role, error)
+            if not self._given_up:
+                log.warning("disk %s: %s is broken: %s", self.key, role, error)
         except Exception:  # a bug of ours: the mover must not wait for it
             log.exception("disk %s: %s failed", self.key, role)
         finally:
@@ -152,7 +154,8 @@ class ReceivedDisk(object):
         """`role` is over: "ended" or "broken"."""
         with self._lock:
             self.roles[role] = ended
-        log.info("disk %s: %s has %s", self.key, role, ended)
+        how = "been given up" if ended == "broken" and self._given_up else ended
+        log.info("disk %s: %s has %s", self.key, role, how)
 
     def control(self, lines: JsonLines, heard: Callable[[], None]) -> None:
         """Serve `control` on `lines` (JsonLines) until its connection ends. `heard()` is called for
@@ -163,20 +166,20 @@ class ReceivedDisk(object):
             "finish": self._finish,
             "stand-by": self._stand_by,
             "heartbeat": lambda _: {"ok": True},
+            "abort": self._give_up,
         }
         try:
             while True:
                 message = lines.receive(CONTROL_BOUND)
                 heard()
                 command = message.get("cmd")
-                if command == "abort":
-                    raise DataPathError("the mover aborts")
                 if not isinstance(command, str) or command not in commands:
                     raise ProtocolError("unknown command")
                 lines.send(self._answered(commands[command], message), CONTROL_BOUND)
                 heard()
         except ConnectionLost as error:
-            if self.gate != "open":  # else the mover has done its part, and has no more to say
+            # else the mover has done its part, or said why it does not, and has no more to say
+            if self.gate != "open" and not self._given_up:
                 log.info("disk %s: control has ended with the gate shut: %s", self.key, error)
         except DataPathError as error:
             log.info("disk %s: control has ended: %s", self.key, error)
@@ -242,6 +245,12 @@ class ReceivedDisk(object):
         if covered > MAX_DIGEST:
             raise ProtocolError("a digest of %d bytes" % covered)
 
+    def _give_up(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        """The source gives this disk up, and closes all connections of it. Its gate stays shut."""
+        self._given_up = " ".join(json_lines.reason_of(message).split())
+        log.info("disk %s: the source gives it up: %s", self.key, self._given_up)
+        return {"ok": True}
+
     def _stand_by(self, _: Dict[str, Any]) -> Dict[str, Any]:
         """The guest will be suspended soon, and the gate opened then."""
         self._gates.stand_by(self.sr, self.vdi)
@@ -253,6 +262,8 @@ class ReceivedDisk(object):
             if self.gate == "open":
                 return {"ok": True}
             mirror, copy = self.roles["mirror"], self.roles["copy"]
+        if self._given_up:
+            raise NotFinished("the source has given it up: %s" % self._given_up)
         if mirror != "ended" and not (mirror == "unused" and message.get("unmirrored") is True):
             raise NotFinished("the mirror is %s" % mirror)
         if copy != "ended":

@@ -34,14 +34,14 @@ INTERVAL = 0.25  # seconds between two samples of a disk, at first
 HELD_PART = 8  # while it is held half as many are taken after each such part of a disk's samples
 MAX_BYTES = 8 << 20  # what is read
 
-KINDS = ("phase", "state", "gate", "tries")
+KINDS = ("phase", "state", "gate", "tries", "bandwidth")
 """Fields of the journal, of the migration or of a disk, whose values are noted with their time."""
 
-SAMPLED = ("verified", "mirrored_bytes", "mirrored_writes", "waited")
+SAMPLED = ("sent", "mirrored_bytes", "mirrored_writes", "waited")
 SAMPLE = ("time",) + SAMPLED + ("longest",)
-"""What a sample has. Of the mover's counts: bytes of the copy that are verified, bytes and number
-of mirrored writes that are answered, seconds that these have waited for it in all. `longest`: the
-longest of these waits since the sample before."""
+"""What a sample has. Of the mover's counts: bytes of the copy that were sent (not zeros, of which
+only a command is), bytes and number of mirrored writes that are answered, seconds that these have
+waited for it in all. `longest`: the longest of these waits since the sample before."""
 
 log = logging.getLogger("sxm")
 

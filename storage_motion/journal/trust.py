@@ -60,6 +60,7 @@ PLAN: Dict[str, type] = {
     "cds": list,
     "vifs": list,
     "warnings": tuple,
+    "notes": tuple,
     "history": list,
     "snapshots": list,
     "snapshot_vifs": list,

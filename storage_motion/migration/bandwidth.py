@@ -9,7 +9,7 @@ its mover is told what the mirrors of the other disks leave.
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from storage_motion.dom0 import root
 from storage_motion.journal import journal
@@ -48,7 +48,8 @@ class Share:
         self._m = m
         self._key = key
         self._clock = clock
-        self._told = 0.0  # a mover begins without a bound
+        # What it was told as its copy began, or by a worker that has died, may be another one.
+        self._told: Optional[float] = None
         self._others = 0  # bytes that the other disks had mirrored
         self._looked = clock() - INTERVAL
 
@@ -67,6 +68,7 @@ class Share:
         mirrored, self._others = max(0, others - self._others), others
         elapsed, self._looked = now - self._looked, now
         share = max(LEAST * bandwidth, bandwidth - mirrored / elapsed)
-        if abs(share - self._told) > TOLERANCE * share or (not share and self._told):
+        told = self._told
+        if told is None or abs(share - told) > TOLERANCE * share or (not share and told):
             self._m.mover(self._key).limit(share)
             self._told = share

@@ -106,12 +106,15 @@ class Migration:
         # what host.migrate_receive answered: in memory only, since there is a session in it
         self.receiving_host: Optional[Dict[str, Any]] = None
         self.outage_there = outage.Outage("the destination host")
+        self.stopped_by: Optional[Exception] = None  # for which what was begun is taken back
         self._hidden = hidden
         self._cancel = os.path.join(journal.run_directory(self.id), CANCEL)
         self._alive = time.monotonic()
         self._noting = threading.RLock()  # disks may be seen to in threads of their own
         disks = entry_journal.entry["disks"]
         self._course = course.Course(self.id, len(disks))
+        if self.entry.get("bandwidth"):
+            self._course.note("bandwidth", self.entry["bandwidth"])
         self.progress = Progress(self.id, task, plan, disks, self._course)
         progress.forget_stopped(self.id)  # somebody is at it again
 
@@ -263,6 +266,14 @@ class Migration:
                 self.note(
                     left=self.entry["left"] + ["%s: %s" % (what, " ".join(self.describe(error)))]
                 )
+
+    @property
+    def why_stopped(self) -> Optional[str]:
+        """Why what was begun is taken back, as the log of the destination is to have it; None while
+        it is not."""
+        if isinstance(self.stopped_by, Cancelled):
+            return "the migration is cancelled"
+        return ": ".join(self.describe(self.stopped_by)) if self.stopped_by else None
 
     def describe(self, error: Exception) -> List[str]:
         """What the status and the log say of an error: [code, detail, ...], without secrets."""

@@ -171,17 +171,13 @@ class MoveWatch:
         """The guest closes its disks, and xenopsd begins to move it only when it has opened them
         again: a reboot must not wait at the source's locks for a move that waits for it. The movers
         go first: no gate is opened without them, whatever is killed now."""
+        why = "the guest closes the disk (%s)" % self.m.guest_closes()
         for disk in self.m.plan.disks:
-            self.m.mover(disk.key).end(
-                Process.from_json(self.m.disk(disk.key).get("mover")), "abort"
-            )
+            process = Process.from_json(self.m.disk(disk.key).get("mover"))
+            self.m.mover(disk.key).end(process, "abort", why=why)
         for disk in self.m.plan.disks:
             source_lock.lift(self.m, disk)
-        self.stop(
-            MirrorBroken(
-                self.m.plan.disks[0].key, "the guest closes the disk (%s)" % self.m.guest_closes()
-            )
-        )
+        self.stop(MirrorBroken(self.m.plan.disks[0].key, why))
 
     def _put_back(self) -> None:
         """What keeps the VM from being started elsewhere, once a xapi that was away is back."""

@@ -13,6 +13,7 @@ from storage_motion.journal import closing, journal, secret_files
 from storage_motion.migration import verified_before
 from storage_motion.source import windows
 from storage_motion.wire import control_socket
+from storage_motion.wire.json_lines import MAX_REASON
 from storage_motion.wire.mover_status import BROKEN, ENDED
 
 MODULE = "storage_motion.source.mover"
@@ -153,9 +154,15 @@ class MoverHandle:
             {"cmd": "finish"} if mirrored else {"cmd": "finish", "unmirrored": True}, FINISH_TIMEOUT
         )
 
-    def end(self, process: Optional[launch.Process], command: str, timeout: float = 10.0) -> None:
+    def end(
+        self,
+        process: Optional[launch.Process],
+        command: str,
+        timeout: float = 10.0,
+        why: Optional[str] = None,
+    ) -> None:
         """`command` "abort" or "exit": tell it to go, and see to it that it has. Nothing to do for
-        one that is gone."""
+        one that is gone. `why`: what the destination is told, where that can be."""
         if process is None:
             # It may have been started by a worker that died before it could note that.
             for orphan in launch.running(MODULE, self._spec):
@@ -164,7 +171,7 @@ class MoverHandle:
         if not process.alive():
             return
         try:
-            self._ask({"cmd": command}, timeout)
+            self._ask(dict({"cmd": command}, **({"why": why[:MAX_REASON]} if why else {})), timeout)
         except MoverFailed:
             # a mover that does not answer is ended all the same: its sockets close, and the guest
             # runs on alone

@@ -22,7 +22,7 @@ FILE = "progress"
 # why whoever drove the migration has left it where it was, when the journal could not be told
 STOPPED = "stopped"
 # What a mover's status says of a disk, and what we call it.
-COPY_FIELDS = ("to_copy", "copied", "verified", "skipped", "same")
+COPY_FIELDS = ("to_copy", "copied", "sent", "verified", "zeros", "skipped", "same")
 MIRROR_FIELDS = ("mirrored_bytes", "mirrored_writes", "longest_stall", "waited", "recent_stall")
 
 log = logging.getLogger("sxm")

@@ -45,7 +45,7 @@ def take_back(m: "Migration", error: Exception) -> str:
     `forward` does."""
 
     def back() -> Dict[str, Any]:
-        phase = m.entry["phase"]
+        phase, m.stopped_by = m.entry["phase"], error
         _back(m)
         m.note(phase=phase)
         return _ended_by(m, error)
@@ -105,6 +105,7 @@ def _forward(m: "Migration", first: Optional[str]) -> Dict[str, Any]:
         except STOPPING:
             raise
         except Exception as error:
+            m.stopped_by = error
             if isinstance(error, Cancelled):  # which is no fault
                 log.info("%s: %s is cancelled, as was asked for", m.id, phase.name)
             else:
@@ -112,8 +113,10 @@ def _forward(m: "Migration", first: Optional[str]) -> Dict[str, Any]:
                 log.error("%s: %s failed\n%s", m.id, phase.name, told)
             final, again = _take_up(m, phase, error)
             if again:
+                m.stopped_by = None
                 return _forward(m, again)
             assert final is not None
+            m.stopped_by = final
             _back(m)
             m.note(phase=phase.name, broken=None)
             return _ended_by(m, final)

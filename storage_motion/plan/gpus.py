@@ -56,14 +56,22 @@ def find_groups(inquiry: Inquiry) -> List[Vgpu]:
     return found
 
 
-def cautions(inquiry: Inquiry, vgpus: List[Vgpu]) -> List[str]:
-    """What differs of them there, for whoever asked: a list of sentences."""
+def notes(inquiry: Inquiry, vgpus: List[Vgpu]) -> List[str]:
+    """The GPU groups that nobody has named, for whoever asked: a list of sentences, one for each
+    group."""
     said = [
-        "virtual GPU %s is of GPU group %s of the destination, which has the same types of GPU; "
-        "vgpu:%s=<GPU group> says otherwise" % (vgpu.device, vgpu.group, vgpu.vgpu)
+        "virtual GPUs go to GPU group %s of the destination (%s), which has the same types of GPU; "
+        "vgpu:<VGPU>=<GPU group> names another"
+        % (inquiry.destination.by_uuid("GPU_group", vgpu.group)[1]["name_label"], vgpu.group)
         for vgpu in vgpus
         if vgpu.vgpu not in inquiry.request.vgpus
     ]
+    return sorted(set(said))
+
+
+def cautions(inquiry: Inquiry, vgpus: List[Vgpu]) -> List[str]:
+    """What differs of them there, for whoever asked: a list of sentences."""
+    said = []
     for vgpu in vgpus:
         extra = inquiry.source.by_uuid("VGPU", vgpu.vgpu)[1].get("extra_args")
         if extra:

@@ -117,6 +117,7 @@ class Plan(NamedTuple):
     dropped: List[str] = []  # VDIs of snapshots that do not come along, and go with the VM
     copy: bool = False  # the VM stays as it is, and the other pool has a new one like it
     vgpus: List[Vgpu] = []  # between pools
+    notes: Tuple[str, ...] = ()  # what nobody has named, and is chosen by its name or its like
 
     @property
     def sent(self) -> List[Disk]:
@@ -166,7 +167,8 @@ class Plan(NamedTuple):
     def to_json(self) -> Dict[str, Any]:
         """As JSON values."""
         value = dict(self._asdict())
-        value["warnings"] = list(self.warnings)
+        for field in SENTENCES:
+            value[field] = list(value[field])
         for field in PARTS:
             value[field] = [dict(entry._asdict()) for entry in value[field]]
         return value
@@ -174,7 +176,9 @@ class Plan(NamedTuple):
     @classmethod
     def from_json(cls, value: Dict[str, Any]) -> "Plan":
         """What `to_json` gave. Raises TypeError, KeyError or AttributeError for anything else."""
-        fields = dict(value, warnings=tuple(value.get("warnings", ())))
+        fields = dict(value)
+        for field in SENTENCES:
+            fields[field] = tuple(value.get(field, ()))
         for field, kind in PARTS.items():
             # a migration that ended before there were snapshots lacks them
             fields[field] = [kind(**entry) for entry in fields.get(field, [])]
@@ -183,6 +187,7 @@ class Plan(NamedTuple):
         return cls(**fields)
 
 
+SENTENCES = ("warnings", "notes")  # for a person
 # The fields of a plan that are lists of such parts.
 PARTS: Dict[str, Any] = {
     "disks": Disk,

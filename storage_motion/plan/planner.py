@@ -169,8 +169,7 @@ def make(
         compress=host["uuid"] != source_host["uuid"]
         and bool(source.pool().get("migration_compression")),
         warnings=tuple(
-            vifs.cautions(inquiry, interfaces)
-            + availability.cautions(inquiry, moving)
+            availability.cautions(inquiry, moving)
             + gpus.cautions(inquiry, vgpus)
             + cds.cautions(inquiry, drives)
             + tracked_disks.cautions(inquiry, moving)
@@ -184,6 +183,7 @@ def make(
         dropped=snapshots.dropped,
         copy=request.copy,
         vgpus=vgpus,
+        notes=tuple(vifs.notes(inquiry, interfaces) + gpus.notes(inquiry, vgpus)),
     )
 
 

@@ -26,23 +26,19 @@ def find_networks(
     ]
 
 
-def cautions(inquiry: Inquiry, interfaces: List[Vif]) -> List[str]:
-    """The networks that nobody has named, for whoever asked: pools call different networks by the
-    same names. A list of sentences."""
+def notes(inquiry: Inquiry, interfaces: List[Vif]) -> List[str]:
+    """The networks that nobody has named, for whoever asked: pools may call different networks by
+    the same name. A list of sentences, one for each network, the same for every VM."""
     if not inquiry.cross_pool:
         return []
-    return [
-        "interface %s goes to network %s of the destination, as it is called like its own (%s); "
-        "vif:%s=<network> says otherwise"
-        % (
-            vif.device,
-            vif.network,
-            inquiry.destination.by_uuid("network", vif.network)[1]["name_label"],
-            vif.vif,
-        )
+    said = [
+        "what is on network %s goes to the destination's network of that name (%s); "
+        "vif:<VIF>=<network> names another (sxm: --network FROM=TO)"
+        % (inquiry.destination.by_uuid("network", vif.network)[1]["name_label"], vif.network)
         for vif in interfaces
         if vif.vif not in inquiry.request.vifs
     ]
+    return sorted(set(said))
 
 
 def network_there(inquiry: Inquiry, vif: Dict[str, Any]) -> Optional[Dict[str, Any]]:

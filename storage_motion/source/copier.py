@@ -16,7 +16,7 @@ import collections
 import logging
 import select
 import threading
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple
 
 from storage_motion.errors import (
     ConnectionLost,
@@ -98,6 +98,8 @@ class Copier(object):
         self._stopped: Optional[str] = None
         # Sectors. `same`: found at the destination; `saved`: those of them that hold data.
         self._copied = self._verified = self._skipped = 0
+        # of `_copied`, what went as data; of `_verified`, zeros, of which only a command went
+        self._sent = self._zeros_verified = 0
         self._same, self._saved = known.total, total(intersection(known, data))
         self._windows = verified
         for start, end in known:
@@ -108,6 +110,7 @@ class Copier(object):
         self._comparison = Comparison(link, mirror) if compare else None
         # claims that the receiver has not answered, each with the count of its requests
         self._unanswered: "collections.Counter[Claim]" = collections.Counter()
+        self._without_data: "Set[Claim]" = set()  # those of them that are zeros
         # windows without data, whose questions to the destination are not answered yet
         self._asked: "collections.deque[Tuple[List[Range], Question]]" = collections.deque()
         self._buffer = memoryview(bytearray(ROOM + WINDOW * nbd.SECTOR))
@@ -131,7 +134,9 @@ class Copier(object):
             "to_copy": self._to_copy.total * nbd.SECTOR,
             "copied": self._copied * nbd.SECTOR,
             "skipped": self._skipped * nbd.SECTOR,
+            "sent": self._sent * nbd.SECTOR,
             "verified": self._verified * nbd.SECTOR,
+            "zeros": self._zeros_verified * nbd.SECTOR,
             "same": self._same * nbd.SECTOR,
             "saved": self._saved * nbd.SECTOR,
         }
@@ -171,7 +176,10 @@ class Copier(object):
             self._source.close()
             self._destination.close()
             self._mirror.abandon()
-            log.warning("the copy has failed: %s", self._error)
+            if self._stopped is not None:
+                log.info("the copy is stopped: %s", self._stopped)
+            else:
+                log.warning("the copy has failed: %s", self._error)
         finally:
             if self._share is not None:
                 self._share.close()
@@ -265,6 +273,8 @@ class Copier(object):
             return
         self._copied += claimed
         self._unanswered[claim] = len(claim.ranges)
+        if data is None:
+            self._without_data.add(claim)
         for start, end in claim.ranges:
             while self._destination.full:
                 self._take_answer()
@@ -277,6 +287,7 @@ class Copier(object):
                 message, command = self._buffer[at : at + ROOM + length], nbd.CMD_WRITE
             self._destination.start_message(message, command, offset, length, tag=(claim, start))
         if data is not None:
+            self._sent += claimed
             self._pace.sent(claimed * nbd.SECTOR)
             if self._share is not None:
                 self._share.sent(claimed * nbd.SECTOR)
@@ -314,6 +325,9 @@ class Copier(object):
         if not self._unanswered[claim]:
             del self._unanswered[claim]
             self._verified += total(claim.ranges)
+            if claim in self._without_data:
+                self._without_data.remove(claim)
+                self._zeros_verified += total(claim.ranges)
             self._windows.verified(claim.ranges[0][0], claim.ranges[-1][1])
             self._mirror.release(claim)
             if self._share is not None:

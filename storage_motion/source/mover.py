@@ -33,12 +33,13 @@ from storage_motion.source.ranges import RangeSet
 from storage_motion.source.verified_windows import VerifiedWindows, known
 from storage_motion.source.windows import read_extents
 from storage_motion.wire import channel, nbd, nbd_client, service
-from storage_motion.wire.control_link import ControlLink
+from storage_motion.wire.control_link import HEARTBEAT_BOUND, ControlLink
 from storage_motion.wire.control_socket import ControlSocket, Handler
 
 STAND_BY_BOUND = 120.0  # seconds for the receiver to begin a command of SM's
 AWAIT_BOUND = 10.0  # seconds for which `await-end` is not answered
 FINISH_BOUND = 300.0  # seconds for the receiver's SM to close its tapdisk and open the gate
+LEAVE_BOUND = 0.5  # seconds for the receiver to hear why: the guest's writes wait for it meanwhile
 
 NOTHING_MIRRORED: Dict[str, Any] = {
     "state": "broken",
@@ -57,8 +58,10 @@ NOTHING_COPIED: Dict[str, Any] = {
     "state": "idle",
     "to_copy": None,
     "copied": 0,
+    "sent": 0,
     "skipped": 0,
     "verified": 0,
+    "zeros": 0,
     "same": 0,
     "saved": 0,
     "error": None,
@@ -81,6 +84,7 @@ class Mover(object):
         self._error: Optional[str] = None
         self._bandwidth: float = spec.get("bandwidth", 0.0)
         self._finished = False
+        self._why: Optional[str] = None  # it is given up, in the worker's words
         self.handlers = {
             name: self._heard(handler)
             for name, handler in (
@@ -121,12 +125,22 @@ class Mover(object):
 
     def close(self) -> None:
         """End everything; a tapdisk that is attached carries on alone."""
+        self._take_leave()
         if self._mirror is not None:
             self._mirror.close()
         if self._copier is not None:
-            self._copier.stop("the mover was told to end")
+            self._copier.stop(self._why or "the mover was told to end")
         if self._link is not None:
             self._link.close()
+
+    def _take_leave(self) -> None:
+        """Have the receiver know why all its connections with us are about to be closed: else it
+        could only say that they were lost. It need not hear it."""
+        if self._why is None or self._link is None or self._finished:
+            return
+        pending = self._link.submit({"cmd": "abort", "error": self._why}, HEARTBEAT_BOUND)
+        if not pending.await_it(LEAVE_BOUND):
+            log.warning("the receiver was not reached with why: %s", self._why)
 
     def _open_role(self, role: str) -> ssl.SSLSocket:
         receiver = self._spec["receiver"]
@@ -263,7 +277,11 @@ class Mover(object):
             log.info("finished: the gate is open")
         return {"ok": True}
 
-    def _abort(self, _: Dict[str, Any]) -> Dict[str, Any]:
+    def _abort(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        """`why`, if that is given: what the receiver is told."""
+        if isinstance(message.get("why"), str):
+            self._why = message["why"]
+            log.info("told to end: %s", self._why)
         self._life.end()
         return {"ok": True}
 

@@ -37,8 +37,8 @@ from storage_motion.wire.tls import server_context, unverified_context
 Tls = TypeVar("Tls", ssl.SSLSocket, BufferedTls)
 
 # Of hello and roles: 2 since an answer to a copy says that it was read back, 3 `stand-by`, 4
-# `digests`.
-VERSION = 4
+# `digests`, 5 why a disk is given up (`abort`).
+VERSION = 5
 ROLES = ("mirror", "copy", "control")
 MAX_HELLO = 4096  # bytes
 HELLO_BOUND = 10.0  # seconds from the connection to the complete hello

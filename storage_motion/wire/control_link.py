@@ -36,6 +36,10 @@ class Pending(object):
         self._answer, self._error = answer, error
         self._arrived.set()
 
+    def await_it(self, seconds: float) -> bool:
+        """Whether it arrives within so many seconds; `wait` tells what it is."""
+        return self._arrived.wait(seconds)
+
     @property
     def arrived(self) -> bool:
         """Whether `wait` will not."""

@@ -58,6 +58,18 @@ def assert_cancelled(scene, migration):
     print("cancelled within %.1f s" % took)
 
 
+def assert_log_says_that_it_was_a_cancel(scene, migration):
+    """On both sides; nobody has to ask what had broken there."""
+    told = []
+    for host in (scene.host, scene.there):
+        lines = scene.call("log", host, migration=migration)["lines"]
+        told += ["%(level)s %(text)s" % line for line in lines]
+    assert any("the source gives it up: the migration is cancelled" in line for line in told)
+    wrong = [line for line in told if line.startswith(("WARNING", "ERROR"))]
+    wrong += [line for line in told if "SXM_CONNECTION_LOST" in line or "broken" in line]
+    assert wrong == [], "\n".join(told)
+
+
 @pytest.fixture
 def link(lab):
     """The link that disks go over, so slow that a test can do something in mid-copy on a machine of
@@ -87,6 +99,9 @@ def test_cancel_while_a_disk_is_copied(scene, unharmed, link):
         scene.there.open_ports() == ["tcp/%d" % receiver["port"]] and scene.host.open_ports() == []
     )
     assert_cancelled(scene, migration)
+    now = {"here": True, "power_state": "Running", "host": scene.host.name, "disks": "old"}
+    assert scene.call("status", migration=migration)["vm_now"] == now
+    assert_log_says_that_it_was_a_cancel(scene, migration)
 
 
 def test_cancel_while_the_memory_moves(scene, unharmed):

@@ -170,6 +170,53 @@ def test_rates_come_out_as_they_were(answer):
     assert min(line.copied) == pytest.approx(50.0) and line.latency[-1] is None
 
 
+def caption(root, part):
+    (found,) = root.xpath("//figure[@class='%s']/figcaption" % part)
+    return " ".join(found.text_content().split())
+
+
+def test_how_much_was_mirrored_is_one_figure(answer):
+    """The samples begin when some was mirrored already, and end before the last of it."""
+    answer["samples"] = {key: rows[3:-3] for key, rows in answer["samples"].items()}
+    root = parsed(page.render([answer]))
+    (tile,) = root.xpath("//dt[text()='written meanwhile, mirrored']/following-sibling::dd[1]")
+    assert tile.text_content() == "354 MiB"
+    assert caption(root, "mirror").startswith("354 MiB mirrored; over stretches of ")
+    found = series.of(answer)
+    whole = sum(sum(line.mirrored) for line in found.lines.values()) * found.step
+    assert whole == pytest.approx(354 << 20), "and so much is drawn"
+    (tile,) = root.xpath("//dt[text()='sent, of their size']/following-sibling::dd[1]")
+    sent = tile.text_content()
+    assert caption(root, "copy").startswith(sent.split(" of ")[0] + " sent; over stretches of ")
+
+
+def paced(answer, rate, seconds, limits=()):
+    """Pieces of 1 MiB at a steady rate, seen four times a second, by somebody who is late at
+    times."""
+    begun, disk = answer["started"], answer["disks"][0]
+    rows = []
+    for at in range(4 * seconds):
+        late = 0.1 * (at % 3 == 1)
+        sent = int((at / 4 + late) * rate) << 20
+        rows.append([begun + at / 4 + late, sent, 0, 0, 0, 0])
+    disk.update(sent=rows[-1][1], mirrored_bytes=0, mirrored_writes=0)
+    answer["timeline"].update(
+        disks=[{"vdi": disk["vdi"], "states": [], "gates": []}], limits=list(limits)
+    )
+    return another(answer, samples={disk["vdi"]: rows}, disks=[disk])
+
+
+def test_a_limit_that_was_kept_is_shown_as_one(answer):
+    limit = {"bandwidth": 6 << 20, "begun": answer["started"], "ended": answer["started"] + 20}
+    found = paced(answer, 6.0, 20, [limit])
+    even = series.of(found, finest=series.even(found)).lines["root-disk"].copied
+    assert max(even) <= (6 << 20) * 9 / 8, "a piece more at most"
+    said = caption(parsed(page.render([found])), "copy")
+    assert "on average 6.0 MiB/s" in said or "on average 5.9 MiB/s" in said, said
+    assert "the limit of copy and mirror together (6.0 MiB/s)" in said
+    assert "limit" not in caption(parsed(page.render([paced(answer, 6.0, 20)])), "copy")
+
+
 def test_two_samples_of_one_moment_divide_nothing_by_nothing(answer):
     rows = [[answer["started"], 0, 0, 0, 0, 0], [answer["started"], 5, 5, 5, 5, 5]]
     assert page.render([another(answer, samples={"root-disk": rows})])

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Callable, List, Optional
 
 import typer
 
-from storage_motion.cli import exit_codes, passwords, pools
+from storage_motion.cli import exit_codes, pools
 from storage_motion.cli.arguments import RemotePasswordFile, require_beside
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.doctor import findings, looking, reachability, table
@@ -47,11 +47,7 @@ def doctor(
     second = None
     if to_pool:
         one = pools.known(to_pool)
-        second = _seen(
-            found,
-            one.name,
-            lambda: run.connect(one, remote_password_file, passwords.REMOTE_VARIABLE),
-        )
+        second = _seen(found, one.name, lambda: run.connect_other(one, remote_password_file))
     looked = [one for one in (first, second) if one]
     seen = [one[1] for one in looked]
     if len({one.view.pool()["uuid"] for one in seen}) < len(seen):

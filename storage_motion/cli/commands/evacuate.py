@@ -133,5 +133,9 @@ def _show(run: Invocation, plan: Rehearsal, goal: Asked) -> None:
     if run.out.json:
         run.out.document(rehearsals.to_json(plan))
     plan_shown.show(
-        plan, run.out, lambda uuid: goal.to.records.by_uuid("SR", uuid)[1]["name_label"]
+        plan,
+        run.out,
+        goal.what,
+        goal.title,
+        lambda uuid: goal.to.records.by_uuid("SR", uuid)[1]["name_label"],
     )

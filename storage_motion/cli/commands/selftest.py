@@ -6,7 +6,7 @@ from typing import Annotated, Any, Dict, List, Optional
 
 import typer
 
-from storage_motion.cli import exit_codes, names, passwords, pools
+from storage_motion.cli import exit_codes, names, pools
 from storage_motion.cli.arguments import RemotePasswordFile, require_beside
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.failures import Interrupted, NotUnderstood
@@ -14,7 +14,7 @@ from storage_motion.cli.pools import Pool
 from storage_motion.cli.selftest import cleaning, marks, report, steps, subject
 from storage_motion.cli.selftest.subject import MIB, Place
 
-LEAST, MOST = 16, 1024  # MiB of the disk that is made
+LEAST, USUAL, MOST = 16, 64, 1024  # MiB of the disk that is made
 
 
 @command
@@ -42,8 +42,14 @@ def selftest(
         ),
     ] = None,
     size: Annotated[
-        int, typer.Option("--size", metavar="MIB", help="Of the disk that is made.")
-    ] = 64,
+        Optional[int],
+        typer.Option(
+            "--size",
+            metavar="MIB",
+            show_default=str(USUAL),
+            help="Of the disk that is made; not with --vm.",
+        ),
+    ] = None,
     short: Annotated[
         bool, typer.Option("--short", help="Two SRs and the other pool: out halted, back running.")
     ] = False,
@@ -73,15 +79,18 @@ def selftest(
     if to_sr and not to_pool:
         raise NotUnderstood("--to-sr is of the pool of --to-pool, which is missing")
     require_beside("--remote-password-file", remote_password_file, ("--to-pool", to_pool))
+    if vm and size is not None:
+        raise NotUnderstood(
+            "--size is of the disk that is made, and a VM that is named has its own: leave it out"
+        )
+    size = USUAL if size is None else size
     if not LEAST <= size <= MOST:
         raise NotUnderstood("--size: from %d to %d MiB" % (LEAST, MOST))
     if path:
         report.require_folder(path)
     known = [run.pool]
     if to_pool:
-        known.append(
-            run.connect(pools.known(to_pool), remote_password_file, passwords.REMOTE_VARIABLE)
-        )
+        known.append(run.connect_other(pools.known(to_pool), remote_password_file))
     _require_different(known)
     if clean:
         return _clean(run, known, yes)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Dict, List, Tuple
 
 import typer
 
-from storage_motion.cli import logs, output, quantities
+from storage_motion.cli import logs, output, quantities, vm_now
 from storage_motion.cli.arguments import Migration, RemotePasswordFile, require_beside, which
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.output import Output
@@ -32,7 +32,7 @@ def show(
     lines = logs.of(run, answer, remote_password_file) if log else None
     if run.out.json:
         run.out.document(answer if lines is None else dict(answer, log=lines))
-    _show(run.out, answer)
+    _show(run.out, answer, run.pool.name)
     if lines is not None:
         run.out.line()
         run.out.line("Log", "bold")
@@ -48,7 +48,7 @@ def _tell(out: Output, line: Dict[str, str], migration: str) -> None:
         out.line("    " + text)
 
 
-def _show(out: Output, answer: Dict[str, Any]) -> None:
+def _show(out: Output, answer: Dict[str, Any], pool: str) -> None:
     seconds = answer["updated"] - answer["started"]
     pairs: List[Tuple[str, str]] = [
         ("Migration", answer["migration"]),
@@ -71,6 +71,8 @@ def _show(out: Output, answer: Dict[str, Any]) -> None:
         pairs.append(("Copy", "VM %s" % answer["new_vm"]))
     if answer["error"]:
         pairs.append(("Error", ": ".join(answer["error"])))
+    if answer.get("vm_now"):  # a plugin of before has none
+        pairs.append(("VM now", vm_now.told(answer, pool)))
     out.pairs(pairs)
     out.line()
     out.table(
@@ -86,9 +88,5 @@ def _show(out: Output, answer: Dict[str, Any]) -> None:
         ],
         right=("Copied", "Mirrored"),
     )
-    for title, texts in (("Warnings", answer["warnings"]), ("Left", answer["left"])):
-        if texts:
-            out.line()
-            out.line(title, "bold")
-            for text in texts:
-                out.paragraph("- %s" % text, 2, hanging=2)
+    for title in ("notes", "warnings", "left"):
+        out.sentences(title.capitalize(), answer.get(title, []))  # a plugin of before has no notes

@@ -5,7 +5,7 @@ already."""
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from storage_motion.cli.evacuation.parts import VM, Disk, Left, Planned
-from storage_motion.cli.evacuation.selection import Wanted, images_of
+from storage_motion.cli.evacuation.selection import Wanted, images_of, memory_of
 from storage_motion.plan import volumes
 from storage_motion.sm.sr_types import DRIVERS_OF_TYPES
 from storage_motion.xapi.records import NULL, Records
@@ -65,8 +65,13 @@ def choose(source: Records, wanted: Wanted, to: To, room: Room) -> Union[Planned
     seen = _seeing(source, wanted, to)
     srs = [sr for sr in to.srs or _possible(to.records) if _plugged(to.records, sr, seen)]
     moving = tuple(disk for disk in wanted.disks if _moves(source, disk, to, seen))
+    moving = moving or tuple(
+        image
+        for image in memory_of(source, wanted.ref)
+        if to.cross_pool or _image_moves(source, source.ref("SR", image.source_sr) or "", to)
+    )
     if not moving:
-        return stay(_left(wanted, "all its disks are there already", "nothing"), wanted.record, to)
+        return stay(_left(wanted, *_why_none(source, wanted, to)), wanted.record, to)
     uuids = {disk.source_sr for disk in moving}
     if not to.cross_pool:
         srs = [sr for sr in srs if to.records.of("SR", sr)["uuid"] not in uuids]
@@ -89,6 +94,18 @@ def choose(source: Records, wanted: Wanted, to: To, room: Room) -> Union[Planned
         arguments=_arguments(source, wanted, to, moving, uuid),
         hosts=tuple(sorted(names)),
     )
+
+
+def _why_none(source: Records, wanted: Wanted, to: To) -> Tuple[str, str]:
+    """(why nothing of a VM moves, what to do)"""
+    for image in images_of(source, wanted.ref):
+        if _image_moves(source, image["SR"], to):
+            return (
+                "all its disks are there already, and the memory of a checkpoint of it, which is "
+                "in SR %s, moves with a disk only" % source.of("SR", image["SR"])["name_label"],
+                "delete the checkpoint (xe snapshot-uninstall), if nothing is to be left there",
+            )
+    return "all its disks are there already", "nothing"
 
 
 def stay(left: Left, vm: Dict[str, Any], to: To) -> Left:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Dict, List, NamedTuple, Optional, Tuple
 
 import typer
 
-from storage_motion.cli import names, passwords, pools
+from storage_motion.cli import names, pools
 from storage_motion.cli.arguments import RemotePasswordFile, ToHost, ToPool, named, require_beside
 from storage_motion.cli.command import Invocation
 from storage_motion.cli.evacuation import goals, selection as selections
@@ -116,13 +116,8 @@ def understood(run: Invocation, moving: Moving, towards: Towards) -> Asked:
     what, asked, title = _what(run.pool, moving)
     there, secrets = run.pool, {}
     if towards.to_pool:
-        known = pools.known(towards.to_pool)
-        there = run.connect(known, towards.remote_password_file, passwords.REMOTE_VARIABLE)
-        secrets = {
-            "remote-master": there.address,
-            "remote-username": there.known.user,
-            "remote-password": there.password,
-        }
+        there = run.connect_other(pools.known(towards.to_pool), towards.remote_password_file)
+        secrets = there.as_remote()
     host = None
     if towards.to_host:
         with names.given_by("--to-host", there):

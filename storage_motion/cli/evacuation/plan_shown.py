@@ -4,15 +4,54 @@
 from typing import Callable
 
 from storage_motion.cli import estimates
-from storage_motion.cli.evacuation import codes
+from storage_motion.cli.evacuation import codes, selection as selections
 from storage_motion.cli.evacuation.parts import Left, count
 from storage_motion.cli.evacuation.rehearsal import Rehearsal, to_json
+from storage_motion.cli.evacuation.selection import What
 from storage_motion.cli.output import Output, size
 
+NOTHING = {
+    selections.SR: "no VM has a disk in SR %s",
+    selections.HOST: "no VM runs on host %s, and none that is halted has a disk that only it sees",
+    selections.POOL: "the pool has no VM",
+    selections.TAG: "no VM has the tag %s",
+    selections.VMS: "no VM was named",
+}
+"""Why nothing moves where nothing was found, by what was asked for."""
 
-def show(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> None:
-    """Tell all of it: what would move, in which order, and everything that is wrong. `sr_name`: of
-    an SR of the destination, by its UUID."""
+
+def show(
+    rehearsal: Rehearsal, out: Output, what: What, title: str, sr_name: Callable[[str], str]
+) -> None:
+    """Tell all of it: what would move, in which order, and everything that is wrong. `what`,
+    `title`: what was asked for; `sr_name`: of an SR of the destination, by its UUID."""
+    if rehearsal.rehearsed:
+        _moves(rehearsal, out, sr_name)
+    else:
+        out.line(_nothing(rehearsal, what, title))
+    for left in rehearsal.left:
+        show_left(left, out)
+    for one in rehearsal.rehearsed:
+        if one.error:
+            verdict = "refused" if one.wrong else "waits"
+            out.line("%s: VM %s: %s" % (verdict, one.planned.name, one.error[0]))
+            for detail in one.error[1:]:
+                out.line("    %s" % detail)
+            out.line("    do: %s" % codes.of(one.error).do)
+    for sentence in rehearsal.short:
+        out.line("no room: %s" % sentence)
+
+
+def _nothing(rehearsal: Rehearsal, what: What, title: str) -> str:
+    if any(left.stays for left in rehearsal.left):
+        return "nothing can be moved by this command; what stays behind, and what to do about it:"
+    if rehearsal.left:
+        return "nothing is left to move; what was found stays where it is, each for its reason:"
+    why = NOTHING[what.kind]
+    return "nothing is left to move: %s" % (why % title if "%" in why else why)
+
+
+def _moves(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> None:
     totals = to_json(rehearsal)["totals"]
     out.table(
         ("#", "VM", "Disks", "Size", "Data", "To SR", "Verdict"),
@@ -48,6 +87,8 @@ def show(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> No
             "SR %s: %s free, %s needed, %s left"
             % (room["name"], size(room["free"]), size(room["needed"]), size(room["left"]))
         )
+    for note in rehearsal.notes:
+        out.line("note: %s" % note)
     for one in rehearsal.rehearsed:
         if one.snapshots:
             out.line(
@@ -56,17 +97,6 @@ def show(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> No
             )
         for warning in one.warnings:
             out.line("VM %s: warning: %s" % (one.planned.name, warning))
-    for left in rehearsal.left:
-        show_left(left, out)
-    for one in rehearsal.rehearsed:
-        if one.error:
-            verdict = "refused" if one.wrong else "waits"
-            out.line("%s: VM %s: %s" % (verdict, one.planned.name, one.error[0]))
-            for detail in one.error[1:]:
-                out.line("    %s" % detail)
-            out.line("    do: %s" % codes.of(one.error).do)
-    for sentence in rehearsal.short:
-        out.line("no room: %s" % sentence)
 
 
 def show_left(left: Left, out: Output) -> None:

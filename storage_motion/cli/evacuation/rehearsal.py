@@ -23,12 +23,13 @@ that does not run, in the master's."""
 
 class Rehearsed(NamedTuple):
     """A VM and its dry run. `error`: why it was refused, [code, detail, ...], or empty;
-    `snapshots`: how many disks of snapshots come along."""
+    `snapshots`: how many disks of snapshots come along; `notes`: what nobody has named for it."""
 
     planned: Planned
     error: List[str]
     warnings: List[str]
     snapshots: int = 0
+    notes: Sequence[str] = ()
 
     @property
     def wrong(self) -> bool:
@@ -55,6 +56,11 @@ class Rehearsal(NamedTuple):
     left: List[Left]
     room: List[Dict[str, Any]]
     unscanned: Sequence[str] = ()
+
+    @property
+    def notes(self) -> List[str]:
+        """What nobody has named, once for all that it is said of."""
+        return list(dict.fromkeys(text for one in self.rehearsed for text in one.notes))
 
     @property
     def refused(self) -> List[Rehearsed]:
@@ -219,7 +225,8 @@ def _dry_run(
     disks = tuple(disk._replace(data=data.get(disk.vdi, disk.data)) for disk in planned.disks)
     hosts = tuple(sorted({plan["source_host"], plan["destination_host"]}))
     found = planned._replace(disks=disks, hosts=hosts)
-    return Rehearsed(found, [], list(plan["warnings"]), len(plan["history"])), answer["room"]
+    told = list(plan["warnings"]), len(plan["history"]), plan.get("notes", [])
+    return Rehearsed(found, [], *told), answer["room"]
 
 
 def to_json(rehearsal: Rehearsal) -> Dict[str, Any]:
@@ -242,6 +249,7 @@ def to_json(rehearsal: Rehearsal) -> Dict[str, Any]:
         "room": rehearsal.room,
         "short": rehearsal.short,
         "unscanned": list(rehearsal.unscanned),
+        "notes": rehearsal.notes,
         "totals": {
             "vms": len(moving),
             "disks": sum(len(one.planned.disks) for one in moving),

@@ -6,14 +6,15 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from storage_motion.cli.evacuation.parts import DISK, VM, Disk, Left
 from storage_motion.plan import chains
+from storage_motion.plan.inquiry import MEMORY
 from storage_motion.xapi.records import SUSPENDED, Records
 
 ISO = "iso"
 # Types of VDI that are no disk of a VM (xapi's datamodel, vdi_type): what each is, what to do.
 OTHER_TYPES = {
     "suspend": (
-        "holds the memory of a suspended VM or of a checkpoint, of which no disk is to move",
-        "resume or shut down the VM, delete the checkpoint, or move the VM's disks, too",
+        "holds the memory of a checkpoint of which no disk is to move, or of nobody",
+        "delete the checkpoint, or move its VM's disks, too; if it is nobody's, xe vdi-destroy",
     ),
     "crashdump": ("is a crash dump", "delete it (xe crashdump-destroy), if nobody needs it"),
     "ha_statefile": ("is the statefile of HA", "disable HA, and enable it with another SR"),
@@ -65,7 +66,7 @@ def select(records: Records, what: What, all_disks: bool = False) -> Selection:
     if what.kind == SR:
         return _of_sr(records, what.refs[0], all_disks)
     chosen = {
-        HOST: lambda ref, vm: _belongs_to(records, vm, what.refs[0]),
+        HOST: lambda ref, vm: _belongs_to(records, ref, vm, what.refs[0]),
         POOL: lambda ref, vm: True,
         TAG: lambda ref, vm: what.tag in vm["tags"],
         VMS: lambda ref, vm: ref in what.refs,
@@ -98,16 +99,24 @@ def disks_of(records: Records, vm: Dict[str, Any]) -> Tuple[Disk, ...]:
     return tuple(disk for _, disk in sorted(found, key=lambda one: (len(one[0]), one[0])))
 
 
+def memory_of(records: Records, vm: str) -> Tuple[Disk, ...]:
+    """The image of the memory of a suspended VM (a ref), as a disk; of any other none."""
+    image = _image(records, records.of("VM", vm))
+    return (_disk(records, MEMORY, image),) if image else ()
+
+
 def images_of(records: Records, vm: str) -> List[Dict[str, Any]]:
-    """The images of memory (VDIs) that come along with a VM (a ref), and count as no disks: its
-    own while it is suspended, and those of its checkpoints."""
+    """The images of memory (VDIs) that come along with a disk of a VM (a ref), and count as no
+    disks then: its own while it is suspended, and those of its checkpoints."""
     ones = [records.of("VM", ref) for ref in [vm] + records.of("VM", vm)["snapshots"]]
-    images = [
-        records.of("VDI", one["suspend_VDI"])
-        for one in ones
-        if one and one["power_state"] == SUSPENDED
-    ]
+    images = [_image(records, one) for one in ones if one]
     return [image for image in images if image]
+
+
+def _image(records: Records, vm: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    suspended = vm["power_state"] == SUSPENDED
+    image: Optional[Dict[str, Any]] = records.of("VDI", vm["suspend_VDI"]) if suspended else None
+    return image
 
 
 def _disk(records: Records, vbd: Dict[str, Any], vdi: Dict[str, Any]) -> Disk:
@@ -124,12 +133,12 @@ def _disk(records: Records, vbd: Dict[str, Any], vdi: Dict[str, Any]) -> Disk:
     )
 
 
-def _belongs_to(records: Records, vm: Dict[str, Any], host: str) -> bool:
-    """Whether a VM is one of the host's (a ref): it runs there; or it does not run, and one of its
-    disks is in an SR that no other host sees."""
+def _belongs_to(records: Records, ref: str, vm: Dict[str, Any], host: str) -> bool:
+    """Whether a VM (its ref and record) is one of the host's (a ref): it runs there; or it does not
+    run, and one of its disks, or the image of its memory, is in an SR that no other host sees."""
     if vm["power_state"] in ("Running", "Paused"):
         return vm["resident_on"] == host
-    srs = {disk.source_sr for disk in disks_of(records, vm)}
+    srs = {disk.source_sr for disk in disks_of(records, vm) + memory_of(records, ref)}
     return any(_seers(records, sr) == {host} for sr in srs)
 
 
@@ -153,8 +162,17 @@ def _of_sr(records: Records, sr: str, all_disks: bool) -> Selection:
                 for vdi in here
             ],
         )
+    asleep = {
+        image.vdi: ref
+        for ref, vm in records.all("VM").items()
+        if not (vm["is_a_snapshot"] or vm["is_a_template"])
+        for image in memory_of(records, ref)
+    }
     left, refs = [], []
     for vdi in here:
+        if vdi["uuid"] in asleep:  # it moves alone, if no disk of that VM does
+            refs.append(asleep[vdi["uuid"]])
+            continue
         owners = list(_owners(records, vdi))
         reason = _not_moved(records, vdi, [vm for _, vm in owners])
         if reason:

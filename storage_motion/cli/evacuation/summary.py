@@ -104,26 +104,11 @@ def complete(account: Account) -> bool:
 def lines(account: Account) -> List[str]:
     """The same for a person, as lines."""
     found = of(account)
-    shown = [
-        "asked for: %s of %s, %s"
-        % (
-            count(found["asked"]["disks"], "disk"),
-            count(found["asked"]["vms"], "VM"),
-            size(found["asked"]["bytes"]),
-        )
-    ]
+    shown = ["asked for: %s" % _in_words(found["asked"])]
     words = {"moved": "moved", "failed": "failed", "skipped": "not moved", "not_done": "not done"}
     for part in PARTS:
         if found[part]["disks"] or found[part]["vms"] or part == "moved":
-            shown.append(
-                "  %-10s %4d disks of %3d VMs, %s"
-                % (
-                    words[part],
-                    found[part]["disks"],
-                    found[part]["vms"],
-                    size(found[part]["bytes"]),
-                )
-            )
+            shown.append("  %-9s  %s" % (words[part], _in_words(found[part])))
     shown.append("%s were sent in %s" % (size(found["bytes_sent"]), duration(found["seconds"])))
     for vm in found["vms"]:
         if vm["state"] == FAILED:
@@ -149,3 +134,10 @@ def lines(account: Account) -> List[str]:
             "    do: %s" % left.todo,
         ]
     return shown
+
+
+def _in_words(figures: Dict[str, int]) -> str:
+    """Disks that no VM has, and of which nothing moves, are of none."""
+    disks = count(figures["disks"], "disk")
+    of_vms = " of %s" % count(figures["vms"], "VM") if figures["vms"] else ""
+    return "%s%s, %s" % (disks, of_vms, size(figures["bytes"]))

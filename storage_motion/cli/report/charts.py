@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The figures of a report."""
 
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator
@@ -14,6 +14,7 @@ ROW = 0.27  # inches, of a timeline
 MOST_DISKS = 20  # that are drawn; the tables have all
 WIDE = 100.0  # how much longer the longest wait is where each power of ten has one label
 LABEL = 40  # characters of a phase's title in a figure
+TITLES = {"sent": "Copy over time", "mirrored": "Mirrored writes over time"}
 # Colours of the states of a disk, and of where its bytes came from. In the order of the legend.
 STATES = (
     ("mirroring", "mirror begins", svg.SERIES[4]),
@@ -22,7 +23,8 @@ STATES = (
     ("broken", "broken", svg.SERIES[1]),
 )
 SOURCES = (
-    ("verified", "sent and read back", svg.SERIES[0]),
+    ("sent", "sent and read back", svg.SERIES[0]),
+    ("zeros", "zeros, which are not sent", svg.SERIES[5]),
     ("skipped", "written anew by the guest", svg.SERIES[2]),
     ("found", "was there already", svg.SERIES[4]),
     ("of_base", "has the disk below it", svg.SERIES[3]),
@@ -51,8 +53,11 @@ def all_of(report: Dict[str, Any], name: str, names: Dict[str, str]) -> Dict[str
         found["bytes"] = _bytes(report, name, shown)
         measured = series.of(report)
         if measured:
-            for kind, draw in RATES:
-                found[kind] = draw(report, measured, name, shown)
+            even = series.of(report, finest=series.even(report))
+            assert even is not None
+            found["copy"] = _copy_rate(report, even, name, shown)
+            found["mirror"] = _mirror_rate(report, even, name, shown)
+            found["latency"] = _latency(report, measured, name, shown)
     return {kind: chart for kind, chart in found.items() if chart is not None}
 
 
@@ -129,7 +134,7 @@ def _bytes(report: Dict[str, Any], name: str, names: Dict[str, str]) -> Optional
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(unit)
     _legend(made, used)
-    sent, whole = report["bytes"]["verified"], report["bytes"]["size"]
+    sent, whole = report["bytes"]["sent"], report["bytes"]["size"]
     caption = "%s were sent for disks of %s." % (quantities.size(sent), quantities.size(whole))
     return _chart(made, name + "-bytes", "Where the bytes of each disk came from", caption)
 
@@ -138,14 +143,14 @@ def _copy_rate(
     report: Dict[str, Any], measured: series.Series, name: str, names: Dict[str, str]
 ) -> Optional[Chart]:
     lines = {key: line.copied for key, line in measured.lines.items()}
-    return _rate(report, measured, lines, name + "-copy", names, "Copy", "verified")
+    return _rate(report, measured, lines, name + "-copy", names, "sent")
 
 
 def _mirror_rate(
     report: Dict[str, Any], measured: series.Series, name: str, names: Dict[str, str]
 ) -> Optional[Chart]:
     lines = {key: line.mirrored for key, line in measured.lines.items()}
-    return _rate(report, measured, lines, name + "-mirror", names, "Mirrored writes", "mirrored")
+    return _rate(report, measured, lines, name + "-mirror", names, "mirrored")
 
 
 def _rate(
@@ -154,9 +159,9 @@ def _rate(
     lines: Dict[str, List[float]],
     name: str,
     names: Dict[str, str],
-    title: str,
-    verb: str,
+    what: str,
 ) -> Optional[Chart]:
+    """`what`: of the report's bytes, "sent" or "mirrored"."""
     fastest = max(map(sum, zip(*lines.values())))
     if fastest <= 0:
         return None
@@ -171,18 +176,53 @@ def _rate(
             values = [base + value / scale for base, value in zip(below, lines[key])]
             axes.stairs(values, edges, baseline=below, color=colour, fill=True, linewidth=0)
             below = values
+    limits = _limits(report) if what == "sent" else []
+    for span in limits:
+        axes.hlines(
+            span["bandwidth"] / scale,
+            (span["begun"] - report["started"]) / length,
+            ((span["ended"] or _end(report)) - report["started"]) / length,
+            color=svg.INK,
+            linestyles="dashed",
+            linewidth=1,
+        )
     axes.set_ylim(bottom=0)
     axes.set_ylabel("%s/s" % unit)
     _legend(made, drawn)
-    whole = sum(sum(line) for line in lines.values()) * measured.step
-    caption = "%s %s; at most %s, over stretches of %s.%s" % (
-        quantities.size(whole),
-        verb,
-        quantities.rate(fastest),
+    sums = [sum(stretch) for stretch in zip(*lines.values())]
+    busy = [value for value in sums if value > 0]
+    caption = "%s; over stretches of %s: on average %s, at most %s.%s%s" % (
+        _whole(report, what, sum(sums) * measured.step),
         quantities.seconds(measured.step),
+        quantities.rate(sum(busy) / len(busy)),
+        quantities.rate(fastest),
+        _limited(limits),
         _band(report),
     )
-    return _chart(made, name, "%s over time" % title, caption)
+    return _chart(made, name, TITLES[what], caption)
+
+
+def _whole(report: Dict[str, Any], what: str, measured: float) -> str:
+    """How much it was: the same figure as everywhere in the page, which is of the last try."""
+    tries = len(report["timeline"]["tries"])
+    if tries:
+        return "%s %s in all %d tries" % (quantities.size(measured), what, tries + 1)
+    return "%s %s" % (quantities.size(report["bytes"][what]), what)
+
+
+def _limits(report: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """When which bandwidth was given."""
+    return [span for span in report["timeline"].get("limits", []) if span["bandwidth"]]
+
+
+def _limited(limits: Sequence[Dict[str, Any]]) -> str:
+    if not limits:
+        return ""
+    rates = ", ".join(dict.fromkeys(quantities.rate(span["bandwidth"]) for span in limits))
+    return (
+        " The dashed line is the limit of copy and mirror together (%s); a copy sends pieces of %s "
+        "at once, so a stretch may have one more." % (rates, quantities.size(series.PIECE))
+    )
 
 
 def _latency(
@@ -215,13 +255,6 @@ def _latency(
         "longest. At most %s.%s" % (quantities.latency(max(longest or known)), _band(report))
     )
     return _chart(made, name + "-latency", "Latency of mirrored writes", caption)
-
-
-RATES: Tuple[Tuple[str, Callable[..., Optional[Chart]]], ...] = (
-    ("copy", _copy_rate),
-    ("mirror", _mirror_rate),
-    ("latency", _latency),
-)
 
 
 def _over_time(report: Dict[str, Any], measured: series.Series) -> Tuple[Any, Any, float]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PART = 40  # characters of a VM's name in that of a file
 UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+WRITING = "writing a report of how it went, which takes some seconds"
 
 
 def folder() -> str:
@@ -63,6 +64,7 @@ def spare_others(path: str) -> None:
 def keep(pool: Any, migrations: Iterable[str], out: Output, title: str = "") -> "Optional[Written]":
     """Write one page of these migrations, which have ended, into the folder, and tell where it is.
     A report is worth a warning at most: where there is none it returns None."""
+    out.note(WRITING)
     try:
         reports = [pool.plugin("report", migration=one) for one in migrations]
         os.makedirs(folder(), exist_ok=True)
@@ -79,6 +81,9 @@ def keep(pool: Any, migrations: Iterable[str], out: Output, title: str = "") -> 
 def keep_all(pool: Any, migrations: Sequence[str], out: Output, title: str) -> "Optional[Written]":
     """The same of many, without those that have none: of these it warns. Tells nothing of where it
     is. Raises OSError, and what jinja2 does."""
+    if not migrations:
+        return None
+    out.note(WRITING)
     reports = []
     for one in migrations:
         try:

@@ -161,7 +161,7 @@ def _totals(told: List[Dict[str, Any]]) -> Dict[str, Any]:
         "disks": sum(len(one["rows"]) for one in told),
         "arrived": sum(one["arrived"] for one in told),
         "size": sum(one["bytes"]["size"] for one in told),
-        "verified": sum(one["bytes"]["verified"] for one in told),
+        "sent": sum(one["bytes"]["sent"] for one in told),
         "mirrored": sum(one["bytes"]["mirrored"] for one in told),
         "length": max(ends) - min(one["started"] for one in told) if told else 0.0,
     }
@@ -183,7 +183,7 @@ def _switched(report: Dict[str, Any], names: Dict[str, str]) -> List[Dict[str, A
 
 def _measured(report: Dict[str, Any]) -> List[Dict[str, Any]]:
     """The rows of a table that says what the figures show, of all disks together."""
-    found = series.of(report, ROWS)
+    found = series.of(report, ROWS, series.even(report))
     if found is None:
         return []
     lines = list(found.lines.values())

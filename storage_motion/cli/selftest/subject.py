@@ -141,13 +141,7 @@ class Subject:
         that it has not run on yet."""
         given = {"vm": self.uuid, "destination-sr-uuid": to.sr}
         if goal is not self.pool:
-            given.update(
-                {
-                    "remote-master": goal.known.address,
-                    "remote-username": goal.known.user,
-                    "remote-password": goal.password,
-                }
-            )
+            given.update(goal.as_remote())
         hosts = hosts_of(goal, to.sr)
         fresh = [host for host in hosts if host not in self.hosts_seen]
         resident = self.pool.xenapi.VM.get_resident_on(self.ref)

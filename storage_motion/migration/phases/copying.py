@@ -96,6 +96,9 @@ def begin(
         known = verified_before.look(m, disk, copied_from, verified, since)
         _look(m)
     heading = verified_before.heading(m, disk, copied_from)
+    limit = bandwidth.of(m.entry)
+    if limit:  # before the first byte; `await_end` sees to the rest
+        mover.limit(limit)
     mover.copy(opened, extents, entry["blank"], heading, compare=compare, known=known, based=based)
     m.note(disk.key, state="copying", verified_windows=mover.verified)
 
@@ -246,8 +249,9 @@ def _close(m: "Migration", disk: "Disk", what: str) -> None:
 
 
 def end_mover(m: "Migration", disk: "Disk", command: str = "abort") -> None:
-    """Have its mover go. Idempotent."""
-    m.mover(disk.key).end(Process.from_json(m.disk(disk.key).get("mover")), command)
+    """Have its mover go, and the destination know why, where that is no good end. Idempotent."""
+    process = Process.from_json(m.disk(disk.key).get("mover"))
+    m.mover(disk.key).end(process, command, why=m.why_stopped if command == "abort" else None)
 
 
 def ask(

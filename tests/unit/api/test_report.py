@@ -49,10 +49,22 @@ def test_it_has_plan_timeline_samples_and_outcome():
 def test_the_bytes_of_a_disk_add_up_to_its_size():
     answer = report_sample.answer()
     for disk in answer["disks"]:
-        parts = [disk[name] for name in ("verified", "skipped", "found", "of_base", "sparse")]
+        parts = [disk[name] for name in ("sent", "zeros", "skipped", "found", "of_base", "sparse")]
         assert sum(parts) == disk["size"], disk
     assert answer["bytes"]["size"] == 28 * GIB
-    assert answer["bytes"]["verified"] == sum(disk["verified"] for disk in answer["disks"])
+    assert answer["bytes"]["sent"] == sum(disk["sent"] for disk in answer["disks"])
+    assert answer["bytes"]["sent"] == answer["bytes"]["verified"] - answer["bytes"]["zeros"] > 0
+
+
+def test_it_tells_when_which_bandwidth_was_given():
+    entry = report_sample.begin().entry
+    with open(course.path(ID), "w") as out:
+        out.write('["bandwidth", 20, null, 6291456]\n["bandwidth", 30, null, 0]\n')
+    limits = report.of(dict(entry, updated=40.0), report_sample.session())["timeline"]["limits"]
+    assert limits == [
+        {"bandwidth": 6 << 20, "begun": 20, "ended": 30},
+        {"bandwidth": 0, "begun": 30, "ended": 40.0},
+    ]
 
 
 def test_so_they_do_where_some_was_there_already_and_with_a_base():
@@ -63,14 +75,14 @@ def test_so_they_do_where_some_was_there_already_and_with_a_base():
     ).entry
     # taken up again: all of it is compared, and what an earlier try has brought is found
     entry["disks"]["root-disk"].update(
-        to_copy=8 * GIB, verified=GIB, skipped=0, same=7 * GIB, saved=3 * GIB, given_up=1
+        to_copy=8 * GIB, verified=GIB, zeros=0, skipped=0, same=7 * GIB, saved=3 * GIB, given_up=1
     )
     answer = report.of(entry, report_sample.session())
     first, second = answer["disks"] + answer["snapshots"]
     assert (first["found"], first["sparse"], first["of_base"]) == (3 * GIB, 4 * GIB, 0)
     assert (second["sparse"], second["of_base"]) == (0, second["size"] - second["to_copy"])
     for disk in (first, second):
-        parts = [disk[name] for name in ("verified", "skipped", "found", "of_base", "sparse")]
+        parts = [disk[name] for name in ("sent", "zeros", "skipped", "found", "of_base", "sparse")]
         assert sum(parts) == disk["size"], disk
 
 

@@ -181,7 +181,9 @@ def test_each_move_leaves_its_report_also_one_that_failed(sxm, answer, tmp_path,
     seen = sxm("migrate", "vm=web")
     page = tmp_path / "data" / "sxm" / "reports" / "web-11111111.html"
     assert seen.status == (0 if error is None else exit_codes.FAILED)
-    assert "sxm: report: %s" % page in seen.err.replace("\n", "") and page.exists()
+    said = seen.err.replace("\n", "")
+    assert "sxm: writing a report of how it went" in said.split("sxm: report: ")[0]
+    assert "sxm: report: %s" % page in said and page.exists()
 
 
 def test_no_report_is_a_warning_at_most(sxm, tmp_path):

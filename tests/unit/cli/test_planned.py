@@ -21,7 +21,8 @@ PLAN = dict(
     source_host_name="p1",
     destination_host_name="l1",
     master="https://10.1.0.1",
-    warnings=["interface 0 goes to network guests, as it is called like its own"],
+    warnings=["HA of the other pool is off"],
+    notes=["what is on network guests goes to the destination's network of that name"],
 )
 ANSWER = {
     "plan": PLAN,
@@ -111,7 +112,8 @@ def test_a_person_sees_all_of_it(world):
         "fast destination 50.0 GiB 12.0 GiB 39.0 GiB",
         "xapi would do it",
         "unknown: none has succeeded from p1 to l1 yet",
-        "- interface 0 goes to network guests",
+        "Notes - what is on network guests goes to the destination's network of that name",
+        "Warnings - HA of the other pool is off",
         "Nothing is wrong. Nothing has been changed.",
     ):
         assert part in words, (part, seen.out)

@@ -555,6 +555,33 @@ def test_abort_frees_the_guest(site):
     assert not move.receiver.gate_opened("d")
 
 
+def test_who_is_given_up_is_told_why_and_tells_of_no_lost_connection(site):
+    """What an administrator reads of a cancel in the destination's log."""
+    move = Move(site)
+    guest = move.guest()
+    move.mover.ask("limit", bandwidth=1024)
+    move.mover.copy(move.snapshot_socket, [[0, SIZE]], SIZE)
+    guest.write([(0, b"a" * 512)])
+    assert move.mover.ask("abort", why="the migration is\ncancelled") == {"ok": True}
+    assert move.mover.process.wait(60) == 0
+
+    def over():
+        roles = move.receiver.ask("status")["disks"]["d"]["roles"]
+        return set(roles.values()) == {"broken"}
+
+    eventually(over, "all roles are over")
+    with open(site.path("receiver.log")) as log:
+        told = log.read()
+    assert "disk d: the source gives it up: the migration is cancelled\n" in told
+    for role in ("mirror", "copy", "control"):
+        assert "disk d: %s has been given up\n" % role in told
+    assert "SXM_" not in told and "broken" not in told and "WARNING" not in told
+    with open(site.path("d.log")) as log:
+        told = log.read()
+    assert "the copy is stopped: the migration is" in told and "WARNING" not in told
+    assert not move.receiver.gate_opened("d")
+
+
 def test_a_spec_that_others_can_read_is_refused(site):
     path = site.write_spec("open.json", {})
     os.chmod(path, 0o644)

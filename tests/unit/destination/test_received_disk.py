@@ -18,13 +18,13 @@ class Lines(object):
     """The mover's: what it asks for, and then what the connection ends with."""
 
     def __init__(self, end, *asked):
-        self._asked, self._end = [{"cmd": command} for command in asked], end
+        self.asked, self._end = [{"cmd": command} for command in asked], end
         self.answers = []
 
     def receive(self, _):
-        if not self._asked:
+        if not self.asked:
             raise self._end
-        return self._asked.pop(0)
+        return self.asked.pop(0)
 
     def send(self, message, _):
         self.answers.append(message)
@@ -61,3 +61,20 @@ def test_an_end_with_the_gate_shut_is_told_with_what_it_was(caplog):
 def test_what_is_no_end_is_always_told(caplog, asked):
     disk, told = control(caplog, ProtocolError("no JSON"), *asked)
     assert told[0] == "disk k: control has ended: SXM_PROTOCOL: no JSON"
+
+
+def test_a_disk_that_is_given_up_says_why_and_is_never_finished(caplog):
+    asked = [{"cmd": "abort", "error": "the migration\n is cancelled"}, {"cmd": "finish"}]
+    disk = ReceivedDisk("k", SPEC, mock.Mock())
+    disk.roles.update(mirror="ended", copy="ended", control="open")
+    lines = Lines(LOST)
+    lines.asked = asked
+    with caplog.at_level(logging.INFO):
+        disk.control(lines, lambda: None)
+    given_up, refused = lines.answers
+    assert given_up == {"ok": True} and refused["ok"] is False and disk.gate == "shut"
+    assert "the source has given it up: the migration is cancelled" in refused["error"]
+    assert disk.roles["control"] == "broken"
+    assert caplog.messages[0] == "disk k: the source gives it up: the migration is cancelled"
+    assert caplog.messages[-1] == "disk k: control has been given up"
+    assert "SXM_CONNECTION_LOST" not in caplog.text

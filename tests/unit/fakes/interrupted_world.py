@@ -36,7 +36,7 @@ def entry(live=True, copy=False, **fields):
 
 
 class FakeMover(move_world.FakeMover):
-    def end(self, process, command):
+    def end(self, process, command, why=None):
         pass
 
 

@@ -56,7 +56,9 @@ def begin(changed_plan=None, state=journal.SUCCEEDED, **fields):
             mirror=True,
             to_copy=disk.data,
             copied=disk.data - 100 * MIB,
+            sent=disk.data - 300 * MIB,
             verified=disk.data - 100 * MIB,
+            zeros=200 * MIB,
             skipped=100 * MIB,
             mirrored_bytes=(206, 148)[index % 2] * MIB,
             mirrored_writes=(52800, 38000)[index % 2],
@@ -86,7 +88,7 @@ def lines(chosen):
             for step, name in enumerate(("detached", "locking", "locked", "opening", "open"))
         ]
         found.append(["state", BEGUN + 71.1, index, "moved"])
-        whole, writes, waited, at = disk.data - 100 * MIB, 0.0, 0.0, first
+        whole, writes, waited, at = disk.data - 300 * MIB, 0.0, 0.0, first
         while at < 70:
             share = min(1.0, max(0.0, (at - first - 1.2) / (last - first - 1.2)))
             bump = 1 + 0.1 * math.sin(at)

@@ -28,7 +28,7 @@ class Clock:
 
 def counts(verified, recent_stall=0.0):
     return {
-        "verified": verified,
+        "sent": verified,
         "mirrored_bytes": 10 * verified,
         "mirrored_writes": verified,
         "waited": verified / 1000.0,

@@ -69,15 +69,17 @@ def test_a_mover_has_what_the_mirrors_of_the_other_disks_leave():
     assert m.copying.told[3:] == [100 * MIB]
 
 
-def test_without_one_nobody_is_told_anything_and_when_it_is_lifted_the_mover_is():
+def test_without_one_the_mover_is_told_so_once_whatever_it_was_told_before():
     m, clock = Migration(0), Clock()
     share = bandwidth.Share(m, "copying", clock)
     share.keep(statuses(0))
-    assert m.copying.told == []
+    clock.now += 1
+    share.keep(statuses(0))
+    assert m.copying.told == [0]
     for value in (50 * MIB, 0, 0):
         bandwidth.change(m.entry["migration"], value)
         assert bandwidth.of(m.entry) == value
         clock.now += 1
         share.keep(statuses(0))
         assert m.entry["bandwidth"] == value
-    assert m.copying.told == [50 * MIB, 0]
+    assert m.copying.told == [0, 50 * MIB, 0]

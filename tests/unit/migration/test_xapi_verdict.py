@@ -119,7 +119,10 @@ def test_what_is_asked_of_another_pool(world):
 
 
 def test_of_virtual_gpus_their_groups_are_asked(world):
-    group, there = [pool.add("GPU_group", GPU_types=["10de/20b5"]) for pool in (world.a, world.b)]
+    group, there = [
+        pool.add("GPU_group", GPU_types=["10de/20b5"], name_label="GPUs")
+        for pool in (world.a, world.b)
+    ]
     vgpu = world.a.add("VGPU", GPU_group=group, device="0", extra_args="")
     world.a.tables["VM"][world.vm].update(power_state="Halted", VGPUs=[vgpu])
     world.ask(world.plan())

@@ -50,7 +50,8 @@ def test_to_another_pool_it_gets_the_group_of_the_same_gpus(world):
     plan, problems = world.cross()
     assert problems == [] and groups(world, plan) == {world.vgpu: group(world)}
     assert Plan.from_json(plan.to_json()) == plan
-    assert "virtual GPU 0 is of GPU group %s" % group(world) in str(plan.warnings)
+    (note,) = plan.notes
+    assert "go to GPU group Group of GPUs of the destination (%s)" % group(world) in note
 
 
 def test_or_the_one_that_is_given(world):

@@ -32,12 +32,26 @@ def test_a_vif_goes_to_the_network_of_the_same_name_where_there_is_just_one(worl
     there = by_name(world.b, "network", "management")
     plan, _ = world.cross(**{"vif:" + world.vif: None})
     assert [vif.network for vif in plan.vifs] == [uuid_of(world.b, "network", there)]
-    (warning,) = plan.warnings
-    assert warning.startswith("interface 0 goes to network %s" % uuid_of(world.b, "network", there))
-    assert world.cross()[0].warnings == (), "of one that was named"
+    uuid = uuid_of(world.b, "network", there)
+    (note,) = plan.notes
+    assert note.startswith("what is on network management goes to the destination's network")
+    assert uuid in note
+    assert plan.warnings == (), "nothing is wrong with that"
+    assert world.cross()[0].notes == (), "of one that was named"
     world.b.add("network", name_label="management", bridge="xenbr7", PIFs=[])
     plan, problems = world.cross(**{"vif:" + world.vif: None})
     assert plan is None and "has more than one network called 'management'" in problems[0]
+
+
+def test_of_two_interfaces_on_a_network_it_is_told_once(world):
+    call_its_network(world, "management")
+    first = world.a.tables["VIF"][world.vm["VIFs"][0]]
+    other = dict(first, device="1", MAC="aa:bb:cc:00:00:02")
+    del other["uuid"]
+    world.vm["VIFs"].append(world.a.add("VIF", **other))
+    plan, _ = world.cross(**{"vif:" + world.vif: None})
+    assert len(plan.vifs) == 2 and len(plan.notes) == 1
+    assert "vif:<VIF>=<network>" in plan.notes[0] and world.vif not in plan.notes[0]
 
 
 def test_a_network_without_a_name_has_no_namesake(world):

@@ -2,6 +2,7 @@
 """`sxm evacuate`, as a person gives it."""
 
 import json
+import sys
 
 import pytest
 
@@ -118,6 +119,17 @@ def test_a_dry_run_shows_all_and_begins_nothing(sxm, plugin, tmp_path):
     assert document["totals"]["disks"] == 3 and document["whole"]
 
 
+def test_where_nothing_is_left_to_move_one_sentence_says_why(sxm, plugin):
+    seen = sxm("evacuate", "--sr", "new", "--to-sr", "p1-sr", "--dry-run")
+    assert seen.status == 0
+    assert seen.out == "nothing is left to move: no VM has a disk in SR new\n"
+    seen = sxm("evacuate", "--vm", "web", "--to-sr", "p1-sr", "--dry-run")
+    first, *others = seen.out.splitlines()
+    assert seen.status == 0 and first.startswith("nothing is left to move; what was found stays")
+    assert others[0].startswith("not moved: VM web") and "there already" in others[0]
+    assert "Verdict" not in seen.out, "no table of nothing"
+
+
 def test_it_moves_all_and_adds_it_up(sxm, plugin, tmp_path):
     seen = sxm(*ARRAY, "--json")
     assert seen.status == 0
@@ -129,6 +141,9 @@ def test_it_moves_all_and_adds_it_up(sxm, plugin, tmp_path):
     assert len(states(tmp_path)) == 1
     seen = sxm(*ARRAY)
     assert seen.status == 0 and "asked for: 4 disks of 2 VMs" in seen.out
+    told = seen.out.splitlines()
+    assert "  moved      3 disks of 2 VMs, 3.0 GiB" in told, "as a person would say it"
+    assert "  not moved  1 disk, 1.0 GiB" in told, "that no VM has"
     assert len(states(tmp_path)) == 2, "what has ended is kept, and another one begun"
 
 
@@ -261,6 +276,8 @@ def test_a_vm_that_stays_on_the_host_is_not_passed_over(sxm, plugin):
     words = ("evacuate", "--host", "p1", "--to-host", "p2")
     seen = sxm(*words, "--dry-run")
     assert seen.status == 5 and "not moved: VM mail" in seen.out
+    alone = sxm("evacuate", "--vm", "mail", "--to-host", "p2", "--dry-run")
+    assert alone.out.startswith("nothing can be moved by this command; what stays behind")
     assert "do: move it without disks: xe vm-migrate uuid=" in seen.out
     assert not sxm(*words, "--dry-run", "--json").document["whole"]
     assert sxm(*words).status == 5 and plugin.begun == []
@@ -273,6 +290,7 @@ def test_one_report_is_kept_of_all_its_migrations(sxm, plugin, tmp_path, monkeyp
     written = []
 
     def write(found, path, title=""):
+        assert "sxm: writing a report of how it went" in sys.stderr.getvalue(), "first"
         written.append((found, title))
         return Written(path, path[: -len("html")] + "json")
 

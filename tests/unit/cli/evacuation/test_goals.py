@@ -140,6 +140,37 @@ def test_the_image_of_a_memory_goes_where_its_disks_do(world):
     assert not [name for name in planned.arguments if name.startswith("vdi:")]
 
 
+def test_a_memory_moves_alone_where_its_disks_may_stay(world):
+    """It is no VM that is there already, of which the host cannot see the memory."""
+    shared = by_name(world.pool, "SR", "shared")
+    vm = world.vm(1, sr=shared, power_state="Suspended", resident_on=NULL)
+    image = add_vdi(world.pool, world.old, 2 * GIB, type="suspend")
+    world.pool.tables["VM"][vm].update(suspend_VDI=image)
+    planned = world.choose(vm, host=world.a2, srs=(shared,))
+    (disk,) = planned.disks
+    assert (disk.vdi, disk.title, disk.size) == (world.uuid("VDI", image), "memory disk", 2 * GIB)
+    assert disk.destination_sr == world.uuid("SR", shared)
+    assert planned.arguments == {
+        "vm": world.uuid("VM", vm),
+        "vdi:" + disk.vdi: disk.destination_sr,
+        "host-uuid": world.uuid("host", world.a2),
+    }
+    world.pool.tables["VDI"][image]["SR"] = shared
+    assert isinstance(world.choose(vm, host=world.a2, srs=(shared,)), Left), "it is there"
+
+
+def test_the_memory_of_a_checkpoint_stays_and_is_told(world):
+    shared = by_name(world.pool, "SR", "shared")
+    vm, image = world.vm(1, sr=shared), add_vdi(world.pool, world.old, GIB, type="suspend")
+    checkpoint = add_vm(
+        world.pool, world.a1, [], world.network, power_state="Suspended", suspend_VDI=image
+    )
+    world.pool.tables["VM"][vm].update(snapshots=[checkpoint])
+    left = world.choose(vm, srs=(shared,))
+    assert "the memory of a checkpoint of it, which is in SR a1-sr" in left.reason
+    assert "delete the checkpoint" in left.todo
+
+
 def test_to_another_pool_all_goes_with_networks_by_name_or_as_said(world):
     other = make_pool("B", ["b1"])
     goal, vm = by_name(other, "SR", "b1-sr"), world.vm(1, 2)

@@ -77,6 +77,7 @@ class World:
                 "disks": disks,
                 "history": [],
                 "warnings": ["HA"] if vm["name_label"] == "vm1" else [],
+                "notes": ["what is on network guests goes to guests"],
             },
         }
 
@@ -150,6 +151,8 @@ def test_a_person_is_told_all_of_it(world):
     plan_shown.show(
         world.rehearse(),
         Output(console=Console(file=screen, width=80)),
+        selection.What(selection.POOL),
+        "pool",
         lambda uuid: "new" if uuid == uuid_of(world.fake, "SR", world.goal) else "?",
     )
     shown = screen.getvalue()
@@ -162,6 +165,7 @@ def test_a_person_is_told_all_of_it(world):
         "SR new: 7.0 GiB free",
     ):
         assert text in shown, shown
+    assert shown.count("note: what is on network guests") == 1, "once for all of them"
 
 
 def test_each_sr_is_scanned_once_and_by_no_dry_run(world):

@@ -82,14 +82,28 @@ def test_a_snapshot_comes_along_with_its_disk_and_is_named_without(world):
     assert list(world.left(selections.SR, world.sr)) == ["alone"]
 
 
-def test_an_image_of_memory_comes_along_with_a_disk_and_is_named_without(world):
-    mine, others = [
-        add_vdi(world.pool, world.sr, name_label=name, type="suspend") for name in ("mine", "alone")
+def test_the_memory_of_a_suspended_vm_is_wanted_with_a_disk_or_without(world):
+    mine, alone, kept = [
+        add_vdi(world.pool, world.sr, name_label=name, type="suspend")
+        for name in ("mine", "alone", "of a checkpoint")
     ]
-    for image, sr in ((mine, world.sr), (others, world.other)):
-        world.vm("web", sr, power_state="Suspended", suspend_VDI=image)
-    found = world.left(selections.SR, world.sr)
-    assert list(found) == ["alone"] and "holds the memory" in found["alone"][0]
+    for name, image, sr in (("web", mine, world.sr), ("db", alone, world.other)):
+        world.vm(name, sr, power_state="Suspended", suspend_VDI=image)
+    world.vm("old", power_state="Suspended", suspend_VDI=kept, is_a_snapshot=True)
+    found = world.select(selections.SR, world.sr)
+    assert [(one.record["name_label"], len(one.disks)) for one in found.wanted] == [
+        ("db", 0),
+        ("web", 1),
+    ]
+    assert [one.name for one in found.left] == ["of a checkpoint"]
+    assert "holds the memory of a checkpoint" in found.left[0].reason
+
+
+def test_a_host_has_the_memory_that_only_it_sees(world):
+    image = add_vdi(world.pool, world.sr, type="suspend")
+    world.vm("asleep", world.other, power_state="Suspended", suspend_VDI=image)
+    assert names(world.select(selections.HOST, world.a1)) == ["asleep"]
+    assert names(world.select(selections.HOST, world.a2)) == []
 
 
 def test_isos_are_named(world):

@@ -31,6 +31,7 @@ def add(pool, srs, state="Running", marks=None):
         (["--sr", "p1-sr"], "there is one SR only"),
         (["--to-pool", "paris"], "--to-pool: is the pool of --server"),
         (["--size", "4"], "--size: from 16 to 1024 MiB"),
+        (["--vm", "web", "--size", "32", "--yes"], "--size is of the disk that is made, and a VM"),
         (["--report", "nowhere/it"], "--report: nowhere/it: in no folder where you may write"),
         (["--remote-password-file", "x"], "--remote-password-file is for --to-pool, which"),
         (["--sr", "p9-sr"], "--sr, in pool paris: there is no SR 'p9-sr'"),

@@ -20,8 +20,8 @@ class World:
     def __init__(self, monkeypatch, base="b", fault=None, **entry):
         self.plan = make_plan()
         self.disk_of_plan = self.plan.disks[0]._replace(base=base)
-        self.entry = dict({"state": "mirroring", "blank": False}, **entry)
-        self.asked, self.fault, self.sent = [], fault, None
+        self.entry = dict({"migration": "m", "state": "mirroring", "blank": False}, **entry)
+        self.asked, self.fault, self.sent, self.limited = [], fault, None, None
         self.known = {"b", "k", "snapshot"}
         monkeypatch.setattr(copying, "ask", self.ask)
         monkeypatch.setattr(copying.snapshots, "find_again", lambda m, disk, uuid: None)
@@ -61,6 +61,13 @@ class World:
     def pulse(self):
         pass
 
+    def limit(self, bandwidth):
+        if self.sent is None:  # before the first byte
+            self.limited = bandwidth
+
+    def mover(self, key):
+        return self
+
     def copy(self, source, extents, blank, heading, compare, known, based):
         assert heading == {"migration": "m", "snapshot": "snapshot", "contents": None}
         self.sent, self.before = (extents, blank, compare, based), known
@@ -74,6 +81,13 @@ def test_one_that_is_based_on_nothing(monkeypatch):
     world = World(monkeypatch, base="", blank=True)
     assert world.begin() == (ALL, True, False, False)
     assert world.asked == [("vdi_copy_open", "snapshot"), ("vdi_extents", "snapshot")]
+
+
+@pytest.mark.parametrize("bandwidth, told", [(6 << 20, 6 << 20), (0, None)])
+def test_a_bandwidth_holds_from_the_first_byte_on(monkeypatch, bandwidth, told):
+    world = World(monkeypatch, base="", bandwidth=bandwidth)
+    world.begin()
+    assert world.limited == told
 
 
 def test_as_far_as_it_differs(monkeypatch):

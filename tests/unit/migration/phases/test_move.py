@@ -127,7 +127,7 @@ def test_a_guest_that_reboots_waits_for_no_move_that_waits_for_it(monkeypatch):
     monkeypatch.setattr(
         FakeMover,
         "end",
-        lambda mover, process, command: world.log.append("mover " + command),
+        lambda mover, process, command, why: world.log.append("mover " + command),
         raising=False,
     )
     with pytest.raises(MirrorBroken) as raised:

@@ -67,6 +67,9 @@ class World:
     def disk(self, key):
         return self.entry["disks"][key]
 
+    def limit(self, bandwidth):
+        assert bandwidth == 0, "there is none"
+
     def _require_disabled(self, _m, disk):
         if self.tracked:
             raise DiskTracked(disk.key)
