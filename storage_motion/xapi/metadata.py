@@ -131,7 +131,8 @@ def bring(
         ]
     )
     try:
-        trouble = _put(url, "/import_metadata?" + query, archive, lambda: asked(task))
+        connection = _connected(session, url, task, asked)
+        trouble = _put(connection, "/import_metadata?" + query, archive)
         try:
             tasks.wait(session, task, REFUSAL_TIMEOUT if trouble else IMPORT_TIMEOUT)
         except TaskFailed as failed:
@@ -145,17 +146,31 @@ def bring(
         session.xenapi.task.destroy(task)
 
 
-def _put(url: str, path: str, body: bytes, asked: Callable[[], None]) -> Optional[str]:
-    """None, or what went wrong, in words. xapi resets the connection of an import that it refuses,
-    before it has read the archive: only the task tells what came of it. Raises NotAsked where there
-    was no connection."""
+def _connected(
+    session: "XenAPI.Session", url: str, task: str, asked: Callable[[str], None]
+) -> http.client.HTTPConnection:
+    """A connection by which nothing was sent yet. Raises NotAsked where there is none, and what
+    `asked(task)` raises. The task is cancelled then: nobody works on it, so it would be pending,
+    even when destroyed, until xapi is restarted or a day is over (xapi_task.ml, destroy;
+    db_gc_util.ml, timeout_tasks)."""
     connection = transport.connection(url)
     try:
-        connection.connect()
-    except (OSError,) + NOT_XAPI as error:
-        raise NotAsked(url, reason(error))
+        try:
+            connection.connect()
+        except (OSError,) + NOT_XAPI as error:
+            raise NotAsked(url, reason(error))
+        asked(task)
+    except BaseException:
+        connection.close()
+        session.xenapi.task.set_status(task, "cancelled")
+        raise
+    return connection
+
+
+def _put(connection: http.client.HTTPConnection, path: str, body: bytes) -> Optional[str]:
+    """None, or what went wrong, in words. xapi resets the connection of an import that it refuses,
+    before it has read the archive: only the task tells what came of it."""
     try:
-        asked()
         connection.request("PUT", path, body=body)
         answer = connection.getresponse()
         answer.read(CHUNK)

@@ -44,6 +44,7 @@ class Injection:
         self._starting = []
         self._hunts = []  # [(case, paths of the programs)]
         self.killed_tapdisks = []  # [(side, pid)]
+        self.killed_commands = []  # [(side, pid)], of SM
         self.stopped = set()  # pids
         self.log = []
         self.power_failed = []  # sides
@@ -127,12 +128,20 @@ class Injection:
 
     def remove_what_the_dead_left(self):
         """A tapdisk that was killed cannot take its files away, neither the real one nor the
-        lab's."""
+        lab's; nor a command of SM the leaf that it was making. The paths of such leaves."""
         for side, pid in self.killed_tapdisks:
             for directory, _, names in os.walk(self.hosts[side].root + "/run/blktap-control"):
                 for name in names:
                     if re.match(r"(ctl|nbd|nbd-old|)%d(\.|$)" % pid, name):
                         os.unlink(os.path.join(directory, name))
+        leaves = [
+            path
+            for side, pid in self.killed_commands
+            for path in unfinished_leaves(self.hosts[side].root, pid)
+        ]
+        for path in leaves:
+            os.unlink(path)
+        return leaves
 
     # -- the faults
 
@@ -148,6 +157,8 @@ class Injection:
                 os.kill(process.pid, signal.SIGKILL)
             if not process.gone(10.0):
                 raise AssertionError("%s does not die" % case.process)
+            if case.process.startswith("SM command"):
+                self.killed_commands.append((case.process.rsplit(" ", 1)[1], process.pid))
             if case.process.startswith("tapdisk"):
                 self.killed_tapdisks.append((case.process.rsplit(" ", 1)[1], process.pid))
         return self._note(case, "")
@@ -209,6 +220,9 @@ class Injection:
         host = self.hosts[side]
         self.before_power()
         self._due = [entry for entry in self._due if entry[2] is not host]
+        self.killed_commands += [
+            (side, process.pid) for name in _SM for process in running(host.root + name)
+        ]
         power.fail(self.scene.lab, host)
         self._forget_starts(host, "xapi", "xenopsd")  # the host's boot starts them
         self.power_failed.append(side)
@@ -282,6 +296,15 @@ _PROGRAMS = {
     "SM command at the destination": _SM,
     "plugin at the destination": ("/etc/xapi.d/plugins/sxm.py",),
 }
+
+
+def unfinished_leaves(root, pid):
+    """The images that a command of SM of this host, which is dead, was making beside a VDI's, and
+    did not rename to it any more: FileSR.py, _snapshot, calls the new leaf <image>.new, and takes
+    none of a killed command away, nor does its collector, whose names end otherwise."""
+    with open(root + "/var/log/SMlog") as log:
+        made = re.findall(r" SM: \[%d\] \[.*'(/[^']*\.new)'" % pid, log.read())
+    return [path for path in made if os.path.exists(path)]
 
 
 def _daemon(kind):

@@ -220,7 +220,8 @@ class Run:
         ]
         assert len(present) == 1, "pools that have the VM: %s" % [pool.name for pool in present]
         (pool,) = present
-        injection.remove_what_the_dead_left()
+        for path in injection.remove_what_the_dead_left():
+            self._note("taken away: %s, which SM, killed, had not renamed" % path)
         state = pool.xapi.VM.get_power_state(pool.xapi.VM.get_by_uuid(scene.uuid))
         if not self.vm.runs:
             assert state == "Suspended", state

@@ -18,6 +18,7 @@ from lab.pools.link import Link
 from lab.pools.roots import REPOSITORY
 from tests.e2e.moments import MOMENTS, NAMES
 from tests.faults import cases
+from tests.faults.injection import unfinished_leaves
 
 PATIENCE = 10.0
 Host = collections.namedtuple("Host", "root")
@@ -161,3 +162,16 @@ def test_a_seed_tells_the_whole_run():
         cases.plan(3) == cases.round_of(0)[3]
         and cases.plan(len(cases.round_of(0)) + 3) == cases.round_of(1)[3]
     )
+
+
+def test_of_a_killed_command_of_sm_only_its_own_leaf_is_its_leftover(tmp_path):
+    """Not that of another command, nor an image that it was done with."""
+    made = "2026-11-28 05:44:25 SM: [%d] ['qemu-img', 'create', '-b', 'base.qcow2', '%s', '8192']\n"
+    (tmp_path / "var/log").mkdir(parents=True)
+    names = ("a.qcow2.new", "b.qcow2.new", "c.qcow2", "renamed.qcow2.new")
+    a, b, c, renamed = (str(tmp_path / name) for name in names)
+    for path in (a, b, c):
+        open(path, "w").close()
+    commands = ((7, renamed), (7, a), (7, c), (17, b), (71, b))
+    (tmp_path / "var/log/SMlog").write_text("".join(made % command for command in commands))
+    assert unfinished_leaves(str(tmp_path), 7) == [a]

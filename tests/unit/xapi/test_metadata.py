@@ -12,28 +12,39 @@ import urllib.parse
 
 import pytest
 
-from storage_motion.errors import BadMetadata, Unreachable
+from storage_motion.errors import BadMetadata, JournalNotWritten, Unreachable
 from storage_motion.xapi import metadata, tasks
 from tpm_document import SECRET, with_tpm
 from web_server import serving
 
 
 class Session:
-    """A pool whose import ends as `status` says."""
+    """A pool whose import ends as `status` says, unless somebody sets another one. `destroyed`: the
+    tasks that have been; `left`: whether one of them was pending then, which xapi keeps until it
+    has ended (xapi_task.ml)."""
 
     handle = "OpaqueRef:s;s"
 
     def __init__(self, status="success", error=()):
-        self.destroyed = []
+        self.destroyed, self.left = [], False
+        self._status = status
         self.xenapi = types.SimpleNamespace(
             task=types.SimpleNamespace(
                 create=lambda label, description: "OpaqueRef:t",
-                get_status=lambda task: status,
+                get_status=lambda task: self._status,
+                set_status=self._set_status,
                 get_result=lambda task: "",
                 get_error_info=lambda task: list(error),
-                destroy=self.destroyed.append,
+                destroy=self._destroy,
             )
         )
+
+    def _set_status(self, task, value):
+        self._status = value
+
+    def _destroy(self, task):
+        self.destroyed.append(task)
+        self.left = self._status == "pending"
 
 
 @contextlib.contextmanager
@@ -146,20 +157,37 @@ def test_a_broken_archive_is_not_quoted():
 
 
 def test_a_connection_that_broke_and_a_task_that_says_nothing(monkeypatch):
+    """xapi may be at it still: the task is for it to end, or who looks whether it has would think
+    that it had."""
     monkeypatch.setattr(metadata, "REFUSAL_TIMEOUT", 0.0)
+    session = Session("pending")
     with resetting() as url, pytest.raises(
         Unreachable, match="import_metadata: Connection reset by peer"
     ):
-        metadata.bring(Session("pending"), url, b"<value/>", True)
+        metadata.bring(session, url, b"<value/>", True)
+    assert session.destroyed == ["OpaqueRef:t"] and session.left
 
 
 def test_nobody_there():
-    asked = []
+    asked, session = [], Session("pending")
     with pytest.raises(Unreachable, match="refused"):
-        metadata.bring(
-            Session("pending"), "http://127.0.0.1:1", b"<value/>", True, asked=asked.append
-        )
+        metadata.bring(session, "http://127.0.0.1:1", b"<value/>", True, asked=asked.append)
     assert asked == [], "nothing has been asked for"
+    assert session.destroyed == ["OpaqueRef:t"] and not session.left
+
+
+def test_a_task_of_which_there_is_no_note_is_not_left_pending():
+    """Nothing is sent then, and nobody would ever end it."""
+    sent, session = [], Session("pending")
+
+    def asked(task):
+        raise JournalNotWritten("a.json", "No space left on device")
+
+    with serving(lambda *request: (sent.append(request), (200, b""))[1]) as url, pytest.raises(
+        JournalNotWritten
+    ):
+        metadata.bring(session, url, b"<value/>", True, asked=asked)
+    assert not sent and session.destroyed == ["OpaqueRef:t"] and not session.left
 
 
 def test_the_task_is_told_before_the_document_is_sent():
