@@ -79,6 +79,14 @@ class Ran:
         assert "Traceback" not in out + err and "Exception ignored" not in out + err, err
 
 
+@pytest.fixture(autouse=True)
+def heeds_ctrl_c():
+    """Who starts the tests in a shell's background has them, and all that they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def started(folder, *words, **options):
     settings = {"SXM_PASSWORD": PASSWORD, **options.pop("env", {})}
     return subprocess.Popen(

@@ -242,6 +242,7 @@ def add_vm(pool, host, vdis, network, **changes):
     record = dict(
         name_label="web",
         power_state="Running",
+        suspend_VDI=NULL,
         resident_on=host,
         is_a_template=False,
         is_a_snapshot=False,
