@@ -14,7 +14,6 @@ A session's reference is as good as a password while it lasts: so it is among th
 """
 
 import contextlib
-import functools
 import logging
 import os
 import threading
@@ -46,7 +45,7 @@ def begin(migration: str, side: str, session: "XenAPI.Session") -> None:
     with _ALONE:
         earlier = [one for one in _noted(migration).get(side, []) if one != own]
         _note(migration, side, earlier + [own])
-    session.began = functools.partial(_replace, migration, side, [own])
+    session.began = _Noting(migration, side, own)
     for one in earlier:
         sessions.end_surely(session, one)
     if earlier:
@@ -56,23 +55,36 @@ def begin(migration: str, side: str, session: "XenAPI.Session") -> None:
 
 def end(migration: str, side: str, session: "XenAPI.Session") -> None:
     """End it, and forget it. Those that could not be ended before stay noted."""
-    own = session.handle
+    began = getattr(session, "began", None)
+    own = list(began.own) if isinstance(began, _Noting) else [session.handle]
     sessions.logout(session)
-    _drop(migration, side, [own, session.handle])
-
-
-def _replace(migration: str, side: str, own: List[str], reference: str) -> None:
-    """A session was logged in anew, as xapi knew it no more (`own`: what it was). Nothing, when the
-    migration has ended."""
-    former, own[:] = own[:], [reference]
     try:
-        with _ALONE:
-            noted = _noted(migration).get(side, [])
-            if set(former) & set(noted):
-                _note(migration, side, [one for one in noted if one not in former] + own)
+        _drop(migration, side, own + [session.handle])
     except NotNoted as error:
-        # what is asked for may be what the guest's pause waits for
+        # who comes next ends one that has ended; what this one has come to is what counts
         log.warning("%s: %s", migration, error)
+
+
+class _Noting:
+    """Notes each session that is logged in anew as xapi knew the one before no more. `own`: all of
+    them. Several threads may do so at once, and any of theirs may be what a call is made by."""
+
+    def __init__(self, migration: str, side: str, first: str) -> None:
+        self.own = [first]
+        self._migration, self._side = migration, side
+
+    def __call__(self, reference: str) -> None:
+        """It was logged in. Nothing, when the migration has ended."""
+        try:
+            with _ALONE:
+                noted = _noted(self._migration).get(self._side, [])
+                known = bool(set(self.own) & set(noted))
+                self.own.append(reference)
+                if known:
+                    _note(self._migration, self._side, noted + [reference])
+        except NotNoted as error:
+            # what is asked for may be what the guest's pause waits for
+            log.warning("%s: %s", self._migration, error)
 
 
 def _drop(migration: str, side: str, references: List[str]) -> None:

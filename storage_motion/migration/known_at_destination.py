@@ -49,7 +49,8 @@ def take_halted(m: "Migration") -> None:
     remap.bring_again(m)
     if m.plan.cross_pool:
         receive.give(m)
-        remap.bring(m)
+        if _can_be_brought(m):
+            remap.bring(m)
     else:
         adopt.adopt(m)
         history.adopt_within(m)
@@ -58,8 +59,14 @@ def take_halted(m: "Migration") -> None:
 def _in_part(m: "Migration") -> List[str]:
     """Whether a VM that does not run is there in part only, as xapi had written it to disk while it
     was imported: with its disks, perhaps, and without its interfaces, or its virtual TPM."""
-    vm = arrived_vm.find(m) if m.plan.cross_pool and not m.plan.live else None
+    vm = arrived_vm.find(m) if not m.plan.live and _can_be_brought(m) else None
     return ["the VM as a whole"] if vm and not claim.has_blocked_arrived(m, vm) else []
+
+
+def _can_be_brought(m: "Migration") -> bool:
+    """Whether there is a VM that another pool can be given again. When the source's is gone the
+    other one is the only one, and let go: that our blocks are gone does not make it a part."""
+    return m.plan.cross_pool and Records(m.source).ref("VM", m.plan.vm) is not None
 
 
 def forgotten(m: "Migration") -> List[str]:

@@ -46,11 +46,12 @@ def direction_of(entry: Dict[str, Any]) -> Direction:
 
 
 def _first_to_finish(entry: Dict[str, Any]) -> str:
-    """The first phase behind the point of no return that is not known to be done."""
+    """The first phase behind the point of no return that is not known to be done. Not one before
+    the one that it was in, but of those that have failed: by `end` the VM is its user's."""
     names = [phase.name for phase in phases.of(Plan.from_json(entry["plan"])) if phase.undo is None]
     # Of those that were tried, and failed: each of `left` begins with the name of its phase.
     wanted = [name for name in names if any(text.startswith(name + ":") for text in entry["left"])]
-    if entry["state"] == journal.RUNNING and entry["phase"] in names:
+    if entry["phase"] in names:
         wanted.append(entry["phase"])
     return min(wanted, key=names.index) if wanted else names[0]
 

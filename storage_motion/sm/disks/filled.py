@@ -18,6 +18,7 @@ from storage_motion.sm.disks.disk import Disk, end_tapdisk, tags, wait
 from storage_motion.sm.disks.record import Record
 
 BACK_OUT_BOUND = 30.0  # seconds for an activation that met the gate to take its tags away
+FREE_BOUND = 5.0  # seconds from a tapdisk's end in order to that of its minor
 # In the record: a command of ours has told its tapdisk to close, while that still lived.
 CLOSING = "closing"
 
@@ -144,9 +145,10 @@ class FilledDisk(Disk):
         """Close it for the VM. Raises NotFinished where its tapdisk may have ended by itself, with
         what it had answered and not written yet.
 
-        One that an earlier command, which was killed, has told to close has done so since."""
+        One that an earlier command, which was killed, has told to close has done so since, if its
+        minor is free."""
         told = (self._record.read() or {}).get(CLOSING, False)
-        if self._closed_in_order() or told or not self._answers_late():
+        if self._closed_in_order() or not self._answers_late() or told and self._is_minor_free():
             return
         noted = self._record.read()
         if noted:  # what comes again must not take it for closed either
@@ -155,6 +157,21 @@ class FilledDisk(Disk):
             "the tapdisk that filled VDI %s has ended by itself, or has been ended by others: the "
             "image may lack what it had in memory" % self.uuid
         )
+
+    def _is_minor_free(self) -> bool:
+        """Whether the minor of the tapdisk that `start` has noted was given back, as tap-ctl does
+        once that has closed its image and ended, and at no other time (tap-ctl-destroy.c)."""
+        minor = (self._noted_tapdisk() or {}).get("minor")
+        try:
+            # one with a process is another's by now
+            wait(
+                lambda: all(vbd.pid is not None for vbd in tapctl.list(minor=minor)),
+                FREE_BOUND,
+                "minor %s has had no tapdisk" % minor,
+            )
+        except DiskStuck:
+            return False
+        return True
 
     def _closed_in_order(self) -> bool:
         """Close it. Whether the tapdisk that `start` has noted, and no other, had it open until

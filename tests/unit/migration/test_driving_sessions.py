@@ -89,16 +89,26 @@ def test_the_one_of_a_pool_that_does_not_answer_is_ended_when_it_does(ended):
     assert ended == ["one", "two", "there"]
 
 
-def test_one_that_is_logged_in_anew_takes_the_place_of_the_one_before(ended):
-    """xapi knows that one no more."""
+def test_each_that_is_logged_in_anew_is_ended_by_who_follows(ended):
+    """Threads that share one may log in at once, and any of the new ones may be what a call of the
+    dead one is made by."""
     one = of("one")
     driving_sessions.begin(ID, SOURCE, of("zero"))
     driving_sessions.begin(ID, SOURCE, one)
     for name in ("two", "three"):
         one.began(name)
-        assert noted() == {SOURCE: [name]}
+    assert noted() == {SOURCE: ["one", "two", "three"]}
     driving_sessions.begin(ID, SOURCE, of("four"))
-    assert ended == ["zero", "three"]
+    assert ended == ["zero", "one", "two", "three"]
+
+
+def test_of_those_logged_in_anew_none_is_left_in_the_end(ended):
+    one = of("one")
+    driving_sessions.begin(ID, SOURCE, one)
+    one.began("two")
+    one.handle = "two"
+    driving_sessions.end(ID, SOURCE, one)
+    assert ended == ["two"] and os.listdir(root_path(PLACE)) == []
 
 
 def test_when_the_migration_has_ended_nothing_is_noted_any_more():
@@ -127,3 +137,17 @@ def test_what_cannot_be_noted_is_not_begun(ended, monkeypatch):
         driving_sessions.begin(ID, SOURCE, of("two"))
     assert ended == []
     one.began("three")  # in the middle of a call: that goes on
+
+
+def test_what_a_recovery_has_come_to_is_not_lost_by_a_note(ended, monkeypatch):
+    """It would be told as one that waits for room."""
+    one, there = of("one"), of("there")
+    driving_sessions.begin(ID, SOURCE, one)
+    driving_sessions.begin(ID, DESTINATION, there)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(journal, "replace", full)
+    driving_sessions.end(ID, DESTINATION, there)
+    assert ended == ["there"]

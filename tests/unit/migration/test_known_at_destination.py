@@ -92,6 +92,7 @@ def test_a_vm_of_which_only_a_part_came_back_is_not_known(live, monkeypatch):
     pool.tables["VDI"][new]["VBDs"] = [pool.add("VBD", uuid="b", VM=vm, VDI=new)]
     m = types.SimpleNamespace(
         id="m",
+        source=pool,
         destination=pool,
         plan=make_plan(live=live),
         host=lambda: "OpaqueRef:i",
@@ -107,3 +108,27 @@ def test_a_vm_of_which_only_a_part_came_back_is_not_known(live, monkeypatch):
 
     known_at_destination.keep(m, take)
     assert len(taken) == (1 if live else 2)
+
+
+def test_a_vm_that_was_let_go_is_never_taken_for_a_part(monkeypatch):
+    """Its blocks are gone, and so is the source's: it would be destroyed, and could not be brought
+    again."""
+    source, pool = FakePool("A"), FakePool("B")
+    pool.add("VM", uuid=make_plan().vm, resident_on=NULL, blocked_operations={})
+    for name in ("open_again", "bring_again", "give"):
+        for module in (
+            known_at_destination.whereabouts,
+            known_at_destination.remap,
+            known_at_destination.receive,
+        ):
+            monkeypatch.setattr(module, name, lambda m: None, raising=False)
+    brought = []
+    monkeypatch.setattr(known_at_destination.remap, "bring", brought.append)
+    m = types.SimpleNamespace(
+        id="m", source=source, destination=pool, plan=make_plan(live=False, disks=())
+    )
+    known_at_destination.take_halted(m)
+    assert brought == [] and known_at_destination._in_part(m) == []
+    source.add("VM", uuid=make_plan().vm)
+    known_at_destination.take_halted(m)
+    assert brought == [m] and known_at_destination._in_part(m) == ["the VM as a whole"]

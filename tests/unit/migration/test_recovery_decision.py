@@ -43,7 +43,7 @@ from storage_motion.migration import recovery_decision
                 "state": journal.FAILED,
                 "left": ["the worker gave up"],
             },
-            "complete",
+            "end",
         ),
         ({"phase": "hand-over", "begun": ["hand-over"], "live": False}, None),
         ({"phase": "adopt", "begun": ["hand-over", "adopt"], "live": False}, None),

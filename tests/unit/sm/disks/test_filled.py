@@ -257,14 +257,52 @@ def test_one_that_died_loses_nothing_of_a_vhd(disk, filled):
     assert disk.config == {}
 
 
-def test_one_that_a_killed_command_has_told_to_close_has_closed(disk, filled):
-    class Killed(BaseException):
-        pass
+class Killed(BaseException):
+    """What a command ends with as it has told its tapdisk to close."""
 
+
+@pytest.fixture
+def told_to_close(disk, filled, monkeypatch):
+    """A disk whose tapdisk a command that was killed has told to close, and that has ended since.
+    `minors`: what tap-ctl tells of its minor, each time it is asked; the last one for good."""
     tapdisk = Qcow2(filled, disk, Killed())
     with pytest.raises(Killed):
         disk.finish()
-    disk.record["tapdisk"] = dict(ONLY, started=1)  # its tap-ctl has gone on, and it has ended
+    disk.record["tapdisk"] = dict(ONLY, started=1)
     tapdisk.ended = []
-    disk.finish()
-    assert disk.config == {}
+    disk.minors = [[]]
+
+    def rows(minor):
+        assert minor == ONLY["minor"]
+        return disk.minors.pop(0) if len(disk.minors) > 1 else disk.minors[0]
+
+    monkeypatch.setattr(filled.tapctl, "list", rows)
+    monkeypatch.setattr(filled, "FREE_BOUND", 0.1)
+    return disk
+
+
+LEFT = [tapctl.Vbd(None, ONLY["minor"], None, None)]
+OF_ANOTHER = [tapctl.Vbd(1, ONLY["minor"], 0, "vhd:/other")]
+
+
+@pytest.mark.parametrize(
+    "minors",
+    [[[]], [LEFT, []], [OF_ANOTHER]],
+    ids=["its minor is free", "its minor is freed just now", "its minor is another's by now"],
+)
+def test_one_that_a_killed_command_has_told_to_close_has_closed(told_to_close, minors):
+    """Its tap-ctl has gone on."""
+    told_to_close.minors = minors
+    told_to_close.finish()
+    assert told_to_close.config == {}
+
+
+def test_one_that_was_to_close_and_has_died_instead_has_not_closed(told_to_close):
+    """As where the command was killed before its tap-ctl began, or its storage hung until somebody
+    killed the tapdisk. Its minor stays."""
+    told_to_close.minors = [LEFT]
+    for _ in range(2):
+        with pytest.raises(NotFinished, match="ended by itself"):
+            told_to_close.finish()
+    assert set(told_to_close.config.values()) == {marks.SHUT}
+    assert "noted" not in told_to_close.log
