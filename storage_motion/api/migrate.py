@@ -198,18 +198,23 @@ def _start(request: Request, plan: Plan) -> Dict[str, Any]:
     except MotionError:
         secret_files.forget_all(found)
         raise
+    process = None
     try:
         process = launch.start_unit(UNIT % found, launch.python_module(WORKER, found))
     except MotionError as error:
-        secret_files.forget_all(found)
-        entry.write(state=journal.FAILED, error=error.failure())
-        raise
+        # One that has said who it is has begun, and died before it was seen: its task and its
+        # claims are recovered as those of any other.
+        if not Journal.load(found).entry["worker"]:
+            secret_files.forget_all(found)
+            entry.write(state=journal.FAILED, error=error.failure())
+            raise
 
     def has_task() -> Optional[Dict[str, Any]]:
         latest = Journal.load(found).entry
         if latest["task"] or latest["state"] != journal.RUNNING:
             return latest
-        driven = process.alive() or latest["worker"] and status.worker_alive(latest)
+        started = process is not None and process.alive()
+        driven = started or latest["worker"] and status.worker_alive(latest)
         outcome.see_to_it(worker_watch, driven, latest)
         return None
 

@@ -18,6 +18,7 @@ from storage_motion.errors import (
     BadCredentials,
     HostIsSlave,
     JournalNotWritten,
+    LaunchFailed,
     WorkerDied,
 )
 from storage_motion.journal import journal
@@ -57,6 +58,29 @@ def test_a_worker_that_is_killed_before_it_has_said_who_it_is_is_waited_for(pool
     with pytest.raises(WorkerDied) as raised:
         migrate._start(request, make_plan(kind="in-pool"))
     assert raised.value.details[2] == dead_worker.NOBODY
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_worker_that_has_died_before_it_was_seen(pool, monkeypatch, begun):
+    """One that had begun is no failed start: it has a task by then, and is recovered."""
+
+    def start(name, argv):
+        if begun:
+            task = {"worker": {"pid": 1, "started": -1}, "task": "t", "phase": "claim"}
+            Journal.load(journal.all_ids()[0]).write(**task)
+        raise LaunchFailed(name, "ended at once")
+
+    monkeypatch.setattr(migrate.launch, "start_unit", start)
+    request = type("Request", (), {"remote": None, "retry_limit": 5, "bandwidth": 0})
+    if begun:
+        assert migrate._start(request, make_plan(kind="in-pool"))["task"] == "t"
+    else:
+        with pytest.raises(LaunchFailed):
+            migrate._start(request, make_plan(kind="in-pool"))
+    entry = Journal.load(journal.all_ids()[0]).entry
+    assert (entry["state"], entry["phase"]) == (
+        (journal.RUNNING, "claim") if begun else (journal.FAILED, None)
+    )
 
 
 NOBODY = {
