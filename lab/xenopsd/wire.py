@@ -96,7 +96,8 @@ def _response(value):
 
 class _Marshaller(xmlrpc.client.Marshaller):
     """Python's refuses an integer of more than 32 bits, as of what a guest has written. The real
-    one's are of 64 (ocaml-rpc, xmlrpc.ml)."""
+    one's are of 64, and come without a type, so as strings to Python (ocaml-rpc, xmlrpc.ml;
+    docs/facts/recorded/xenops-VM.stat-running.response): the product must read none."""
 
     def _integer(self, value, write):
         write("<value><i8>%d</i8></value>" % value)
