@@ -17,7 +17,8 @@ def faults(result):
         for sample in result.get(part, ()):
             error = sample.get("error", "")
             if error and not _is_late(sample):
-                where = sample["scenario"], sample["contestant"], error
+                beside = " beside a copy" if sample.get("beside") else ""
+                where = sample["scenario"] + beside, sample["contestant"], error
                 wrong.append("%s, %s, %s: %s" % (part, *where))
     wrong += _ratios(result.get("copy", ()), peers.BASE, "seconds")
     alone = of(result.get("mirror", ()), beside=False)
