@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The lab of a module, and the VM that its tests share.
 
-Of a test that fails, the ends of its hosts' logs are told, and all of them are kept in
-build/evidence/<test>; then its scene is put in order for the next test."""
+Of a test that fails, what its hosts' processes are doing and the ends of their logs are told, and
+all of the logs are kept in build/evidence/<test>; then its scene is put in order for the next
+test."""
 
 import os
 import subprocess
@@ -10,7 +11,7 @@ import traceback
 
 import pytest
 
-from lab.pools import evidence
+from lab.pools import evidence, stacks
 from lab.pools.lab import Lab
 from tests.e2e import scene as scenes
 
@@ -42,6 +43,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     lab = item.funcargs.get("lab")
     if report.when == "call" and report.failed and lab:
+        report.sections.append(("what goes on in the lab", stacks.told(lab)))
         evidence.keep(lab, os.path.join(EVIDENCE, item.name))
         for host in lab.hosts:
             report.sections.append(

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from lab.pools import daemons, leftovers
+from lab.pools import daemons, leftovers, stacks
 from lab.pools.lab import Lab
 from lab.pools.roots import REPOSITORY
 from lab.pools.topology import PoolPlan
@@ -233,6 +233,16 @@ def test_the_doctor_finds_what_is_wrong_and_nothing_in_a_lab_that_is_well(lab, t
     assert "nobody is at it" in bad["problem", "SM", of_vdi]
     here.xapi.VDI.remove_from_sm_config(vdi, "relinking")
     delete(here, vm)
+
+
+def test_where_its_processes_stand_is_told(lab):
+    text = stacks.told(lab)
+    for name in ("a1", "a2", "b1"):
+        pids = lab.daemons.pids()
+        for daemon, call in (("xapi", "daemon.py:"), ("xenopsd", "server.py:")):
+            (_, _, told) = text.partition("%s %d (" % (name, pids["%s/%s" % (name, daemon)]))
+            threads = told.splitlines()[1:4]
+            assert any(call in one and " serve" in one for one in threads), text
 
 
 def test_a_lab_that_goes_down_leaves_nothing():
