@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 
 import pytest
 
-from lab.dom0 import before, forks, scripts
+from lab.dom0 import before, forks, forkserver, scripts
 from lab.pools.daemons import of_root
 from lab.xapi.host_work import HostWork
 from tests.eventually import eventually
@@ -140,6 +141,25 @@ def test_a_server_ends_with_who_asks_it_and_its_last_fork(root, tmp_path):
     fork.kill()
     assert fork.wait(BOUND) == -signal.SIGKILL
     eventually(lambda: server not in servers(), "the server ends")
+
+
+def test_whether_anybody_asks_is_known_without_waiting():
+    """A fork looks at the socket of its server, which takes the next call from it meanwhile: what
+    was there may be gone. One that waited for it stood still for good (seen with two disks, which
+    are closed at a time)."""
+    asker, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    looked = []
+    look = threading.Thread(
+        target=lambda: looked.append(forkserver.nobody_asks(server)), daemon=True
+    )
+    look.start()
+    look.join(BOUND)
+    assert looked == [False], "nothing is there to be received"
+    asker.sendall(b"call")
+    assert not forkserver.nobody_asks(server) and server.recv(9) == b"call"
+    asker.close()
+    assert forkserver.nobody_asks(server)
+    server.close()
 
 
 @pytest.mark.parametrize("first", ["#!/bin/sh", "#!/usr/bin/env python3"])
