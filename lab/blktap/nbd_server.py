@@ -71,7 +71,7 @@ def start(layout, pid, minor):
             if ready.read() != b"ready":
                 raise records.not_imitated("a QCOW2 tapdisk whose NBD server does not start")
         with open(layout.server(pid), "w") as note:
-            note.write(str(child))
+            note.write("%d %s" % (child, records.start_time(child)))
         return
     try:
         os.setsid()
@@ -101,12 +101,11 @@ def end(layout, pid, bound):
     """Wait until the server of tapdisk `pid`, which has closed its disk or is dead, has ended, if
     it had one; kill it after `bound` (s)."""
     try:
-        with open(layout.server(pid)) as note:
-            server = int(note.read())
+        server, started = _noted(layout.server(pid))
     except FileNotFoundError:
         return
     until = time.monotonic() + bound
-    while records.start_time(server) is not None:
+    while records.start_time(server) == started:  # its pid may be another's by now
         if time.monotonic() > until:
             os.kill(server, signal.SIGKILL)
         time.sleep(0.002)
@@ -116,8 +115,11 @@ def end(layout, pid, bound):
 
 def all_of(root):
     """The pids of those on the host at `root`."""
-    found = []
-    for path in records.Layout(root).servers():
-        with open(path) as note:
-            found.append(int(note.read()))
-    return found
+    return [_noted(path)[0] for path in records.Layout(root).servers()]
+
+
+def _noted(path):
+    """(pid, start time) of the server that a note at `path` tells of."""
+    with open(path) as note:
+        pid, started = note.read().split()
+    return int(pid), started

@@ -77,7 +77,7 @@ class Layout(object):
         return "%s/%d.held-ring" % (self.lab, pid)
 
     def server(self, pid):
-        """The pid of that NBD server."""
+        """The note of that NBD server: its pid and when it started."""
         return "%s/%d.server" % (self.lab, pid)
 
     def servers(self):
