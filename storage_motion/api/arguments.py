@@ -54,17 +54,14 @@ SELECTORS = (
     "snapshot-schedule",
     "tags",
 )
-SEVERAL = "or have several moved by sxm evacuate"
+BY_SELECTOR = (
+    "is how xe selects VMs, and one migration moves one VM",
+    "name that with vm, or have several moved by sxm evacuate",
+)
 # Arguments of xe vm-migrate that we know and do not take: why, and what would be right.
 NOT_HERE = dict(
     {"compress": ("the destination pool's migration-compression decides", "leave it out")},
-    **{
-        selector: (
-            "is how xe selects VMs, and one migration moves one VM",
-            "name that with vm, " + SEVERAL,
-        )
-        for selector in SELECTORS
-    }
+    **dict.fromkeys(SELECTORS, BY_SELECTOR)
 )
 
 Default = TypeVar("Default")
