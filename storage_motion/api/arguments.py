@@ -61,7 +61,7 @@ BY_SELECTOR = (
 # Arguments of xe vm-migrate that we know and do not take: why, and what would be right.
 NOT_HERE = dict(
     {"compress": ("the destination pool's migration-compression decides", "leave it out")},
-    **dict.fromkeys(SELECTORS, BY_SELECTOR)
+    **dict.fromkeys(SELECTORS, BY_SELECTOR),
 )
 
 Default = TypeVar("Default")
