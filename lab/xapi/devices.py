@@ -9,6 +9,8 @@ from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL, construct
 from lab.xapi.vdi import assert_managed
 
+_DEBUG = "lab-xapi"
+
 
 @call("VBD.create", "args:record(VBD)")
 def create_vbd(context, args):
@@ -81,16 +83,27 @@ def _destroy(database, class_name, ref):
 
 @call("VBD.plug", "self:ref(VBD)")
 def plug_vbd(context, self):
-    """Raises what xapi does (xapi_vbd_helpers.ml); this xenopsd cannot plug anything into a VM that
-    runs."""
-    _hotplug(context.database, self, "plug", True, "DEVICE_ALREADY_ATTACHED")
+    """Raises what xapi does (xapi_vbd_helpers.ml), but for what it says of VBDs of others with the
+    same VDI, and of guests without drivers. The VBD is said to be plugged from the begin on, and
+    remains so where that fails (xapi_xenops.ml, vbd_plug)."""
+    host, vbd = _hotplug(context.database, self, True, "DEVICE_ALREADY_ATTACHED")
+    context.database.set("VBD", self, currently_attached=True)
+    context.pool.on_host(host, "xenops", method="VBD.add", members=dict(vbd, debug_info=_DEBUG))
+    try:
+        xenops.run(context, host, "VBD.plug", id=vbd["id"], device=vbd["disk"]["device"])
+    finally:  # Events_from_xenopsd.with_suppressed
+        xenops.update_vbds(context.pool, context.database.get("VBD", self, "VM"), host)
 
 
 @call("VBD.unplug", "self:ref(VBD)")
 def unplug_vbd(context, self):
     if not context.database.get("VBD", self, "unpluggable"):
         raise Failure("VBD_NOT_UNPLUGGABLE", self)
-    _hotplug(context.database, self, "unplug", False, "DEVICE_ALREADY_DETACHED")
+    host, vbd = _hotplug(context.database, self, False, "DEVICE_ALREADY_DETACHED")
+    named = {"id": vbd["id"], "device": vbd["disk"]["device"]}
+    xenops.run(context, host, "VBD.unplug", **named)
+    xenops.update_vbds(context.pool, context.database.get("VBD", self, "VM"), host)
+    context.pool.on_host(host, "xenops", method="VBD.remove", members=dict(named, debug_info=_DEBUG))
 
 
 def assert_managed_of(database, vbd):
@@ -113,7 +126,9 @@ def assert_attachable(context, self):
     assert_managed_of(context.database, self)
 
 
-def _hotplug(database, vbd, method, done, already):
+def _hotplug(database, vbd, done, already):
+    """(the VM's host, {"id": the VM's UUID, "disk": as VBD.add takes it}) of a VBD that may be
+    plugged (`done`), or unplugged, now."""
     record = database.record("VBD", vbd)
     state = database.get("VM", record["VM"], "power_state")
     if state != "Running":
@@ -121,7 +136,11 @@ def _hotplug(database, vbd, method, done, already):
     if record["currently_attached"] == done:
         raise Failure(already, vbd)
     assert_managed_of(database, vbd)
-    raise Failure("NOT_IMPLEMENTED", "VBD." + method)
+    if record["type"] != "Disk":
+        raise Failure("NOT_IMPLEMENTED", "a drive for CDs of a VM that runs")
+    vm = database.record("VM", record["VM"])
+    disk = xenops.disk_metadata(database, record)
+    return vm["resident_on"], {"id": vm["uuid"], "disk": disk}
 
 
 def _removable(database, vbd):

@@ -6,6 +6,7 @@ import contextlib
 from lab.xapi.failures import Failure
 from lab.xapi.schema import NULL
 
+_MIGRATIONS = ("pool_migrate", "migrate_send")
 _ANY = ("Halted", "Paused", "Running", "Suspended")
 
 # operation -> power states in which it is allowed (only those that this xapi can do, or whose
@@ -39,6 +40,12 @@ OPERATIONS = {
 _FOR_TEMPLATES = ("destroy", "metadata_export", "update_allowed_operations")
 # xapi_vm_lifecycle.ml, check_snapshot; "update_allowed_operations" is a call that it never checks
 _FOR_SNAPSHOTS = _FOR_TEMPLATES + ("revert", "clone", "copy", "hard_shutdown")
+# what a device of its host forbids a VM, by the field that has those, in any power state (PCIs are
+# attached as it starts): xapi_vm_lifecycle.ml, get_operation_error
+_HELD_BY = (
+    ("attached_PCIs", "VM_HAS_PCI_ATTACHED", ("suspend", "checkpoint", *_MIGRATIONS)),
+    ("VUSBs", "VM_HAS_VUSBS", ("suspend", "snapshot", "checkpoint", *_MIGRATIONS)),
+)
 # do not mind what else is going on
 _BESIDE_OTHERS = ("metadata_export", "update_allowed_operations")
 
@@ -65,6 +72,9 @@ def refusal(ref, record, operation):
         return Failure("VM_IS_TEMPLATE", ref, operation)
     if record["is_control_domain"]:
         return Failure("OPERATION_NOT_ALLOWED", "Operations on domain 0 are not allowed")
+    for field, code, forbidden in _HELD_BY:
+        if record[field] and operation in forbidden:
+            return Failure(code, ref)
     if operation == "revert" and not record["is_a_snapshot"]:
         return Failure("REVERT_ONLY_ALLOWED_ON_SNAPSHOT")
     if operation == "create_vtpm" and record["VTPMs"]:

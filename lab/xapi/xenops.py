@@ -54,11 +54,7 @@ def metadata(database, vm, plugged_only=False):
         "name": record["name_label"],
         "memory": str(record["memory_dynamic_max"]),
         "disks": [
-            {
-                "device": disk["device"] or device_name(disk["userdevice"]),
-                "vdi": locator(database, disk["VDI"]),
-                "rw": disk["mode"] == "RW",
-            }
+            disk_metadata(database, disk)
             for disk in sorted(
                 disks, key=lambda disk: (len(disk["userdevice"]), disk["userdevice"])
             )
@@ -81,6 +77,15 @@ def metadata(database, vm, plugged_only=False):
             if key.startswith(_GUEST_SETTINGS)
         }
         or _FIRMWARE,
+    }
+
+
+def disk_metadata(database, vbd):
+    """What VBD.add takes, of a VBD (its record)."""
+    return {
+        "device": vbd["device"] or device_name(vbd["userdevice"]),
+        "vdi": locator(database, vbd["VDI"]),
+        "rw": vbd["mode"] == "RW",
     }
 
 
@@ -275,7 +280,8 @@ def _update_disks(database, vm, disks):
             continue
         disk = by_device.get(record["device"] or device_name(record["userdevice"]))
         if disk is None or not disk["plugged"]:
-            database.set("VBD", vbd, currently_attached=False)
+            # so a plug that has failed leaves the VBD as one that is (update_vbd: `active`)
+            database.set("VBD", vbd, currently_attached=bool(disk and disk.get("active")))
             continue
         vdi = vdi_of(database, disk["vdi"])
         if vdi is None:

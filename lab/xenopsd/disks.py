@@ -64,6 +64,17 @@ class Disks:
             dict(record["attached"][disk["device"]], socket=answer["socket"]),
         )
 
+    def hotplug(self, record, disk):
+        """Activate it for a VM that runs. Where that fails it stays attached, as by the real one
+        (xenops_server_xen.ml, VBD.activate)."""
+        try:
+            self.activate(record, disk)
+        except XenopsError:
+            held = record["attached"].get(disk["device"])
+            if held:
+                self._note(record, disk["device"], dict(held, state="attached"))
+            raise
+
     def activate_all(self, record):
         """Activate all of the VM's disks, the writable ones first; what the guest needs of them to
         run."""

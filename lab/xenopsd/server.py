@@ -2,8 +2,8 @@
 """The methods of xenopsd, and its life.
 
 The names and encodings are xenops_interface.ml's; what the lab has of its own is said in the table.
-VM.stat answers {"power_state", "domid", "disks": [{"device", "vdi", "rw", "plugged"}], "vifs":
-[...], "guest": counters, "migration": figures}.
+VM.stat answers {"power_state", "domid", "disks": [{"device", "vdi", "rw", "plugged", "active"}],
+"vifs": [...], "guest": counters, "migration": figures}. A VBD is named by its VM and its device.
 """
 
 import logging
@@ -75,6 +75,14 @@ class Xenopsd:
                 "verify_dest",
                 "localhost_migration",
             ),
+            "VBD.add": now(host.add_disk, "id", "disk"),
+            "VBD.plug": later(
+                lambda task, identity, device: host.plug_disk(identity, device), "id", "device"
+            ),
+            "VBD.unplug": later(
+                lambda task, identity, device: host.unplug_disk(identity, device), "id", "device"
+            ),
+            "VBD.remove": now(host.remove_disk, "id", "device"),
             "VM.export_metadata": now(host.export_metadata, "id"),
             "UPDATES.refresh_vm": now(host.refresh, "id"),
             "VM.import_metadata": now(

@@ -101,6 +101,7 @@ class Host:
                     "vdi": disk["vdi"],
                     "rw": disk["rw"],
                     "plugged": attached.get(disk["device"], {}).get("state") == "active",
+                    "active": disk["device"] in record.get("hotplugged", []),
                 }
                 for disk in record["metadata"]["disks"]
             ],
@@ -111,6 +112,60 @@ class Host:
             "guest": self.domains.status(record["domain"]) if running else {},
             "migration": record["figures"],
         }
+
+    # -- disks of a VM that runs (xenops_server.ml, VBD_hotplug and VBD_hotunplug)
+
+    def add_disk(self, identity, disk):
+        """Take a disk of the VM's, or what is new of it, by its device."""
+        with self.store.lock(identity):
+            record = self.store.get(identity)
+            self._leave_out(record, disk["device"])
+            record["metadata"]["disks"].append(disk)
+            self.store.save(record)
+
+    def plug_disk(self, identity, device):
+        """Activate it. The domain has it then, but this guest's kernel looks for no disks while it
+        runs. Where that fails it remains marked as one that the VM shall have (VBD_set_active)."""
+        with self.store.lock(identity):
+            record = self._running(identity)
+            (disk,) = [one for one in record["metadata"]["disks"] if one["device"] == device]
+            record["hotplugged"] = sorted({device, *record.get("hotplugged", [])})
+            self.store.save(record)
+            try:
+                self.disks.hotplug(record, disk)
+            finally:
+                self.signal_disks(identity)
+
+    def unplug_disk(self, identity, device):
+        """Take it from the VM; xapi forgets it here once it hears of that (update_vbd)."""
+        with self.store.lock(identity):
+            record = self._running(identity)
+            if device in record["attached"]:
+                self.disks.detach(record, device)
+            record["hotplugged"] = [one for one in record.get("hotplugged", []) if one != device]
+            self.store.save(record)
+        self.signal_disks(identity)
+
+    def remove_disk(self, identity, device):
+        """Forget a disk that is not plugged."""
+        with self.store.lock(identity):
+            record = self.store.get(identity)
+            if device in record["attached"]:
+                raise XenopsError("Device_is_connected")
+            self._leave_out(record, device)
+            self.store.save(record)
+
+    def _running(self, identity):
+        record = self.store.get(identity)
+        if record["power_state"] != "Running":
+            raise bad_power_state(record["power_state"], "Running")
+        return record
+
+    @staticmethod
+    def _leave_out(record, device):
+        metadata = record["metadata"]
+        disks = [disk for disk in metadata["disks"] if disk["device"] != device]
+        record["metadata"] = dict(metadata, disks=disks)
 
     # -- power
 
@@ -218,6 +273,7 @@ class Host:
         cannot be given back: or suspended, if its memory has been saved, since what is known of it
         is then kept."""
         domain, record["domain"] = record["domain"], None
+        record["hotplugged"] = []
         try:
             if domain:
                 self.domains.destroy(domain)

@@ -32,9 +32,37 @@ KEEP, DROP = "keep", "drop"
 ANSWER = "answer"
 AUTO, NONE = "auto", "none"
 REMOTE = ("remote-master", "remote-username", "remote-password")
-# Arguments of xe vm-migrate that we know and that mean a VM which this product cannot move, or not
-# in that way.
-NOT_HERE = {"compress": "the destination pool's migration-compression decides"}
+# Fields of a VM by which xe selects one, or several (xen-api, cli_operations.ml, select_vms: all
+# that records.ml has; these are the ones that somebody selects by), and what lets it act on several
+# (do_vm_op).
+SELECTORS = (
+    "affinity",
+    "appliance",
+    "groups",
+    "ha-restart-priority",
+    "is-a-snapshot",
+    "is-a-template",
+    "is-control-domain",
+    "multiple",
+    "name-description",
+    "name-label",
+    "networks",
+    "os-version",
+    "other-config",
+    "power-state",
+    "resident-on",
+    "snapshot-schedule",
+    "tags",
+)
+BY_SELECTOR = (
+    "is how xe selects VMs, and one migration moves one VM",
+    "name that with vm, or have several moved by sxm evacuate",
+)
+# Arguments of xe vm-migrate that we know and do not take: why, and what would be right.
+NOT_HERE = dict(
+    {"compress": ("the destination pool's migration-compression decides", "leave it out")},
+    **dict.fromkeys(SELECTORS, BY_SELECTOR),
+)
 
 Default = TypeVar("Default")
 
@@ -53,11 +81,11 @@ class Argument(NamedTuple):
 
 class Takes(NamedTuple):
     """What a function takes. `required`: of each group one has to be given. `not_here`: {kind: why
-    it is refused}."""
+    it is refused, and what would be right}."""
 
     arguments: Tuple[Argument, ...]
     required: Tuple[Tuple[str, ...], ...] = ()
-    not_here: Dict[str, str] = {}
+    not_here: Dict[str, Tuple[str, str]] = {}
 
 
 MIGRATE = Takes(
@@ -215,7 +243,7 @@ def check_names(function: str, takes: Takes, given: Dict[str, str], problems: Pr
         if name + colon in kinds:
             continue
         if name in takes.not_here:
-            problems.add(text[:64], takes.not_here[name], "leave it out")
+            problems.add(text[:64], *takes.not_here[name])
             continue
         near = difflib.get_close_matches(text[:64], kinds, 1, 0.6)
         problems.add(

@@ -53,7 +53,8 @@ ADVICE = {
     "TOO_MANY_STORAGE_MIGRATES": WAIT,
     TRACKED: "say cbt=renew, or disable changed block tracking: xe vdi-disable-cbt",
     "VM_HAS_PCI_ATTACHED": DEVICE,
-    "VM_HAS_VUSBS": DEVICE,
+    "VM_HAS_VUSBS": "xapi moves no VM with virtual USB devices, a halted one neither: take them "
+    "away (xe vusb-unplug, xe vusb-destroy), and make others at the destination (xe vusb-create)",
     "VM_HOST_INCOMPATIBLE_VERSION": OLDER,
     "VM_HOST_INCOMPATIBLE_VERSION_MIGRATE": OLDER,
     "VM_HOST_INCOMPATIBLE_VIRTUAL_HARDWARE_PLATFORM_VERSION": OLDER,

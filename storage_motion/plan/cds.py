@@ -6,6 +6,7 @@ from typing import Any, Dict, List
 from storage_motion.plan import checks
 from storage_motion.plan.inquiry import Inquiry
 from storage_motion.plan.plan import Cd
+from storage_motion.xapi.records import SUSPENDED, Records
 
 
 def of_drives(inquiry: Inquiry, host_ref: str) -> List[Cd]:
@@ -18,30 +19,40 @@ def of_drives(inquiry: Inquiry, host_ref: str) -> List[Cd]:
         vdi = inquiry.source.of("VDI", vbd["VDI"])
         if not vdi:
             continue
-        seen = not inquiry.cross_pool and checks.plugged(
-            inquiry.destination, inquiry.source.of("SR", vdi["SR"]), host_ref
-        )
+        stays = _stays(inquiry, host_ref, vdi)
         found.append(
             Cd(
                 vbd=vbd["uuid"],
                 vdi=vdi["uuid"],
                 device=vbd["device"] or vbd["userdevice"],
-                eject=not seen,
+                eject=not stays,
                 userdevice=vbd["userdevice"],
                 name=vdi["name_label"],
-                insert="" if seen else _namesake(inquiry, host_ref, vdi),
+                insert="" if stays else _in_its_place(inquiry, host_ref, vdi),
             )
         )
     return found
 
 
 def cautions(inquiry: Inquiry, drives: List[Cd]) -> List[str]:
-    """Which CDs the guest loses for the move, and what comes in their place, for whoever asked. A
-    list of sentences. The drives of a halted VM are left to xapi's importer, which looks for the
-    name as well."""
+    """Which CDs the VM loses, for the move or for good, and what comes in their place, for whoever
+    asked. A list of sentences."""
+    return [_caution(inquiry, cd) for cd in drives if cd.eject and (inquiry.live or not cd.insert)]
+
+
+def _caution(inquiry: Inquiry, cd: Cd) -> str:
     if not inquiry.live:
-        return []
-    return [
+        return (
+            "CD %s (%s) in drive %s does not come along, as the destination has none of the same "
+            "file name%s; the drive is empty there"
+            % (
+                cd.name,
+                cd.vdi,
+                cd.device,
+                "" if _is_suspended(inquiry) else ", and its host sees none of the same name",
+            )
+        )
+    return (
         "CD %s (%s) in drive %s is ejected for the move, as the destination host does not see its "
         "SR; %s"
         % (
@@ -52,9 +63,50 @@ def cautions(inquiry: Inquiry, drives: List[Cd]) -> List[str]:
             if cd.insert
             else "that host sees none of the same name, and the drive stays empty",
         )
-        for cd in drives
-        if cd.eject
+    )
+
+
+def _stays(inquiry: Inquiry, host_ref: str, vdi: Dict[str, Any]) -> bool:
+    """Whether the CD `vdi` (a record) stays in its drive. Within a pool that of a VM that does not
+    run does: nothing is ejected, and its records stay."""
+    if inquiry.cross_pool:
+        return False
+    return not inquiry.live or checks.plugged(
+        inquiry.destination, inquiry.source.of("SR", vdi["SR"]), host_ref
+    )
+
+
+def _in_its_place(inquiry: Inquiry, host_ref: str, vdi: Dict[str, Any]) -> str:
+    """The UUID of the CD that is in the drive afterwards, or "". The metadata of a VM that does not
+    run have its CD, so that xapi's importer looks for one; what that leaves empty is filled at the
+    end (cd_drives.py), but for a suspended VM, whose drives are not opened (xapi_vbd.ml,
+    assert_not_suspended)."""
+    found = "" if inquiry.live else _of_its_file(inquiry.destination, vdi)
+    if found or _is_suspended(inquiry):
+        return found
+    return _namesake(inquiry, host_ref, vdi)
+
+
+def _is_suspended(inquiry: Inquiry) -> bool:
+    return bool(inquiry.vm["power_state"] == SUSPENDED)
+
+
+def _of_its_file(records: Records, vdi: Dict[str, Any]) -> str:
+    """The UUID of the CD that xapi's importer takes for `vdi` (a record), or "": one in the same
+    place in its SR, whichever host sees that (import.ml, VDI.precheck)."""
+    libraries = [ref for ref, sr in records.all("SR").items() if _is_library(sr)]
+    found = [
+        other["uuid"]
+        for other in records.all("VDI").values()
+        if other["location"] == vdi["location"] and other["SR"] in libraries
     ]
+    return min(found, default="")
+
+
+def _is_library(sr: Dict[str, Any]) -> bool:
+    """Whether an SR (its record) has CDs, and is no drive of a host's own ("udev"), as xapi's
+    import.ml has it."""
+    return bool(sr["content_type"] == "iso" and sr["type"] != "udev")
 
 
 def _namesake(inquiry: Inquiry, host_ref: str, vdi: Dict[str, Any]) -> str:
@@ -65,8 +117,6 @@ def _namesake(inquiry: Inquiry, host_ref: str, vdi: Dict[str, Any]) -> str:
     named = []
     for other in [records.of("VDI", ref) for ref in found]:
         sr = other and records.of("SR", other["SR"])
-        # "udev": a drive of the host's own (as xapi's import.ml has it)
-        is_library = sr and sr["content_type"] == "iso" and sr["type"] != "udev"
-        if is_library and checks.plugged(records, sr, host_ref):
+        if sr and _is_library(sr) and checks.plugged(records, sr, host_ref):
             named.append((other["virtual_size"] != vdi["virtual_size"], other["uuid"]))
     return min(named)[1] if named else ""

@@ -123,16 +123,6 @@ def _crash_dumps(inquiry: Inquiry) -> Iterator[str]:
         )
 
 
-def _usb(inquiry: Inquiry) -> Iterator[str]:
-    for ref in inquiry.vm.get("VUSBs") or []:
-        vusb = inquiry.source.of("VUSB", ref)
-        if vusb:
-            yield (
-                "virtual USB device %s is not taken along; xe vusb-create in the destination pool, "
-                "for a device of a host there" % vusb["uuid"]
-            )
-
-
 def _devices(inquiry: Inquiry) -> Iterator[str]:
     for key in DEVICES:
         if inquiry.vm["other_config"].get(key):
@@ -206,7 +196,6 @@ def _pvs(inquiry: Inquiry) -> Iterator[str]:
 
 _OF_COPIES: Tuple[Callable[[Inquiry], Iterator[str]], ...] = (
     _affinity,
-    _usb,
     _devices,
     _start_with_host,
     _custom_fields,

@@ -52,7 +52,7 @@ class Disk(NamedTuple):
 
 
 class Cd(NamedTuple):
-    """A CD in a drive. `eject`: the destination does not see its SR."""
+    """A CD in a drive. `eject`: it does not stay there, as the destination does not see its SR."""
 
     vbd: str
     vdi: str
@@ -60,7 +60,9 @@ class Cd(NamedTuple):
     eject: bool
     userdevice: str = ""
     name: str = ""
-    insert: str = ""  # a VDI of the destination, of the same name, to put in after the move; or ""
+    # A VDI of the destination that is in the drive after the move; or "". It is put in at the end,
+    # but where xapi's importer, for a VM that does not run, has found one of the same file name.
+    insert: str = ""
 
 
 class Vif(NamedTuple):

@@ -57,7 +57,7 @@ def find_vm(
         problems.add(
             request.vm_argument,
             "%d VMs are called %r" % (len(records), request.vm),
-            "the UUID of one",
+            "the UUID of one, or have several moved by sxm evacuate",
         )
     else:
         problems.add(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A CD in the drive of a running VM: its namesake of the other pool is in it afterwards; back at
-the source if the move is taken back."""
+"""A CD in the drive of a VM: its namesake of the other pool is in it afterwards; back at the source
+if the move of a running one is taken back. Without one the drive is empty, as the plan has said."""
 
 import os
 
@@ -105,3 +105,21 @@ def test_its_namesake_is_in_the_drive_at_the_destination(scene, isos, drive):
         assert status["warnings"] == plan["warnings"], "nothing had to be told of it"
         scene.assert_runs()
         scene.assert_nothing_left()
+
+
+def test_a_halted_vms_drive_has_what_its_plan_says(scene, isos, drive):
+    """Its namesake, of another file name; and nothing where there is none."""
+    scene.pool.xapi.VM.clean_shutdown(scene.pool.xapi.VM.get_by_uuid(scene.uuid))
+    isos_back, ejected = {"A": "OpaqueRef:NULL", "B": isos["B"]}, []
+    for pool in ("B", "A"):
+        source, there = scene.host, scene.there
+        if pool == "A":
+            scene.lab.pool("A").xapi.VDI.set_name_label(isos["A"], "other.iso")
+        plan = scene.call("migrate", **dict(scene.arguments(), **{"dry-run": "true"}))["plan"]
+        ejected.append([NAME in text for text in plan["warnings"] if "the drive is empty" in text])
+        entry = scene.ended(scene.begin(), source)
+        assert entry["state"] == "succeeded", entry["error"]
+        assert not entry.get("warnings"), "nothing had to be told of it"
+        scene.host = there
+        assert drive() == isos_back[pool]
+    assert ejected == [[], [True]]

@@ -126,3 +126,47 @@ def test_nobody_writes_to_it_in_mid_move(scene, state):
     assert Process.from_json(worker).alive()
     scene.call("limit", migration=migration, bandwidth="0")
     moved(scene, migration, scene.there)
+
+
+@pytest.fixture
+def refused_plug(scene):
+    """A function that begins a migration, in which the VM's own disk cannot be plugged; its id. To
+    xapi the VBD is plugged since, as it is where xenopsd has failed to plug one."""
+
+    def begin():
+        migration, api = scene.begin(**dict(scene.arguments(), **SLOW)), scene.pool.xapi.VBD
+        scene.until(migration, lambda entry: of_kind(entry)["state"] == "copying")
+        with gate_patience.of([scene.host], PATIENCE), pytest.raises(XenAPI.Failure):
+            api.plug(scene.vbd)
+        assert api.get_currently_attached(scene.vbd)
+        return migration
+
+    return begin
+
+
+@pytest.mark.parametrize("scene", [Unplugged], ids=["unplugged"], indirect=True)
+def test_it_cannot_be_plugged_before_the_end_of_the_move(scene, refused_plug):
+    migration, there = refused_plug(), scene.there
+    scene.pool.xapi.VBD.unplug(scene.vbd)
+    scene.call("limit", migration=migration, bandwidth="0")
+    moved(scene, migration, there)
+    api, vbd = scene.pool.xapi.VBD, scene.vbd
+    api.plug(vbd)
+    assert api.get_currently_attached(vbd)
+    (disk,) = [
+        one for one in there.xenopsd("VM.stat", id=scene.uuid)["disks"] if one["device"] == "xvdb"
+    ]
+    assert disk["plugged"], "SM has opened it"
+    api.unplug(vbd)
+    scene.assert_as_before()
+
+
+@pytest.mark.parametrize("scene", [Unplugged], ids=["unplugged"], indirect=True)
+def test_one_that_xapi_has_as_plugged_ends_the_move(scene, refused_plug):
+    migration = refused_plug()
+    scene.call("limit", migration=migration, bandwidth="0")
+    entry = scene.ended(migration)
+    assert entry["state"] == "failed" and entry["error"][0] == "SXM_VM_CHANGED", entry["error"]
+    assert "disk %s was plugged" % scene.vdi["uuid"] in str(entry["error"])
+    scene.pool.xapi.VBD.unplug(scene.vbd)
+    scene.assert_as_before()

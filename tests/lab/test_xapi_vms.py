@@ -8,6 +8,7 @@ import xmlrpc.client
 import pytest
 
 from lab.http_client import UnixConnection
+from lab.xapi import vm_lifecycle
 from xapi_archive import document, export, imported, packed
 from xapi_fixture import (  # noqa: F401
     LabPool,
@@ -661,3 +662,17 @@ def test_what_the_user_has_blocked_is_not_valid(x, vm, token):
         "not this one",
     ]
     assert asked(x, vm, token) == "", "it does not look at that"
+
+
+@pytest.mark.parametrize(
+    "field, code, snapshot",
+    [("VUSBs", "VM_HAS_VUSBS", False), ("attached_PCIs", "VM_HAS_PCI_ATTACHED", True)],
+)
+def test_a_vm_with_a_device_of_its_host_goes_nowhere(x, vm, field, code, snapshot):
+    """A halted one with a virtual USB device, too: xapi asks for no power state there."""
+    record = dict(x.VM.get_record(vm), **{field: ["OpaqueRef:device"]})
+    assert record["power_state"] == "Halted"
+    failure = vm_lifecycle.refusal(vm, record, "migrate_send")
+    assert failure.description == [code, vm]
+    assert (vm_lifecycle.refusal(vm, record, "snapshot") is None) == snapshot
+    assert vm_lifecycle.refusal(vm, record, "start") is None

@@ -147,6 +147,18 @@ def test_what_is_wrong_is_named_with_what_is_right(wrong, argument, right):
     )
 
 
+@pytest.mark.parametrize(
+    "selector", ["name-label", "tags", "power-state", "resident-on", "multiple", "other-config:key"]
+)
+def test_several_vms_by_xes_selectors_are_told_of_sxm_evacuate(selector):
+    """xe vm-migrate takes them, and moves each that matches."""
+    _, problems = read(vm=VM, **{selector: "true"})
+    assert problems == [
+        "%s: is how xe selects VMs, and one migration moves one VM; name that with vm, or have "
+        "several moved by sxm evacuate" % selector
+    ]
+
+
 def test_a_copy_is_asked_for():
     assert [read(**given)[0].copy for given in ({"copy": "true"}, {"copy": "false"}, {})] == [
         True,

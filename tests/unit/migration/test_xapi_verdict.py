@@ -160,6 +160,24 @@ def test_a_refusal_is_told_with_what_to_do(world, where):
     assert len(world.ended) == (where == "assert_can_migrate"), "the session of the token is ended"
 
 
+@pytest.mark.parametrize(
+    "code, what_to_do",
+    [
+        ("VM_HAS_PCI_ATTACHED", "detach the device, or shut the VM down and move it halted"),
+        ("VM_HAS_VUSBS", "a halted one neither: take them away (xe vusb-unplug"),
+    ],
+)
+@pytest.mark.parametrize("cross_pool", [True, False])
+def test_a_device_of_the_host_is_refused_by_xapi(world, code, what_to_do, cross_pool):
+    """xapi_vm_lifecycle.ml: a PCI one is attached while the VM runs, a virtual USB one is its
+    always."""
+    world.answers["assert_operation_valid"] = failure(code, world.vm)
+    with pytest.raises(Refused) as raised:
+        world.ask(world.plan(cross_pool))
+    refused, _, said, remedy = raised.value.failure()
+    assert refused == "SXM_REFUSED" and said.startswith(code) and what_to_do in remedy
+
+
 def test_a_disk_that_is_tracked_is_refused_last_and_taken_where_that_is_renewed(world):
     """xapi_vm_migrate.ml, assert_can_migrate: all else is looked at before."""
     world.answers["assert_can_migrate"] = failure("VDI_CBT_ENABLED", world.vdis[0])

@@ -78,7 +78,65 @@ def test_one_that_the_destination_sees_stays(world):
     assert not any("CD" in text for text in plan.warnings)
 
 
-def test_a_halted_vms_drives_are_left_to_xapis_importer(world):
+@pytest.fixture(params=["Halted", "Suspended"])
+def unrun(world, request):
+    """The same, of a VM that does not run."""
+    world.vm.update(power_state=request.param, resident_on="OpaqueRef:NULL")
+    if request.param == "Suspended":
+        world.vm["suspend_VDI"] = add_vdi(world.a, by_name(world.a, "SR", "shared"), type="suspend")
+    return world
+
+
+def at_the_same_place(world, library, name):
+    """A CD of pool B that has the file name of the VM's."""
+    vdi = add_vdi(world.b, library, name_label=name)
+    world.b.tables["VDI"][vdi]["location"] = world.a.tables["VDI"][world.cd]["location"]
+    return uuid_of(world.b, "VDI", vdi)
+
+
+def test_one_of_the_same_file_is_what_xapis_importer_takes(unrun):
+    """Whatever it is called, and whichever host sees it."""
+    unrun.b.add("host", name_label="b9", enabled=True, metrics="OpaqueRef:NULL")
+    same = at_the_same_place(unrun, isos_of(unrun.b, "b9"), "another name")
+    plan, problems = unrun.cross()
+    assert problems == [] and [(cd.eject, cd.insert) for cd in plan.cds] == [(True, same)]
+    assert not any("CD" in text for text in plan.warnings)
+
+
+@pytest.mark.parametrize("changes", [{"content_type": "user"}, {"type": "udev"}])
+def test_what_the_importer_takes_for_no_cd_leaves_the_drive_empty(unrun, changes):
+    at_the_same_place(unrun, isos_of(unrun.b, "b1", **changes), "another name")
+    plan, _ = unrun.cross()
+    assert [(cd.eject, cd.insert) for cd in plan.cds] == [(True, "")]
+    (text,) = [text for text in plan.warnings if "CD" in text]
+    assert "setup.iso" in text and "the drive is empty there" in text
+
+
+def test_one_of_the_same_name_is_put_into_a_halted_vms_drive(world):
+    """Where the importer has found none. Nothing is put into a suspended one's."""
+    same = uuid_of(world.b, "VDI", add_vdi(world.b, isos_of(world.b, "b1"), name_label="setup.iso"))
     world.vm.update(power_state="Halted", resident_on="OpaqueRef:NULL")
     plan, _ = world.cross()
-    assert len(plan.cds) == 1 and not any("CD" in text for text in plan.warnings)
+    assert [(cd.eject, cd.insert) for cd in plan.cds] == [(True, same)]
+    assert not any("CD" in text for text in plan.warnings)
+    world.vm.update(power_state="Suspended", suspend_VDI=add_vdi(world.a, world.sr, type="suspend"))
+    plan, _ = world.cross()
+    assert [(cd.eject, cd.insert) for cd in plan.cds] == [(True, "")]
+    assert any("the drive is empty there" in text for text in plan.warnings)
+
+
+def test_within_its_pool_the_cd_of_a_vm_that_does_not_run_stays(unrun):
+    """Where the destination host does not see it, too: xapi starts the VM on one that does."""
+    plan, problems = unrun.within(
+        host="a2",
+        **{"destination-sr-uuid": uuid_of(unrun.a, "SR", by_name(unrun.a, "SR", "shared"))},
+    )
+    assert problems == [] and [(cd.eject, cd.insert) for cd in plan.cds] == [(False, "")]
+    assert not any("CD" in text for text in plan.warnings)
+
+
+def test_a_copys_drive_is_as_that_of_a_halted_vm_that_moves(world):
+    world.vm.update(power_state="Halted", resident_on="OpaqueRef:NULL")
+    plan, problems = world.cross(copy="true")
+    assert problems == [] and [(cd.eject, cd.insert) for cd in plan.cds] == [(True, "")]
+    assert any("setup.iso" in text and "the drive is empty" in text for text in plan.warnings)

@@ -91,7 +91,7 @@ def test_a_pool_whose_licence_has_none(world, value):
     assert is_refused(world.cross(), "vm", "the destination pool may have none (restrict_gpu)")
 
 
-@pytest.mark.parametrize("state", ["Running", "Suspended"])
+@pytest.mark.parametrize("state", ["Running", "Suspended", "Paused"])
 def test_only_a_halted_vm(world, state):
     world.vm.update(power_state=state, suspend_VDI=world.vdis[0])
     for answer in (world.cross(), within(world)):

@@ -133,4 +133,6 @@ def test_a_halted_vm_is_at_home_where_its_disks_are_seen(world):
 def test_a_name_that_two_vms_have(world):
     add_vm(world.a, by_name(world.a, "host", "a1"), [], by_name(world.a, "network", "guests"))
     _, problems = world.cross(vm="web")
-    assert problems == ["vm: 2 VMs are called 'web'; the UUID of one"]
+    assert problems == [
+        "vm: 2 VMs are called 'web'; the UUID of one, or have several moved by sxm evacuate"
+    ]

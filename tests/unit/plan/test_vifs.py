@@ -43,6 +43,18 @@ def test_a_vif_goes_to_the_network_of_the_same_name_where_there_is_just_one(worl
     assert plan is None and "has more than one network called 'management'" in problems[0]
 
 
+def test_a_copys_interface_goes_where_that_of_a_halted_vm_does(world):
+    world.vm.update(power_state="Halted", resident_on="OpaqueRef:NULL")
+    call_its_network(world, "management")
+    there = uuid_of(world.b, "network", by_name(world.b, "network", "management"))
+    for copied in ("true", "false"):
+        plan, problems = world.cross(copy=copied, **{"vif:" + world.vif: None})
+        assert problems == [] and [vif.network for vif in plan.vifs] == [there]
+    call_its_network(world, "only here")
+    plan, problems = world.cross(copy="true", **{"vif:" + world.vif: None})
+    assert plan is None and "has no network called 'only here'" in problems[0]
+
+
 def test_of_two_interfaces_on_a_network_it_is_told_once(world):
     call_its_network(world, "management")
     first = world.a.tables["VIF"][world.vm["VIFs"][0]]

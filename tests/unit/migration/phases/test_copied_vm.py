@@ -29,7 +29,7 @@ from storage_motion.plan.checks import CLAIM
 from storage_motion.plan.plan import Vif
 from storage_motion.sm import marks
 from storage_motion.switch import source_lock
-from tpm_document import with_tpm
+from tpm_document import SECRET, UUID, with_tpm
 
 ID = "m"
 ENDING = (copied_vm.keep, copied_vm.end_there, copied_vm.let_go)
@@ -446,6 +446,18 @@ def test_the_document_of_a_copy_has_the_mark(m, monkeypatch):
         assert told[1] == b"<boolean>%d</boolean>" % (not copied), "no HA there starts a copy"
         rehearsed = remap._document(source, destination, plan, {}, None)
         assert CLAIM.encode() not in rehearsed
+
+
+def test_the_document_of_a_copy_has_what_is_in_its_tpm(m, monkeypatch):
+    """As that of a VM that moves. None but the import itself sends it."""
+    monkeypatch.undo()
+    source, destination = FakePool("A"), FakePool("B")
+    source.add("VM", uuid="vm", VTPMs=[source.add("VTPM", uuid=UUID)])
+    monkeypatch.setattr(remap.metadata, "export", lambda session, ref, snapshots: with_tpm())
+    plan = make_plan(vm="vm", disks=[], copy=True)
+    assert SECRET.encode() in remap._document(source, destination, plan, {}, ID)
+    rehearsed = remap._document(source, destination, plan, {}, None, secrets=False)
+    assert SECRET.split()[0].encode() not in rehearsed and UUID.encode() in rehearsed
 
 
 def test_a_copy_has_as_many_tpms_with_other_uuids(m):
