@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 CANCEL = "cancel"  # a file in /run/sxm/<id>/: somebody asks for a cancel
 KEEP_ALIVE = 60.0  # seconds between two signs of life to the destination's xapi
 MOVE = "move"  # the phase (phases/table.py) in which the guest is suspended
+# What the Task is called. Of the tasks of other clients XenCenter shows those alone that are called
+# like an operation of xapi's, these as "Migrating VM 'web'" and "Copying VM 'web'" (xenadmin,
+# MeddlingAction.cs). Nothing looks it up by that: CLAIM is in its other_config.
+LABEL = "VM.migrate_send"
+COPY_LABEL = "VM.clone"
 
 log = logging.getLogger("sxm")
 
@@ -67,14 +72,17 @@ def task_of(
     source: "XenAPI.Session",
     entry: Dict[str, Any],
     plan: "Plan",
-    description: str,
+    by: str = "",
     ref: Optional[str] = None,
 ) -> ProgressTask:
     """The Task that shows a migration (its journal's content) in the source pool, noted nowhere
-    yet; `ref`: it is there already."""
+    yet. `by`: who drives it, to be read behind its description, if that is not its first worker;
+    `ref`: it is there already."""
     vm = Records(source).ref("VM", plan.vm) or ""
-    label = "Storage XenMotion, copy of %s" if plan.copy else "Storage XenMotion of %s"
-    shown = Shown(label % plan.vm_name, description, vm, {CLAIM: entry["migration"]})
+    text = "Storage XenMotion, copy of %s to %s" if plan.copy else "Storage XenMotion of %s to %s"
+    description = text % (plan.vm_name, plan.destination_host_name) + (by and ", " + by)
+    label = COPY_LABEL if plan.copy else LABEL
+    shown = Shown(label, description, vm, {CLAIM: entry["migration"]})
     return ProgressTask(source, shown, ref)
 
 

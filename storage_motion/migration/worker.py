@@ -94,9 +94,7 @@ def _migrate(entry: Journal) -> str:
     try:
         driving_sessions.begin(migration_id, driving_sessions.SOURCE, source)
         planned = plan.Plan.from_json(entry.entry["plan"])
-        task = migration.task_of(
-            source, entry.entry, planned, "to %s" % planned.destination_host_name
-        )
+        task = migration.task_of(source, entry.entry, planned)
         try:
             entry.write(task=task.uuid)
             destination, hidden = _destination(entry, planned, source)

@@ -17,8 +17,8 @@ log = logging.getLogger("sxm")
 
 
 class Shown(NamedTuple):
-    """What a task shows the user. `vm`: the ref of the VM that XenCenter shows it with. `keys`:
-    more of its other_config."""
+    """What a task shows the user. `label`: the operation as which it is shown. `vm`: the ref of the
+    VM that XenCenter shows it with. `keys`: more of its other_config."""
 
     label: str
     description: str
@@ -27,8 +27,9 @@ class Shown(NamedTuple):
 
 
 class ProgressTask:
-    """A Task of the source pool, which `xe task-list` and XenCenter show (docs/facts/xapi.md, Small
-    things).
+    """A Task of the source pool, which `xe task-list`, XenCenter and Xen Orchestra show. In the
+    latter two the buttons that cancel a task are off for it (docs/facts/xapi.md, Tasks of a
+    client).
 
     Tasks are in xapi's memory only, so a restart of xapi takes it away, as does its housekeeping
     after a day without progress (db_gc_util.ml): another one takes its place then. Nothing waits
@@ -46,11 +47,7 @@ class ProgressTask:
     def _made(self, session: "XenAPI.Session") -> str:
         api = session.xenapi
         task = api.task.create(self._shown.label, self._shown.description)
-        keys = dict(
-            self._shown.keys,
-            applies_to=self._shown.vm,
-            XenCenterMeddlingActionTitle=self._shown.label,
-        )
+        keys = dict(self._shown.keys, applies_to=self._shown.vm)
         for key, value in sorted(keys.items()):
             api.task.add_to_other_config(task, key, value)
         return task
@@ -69,9 +66,9 @@ class ProgressTask:
         )
 
     def cancel_asked(self) -> bool:
-        """Whether somebody has said `task.cancel`, as `xe task-cancel` and XenCenter's button do:
-        xapi only notes that (xapi_task.ml), and it is for us to look, which is done once in
-        CANCEL_INTERVAL at most."""
+        """Whether somebody has said `task.cancel`, as `xe task-cancel` does: xapi only notes that
+        (xapi_task.ml), and it is for us to look, which is done once in CANCEL_INTERVAL at
+        most."""
         if self._asked is not None and time.monotonic() - self._asked < CANCEL_INTERVAL:
             return False
         self._asked = time.monotonic()

@@ -7,7 +7,9 @@ import XenAPI
 
 from storage_motion.xapi import tasks
 
-SHOWN = tasks.Shown("Storage XenMotion of web", "to b1", "OpaqueRef:vm", {"sxm_migration": "id"})
+SHOWN = tasks.Shown(
+    "VM.migrate_send", "Storage XenMotion of web to b1", "OpaqueRef:vm", {"sxm_migration": "id"}
+)
 
 
 class Pool:
@@ -55,13 +57,10 @@ def pool():
     return Pool()
 
 
-def test_it_shows_in_xencenter(pool):
+def test_it_says_what_it_is_of(pool):
     task = tasks.ProgressTask(pool, SHOWN)
-    assert pool.records[task.ref]["other"] == {
-        "sxm_migration": "id",
-        "applies_to": "OpaqueRef:vm",
-        "XenCenterMeddlingActionTitle": SHOWN.label,
-    }
+    assert pool.records[task.ref]["label"] == "VM.migrate_send"
+    assert pool.records[task.ref]["other"] == {"sxm_migration": "id", "applies_to": "OpaqueRef:vm"}
 
 
 def test_a_cancel_is_looked_for_once_in_an_interval(pool, monkeypatch):
