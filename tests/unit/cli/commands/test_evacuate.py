@@ -9,7 +9,7 @@ import pytest
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
 from storage_motion.cli.evacuation import run as runs, scans
 from storage_motion.cli.evacuation.display import Display
-from storage_motion.cli.report import kept
+from storage_motion.cli.report import answers, kept
 from storage_motion.cli.report.page import Written
 
 
@@ -286,6 +286,12 @@ def test_a_vm_that_stays_on_the_host_is_not_passed_over(sxm, plugin):
     assert [name for name, _ in plugin.begun] == ["db", "web"]
 
 
+def report_of(given):
+    """As much of an answer as the name of a page goes by."""
+    one = given["migration"]
+    return {"vm_name": "db", "migration": one * 8, "report": answers.VERSION}
+
+
 def test_one_report_is_kept_of_all_its_migrations(sxm, plugin, tmp_path, monkeypatch):
     written = []
 
@@ -295,7 +301,7 @@ def test_one_report_is_kept_of_all_its_migrations(sxm, plugin, tmp_path, monkeyp
         return Written(path, path[: -len("html")] + "json")
 
     monkeypatch.setattr(kept, "write", write)
-    sxm.answers["report"] = lambda given: {"vm_name": "db", "migration": given["migration"] * 8}
+    sxm.answers["report"] = report_of
     seen = sxm(*ARRAY)
     assert seen.status == 0
     ((found, title),) = written
@@ -312,10 +318,14 @@ def test_a_report_that_fails_is_a_warning(sxm, plugin, monkeypatch, fault):
         raise fault
 
     monkeypatch.setattr(kept, "write", write)
-    sxm.answers["report"] = lambda given: {"vm_name": "db", "migration": given["migration"] * 8}
+    sxm.answers["report"] = report_of
     seen = sxm(*ARRAY)
     assert seen.status == 0 and "sxm: warning: no report is written" in seen.err
-    del sxm.answers["report"]
+    sxm.answers["report"] = lambda given: dict(report_of(given), report=answers.VERSION + 1)
     seen = sxm(*ARRAY)
     assert seen.status == 0 and "sxm: warning: migration m2 is not in the report" in seen.err
+    assert "SXM_OTHER_VERSION" in seen.err and "report:" not in seen.out
+    del sxm.answers["report"]
+    seen = sxm(*ARRAY)
+    assert seen.status == 0 and "sxm: warning: migration m4 is not in the report" in seen.err
     assert "report:" not in seen.out
