@@ -123,8 +123,8 @@ class Output:
 
 
 def print_line(console: Console, text: str) -> None:
-    """One line. On a terminal it is broken at blanks alone, so that a UUID is in one piece, and what
-    is longer than a line, such as a path, can be copied as it is."""
+    """One line. On a terminal it is broken at blanks alone, so that a UUID is in one piece, and
+    what is longer than a line, such as a path, can be copied as it is."""
     text = clean(text)
     if console.is_terminal:
         width = max(console.width, LEAST_WIDTH)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What `fn=report` answers, also of a plugin that is older than this `sxm`: as a page goes by it."""
+"""What `fn=report` answers, also of a plugin that is older than this `sxm`, as a page has it."""
 
 from typing import Any, Dict
 
@@ -41,8 +41,6 @@ def _of_first(answer: Dict[str, Any]) -> Dict[str, Any]:
         disks=[told(one) for one in answer["disks"]],
         snapshots=[told(one) for one in answer["snapshots"]],
         bytes=told(answer["bytes"]),
-        sample_fields=[
-            "sent" if name == "verified" else name for name in answer["sample_fields"]
-        ],
+        sample_fields=["sent" if name == "verified" else name for name in answer["sample_fields"]],
         timeline=dict(answer["timeline"], limits=[]),
     )

@@ -162,9 +162,7 @@ def test_what_does_not_move_is_said_to_be_stalled():
 def test_a_disk_that_has_waited_begins_with_no_rate_and_then_has_that_of_its_copy():
     """And not that of the time in which it waited, nor of what needed no copy."""
     waits = [status(disk(state=state)) for state in ["waiting"] * 8 + ["mirroring"] * 2]
-    copies = [
-        status(disk(verified=done * MIB, skipped=100 * MIB)) for done in (20, 60, 100, 140)
-    ]
+    copies = [status(disk(verified=done * MIB, skipped=100 * MIB)) for done in (20, 60, 100, 140)]
     (line,) = [line for line in lines(watched(*waits, copies[0])) if "xvda" in line]
     assert "begins" in line and "/s" not in line
     head = lines(watched(*waits, copies[0]))[1]
