@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """How long a move may take: by what earlier ones between the same two hosts took, or not at all."""
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import XenAPI
 
@@ -22,35 +22,65 @@ class Measured(NamedTuple):
     basis: str
 
 
-def measured(pool: Pool, source_host: str, destination_host: str) -> Measured:
-    """By the latest migrations that have succeeded between two hosts, by their names. That the pool
-    cannot tell of them is a basis as well."""
-    between = "from %s to %s" % (source_host, destination_host)
-    ended: List[str] = []
-    found: List[Dict[str, Any]] = []
-    why = ""
-    try:
+class Earlier:
+    """The migrations that have succeeded in a pool. It is asked for them once, and once for those
+    between two hosts. That it cannot tell of them is no error, but a basis as well."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._listed: Optional[List[Dict[str, Any]]] = None
+        self._why = ""  # there is no list
+        self._measured: Dict[Tuple[str, str], Measured] = {}
+
+    def measured(self, source_host: str, destination_host: str) -> Measured:
+        """By the latest between two hosts, by their names."""
+        pair = source_host, destination_host
+        if pair not in self._measured:
+            self._measured[pair] = self._measure(pair)
+        return self._measured[pair]
+
+    def _succeeded(self) -> List[Dict[str, Any]]:
+        """The latest first."""
+        if self._listed is None:
+            self._listed = []
+            try:
+                found = self._pool.plugin("list")["migrations"]
+                self._listed = [one for one in found if one["state"] == "succeeded"]
+            except XenAPI.Failure as failure:
+                self._why = _said(failure)
+        return self._listed
+
+    def _measure(self, pair: Tuple[str, str]) -> Measured:
         ended = [
             one["migration"]
-            for one in pool.plugin("list")["migrations"]
-            if one["state"] == "succeeded"
-            and (one["source_host"], one["destination_host"]) == (source_host, destination_host)
+            for one in self._succeeded()
+            if (one["source_host"], one["destination_host"]) == pair
         ]
+        found: List[Dict[str, Any]] = []
+        why = self._why
         for migration in ended[:LOOKED_AT]:
-            if len(found) < COUNTED:
-                status = pool.plugin("status", migration=migration)
-                found += [status] if _tells_rate(status) else []
-    except XenAPI.Failure as failure:
-        why = ": ".join(str(detail) for detail in failure.details[:2])
-    if found:
-        moved, seconds = sum(one["bytes_moved"] for one in found), sum(map(_seconds, found))
-        told = (len(found), between, moved >> 20, seconds)
-        return Measured(
-            moved / seconds, "measured: %d earlier %s, %d MiB in %d s, all phases" % told
-        )
-    if why:
-        return Measured(None, "unknown: earlier ones %s cannot be looked at: %s" % (between, why))
-    return Measured(None, "unknown: %s" % _without_rate(len(ended), between))
+            if len(found) == COUNTED:
+                break
+            try:
+                status = self._pool.plugin("status", migration=migration)
+            except XenAPI.Failure as failure:
+                why = _said(failure)
+                break  # each of the next may take as long
+            found += [status] if _tells_rate(status) else []
+        between = "from %s to %s" % pair
+        if found:
+            moved, seconds = sum(one["bytes_moved"] for one in found), sum(map(_seconds, found))
+            told = (len(found), between, moved >> 20, seconds)
+            return Measured(
+                moved / seconds, "measured: %d earlier %s, %d MiB in %d s, all phases" % told
+            )
+        if why:
+            why = "earlier ones %s cannot be looked at: %s" % (between, why)
+        return Measured(None, "unknown: %s" % (why or _without_rate(len(ended), between)))
+
+
+def _said(failure: XenAPI.Failure) -> str:
+    return ": ".join(str(detail) for detail in failure.details[:2])
 
 
 def _without_rate(succeeded: int, between: str) -> str:
@@ -91,7 +121,7 @@ def of(pool: Pool, answer: Dict[str, Any]) -> Dict[str, Any]:
     plan = answer["plan"]
     sent = sum(disk["data"] for disk in plan["disks"] + plan["history"])
     related = [disk for disk in plan["disks"] + plan["history"] if disk["base_there"]]
-    rate = measured(pool, plan["source_host_name"], plan["destination_host_name"])
+    rate = Earlier(pool).measured(plan["source_host_name"], plan["destination_host_name"])
     return {
         "bytes": sent,
         "bytes_basis": basis_of_data(answer)

@@ -33,8 +33,12 @@ class Plugin:
             disks = [{"key": key[4:], "data": 5} for key in given if key.startswith("vdi:")]
             return {
                 "room": [],
+                "disks": [],
+                "vifs": [],
                 "plan": {
                     "source_host": "h",
+                    "source_host_name": "p1",
+                    "destination_host_name": "p1",
                     "destination_host": "h",
                     "disks": disks,
                     "history": [],
@@ -47,7 +51,13 @@ class Plugin:
     def list(self, _):
         return {
             "migrations": [
-                {"migration": "m%d" % number, "vm": given["vm"], "state": "succeeded"}
+                {
+                    "migration": "m%d" % number,
+                    "vm": given["vm"],
+                    "state": "succeeded",
+                    "source_host": "p1",
+                    "destination_host": "p1",
+                }
                 for number, (_, given) in enumerate(self.begun)
             ],
             "unreadable": [],
@@ -117,6 +127,12 @@ def test_a_dry_run_shows_all_and_begins_nothing(sxm, plugin, tmp_path):
     assert max(len(line) for line in seen.out.splitlines()[:5]) <= 80
     document = sxm(*ARRAY, "--dry-run", "--json").document
     assert document["totals"]["disks"] == 3 and document["whole"]
+    assert "time: unknown: none has succeeded from p1 to p1 yet" in seen.out
+    assert document["estimates"] == {
+        "bytes": 15,
+        "seconds": None,
+        "seconds_basis": "unknown: none has succeeded from p1 to p1 yet",
+    }
 
 
 def test_where_nothing_is_left_to_move_one_sentence_says_why(sxm, plugin):
