@@ -62,6 +62,9 @@ function Start-SxmMove {
         foreach ($disk in $plan.disks) {
             Write-Sxm ('{0}  {1:N1} GiB of data, to {2}' -f $disk.name_label, ($disk.data / 1gb), $sr.Name)
         }
+        foreach ($note in $plan.notes) {
+            Write-Sxm "Note: $note"
+        }
         foreach ($warning in $plan.warnings) {
             Write-Sxm "Warning: $warning" Yellow
         }

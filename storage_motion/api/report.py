@@ -19,7 +19,9 @@ from storage_motion.xapi.records import UNKNOWN
 if TYPE_CHECKING:
     Event = Tuple[float, Any]
 
-VERSION = 2  # of the answer; 2: `sent`, of disks and of samples, and `limits`
+VERSION = 2
+"""Of the answer. 2: `sent` and `zeros` of disks, `sent` of samples (`verified` before); `limits`.
+What an `sxm` makes of an older one is in storage_motion/cli/report/answers.py."""
 MAX_BYTES = 2 << 20  # of the answer: each second sample goes until it is not larger
 DISK = (
     "size",

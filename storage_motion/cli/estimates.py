@@ -1,45 +1,98 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """How long a move may take: by what earlier ones between the same two hosts took, or not at all."""
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import XenAPI
 
 from storage_motion.cli.pools import Pool
 
-LOOKED_AT = 5  # of the latest migrations
+LOOKED_AT, COUNTED = 20, 5  # of the latest migrations at most, those with too little among them
 SCANNED = "what is allocated in the images, by a scan of their SRs just now"
 NOT_SCANNED = "what was allocated in the images at the last scan of their SRs, which is not new"
 VOLUMES = "; of a volume on LVM that no mirror is for, all of it"
 LEAST = 1 << 20  # bytes: with less than this, no rate is measured
 
 
-class Rate(NamedTuple):
-    """What `migrations` earlier ones have moved in that time: all of their phases count."""
+class Measured(NamedTuple):
+    """How fast moves between two hosts go. `per_second`: bytes of an earlier one, all of its phases
+    counted; None where nobody knows. `basis`: what that goes by, or why it is not known."""
 
-    migrations: int
-    moved: int
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        """Bytes."""
-        return self.moved / self.seconds
+    per_second: Optional[float]
+    basis: str
 
 
-def measured(pool: Pool, source_host: str, destination_host: str) -> Optional[Rate]:
-    """The rate of the latest migrations that have succeeded between two hosts, by their names; None
-    without any."""
-    ended = [
-        one["migration"]
-        for one in pool.plugin("list")["migrations"]
-        if one["state"] == "succeeded"
-        and (one["source_host"], one["destination_host"]) == (source_host, destination_host)
-    ]
-    found = [pool.plugin("status", migration=one) for one in ended[:LOOKED_AT]]
-    found = [one for one in found if one["bytes_moved"] >= LEAST and _seconds(one) > 0]
-    if not found:
-        return None
-    return Rate(
-        len(found), sum(one["bytes_moved"] for one in found), sum(_seconds(one) for one in found)
+class Earlier:
+    """The migrations that have succeeded in a pool. It is asked for them once, and once for those
+    between two hosts. That it cannot tell of them is no error, but a basis as well."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._listed: Optional[List[Dict[str, Any]]] = None
+        self._why = ""  # there is no list
+        self._measured: Dict[Tuple[str, str], Measured] = {}
+
+    def measured(self, source_host: str, destination_host: str) -> Measured:
+        """By the latest between two hosts, by their names."""
+        pair = source_host, destination_host
+        if pair not in self._measured:
+            self._measured[pair] = self._measure(pair)
+        return self._measured[pair]
+
+    def _succeeded(self) -> List[Dict[str, Any]]:
+        """The latest first."""
+        if self._listed is None:
+            self._listed = []
+            try:
+                found = self._pool.plugin("list")["migrations"]
+                self._listed = [one for one in found if one["state"] == "succeeded"]
+            except XenAPI.Failure as failure:
+                self._why = _said(failure)
+        return self._listed
+
+    def _measure(self, pair: Tuple[str, str]) -> Measured:
+        ended = [
+            one["migration"]
+            for one in self._succeeded()
+            if (one["source_host"], one["destination_host"]) == pair
+        ]
+        found: List[Dict[str, Any]] = []
+        why = self._why
+        for migration in ended[:LOOKED_AT]:
+            if len(found) == COUNTED:
+                break
+            try:
+                status = self._pool.plugin("status", migration=migration)
+            except XenAPI.Failure as failure:
+                why = _said(failure)
+                break  # each of the next may take as long
+            found += [status] if _tells_rate(status) else []
+        between = "from %s to %s" % pair
+        if found:
+            moved, seconds = sum(one["bytes_moved"] for one in found), sum(map(_seconds, found))
+            told = (len(found), between, moved >> 20, seconds)
+            return Measured(
+                moved / seconds, "measured: %d earlier %s, %d MiB in %d s, all phases" % told
+            )
+        if why:
+            why = "earlier ones %s cannot be looked at: %s" % (between, why)
+        return Measured(None, "unknown: %s" % (why or _without_rate(len(ended), between)))
+
+
+def _said(failure: XenAPI.Failure) -> str:
+    return ": ".join(str(detail) for detail in failure.details[:2])
+
+
+def _without_rate(succeeded: int, between: str) -> str:
+    if not succeeded:
+        return "none has succeeded %s yet" % between
+    if succeeded == 1:
+        return "one has succeeded %s, and moved too little to measure by" % between
+    looked_at = "the latest %d" % LOOKED_AT if succeeded > LOOKED_AT else "them"
+    return "%d have succeeded %s, and none of %s moved enough to measure by" % (
+        succeeded,
+        between,
+        looked_at,
     )
 
 
@@ -53,6 +106,10 @@ def basis_of_data(answer: Dict[str, Any]) -> str:
     return basis + (VOLUMES if volumes and not answer["plan"]["live"] else "")
 
 
+def _tells_rate(ended: Dict[str, Any]) -> bool:
+    return bool(ended["bytes_moved"] >= LEAST and _seconds(ended) > 0)
+
+
 def _seconds(ended: Dict[str, Any]) -> float:
     seconds: float = ended["updated"] - ended["started"]
     return seconds
@@ -64,8 +121,7 @@ def of(pool: Pool, answer: Dict[str, Any]) -> Dict[str, Any]:
     plan = answer["plan"]
     sent = sum(disk["data"] for disk in plan["disks"] + plan["history"])
     related = [disk for disk in plan["disks"] + plan["history"] if disk["base_there"]]
-    rate = measured(pool, plan["source_host_name"], plan["destination_host_name"])
-    between = "%s to %s" % (plan["source_host_name"], plan["destination_host_name"])
+    rate = Earlier(pool).measured(plan["source_host_name"], plan["destination_host_name"])
     return {
         "bytes": sent,
         "bytes_basis": basis_of_data(answer)
@@ -75,9 +131,6 @@ def of(pool: Pool, answer: Dict[str, Any]) -> Dict[str, Any]:
             if related
             else ""
         ),
-        "seconds": sent / rate.per_second if rate else None,
-        "seconds_basis": "measured: %d earlier from %s, %d MiB in %d s, all phases"
-        % (rate.migrations, between, rate.moved >> 20, rate.seconds)
-        if rate
-        else "unknown: none has succeeded from %s yet" % between,
+        "seconds": sent / rate.per_second if rate.per_second else None,
+        "seconds_basis": rate.basis,
     }

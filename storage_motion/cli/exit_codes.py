@@ -70,6 +70,9 @@ OF_CODE: Dict[str, Outcome] = {
     "SXM_TOO_LATE": Outcome(REFUSED, "the VM has moved, or is about to: sxm show MIGRATION"),
     "SXM_WORKER_DIED": Outcome(FAILED, "sxm recover brings it to an end"),
     "SXM_NOT_OF_SELFTEST": Outcome(REFUSED),
+    "SXM_OTHER_VERSION": Outcome(
+        FAILED, "install the sxm of the version that the pool's hosts have: sxm doctor tells it"
+    ),
     "SXM_INTERRUPTED": Outcome(INTERRUPTED),
 }
 

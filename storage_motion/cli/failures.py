@@ -70,6 +70,12 @@ class Interrupted(MotionError):
     code = "SXM_INTERRUPTED"
 
 
+class OtherVersion(MotionError):
+    """[which versions the plugin and this `sxm` have]: of what they say to each other."""
+
+    code = "SXM_OTHER_VERSION"
+
+
 class SelftestFailed(MotionError):
     """[what did not hold, ...]"""
 

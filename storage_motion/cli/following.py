@@ -25,12 +25,12 @@ AWAY = (outage.BOOTING, "SESSION_INVALID", "HOST_OFFLINE", "CANNOT_CONTACT_HOST"
 
 
 class MigrationFailed(MotionError):
-    """[code, detail, ...] of what ended it."""
+    """[code, detail, ...] of what ended it. `migration`: its id; `state`: in which it ended."""
 
-    def __init__(self, state: str, *failure: object) -> None:
+    def __init__(self, migration: str, state: str, *failure: object) -> None:
         super().__init__(*failure[1:])
         self.code = str(failure[0])
-        self.state = state
+        self.migration, self.state = migration, state
 
 
 class _Away:
@@ -85,7 +85,20 @@ class _Away:
 def follow(pool: Any, migrations: Union[str, Sequence[str]], out: Output) -> int:
     """Draw migrations of this pool until they have ended: one, by its id, or several. What `sxm`
     ends with. Of one alone it raises MigrationFailed, WorkerDied; Unreachable in any case."""
-    ids = [migrations] if isinstance(migrations, str) else migrations
+    return _end(_watch(pool, [migrations] if isinstance(migrations, str) else migrations, out), out)
+
+
+def awaited(pool: Any, migration: str, out: Output) -> Dict[str, Any]:
+    """Draw one as `follow` does; what `status` says of it at its end, however that was. Raises
+    WorkerDied, XenAPI.Failure, Unreachable."""
+    (one,) = _watch(pool, [migration], out)
+    if one.error is not None:
+        raise one.error
+    _warn([one], out)
+    return one.status
+
+
+def _watch(pool: Any, ids: Sequence[str], out: Output) -> List[Watched]:
     watched = [Watched(one) for one in ids]
     looks = {one.id: DeadWorkerWatch() for one in watched}
     away = _Away(pool)
@@ -98,7 +111,7 @@ def follow(pool: Any, migrations: Union[str, Sequence[str]], out: Output) -> int
             if not any(one.running for one in watched):
                 break
             time.sleep(POLL)
-    return _end(watched, out)
+    return watched
 
 
 def _look(one: Watched, away: _Away, worker: DeadWorkerWatch) -> None:
@@ -113,15 +126,18 @@ def _look(one: Watched, away: _Away, worker: DeadWorkerWatch) -> None:
         one.error = error
 
 
-def _end(watched: List[Watched], out: Output) -> int:
+def _warn(watched: List[Watched], out: Output) -> None:
     for one in watched:
         for warning in one.status.get("warnings", []):  # a plugin of before has none
             out.warning(warning if len(watched) == 1 else "%s: %s" % (one.name, warning))
+
+
+def _end(watched: List[Watched], out: Output) -> int:
+    _warn(watched, out)
     failed = [one for one in watched if _failure(one)]
     if len(watched) == 1 and failed:
-        raise failed[0].error or MigrationFailed(
-            failed[0].status["state"], *failed[0].status["error"]
-        )
+        (one,) = failed
+        raise one.error or MigrationFailed(one.id, one.status["state"], *one.status["error"])
     for one in failed:
         failure = _failure(one)
         out.error_line("sxm: %s: %s" % (one.name, ": ".join(failure[:2])))

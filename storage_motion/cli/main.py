@@ -116,6 +116,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a name that the locale cannot write
+    begun: Dict[str, str] = {}
     try:
         answer: Any = typer.main.get_command(application).main(
             given, prog_name=NAME, standalone_mode=False
@@ -128,6 +129,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except MigrationFailed as error:
         # It was begun: that nothing was changed, or that there is no connection, is not so.
         failure, outcome = error.failure(), exit_codes.ANY
+        begun = {"migration": error.migration}
     except Exception as error:
         failure = _failure(error)
         outcome = exit_codes.of(failure)
@@ -135,7 +137,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         failure = ["SXM_INTERRUPTED", "by you"]
         outcome = exit_codes.of(failure)
     try:
-        _complain(failure, outcome.remedy, "--json" in given)
+        _complain(failure, outcome.remedy, "--json" in given, begun)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit, KeyboardInterrupt):  # the second: rich's, for the first
         _hush()
@@ -183,9 +185,13 @@ def _failure(error: Exception) -> List[str]:
     return ["SXM_INTERNAL", "%s: %s" % (type(error).__name__, error)]
 
 
-def _complain(failure: List[str], remedy: str, as_json: bool) -> None:
+def _complain(
+    failure: List[str], remedy: str, as_json: bool, begun: Optional[Dict[str, str]] = None
+) -> None:
+    """`begun`: what a document has beside the error."""
     if as_json:
-        print(json.dumps(output.error_document(failure, remedy), indent=2))
+        document = dict(output.error_document(failure, remedy), **begun or {})
+        print(json.dumps(document, indent=2))
         return
     told = output.Output()
     first, rest = failure[1:2], failure[2:]

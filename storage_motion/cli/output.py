@@ -118,15 +118,18 @@ class Output:
             yield tell
 
     def error_line(self, text: str) -> None:
-        """One line on standard error. On a terminal it is broken at blanks alone, so that what is
-        longer, such as a path, can be copied as it is."""
-        text = clean(text)
-        if self.errors.is_terminal:
-            width = max(self.errors.width, LEAST_WIDTH)
-            text = "\n".join(
-                textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-            )
-        self.errors.print(Text(text), soft_wrap=True)
+        """One line on standard error, as `print_line` has it."""
+        print_line(self.errors, text)
+
+
+def print_line(console: Console, text: str) -> None:
+    """One line. On a terminal it is broken at blanks alone, so that a UUID is in one piece, and
+    what is longer than a line, such as a path, can be copied as it is."""
+    text = clean(text)
+    if console.is_terminal:
+        width = max(console.width, LEAST_WIDTH)
+        text = "\n".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))
+    console.print(Text(text), soft_wrap=True)
 
 
 def clean(text: object) -> str:

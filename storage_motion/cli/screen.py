@@ -115,7 +115,7 @@ class Screen:
                 None if percent is None else percent // LINE_EVERY,
                 disk.now["state"],
                 disk.mirror,
-                disk.now["state"] == "copying" and disk.copy.stalled is not None,
+                disk.copying and disk.copy.stalled is not None,
             )
             self._once((one.id, disk.now["vdi"]), step, "  %s: %s" % (_name(disk), _said(disk)))
 
@@ -261,15 +261,14 @@ def _part(done: int, whole: int) -> str:
 def _speed(disk: Disk) -> Tuple[str, str]:
     """(speed or state, time that is left)"""
     state = disk.now["state"]
-    if state != "copying":
+    if not disk.copying:
         return (state.replace("-", " "), "")
     if disk.copy.stalled is not None:
         return ("stalled", quantities.seconds(disk.copy.stalled))
     rate = disk.copy.rate
     if rate is None:
         return ("begins", "")
-    left = disk.copy.left(disk.now["to_copy"] or 0)
-    return (quantities.rate(rate), "" if left is None else quantities.seconds(left))
+    return (quantities.rate(rate), "" if disk.left is None else quantities.seconds(disk.left))
 
 
 def _mirror(disk: Disk) -> str:
@@ -297,7 +296,7 @@ def _said(disk: Disk) -> str:
     said = [state]
     if percent:
         said.append("%s of %s" % (percent, quantities.size(disk.now["to_copy"])))
-    if state == "copying" and speed != "begins":
+    if disk.copying and speed != "begins":
         said.append(speed + (" for %s" % left if speed == "stalled" else ""))
     told = disk.mirror == "on" and disk.latency is not None
     said.append("mirror %s%s" % (mirror, " a write" if told else ""))

@@ -5,7 +5,8 @@ from typing import Any, Dict, List, Optional
 
 from storage_motion.cli.speed import Speed
 
-WHOLE = ("in-sync", "moved")  # states of a disk of which all is there
+COPYING = "copying"  # the state of a disk in which its copy has a speed
+WHOLE = ("in-sync", "moved")  # those of one of which all is there
 
 
 class Disk:
@@ -21,10 +22,23 @@ class Disk:
     def see(self, at: float, now: Dict[str, Any]) -> None:
         """`status` says so, at that time of a clock that does not go back."""
         self.now = now
-        self.copy.see(at, self.done)
+        if not self.copying:
+            self.copy = Speed()  # what it was not copied in is no time of the copy's
+        else:
+            self.copy.see(at, now["verified"] + now.get("same", 0))
         self.mirrored.see(at, now["mirrored_bytes"])
         self._writes.see(at, now["mirrored_writes"])
         self._waited.see(at, now.get("waited", 0.0))  # a plugin of before has none
+
+    @property
+    def copying(self) -> bool:
+        """Whether it is copied now: else `copy` knows nothing."""
+        return bool(self.now["state"] == COPYING)
+
+    @property
+    def left(self) -> Optional[float]:
+        """Seconds until its copy is done; None where nobody can tell."""
+        return self.copy.left((self.now["to_copy"] or 0) - self.now["skipped"])
 
     @property
     def done(self) -> int:
@@ -70,7 +84,10 @@ class Watched:
         self.status = status
         for one in status["disks"] + status.get("snapshots", []):
             self._disks.setdefault(one["vdi"], Disk()).see(at, one)
-        self.all.see(at, status["bytes_moved"])
+        if any(disk.copying for disk in self._disks.values()):
+            self.all.see(at, status["bytes_moved"])
+        else:
+            self.all = Speed()
 
     @property
     def disks(self) -> List[Disk]:

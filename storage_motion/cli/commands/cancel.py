@@ -8,8 +8,10 @@ import XenAPI
 
 from storage_motion.cli.arguments import Migration, which
 from storage_motion.cli.command import Invocation, command
-from storage_motion.cli.following import MigrationFailed, follow
+from storage_motion.cli.following import awaited
 from storage_motion.errors import TimedOut, TooLate
+
+SUCCEEDED = "succeeded"
 
 
 @command
@@ -40,8 +42,7 @@ def _awaited(run: Invocation, found: Dict[str, str]) -> Dict[str, Any]:
     """As the plugin answers, which has been asked to cancel it and did not wait for the end."""
     migration: str = run.pool.plugin("status", **found)["migration"]
     run.out.note("it is being taken back, which is watched until its end")
-    try:
-        follow(run.pool, migration, run.out)
-    except MigrationFailed as ended:
-        return {"migration": migration, "state": ended.state}
-    raise TooLate(migration, "end")
+    state = awaited(run.pool, migration, run.out)["state"]
+    if state == SUCCEEDED:
+        raise TooLate(migration, "end")
+    return {"migration": migration, "state": state}

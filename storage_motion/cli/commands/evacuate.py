@@ -5,11 +5,12 @@ from typing import Annotated, Any, Dict, Optional
 
 import typer
 
-from storage_motion.cli import exit_codes
+from storage_motion.cli import estimates, exit_codes
 from storage_motion.cli.arguments import Report
 from storage_motion.cli.command import Invocation, command
 from storage_motion.cli.evacuation import (
     account as accounts,
+    duration,
     ending,
     naming,
     options,
@@ -72,14 +73,14 @@ def evacuate(
     if name and not NAME.match(name):
         raise NotUnderstood("--name: %r; %s" % (name, NAME_IS))
     goal = options.understood(run, moving, towards)
+    limits = Limits(concurrency, per_host, per_sr)
     if dry_run:
         plan = _rehearse(run, goal)
-        _show(run, plan, goal)
+        _show(run, plan, goal, limits)
         return exit_codes.DONE if plan.whole else exit_codes.REFUSED
     file = StateFile.open(name or naming.default(goal.title, goal.request))
     try:
         display = Display(run.out.errors if run.out.json else run.out.console)
-        limits = Limits(concurrency, per_host, per_sr)
 
         def evacuation() -> Evacuation:
             return Evacuation(run.pool, file, limits, retries, display, goal.secrets)
@@ -93,7 +94,7 @@ def evacuate(
             if skip_refused:
                 plan = rehearsals.without(plan, plan.refused)
             if not plan.whole:
-                _show(run, plan, goal)
+                _show(run, plan, goal, limits)
                 run.out.note("nothing has been begun; --skip-refused leaves those out")
                 return exit_codes.REFUSED
             file.put_away()
@@ -129,13 +130,16 @@ def _rehearse(run: Invocation, goal: Asked) -> Rehearsal:
         return rehearsals.rehearse(run.pool, goal.read, goal.what, goal.secrets, tell)
 
 
-def _show(run: Invocation, plan: Rehearsal, goal: Asked) -> None:
+def _show(run: Invocation, plan: Rehearsal, goal: Asked, limits: Limits) -> None:
+    earlier = estimates.Earlier(run.pool)
+    estimate = duration.of(plan.moves, limits, earlier, len(plan.waiting))
     if run.out.json:
-        run.out.document(rehearsals.to_json(plan))
+        run.out.document(rehearsals.to_json(plan, estimate))
     plan_shown.show(
         plan,
         run.out,
         goal.what,
         goal.title,
         lambda uuid: goal.to.records.by_uuid("SR", uuid)[1]["name_label"],
+        estimate,
     )

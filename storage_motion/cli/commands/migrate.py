@@ -46,8 +46,11 @@ def migrate(
         return planned.status(answer)
     no_wait = no_wait or not BOOLEANS.get(given.get("wait", "").lower(), True)
     started = run.pool.plugin("migrate", **dict(given, wait="false"))
-    if no_wait and run.out.json:
-        run.out.document(started)
+    if run.out.json:
+        if no_wait:
+            run.out.document(started)
+        else:  # the document comes with its end, which whoever interrupts this does not see
+            run.out.note("migration %s" % started["migration"])
     copied = BOOLEANS.get(given.get("copy", "").lower(), False)
     run.out.line("%s %s" % ("copy" if copied else "migration", started["migration"]))
     if no_wait:

@@ -7,7 +7,7 @@ import typer
 
 from storage_motion.cli.arguments import MIGRATIONS, which
 from storage_motion.cli.command import Invocation, command
-from storage_motion.cli.report import kept
+from storage_motion.cli.report import answers, kept
 
 
 @command
@@ -33,7 +33,7 @@ def report(
     """
     if output:
         kept.spare_others(output)
-    reports = [run.pool.plugin("report", **which(one)) for one in migrations]
+    reports = [answers.of(run.pool, **which(one)) for one in migrations]
     written = kept.write(reports, output or kept.file_name(reports), title)
     run.out.line("%s and %s" % written)
     if run.out.json:

@@ -130,6 +130,8 @@ def _go(run: Invocation, one: steps.Run, known: List[Pool], path: str, named: bo
     if run.out.json:
         run.out.document(found)
     run.out.note("the report: %s" % ", ".join(written))
+    if interrupted and run.out.json:
+        return exit_codes.INTERRUPTED  # the document is there, and there is one
     if interrupted:
         raise Interrupted("by you; the report tells what was done until then")
     run.out.line("Every step held." if held else "NOT EVERY STEP HELD.", "bold")

@@ -15,7 +15,7 @@ from storage_motion.cli import quantities
 from storage_motion.cli.evacuation import account as accounts
 from storage_motion.cli.evacuation.account import Account, Course
 from storage_motion.cli.evacuation.parts import count, described
-from storage_motion.cli.output import clean, duration, size
+from storage_motion.cli.output import clean, duration, print_line, size
 
 BAR, NAME = 10, 20  # characters
 OLD = 10.0  # seconds over which a rate is taken
@@ -125,8 +125,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line, with the time of day."""
-        shown = "%s %s" % (time.strftime("%H:%M:%S", time.localtime(self._now())), clean(text))
-        self._console.print(Text(shown), soft_wrap=True)
+        at = time.strftime("%H:%M:%S", time.localtime(self._now()))
+        print_line(self._console, "%s %s" % (at, text))
 
     def look(self, account: Account, statuses: Mapping[str, Dict[str, Any]]) -> None:
         """Draw the table anew."""

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The plan of an evacuation, for a person."""
 
-from typing import Callable
+import collections
+from typing import Any, Callable, Dict, Optional
 
 from storage_motion.cli import estimates
 from storage_motion.cli.evacuation import codes, selection as selections
+from storage_motion.cli.evacuation.duration import Estimate
 from storage_motion.cli.evacuation.parts import Left, count
-from storage_motion.cli.evacuation.rehearsal import Rehearsal, to_json
+from storage_motion.cli.evacuation.rehearsal import Rehearsal, Rehearsed, to_json
 from storage_motion.cli.evacuation.selection import What
-from storage_motion.cli.output import Output, size
+from storage_motion.cli.output import Output, duration, size
 
 NOTHING = {
     selections.SR: "no VM has a disk in SR %s",
@@ -21,12 +23,22 @@ NOTHING = {
 
 
 def show(
-    rehearsal: Rehearsal, out: Output, what: What, title: str, sr_name: Callable[[str], str]
+    rehearsal: Rehearsal,
+    out: Output,
+    what: What,
+    title: str,
+    sr_name: Callable[[str], str],
+    estimate: Optional[Estimate] = None,
 ) -> None:
     """Tell all of it: what would move, in which order, and everything that is wrong. `what`,
-    `title`: what was asked for; `sr_name`: of an SR of the destination, by its UUID."""
+    `title`: what was asked for; `sr_name`: of an SR of the destination, by its UUID; `estimate`: of
+    all that moves."""
     if rehearsal.rehearsed:
         _moves(rehearsal, out, sr_name)
+        if estimate and rehearsal.moves:
+            _time(out, estimate)
+        for one in rehearsal.rehearsed:
+            _vm(one, out)
     else:
         out.line(_nothing(rehearsal, what, title))
     for left in rehearsal.left:
@@ -89,14 +101,50 @@ def _moves(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> 
         )
     for note in rehearsal.notes:
         out.line("note: %s" % note)
-    for one in rehearsal.rehearsed:
-        if one.snapshots:
-            out.line(
-                "VM %s: %s of snapshots come along"
-                % (one.planned.name, count(one.snapshots, "disk"))
-            )
-        for warning in one.warnings:
-            out.line("VM %s: warning: %s" % (one.planned.name, warning))
+
+
+def _time(out: Output, estimate: Estimate) -> None:
+    seconds = estimate.seconds
+    out.paragraph("to send: %s; what guests write comes on top" % size(estimate.bytes), hanging=4)
+    known = "%s at least" % duration(seconds) if seconds is not None else ""
+    out.paragraph(
+        "time: %s (%s)" % (known, estimate.basis) if known else "time: %s" % estimate.basis,
+        hanging=4,
+    )
+
+
+def _vm(one: Rehearsed, out: Output) -> None:
+    name = one.planned.name
+    if one.disks:
+        out.paragraph("VM %s: %s" % (name, _as_what(one)), hanging=4)
+    if one.snapshots:
+        out.line("VM %s: %s of snapshots come along" % (name, count(one.snapshots, "disk")))
+    for warning in one.warnings:
+        out.line("VM %s: warning: %s" % (name, warning))
+
+
+def _as_what(one: Rehearsed) -> str:
+    """What its disks are and will be, and the networks of its interfaces."""
+    kinds = collections.Counter(
+        "%s to %s" % (_kind(disk["sr"], disk["format"]), _goal(disk)) for disk in one.disks
+    )
+    told = ["%s from %s" % (count(number, "disk"), kind) for kind, number in kinds.items()]
+    networks = dict.fromkeys(_networks(vif) for vif in one.vifs)
+    return "; ".join(told + (["network %s" % ", ".join(networks)] if networks else []))
+
+
+def _goal(disk: Dict[str, Any]) -> str:
+    there = disk["destination"]
+    return _kind(there, there["format"]) if there else "?"
+
+
+def _kind(sr: Dict[str, Any], image_format: str) -> str:
+    return "%s (%s)" % (image_format or "format unknown", sr["allocation"])
+
+
+def _networks(vif: Dict[str, Any]) -> str:
+    there = vif["destination"]
+    return "%s to %s" % (vif["network"], there["name"] if there else "?")
 
 
 def show_left(left: Left, out: Output) -> None:

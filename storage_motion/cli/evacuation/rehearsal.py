@@ -2,13 +2,26 @@
 """The plan of all of it: a dry run of each VM, and the room that all of them take together."""
 
 import socket
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import XenAPI
 
 from storage_motion.cli import beside
 from storage_motion.cli.evacuation import codes, order, scans
 from storage_motion.cli.evacuation.asking import Pool
+from storage_motion.cli.evacuation.duration import Estimate, Move
 from storage_motion.cli.evacuation.goals import GIB, Room, To, choose, stay
 from storage_motion.cli.evacuation.parts import VM, Left, Planned, described
 from storage_motion.cli.evacuation.selection import Selection, What, select
@@ -16,6 +29,8 @@ from storage_motion.errors import Unreachable
 from storage_motion.xapi import session as sessions
 from storage_motion.xapi.records import NULL, Records
 
+TOLD = ("format", "sr", "destination")
+"""Of a disk, by its dry run: None of one without."""
 DRY_RUNS = beside.Bounds(place=4, all=16)
 """How many at a time, at one host and in all. Each is a process in dom0 of its VM's host; of a VM
 that does not run, in the master's."""
@@ -23,13 +38,18 @@ that does not run, in the master's."""
 
 class Rehearsed(NamedTuple):
     """A VM and its dry run. `error`: why it was refused, [code, detail, ...], or empty;
-    `snapshots`: how many disks of snapshots come along; `notes`: what nobody has named for it."""
+    `snapshots`: how many disks of snapshots come along; `notes`: what nobody has named for it;
+    `move`: None as long as the dry run has no plan. `disks`, `vifs`: as the plugin tells them, of
+    those that move (storage_motion/api/dry_run.py)."""
 
     planned: Planned
     error: List[str]
     warnings: List[str]
     snapshots: int = 0
     notes: Sequence[str] = ()
+    move: Optional[Move] = None
+    disks: Sequence[Dict[str, Any]] = ()
+    vifs: Sequence[Dict[str, Any]] = ()
 
     @property
     def wrong(self) -> bool:
@@ -61,6 +81,16 @@ class Rehearsal(NamedTuple):
     def notes(self) -> List[str]:
         """What nobody has named, once for all that it is said of."""
         return list(dict.fromkeys(text for one in self.rehearsed for text in one.notes))
+
+    @property
+    def moves(self) -> List[Move]:
+        """Those that would move, as far as they have a plan: one that waits has none yet."""
+        return [one.move for one in self.rehearsed if one.move]
+
+    @property
+    def waiting(self) -> List[Rehearsed]:
+        """Those that have to wait for others."""
+        return [one for one in self.rehearsed if one.error and not one.wrong]
 
     @property
     def refused(self) -> List[Rehearsed]:
@@ -225,17 +255,32 @@ def _dry_run(
     disks = tuple(disk._replace(data=data.get(disk.vdi, disk.data)) for disk in planned.disks)
     hosts = tuple(sorted({plan["source_host"], plan["destination_host"]}))
     found = planned._replace(disks=disks, hosts=hosts)
-    told = list(plan["warnings"]), len(plan["history"]), plan.get("notes", [])
-    return Rehearsed(found, [], *told), answer["room"]
+    sent = sum(disk["data"] for disk in plan["disks"] + plan["history"])
+    move = Move(found, plan["source_host_name"], plan["destination_host_name"], sent)
+    return (
+        Rehearsed(
+            found,
+            [],
+            list(plan["warnings"]),
+            len(plan["history"]),
+            plan.get("notes", []),
+            move,
+            [disk for disk in answer["disks"] if disk["moves"]],
+            answer["vifs"],
+        ),
+        answer["room"],
+    )
 
 
-def to_json(rehearsal: Rehearsal) -> Dict[str, Any]:
+def to_json(rehearsal: Rehearsal, estimate: Optional[Estimate] = None) -> Dict[str, Any]:
     """As JSON values."""
     moving = [one for one in rehearsal.rehearsed if not one.wrong]
     return {
         "vms": [
             dict(
                 one.planned.to_json(),
+                disks=_disks(one),
+                vifs=list(one.vifs),
                 refused=one.wrong,
                 error=one.error,
                 warnings=one.warnings,
@@ -257,5 +302,15 @@ def to_json(rehearsal: Rehearsal) -> Dict[str, Any]:
             "data": sum(one.planned.data for one in moving),
             "refused_vms": len(rehearsal.refused),
         },
+        "estimates": estimate.to_json() if estimate else None,
         "whole": rehearsal.whole,
     }
+
+
+def _disks(one: Rehearsed) -> List[Dict[str, Any]]:
+    """What is planned for each, with what the dry run tells of where it is and goes to."""
+    told = {disk["vdi"]: disk for disk in one.disks}
+    return [
+        dict(disk._asdict(), **{name: told.get(disk.vdi, {}).get(name) for name in TOLD})
+        for disk in one.planned.disks
+    ]

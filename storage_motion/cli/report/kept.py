@@ -11,6 +11,7 @@ import XenAPI
 
 from storage_motion.cli.failures import NotUnderstood
 from storage_motion.cli.output import Output
+from storage_motion.cli.report import answers
 from storage_motion.errors import MotionError
 from storage_motion.xapi import session as sessions
 
@@ -66,12 +67,12 @@ def keep(pool: Any, migrations: Iterable[str], out: Output, title: str = "") -> 
     A report is worth a warning at most: where there is none it returns None."""
     out.note(WRITING)
     try:
-        reports = [pool.plugin("report", migration=one) for one in migrations]
+        reports = [answers.of(pool, migration=one) for one in migrations]
         os.makedirs(folder(), exist_ok=True)
         written = write(reports, os.path.join(folder(), file_name(reports)), title)
     except Exception as error:
-        # Such as of a plugin that has no such function yet, or that answers less than the page has
-        # room for. How the migration has ended is told all the same.
+        # Such as of a plugin that has no such function yet, or a newer one. How the migration has
+        # ended is told all the same.
         out.warning("no report is written: %s" % _said(error))
         return None
     out.note("report: %s" % written.html)
@@ -87,7 +88,7 @@ def keep_all(pool: Any, migrations: Sequence[str], out: Output, title: str) -> "
     reports = []
     for one in migrations:
         try:
-            reports.append(pool.plugin("report", migration=one))
+            reports.append(answers.of(pool, migration=one))
         except (XenAPI.Failure, OSError, MotionError) + sessions.NOT_XAPI as error:
             out.warning("migration %s is not in the report: %s" % (one, _said(error)))
     if not reports:

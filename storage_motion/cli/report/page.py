@@ -46,8 +46,9 @@ def write(reports: Sequence[Dict[str, Any]], path: str, title: str = "") -> Writ
     `reports`: what `fn=report` answers. `title`: of several. Raises OSError."""
     written = paths(path)
     document = {"sxm": storage_motion.__version__, "reports": list(reports)}
+    drawn = render(reports, title)  # before anything is written: there are both files, or neither
     _replace(written.json, json.dumps(document, indent=1, sort_keys=True) + "\n")
-    _replace(written.html, render(reports, title))
+    _replace(written.html, drawn)
     return written
 
 

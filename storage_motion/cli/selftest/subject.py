@@ -169,7 +169,7 @@ class Subject:
         was, source = self.power_state, self.pool
         status = self.ended(self.begin(self.arguments(to, goal)))
         if status["error"]:
-            raise MigrationFailed(status["state"], *status["error"])
+            raise MigrationFailed(status["migration"], status["state"], *status["error"])
         self.pool = goal
         self.require_at(to, was)
         if goal is not source and self.is_known(source):

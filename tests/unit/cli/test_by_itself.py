@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+import report_sample
 from served_xapi import MASTER, PASSWORD, ServedXapi, certificate
 from storage_motion.cli import exit_codes
 from tests.eventually import eventually
@@ -219,8 +220,10 @@ def test_a_closed_standard_output(xapi, folder):
     assert (seen.status, seen.err) == (0, "")
 
 
-def test_a_full_disk_for_a_report(xapi, folder):
-    xapi.answers["report"] = dict(ONE)
+def test_a_full_disk_for_a_report(xapi, folder, monkeypatch):
+    monkeypatch.setenv("SXM_ROOT", str(folder / "dom0"))
+    os.makedirs(str(folder / "dom0"))
+    xapi.answers["report"] = report_sample.answer()
     sxm(folder, "-s", xapi.address, "list")
 
     def full():

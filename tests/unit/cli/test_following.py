@@ -11,8 +11,9 @@ import pytest
 
 import report_sample
 from fake_pool import failure
+from storage_motion.api import report
 from storage_motion.cli import exit_codes, following
-from storage_motion.cli.report import kept
+from storage_motion.cli.report import answers, kept
 from storage_motion.errors import CertificateMismatch
 from storage_motion.journal import journal
 from test_screen import disk, status
@@ -162,6 +163,51 @@ def test_a_report_is_written_where_one_wants_it(sxm, answer, tmp_path, monkeypat
     with open(path) as page, open(str(tmp_path / "x.json")) as document:
         assert "<h1>All" in page.read() and len(json.load(document)["reports"]) == 2
     assert sxm("report", "m", "-o", str(tmp_path / "none" / "x.html")).status == exit_codes.FAILED
+
+
+def test_a_report_of_an_older_plugin_is_a_page_as_well(sxm, answer, tmp_path, monkeypatch):
+    """`report`, and what `migrate` leaves."""
+    monkeypatch.chdir(tmp_path)
+    old = report_sample.of_first_version(answer)
+    sxm.answers["report"] = old
+    assert (sxm("report", "m").status, sxm("report", "m").err) == (0, "")
+    with open("web-11111111.json") as source:
+        (found,) = json.load(source)["reports"]
+    verified = sum(disk["verified"] for disk in answer["disks"])
+    assert verified > answer["bytes"]["sent"] > 0, "zeros were not told of"
+    assert (found["bytes"]["sent"], found["bytes"]["zeros"]) == (verified, 0)
+    assert found["sample_fields"] == answer["sample_fields"]
+    sxm.answers.update(migrate={"migration": "m"}, status=plugin(m=told("m", "succeeded")))
+    assert "warning" not in sxm("migrate", "vm=web").err
+
+
+@pytest.mark.parametrize("version", [answers.VERSION + 1, None, "2"])
+def test_a_report_of_a_newer_plugin_is_told_as_such(sxm, answer, tmp_path, monkeypatch, version):
+    monkeypatch.chdir(tmp_path)
+    sxm.answers.update(
+        report=dict(answer, report=version),
+        migrate={"migration": "m"},
+        status=plugin(m=told("m", "succeeded")),
+    )
+    before = os.listdir(".")
+    seen = sxm("report", "m")
+    said = "of version %s, and this sxm knows 1 to %d" % (version, answers.VERSION)
+    assert seen.status == exit_codes.FAILED and "SXM_OTHER_VERSION" in seen.err
+    assert said in " ".join(seen.err.split()) and os.listdir(".") == before
+    seen = sxm("migrate", "vm=web")
+    assert seen.status == 0 and "no report is written: SXM_OTHER_VERSION" in seen.err
+
+
+def test_nothing_is_written_of_what_no_page_can_be_made_of(sxm, answer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken = dict(answer, bytes={})
+    sxm.answers["report"] = broken
+    before = os.listdir(".")
+    assert sxm("report", "m").status == exit_codes.FAILED and os.listdir(".") == before
+
+
+def test_the_plugin_answers_the_version_that_a_page_goes_by():
+    assert report.VERSION == answers.VERSION
 
 
 def test_the_name_of_a_vm_leads_to_no_other_folder(sxm, answer, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import copy
 import pytest
 
 from fake_migration import make_plan
+from fake_pool import failure
 
 GIB = 1 << 30
 UUID = "0f0e0d0c-0000-4000-8000-00000000000%d"
@@ -140,6 +141,70 @@ def test_an_estimate_tells_its_basis(world):
     assert estimates["bytes"] == sent and estimates["seconds"] == pytest.approx(sent * 10 / GIB)
     asked = {given["migration"] for _, name, given in world.asked if name == "status"}
     assert asked == {"a", "b"}
+
+
+def earlier(world, *moved):
+    """Migrations from p1 to l1 that have succeeded, the latest first, with what they moved."""
+    known = {"state": "succeeded", "source_host": "p1", "destination_host": "l1"}
+    world.answers["list"] = {
+        "migrations": [dict(known, migration=str(at)) for at in range(len(moved))]
+    }
+    world.answers["status"] = lambda given: {
+        "bytes_moved": moved[int(given["migration"])],
+        "started": 100.0,
+        "updated": 110.0,
+    }
+
+
+@pytest.mark.parametrize(
+    "moved, basis, looks",
+    [
+        ([0], "unknown: one has succeeded from p1 to l1, and moved too little to measure by", 1),
+        (
+            [0, 4096],
+            "unknown: 2 have succeeded from p1 to l1, and none of them moved enough to measure by",
+            2,
+        ),
+        (
+            [0] * 25,
+            "unknown: 25 have succeeded from p1 to l1, and none of the latest 20 moved enough to "
+            "measure by",
+            20,
+        ),
+        ([0] * 6 + [GIB] * 2, "measured: 2 earlier from p1 to l1, 2048 MiB in 20 s", 8),
+        ([0] + [GIB] * 9, "measured: 5 earlier from p1 to l1, 5120 MiB in 50 s", 6),
+    ],
+)
+def test_moves_of_too_little_are_no_measure_and_are_told_of(world, moved, basis, looks):
+    earlier(world, *moved)
+    assert basis in " ".join(see(world).out.split())
+    assert len([name for _, name, _ in world.asked if name == "status"]) == looks
+
+
+@pytest.mark.parametrize("function", ["list", "status"])
+def test_a_plan_does_not_fail_by_its_estimate(world, function):
+    def fail(_):
+        raise failure("XENAPI_PLUGIN_FAILURE", function, "Odd")
+
+    earlier(world, GIB)
+    world.answers[function] = fail
+    seen = see(world)
+    said = "unknown: earlier ones from p1 to l1 cannot be looked at: XENAPI_PLUGIN_FAILURE: %s"
+    assert seen.status == 0 and said % function in " ".join(seen.out.split())
+    assert world("plan", "vm=web", "--json").document["estimates"]["seconds"] is None
+
+
+def test_what_could_be_looked_at_is_a_measure(world):
+    earlier(world, GIB, GIB)
+    answer = world.answers["status"]
+
+    def status(given):
+        if given["migration"] == "1":
+            raise failure("SXM_NO_SUCH_MIGRATION", "1")
+        return answer(given)
+
+    world.answers["status"] = status
+    assert "measured: 1 earlier from p1 to l1" in " ".join(see(world).out.split())
 
 
 def test_all_that_is_wrong_is_listed_with_what_is_known(world):

@@ -159,6 +159,28 @@ def test_what_does_not_move_is_said_to_be_stalled():
     assert "stalled" in line and "7.0 s" in line and "?" not in line and "MiB/s" not in line
 
 
+def test_a_disk_that_has_waited_begins_with_no_rate_and_then_has_that_of_its_copy():
+    """And not that of the time in which it waited, nor of what needed no copy."""
+    waits = [status(disk(state=state)) for state in ["waiting"] * 8 + ["mirroring"] * 2]
+    copies = [status(disk(verified=done * MIB, skipped=100 * MIB)) for done in (20, 60, 100, 140)]
+    (line,) = [line for line in lines(watched(*waits, copies[0])) if "xvda" in line]
+    assert "begins" in line and "/s" not in line
+    head = lines(watched(*waits, copies[0]))[1]
+    assert "left" not in head, "nor does anybody know when all of it will be done"
+    for seen in (copies[:2], copies):
+        one = watched(*waits, *seen)
+        (line,) = [line for line in lines(one) if "xvda" in line]
+        left = (300 * MIB - seen[-1]["disks"][0]["verified"]) / (40 * MIB)
+        assert "40.0 MiB/s" in line and "%.1f s" % left in line
+    assert "left" in lines(one)[1]
+
+
+def test_what_the_guest_wrote_anew_is_no_speed_of_the_copy():
+    looks = [disk(verified=10 * at * MIB, skipped=30 * at * MIB) for at in (1, 2, 3)]
+    (line,) = [line for line in lines(watched(*map(status, looks))) if "xvda" in line]
+    assert "10.0 MiB/s" in line and "120/400 MiB" in line
+
+
 def test_no_figure_is_told_that_nobody_knows():
     much = 623 * MIB // 10
     one = watched(status(disk(estimated=True, to_copy=much), bytes_to_move=much))

@@ -3,8 +3,9 @@
 
 import pytest
 
-from storage_motion.cli import quantities
+from storage_motion.cli import quantities, watched
 from storage_motion.cli.speed import STALLED, WINDOW, Speed
+from test_screen import disk
 
 MIB = 1 << 20
 
@@ -51,6 +52,17 @@ def test_two_looks_at_one_moment_divide_nothing_by_nothing():
     assert seen((5, 0), (5, 0), (5, 3), (6, 4)).rate == 1
     assert seen((5, 10), (4, 20)).rate is None, "a clock that goes back"
     assert seen((0, 0), (1, 1)).left(10**15) is None, "and no time that means nothing"
+
+
+def test_a_disk_has_a_speed_while_it_is_copied_alone():
+    """Of its last try: one that broke begins anew."""
+    one = watched.Disk()
+    states = ["waiting", "copying", "copying", "broken", "mirroring", "copying", "copying"]
+    rates = []
+    for at, (state, done) in enumerate(zip(states, (0, 50, 80, 80, 80, 90, 110))):
+        one.see(float(at), disk(state=state, verified=done))
+        rates.append(one.copy.rate)
+    assert rates == [None, None, 30, None, None, None, 20]
 
 
 def test_nothing_to_do_is_done():

@@ -172,6 +172,15 @@ def test_no_text_reaches_the_window_but_cleaned():
     assert lines == ["    Write-Host ($Text -replace '[\\p{Cc}\\p{Cf}]', '?') @look"]
 
 
+def test_all_that_a_plan_says_to_a_person_is_shown_before_the_yes():
+    """Notes and warnings. An older plugin has no notes, which PowerShell passes over."""
+    asked = read(NAME + ".ps1").split("function Start-SxmMove")[1].split("Type yes to begin")[0]
+    shown = re.findall(r"foreach \(\$(\w+) in \$plan\.(\w+)\) \{\n +Write-Sxm (.*)\n", asked)
+    told = {field: text for name, field, text in shown if "$" + name in text}
+    assert told["notes"] == '"Note: $note"'
+    assert told["warnings"] == '"Warning: $warning" Yellow'
+
+
 def test_the_script_asks_the_plugin_for_what_it_has():
     calls = re.findall(r"Invoke-Sxm '([a-z-]+)'", read(NAME + ".ps1"))
     assert sorted(set(calls)) == ["cancel", "migrate", "status"]

@@ -122,3 +122,14 @@ def answer(changed_plan=None, **fields):
     """What `fn=report` answers of it."""
     entry = begin(changed_plan, **fields)
     return dict(json.loads(json.dumps(report.of(entry.entry, session()))), version="9.9")
+
+
+def of_first_version(answer):
+    """What a plugin of before would have answered of the same migration."""
+    old = json.loads(json.dumps(answer))
+    old["report"] = 1
+    for counted in old["disks"] + old["snapshots"] + [old["bytes"]]:
+        del counted["sent"], counted["zeros"]
+    del old["timeline"]["limits"], old["plan"]["notes"]
+    old["sample_fields"] = ["verified" if one == "sent" else one for one in old["sample_fields"]]
+    return old

@@ -9,7 +9,7 @@ import pytest
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, failure, uuid_of
 from storage_motion.cli.evacuation import run as runs, scans
 from storage_motion.cli.evacuation.display import Display
-from storage_motion.cli.report import kept
+from storage_motion.cli.report import answers, kept
 from storage_motion.cli.report.page import Written
 
 
@@ -33,8 +33,12 @@ class Plugin:
             disks = [{"key": key[4:], "data": 5} for key in given if key.startswith("vdi:")]
             return {
                 "room": [],
+                "disks": [],
+                "vifs": [],
                 "plan": {
                     "source_host": "h",
+                    "source_host_name": "p1",
+                    "destination_host_name": "p1",
                     "destination_host": "h",
                     "disks": disks,
                     "history": [],
@@ -47,7 +51,13 @@ class Plugin:
     def list(self, _):
         return {
             "migrations": [
-                {"migration": "m%d" % number, "vm": given["vm"], "state": "succeeded"}
+                {
+                    "migration": "m%d" % number,
+                    "vm": given["vm"],
+                    "state": "succeeded",
+                    "source_host": "p1",
+                    "destination_host": "p1",
+                }
                 for number, (_, given) in enumerate(self.begun)
             ],
             "unreadable": [],
@@ -117,6 +127,12 @@ def test_a_dry_run_shows_all_and_begins_nothing(sxm, plugin, tmp_path):
     assert max(len(line) for line in seen.out.splitlines()[:5]) <= 80
     document = sxm(*ARRAY, "--dry-run", "--json").document
     assert document["totals"]["disks"] == 3 and document["whole"]
+    assert "time: unknown: none has succeeded from p1 to p1 yet" in seen.out
+    assert document["estimates"] == {
+        "bytes": 15,
+        "seconds": None,
+        "seconds_basis": "unknown: none has succeeded from p1 to p1 yet",
+    }
 
 
 def test_where_nothing_is_left_to_move_one_sentence_says_why(sxm, plugin):
@@ -286,6 +302,12 @@ def test_a_vm_that_stays_on_the_host_is_not_passed_over(sxm, plugin):
     assert [name for name, _ in plugin.begun] == ["db", "web"]
 
 
+def report_of(given):
+    """As much of an answer as the name of a page goes by."""
+    one = given["migration"]
+    return {"vm_name": "db", "migration": one * 8, "report": answers.VERSION}
+
+
 def test_one_report_is_kept_of_all_its_migrations(sxm, plugin, tmp_path, monkeypatch):
     written = []
 
@@ -295,7 +317,7 @@ def test_one_report_is_kept_of_all_its_migrations(sxm, plugin, tmp_path, monkeyp
         return Written(path, path[: -len("html")] + "json")
 
     monkeypatch.setattr(kept, "write", write)
-    sxm.answers["report"] = lambda given: {"vm_name": "db", "migration": given["migration"] * 8}
+    sxm.answers["report"] = report_of
     seen = sxm(*ARRAY)
     assert seen.status == 0
     ((found, title),) = written
@@ -312,10 +334,14 @@ def test_a_report_that_fails_is_a_warning(sxm, plugin, monkeypatch, fault):
         raise fault
 
     monkeypatch.setattr(kept, "write", write)
-    sxm.answers["report"] = lambda given: {"vm_name": "db", "migration": given["migration"] * 8}
+    sxm.answers["report"] = report_of
     seen = sxm(*ARRAY)
     assert seen.status == 0 and "sxm: warning: no report is written" in seen.err
-    del sxm.answers["report"]
+    sxm.answers["report"] = lambda given: dict(report_of(given), report=answers.VERSION + 1)
     seen = sxm(*ARRAY)
     assert seen.status == 0 and "sxm: warning: migration m2 is not in the report" in seen.err
+    assert "SXM_OTHER_VERSION" in seen.err and "report:" not in seen.out
+    del sxm.answers["report"]
+    seen = sxm(*ARRAY)
+    assert seen.status == 0 and "sxm: warning: migration m4 is not in the report" in seen.err
     assert "report:" not in seen.out

@@ -2,6 +2,7 @@
 """What a person sees of an evacuation: lines, and on a terminal of 80 columns a table."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from storage_motion.cli.evacuation.display import Display
 from storage_motion.cli.evacuation.parts import Disk, Planned
 
 MIB = 1 << 20
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 STATUS = {"bytes_moved": 20 * MIB, "bytes_to_move": 80 * MIB, "doing": "Copying and mirroring"}
 
 
@@ -56,6 +58,29 @@ def test_a_line_for_each_event_where_there_is_no_terminal():
     assert "db waits" in lines[2]
     assert "moved web: 1 disk, 80.0 MiB sent in 1 min 01 s (1 of 2 VMs moved" in lines[3]
     assert "failed db" in lines[4] and "\x1b" not in world.screen.getvalue()
+
+
+MIGRATION = "0f0e0d0c-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_is_broken_at_blanks_on_a_terminal_alone(terminal):
+    """So that who copies an id or a path has all of it."""
+    world = World(terminal)
+    path = "/root/" + "p" * 100
+    with world.display:
+        world.display.say("the state of this evacuation is in %s" % path)
+        world.plan("web")
+        world.note(accounts.START, vm="web", known=[])
+        world.note(accounts.STARTED, vm="web", migration=MIGRATION)
+    text = CONTROL.sub("", world.screen.getvalue()).replace("\r", "")
+    lines = [line for line in text.splitlines() if line]
+    (begun,) = [at for at, line in enumerate(lines) if "begun web" in line]
+    if terminal:
+        assert lines[begun].endswith(", migration") and lines[begun + 1] == MIGRATION
+        assert path in lines and [line for line in lines if len(line) > 80] == [path]
+    else:
+        assert lines[begun].endswith(", migration " + MIGRATION) and path in lines[0]
 
 
 def test_the_table_has_those_that_run_and_fits_80_columns():

@@ -11,8 +11,16 @@ import XenAPI
 from rich.console import Console
 
 from fake_pool import GIB, add_sr, add_vdi, add_vm, by_name, make_pool, uuid_of
-from storage_motion.cli.evacuation import plan_shown, rehearsal as rehearsals, scans, selection
+from storage_motion.cli.estimates import Earlier
+from storage_motion.cli.evacuation import (
+    duration,
+    plan_shown,
+    rehearsal as rehearsals,
+    scans,
+    selection,
+)
 from storage_motion.cli.evacuation.goals import To
+from storage_motion.cli.evacuation.order import Limits
 from storage_motion.cli.output import Output
 from storage_motion.errors import TaskFailed
 from storage_motion.xapi.records import Records
@@ -59,6 +67,7 @@ class World:
             {"key": name[len("vdi:") :], "data": GIB} for name in given if name.startswith("vdi:")
         ]
         size = int(vm["name_label"][-1]) * GIB
+        old, new = (dict(name="x", type="ext", allocation=one) for one in ("thin", "thick"))
         return {
             "room": [
                 {
@@ -71,11 +80,25 @@ class World:
                 },
                 {"sr": "old", "name": "old", "destination": False, "free": 0, "needed": 9},
             ],
+            "disks": [
+                {
+                    "vdi": disk["key"],
+                    "moves": True,
+                    "format": "vhd",
+                    "sr": old,
+                    "destination": dict(new, format="qcow2"),
+                }
+                for disk in disks
+            ]
+            + [{"vdi": "stays", "moves": False}],
+            "vifs": [{"vif": "v", "network": "guests", "destination": {"name": "dmz"}}],
             "plan": {
                 "source_host": "h1",
+                "source_host_name": "a1",
+                "destination_host_name": "a2",
                 "destination_host": "h2",
                 "disks": disks,
-                "history": [],
+                "history": [{"key": "h", "data": MORE}] if size == GIB else [],
                 "warnings": ["HA"] if vm["name_label"] == "vm1" else [],
                 "notes": ["what is on network guests goes to guests"],
             },
@@ -236,3 +259,86 @@ def test_one_that_does_not_run_is_planned_by_the_master(world):
     vm = by_name(world.fake, "VM", "vm2")
     world.fake.tables["VM"][vm].update(power_state="Halted", resident_on="OpaqueRef:NULL")
     assert world.rehearse().whole
+
+
+class Pool:
+    """Of which some migrations from a1 to a2 are known, with what they moved in ten seconds."""
+
+    def __init__(self, *moved):
+        self.moved, self.asked = moved, []
+
+    def plugin(self, function, **given):
+        self.asked.append(function)
+        if function == "status":
+            moved = self.moved[int(given["migration"])]
+            return {"bytes_moved": moved, "started": 1.0, "updated": 11.0}
+        known = {"state": "succeeded", "source_host": "a1", "destination_host": "a2"}
+        return {
+            "migrations": [dict(known, migration=str(at)) for at in range(len(self.moved))],
+            "unreadable": [],
+        }
+
+
+def estimated(found, pool, *limits):
+    return duration.of(found.moves, Limits(*limits), Earlier(pool), len(found.waiting))
+
+
+def test_how_long_all_of_it_takes_at_least(world):
+    """Each of three sends 1 GiB, the first one a snapshot besides; earlier ones sent as much in ten
+    seconds."""
+    pool, found = Pool(GIB, GIB), world.rehearse()
+    one = estimated(found, pool, 1)
+    assert one.bytes == 3 * GIB + MORE
+    assert one.seconds == pytest.approx(30, rel=0.01)
+    assert one.basis == (
+        "1 VM at a time at most; measured: 2 earlier from a1 to a2, 2048 MiB in 20 s, all phases"
+    )
+    assert pool.asked == ["list", "status", "status"], "once for all of them"
+    for limits, seconds in (((3, 3, 3), 10), ((2, 3, 3), 15), ((3, 1, 3), 30), ((3, 3, 2), 15)):
+        least = estimated(found, Pool(GIB), *limits).seconds
+        assert least == pytest.approx(seconds, rel=0.01), limits
+    assert estimated(found, Pool(GIB), 9, 9, 9).seconds == pytest.approx(10, rel=0.01), (
+        "the longest"
+    )
+
+
+def test_where_nobody_knows_how_fast_it_goes_that_is_told(world):
+    waits = ["SXM_REFUSED", "host x", "TOO_MANY_STORAGE_MIGRATES 3", "wait"]
+    world.refuses = {"vm2": waits}
+    found = world.rehearse()
+    one = estimated(found, Pool(0))
+    assert one.seconds is None and one.bytes == 2 * GIB + MORE
+    assert one.basis == (
+        "unknown: one has succeeded from a1 to a2, and moved too little to measure by; "
+        "not counted: 1 VM waiting"
+    )
+    assert estimated(found, Pool(GIB)).basis.endswith("; not counted: 1 VM waiting")
+
+
+def test_the_formats_and_networks_of_each_are_told(world):
+    world.refuses = {"vm2": ["SXM_BAD_ARGUMENTS", "vdi:x: is paused; wait"]}
+    found = world.rehearse()
+    document = rehearsals.to_json(found, estimated(found, Pool(GIB)))
+    first, refused, _ = document["vms"]
+    (disk,) = first["disks"]
+    assert (disk["size"], disk["format"], disk["sr"]["allocation"]) == (GIB, "vhd", "thin")
+    assert disk["destination"]["format"] == "qcow2"
+    assert [vif["destination"]["name"] for vif in first["vifs"]] == ["dmz"]
+    assert [disk["format"] for disk in refused["disks"]] == [None] and refused["vifs"] == []
+    assert document["estimates"]["seconds"] > 0
+    screen = io.StringIO()
+    plan_shown.show(
+        found,
+        Output(console=Console(file=screen, width=80)),
+        selection.What(selection.POOL),
+        "pool",
+        lambda uuid: "new",
+        estimated(found, Pool(GIB)),
+    )
+    lines = screen.getvalue().splitlines()
+    told = "VM vm1: 1 disk from vhd (thin) to qcow2 (thick); network guests to dmz"
+    assert told in lines and not any(line.startswith("VM vm2") for line in lines)
+    words = " ".join(screen.getvalue().split())
+    assert "to send: 2.0 GiB; what guests write comes on top" in words
+    assert "time: 10 s at least (4 VMs at a time at most; measured: 1 earlier" in words
+    assert max(len(line) for line in lines if line.startswith(("time", "to send"))) <= 80

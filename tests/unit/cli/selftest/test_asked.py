@@ -189,7 +189,9 @@ def test_a_way_that_was_asked_for_has_to_be_possible(named):
     assert seen.status == exit_codes.FAILED and "disk: is odd" in seen.out
 
 
-def test_control_c_ends_what_it_began_and_cleans_up(named):
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["words", "json"])
+def test_control_c_ends_what_it_began_and_cleans_up(named, json_too):
+    """With --json the report is the one document; it says that not all held."""
     sxm, plugin = named
     paris = sxm.pools["paris"]
     uuid = uuid_of(paris, "VM", plugin.vm)
@@ -201,6 +203,7 @@ def test_control_c_ends_what_it_began_and_cleans_up(named):
     sxm.answers["status"] = interrupt
     sxm.answers["list"] = {"migrations": [dict(migration="m1", vm=uuid, state="running")]}
     sxm.answers["cancel"] = lambda given: cancelled.append(given["migration"]) or {}
-    seen = sxm(*GO)
+    seen = sxm(*GO, *json_too)
     assert seen.status == exit_codes.INTERRUPTED and cancelled == ["m1"]
+    assert seen.document["held"] is False if json_too else "SXM_INTERRUPTED" in seen.err
     assert paris.tables["VM"][plugin.vm]["other_config"] == {}
