@@ -16,7 +16,7 @@ import subprocess
 
 from lab.blktap import nbd_server
 from lab.dom0 import systemd
-from lab.pools import volumes
+from lab.pools import vms, volumes
 from lab.pools.daemons import environment, of_root
 from lab.xapi import rrdd
 
@@ -185,7 +185,8 @@ def _unmanaged_disks(view):
 
 def _marks_on_vms(view):
     for vm in view.vms.values():
-        for key in list(vm["blocked_operations"]) + list(vm["current_operations"].values()):
+        blocked = [key for key, text in vm["blocked_operations"].items() if text != vms.BY_ITS_USER]
+        for key in blocked + list(vm["current_operations"].values()):
             yield "VM %s is blocked for or busy with %s" % (vm["uuid"], key)
         for key in vm["other_config"]:
             if key.startswith("sxm"):

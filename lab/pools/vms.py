@@ -36,6 +36,9 @@ VM = {
 }
 """What VM.create wants beside a name and other_config."""
 
+BY_ITS_USER = "by its user"
+"""The text with which a VM's user has blocked an operation."""
+
 NO_QOS = {"qos_algorithm_type": "", "qos_algorithm_params": {}}
 
 

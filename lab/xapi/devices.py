@@ -172,10 +172,42 @@ def eject(context, vbd):
         context.database.set("VBD", vbd, VDI=NULL, empty=True)
 
 
+LOCKING = "restrict_vif_locking"
+"""A key of the pool's restrictions."""
+
+
+def has_locking(database):
+    """Whether the pool's licence has VIF locking."""
+    (pool,) = database.records("pool").values()
+    return pool["restrictions"].get(LOCKING) == "false"
+
+
+def _require_locking(database, mode="unlocked", addresses=()):
+    """Raises LICENCE_RESTRICTION [feature] where these want it (xapi_vif_helpers.ml)."""
+    if (mode == "locked" or addresses) and not has_locking(database):
+        raise Failure("LICENCE_RESTRICTION", "VIF_locking")
+
+
+@call("VIF.set_locking_mode", "self:ref(VIF) value:enum(vif_locking_mode)")
+def set_locking_mode(context, self, value):
+    """Nothing here filters packets. A network's own mode is unlocked."""
+    _require_locking(context.database, mode=value)
+    context.database.set("VIF", self, locking_mode=value)
+
+
+@call("VIF.set_ipv4_allowed", "self:ref(VIF) value:set(string)")
+def set_ipv4_allowed(context, self, value):
+    """Of addresses nothing is looked at."""
+    _require_locking(context.database, addresses=value)
+    context.database.set("VIF", self, ipv4_allowed=sorted(set(value)))
+
+
 @call("VIF.create", "args:record(VIF)")
 def create_vif(context, args):
     database = context.database
     made = construct("VIF", args)
+    addresses = made.get("ipv4_allowed", []) + made.get("ipv6_allowed", [])
+    _require_locking(database, made.get("locking_mode"), addresses)
     with database.lock:
         database.get("network", made["network"], "uuid")
         made["device"] = _device(database, made["VM"], "VIFs", "VIF", "device", made["device"])

@@ -9,7 +9,7 @@ from collections import namedtuple
 
 from lab.xapi import gpus, memory, vm as vms, vtpm as vtpms, wire
 from lab.xapi.database import new_uuid
-from lab.xapi.devices import random_mac
+from lab.xapi.devices import has_locking, random_mac
 from lab.xapi.failures import Failure
 from lab.xapi.metadata_export import OVA, XAPI_VERSION
 from lab.xapi.networks import next_bridge
@@ -19,6 +19,7 @@ from lab.xapi.xenops import device_name
 Options = namedtuple("Options", "restore live dry_run force vdi_map")
 
 MAPPED = "maps_to"  # key of other_config: the VDI or network of this pool to use
+TASK = "import_task"  # key of a VM's other_config: the task of its last import, which stays
 _SYNCED = ("content_id",)  # keys of a VDI's other_config that are brought over to its counterpart
 # of a virtual TPM (importexport.ml, vtpm')
 _OF_TPM = {
@@ -84,7 +85,7 @@ class _Import:
     """`table`: exported id -> ref here, or NULL in a dry run for what would be made."""
 
     def __init__(self, context, objects, options):
-        self.database = context.database
+        self.database, self.task = context.database, context.task
         self.options = options
         self.objects = {}
         for item in objects:
@@ -277,8 +278,9 @@ class _Import:
             metrics=self.table.get(record["metrics"], NULL),
             guest_metrics=self.table.get(record["guest_metrics"], NULL),
         )
+        fields["other_config"] = dict(fields["other_config"], **{TASK: self.task})
         if not self.options.restore:
-            fields["other_config"] = dict(fields["other_config"], mac_seed=new_uuid())
+            fields["other_config"]["mac_seed"] = new_uuid()
         # to the guest of a VM that arrives live its disks are as they were
         if not self.options.live and not record["is_a_template"] and record["generation_id"]:
             fields["generation_id"] = "%d:%d" % (random.getrandbits(63), random.getrandbits(63))
@@ -416,6 +418,7 @@ class _Import:
         network = mapped or self.found(record["network"])
         if mapped and not self.database.exists("network", mapped):
             raise Failure("HANDLE_INVALID", "network", mapped)
+        record = dict(record, **({} if has_locking(self.database) else _unlocked(record)))
         self.make(
             "VIF",
             identity,
@@ -438,6 +441,16 @@ class _Import:
             return False
         state = self.database.get("VM", self.found(record["VM"]), "power_state")
         return state != "Halted" and record["currently_attached"]
+
+
+def _unlocked(interface):
+    """What the importer makes of a VIF's locks where the pool's licence has none (import.ml)."""
+    mode = interface["locking_mode"]
+    return {
+        "locking_mode": "network_default" if mode == "locked" else mode,
+        "ipv4_allowed": [],
+        "ipv6_allowed": [],
+    }
 
 
 def _typed(class_name, record):

@@ -59,7 +59,6 @@ def clone(session: "XenAPI.Session", entry: Journal, disk: Dict[str, Any]) -> Op
         _go_without(entry, key, opened)
         return None
     received_snapshots.name(session, made, disk, entry)
-    session.xenapi.VDI.set_allow_caching(made, disk["allow_caching"])
     return made
 
 

@@ -69,6 +69,7 @@ def name(session: "XenAPI.Session", vdi: str, disk: Dict[str, Any], entry: Journ
     api.set_name_description(vdi, disk["name_description"])
     api.set_xenstore_data(vdi, disk["xenstore_data"])
     api.set_tags(vdi, disk["tags"])
+    api.set_allow_caching(vdi, disk["allow_caching"])
 
 
 def mark(session: "XenAPI.Session", vdi: str, disk: Dict[str, Any], of: str) -> None:

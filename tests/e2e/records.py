@@ -5,6 +5,7 @@ docs/what-moves.md lists ("What differs afterwards")."""
 import os
 import re
 
+from lab.pools import vms
 from storage_motion.plan.bases import RELATED
 
 PAGE = os.path.join(
@@ -19,8 +20,8 @@ MAY = "may"
 """In place of "yes": what real hosts may say anew, and the lab's do not."""
 WORKED_OUT = ("allowed_operations",)
 """Fields that are about what one may do just now, of which xapi keeps nothing."""
-SEED = "mac_seed"
-"""A key of a VM's other_config, of which xapi makes MAC addresses."""
+OF_XAPI = ("mac_seed", "import_task")
+"""Keys of a VM's other_config: of the first one xapi makes MAC addresses."""
 NULL = "OpaqueRef:NULL"
 
 
@@ -37,7 +38,7 @@ def listed(kind, cells=("yes", MAY)):
     found = set()
     for row in rows[2:]:
         if row[column] in cells:
-            for name, fields in re.findall(r"`(\w+)\.([\w:, ]+)`", row[0]):
+            for name, fields in re.findall(r"`(\w+)\.([\w:, -]+)`", row[0]):
                 found |= {"%s.%s" % (name, field) for field in fields.split(", ")}
     return found
 
@@ -85,8 +86,8 @@ def of_vm(api, uuid, snapshots=True):
 
 def _collect(api, vm, suffix, objects):
     record = api.VM.get_record(vm)
-    # by itself, as below
-    record["other_config:" + SEED] = record["other_config"].pop(SEED, None)
+    for key in OF_XAPI:  # by themselves, as below
+        record["other_config:" + key] = record["other_config"].pop(key, None)
     objects["VM" + suffix] = (vm, record)
     for of_class, ref in [
         ("VM_metrics", record["metrics"]),
@@ -144,6 +145,7 @@ class Watched:
         api.VM.set_start_delay(vm, "4")
         api.VM.set_shutdown_delay(vm, "5")
         api.VM.set_actions_after_crash(vm, "restart")
+        api.VM.add_to_blocked_operations(vm, "make_into_template", vms.BY_ITS_USER)
         for vbd in api.VM.get_VBDs(vm):
             api.VBD.add_to_other_config(vbd, "of.somebody", "x")
             api.VBD.set_qos_algorithm_type(vbd, "ionice")
@@ -153,10 +155,13 @@ class Watched:
             api.VDI.set_tags(vdi, ["one"])
             api.VDI.add_to_other_config(vdi, "of.somebody", "x")
             api.VDI.add_to_xenstore_data(vdi, "of-somebody", "x")
+            api.VDI.set_allow_caching(vdi, True)
         for vif in api.VM.get_VIFs(vm):
             api.VIF.add_to_other_config(vif, "of.somebody", "x")
             api.VIF.set_qos_algorithm_type(vif, "ratelimit")
             api.VIF.add_to_qos_algorithm_params(vif, "kbps", "100")
+            api.VIF.set_locking_mode(vif, "locked")
+            api.VIF.set_ipv4_allowed(vif, ["10.0.0.9"])
 
     def begin(self, snapshots=True):
         """What is said of it now."""

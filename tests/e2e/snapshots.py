@@ -33,12 +33,30 @@ def contents(lab, pool, vdi):
 
 def backing_of(lab, pool, vdi):
     """The names of the images that a VDI's image is on, the nearest first."""
+    return [os.path.basename(path) for path in _chain_of(lab, pool, vdi)[1:]]
+
+
+def occupied_by(lab, pool, vdis):
+    """Bytes of data in the images of the chains of VDIs, each image once."""
+    images = {path for vdi in vdis for path in _chain_of(lab, pool, vdi)}
+    extents = [extent for path in images for extent in _told("map", path)]
+    return sum(one["length"] for one in extents if one["data"] and one["depth"] == 0)
+
+
+def _chain_of(lab, pool, vdi):
+    """The paths of a VDI's image and of those that it is on, the nearest first."""
     x = pool.xapi
     locator = "%s/%s" % (x.SR.get_uuid(x.VDI.get_SR(vdi)), x.VDI.get_location(vdi))
     with at_switch.image(lab.directory, locator) as path:
-        line = [QEMU_IMG, "info", "-U", "--backing-chain", "--output=json", path]
-        told = subprocess.run(line, check=True, stdout=subprocess.PIPE, timeout=CONVERT).stdout
-    return [os.path.basename(image["filename"]) for image in json.loads(told)[1:]]
+        told = _told("info", "--backing-chain", path)
+        directory = os.path.dirname(path)
+    return [os.path.join(directory, image["filename"]) for image in told]
+
+
+def _told(command, *arguments):
+    line = [QEMU_IMG, command, "-U", "--output=json"] + list(arguments)
+    told = subprocess.run(line, check=True, stdout=subprocess.PIPE, timeout=CONVERT).stdout
+    return json.loads(told)
 
 
 @contextlib.contextmanager
@@ -164,6 +182,12 @@ class Tree:
                     backing_of(lab, pool, self.disks(snapshots[below])[device])
                 )
                 assert shared, "%s is on nothing of %s" % (above or "the VM", below)
+
+    def occupied(self, own=True):
+        """Bytes of data in the images of its snapshots, and of its `own` disks, each once."""
+        vms = list(self.snapshots().values()) + ([self.vm] if own else [])
+        vdis = [vdi for vm in vms for vdi in self.disks(vm).values()]
+        return occupied_by(self.scene.lab, self.scene.pool, vdis)
 
     def gone(self):
         """A function that fails if something of it is still where it is now."""

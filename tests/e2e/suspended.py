@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """A VM that is suspended, moved, and resumed."""
 
+from lab.pools import vms
 from tests.e2e.scene import Scene
 
 NULL = "OpaqueRef:NULL"
@@ -27,7 +28,8 @@ class Sleeper(Scene):
     def resume(self, written):
         """It goes on where it was: its memory knows what it has written."""
         record = self.record
-        assert record["power_state"] == "Suspended" and not record["blocked_operations"]
+        assert record["power_state"] == "Suspended"
+        assert set(record["blocked_operations"].values()) <= {vms.BY_ITS_USER}
         self.pool.xapi.VM.resume(self.vm, False, False)
         self.settle()
         assert self.guest.status()["writes_acknowledged"] >= written

@@ -11,6 +11,7 @@ from lab.dom0 import held_snapshot
 from lab.pools.host import Host
 from lab.pools.link import Link
 from lab.pools.topology import PoolPlan
+from tests.e2e.records import BETWEEN, WITHIN, Watched
 from tests.e2e.scene import MIB
 from tests.e2e.tracked import assert_tracked, by_others, layers, place, vdi_of
 from tests.eventually import eventually
@@ -18,6 +19,11 @@ from tests.eventually import eventually
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
 RATE = 1 * MIB  # bytes a second
 HELD = 120.0  # seconds for SM to come to that
+
+
+@pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
 
 
 @pytest.fixture
@@ -79,13 +85,15 @@ def test_without_it_such_a_disk_is_refused_and_the_remedy_named(scene, tracked):
     assert "cbt: is 'keep'; renew, or leave it out" in refused.value.details
 
 
-def test_it_moves_and_is_tracked_there(scene, tracked):
-    """What an earlier backup has left of its snapshot is in nobody's way."""
+def test_it_moves_and_is_tracked_there(scene, watched, tracked):
+    """What an earlier backup has left of its snapshot is in nobody's way. It stays behind."""
     api = scene.pool.xapi
     with by_others(scene):
         snapshot = api.VDI.snapshot(vdi_of(scene), {})
     api.VDI.data_destroy(snapshot)
+    watched.begin()
     assert_moved(scene, scene.begin(**renewing(scene)))
+    watched.assert_alike(BETWEEN, lost=("VDI.snapshots",))
     assert api.VDI.get_type(snapshot) == "cbt_metadata"
     api.VDI.destroy(snapshot)
 
@@ -147,14 +155,16 @@ def test_xapi_ends_as_sm_has_the_disk_paused_for_it(lab, scene, tracked, command
     assert_moved(scene, migration)
 
 
-def test_a_halted_vm_too(scene, tracked):
+def test_a_halted_vm_too(scene, watched, tracked):
     """Its disk is active nowhere: SM has nothing to pause."""
     pool, source = scene.pool, scene.host
     pool.xapi.VM.hard_shutdown(pool.xapi.VM.get_by_uuid(scene.uuid))
     there, given = scene.there, renewing(scene)
+    watched.begin()
     entry = scene.ended(scene.begin(**given))
     assert entry["state"] == "succeeded", entry["error"]
     scene.host = there
+    watched.assert_alike(BETWEEN)
     api = scene.pool.xapi
     assert api.VDI.get_cbt_enabled(vdi_of(scene))
     scene.pool.start_vm(api.VM.get_by_uuid(scene.uuid), there.name)
@@ -162,10 +172,12 @@ def test_a_halted_vm_too(scene, tracked):
     assert_tracked(scene)
 
 
-def test_within_its_pool_it_is_tracked_on_the_new_disk(scene, tracked):
+def test_within_its_pool_it_is_tracked_on_the_new_disk(scene, watched, tracked):
     before = place(scene)
+    watched.begin()
     entry = scene.ended(scene.begin(**dict(scene.within("big"), cbt="renew")))
     assert entry["state"] == "succeeded", entry["error"]
+    watched.assert_alike(WITHIN)
     assert place(scene) != before
     assert_tracked(scene)
     entry = scene.ended(scene.begin(**dict(scene.within("fast"), cbt="renew")))

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from lab.pools.topology import PoolPlan
+from tests.e2e.records import BETWEEN, Watched
 from tests.e2e.scene import MIB
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
@@ -48,7 +49,12 @@ def isos(lab):
 
 
 @pytest.fixture(scope="module")
-def drive(scene, isos):
+def watched(scene):
+    return Watched(scene)
+
+
+@pytest.fixture(scope="module")
+def drive(scene, watched, isos):
     """Put the CD into the VM's drive: a function that tells what is in it, the ref of a VDI."""
     api = scene.pool.xapi
     vbd = api.VBD.create(
@@ -91,15 +97,17 @@ def test_it_is_put_back_if_the_move_is_taken_back(scene, isos, drive):
     scene.assert_nothing_left()
 
 
-def test_its_namesake_is_in_the_drive_at_the_destination(scene, isos, drive):
+def test_its_namesake_is_in_the_drive_at_the_destination(scene, watched, isos, drive):
     for pool in ("B", "A"):
         source = scene.host
+        watched.begin()
         plan = scene.call("migrate", **dict(scene.arguments(), **{"dry-run": "true"}))["plan"]
         assert any(NAME in text and "put in at the end" in text for text in plan["warnings"])
         migration = scene.begin()
         entry = scene.ended(migration, source)
         assert entry["state"] == "succeeded", entry["error"]
         scene.settle()
+        watched.assert_alike(BETWEEN)
         assert drive() == isos[pool]
         status = scene.call("status", source, migration=migration)
         assert status["warnings"] == plan["warnings"], "nothing had to be told of it"

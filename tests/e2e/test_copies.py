@@ -5,6 +5,7 @@ is, and nobody can start it meanwhile; with a mover that is killed, and workers 
 import pytest
 import XenAPI
 
+from lab.pools import vms
 from lab.pools.topology import PoolPlan
 from tests.e2e.records import COPIED, Watched, listed, of
 from tests.e2e.scene import MIB
@@ -26,7 +27,7 @@ class Original:
         self.x.VM.hard_shutdown(self.vm)
         taken = self.x.VM.get_snapshots(self.vm)
         self.snapshot = taken[0] if taken else self.x.VM.snapshot(self.vm, "first")
-        self.x.VM.add_to_blocked_operations(self.vm, "clone", "by its user")
+        self.x.VM.add_to_blocked_operations(self.vm, "clone", vms.BY_ITS_USER)
         self.disks = disks_of(self.x, self.vm)
         self.was = self._described()
         watched.begin(snapshots=False)

@@ -14,6 +14,7 @@ from tests.e2e import high_availability
 from tests.e2e.collector import stopped
 from tests.e2e.high_availability import assert_protected, protect, protection
 from tests.e2e.moments import MOMENTS, end_of
+from tests.e2e.records import BETWEEN, WITHIN, Watched
 from tests.e2e.test_database_goes_back import NEVER, forget
 from tests.eventually import eventually, never
 
@@ -29,8 +30,13 @@ def lab():
         yield lab
 
 
+@pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
+
+
 @pytest.fixture(autouse=True)
-def protected(lab, scene):
+def protected(lab, scene, watched):
     """The VM is protected, on disk, before each test. HA has never started it since, nor told that
     it could not."""
     protect(scene)
@@ -63,21 +69,25 @@ def warnings(scene, migration, host):
     return scene.call("status", host, migration=migration)["warnings"]
 
 
-def test_it_moves_between_pools_and_is_protected_there(scene):
+def test_it_moves_between_pools_and_is_protected_there(scene, watched):
     source = scene.host
+    watched.begin()
     migration = scene.begin()
     entry = scene.ended(migration)
     assert entry["state"] == "succeeded", entry["error"]
     assert scene.settle() is not source
+    watched.assert_alike(BETWEEN)
     assert_well(scene)
     told = warnings(scene, migration, source)
     assert [text for text in told if "(restart) is taken off" in text], told
     assert not [text for text in told if "any more" in text]
 
 
-def test_to_another_sr_of_its_host(scene):
+def test_to_another_sr_of_its_host(scene, watched):
+    watched.begin()
     entry = scene.ended(scene.begin(**scene.within("big")))
     assert entry["state"] == "succeeded", entry["error"]
+    watched.assert_alike(WITHIN)
     assert_well(scene)
     entry = scene.ended(scene.begin(**scene.within("fast")))
     assert entry["state"] == "succeeded", entry["error"]
@@ -152,14 +162,16 @@ def test_what_somebody_sets_meanwhile_is_what_it_gets(scene):
     assert_protected(scene, "best-effort")
 
 
-def test_a_halted_vm(lab, scene):
+def test_a_halted_vm(lab, scene, watched):
     """HA has no business with one that xapi has shut down. It is started at the end, by hand."""
     api, source = scene.pool.xapi, scene.host
     api.VM.clean_shutdown(api.VM.get_by_uuid(scene.uuid))
+    watched.begin()
     migration = scene.begin()
     entry = scene.ended(migration)
     assert entry["state"] == "succeeded", entry["error"]
     scene.host = scene.there
+    watched.assert_alike(BETWEEN)
     assert_protected(scene, runs=False)
     never(lambda: scene.record["power_state"] != "Halted", "HA starts it", LOOKS)
     assert warnings(scene, migration, source)

@@ -11,6 +11,7 @@ from storage_motion.dom0.launch import Process
 from tests.e2e import gate_patience
 from tests.e2e.kinds_of_disks import ReadOnly, Unplugged
 from tests.e2e.moments import MOMENTS
+from tests.e2e.records import BETWEEN, WITHIN, Watched
 from tests.e2e.scene import task_ended
 
 SLOW = {"bandwidth": "1MiB"}
@@ -28,6 +29,11 @@ def lab():
 @pytest.fixture(scope="module", params=[ReadOnly, Unplugged], ids=["read-only", "unplugged"])
 def scene(lab, request):
     return request.param(lab)
+
+
+@pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
 
 
 def moved(scene, migration, host):
@@ -49,25 +55,31 @@ def of_kind(entry):
     return entry["disks"][key]
 
 
-def test_live_to_another_pool_and_back(scene):
+def test_live_to_another_pool_and_back(scene, watched):
+    watched.begin()
     entry = moved(scene, scene.begin(), scene.there)
+    watched.assert_alike(BETWEEN)
     assert of_kind(entry).get("snapshot") is None
     moved(scene, scene.begin(), scene.there)
 
 
 @pytest.mark.parametrize("sr", ["big", "fast"])
-def test_live_to_another_sr_of_its_host(scene, sr):
+def test_live_to_another_sr_of_its_host(scene, watched, sr):
     before = scene.vdi["uuid"]
+    watched.begin()
     moved(scene, scene.begin(**scene.within(sr)), scene.host)
+    watched.assert_alike(WITHIN)
     assert scene.vdi["uuid"] != before
 
 
 @pytest.mark.parametrize("scene", [ReadOnly], ids=["read-only"], indirect=True)
-def test_halted_to_another_sr(scene):
+def test_halted_to_another_sr(scene, watched):
     """Of a halted VM no disk is plugged: an unplugged one is as any other there."""
     scene.halt()
+    watched.begin()
     entry = scene.ended(scene.begin(**scene.within("big")))
     assert entry["state"] == "succeeded", entry["error"]
+    watched.assert_alike(WITHIN)
     scene.start()
     scene.assert_as_before()
 

@@ -9,6 +9,7 @@ import XenAPI
 from lab.pools import vms
 from lab.pools.topology import PoolPlan
 from tests.e2e.moments import MOMENTS
+from tests.e2e.records import BETWEEN, WITHIN, Watched
 from tests.e2e.scene import MIB, Scene
 
 PLAN = (PoolPlan("A", ("a1",), False), PoolPlan("B", ("b1",), False))
@@ -29,6 +30,11 @@ def scene(lab):
     scene.wait_for_writes(30)
     x.pool.sync_database()
     return scene
+
+
+@pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
 
 
 def sharable(scene):
@@ -52,23 +58,27 @@ def assert_as_before(scene):
     scene.assert_nothing_left()
 
 
-def test_to_another_pool(scene):
+def test_to_another_pool(scene, watched):
     with pytest.raises(XenAPI.Failure) as refused:
         scene.pool.xapi.VDI.snapshot(disk_of(scene), {})
     assert refused.value.details[0] == "VDI_IS_SHARABLE"
     with pytest.raises(XenAPI.Failure) as refused:
         scene.pool.xapi.VDI.set_sharable(disk_of(scene), False)
     assert refused.value.details[0] == "PERMISSION_DENIED"
+    watched.begin()
     entry = scene.ended(scene.begin())
     assert entry["state"] == "succeeded", entry["error"]
     scene.host = scene.there
+    watched.assert_alike(BETWEEN, lost=("VDI.read_only",))
     assert_as_before(scene)
 
 
-def test_to_another_sr_of_its_host(scene):
+def test_to_another_sr_of_its_host(scene, watched):
     for sr in ("big", "fast"):
+        watched.begin()
         entry = scene.ended(scene.begin(**scene.within(sr)))
         assert entry["state"] == "succeeded", entry["error"]
+        watched.assert_alike(WITHIN)
         assert_as_before(scene)
 
 

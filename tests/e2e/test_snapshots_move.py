@@ -34,14 +34,24 @@ def arrived(scene, tree, watched, kind, entry, host):
     scene.assert_nothing_left()
 
 
+def assert_sent_about(entry, disks, occupied):
+    """Of these disks of the plan no more was sent than 1.1 times what their chains occupy."""
+    sent = sum(entry["disks"][disk["key"]]["copied"] for disk in disks)
+    print("sent %d bytes, of chains that occupy %d, of %d disks" % (sent, occupied, len(disks)))
+    assert 0 < sent <= 1.1 * occupied
+
+
 def test_to_another_pool_and_back_to_a_snapshot_there(scene, tree, watched):
+    """Of the snapshots' disks about what their chains occupy is sent. The VM writes to its own."""
     gone, there = tree.gone(), scene.there
     watched.begin()
+    occupied = tree.occupied(own=False)
     entry = scene.ended(scene.begin())
     arrived(scene, tree, watched, BETWEEN, entry, there)
     gone()
     of_history = [entry["disks"][disk["key"]] for disk in entry["plan"]["history"]]
     assert len(of_history) == 6 and all(disk["state"] == "kept" for disk in of_history)
+    assert_sent_about(entry, entry["plan"]["history"], occupied)
     based = [disk for disk in entry["plan"]["history"] + entry["plan"]["disks"] if disk["base"]]
     assert len(based) == 6
     tree.go_back("first")
@@ -58,10 +68,12 @@ def test_halted_back_again(scene, tree, watched):
     own = {
         device: contents(scene.lab, scene.pool, vdi) for device, vdi in tree.disks(tree.vm).items()
     }
+    occupied = tree.occupied()
     entry = scene.ended(scene.begin())
     assert entry["state"] == "succeeded", entry["error"]
     scene.host = there
     watched.assert_alike(BETWEEN)
+    assert_sent_about(entry, entry["plan"]["history"] + entry["plan"]["disks"], occupied)
     assert tree.described() == tree.taken
     tree.assert_chains()
     assert own == {

@@ -13,6 +13,7 @@ from lab.pools.lab import Lab
 from lab.pools.topology import PoolPlan
 from tests.e2e.collector import Collector, stopped
 from tests.e2e.moments import MOMENTS
+from tests.e2e.records import BETWEEN, Watched
 from tests.e2e.scene import MIB
 from tests.e2e.snapshots import backing_of
 
@@ -78,6 +79,11 @@ def lab():
 
 
 @pytest.fixture(scope="module")
+def watched(scene):
+    return Watched(scene)
+
+
+@pytest.fixture(scope="module")
 def template(scene):
     """A VDI that shares with the VM's disk what was written to it, as a golden image does."""
     x = scene.pool.xapi
@@ -110,7 +116,7 @@ def figures(entry):
     return disk["base_there"], disk["base_why"], entry["disks"][disk["key"]]
 
 
-def test_back_to_where_its_template_stayed_only_what_changed_is_sent(scene, template):
+def test_back_to_where_its_template_stayed_only_what_changed_is_sent(scene, watched, template):
     x, home = scene.pool.xapi, scene.host
     was = raw(scene, x.VDI.get_by_uuid(template))
     base, _, there = figures(moved(scene, scene.there))
@@ -118,7 +124,9 @@ def test_back_to_where_its_template_stayed_only_what_changed_is_sent(scene, temp
     scene.wait_for_writes(40)
     plan = scene.call("migrate", **dict(scene.arguments(), **{"dry-run": "true"}))["plan"]
     assert [disk["base_there"] for disk in plan["disks"]] == [template]
+    watched.begin()
     base, why, back = figures(moved(scene, home))
+    watched.assert_alike(BETWEEN)
     assert base == template and why.startswith("both come from VDI "), why
     shut_down(scene)
     differs = changed(was, raw(scene, disk_of(scene)))

@@ -47,7 +47,7 @@ class Pool:
         return vm, gpus.make(self.database, vm, dict(fields, other_config={"a": "b"}))
 
     def take(self, document, dry_run=False):
-        context = types.SimpleNamespace(database=self.database)
+        context = types.SimpleNamespace(database=self.database, task="OpaqueRef:t")
         options = metadata_import.Options(True, True, dry_run, False, {})
         (vm,) = metadata_import.run(context, wire.parse_value(document), options) or [None]
         return vm

@@ -436,6 +436,7 @@ def test_a_vm_moves_to_another_pool_by_its_metadata(pool, x, vm):
             record["uuid"] == x.VM.get_uuid(vm)
             and record["power_state"] == "Halted"
             and record["other_config"]["else"] == "x"
+            and record["other_config"]["import_task"].startswith("OpaqueRef:")
         )
         assert record["blocked_operations"] == {}, (
             "the importer leaves out what the user has blocked (xapi_vm.ml, create)"

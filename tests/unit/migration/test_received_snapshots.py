@@ -45,6 +45,7 @@ class Chain:
             vdi["SR"],
             int(vdi["virtual_size"]),
             other_config={"content_id": "c"} if lost else dict(vdi["other_config"]),
+            allow_caching=vdi.get("allow_caching", False) and not lost,
             sm_config={"vhd-parent": vdi["sm_config"]["vhd-parent"]},
         )
         if lost:
@@ -117,6 +118,14 @@ def test_one_after_the_other(chain):
     assert chain.cloned == 1
     assert chain.destination.spec["disks"].keys() == {KEYS[1]}
     assert len(chain.entry["receivers"]) == 2 and chain.entry["receivers"][0]["keys"] == []
+
+
+def test_a_clone_is_cached_as_its_source_is_and_not_as_its_base(chain):
+    chain.add(dict(chain.destination.wanted(**FROZEN)[0], allow_caching=True))
+    chain.finish(KEYS[0])
+    chain.keep(KEYS[0])
+    chain.second()
+    assert [chain.record(key)["allow_caching"] for key in KEYS] == [True, False]
 
 
 def test_the_disks_are_given(chain):
