@@ -103,7 +103,9 @@ def unplug_vbd(context, self):
     named = {"id": vbd["id"], "device": vbd["disk"]["device"]}
     xenops.run(context, host, "VBD.unplug", **named)
     xenops.update_vbds(context.pool, context.database.get("VBD", self, "VM"), host)
-    context.pool.on_host(host, "xenops", method="VBD.remove", members=dict(named, debug_info=_DEBUG))
+    context.pool.on_host(
+        host, "xenops", method="VBD.remove", members=dict(named, debug_info=_DEBUG)
+    )
 
 
 def assert_managed_of(database, vbd):
