@@ -3,8 +3,7 @@
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-import XenAPI
-
+from storage_motion.cli.failures import EXPECTED, NO_ANSWER, failure_of
 from storage_motion.cli.pools import Pool
 
 LOOKED_AT, COUNTED = 20, 5  # of the latest migrations at most, those with too little among them
@@ -46,8 +45,8 @@ class Earlier:
             try:
                 found = self._pool.plugin("list")["migrations"]
                 self._listed = [one for one in found if one["state"] == "succeeded"]
-            except XenAPI.Failure as failure:
-                self._why = _said(failure)
+            except EXPECTED as error:
+                self._why = _said(error)
         return self._listed
 
     def _measure(self, pair: Tuple[str, str]) -> Measured:
@@ -63,8 +62,8 @@ class Earlier:
                 break
             try:
                 status = self._pool.plugin("status", migration=migration)
-            except XenAPI.Failure as failure:
-                why = _said(failure)
+            except EXPECTED as error:
+                why = _said(error)
                 break  # each of the next may take as long
             found += [status] if _tells_rate(status) else []
         between = "from %s to %s" % pair
@@ -79,8 +78,9 @@ class Earlier:
         return Measured(None, "unknown: %s" % (why or _without_rate(len(ended), between)))
 
 
-def _said(failure: XenAPI.Failure) -> str:
-    return ": ".join(str(detail) for detail in failure.details[:2])
+def _said(error: Exception) -> str:
+    found = failure_of(error)
+    return found[1] if found[0] == NO_ANSWER else ": ".join(found[:2])
 
 
 def _without_rate(succeeded: int, between: str) -> str:

@@ -34,13 +34,17 @@ def of_drives(inquiry: Inquiry, host_ref: str) -> List[Cd]:
     return found
 
 
-def cautions(inquiry: Inquiry, drives: List[Cd]) -> List[str]:
-    """Which CDs the VM loses, for the move or for good, and what comes in their place, for whoever
-    asked. A list of sentences."""
-    return [_caution(inquiry, cd) for cd in drives if cd.eject and (inquiry.live or not cd.insert)]
+def cautions(inquiry: Inquiry, drives: List[Cd], host_ref: str) -> List[str]:
+    """Which CDs the VM loses, for the move or for good, what comes in their place, and which keep
+    it from running on its destination, `host_ref`, for whoever asked. A list of sentences."""
+    return [text for text in (_caution(inquiry, cd, host_ref) for cd in drives) if text]
 
 
-def _caution(inquiry: Inquiry, cd: Cd) -> str:
+def _caution(inquiry: Inquiry, cd: Cd, host_ref: str) -> str:
+    if not inquiry.live and not (cd.eject and not cd.insert):
+        return _unseen(inquiry, cd, host_ref)
+    if not cd.eject:
+        return ""
     if not inquiry.live:
         return (
             "CD %s (%s) in drive %s does not come along, as the destination has none of the same "
@@ -62,6 +66,31 @@ def _caution(inquiry: Inquiry, cd: Cd) -> str:
             "that of the same name there (%s) is put in at the end" % cd.insert
             if cd.insert
             else "that host sees none of the same name, and the drive stays empty",
+        )
+    )
+
+
+def _unseen(inquiry: Inquiry, cd: Cd, host_ref: str) -> str:
+    """Of a VM that does not run, whose drive has a CD there: "" if the destination host sees that.
+    xapi starts and resumes a VM on a host that sees what all its drives have, CDs as well
+    (xapi_vm_helpers.ml, assert_can_see_SRs)."""
+    records = inquiry.destination
+    there = records.by_uuid("VDI", cd.insert or cd.vdi)[1]
+    sr = records.of("SR", there["SR"]) if there else None
+    if sr and checks.plugged(records, sr, host_ref):
+        return ""
+    return (
+        "the destination host does not see CD %s (%s) in drive %s, and xapi %s a VM on a host that "
+        "sees all of its disks and CDs alone: %s"
+        % (
+            cd.name,
+            cd.insert or cd.vdi,
+            cd.device,
+            "resumes" if _is_suspended(inquiry) else "starts",
+            "none can be ejected from a suspended VM, so resume this one, eject the CD "
+            "(xe vm-cd-eject), and suspend it again before it moves"
+            if _is_suspended(inquiry)
+            else "if there is none, eject it before the start (xe vm-cd-eject)",
         )
     )
 

@@ -171,7 +171,7 @@ def make(
         warnings=tuple(
             availability.cautions(inquiry, moving)
             + gpus.cautions(inquiry, vgpus)
-            + cds.cautions(inquiry, drives)
+            + cds.cautions(inquiry, drives, host_ref)
             + tracked_disks.cautions(inquiry, moving)
             + left_behind.cautions(inquiry)
             + vm_snapshots.cautions(inquiry, snapshots)

@@ -43,8 +43,8 @@ def pytest_runtest_makereport(item, call):
     report = yield
     lab = item.funcargs.get("lab")
     if report.when == "call" and report.failed and lab:
-        report.sections.append(("what goes on in the lab", stacks.told(lab)))
         evidence.keep(lab, os.path.join(EVIDENCE, item.name))
+        report.sections.append(("what goes on in the lab", _stacks(lab)))
         for host in lab.hosts:
             report.sections.append(
                 ("sxm.log of %s" % host.name, _end("%s/var/log/sxm.log" % host.root))
@@ -55,6 +55,13 @@ def pytest_runtest_makereport(item, call):
         if item.funcargs.get("scene"):
             report.sections.append(("the scene afterwards", _restore(item.funcargs["scene"])))
     return report
+
+
+def _stacks(lab):
+    try:
+        return stacks.told(lab)
+    except Exception:
+        return traceback.format_exc()
 
 
 def _restore(scene):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""How long an evacuation takes at least, by how fast earlier moves between the same hosts went."""
+"""About how long an evacuation takes, by how fast earlier moves between the same hosts went."""
 
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional
 
@@ -18,7 +18,7 @@ class Move(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """`bytes`: to send; `seconds`: that it takes at least, None where nobody can tell; `basis`:
+    """`bytes`: to send; `seconds`: about what it takes, None where nobody can tell; `basis`:
     what that goes by, or why it is not known."""
 
     bytes: int
@@ -32,8 +32,8 @@ class Estimate(NamedTuple):
 
 def of(moves: Iterable[Move], limits: Limits, earlier: Earlier, waiting: int = 0) -> Estimate:
     """Each goes as fast as an earlier one that may have had its hosts for itself, and so many at a
-    time as may: what they take of each other is not known, so it is no less than this. `waiting`:
-    VMs of which no more is known than that they wait."""
+    time as may: what they take of each other is not known, so by those it is no less than this.
+    `waiting`: VMs of which no more is known than that they wait."""
     moves = list(moves)
     pairs = dict.fromkeys((one.source_host, one.destination_host) for one in moves)
     rates = {pair: earlier.measured(*pair) for pair in pairs}

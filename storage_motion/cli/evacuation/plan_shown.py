@@ -106,7 +106,7 @@ def _moves(rehearsal: Rehearsal, out: Output, sr_name: Callable[[str], str]) -> 
 def _time(out: Output, estimate: Estimate) -> None:
     seconds = estimate.seconds
     out.paragraph("to send: %s; what guests write comes on top" % size(estimate.bytes), hanging=4)
-    known = "%s at least" % duration(seconds) if seconds is not None else ""
+    known = "about %s" % duration(seconds) if seconds is not None else ""
     out.paragraph(
         "time: %s (%s)" % (known, estimate.basis) if known else "time: %s" % estimate.basis,
         hanging=4,

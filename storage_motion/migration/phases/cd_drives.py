@@ -35,6 +35,8 @@ def insert(m: "Migration") -> None:
 def insert_namesakes(m: "Migration") -> None:
     """Put the CDs of the destination into the drives of the VM that has arrived, where they are
     still empty. One that cannot be put in is warned of: nothing else depends on it."""
+    if m.plan.suspended:
+        return  # xapi opens none of its drives (xapi_vbd.ml, assert_not_suspended)
     for cd in m.plan.cds:
         if cd.eject and cd.insert:
             try:

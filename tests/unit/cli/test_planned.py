@@ -2,6 +2,7 @@
 """What a person sees of a plan, 80 columns wide, and a program of it."""
 
 import copy
+import errno
 
 import pytest
 
@@ -182,15 +183,23 @@ def test_moves_of_too_little_are_no_measure_and_are_told_of(world, moved, basis,
 
 
 @pytest.mark.parametrize("function", ["list", "status"])
-def test_a_plan_does_not_fail_by_its_estimate(world, function):
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (failure("XENAPI_PLUGIN_FAILURE", "f", "Odd"), "XENAPI_PLUGIN_FAILURE: f"),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), "Connection timed out"),
+        (ValueError("no JSON"), "not a xapi: ValueError"),
+    ],
+)
+def test_a_plan_does_not_fail_by_its_estimate(world, function, error, said):
     def fail(_):
-        raise failure("XENAPI_PLUGIN_FAILURE", function, "Odd")
+        raise error
 
     earlier(world, GIB)
     world.answers[function] = fail
     seen = see(world)
-    said = "unknown: earlier ones from p1 to l1 cannot be looked at: XENAPI_PLUGIN_FAILURE: %s"
-    assert seen.status == 0 and said % function in " ".join(seen.out.split())
+    told = "unknown: earlier ones from p1 to l1 cannot be looked at: " + said
+    assert seen.status == 0 and told in " ".join(seen.out.split())
     assert world("plan", "vm=web", "--json").document["estimates"]["seconds"] is None
 
 

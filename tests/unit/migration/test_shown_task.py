@@ -88,21 +88,3 @@ def test_xencenter_shows_it_with_its_vm(changes, title, description):
     assert TITLES[operation(task["name_label"])] % "web" == title
     assert task["name_description"] == description
     assert task["other_config"][CLAIM] == ID
-
-
-@pytest.mark.parametrize(
-    "label, known",
-    [
-        ("VM.migrate_send", "migrate_send"),
-        ("Async.VM.migrate_send", "migrate_send"),
-        ("VM.migrate_send of web", None),
-        ("VM.copy", None),
-        ("VM import", "import"),
-        ("Export of VM: web", "export"),
-        ("Storage XenMotion of web", None),
-    ],
-)
-def test_what_xencenter_takes_a_task_for(label, known):
-    assert operation(label) == known
-    task = {"name_label": label, "other_config": {}, "subtask_of": None}
-    assert is_unwanted(task) == (known is None)

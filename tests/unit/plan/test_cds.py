@@ -100,6 +100,21 @@ def test_one_of_the_same_file_is_what_xapis_importer_takes(unrun):
     same = at_the_same_place(unrun, isos_of(unrun.b, "b9"), "another name")
     plan, problems = unrun.cross()
     assert problems == [] and [(cd.eject, cd.insert) for cd in plan.cds] == [(True, same)]
+    assert_told_as_unseen(unrun, plan, same)
+
+
+def assert_told_as_unseen(world, plan, cd):
+    """xapi starts, or resumes, the VM only where its CDs are seen."""
+    (text,) = [text for text in plan.warnings if "CD" in text]
+    assert text.startswith("the destination host does not see CD setup.iso (%s)" % cd)
+    assert ("resume this one" in text) == (world.vm["power_state"] == "Suspended")
+    assert "xe vm-cd-eject" in text
+
+
+def test_one_of_the_same_file_that_the_destination_host_sees_is_nothing_to_tell_of(unrun):
+    same = at_the_same_place(unrun, isos_of(unrun.b, "b1"), "another name")
+    plan, _ = unrun.cross()
+    assert [(cd.eject, cd.insert) for cd in plan.cds] == [(True, same)]
     assert not any("CD" in text for text in plan.warnings)
 
 
@@ -126,13 +141,14 @@ def test_one_of_the_same_name_is_put_into_a_halted_vms_drive(world):
 
 
 def test_within_its_pool_the_cd_of_a_vm_that_does_not_run_stays(unrun):
-    """Where the destination host does not see it, too: xapi starts the VM on one that does."""
+    """Where the destination host does not see it, too: xapi starts the VM on one that does, if
+    there is one."""
     plan, problems = unrun.within(
         host="a2",
         **{"destination-sr-uuid": uuid_of(unrun.a, "SR", by_name(unrun.a, "SR", "shared"))},
     )
     assert problems == [] and [(cd.eject, cd.insert) for cd in plan.cds] == [(False, "")]
-    assert not any("CD" in text for text in plan.warnings)
+    assert_told_as_unseen(unrun, plan, uuid_of(unrun.a, "VDI", unrun.cd))
 
 
 def test_a_copys_drive_is_as_that_of_a_halted_vm_that_moves(world):

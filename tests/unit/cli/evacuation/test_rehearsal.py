@@ -340,5 +340,5 @@ def test_the_formats_and_networks_of_each_are_told(world):
     assert told in lines and not any(line.startswith("VM vm2") for line in lines)
     words = " ".join(screen.getvalue().split())
     assert "to send: 2.0 GiB; what guests write comes on top" in words
-    assert "time: 10 s at least (4 VMs at a time at most; measured: 1 earlier" in words
+    assert "time: about 10 s (4 VMs at a time at most; measured: 1 earlier" in words
     assert max(len(line) for line in lines if line.startswith(("time", "to send"))) <= 80

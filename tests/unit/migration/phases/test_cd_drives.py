@@ -114,6 +114,15 @@ def test_a_drive_that_is_to_stay_as_it_is(m, changes):
     assert m.drives[m.destination]["empty"] and m.calls == []
 
 
+def test_nothing_is_put_into_a_suspended_vms_drive(m):
+    """xapi would refuse it, and to put it in by hand."""
+    memory = make_plan().disks[0]._replace(vbd="")
+    m.plan = m.plan._replace(disks=[memory])
+    assert m.plan.suspended
+    m.arrive()
+    assert m.calls == [] and m.entry == {}
+
+
 def test_one_that_cannot_be_put_in_is_told_and_ends_nothing(m):
     def refuse(vbd, vdi):
         raise failure("HA_CONSTRAINT_VIOLATION_SR_NOT_SHARED", "OpaqueRef:sr")
