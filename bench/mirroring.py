@@ -20,12 +20,12 @@ OURS, NONE, BASE = "this system", "no mirror", "tapdisk-like, stunnel"
 SMALL = (Load("4k, depth 1", "4k", 1), Load("4k, depth 8", "4k", 8), Load("4k, depth 32", "4k", 32))
 LARGE = (Load("64k, depth 8", "64k", 8), Load("1M, depth 4", "1M", 4))
 
-SECONDS = {False: 75.0, True: 100.0}  # of one load, alone or beside a copy: no further round then
+SECONDS = {False: 45.0, True: 80.0}  # of one load, alone or beside a copy: no further round then
 
 Effort = collections.namedtuple("Effort", "alone beside size copied seconds bound")
 Effort.__doc__ = """Loads `alone` for so many `seconds` each on a disk of `size` bytes, and loads
 `beside` a copy of a disk of `copied` bytes, which has `bound` seconds to end."""
-FULL = Effort(SMALL + LARGE, SMALL[:2], 256 * MIB, 1024 * MIB, 3, 90.0)
+FULL = Effort(SMALL + LARGE, SMALL[:2], 256 * MIB, 1024 * MIB, 3, 60.0)
 UNDISTURBED = 60.0  # seconds that a copy may take to end when the guest has stopped
 QUICK = Effort((SMALL[0], LARGE[0]), (SMALL[0],), 32 * MIB, 128 * MIB, 1, 5.0)
 

@@ -15,14 +15,14 @@ Spread = collections.namedtuple("Spread", "median least greatest")
 ENOUGH = 2  # rounds
 
 
-def turns(count, contestants, seconds=float("inf")):
+def turns(count, contestants, seconds=float("inf"), enough=ENOUGH):
     """(round, contestant), `count` rounds; each begins with another one, so that nobody always
-    runs behind the same neighbour. On a slow machine fewer, but ENOUGH: none of those behind that
-    begins later than `seconds` after the first."""
+    runs behind the same neighbour. On a slow machine fewer, but `enough`: none of those behind
+    that begins later than `seconds` after the first."""
     contestants = list(contestants)
     latest = time.monotonic() + seconds
     for number in range(count):
-        if number >= ENOUGH and time.monotonic() > latest:
+        if number >= enough and time.monotonic() > latest:
             return
         first = number % len(contestants)
         for contestant in contestants[first:] + contestants[:first]:

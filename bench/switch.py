@@ -23,6 +23,7 @@ OURS, SHARED = "this system", "shared storage"
 PLAN = (PoolPlan("A", ("a1", "a2"), True), PoolPlan("B", ("b1",), False))
 OTHER = {"a1": "a2", "a2": "a1"}
 
+SECONDS = 60.0  # of one case, behind which no further round begins
 FILLED = 5.0 * MIB  # of a disk, before it moves
 
 Case = collections.namedtuple("Case", "name disks size writes")
@@ -120,7 +121,8 @@ def run(_, effort, rounds, tell):
     with Lab(plan=PLAN) as lab:
         for case in effort:
             ours, shared = _Ours(lab, case), _Shared(lab, case)
-            for number, (name, mover) in turns(rounds, ((OURS, ours), (SHARED, shared))):
+            contestants = (OURS, ours), (SHARED, shared)
+            for number, (name, mover) in turns(rounds, contestants, SECONDS, enough=1):
                 tell("switch: %s, round %d: %s" % (case.name, number + 1, name))
                 sample = {"round": number, "scenario": case.name, "contestant": name}
                 try:
