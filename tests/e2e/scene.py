@@ -188,15 +188,34 @@ class Scene:
 
     def journal(self, migration, host=None):
         """What the journal of a migration says now, read as a stranger."""
-        with open("%s/var/lib/sxm/%s.json" % ((host or self.host).root, migration)) as stream:
+        with open(self._journal_path(migration, host)) as stream:
             return json.load(stream)
+
+    def _journal_path(self, migration, host):
+        return "%s/var/lib/sxm/%s.json" % ((host or self.host).root, migration)
+
+    def _follow(self, migration, host=None):
+        """A function that answers the journal. It reads it only when it has been written anew: to
+        do so hundreds of times a second takes a processor that others need."""
+        path, last = self._journal_path(migration, host), {}
+
+        def look():
+            found = os.stat(path)
+            written = found.st_ino, found.st_mtime_ns, found.st_size
+            if last.get("written") != written:
+                last.update(written=written, entry=self.journal(migration, host))
+            return last["entry"]
+
+        return look
 
     def until(self, migration, what, timeout=MOVE):
         """Wait until `what(journal)` is true; that journal. Fails if the migration has ended
         before."""
 
+        journal = self._follow(migration)
+
         def found():
-            entry = self.journal(migration)
+            entry = journal()
             if what(entry):
                 return entry
             assert entry["state"] not in ENDED, "%s, %s" % (entry["state"], entry["error"])
@@ -212,8 +231,10 @@ class Scene:
     def ended(self, migration, host=None, timeout=MOVE):
         """Wait until it has ended; its last journal."""
 
+        journal = self._follow(migration, host)
+
         def last():
-            entry = self.journal(migration, host)
+            entry = journal()
             return entry if entry["state"] in ENDED else None
 
         return eventually(last, "its end", timeout, seen=lambda: self._phase(migration, host))
